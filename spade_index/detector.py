@@ -1,0 +1,244 @@
+"""The method: SPADE, sub-image anomaly detection with deep pyramid correspondences (Cohen and Hoshen 2020).
+
+1. Image level: the query's pooled descriptor finds its K nearest normal images. Their mean squared distance is the
+   pooled score (section 3.2).
+2. Pixel level: every pixel of the query's feature pyramid finds its kappa nearest among the pixels of only those
+   images. Their mean squared distance, resized and smoothed, is the score map (section 3.3).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from .backbone import Backbone
+from .errors import GalleryError, InputError
+from .gallery import Gallery, Neighbour
+from .images import DecodedImage
+from .kernels import nearest_pixels
+from .settings import ImageScore, SearchSettings
+
+POOL_BYTES = 512 << 20  # of neighbours' maps that are in memory at a time
+
+
+@dataclass(frozen=True)
+class Match:
+    """Evidence for one place: the normal place that is most like it. Places are fractions of width and height."""
+
+    x: float
+    y: float
+    neighbour: Neighbour
+    neighbour_x: float
+    neighbour_y: float
+    distance: float  # squared, weighted, between the two pixels' features
+
+
+@dataclass(frozen=True)
+class PixelDetection:
+    """What stage 2 finds for one image."""
+
+    score_map: np.ndarray  # float32 [H, W], the backbone's input size
+    distances: np.ndarray  # float32 [P, kappa], P = H0*W0 pixels of the finest level
+    matches: np.ndarray  # int64 [P, kappa], neighbour * P + pixel
+    size: tuple[int, int]  # H0, W0
+    neighbours: list[Neighbour]
+
+    @property
+    def score(self) -> float:
+        """The maximum of the score map."""
+        return float(self.score_map.max())
+
+    def match(self, x: float, y: float) -> Match:
+        """What the place at these fractions of width and height was matched with."""
+        height, width = self.size
+        column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
+        pixel = row * width + column
+        neighbour, place = divmod(int(self.matches[pixel, 0]), height * width)
+        there = (place % width + 0.5) / width, (place // width + 0.5) / height
+        return Match(x, y, self.neighbours[neighbour], *there, float(self.distances[pixel, 0]))
+
+    def worst(self) -> Match:
+        """The match of the score map's maximum."""
+        height, width = self.score_map.shape
+        row, column = divmod(int(self.score_map.argmax()), width)
+        return self.match((column + 0.5) / width, (row + 0.5) / height)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The verdict on one image."""
+
+    snapshot: int
+    kind: ImageScore
+    scores: dict[ImageScore, float]  # pooled, and map and both where there is a score map
+    neighbours: list[Neighbour]  # those of the pooled score
+    threshold: float | None
+    pixels: PixelDetection | None = field(repr=False)
+
+    @property
+    def score(self) -> float:
+        """The image score."""
+        return self.scores[self.kind]
+
+    @property
+    def anomalous(self) -> bool | None:
+        """Whether the score is above the threshold; None without one."""
+        return None if self.threshold is None else self.score > self.threshold
+
+
+class Detector:
+    """Finds what is not normal in images, by a gallery of normal ones."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        backbone: Backbone | None = None,
+        search: SearchSettings | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        """`threshold` on the image score overrides the calibrated one. Without a backbone only features are searched.
+
+        Raises SettingsMismatch if the backbone is not the gallery's, GalleryError if the gallery is empty, and
+        InputError if `maps="auto"` has no threshold to go by or the level weights do not fit.
+        """
+        self.search = search or SearchSettings()
+        if backbone is not None:
+            gallery.settings.require_equal(backbone.settings, str(gallery.path))
+        if not len(gallery):
+            raise GalleryError(f"{gallery.path}: the gallery is empty: add normal images first")
+        self.gallery = gallery
+        self.backbone = backbone
+        self.device = backbone.device if backbone else torch.device("cpu")
+        self.weights = level_weights(gallery, self.search)
+        self.thresholds = _calibrated(gallery, self.search)
+        self.kind: ImageScore = self.search.effective_image_score
+        if threshold is not None:
+            self.thresholds[self.kind] = threshold
+        if self.search.maps == "auto" and "pooled" not in self.thresholds:
+            raise InputError(
+                f"{gallery.path}: --maps auto needs a threshold for these search settings: "
+                f"run `spade-index calibrate {gallery.path}` or give --threshold"
+            )
+
+    def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
+        """Detections of a batch of images, in their order."""
+        if self.backbone is None:
+            raise ValueError("this detector has no backbone")
+        features = self.backbone(np.stack([image.pixels for image in images]))
+        return self.detect_features(features.pooled.cpu().numpy(), features.pyramid)
+
+    def detect_features(self, pooled: np.ndarray, pyramid: list[Tensor], without: int | None = None) -> list[Detection]:
+        """Detections of features: pooled float32 [B, D], pyramid [B, H*W, C] for each level.
+
+        `without` is the key of an image that no query may be compared with: for one of the gallery's own, itself.
+        """
+        nearest = self.nearest_images(pooled, without)
+        scores = [self.pooled_score(neighbours) for neighbours in nearest]
+        shown = [query for query, score in enumerate(scores) if self._wants_map(score)]
+        found = self.nearest_pixels([level[shown] for level in pyramid], [nearest[query] for query in shown])
+        pixels = dict(zip(shown, found, strict=True))
+        return [
+            self._detection(neighbours, score, pixels.get(query))
+            for query, (neighbours, score) in enumerate(zip(nearest, scores, strict=True))
+        ]
+
+    def nearest_images(self, pooled: np.ndarray, without: int | None = None) -> list[list[Neighbour]]:
+        """Stage 1: for each descriptor float32 [B, D] the nearest normal images, as many as either stage needs."""
+        wanted = max(self.search.score_neighbours, self.search.gallery_neighbours)
+        if without is None:
+            return self.gallery.nearest(pooled, wanted)
+        nearest = self.gallery.nearest(pooled, wanted + 1)
+        return [[n for n in neighbours if n.key != without][:wanted] for neighbours in nearest]
+
+    def pooled_score(self, neighbours: list[Neighbour]) -> float:
+        """The mean squared distance to the nearest images."""
+        return float(np.mean([n.distance for n in neighbours[: self.search.score_neighbours]]))
+
+    def nearest_pixels(self, pyramid: list[Tensor], nearest: list[list[Neighbour]]) -> Iterator[PixelDetection]:
+        """Stage 2: each pixel of each query, [B, H*W, C] for each level, among its neighbours' pixels."""
+        candidates = [neighbours[: self.search.gallery_neighbours] for neighbours in nearest]
+        for queries in self._sharing(candidates):
+            keys = list(dict.fromkeys(n.key for query in queries for n in candidates[query]))
+            slots = {key: slot for slot, key in enumerate(keys)}
+            pool = [torch.from_numpy(level).to(self.device) for level in self.gallery.maps(keys)]
+            pages = torch.tensor([[slots[n.key] for n in candidates[query]] for query in queries], device=self.device)
+            distances, matches = nearest_pixels(
+                [level[queries].to(self.device) for level in pyramid],
+                pool,
+                pages,
+                self.search.pixel_neighbours,
+                sizes=self.gallery.settings.sizes,
+                weights=self.weights,
+                mode=self.search.mode,
+            )  # [B, P, kappa]
+            maps = self.score_maps(distances)
+            for place, query in enumerate(queries):
+                yield PixelDetection(
+                    maps[place],
+                    distances[place].cpu().numpy(),
+                    matches[place].cpu().numpy(),
+                    self.gallery.settings.sizes[0],
+                    candidates[query],
+                )
+
+    def score_maps(self, distances: Tensor) -> np.ndarray:
+        """Squared distances [B, P, kappa] as score maps, float32 [B, H, W] of the backbone's input size."""
+        coarse = distances.mean(2).unflatten(1, self.gallery.settings.sizes[0])  # [B, H0, W0]
+        size = self.gallery.settings.preprocessing.input_size
+        maps = F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        return gaussian_filter(maps.cpu().numpy(), self.search.smoothing, axes=(1, 2))
+
+    def _wants_map(self, pooled_score: float) -> bool:
+        if self.search.maps == "auto":
+            return pooled_score > self.thresholds["pooled"]
+        return self.search.maps == "always"
+
+    def _sharing(self, candidates: list[list[Neighbour]]) -> Iterator[list[int]]:
+        """Queries in groups whose neighbours' maps, shared ones once, fit into POOL_BYTES."""
+        slots = max(1, POOL_BYTES // self.gallery.settings.map_bytes)
+        group: list[int] = []
+        keys: set[int] = set()
+        for query, neighbours in enumerate(candidates):
+            more = keys | {n.key for n in neighbours}
+            if group and len(more) > slots:
+                yield group
+                group, more = [], {n.key for n in neighbours}
+            group.append(query)
+            keys = more
+        if group:
+            yield group
+
+    def _detection(self, neighbours: list[Neighbour], score: float, pixels: PixelDetection | None) -> Detection:
+        scores: dict[ImageScore, float] = {"pooled": score}
+        if pixels is not None:
+            scores |= {"map": pixels.score, "both": score * pixels.score}
+        return Detection(
+            self.gallery.snapshot,
+            self.kind,
+            scores,
+            neighbours[: self.search.score_neighbours],
+            self.thresholds.get(self.kind),
+            pixels,
+        )
+
+
+def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:
+    """The weight of each level's squared distances. Raises InputError if there are not as many as levels."""
+    levels = len(gallery.settings.levels)
+    if search.level_weights == "equal":
+        return [1.0] * levels
+    if search.level_weights == "inverse-variance":
+        return [1 / variance for variance in gallery.level_variances()]
+    if len(search.level_weights) != levels:
+        raise InputError(f"{gallery.path} has {levels} levels: give as many level weights, not {search.level_weights}")
+    return [float(weight) for weight in search.level_weights]
+
+
+def _calibrated(gallery: Gallery, search: SearchSettings) -> dict[ImageScore, float]:
+    stored = gallery.catalog.calibration(search.calibration_key())
+    return json.loads(stored)["thresholds"] if stored else {}

@@ -1,0 +1,65 @@
+"""One exception tree; the core raises, the edges (command line, server) translate.
+
+    SpadeIndexError
+    ├── InputError              what the user handed in cannot be used
+    │   └── ImageError          one image cannot be decoded, or is refused
+    ├── BackboneError           unknown backbone or level, weights missing or not fitting
+    └── GalleryError
+        ├── GalleryNotFound     no gallery there
+        ├── GalleryLocked       another process is writing
+        ├── GalleryDamaged      a file is missing, truncated or altered
+        ├── FormatTooNew        written by a newer spade_index
+        ├── SettingsMismatch    other weights, levels or preprocessing than the gallery's
+        ├── UnknownImage        an image id that the gallery does not hold
+        └── StorageError        disk full, folder not writable
+
+Every message is one line that names the file and says what to do.
+"""
+
+
+class SpadeIndexError(Exception):
+    """Base of everything that spade_index raises on purpose."""
+
+
+class InputError(SpadeIndexError):
+    """What the user handed in cannot be used: an empty folder, a missing path, a bad option."""
+
+
+class ImageError(InputError):
+    """One image cannot be decoded, or is refused (decompression bomb)."""
+
+
+class BackboneError(SpadeIndexError):
+    """Unknown backbone or level, or weights that are missing or do not fit."""
+
+
+class GalleryError(SpadeIndexError):
+    """Base of what can be wrong with a gallery on disk."""
+
+
+class GalleryNotFound(GalleryError):
+    """There is no gallery at this path."""
+
+
+class GalleryLocked(GalleryError):
+    """Another process is writing to the gallery."""
+
+
+class GalleryDamaged(GalleryError):
+    """A file of the gallery is missing, truncated or altered."""
+
+
+class FormatTooNew(GalleryError):
+    """The gallery was written by a newer version of spade_index."""
+
+
+class SettingsMismatch(GalleryError):
+    """The gallery was built with other weights, levels or preprocessing."""
+
+
+class UnknownImage(GalleryError):
+    """An image id that the gallery does not hold."""
+
+
+class StorageError(GalleryError):
+    """The gallery could not be written: disk full, folder not writable."""

@@ -1,0 +1,271 @@
+"""A gallery: a directory of shards, a catalog and an index, seen at one snapshot.
+
+GALLERY/
+  catalog.sqlite        images, shards, snapshots, settings: the only mutable file, and the commit point
+  shards/000001.h5      immutable once committed
+  index/000007.faiss    the FAISS index of snapshot 7; immutable; rebuilt, never edited
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .catalog import Catalog, ImageRow
+from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
+from .index import Index, IndexDescription, scan
+from .shard import Shard, file_digest
+
+CATALOG = "catalog.sqlite"
+SPARE = 16  # candidates asked for beyond K, so that rounding in FAISS cannot hide a neighbour
+ROUNDING = 1e-4  # relative; far above what float32 differences lose
+OPEN_SHARDS = 128  # files held open
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A normal image that is near a query."""
+
+    id: str
+    key: int
+    distance: float  # squared L2 between pooled descriptors
+
+
+class Gallery:
+    """The images of a gallery at one snapshot, for reading. A writer's later commits do not change what it sees."""
+
+    def __init__(self, path: str | Path, snapshot: int | None = None) -> None:
+        """Open a gallery at its latest snapshot, or at an earlier one.
+
+        Raises GalleryNotFound, FormatTooNew, GalleryDamaged, or InputError if there is no such snapshot.
+        """
+        self.path = Path(path)
+        self.catalog = Catalog(self.path / CATALOG)
+        self.settings = self.catalog.settings
+        self._shards: dict[int, Shard] = {}
+        self.at(self.catalog.latest_snapshot() if snapshot is None else snapshot)
+
+    def at(self, snapshot: int) -> None:
+        """Move to a snapshot."""
+        row = self.catalog.snapshot(snapshot)
+        if row is None:
+            raise InputError(f"{self.path}: there is no snapshot {snapshot}; `spade-index info` lists them")
+        self.snapshot: int = snapshot
+        self._images: int = row["images"]
+        # Count, sum and sum of squares of each level's values (see `image_moments`).
+        self.moments: list[list[int]] = json.loads(row["moments"]) or [[0, 0, 0] for _ in self.settings.levels]
+        self._index: Index | None = None
+        self._index_row = self.catalog.index(snapshot)
+        self._removed = np.empty(0, np.int64)  # keys that the index proposes and that are gone
+        self._delta: list[tuple[int, np.ndarray, np.ndarray]] | None = None  # None until the index is opened
+
+    def __len__(self) -> int:
+        return self._images
+
+    def __enter__(self) -> "Gallery":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        self.catalog.close()
+        self._shards.clear()
+
+    def images(self) -> Iterator[ImageRow]:
+        """All images, in the order in which they were added."""
+        return self.catalog.images(self.snapshot)
+
+    def image(self, id: str) -> ImageRow:
+        """One image by its id. Raises UnknownImage."""
+        row = self.catalog.image_by_id(id, self.snapshot)
+        if row is None:
+            raise UnknownImage(f"{self.path}: no image {id!r}; `spade-index list` names them")
+        return row
+
+    def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
+        """The k nearest images of each query descriptor, float32 [B, D]: exact distances, ties to the lowest id.
+
+        FAISS proposes; distances are computed again from the stored descriptors, so they do not depend on the index
+        or on the size of the batch. Fewer than k where the gallery holds fewer.
+        """
+        k = min(k, len(self))
+        found: list[list[Neighbour]] = [[] for _ in pooled]
+        pending = list(range(len(pooled))) if k else []
+        count = k + SPARE
+        while pending:
+            distances, keys = self._candidates(pooled[pending], count)
+            uncertain = []
+            for position, query in enumerate(pending):
+                proposed = keys[position][keys[position] >= 0]
+                found[query] = self._rank(pooled[query], proposed)[:k]
+                # Ties may go on beyond the last candidate.
+                limit = found[query][-1].distance * (1 + ROUNDING)
+                if len(proposed) < len(self) and float(distances[position][len(proposed) - 1]) <= limit:
+                    uncertain.append(query)
+            pending, count = uncertain, 4 * count
+        return found
+
+    def pooled(self, rows: Sequence[ImageRow]) -> np.ndarray:
+        """Pooled descriptors of these images, float32 [n, D]."""
+        return np.stack([self._shard(row.shard).pooled()[row.row] for row in rows])
+
+    def maps(self, keys: Sequence[int]) -> list[np.ndarray]:
+        """Feature maps of these images, float16 [n, H*W, C] for each level."""
+        rows = self.catalog.images_by_key(keys)
+        maps = [np.empty((len(keys), h * w, c), "<f2") for c, h, w in self.settings.level_shapes]
+        for slot, key in enumerate(keys):
+            row = rows[key]
+            self._shard(row.shard).read_maps(row.row, [values[slot] for values in maps])
+        return maps
+
+    def thumbnail(self, row: ImageRow) -> bytes:
+        """A small JPEG of an image."""
+        return self._shard(row.shard).thumbnail(row.row)
+
+    def level_variances(self) -> list[float]:
+        """The variance of each level's values over all images of this snapshot."""
+        if not self._images:
+            return [1.0] * len(self.settings.levels)
+        return [moments_variance(*moments) for moments in self.moments]
+
+    def info(self) -> dict[str, Any]:
+        """What this gallery is, in values that JSON knows."""
+        shards = self.catalog.shards()
+        index = self._index_row
+        return {
+            "path": str(self.path),
+            "created": self.catalog.meta("created"),
+            "format_version": int(self.catalog.meta("version") or 0),
+            "snapshot": self.snapshot,
+            "snapshots": [
+                {key: row[key] for key in ("snapshot", "created", "action", "images")}
+                for row in self.catalog.snapshots()
+            ],
+            "images": len(self),
+            "removed_images": self.catalog.removed_count(),
+            "shards": len(shards),
+            "shard_bytes": sum(row["bytes"] for row in shards.values()),
+            "settings": asdict(self.settings),
+            "level_variances": self.level_variances(),
+            "index": None
+            if index is None
+            else {
+                "snapshot": index.snapshot,
+                **json.loads(index.description),
+                "added_since": sum(1 for _ in self.catalog.images(self.snapshot, after=index.snapshot)),
+                "removed_since": len(self.catalog.removed_keys(self.snapshot, since=index.snapshot)),
+            },
+            "calibrations": self.catalog.calibrations(),
+        }
+
+    def verify(self) -> Iterator[str]:
+        """Check every file against what was committed; yields one line per problem."""
+        yield from self.catalog.problems()
+        for row in self.catalog.shards().values():
+            path = self.path / "shards" / row["file"]
+            try:
+                if file_digest(path) != row["digest"]:
+                    damaged = Shard(path, self.settings).damaged_rows()
+                    where = f"images {', '.join(id for _, id in damaged)}" if damaged else "outside of its images"
+                    yield f"{path}: bytes have changed since it was written ({where})"
+            except FileNotFoundError:
+                yield f"{path}: missing"
+            except (GalleryError, OSError, RuntimeError, KeyError, ValueError) as error:
+                yield str(error) if isinstance(error, GalleryError) else f"{path}: {' '.join(str(error).split())}"
+        index = self._index_row
+        if index is not None:
+            path = self.path / "index" / index.file
+            if not path.is_file() or file_digest(path) != index.digest:
+                yield f"{path}: missing or altered; rebuild it with `spade-index index {self.path}`"
+
+    def blocks(self, after: int = -1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Keys int64 [n] and pooled descriptors float32 [n, D] of the images added after a snapshot, shard by shard."""
+        for shard, rows, keys in self._located(after):
+            yield keys, self._block(shard, rows)
+
+    def _candidates(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and keys [B, up to count], ascending: from the index, and exactly from what came after it."""
+        queries = np.ascontiguousarray(queries, np.float32)
+        delta = self._open_index()
+        found = [self._index.search(queries, count, self._removed)] if self._index else []
+        for shard, rows, keys in delta:
+            found.append(scan(queries, keys, self._block(shard, rows), count))
+            if len(found) > 16:
+                found = [_merge(found, count)]
+        return _merge(found, count)
+
+    def _rank(self, query: np.ndarray, keys: np.ndarray) -> list[Neighbour]:
+        rows = list(self.catalog.images_by_key(keys).values())
+        differences = self.pooled(rows).astype(np.float64) - query.astype(np.float64)
+        distances = (differences**2).sum(1).astype(np.float32)  # [n]
+        ranked = sorted(zip(distances.tolist(), (row.id for row in rows), (row.key for row in rows), strict=True))
+        return [Neighbour(id, key, distance) for distance, id, key in ranked]
+
+    def _open_index(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Open the index, once; returns the shard, rows and keys of the images that it does not hold."""
+        if self._delta is None:
+            after, row = -1, self._index_row
+            # Without its file the gallery is searched by scanning; `verify` says that it is missing.
+            if row is not None and (path := self.path / "index" / row.file).exists():
+                self._index = Index(path, IndexDescription.from_json(row.description))
+                self._removed = np.array(self.catalog.removed_keys(self.snapshot, since=row.snapshot), np.int64)
+                after = row.snapshot
+            self._delta = list(self._located(after))
+        return self._delta
+
+    def _located(self, after: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Shard, rows and keys of the images added after a snapshot."""
+        shard = -1
+        rows: list[int] = []
+        keys: list[int] = []
+        for image in self.catalog.images(self.snapshot, after):
+            if image.shard != shard and rows:
+                yield shard, np.array(rows), np.array(keys, np.int64)
+                rows, keys = [], []
+            shard = image.shard
+            rows.append(image.row)
+            keys.append(image.key)
+        if rows:
+            yield shard, np.array(rows), np.array(keys, np.int64)
+
+    def _block(self, shard: int, rows: np.ndarray) -> np.ndarray:
+        pooled = self._shard(shard).pooled()
+        return pooled if len(rows) == len(pooled) else pooled[rows]
+
+    def _shard(self, number: int) -> Shard:
+        if number not in self._shards:
+            file = self.catalog.shard_file(number)
+            if file is None:
+                raise GalleryDamaged(f"{self.path}: was compacted since it was opened; open it again")
+            while len(self._shards) >= OPEN_SHARDS:
+                del self._shards[next(iter(self._shards))]
+            self._shards[number] = Shard(self.path / "shards" / file, self.settings)
+        return self._shards[number]
+
+
+def image_moments(values: np.ndarray) -> list[int]:
+    """Count, sum and sum of squares of a map's values in units of 2**-20.
+
+    Whole numbers, so that a gallery's totals do not depend on the order in which images came or were committed.
+    """
+    wide = values.astype(np.float64)
+    return [values.size, round(float(wide.sum()) * 2**20), round(float((wide * wide).sum()) * 2**20)]
+
+
+def moments_variance(count: int, total: int, squares: int) -> float:
+    """The variance of values with these moments, at least a tiny positive number."""
+    mean = total / count / 2**20
+    return max(squares / count / 2**20 - mean * mean, 1e-12)
+
+
+def _merge(found: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:
+    distances = np.concatenate([d for d, _ in found], axis=1)
+    keys = np.concatenate([k for _, k in found], axis=1)
+    distances = np.where(keys < 0, np.inf, distances)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(keys, order, 1)

@@ -1,0 +1,264 @@
+"""Find and decode images: folders, single files, text lists and tar archives, one after the other, in parallel."""
+
+import io
+import os
+import tarfile
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from PIL import Image, ImageOps
+
+from .errors import ImageError, InputError
+from .settings import Preprocessing
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+LIST_SUFFIXES = frozenset({".txt", ".lst"})
+MAX_PIXELS = 100_000_000  # of one image; a small file can claim far more (decompression bomb)
+THUMBNAIL_EDGE = 192  # pixels
+
+# `decode` refuses what is too large itself, with a message that names the file.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that was found, not yet read."""
+
+    id: str  # its name in a gallery: the path below the folder, archive or list that it was found in
+    path: str  # absolute path; in an archive, ARCHIVE::MEMBER
+    size: int  # bytes
+    mtime_ns: int
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the backbone's input lies in the original image (upright: EXIF rotation applied)."""
+
+    width: int  # of the original, pixels
+    height: int
+    box: tuple[float, float, float, float]  # left, top, right, bottom: what the input covers, in original pixels
+
+    def to_original(self, x: float, y: float) -> tuple[int, int]:
+        """The original's pixel at a place of the input, given as fractions of its width and height."""
+        left, top, right, bottom = self.box
+        column, row = left + x * (right - left), top + y * (bottom - top)
+        return min(max(int(column), 0), self.width - 1), min(max(int(row), 0), self.height - 1)
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image as the backbone wants it, with what a gallery keeps beside its features."""
+
+    file: ImageFile
+    digest: bytes  # xxh3_128 of the file's bytes
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    geometry: Geometry
+    thumbnail: bytes  # a small JPEG
+
+
+def find_images(source: str | Path, prefix: str = "") -> Iterator[ImageFile]:
+    """The images of a folder (recursive, sorted), a tar archive, a text list of paths, or a single file.
+
+    `prefix` is put before each id. Raises InputError if `source` does not exist or cannot be read as what it is.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = _in_folder(path)
+    elif not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    elif path.suffix.lower() in LIST_SUFFIXES:
+        files = _in_list(path)
+    elif path.suffix.lower() not in SUFFIXES and tarfile.is_tarfile(path):
+        files = _in_archive(path)
+    else:
+        files = iter([_on_disk(path, path.name)])
+    for file in files:
+        yield ImageFile(prefix + file.id, file.path, file.size, file.mtime_ns, file.read) if prefix else file
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """An image file's bytes as an upright 8-bit RGB image.
+
+    Grey, palette, CMYK and 16-bit images become RGB (16 bits by their upper 8); alpha is laid over white.
+    Raises ImageError naming the file when the bytes cannot be decoded or claim more than MAX_PIXELS.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{name}: {image.width}x{image.height} pixels is over the limit of {MAX_PIXELS:,}")
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: refused, over the limit of {MAX_PIXELS:,} pixels") from error
+    except Exception as error:  # Pillow raises nearly anything on damaged files: OSError, SyntaxError, struct.error
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
+        raise ImageError(f"{name}: cannot be decoded ({' '.join(reason.split())})") from error
+
+
+def preprocess(image: Image.Image, how: Preprocessing) -> tuple[np.ndarray, Geometry]:
+    """Resize (and crop) an RGB image to the backbone's input: uint8 [H, W, 3], and where that lies in the image."""
+    height, width = how.input_size
+    geometry = covered(image.width, image.height, how)
+    filter_ = Image.Resampling.BICUBIC if how.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    resized = image.resize((width, height), filter_, box=geometry.box)
+    return np.asarray(resized), geometry
+
+
+def covered(width: int, height: int, how: Preprocessing) -> Geometry:
+    """Where the backbone's input lies in an image of this size."""
+    if how.resize is None:
+        return Geometry(width, height, (0.0, 0.0, float(width), float(height)))
+    scale = min(width, height) / how.resize  # original pixels per resized pixel
+    crop_height, crop_width = (edge * scale for edge in how.input_size)
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    return Geometry(width, height, (left, top, left + crop_width, top + crop_height))
+
+
+def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
+    """Read, decode and preprocess one image. Raises ImageError."""
+    try:
+        data = file.read()
+    except OSError as error:
+        raise ImageError(f"{file.path}: cannot be read ({error.strerror or error})") from error
+    image = decode(data, file.path)
+    pixels, geometry = preprocess(image, how)
+    return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, _thumbnail(image))
+
+
+def load_all(
+    files: Iterable[ImageFile],
+    how: Preprocessing,
+    *,
+    workers: int,
+    ahead: int,
+    on_error: Callable[[ImageError], None],
+) -> Iterator[DecodedImage]:
+    """Load images in the order of `files`, at most `ahead` of them in advance, on `workers` threads.
+
+    An image that cannot be loaded goes to `on_error`, which may raise to stop, and is left out.
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        pending: deque[Future[DecodedImage]] = deque()
+        source = iter(files)
+        try:
+            while True:
+                while len(pending) < ahead and (file := next(source, None)) is not None:
+                    pending.append(pool.submit(load, file, how))
+                if not pending:
+                    return
+                try:
+                    loaded = pending.popleft().result()
+                except ImageError as error:
+                    on_error(error)
+                else:
+                    yield loaded
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_folder(folder: Path) -> Iterator[ImageFile]:
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            if path.suffix.lower() in SUFFIXES:
+                yield _on_disk(path, path.relative_to(folder).as_posix())
+
+
+def _in_list(path: Path) -> Iterator[ImageFile]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a text list of image paths ({error})") from error
+    for line in lines:
+        name = line.strip()
+        if name and not name.startswith("#"):
+            yield _on_disk(path.parent / name, Path(name).as_posix())
+
+
+def _in_archive(path: Path) -> Iterator[ImageFile]:
+    archive_path = os.path.abspath(path)
+    try:
+        with tarfile.open(path) as archive:
+            compressed = not isinstance(archive.fileobj, io.BufferedReader)
+            for member in archive:
+                if not member.isfile() or Path(member.name).suffix.lower() not in SUFFIXES:
+                    continue
+                if compressed or member.issparse():
+                    content = archive.extractfile(member)
+                    data = content.read() if content else b""
+                    read: Callable[[], bytes] = _constant(data)
+                else:
+                    read = _range(archive_path, member.offset_data, member.size)
+                name = member.name.removeprefix("./")
+                mtime_ns = int(member.mtime * 1e9)
+                yield ImageFile(_text(name), f"{archive_path}::{_text(name)}", member.size, mtime_ns, read)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(f"{path}: damaged archive ({error})") from error
+
+
+def _on_disk(path: Path, name: str) -> ImageFile:
+    try:
+        status = path.stat()
+        size, mtime_ns = status.st_size, status.st_mtime_ns
+    except OSError:  # reading it will say what is wrong
+        size, mtime_ns = -1, -1
+    return ImageFile(_text(name), _text(os.path.abspath(path)), size, mtime_ns, path.read_bytes)
+
+
+def _constant(data: bytes) -> Callable[[], bytes]:
+    return lambda: data
+
+
+def _range(path: str, offset: int, size: int) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise OSError(f"{path} ends early")
+        return data
+
+    return read
+
+
+def _text(name: str) -> str:
+    """A file name as valid UTF-8: bytes that are not become backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        wide = np.asarray(image)
+        image = Image.fromarray((wide.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small = image
+    if max(image.size) > THUMBNAIL_EDGE:
+        small = ImageOps.contain(image, (THUMBNAIL_EDGE, THUMBNAIL_EDGE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

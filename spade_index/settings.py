@@ -1,0 +1,158 @@
+"""Frozen settings: what a gallery was built with, and how it is searched. Each default is stated here, once."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from .errors import InputError, SettingsMismatch
+
+MODES = ("concat-nearest", "concat-bilinear", "per-level")
+IMAGE_SCORES = ("pooled", "map", "both")
+MAPS = ("always", "auto", "never")
+LEVEL_WEIGHTS = ("inverse-variance", "equal")
+
+ImageScore = Literal["pooled", "map", "both"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the backbone's input.
+
+    By default the whole image is resized to `input_size`, nothing cropped away: defects live at borders too.
+    With `resize`, the shorter edge is resized to that length and the centre is cropped (the paper: 256, 224).
+    """
+
+    input_size: tuple[int, int] = (224, 224)  # height, width
+    resize: int | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of values in 0..1
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if min(self.input_size) < 16 or max(self.input_size) > 4096:
+            raise InputError(f"input size {self.input_size} is outside 16..4096 pixels")
+        if self.resize is not None and self.resize < max(self.input_size):
+            raise InputError(
+                f"resize {self.resize} is smaller than the crop {max(self.input_size)}: "
+                "give a larger --resize or a smaller --input-size"
+            )
+        if min(self.std) <= 0:
+            raise InputError(f"standard deviations must be positive, not {self.std}")
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """Everything that decides which features an image gets; recorded in a gallery, equal for all its images."""
+
+    backbone: str
+    weights: str  # digest of the weights, as `backbone.weights_digest` computes it
+    levels: tuple[str, ...]  # module names, the finest level first
+    level_shapes: tuple[tuple[int, int, int], ...]  # channels, height, width of each level
+    pooled_dim: int
+    preprocessing: Preprocessing
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each level."""
+        return [(height, width) for _, height, width in self.level_shapes]
+
+    @property
+    def map_bytes(self) -> int:
+        """Bytes of one image's feature maps in float16."""
+        return 2 * sum(channels * height * width for channels, height, width in self.level_shapes)
+
+    def to_json(self) -> str:
+        """These settings as one line of JSON, the same text for equal settings."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ExtractionSettings":
+        """The settings that `to_json` wrote."""
+        values = json.loads(text)
+        values["preprocessing"] = Preprocessing(**_tuples(values["preprocessing"]))
+        return cls(**_tuples(values))
+
+    def require_equal(self, other: "ExtractionSettings", what: str) -> None:
+        """Raise SettingsMismatch naming the first field in which `other` differs from these, a gallery's."""
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if mine != theirs:
+                raise SettingsMismatch(
+                    f"{what} was built with {_worded(field.name, mine, theirs)}: "
+                    "query it with the same, or build another gallery"
+                )
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a gallery is searched: stage 1 (images), stage 2 (pixels), and the scores made of them."""
+
+    score_neighbours: int = 3  # K of the pooled image score
+    gallery_neighbours: int = 50  # K images whose pixels stage 2 searches
+    pixel_neighbours: int = 1  # kappa
+    mode: str = "concat-nearest"
+    level_weights: str | tuple[float, ...] = "inverse-variance"
+    smoothing: float = 4.0  # sigma of the Gaussian on the score map, in pixels of the backbone's input
+    image_score: ImageScore | None = None  # None: `both` where every image has a score map, else `pooled`
+    maps: Literal["always", "auto", "never"] = "always"
+
+    def __post_init__(self) -> None:
+        for name in ("score_neighbours", "gallery_neighbours", "pixel_neighbours"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.pixel_neighbours > 10:
+            raise InputError(f"pixel_neighbours must be at most 10, not {self.pixel_neighbours}")
+        if self.smoothing < 0:
+            raise InputError(f"smoothing must not be negative, not {self.smoothing}")
+        _require_one_of("mode", self.mode, MODES)
+        _require_one_of("maps", self.maps, MAPS)
+        if isinstance(self.level_weights, str):
+            _require_one_of("level_weights", self.level_weights, LEVEL_WEIGHTS)
+        if self.image_score is not None:
+            _require_one_of("image_score", self.image_score, IMAGE_SCORES)
+            if self.image_score != "pooled" and self.maps != "always":
+                raise InputError(
+                    f"image score `{self.image_score}` needs every image's score map: "
+                    "use --maps always, or --image-score pooled"
+                )
+
+    @property
+    def effective_image_score(self) -> ImageScore:
+        """Which of the three scores is the image's."""
+        return self.image_score or ("both" if self.maps == "always" else "pooled")
+
+    def calibration_key(self) -> str:
+        """What a threshold depends on: all that changes a score, as one line of JSON."""
+        values = asdict(self)
+        del values["image_score"], values["maps"]
+        return json.dumps(values, sort_keys=True)
+
+
+def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples they were."""
+
+    def freeze(value: Any) -> Any:
+        return tuple(freeze(v) for v in value) if isinstance(value, list) else value
+
+    return {name: freeze(value) for name, value in values.items()}
+
+
+def _worded(name: str, mine: Any, theirs: Any) -> str:
+    if name != "preprocessing":
+        return f"{name} {mine}, not {theirs}"
+    for field in fields(mine):
+        if getattr(mine, field.name) != getattr(theirs, field.name):
+            return f"{field.name} {getattr(mine, field.name)}, not {getattr(theirs, field.name)}"
+    return name
+
+
+PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
+PAPER_SEARCH = SearchSettings(
+    score_neighbours=50, gallery_neighbours=50, level_weights="equal", image_score="pooled"
+)  # Cohen and Hoshen 2020, section 4

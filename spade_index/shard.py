@@ -1,0 +1,188 @@
+"""One immutable HDF5 file of features: written once as images stream in, then only read.
+
+    attrs       format="spade-index", version, settings=<JSON>
+    /id         [n]             UTF-8
+    /pooled     [n, D]          float32, contiguous
+    /maps/0     [n, H0*W0, C0]  float16, one image per chunk, no filter, raster order; level 0 is the finest
+    /maps/1     ...
+    /thumbnail  [n]             uint8, variable length: a small JPEG
+    /checksum   [n]             uint64: xxh3_64 of the row's id, pooled descriptor, maps and thumbnail
+
+An unfiltered chunk of one image is a plain byte range, so rows are read past HDF5's global lock with `os.preadv`.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xxhash
+
+from .errors import GalleryDamaged
+from .settings import ExtractionSettings
+
+FORMAT = "spade-index"
+VERSION = 1
+PAGE = 4096  # bytes; rows start on pages
+BLOCK = 16 << 20  # bytes read at a time when a whole file is digested
+
+
+class ShardWriter:
+    """Writes one shard under a temporary name; `commit` makes it durable and gives it its name."""
+
+    def __init__(self, path: Path, settings: ExtractionSettings) -> None:
+        self.path = path
+        self._temporary = path.with_suffix(".h5.tmp")
+        self._ids: list[str] = []
+        self._pooled: list[np.ndarray] = []
+        self._thumbnails: list[bytes] = []
+        self._checksums: list[int] = []
+        self._file = h5py.File(self._temporary, "w", alignment_threshold=PAGE, alignment_interval=PAGE)
+        self._file.attrs["format"] = FORMAT
+        self._file.attrs["version"] = VERSION
+        self._file.attrs["settings"] = settings.to_json()
+        self._maps = []
+        for level, (channels, height, width) in enumerate(settings.level_shapes):
+            row = (height * width, channels)
+            self._maps.append(
+                self._file.create_dataset(
+                    f"maps/{level}", (0, *row), "<f2", maxshape=(None, *row), chunks=(1, *row), fillvalue=None
+                )
+            )
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def append(self, id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail: bytes) -> None:
+        """Add one image: pooled float32 [D], maps float16 [H*W, C] for each level."""
+        row = len(self)
+        for dataset, values in zip(self._maps, maps, strict=True):
+            dataset.resize(row + 1, axis=0)
+            dataset.id.write_direct_chunk((row, 0, 0), np.ascontiguousarray(values, "<f2"))
+        self._ids.append(id)
+        self._pooled.append(np.ascontiguousarray(pooled, "<f4"))
+        self._thumbnails.append(thumbnail)
+        self._checksums.append(row_checksum(id, self._pooled[-1], maps, thumbnail))
+
+    def commit(self) -> str:
+        """Write what is left, flush to disk, rename; returns the digest of the file's bytes."""
+        self._file.create_dataset("pooled", data=np.stack(self._pooled))
+        self._file.create_dataset("id", data=self._ids, dtype=h5py.string_dtype())
+        thumbnails = self._file.create_dataset("thumbnail", (len(self),), h5py.vlen_dtype(np.uint8))
+        for row, thumbnail in enumerate(self._thumbnails):
+            thumbnails[row] = np.frombuffer(thumbnail, np.uint8)
+        self._file.create_dataset("checksum", data=np.array(self._checksums, "<u8"))
+        self._file.close()
+        with open(self._temporary, "rb") as file:
+            os.fsync(file.fileno())
+        digest = file_digest(self._temporary)
+        os.rename(self._temporary, self.path)
+        fsync_folder(self.path.parent)
+        return digest
+
+    def abandon(self) -> None:
+        """Give up; nothing is left on disk."""
+        with suppress(OSError, RuntimeError):  # a full disk fails the closing flush too
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+class Shard:
+    """Reads one shard's rows."""
+
+    def __init__(self, path: Path, settings: ExtractionSettings) -> None:
+        """Raises GalleryDamaged if the file is missing, truncated, or not a shard of these settings."""
+        self.path = path
+        self._fd = -1
+        try:
+            with h5py.File(path, "r") as file:
+                if file.attrs["settings"] != settings.to_json():
+                    raise GalleryDamaged(f"{path}: was built with other settings than its gallery")
+                self.rows: int = file["pooled"].shape[0]
+                self._pooled_offset: int = file["pooled"].id.get_offset()
+                self._map_offsets = [
+                    _row_offsets(file[f"maps/{level}"], self.rows) for level in range(len(settings.level_shapes))
+                ]
+            self._fd = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise GalleryDamaged(f"{path}: missing; restore it, or `spade-index verify` says what is lost") from error
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise GalleryDamaged(f"{path}: damaged shard ({reason}); restore it from a copy") from error
+        self._dim = settings.pooled_dim
+        self._row_shapes = [(height * width, channels) for channels, height, width in settings.level_shapes]
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def pooled(self) -> np.ndarray:
+        """All pooled descriptors, float32 [n, D], mapped from the file."""
+        return np.memmap(self.path, "<f4", "r", self._pooled_offset, (self.rows, self._dim))
+
+    def read_maps(self, row: int, out: list[np.ndarray]) -> None:
+        """Read a row's maps into `out`, float16 [H*W, C] for each level."""
+        for offsets, values in zip(self._map_offsets, out, strict=True):
+            if os.preadv(self._fd, [memoryview(values).cast("B")], int(offsets[row])) != values.nbytes:
+                raise GalleryDamaged(f"{self.path}: truncated; restore it from a copy")
+
+    def thumbnail(self, row: int) -> bytes:
+        """A row's small JPEG."""
+        with h5py.File(self.path, "r") as file:
+            return file["thumbnail"][row].tobytes()
+
+    def damaged_rows(self) -> list[tuple[int, str]]:
+        """Row and id of every row whose bytes do not match their checksum."""
+        damaged = []
+        pooled = self.pooled()
+        maps = [np.empty(shape, "<f2") for shape in self._row_shapes]
+        with h5py.File(self.path, "r") as file:
+            for row in range(self.rows):
+                id = file["id"].asstr()[row]
+                self.read_maps(row, maps)
+                checksum = row_checksum(id, pooled[row], maps, file["thumbnail"][row].tobytes())
+                if checksum != int(file["checksum"][row]):
+                    damaged.append((row, id))
+        return damaged
+
+
+def row_checksum(id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail: bytes) -> int:
+    """xxh3_64 of a row's bytes."""
+    digest = xxhash.xxh3_64(id.encode())
+    digest.update(np.ascontiguousarray(pooled, "<f4"))
+    for values in maps:
+        digest.update(np.ascontiguousarray(values, "<f2"))
+    digest.update(thumbnail)
+    return digest.intdigest()
+
+
+def file_digest(path: Path) -> str:
+    """xxh3_128 of a file's bytes, in hexadecimal."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _row_offsets(dataset: h5py.Dataset, rows: int) -> np.ndarray:
+    """Byte offset of every row's chunk, int64 [n]."""
+    offsets = np.full(rows, -1, np.int64)
+
+    def note(chunk: h5py.h5d.StoreInfo) -> None:
+        offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+
+    dataset.id.chunk_iter(note)
+    if len(dataset) != rows or (offsets < 0).any():
+        raise ValueError(f"{dataset.name} has missing rows")
+    return offsets
