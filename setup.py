@@ -15,7 +15,7 @@ setup(
     packages=["spade_index", "spade_index.kernels"],
     # A top-level package called `kernels` would shadow the one that `transformers` looks for.
     package_dir={"spade_index.kernels": "kernels"},
-    package_data={"spade_index": ["py.typed"], "spade_index.kernels": ["*.cu"]},
+    package_data={"spade_index": ["py.typed", "templates/*.html"], "spade_index.kernels": ["*.cu"]},
     install_requires=[
         "click>=8.1",
         "efficientnet-lite-pytorch>=0.1.0",

@@ -6,6 +6,7 @@ Level 0 is the finest. A pixel is a row number in raster order, y * W + x.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ def upsample_bilinear(features: Tensor, size: Size, finest: Size) -> Tensor:
 
 def is_nested(sizes: Sequence[Size]) -> bool:
     """Whether every pixel of a level covers a whole block of pixels of the next finer one."""
-    return all(h % ch == 0 and w % cw == 0 for (h, w), (ch, cw) in zip(sizes, sizes[1:], strict=False))
+    return all(h % ch == 0 and w % cw == 0 for (h, w), (ch, cw) in pairwise(sizes))
 
 
 def child_planes(size: Size, coarse: Size) -> Tensor:

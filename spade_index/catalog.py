@@ -97,13 +97,15 @@ class Catalog:
         self.settings = ExtractionSettings.from_json(meta["settings"])
 
     @classmethod
-    def create(cls, path: Path, settings: ExtractionSettings) -> "Catalog":
+    def create(cls, path: Path, settings: ExtractionSettings, weights_file: str | None = None) -> "Catalog":
         """A new, empty catalog at snapshot 0; it appears whole or not at all."""
         temporary = path.with_suffix(".tmp")
         temporary.unlink(missing_ok=True)
         with closing(_connect(temporary)) as db:
             db.executescript(SCHEMA)
             meta = {"format": FORMAT, "version": str(VERSION), "settings": settings.to_json(), "created": _now()}
+            if weights_file:
+                meta["weights_file"] = os.path.abspath(weights_file)
             db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             db.execute("INSERT INTO snapshots VALUES (0, ?, 'create', 0, ?)", (_now(), "[]"))
         with open(temporary, "rb") as file:

@@ -90,7 +90,7 @@ def build_index(path: Path, blocks: Callable[[], Blocks], images: int, dim: int)
     RECALL_TARGET.
     """
     if images <= EXACT_LIMIT:
-        index: faiss.Index = faiss.IndexIDMap(faiss.IndexFlatL2(dim))
+        index: Any = faiss.IndexIDMap(faiss.IndexFlatL2(dim))
         description = IndexDescription("flat", images)
     else:
         nlist = int(4 * math.sqrt(images))
@@ -105,7 +105,7 @@ def build_index(path: Path, blocks: Callable[[], Blocks], images: int, dim: int)
     return description
 
 
-def _tune(index: faiss.Index, description: IndexDescription, blocks: Callable[[], Blocks]) -> IndexDescription:
+def _tune(index: Any, description: IndexDescription, blocks: Callable[[], Blocks]) -> IndexDescription:
     queries = _sample(blocks(), description.images, RECALL_QUERIES)
     index.nprobe = description.nlist
     _, exact = index.search(queries, RECALL_AT)
@@ -129,5 +129,6 @@ def _parameters(description: IndexDescription, without: np.ndarray) -> faiss.Sea
     if len(without):
         arguments["sel"] = faiss.IDSelectorNot(faiss.IDSelectorBatch(without))
     if description.kind == "ivf":
-        return faiss.SearchParametersIVF(nprobe=description.nprobe, **arguments)
+        arguments["nprobe"] = description.nprobe
+        return faiss.SearchParametersIVF(**arguments)
     return faiss.SearchParameters(**arguments) if arguments else None

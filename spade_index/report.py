@@ -1,4 +1,4 @@
-"""What people look at: heat maps over the original image, and a page of examples with their evidence.
+"""What people look at: a page of examples, each with its heat map and the evidence for it.
 
 A page is one HTML file with its pictures inside: it can be mailed, archived and opened with no network.
 """
@@ -7,35 +7,20 @@ import base64
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from spade_index.images import Geometry
+from .detector import Detection
+from .gallery import Gallery
+from .heatmap import ANCHORS, heatmap
+from .images import Geometry, covered
 
-# Equally spaced colours of matplotlib's `inferno` (CC0): lightness rises evenly, also for colour-blind eyes. Its
-# darkest quarter is left out: laid over a dark image it would not be seen.
-ANCHORS = ("#57106e", "#8a226a", "#bc3754", "#e35933", "#f98c0a", "#f9c932", "#fcffa4")
-
-
-def _shades() -> NDArray[np.uint8]:
-    """[256, 3] RGB, from the first anchor to the last."""
-    anchors = np.array([ImageColor.getrgb(anchor) for anchor in ANCHORS])
-    places = np.linspace(0, len(anchors) - 1, 256)
-    channels = [np.interp(places, np.arange(len(anchors)), channel) for channel in anchors.T]
-    return np.rint(np.stack(channels, axis=1)).astype(np.uint8)
-
-
-SHADES = _shades()
-
-OUTSIDE_DIMMED = 0.35
 PICTURE_EDGE = 320
 SMALLEST_EDGE = 160
 COLUMNS = ("Image", "Heat map", "Ground truth", "Nearest normal image")
@@ -73,69 +58,45 @@ class Example:
     neighbours: Sequence[tuple[str, float]] = ()  # (id, distance), nearest first
 
 
-def colourise(values: ArrayLike, limits: tuple[float, float]) -> NDArray[np.uint8]:
-    """Colours from dark (low) to bright (high), evenly spaced to the eye.
-
-    Args:
-        values: [H, W] numbers; those outside the limits are clipped.
-        limits: (low, high); where both are equal, whatever exceeds them is bright.
-
-    Returns:
-        [H, W, 3] uint8, RGB.
-    """
-    return SHADES[np.rint(_fraction(np.asarray(values), limits) * 255).astype(np.uint8)]
-
-
-def score_limits(scores: Iterable[ArrayLike], threshold: float | None = None) -> tuple[float, float]:
-    """Limits (low, high) shared by the heat maps of a page, so that equal colours mean equal scores.
-
-    Low is what most of the calmest image scores; high is the upper quartile of the images' maxima. With a threshold,
-    high is held where the threshold lies between a third and half of the scale: normal images do not look alarming,
-    and one extreme defect does not darken the others.
-
-    Args:
-        scores: score maps [H, W], or just their maxima.
-        threshold: of the score map's values; without effect where even the calmest image exceeds it.
-    """
-    arrays = [array for array in map(np.asarray, scores) if array.size]
-    # A lone maximum says nothing of the quiet places; half of it keeps those of the calmest image dark.
-    quiet = [float(array) / 2 if array.ndim == 0 else float(np.median(array)) for array in arrays]
-    low = min(quiet, default=0.0)
-    high = float(np.quantile([array.max() for array in arrays], 0.75)) if arrays else low + 1.0
-    if threshold is not None and threshold > low:
-        high = min(max(high, low + 2 * (threshold - low)), low + 3 * (threshold - low))
-    return low, high
-
-
-def heatmap(
+def example_of(
+    gallery: Gallery,
+    detection: Detection,
     image: Image.Image,
-    score_map: NDArray[np.float32],
-    geometry: "Geometry",
+    image_id: str,
+    geometry: Geometry,
     limits: tuple[float, float],
-    opacity: float = 0.5,
-) -> Image.Image:
-    """The score map laid over the image it belongs to, where it belongs.
-
-    Normal places stay visible: the overlay grows from transparent at the low limit to nearly opaque at the high one.
-    What the backbone did not see, outside `geometry.box`, is dimmed.
-
-    Args:
-        image: the upright original, RGB; a smaller copy of it serves as well.
-        score_map: [h, w] float32, covering `geometry.box`.
-        geometry: the original's size and the box, in its pixels.
-        limits: (low, high) of the colour scale.
-        opacity: of the overlay half-way between the limits, 0..1.
-
-    Returns:
-        RGB, of the image's size.
-    """
-    scores, seen = _on_image(score_map, geometry, image.size)
-    overlay = colourise(scores, limits)
-    overlay[~seen] = 0
-    level = _fraction(scores, limits)
-    cover = np.where(seen, 1 - (1 - opacity) ** (2 * level), OUTSIDE_DIMMED)
-    blend = Image.fromarray(np.rint(cover * 255).astype(np.uint8))
-    return Image.composite(Image.fromarray(overlay), image.convert("RGB"), blend)
+    *,
+    kind: str = "",
+    mask: Image.Image | None = None,
+) -> Example:
+    """What to show of a detection in `image`, its upright original; `limits` are those of the heat maps."""
+    verdict = {None: None, True: "anomalous", False: "normal"}[detection.anomalous]
+    shown = Example(
+        image_id,
+        kind,
+        image,
+        detection.score,
+        detection.threshold,
+        verdict,
+        mask=mask,
+        neighbours=[(neighbour.id, neighbour.distance) for neighbour in detection.neighbours],
+    )
+    if detection.pixels is None:
+        return shown
+    match = detection.pixels.worst()
+    row = gallery.image(match.neighbour.id)
+    thumbnail = Image.open(io.BytesIO(gallery.thumbnail(row)))
+    there = covered(row.width, row.height, gallery.settings.preprocessing).to_original(
+        match.neighbour_x, match.neighbour_y
+    )
+    return replace(
+        shown,
+        heatmap=heatmap(image, detection.pixels.score_map, geometry, limits),
+        worst=geometry.to_original(match.x, match.y),
+        match=thumbnail,
+        match_id=match.neighbour.id,
+        matched=(there[0] * thumbnail.width / row.width, there[1] * thumbnail.height / row.height),
+    )
 
 
 def mark(image: Image.Image, xy: tuple[float, float], size: float) -> Image.Image:
@@ -217,33 +178,6 @@ def montage(examples: Sequence[Example], path: str | Path, edge: int = 220) -> N
             text = caption if len(caption) <= edge // 7 else "…" + caption[1 - edge // 7 :]
             draw.text((left, top + edge + 3), text, fill="#57606a", font=ImageFont.load_default(13))
     _write_whole(Path(path), _encoded(sheet, "PNG"))
-
-
-def _fraction(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float32]:
-    """Where values lie between the limits, 0..1."""
-    low, high = limits
-    if high <= low:
-        return (values > high).astype(np.float32)
-    return np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
-
-
-def _on_image(
-    score_map: NDArray[np.float32], geometry: "Geometry", size: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The score map in the coordinates of an image of this (width, height): scores [H, W], and where it has any."""
-    x_scale, y_scale = size[0] / geometry.width, size[1] / geometry.height
-    left, right = geometry.box[0] * x_scale, geometry.box[2] * x_scale
-    top, bottom = geometry.box[1] * y_scale, geometry.box[3] * y_scale
-    field = Image.fromarray(np.ascontiguousarray(score_map, dtype=np.float32))
-    # Sampling a large map at few points could miss a small peak; resize() looks at every value.
-    covered = (max(1, math.ceil(right - left)), max(1, math.ceil(bottom - top)))
-    field = field.resize((min(field.width, covered[0]), min(field.height, covered[1])), Image.Resampling.BILINEAR)
-    across, down = field.width / (right - left), field.height / (bottom - top)
-    to_field = (across, 0, -left * across, 0, down, -top * down)
-    scores = field.transform(size, Image.Transform.AFFINE, to_field, Image.Resampling.BILINEAR)
-    x, y = np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5
-    seen = ((top <= y) & (y <= bottom))[:, None] & ((left <= x) & (x <= right))
-    return np.asarray(scores), seen
 
 
 def _pictures(example: Example, edge: int) -> list[Image.Image | None]:

@@ -56,10 +56,12 @@ class AddReport:
 class GalleryWriter:
     """Holds the gallery's lock. Use as a context manager."""
 
-    def __init__(self, path: str | Path, settings: ExtractionSettings | None = None) -> None:
+    def __init__(
+        self, path: str | Path, settings: ExtractionSettings | None = None, weights_file: str | None = None
+    ) -> None:
         """Open a gallery for writing; with `settings`, create it if there is none.
 
-        Leftovers of a crash are removed. Raises GalleryNotFound, GalleryLocked, StorageError, SettingsMismatch (the
+        A new gallery remembers `weights_file` as the place to look for its backbone's weights. Leftovers of a crash are removed. Raises GalleryNotFound, GalleryLocked, StorageError, SettingsMismatch (the
         gallery has other settings), or InputError (the folder holds something else).
         """
         self.path = Path(path)
@@ -69,7 +71,7 @@ class GalleryWriter:
                 self._make_folder()
                 self._take_lock()
                 if not (self.path / CATALOG).exists():
-                    Catalog.create(self.path / CATALOG, settings).close()
+                    Catalog.create(self.path / CATALOG, settings, weights_file).close()
             self.gallery = Gallery(self.path)  # before the lock: a folder that is no gallery is left alone
             if self._lock < 0:
                 self._take_lock()

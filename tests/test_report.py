@@ -11,17 +11,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from spade_index.heatmap import colourise, heatmap, score_limits
 from spade_index.images import Geometry
-from spade_index.report import (
-    Example,
-    Table,
-    colourise,
-    heatmap,
-    mark,
-    montage,
-    score_limits,
-    write_report,
-)
+from spade_index.report import Example, Table, mark, montage, write_report
 
 GREY = (90, 90, 90)
 

@@ -1,0 +1,281 @@
+"""The command line: click over gallery and detector."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+# Must be set before torch is imported: large pages spare the backbone most of its page faults.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+import click
+
+from . import calibration, evaluating
+from .catalog import ImageRow
+from .demo import run_demo
+from .detector import Detector
+from .errors import InputError, SpadeIndexError
+from .gallery import Gallery
+from .images import ImageFile, find_images
+from .options import (
+    Progress,
+    backbone_options,
+    device_option,
+    loading_options,
+    make_backbone,
+    make_search,
+    maps_option,
+    preset_option,
+    search_options,
+)
+from .querying import Query, described
+from .writer import GalleryWriter
+
+gallery_argument = click.argument("gallery", type=click.Path(path_type=Path))
+images_argument = click.argument("images", type=click.Path(path_type=Path))
+
+
+class Commands(click.Group):
+    """Translates what the core raises into one line and exit status 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(context)
+        except SpadeIndexError as error:
+            message = str(error)
+        except KeyboardInterrupt:
+            message = "interrupted; what was committed is safe, and the same command carries on"
+        except BrokenPipeError:  # the reader of the output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except OSError as error:
+            message = f"{error.filename or 'input or output'}: {error.strerror or error}"
+        click.echo(f"spade-index: {' '.join(message.split())}", err=True)
+        sys.exit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="spade_index")
+def main() -> None:
+    """Find what is not normal in images, by a gallery of normal ones."""
+
+
+@main.command()
+@images_argument
+@gallery_argument
+@backbone_options
+@preset_option
+@device_option
+@loading_options
+@click.option("--prefix", default="", help="Put before each image id.")
+@click.option("--replace", is_flag=True, help="Take changed images in place of the ones with their ids.")
+@click.option("--strict", is_flag=True, help="Stop at the first image that cannot be decoded.")
+def build(images: Path, gallery: Path, **options: Any) -> None:
+    """Create GALLERY from normal IMAGES (a folder, a tar archive, a text list or one file), or carry on building it."""
+    _require_images([images])
+    there = _open_if_there(gallery)
+    weights_file = options["weights"]
+    backbone = make_backbone(options, there)
+    with GalleryWriter(gallery, backbone.settings, weights_file) as writer:
+        _add(writer, [images], backbone, options)
+
+
+@main.command()
+@gallery_argument
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
+@backbone_options
+@device_option
+@loading_options
+@click.option("--prefix", default="", help="Put before each image id.")
+@click.option("--replace", is_flag=True, help="Take changed images in place of the ones with their ids.")
+@click.option("--strict", is_flag=True, help="Stop at the first image that cannot be decoded.")
+def add(gallery: Path, images: tuple[Path, ...], **options: Any) -> None:
+    """Add normal IMAGES to GALLERY."""
+    _require_images(images)
+    with Gallery(gallery) as recorded:
+        backbone = make_backbone(options, recorded)
+    with GalleryWriter(gallery) as writer:
+        _add(writer, images, backbone, options)
+
+
+@main.command()
+@gallery_argument
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+def remove(gallery: Path, ids: tuple[str, ...]) -> None:
+    """Remove images by ID, all of them or none. They take room until `compact`."""
+    with GalleryWriter(gallery) as writer:
+        snapshot = writer.remove(ids)
+        click.echo(f"{len(set(ids)):,} removed; {len(writer.gallery):,} images at snapshot {snapshot}")
+
+
+@main.command(name="list")
+@gallery_argument
+@click.option("--long", "long_", is_flag=True, help="Also size in pixels, snapshot, and where the image came from.")
+@click.option("--snapshot", type=int, help="As of this snapshot [the latest]")
+def list_(gallery: Path, long_: bool, snapshot: int | None) -> None:
+    """Name the images of GALLERY, one a line."""
+
+    def line(row: ImageRow) -> str:
+        return f"{row.id}\t{row.width}x{row.height}\t{row.added}\t{row.path}" if long_ else row.id
+
+    with Gallery(gallery, snapshot) as opened:
+        for row in opened.images():
+            click.echo(line(row))
+
+
+@main.command()
+@gallery_argument
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def info(gallery: Path, as_json: bool) -> None:
+    """Describe GALLERY: images, settings, index, thresholds, snapshots."""
+    with Gallery(gallery) as opened:
+        facts = opened.info()
+    click.echo(json.dumps(facts, indent=2) if as_json else described(facts))
+
+
+@main.command()
+@gallery_argument
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for score maps, heat maps and report.html.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
+@click.option("--threshold", type=float, help="Call images anomalous above this score [the calibrated one]")
+@click.option("--snapshot", type=int, help="Compare with the gallery as of this snapshot [the latest]")
+@search_options
+@maps_option
+@preset_option
+@backbone_options
+@device_option
+@loading_options
+def query(
+    gallery: Path,
+    images: tuple[Path, ...],
+    out: Path | None,
+    as_json: bool,
+    threshold: float | None,
+    snapshot: int | None,
+    **options: Any,
+) -> None:
+    """Score IMAGES against GALLERY, and show where they are not normal."""
+    _require_images(images)
+    with Gallery(gallery, snapshot) as opened:
+        backbone = make_backbone(options, opened)
+        search = make_search(options)
+        run = Query(Detector(opened, backbone, search, threshold), out, as_json)
+        run.run(lambda: _files(images), options["batch_size"], options["workers"])
+    if run.failed:
+        raise InputError(f"{run.failed:,} of the images could not be decoded")
+
+
+@main.command()
+@gallery_argument
+def index(gallery: Path) -> None:
+    """Build the FAISS index of GALLERY anew."""
+    with GalleryWriter(gallery) as writer:
+        built = writer.build_index()
+    recall = f", nlist {built.nlist}, nprobe {built.nprobe}, recall {built.recall:.4f}" if built.kind == "ivf" else ""
+    click.echo(f"{built.kind} index of {built.images:,} images{recall}")
+
+
+@main.command()
+@gallery_argument
+@search_options
+@preset_option
+@click.option("--quantile", type=float, default=0.99, show_default=True, help="Of normal images below the threshold.")
+@click.option("--sample", type=click.IntRange(1), default=200, show_default=True, help="Images to score at most.")
+def calibrate(gallery: Path, quantile: float, sample: int, **options: Any) -> None:
+    """Choose thresholds from GALLERY's own images: a quantile of their leave-one-out scores."""
+    search = make_search(options)
+    with GalleryWriter(gallery) as writer:
+        total = min(sample, len(writer.gallery))
+        with Progress("calibrate", total) as progress:
+            chosen = calibration.calibrate(writer.gallery, search, quantile=quantile, sample=sample, progress=progress)
+        calibration.store(writer, search, chosen)
+    thresholds: Any = chosen["thresholds"]
+    click.echo(f"{calibration.RULE} ({chosen['images']} images, quantile {quantile:g})")
+    for kind, threshold in thresholds.items():
+        click.echo(f"{kind:8} {threshold:.6g}")
+
+
+@main.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--gallery", type=click.Path(path_type=Path), help="Use this gallery [build one from train/good]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a page with figures and examples to this file.")
+@click.option("--metric-size", type=click.IntRange(16), help="Edge at which pixels are compared [the input's]")
+@search_options
+@preset_option
+@backbone_options
+@device_option
+@loading_options
+def evaluate(dataset: Path, gallery: Path | None, **options: Any) -> None:
+    """Measure ROC AUC and PRO on a DATASET in MVTec layout: train/good, test/KIND, ground_truth/KIND."""
+    evaluating.run(dataset, gallery, options)
+
+
+@main.command()
+@gallery_argument
+def verify(gallery: Path) -> None:
+    """Check every file of GALLERY against what was committed."""
+    with Gallery(gallery) as opened:
+        problems = 0
+        for problem in opened.verify():
+            problems += 1
+            click.echo(problem, err=True)
+        if problems:
+            raise InputError(f"{gallery}: {problems:,} problems; restore the files from a copy or build it again")
+        click.echo(f"{gallery}: {len(opened):,} images at snapshot {opened.snapshot}, no problems")
+
+
+@main.command()
+@gallery_argument
+def compact(gallery: Path) -> None:
+    """Reclaim the room of removed images and merge small shards. Earlier snapshots are forgotten."""
+    with GalleryWriter(gallery) as writer:
+        freed = writer.compact()
+        click.echo(f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB freed")
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to use.")
+def demo(out: Path) -> None:
+    """Build, query and evaluate on photographs of textures with made defects; needs no data and no download."""
+    run_demo(out, say=click.echo)
+
+
+def _require_images(sources: Iterable[Path]) -> None:
+    for source in sources:
+        if next(find_images(source), None) is None:
+            raise InputError(f"{source}: no images in it (JPEG, PNG, BMP, TIFF, WebP)")
+
+
+def _files(sources: Iterable[Path], prefix: str = "") -> Iterable[ImageFile]:
+    return chain.from_iterable(find_images(source, prefix) for source in sources)
+
+
+def _open_if_there(path: Path) -> Gallery | None:
+    return Gallery(path) if (path / "catalog.sqlite").exists() else None
+
+
+def _add(writer: GalleryWriter, sources: Iterable[Path], backbone: Any, options: dict[str, Any]) -> None:
+    sources = list(sources)
+    total = sum(1 for _ in _files(sources)) if sys.stderr.isatty() else None
+    with Progress("add", total) as progress:
+        report = writer.add(
+            _files(sources, options["prefix"]),
+            backbone,
+            replace=options["replace"],
+            strict=options["strict"],
+            batch_size=options["batch_size"],
+            workers=options["workers"],
+            notice=progress.say,
+            progress=progress,
+        )
+    if report.failed and not len(writer.gallery):
+        raise InputError(f"none of {report.failed:,} images could be decoded")
+    if writer.index_is_stale():
+        writer.build_index()
+    click.echo(f"{report}; {len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}")

@@ -1,0 +1,126 @@
+"""A demonstration that needs no data: photographs of textures that scikit-image carries, with made defects."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.data
+from PIL import Image, ImageDraw, ImageFilter
+
+from .backbone import load_backbone
+from .detector import Detector
+from .evaluating import all_figures, build_gallery, examples_of
+from .evaluation import evaluate, test_images
+from .images import find_images
+from .report import Example, montage, write_report
+from .settings import SearchSettings
+
+TEXTURES = ("brick", "gravel", "grass")  # photographs of 512x512 pixels, CC0
+EDGE = 160  # pixels of a crop
+HELD_OUT = 352  # crops for the gallery lie left of this column, those of the test set right of it
+NORMAL, TEST = 60, 6  # images in each gallery; good ones and ones of each kind of defect in each test set
+SEARCH = SearchSettings(gallery_neighbours=20)
+
+
+def run_demo(out: Path, say: Callable[[str], None]) -> None:
+    """Make a dataset of each texture, build its gallery, evaluate it, and write `report.html` and `demo.png`."""
+    backbone = load_backbone("efficientnet-lite0")
+    figures: list[tuple[str, dict[str, Any]]] = []
+    examples: list[Example] = []
+    limits = (0.0, 1.0)
+    for texture in TEXTURES:
+        dataset = out / "data" / texture
+        make_dataset(dataset, getattr(skimage.data, texture)())
+        gallery_path = out / "galleries" / texture
+        with build_gallery(dataset, gallery_path, backbone, {"batch_size": 8, "workers": 2}) as gallery:
+            detector = Detector(gallery, backbone, SEARCH)
+            evaluation = evaluate(detector, test_images(dataset))
+            figures.append((texture, evaluation.summary(detector.kind)))
+            shown, limits = examples_of(detector, evaluation, 1)
+            examples += shown
+        say(f"{texture}: image ROC AUC {figures[-1][1]['image_roc_auc']:.3f}, PRO {figures[-1][1]['pro']:.3f}")
+    write_report(
+        out / "report.html",
+        title="spade_index: made defects in photographed textures",
+        summary=[
+            ("Backbone", "efficientnet-lite0"),
+            ("Galleries", f"{len(TEXTURES)} of {NORMAL} crops"),
+            ("Test images", sum(of["images"] for _, of in figures)),
+            ("Neighbours searched", SEARCH.gallery_neighbours),
+        ],
+        tables=[all_figures(figures)],
+        examples=examples,
+        limits=limits,
+    )
+    montage(_one_of_each(examples), out / "demo.png")
+    (out / "figures.json").write_text(json.dumps(dict(figures), indent=2) + "\n")
+    normal = next(iter(find_images(out / "data" / TEXTURES[0] / "test" / "good")))
+    say(f"look at {out / 'report.html'}; try: spade-index query {out / 'galleries' / TEXTURES[0]} {normal.path}")
+
+
+def make_dataset(root: Path, photograph: np.ndarray) -> None:
+    """Crops of one photograph, uint8 [512, 512], as a dataset in MVTec layout; the same files on every call."""
+    random = np.random.default_rng(0)
+    for number in range(NORMAL):
+        _save(_crop(photograph, random, held_out=False), root / "train" / "good" / f"{number:03d}.png")
+    for number in range(TEST):
+        _save(_crop(photograph, random, held_out=True), root / "test" / "good" / f"{number:03d}.png")
+    for kind, draw in DEFECTS.items():
+        for number in range(TEST):
+            image, mask = draw(_crop(photograph, random, held_out=True), random)
+            _save(image, root / "test" / kind / f"{number:03d}.png")
+            _save(mask, root / "ground_truth" / kind / f"{number:03d}_mask.png")
+
+
+def scratch(image: Image.Image, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """A thin bright line with a bend."""
+    mask = Image.new("L", image.size)
+    points = [tuple(point) for point in random.uniform(0.2 * EDGE, 0.8 * EDGE, (3, 2)).tolist()]
+    ImageDraw.Draw(mask).line(points, fill=255, width=4, joint="curve")
+    bright = Image.new("L", image.size, 235)
+    return Image.composite(bright, image, mask.filter(ImageFilter.GaussianBlur(0.7))), mask
+
+
+def stain(image: Image.Image, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """A soft dark blot: the texture is still there, darker and blurred."""
+    mask = _blot(random, 0.1, 0.16)
+    dull = image.filter(ImageFilter.GaussianBlur(3)).point(lambda value: value * 0.55)
+    return Image.composite(dull, image, mask.filter(ImageFilter.GaussianBlur(2))), mask
+
+
+def foreign(image: Image.Image, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """A patch of the same image, turned and mirrored: nothing is wrong but its place."""
+    mask = _blot(random, 0.12, 0.18)
+    return Image.composite(image.transpose(Image.Transpose.TRANSVERSE).rotate(30), image, mask), mask
+
+
+DEFECTS = {"scratch": scratch, "stain": stain, "foreign": foreign}
+
+
+def _blot(random: np.random.Generator, smallest: float, largest: float) -> Image.Image:
+    mask = Image.new("L", (EDGE, EDGE))
+    x, y = random.uniform(0.3 * EDGE, 0.7 * EDGE, 2)
+    width, height = random.uniform(smallest * EDGE, largest * EDGE, 2)
+    ImageDraw.Draw(mask).ellipse((x - width, y - height, x + width, y + height), fill=255)
+    return mask
+
+
+def _crop(photograph: np.ndarray, random: np.random.Generator, held_out: bool) -> Image.Image:
+    first, last = (HELD_OUT, photograph.shape[1]) if held_out else (0, HELD_OUT)
+    left = int(random.integers(first, last - EDGE + 1))
+    top = int(random.integers(0, photograph.shape[0] - EDGE + 1))
+    return Image.fromarray(photograph[top : top + EDGE, left : left + EDGE])
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def _one_of_each(examples: list[Example]) -> list[Example]:
+    """A defect of another kind from each texture, and one good image."""
+    per_texture = len(DEFECTS) + 1
+    chosen = [examples[texture * per_texture + texture] for texture in range(len(TEXTURES))]
+    return [*chosen, examples[-1]]

@@ -1,0 +1,163 @@
+"""What `spade-index query` does: score images, write score maps and heat maps, print a line or an object for each."""
+
+import json
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import click
+import numpy as np
+
+from .detector import Detection, Detector
+from .errors import ImageError
+from .gallery import Gallery
+from .heatmap import heatmap, score_limits
+from .images import DecodedImage, ImageFile, covered, decode, load_all
+from .options import Progress
+from .report import Example, example_of, write_report
+
+SHOWN = 60  # images on the report's page, those with the highest scores
+
+
+class Query:
+    """One run over images. Score maps are kept on disk, so memory does not grow with the number of images."""
+
+    def __init__(self, detector: Detector, out: Path | None, as_json: bool) -> None:
+        self._detector = detector
+        self._out = out
+        self._as_json = as_json
+        self._maxima: dict[str, float] = {}  # of the score maps, by image id
+        self._shown: list[tuple[float, str, Detection]] = []
+        self.failed = 0  # images that could not be decoded
+
+    def run(self, files: Callable[[], Iterable[ImageFile]], batch_size: int, workers: int) -> None:
+        """Score all images, then draw those that have a score map. `files` is called for each of the two."""
+        with Progress("query") as progress:
+
+            def on_error(error: ImageError) -> None:
+                self.failed += 1
+                progress.say(f"skipped {error}")
+                progress(1)
+
+            preprocessing = self._detector.gallery.settings.preprocessing
+            images = load_all(files(), preprocessing, workers=workers, ahead=2 * batch_size, on_error=on_error)
+            while batch := list(islice(images, batch_size)):
+                for image, detection in zip(batch, self._detector.detect(batch), strict=True):
+                    result = self._note(image, detection)
+                    click.echo(json.dumps(result) if self._as_json else _line(result))
+                progress(len(batch))
+        if self._out is not None:
+            self._draw(files(), self._out)
+
+    def _note(self, image: DecodedImage, detection: Detection) -> dict[str, Any]:
+        """Save an image's score map; returns what is printed of it."""
+        pixels, id = detection.pixels, image.file.id
+        result = {
+            "image": id,
+            "path": image.file.path,
+            "score": detection.score,
+            "scores": detection.scores,
+            "threshold": detection.threshold,
+            "anomalous": detection.anomalous,
+            "snapshot": detection.snapshot,
+            "neighbours": [{"id": n.id, "distance": n.distance} for n in detection.neighbours],
+            "score_map": None,
+            "heatmap": None,
+            "evidence": self._evidence(image, detection),
+        }
+        if self._out is not None and pixels is not None:
+            path = _place(self._out, "score_maps", id, ".npy")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, pixels.score_map)
+            result |= {"score_map": str(path), "heatmap": str(_place(self._out, "heatmaps", id, ".png"))}
+            self._maxima[id] = pixels.score
+            self._shown.append((detection.score, id, detection))
+            self._shown = sorted(self._shown, key=lambda shown: -shown[0])[:SHOWN]
+        return result
+
+    def _evidence(self, image: DecodedImage, detection: Detection) -> dict[str, Any] | None:
+        """The worst pixel, and the normal pixel that it was matched with; both (x, y) in the originals."""
+        if detection.pixels is None:
+            return None
+        match = detection.pixels.worst()
+        gallery = self._detector.gallery
+        row = gallery.image(match.neighbour.id)
+        there = covered(row.width, row.height, gallery.settings.preprocessing)
+        return {
+            "pixel": image.geometry.to_original(match.x, match.y),
+            "neighbour": match.neighbour.id,
+            "neighbour_pixel": there.to_original(match.neighbour_x, match.neighbour_y),
+            "distance": match.distance,
+        }
+
+    def _draw(self, files: Iterable[ImageFile], out: Path) -> None:
+        """Heat maps with one colour scale for the whole run, and the page of the highest scores."""
+        gallery = self._detector.gallery
+        limits = score_limits(list(self._maxima.values()), self._detector.thresholds.get("map"))
+        shown = {id: detection for _, id, detection in self._shown}
+        examples: dict[str, Example] = {}
+        with Progress("draw", len(self._maxima)) as progress:
+            for file in files:
+                if file.id not in self._maxima:
+                    continue
+                image = decode(file.read(), file.path)
+                geometry = covered(image.width, image.height, gallery.settings.preprocessing)
+                score_map = np.load(_place(out, "score_maps", file.id, ".npy"), allow_pickle=False)
+                path = _place(out, "heatmaps", file.id, ".png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                heatmap(image, score_map, geometry, limits).save(path)
+                if file.id in shown:
+                    examples[file.id] = example_of(gallery, shown[file.id], image, file.id, geometry, limits)
+                progress(1)
+        write_report(
+            out / "report.html",
+            title=f"Queries of {gallery.path.name}",
+            summary=[
+                ("Images", len(self._maxima)),
+                ("Gallery", f"{len(gallery):,} images"),
+                ("Snapshot", gallery.snapshot),
+                ("Image score", self._detector.kind),
+            ],
+            examples=[examples[id] for _, id, _ in self._shown],
+            limits=limits,
+        )
+
+
+def described(facts: dict[str, Any]) -> str:
+    """A gallery's `info` for people."""
+    settings, index = facts["settings"], facts["index"]
+    shapes = ", ".join(
+        f"{level} {channels}x{height}x{width}"
+        for level, (channels, height, width) in zip(settings["levels"], settings["level_shapes"], strict=True)
+    )
+    lines = {
+        "gallery": facts["path"],
+        "images": f"{facts['images']:,}, and {facts['removed_images']:,} removed",
+        "snapshot": f"{facts['snapshot']} of {len(facts['snapshots'])}",
+        "shards": f"{facts['shards']:,}, {facts['shard_bytes'] / 1e6:,.1f} MB",
+        "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",
+        "levels": shapes,
+        "pooled": f"{settings['pooled_dim']} values",
+        "input": "x".join(map(str, settings["preprocessing"]["input_size"])),
+        "index": "none: searched by scanning"
+        if index is None
+        else f"{index['kind']} of snapshot {index['snapshot']}, {index['images']:,} images, recall {index['recall']:.4f}, "
+        f"{index['added_since']:,} added and {index['removed_since']:,} removed since",
+    }
+    for calibration in facts["calibrations"]:
+        thresholds = ", ".join(f"{kind} {value:.6g}" for kind, value in calibration["thresholds"].items())
+        lines[f"threshold ({calibration['quantile']:g} of snapshot {calibration['snapshot']})"] = thresholds
+    return "\n".join(f"{name:12} {value}" for name, value in lines.items())
+
+
+def _line(result: dict[str, Any]) -> str:
+    verdict = {None: "", True: "anomalous", False: "normal"}[result["anomalous"]]
+    nearest = result["neighbours"][0]["id"]
+    return f"{result['score']:12.6g}  {verdict:9}  {result['image']}  (nearest {nearest})"
+
+
+def _place(out: Path, folder: str, id: str, suffix: str) -> Path:
+    """Where a file about an image goes: always below `out`."""
+    parts = [part for part in PurePosixPath(id).parts if part not in ("/", "..")]
+    return out.joinpath(folder, *parts[:-1], parts[-1] + suffix)
