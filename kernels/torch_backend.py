@@ -23,7 +23,7 @@ from .torch_scan import CPU_TILE, Plan, Scanner, make_plan
 T = TypeVar("T")
 
 SPARE = 3  # blocks beyond k that are rescored where rounding could have hidden a winner in them
-RESCORE = 1 << 18  # feature values gathered at a time in the second pass
+RESCORE = 1 << 20  # feature values of a level gathered at a time in the second pass
 SLICE = 1024  # query pixels whose blocks are chosen at a time
 
 
@@ -45,8 +45,8 @@ def nearest_pixels(
     float32 [B, P, k] and matches int64 [B, P, k].
 
     `working_memory` (bytes, default 256 MiB) bounds what grows with K, P and the batch: a batch is cut into
-    groups of queries that fit. One query is always taken, and float32 copies of the group's queries, and of one
-    gallery map for every thread, come on top. A map that several queries of a group share is read and converted
+    groups of queries that fit. One query is always taken, and float32 copies of the group's queries, and for every
+    thread of a query and a gallery map, come on top. A map that several queries of a group share is read and converted
     once in each pass. The result of a query does not depend on the others.
 
     On a CPU, maps are spread over `torch.get_num_threads()` threads.
@@ -132,10 +132,12 @@ class _Search:
         @torch.no_grad()
         def scan(slot: int) -> None:
             scanner = scanners.get()
-            scanner.load(slot)
-            for q, position in self.users[slot]:
-                self.scale[q, position] = scanner.scan(self.queries[q], self.minima[q, position])
-            scanners.put(scanner)
+            try:
+                scanner.load(slot)
+                for q, position in self.users[slot]:
+                    self.scale[q, position] = scanner.scan(self.queries[q], self.minima[q, position])
+            finally:
+                scanners.put(scanner)
 
         pieces = [
             (q, slice(start, start + SLICE))
@@ -155,17 +157,17 @@ class _Search:
         """
         q, rows = piece
         position, block = self.position[q, rows], self.block[q, rows]
-        minima = self.minima[q][:, :, rows].permute(2, 0, 1).contiguous()  # [n, K, blocks]
-        each = torch.arange(len(minima), device=minima.device)
-        lowest = minima.amin(2)  # [n, K]
+        minima = self.minima[q, :, :, rows]  # [K, blocks, n]
+        each = torch.arange(len(position), device=minima.device)
+        lowest = minima.amin(1)  # [K, n]
         values = minima.new_empty(position.shape)
         for i in range(position.shape[1]):
-            position[:, i] = at = lowest.argmin(1)
-            here = minima[each, at]  # [n, blocks]
+            position[:, i] = at = lowest.argmin(0)
+            here = minima[at, :, each]  # [n, blocks]
             block[:, i] = b = here.argmin(1)
             values[:, i] = here[each, b]
-            minima[each, at, b] = here[each, b] = math.inf
-            lowest[each, at] = here.amin(1)
+            minima[at, b, each] = here[each, b] = math.inf
+            lowest[at, each] = here.amin(1)
         channels = sum(level.shape[2] for level in self.plan.pool)
         rounding = 4 * torch.finfo(torch.float32).eps * math.sqrt(channels) * self.scale[q][:, rows].amax(0)
         self.wanted[q, rows] = values <= (values[:, : self.k][:, -1] + rounding)[:, None]
@@ -176,7 +178,9 @@ class _Search:
         """Find the k smallest distances in each chosen block of a map."""
         plan, keep = self.plan, self.distances.shape[3]
         gallery = plan.features([level[slot] for level in plan.pool])
-        step = max(1, RESCORE // (plan.block_pixels.shape[1] * max(level.shape[2] for level in plan.pool)))
+        fine, coarse = plan.block_pixels.shape[1], plan.block_cells.shape[1]
+        widest = max([fine * gallery[0].shape[1], *(coarse * g.shape[1] for g in gallery[1:])])
+        step = max(1, RESCORE // widest)
         for q, position in self.users[slot]:
             rows, ranks = (self.wanted[q] & (self.position[q] == position)).nonzero(as_tuple=True)
             for r, i in zip(rows.split(step), ranks.split(step), strict=True):

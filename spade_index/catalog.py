@@ -15,12 +15,13 @@ from pathlib import Path
 
 from .errors import FormatTooNew, GalleryDamaged, GalleryNotFound
 from .settings import ExtractionSettings
-from .shard import FORMAT, VERSION, fsync_folder
+from .shard import FORMAT, VERSION, make_durable
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE shards (
-    shard INTEGER PRIMARY KEY, file TEXT NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL
+    shard INTEGER PRIMARY KEY AUTOINCREMENT,
+    file TEXT NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL
 );
 CREATE TABLE images (
     key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL,
@@ -108,10 +109,7 @@ class Catalog:
                 meta["weights_file"] = os.path.abspath(weights_file)
             db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             db.execute("INSERT INTO snapshots VALUES (0, ?, 'create', 0, ?)", (_now(), "[]"))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-        fsync_folder(path.parent)
+        make_durable(temporary, path)
         return cls(path)
 
     def close(self) -> None:
@@ -190,6 +188,11 @@ class Catalog:
         """file, rows, bytes and digest of every shard."""
         return {row["shard"]: row for row in self._db.execute("SELECT * FROM shards ORDER BY shard")}
 
+    def next_shard(self) -> int:
+        """A number that no shard has ever had."""
+        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'shards'").fetchone()
+        return row[0] + 1 if row else 1
+
     def shard_file(self, shard: int) -> str | None:
         """The file name of a shard, or None if it is not there (any more)."""
         row = self._db.execute("SELECT file FROM shards WHERE shard = ?", (shard,)).fetchone()
@@ -234,6 +237,17 @@ def new_snapshot(db: sqlite3.Connection, action: str, images: int, moments: str)
     snapshot = db.execute(query, (_now(), action, images, moments)).lastrowid
     assert snapshot is not None
     return snapshot
+
+
+def insert_shard(db: sqlite3.Connection, number: int, path: Path, digest: str, rows: int) -> None:
+    """Inside a transaction: note a shard that is on disk."""
+    db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", (number, path.name, rows, path.stat().st_size, digest))
+
+
+def replace_index(db: sqlite3.Connection, snapshot: int, file: str, digest: str, description: str) -> None:
+    """Inside a transaction: this index instead of all earlier ones."""
+    db.execute("DELETE FROM indexes")
+    db.execute("INSERT INTO indexes VALUES (?, ?, ?, ?)", (snapshot, file, digest, description))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

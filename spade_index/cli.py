@@ -13,14 +13,9 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import click
 
-from . import calibration, evaluating
+from . import calibration, cli_evaluate
 from .catalog import ImageRow
-from .demo import run_demo
-from .detector import Detector
-from .errors import InputError, SpadeIndexError
-from .gallery import Gallery
-from .images import ImageFile, find_images
-from .options import (
+from .cli_options import (
     Progress,
     backbone_options,
     device_option,
@@ -31,7 +26,12 @@ from .options import (
     preset_option,
     search_options,
 )
-from .querying import Query, described
+from .cli_query import Query, described
+from .demo import run_demo
+from .detector import Detector
+from .errors import InputError, SpadeIndexError
+from .gallery import Gallery
+from .images import ImageFile, find_images
 from .writer import GalleryWriter
 
 gallery_argument = click.argument("gallery", type=click.Path(path_type=Path))
@@ -213,7 +213,7 @@ def calibrate(gallery: Path, quantile: float, sample: int, **options: Any) -> No
 @loading_options
 def evaluate(dataset: Path, gallery: Path | None, **options: Any) -> None:
     """Measure ROC AUC and PRO on a DATASET in MVTec layout: train/good, test/KIND, ground_truth/KIND."""
-    evaluating.run(dataset, gallery, options)
+    cli_evaluate.run(dataset, gallery, options)
 
 
 @main.command()

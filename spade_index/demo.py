@@ -10,8 +10,8 @@ import skimage.data
 from PIL import Image, ImageDraw, ImageFilter
 
 from .backbone import load_backbone
+from .cli_evaluate import all_figures, build_gallery, examples_of
 from .detector import Detector
-from .evaluating import all_figures, build_gallery, examples_of
 from .evaluation import evaluate, test_images
 from .images import find_images
 from .report import Example, montage, write_report

@@ -16,6 +16,12 @@
 Every message is one line that names the file and says what to do.
 """
 
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class SpadeIndexError(Exception):
     """Base of everything that spade_index raises on purpose."""
@@ -63,3 +69,19 @@ class UnknownImage(GalleryError):
 
 class StorageError(GalleryError):
     """The gallery could not be written: disk full, folder not writable."""
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says about a gallery that cannot be written into a StorageError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"{path}: the catalog cannot be written ({error})") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            raise StorageError(
+                f"{path}: the disk is full; what was committed is safe: make room and run the same command again"
+            ) from error
+        reason = error.strerror or " ".join(str(error).split())
+        raise StorageError(f"{path}: cannot be written ({reason})") from error

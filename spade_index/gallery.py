@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .catalog import Catalog, ImageRow
-from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
+from .errors import GalleryError, InputError, UnknownImage
 from .index import Index, IndexDescription, scan
 from .shard import Shard, file_digest
 
@@ -93,6 +93,8 @@ class Gallery:
         FAISS proposes; distances are computed again from the stored descriptors, so they do not depend on the index
         or on the size of the batch. Fewer than k where the gallery holds fewer.
         """
+        if self.catalog.snapshot(self.snapshot) is None:
+            raise GalleryError(f"{self.path}: was compacted since it was opened; open it again")
         k = min(k, len(self))
         found: list[list[Neighbour]] = [[] for _ in pooled]
         pending = list(range(len(pooled))) if k else []
@@ -241,7 +243,7 @@ class Gallery:
         if number not in self._shards:
             file = self.catalog.shard_file(number)
             if file is None:
-                raise GalleryDamaged(f"{self.path}: was compacted since it was opened; open it again")
+                raise GalleryError(f"{self.path}: was compacted since it was opened; open it again")
             while len(self._shards) >= OPEN_SHARDS:
                 del self._shards[next(iter(self._shards))]
             self._shards[number] = Shard(self.path / "shards" / file, self.settings)

@@ -74,12 +74,7 @@ class ShardWriter:
             thumbnails[row] = np.frombuffer(thumbnail, np.uint8)
         self._file.create_dataset("checksum", data=np.array(self._checksums, "<u8"))
         self._file.close()
-        with open(self._temporary, "rb") as file:
-            os.fsync(file.fileno())
-        digest = file_digest(self._temporary)
-        os.rename(self._temporary, self.path)
-        fsync_folder(self.path.parent)
-        return digest
+        return make_durable(self._temporary, self.path)
 
     def abandon(self) -> None:
         """Give up; nothing is left on disk."""
@@ -166,13 +161,18 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
+def make_durable(temporary: Path, path: Path) -> str:
+    """Flush a complete file to disk and give it its name, which it has from then on or not at all; its digest."""
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    digest = file_digest(temporary)
+    os.rename(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        os.fsync(folder)
     finally:
-        os.close(fd)
+        os.close(folder)
+    return digest
 
 
 def _row_offsets(dataset: h5py.Dataset, rows: int) -> np.ndarray:

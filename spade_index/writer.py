@@ -1,56 +1,29 @@
 """Changing a gallery: add, remove, compact, index. One writer at a time; every change is one commit."""
 
-import errno
 import fcntl
 import json
 import os
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from .backbone import Backbone
-from .catalog import Catalog, ImageRow, new_snapshot
-from .errors import GalleryLocked, ImageError, InputError, StorageError, UnknownImage
+from .catalog import Catalog, ImageRow, insert_shard, new_snapshot, replace_index
+from .errors import GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
 from .gallery import CATALOG, Gallery, image_moments
-from .images import DecodedImage, ImageFile, load_all
+from .images import ImageFile
 from .index import IndexDescription, build_index
+from .ingest import AddReport, Ingest
 from .settings import ExtractionSettings
-from .shard import ShardWriter, file_digest, fsync_folder
+from .shard import ShardWriter, make_durable
 
 SHARD_BYTES = 512 << 20  # of maps; a crash loses at most one shard's work
 SHARD_ROWS = 256
 STALE = 0.1  # share of an index's images added or removed since, above which it is rebuilt
 RESERVE = 16 << 20  # bytes to leave free on the disk, for the catalog
 LOCK = "writer.lock"
-
-
-@dataclass
-class AddReport:
-    """What became of the images that were handed to `add`."""
-
-    added: int = 0
-    replaced: int = 0  # of those added
-    unchanged: int = 0  # already there
-    copies: int = 0  # there under another id
-    changed: int = 0  # there with other contents, and kept as they were
-    failed: int = 0  # could not be decoded
-
-    def __str__(self) -> str:
-        parts = [f"{self.added:,} added"]
-        notes = {
-            "replaced": f"{self.replaced:,} of them replaced",
-            "unchanged": f"{self.unchanged:,} already there",
-            "copies": f"{self.copies:,} skipped as copies",
-            "changed": f"{self.changed:,} changed but kept as they were (--replace takes the new ones)",
-            "failed": f"{self.failed:,} could not be decoded",
-        }
-        return ", ".join(parts + [text for name, text in notes.items() if getattr(self, name)])
 
 
 class GalleryWriter:
@@ -61,8 +34,9 @@ class GalleryWriter:
     ) -> None:
         """Open a gallery for writing; with `settings`, create it if there is none.
 
-        A new gallery remembers `weights_file` as the place to look for its backbone's weights. Leftovers of a crash are removed. Raises GalleryNotFound, GalleryLocked, StorageError, SettingsMismatch (the
-        gallery has other settings), or InputError (the folder holds something else).
+        A new gallery remembers `weights_file` as the place to look for its backbone's weights. Leftovers of
+        a crash are removed. Raises GalleryNotFound, GalleryLocked, StorageError, SettingsMismatch (the gallery has
+        other settings), or InputError (the folder holds something else).
         """
         self.path = Path(path)
         self._lock = -1
@@ -80,7 +54,7 @@ class GalleryWriter:
                 self.gallery.settings.require_equal(settings, str(self.path))
             self._remove_leftovers()
         self.settings = self.gallery.settings
-        self._shard_rows = max(1, min(SHARD_ROWS, SHARD_BYTES // self.settings.map_bytes))
+        self.shard_rows = max(1, min(SHARD_ROWS, SHARD_BYTES // self.settings.map_bytes))
 
     def __enter__(self) -> "GalleryWriter":
         return self
@@ -108,57 +82,8 @@ class GalleryWriter:
         `progress` is told of every image that is done with.
         """
         self.settings.require_equal(backbone.settings, str(self.path))
-        report = AddReport()
-        shard = _PendingShard(self)
-
-        def failed(error: ImageError) -> None:
-            if strict:
-                raise error
-            report.failed += 1
-            notice(f"skipped {error}")
-            progress(1)
-
-        def unknown() -> Iterator[ImageFile]:
-            for file in files:
-                if self._is_known(file):
-                    report.unchanged += 1
-                    progress(1)
-                else:
-                    yield file
-
-        def admitted() -> Iterator[DecodedImage]:
-            loaded = load_all(
-                unknown(),
-                self.settings.preprocessing,
-                workers=workers,
-                ahead=2 * batch_size + workers,
-                on_error=failed,
-            )
-            for image in loaded:
-                if shard.admit(image, replace, report, notice):
-                    yield image
-                else:
-                    progress(1)
-
-        images = admitted()
-        try:
-            while batch := list(islice(images, batch_size)):
-                self._require_room(len(batch))
-                with storage_errors(self.path):
-                    shard.extend(batch, backbone)
-                    if len(shard) >= self._shard_rows:
-                        shard.commit()
-                progress(len(batch))
-        except (ImageError, KeyboardInterrupt):
-            with storage_errors(self.path):
-                shard.commit()
-            raise
-        except BaseException:
-            shard.abandon()
-            raise
-        with storage_errors(self.path):
-            shard.commit()
-        return report
+        ingest = Ingest(self, backbone, replace, strict, notice, progress)
+        return ingest.run(files, batch_size, workers)
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove images by id, all or none; returns the new snapshot. Raises UnknownImage."""
@@ -167,7 +92,7 @@ class GalleryWriter:
             if not rows:
                 raise UnknownImage("no image id was given")
             with self.gallery.catalog.transaction() as db:
-                moments = self._moments(minus=[self._stored_moments(row) for row in rows])
+                moments = self.moments(minus=[self.stored_moments(row) for row in rows])
                 snapshot = new_snapshot(db, "remove", len(self.gallery) - len(rows), moments)
                 db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(snapshot, row.key) for row in rows])
         self.gallery.at(snapshot)
@@ -187,13 +112,19 @@ class GalleryWriter:
         """Build the FAISS index of the latest snapshot. Raises InputError for an empty gallery."""
         if not len(self.gallery):
             raise InputError(f"{self.path}: the gallery is empty, there is nothing to index")
+        snapshot = self.gallery.snapshot
+        folder = self.path / "index"
+        path = folder / f"{snapshot:06d}.faiss"
+        temporary = path.with_suffix(".tmp")
         with storage_errors(self.path):
-            index = self._write_index(self.gallery.snapshot)
+            folder.mkdir(exist_ok=True)
+            description = build_index(temporary, self.gallery.blocks, len(self.gallery), self.settings.pooled_dim)
+            digest = make_durable(temporary, path)
             with self.gallery.catalog.transaction() as db:
-                _replace_index(db, *index)
+                replace_index(db, snapshot, path.name, digest, description.to_json())
             self._remove_leftovers()
-        self.gallery.at(self.gallery.snapshot)
-        return index[-1]
+        self.gallery.at(snapshot)
+        return description
 
     def compact(self) -> int:
         """Rewrite shards that hold removed images or few images; forget removed images and earlier snapshots.
@@ -208,17 +139,17 @@ class GalleryWriter:
         rewrite = {
             number
             for number, shard in catalog.shards().items()
-            if len(live[number]) < shard["rows"] or shard["rows"] < self._shard_rows // 2
+            if len(live[number]) < shard["rows"] or shard["rows"] < self.shard_rows // 2
         }
         rows = sorted((row for number in rewrite for row in live[number]), key=lambda row: row.key)
         with storage_errors(self.path):
-            self._require_room(len(rows))
+            self.require_room(len(rows))
             shards = self._copy(rows)
             with catalog.transaction() as db:
-                snapshot = new_snapshot(db, "compact", len(self.gallery), self._moments())
+                snapshot = new_snapshot(db, "compact", len(self.gallery), self.moments())
                 db.execute("DELETE FROM images WHERE removed IS NOT NULL")
                 for number, path, digest, moved in shards:
-                    _insert_shard(db, number, path, digest, len(moved))
+                    insert_shard(db, number, path, digest, len(moved))
                     places = [(number, place, row.key) for place, row in enumerate(moved)]
                     db.executemany("UPDATE images SET shard = ?, row = ? WHERE key = ?", places)
                 db.executemany("DELETE FROM shards WHERE shard = ?", [(number,) for number in sorted(rewrite)])
@@ -235,14 +166,12 @@ class GalleryWriter:
         with storage_errors(self.path), self.gallery.catalog.transaction() as db:
             db.execute("INSERT OR REPLACE INTO calibrations VALUES (?, ?)", (key, json.dumps(value)))
 
-    def _is_known(self, file: ImageFile) -> bool:
-        row = self.gallery.catalog.image_by_id(file.id, self.gallery.snapshot)
-        return row is not None and (row.path, row.size, row.mtime_ns) == (file.path, file.size, file.mtime_ns)
-
-    def _stored_moments(self, row: ImageRow) -> list[list[int]]:
+    def stored_moments(self, row: ImageRow) -> list[list[int]]:
+        """The moments of an image's maps, a list for each level."""
         return [image_moments(values[0]) for values in self.gallery.maps([row.key])]
 
-    def _moments(self, plus: Iterable[list[list[int]]] = (), minus: Iterable[list[list[int]]] = ()) -> str:
+    def moments(self, plus: Iterable[list[list[int]]] = (), minus: Iterable[list[list[int]]] = ()) -> str:
+        """The gallery's moments with some images more and some less, as JSON."""
         totals = np.array(self.gallery.moments, dtype=object)  # Python's whole numbers have no limit
         for moments in plus:
             totals = totals + np.array(moments, dtype=object)
@@ -253,10 +182,10 @@ class GalleryWriter:
     def _copy(self, rows: list[ImageRow]) -> list[tuple[int, Path, str, list[ImageRow]]]:
         """Rows copied into new shards: number, path and digest of each, and its rows."""
         shards: list[tuple[int, Path, str, list[ImageRow]]] = []
-        for start in range(0, len(rows), self._shard_rows):
-            part = rows[start : start + self._shard_rows]
-            number = max(self.gallery.catalog.shards(), default=0) + 1 + len(shards)
-            writer = ShardWriter(self._shard_path(number), self.settings)
+        for start in range(0, len(rows), self.shard_rows):
+            part = rows[start : start + self.shard_rows]
+            number = self.gallery.catalog.next_shard() + len(shards)
+            writer = ShardWriter(self.shard_path(number), self.settings)
             try:
                 for row in part:
                     maps = [values[0] for values in self.gallery.maps([row.key])]
@@ -267,24 +196,14 @@ class GalleryWriter:
                 raise
         return shards
 
-    def _write_index(self, snapshot: int) -> tuple[int, str, str, IndexDescription]:
-        folder = self.path / "index"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{snapshot:06d}.faiss"
-        temporary = path.with_suffix(".tmp")
-        description = build_index(temporary, self.gallery.blocks, len(self.gallery), self.settings.pooled_dim)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-        fsync_folder(folder)
-        return snapshot, path.name, file_digest(path), description
-
-    def _shard_path(self, number: int) -> Path:
+    def shard_path(self, number: int) -> Path:
+        """Where a new shard goes."""
         folder = self.path / "shards"
         folder.mkdir(exist_ok=True)
         return folder / f"{number:06d}.h5"
 
-    def _require_room(self, images: int) -> None:
+    def require_room(self, images: int) -> None:
+        """Raise StorageError unless the disk has room for so many images."""
         needed = images * (self.settings.map_bytes + 4 * self.settings.pooled_dim + (16 << 10)) + RESERVE
         free = shutil.disk_usage(self.path).free
         if free < needed:
@@ -319,118 +238,3 @@ class GalleryWriter:
             for path in folder.glob("*"):
                 if path.name not in named:
                     path.unlink()
-
-
-class _PendingShard:
-    """The shard that is being filled, and what its commit will put into the catalog."""
-
-    def __init__(self, writer: GalleryWriter) -> None:
-        self._writer = writer
-        self._file: ShardWriter | None = None
-        self._images: list[DecodedImage] = []
-        self._moments: list[list[list[int]]] = []
-        self._ids: dict[str, bytes] = {}
-        self._digests: dict[bytes, str] = {}
-        self._outdated: list[ImageRow] = []
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def admit(self, image: DecodedImage, replace: bool, report: AddReport, notice: Callable[[str], None]) -> bool:
-        """Whether this image is to be added: new, or changed and to be replaced."""
-        gallery, id = self._writer.gallery, image.file.id
-        stored = gallery.catalog.image_by_id(id, gallery.snapshot)
-        known = self._ids.get(id) or (stored.digest if stored else None)
-        if known == image.digest:
-            report.unchanged += 1
-            return False
-        if known is not None and not (replace and id not in self._ids):
-            report.changed += 1
-            notice(f"kept {id} as it was: {image.file.path} has other contents (--replace takes it)")
-            return False
-        if known is None:
-            twin = gallery.catalog.image_by_digest(image.digest, gallery.snapshot)
-            original = self._digests.get(image.digest) or (twin.id if twin else None)
-            if original is not None:
-                report.copies += 1
-                notice(f"skipped {id}: the same file as {original}")
-                return False
-        if stored is not None:
-            self._outdated.append(stored)
-            report.replaced += 1
-        self._ids[id] = image.digest
-        self._digests[image.digest] = id
-        report.added += 1
-        return True
-
-    def extend(self, batch: list[DecodedImage], backbone: Backbone) -> None:
-        """Compute the features of admitted images and write them."""
-        if self._file is None:
-            number = max(self._writer.gallery.catalog.shards(), default=0) + 1
-            self._file = ShardWriter(self._writer._shard_path(number), self._writer.settings)
-        features = backbone(np.stack([image.pixels for image in batch]))
-        pooled = features.pooled.cpu().numpy()
-        pyramid = [level.half().cpu().numpy() for level in features.pyramid]
-        for place, image in enumerate(batch):
-            maps = [level[place] for level in pyramid]
-            self._file.append(image.file.id, pooled[place], maps, image.thumbnail)
-            self._moments.append([image_moments(values) for values in maps])
-            self._images.append(image)
-
-    def commit(self) -> None:
-        """Make the shard and its rows part of the gallery: one snapshot. Nothing happens if it is empty."""
-        if self._file is None:
-            return
-        gallery = self._writer.gallery
-        digest = self._file.commit()
-        outdated = [self._writer._stored_moments(row) for row in self._outdated]
-        number = int(self._file.path.stem)
-        with gallery.catalog.transaction() as db:
-            count = len(gallery) + len(self) - len(self._outdated)
-            snapshot = new_snapshot(db, "add", count, self._writer._moments(self._moments, minus=outdated))
-            db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(snapshot, r.key) for r in self._outdated])
-            _insert_shard(db, number, self._file.path, digest, len(self))
-            for place, image in enumerate(self._images):
-                _insert_image(db, image, number, place, snapshot)
-        gallery.at(snapshot)
-        self.__init__(self._writer)  # type: ignore[misc]
-
-    def abandon(self) -> None:
-        """Give up what is not committed."""
-        if self._file is not None:
-            self._file.abandon()
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the system says about a gallery that cannot be written into a StorageError."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise StorageError(f"{path}: the catalog cannot be written ({error})") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise StorageError(
-                f"{path}: the disk is full; what was committed is safe: make room and run the same command again"
-            ) from error
-        reason = error.strerror or " ".join(str(error).split())
-        raise StorageError(f"{path}: cannot be written ({reason})") from error
-
-
-def _insert_shard(db: sqlite3.Connection, number: int, path: Path, digest: str, rows: int) -> None:
-    db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", (number, path.name, rows, path.stat().st_size, digest))
-
-
-def _insert_image(db: sqlite3.Connection, image: DecodedImage, shard: int, row: int, snapshot: int) -> None:
-    file, geometry = image.file, image.geometry
-    found = (file.path, file.size, file.mtime_ns)
-    db.execute(
-        "INSERT INTO images (id, shard, row, digest, path, size, mtime_ns, width, height, added) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (file.id, shard, row, image.digest, *found, geometry.width, geometry.height, snapshot),
-    )
-
-
-def _replace_index(db: sqlite3.Connection, snapshot: int, file: str, digest: str, what: IndexDescription) -> None:
-    db.execute("DELETE FROM indexes")
-    db.execute("INSERT INTO indexes VALUES (?, ?, ?, ?)", (snapshot, file, digest, what.to_json()))

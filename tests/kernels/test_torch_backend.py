@@ -210,6 +210,24 @@ def test_tiles_of_any_width_give_the_same(sizes, mode, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_threads_change_nothing(mode):
+    sizes, channels = NESTED[0], (5, 3, 7)
+    query = pyramid_of("random", 3, sizes, channels, 1, torch.float32)
+    pool = pyramid_of("random", 5, sizes, channels, 2, torch.float16)
+    pages = torch.tensor([[2, 0, 4], [1, 2, 3], [4, 4, 1]])
+    expected = nearest_pixels(query, pool, pages, 2, mode=mode, backend="torch")
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        try:
+            found = nearest_pixels(query, pool, pages, 2, mode=mode, backend="torch")
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sizes", NESTED[:1] + OTHER[2:3], ids=str)
 def test_uninitialised_buffers_do_not_leak(sizes, mode, monkeypatch):
     channels = (5, 3, 7)

@@ -9,12 +9,11 @@ from typing import Any
 import click
 import numpy as np
 
+from .cli_options import Progress
 from .detector import Detection, Detector
 from .errors import ImageError
-from .gallery import Gallery
 from .heatmap import heatmap, score_limits
 from .images import DecodedImage, ImageFile, covered, decode, load_all
-from .options import Progress
 from .report import Example, example_of, write_report
 
 SHOWN = 60  # images on the report's page, those with the highest scores
@@ -140,11 +139,13 @@ def described(facts: dict[str, Any]) -> str:
         "levels": shapes,
         "pooled": f"{settings['pooled_dim']} values",
         "input": "x".join(map(str, settings["preprocessing"]["input_size"])),
-        "index": "none: searched by scanning"
-        if index is None
-        else f"{index['kind']} of snapshot {index['snapshot']}, {index['images']:,} images, recall {index['recall']:.4f}, "
-        f"{index['added_since']:,} added and {index['removed_since']:,} removed since",
+        "index": "none: searched by scanning",
     }
+    if index is not None:
+        lines["index"] = (
+            f"{index['kind']} of snapshot {index['snapshot']}, {index['images']:,} images, "
+            f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"
+        )
     for calibration in facts["calibrations"]:
         thresholds = ", ".join(f"{kind} {value:.6g}" for kind, value in calibration["thresholds"].items())
         lines[f"threshold ({calibration['quantile']:g} of snapshot {calibration['snapshot']})"] = thresholds

@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from .backbone import Backbone
+from .cli_options import Progress, make_backbone, make_search
 from .detector import Detector
 from .errors import InputError
 from .evaluation import GOOD, Evaluation, TestImage, evaluate, test_images
 from .gallery import Gallery
 from .heatmap import score_limits
 from .images import decode, find_images
-from .options import Progress, make_backbone, make_search
 from .report import Example, Table, example_of, write_report
 from .writer import GalleryWriter
 
@@ -89,12 +89,11 @@ def build_gallery(dataset: Path, path: Path, backbone: Backbone, options: dict[s
 
 def rows_of(figures: dict[str, Any]) -> list[list[Any]]:
     """Figures as rows: name, images, image ROC AUC by each score, pixel ROC AUC, PRO; all kinds last."""
-    named = [*figures["kinds"].items(), ("all", figures)]
-    return [
-        [name, str(of["images"]), *(of["image_roc_auc_by_score"][score] for score in SCORES)]
-        + [of["pixel_roc_auc"], of["pro"]]
-        for name, of in named
-    ]
+    rows = []
+    for name, of in [*figures["kinds"].items(), ("all", figures)]:
+        by_score = [of["image_roc_auc_by_score"][score] for score in SCORES]
+        rows.append([name, str(of["images"]), *by_score, of["pixel_roc_auc"], of["pro"]])
+    return rows
 
 
 def table_of(figures: dict[str, Any]) -> str:
@@ -105,13 +104,14 @@ def table_of(figures: dict[str, Any]) -> str:
         for name, count, *values in rows_of(figures)
     ]
     seconds = figures["seconds"]
+    backbone = 1e3 * seconds["backbone"] / figures["images"]
+    search = 1e3 * seconds["search_per_image"]
     return "\n".join(
         [
             f"{'':23}{'image ROC AUC by score':>27}{'ROC AUC':>9}",
             head,
             *lines,
-            f"image score: {figures['image_score']}; per image: backbone "
-            f"{1e3 * seconds['backbone'] / figures['images']:.0f} ms, search {1e3 * seconds['search_per_image']:.0f} ms",
+            f"image score: {figures['image_score']}; per image: backbone {backbone:.0f} ms, search {search:.0f} ms",
         ]
     )
 
