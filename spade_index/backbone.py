@@ -160,8 +160,10 @@ def choose_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
 
     `benchmarks/backbone_precision.py` measures the speed and what it does to the scores.
     """
-    tiles = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if tiles else "float32"
+    capabilities: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # newer than the oldest torch that will do
+    return "bfloat16" if device.type == "cpu" and capabilities.get("amx_bf16") else "float32"
 
 
 def weights_digest(model: nn.Module) -> str:

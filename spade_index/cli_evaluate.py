@@ -116,24 +116,24 @@ def table_of(figures: dict[str, Any]) -> str:
     )
 
 
-def examples_of(detector: Detector, evaluation: Evaluation, per_kind: int) -> tuple[list[Example], tuple[float, float]]:
-    """Evenly spaced examples of each kind by score, and the limits of their heat maps."""
+def examples_of(
+    detector: Detector, evaluation: Evaluation, per_kind: int, limits: tuple[float, float]
+) -> list[Example]:
+    """Examples of each kind, evenly spaced by score, the highest first."""
     chosen: list[int] = []
     for kind in [*evaluation.kinds, GOOD]:
         places = [place for place, image in enumerate(evaluation.images) if image.kind == kind]
         places.sort(key=lambda place: -evaluation.detections[place].score)
         spread = np.linspace(0, len(places) - 1, min(per_kind, len(places))).round().astype(int)
         chosen += [places[position] for position in spread]
-    maps = [pixels.score_map for place in chosen if (pixels := evaluation.detections[place].pixels)]
-    limits = score_limits(maps, detector.thresholds.get("map"))
-    return [_example(detector, evaluation, place, limits) for place in chosen], limits
+    return [_example(detector, evaluation, place, limits) for place in chosen]
 
 
 def write_evaluation(
     path: Path, title: str, detector: Detector, evaluation: Evaluation, figures: dict[str, Any]
 ) -> None:
     """The page of an evaluation."""
-    examples, limits = examples_of(detector, evaluation, EXAMPLES_PER_KIND)
+    limits = score_limits(evaluation.score_maps, detector.thresholds.get("map"))
     settings = figures["settings"]
     write_report(
         path,
@@ -155,7 +155,7 @@ def write_evaluation(
                 rows_of(figures),
             )
         ],
-        examples=examples,
+        examples=examples_of(detector, evaluation, EXAMPLES_PER_KIND, limits),
         limits=limits,
     )
 

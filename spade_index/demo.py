@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import skimage.data
@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from .backbone import load_backbone
 from .cli_evaluate import all_figures, build_gallery, examples_of
 from .detector import Detector
-from .evaluation import evaluate, test_images
-from .images import find_images
+from .evaluation import Evaluation, evaluate, test_images
+from .heatmap import score_limits
 from .report import Example, montage, write_report
 from .settings import SearchSettings
 
@@ -21,60 +21,70 @@ TEXTURES = ("brick", "gravel", "grass")  # photographs of 512x512 pixels, CC0
 EDGE = 160  # pixels of a crop
 HELD_OUT = 352  # crops for the gallery lie left of this column, those of the test set right of it
 NORMAL, TEST = 60, 6  # images in each gallery; good ones and ones of each kind of defect in each test set
+Drawn = tuple[Image.Image, Image.Image]  # an image with a defect, and its mask
 SEARCH = SearchSettings(gallery_neighbours=20)
 
 
 def run_demo(out: Path, say: Callable[[str], None]) -> None:
     """Make a dataset of each texture, build its gallery, evaluate it, and write `report.html` and `demo.png`."""
     backbone = load_backbone("efficientnet-lite0")
-    figures: list[tuple[str, dict[str, Any]]] = []
-    examples: list[Example] = []
-    limits = (0.0, 1.0)
-    for texture in TEXTURES:
-        dataset = out / "data" / texture
-        make_dataset(dataset, getattr(skimage.data, texture)())
-        gallery_path = out / "galleries" / texture
-        with build_gallery(dataset, gallery_path, backbone, {"batch_size": 8, "workers": 2}) as gallery:
+    evaluated: list[tuple[str, Detector, Evaluation]] = []
+    with ExitStack() as stack:
+        for texture in TEXTURES:
+            dataset = out / "data" / texture
+            make_dataset(dataset, texture)
+            options = {"batch_size": 8, "workers": 2}
+            gallery = stack.enter_context(build_gallery(dataset, out / "galleries" / texture, backbone, options))
             detector = Detector(gallery, backbone, SEARCH)
             evaluation = evaluate(detector, test_images(dataset))
-            figures.append((texture, evaluation.summary(detector.kind)))
-            shown, limits = examples_of(detector, evaluation, 1)
-            examples += shown
-        say(f"{texture}: image ROC AUC {figures[-1][1]['image_roc_auc']:.3f}, PRO {figures[-1][1]['pro']:.3f}")
+            evaluated.append((texture, detector, evaluation))
+            say(f"{texture}: {len(gallery)} images in the gallery, {len(evaluation.images)} tested")
+        figures = [(texture, evaluation.summary(detector.kind)) for texture, detector, evaluation in evaluated]
+        limits = score_limits([score_map for _, _, evaluation in evaluated for score_map in evaluation.score_maps])
+        examples = [e for _, detector, evaluation in evaluated for e in examples_of(detector, evaluation, 1, limits)]
+    summary = [
+        ("Backbone", "efficientnet-lite0"),
+        ("Galleries", f"{len(TEXTURES)} of {NORMAL} crops"),
+        ("Test images", sum(of["images"] for _, of in figures)),
+        ("Neighbours searched", SEARCH.gallery_neighbours),
+    ]
     write_report(
         out / "report.html",
         title="spade_index: made defects in photographed textures",
-        summary=[
-            ("Backbone", "efficientnet-lite0"),
-            ("Galleries", f"{len(TEXTURES)} of {NORMAL} crops"),
-            ("Test images", sum(of["images"] for _, of in figures)),
-            ("Neighbours searched", SEARCH.gallery_neighbours),
-        ],
+        summary=summary,
         tables=[all_figures(figures)],
         examples=examples,
         limits=limits,
     )
     montage(_one_of_each(examples), out / "demo.png")
     (out / "figures.json").write_text(json.dumps(dict(figures), indent=2) + "\n")
-    normal = next(iter(find_images(out / "data" / TEXTURES[0] / "test" / "good")))
-    say(f"look at {out / 'report.html'}; try: spade-index query {out / 'galleries' / TEXTURES[0]} {normal.path}")
+    for texture, of in figures:
+        say(
+            f"{texture:8} image ROC AUC {of['image_roc_auc']:.3f}, pixel {of['pixel_roc_auc']:.3f}, PRO {of['pro']:.3f}"
+        )
+    example = out / "data" / TEXTURES[0] / "test" / "scratch" / "000.png"
+    say(
+        f"look at {out / 'report.html'}; try: spade-index query {out / 'galleries' / TEXTURES[0]} {example} --out found"
+    )
 
 
-def make_dataset(root: Path, photograph: np.ndarray) -> None:
-    """Crops of one photograph, uint8 [512, 512], as a dataset in MVTec layout; the same files on every call."""
+def make_dataset(root: Path, texture: str) -> None:
+    """Crops of one photograph as a dataset in MVTec layout; the same files on every call."""
     random = np.random.default_rng(0)
+    photograph = getattr(skimage.data, texture)()  # uint8 [512, 512]
+    other = getattr(skimage.data, TEXTURES[TEXTURES.index(texture) - 1])()
     for number in range(NORMAL):
         _save(_crop(photograph, random, held_out=False), root / "train" / "good" / f"{number:03d}.png")
     for number in range(TEST):
         _save(_crop(photograph, random, held_out=True), root / "test" / "good" / f"{number:03d}.png")
     for kind, draw in DEFECTS.items():
         for number in range(TEST):
-            image, mask = draw(_crop(photograph, random, held_out=True), random)
+            image, mask = draw(_crop(photograph, random, held_out=True), random, other)
             _save(image, root / "test" / kind / f"{number:03d}.png")
             _save(mask, root / "ground_truth" / kind / f"{number:03d}_mask.png")
 
 
-def scratch(image: Image.Image, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+def scratch(image: Image.Image, random: np.random.Generator, other: np.ndarray) -> Drawn:
     """A thin bright line with a bend."""
     mask = Image.new("L", image.size)
     points = [tuple(point) for point in random.uniform(0.2 * EDGE, 0.8 * EDGE, (3, 2)).tolist()]
@@ -83,17 +93,19 @@ def scratch(image: Image.Image, random: np.random.Generator) -> tuple[Image.Imag
     return Image.composite(bright, image, mask.filter(ImageFilter.GaussianBlur(0.7))), mask
 
 
-def stain(image: Image.Image, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+def stain(image: Image.Image, random: np.random.Generator, other: np.ndarray) -> Drawn:
     """A soft dark blot: the texture is still there, darker and blurred."""
     mask = _blot(random, 0.1, 0.16)
     dull = image.filter(ImageFilter.GaussianBlur(3)).point(lambda value: value * 0.55)
     return Image.composite(dull, image, mask.filter(ImageFilter.GaussianBlur(2))), mask
 
 
-def foreign(image: Image.Image, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """A patch of the same image, turned and mirrored: nothing is wrong but its place."""
-    mask = _blot(random, 0.12, 0.18)
-    return Image.composite(image.transpose(Image.Transpose.TRANSVERSE).rotate(30), image, mask), mask
+def foreign(image: Image.Image, random: np.random.Generator, other: np.ndarray) -> Drawn:
+    """A piece of another texture, as bright as what it covers."""
+    mask = _blot(random, 0.1, 0.16)
+    piece = np.asarray(_crop(other, random, held_out=True)).astype(np.float32)
+    piece += np.asarray(image).mean() - piece.mean()
+    return Image.composite(Image.fromarray(piece.clip(0, 255).astype(np.uint8)), image, mask), mask
 
 
 DEFECTS = {"scratch": scratch, "stain": stain, "foreign": foreign}

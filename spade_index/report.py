@@ -23,7 +23,7 @@ from .images import Geometry, covered
 
 PICTURE_EDGE = 320
 SMALLEST_EDGE = 160
-COLUMNS = ("Image", "Heat map", "Ground truth", "Nearest normal image")
+COLUMNS = ("Image", "Heat map", "Ground truth", "Matched normal image")
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
@@ -216,7 +216,7 @@ def _example_cells(example: Example) -> dict[str, Any]:
             (COLUMNS[0], _data_uri(image, "JPEG"), f"{name}, {kind}", None),
             (COLUMNS[1], _data_uri(heat, "JPEG"), f"Heat map of {name}", None),
             (COLUMNS[2], _data_uri(mask, "PNG"), f"Ground truth of {name}: defects are white", None),
-            (COLUMNS[3], _data_uri(match, "JPEG"), f"Nearest normal image of {name}", example.match_id),
+            (COLUMNS[3], _data_uri(match, "JPEG"), f"Normal image matched with {name}", example.match_id),
         ],
     }
 
