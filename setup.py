@@ -39,6 +39,7 @@ setup(
         "dev": [
             "adeval>=1.1",
             "hypothesis>=6.100",
+            "matplotlib>=3.9",
             "mypy>=1.13",
             "pytest>=8.3",
             "ruff>=0.8",

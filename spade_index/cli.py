@@ -8,9 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-# Must be set before torch is imported: large pages spare the backbone most of its page faults.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 import click
 
 from . import calibration, cli_evaluate

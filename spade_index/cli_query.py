@@ -26,7 +26,9 @@ class Query:
         self._detector = detector
         self._out = out
         self._as_json = as_json
-        self._maxima: dict[str, float] = {}  # of the score maps, by image id
+        self._maxima: dict[str, float] = {}  # of the score maps, by the image's path: ids of two folders may be equal
+        self._names: dict[str, str] = {}  # what an image's files are called, by its path
+        self._taken: set[str] = set()
         self._shown: list[tuple[float, str, Detection]] = []
         self.failed = 0  # images that could not be decoded
 
@@ -51,9 +53,9 @@ class Query:
 
     def _note(self, image: DecodedImage, detection: Detection) -> dict[str, Any]:
         """Save an image's score map; returns what is printed of it."""
-        pixels, id = detection.pixels, image.file.id
+        pixels = detection.pixels
         result = {
-            "image": id,
+            "image": image.file.id,
             "path": image.file.path,
             "score": detection.score,
             "scores": detection.scores,
@@ -66,12 +68,15 @@ class Query:
             "evidence": self._evidence(image, detection),
         }
         if self._out is not None and pixels is not None:
-            path = _place(self._out, "score_maps", id, ".npy")
+            path = self._place(self._out / "score_maps", image.file, ".npy")
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, pixels.score_map)
-            result |= {"score_map": str(path), "heatmap": str(_place(self._out, "heatmaps", id, ".png"))}
-            self._maxima[id] = pixels.score
-            self._shown.append((detection.score, id, detection))
+            result |= {
+                "score_map": str(path),
+                "heatmap": str(self._place(self._out / "heatmaps", image.file, ".png")),
+            }
+            self._maxima[image.file.path] = pixels.score
+            self._shown.append((detection.score, image.file.path, detection))
             self._shown = sorted(self._shown, key=lambda shown: -shown[0])[:SHOWN]
         return result
 
@@ -94,20 +99,20 @@ class Query:
         """Heat maps with one colour scale for the whole run, and the page of the highest scores."""
         gallery = self._detector.gallery
         limits = score_limits(list(self._maxima.values()), self._detector.thresholds.get("map"))
-        shown = {id: detection for _, id, detection in self._shown}
+        shown = {path: detection for _, path, detection in self._shown}
         examples: dict[str, Example] = {}
         with Progress("draw", len(self._maxima)) as progress:
             for file in files:
-                if file.id not in self._maxima:
+                if file.path not in self._maxima:
                     continue
                 image = decode(file.read(), file.path)
                 geometry = covered(image.width, image.height, gallery.settings.preprocessing)
-                score_map = np.load(_place(out, "score_maps", file.id, ".npy"), allow_pickle=False)
-                path = _place(out, "heatmaps", file.id, ".png")
+                score_map = np.load(self._place(out / "score_maps", file, ".npy"), allow_pickle=False)
+                path = self._place(out / "heatmaps", file, ".png")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 heatmap(image, score_map, geometry, limits).save(path)
-                if file.id in shown:
-                    examples[file.id] = example_of(gallery, shown[file.id], image, file.id, geometry, limits)
+                if file.path in shown:
+                    examples[file.path] = example_of(gallery, shown[file.path], image, file.id, geometry, limits)
                 progress(1)
         write_report(
             out / "report.html",
@@ -118,9 +123,20 @@ class Query:
                 ("Snapshot", gallery.snapshot),
                 ("Image score", self._detector.kind),
             ],
-            examples=[examples[id] for _, id, _ in self._shown],
+            examples=[examples[path] for _, path, _ in self._shown],
             limits=limits,
         )
+
+    def _place(self, folder: Path, file: ImageFile, suffix: str) -> Path:
+        """Where a file about an image goes: always below `folder`, and never where another image's is."""
+        if file.path not in self._names:
+            name = "/".join(part for part in PurePosixPath(file.id).parts if part not in ("/", ".."))
+            unique, number = name, 2
+            while unique in self._taken:
+                unique, number = f"{name}~{number}", number + 1
+            self._taken.add(unique)
+            self._names[file.path] = unique
+        return folder / (self._names[file.path] + suffix)
 
 
 def described(facts: dict[str, Any]) -> str:
@@ -133,7 +149,7 @@ def described(facts: dict[str, Any]) -> str:
     lines = {
         "gallery": facts["path"],
         "images": f"{facts['images']:,}, and {facts['removed_images']:,} removed",
-        "snapshot": f"{facts['snapshot']} of {len(facts['snapshots'])}",
+        "snapshot": facts["snapshot"],
         "shards": f"{facts['shards']:,}, {facts['shard_bytes'] / 1e6:,.1f} MB",
         "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",
         "levels": shapes,
@@ -156,9 +172,3 @@ def _line(result: dict[str, Any]) -> str:
     verdict = {None: "", True: "anomalous", False: "normal"}[result["anomalous"]]
     nearest = result["neighbours"][0]["id"]
     return f"{result['score']:12.6g}  {verdict:9}  {result['image']}  (nearest {nearest})"
-
-
-def _place(out: Path, folder: str, id: str, suffix: str) -> Path:
-    """Where a file about an image goes: always below `out`."""
-    parts = [part for part in PurePosixPath(id).parts if part not in ("/", "..")]
-    return out.joinpath(folder, *parts[:-1], parts[-1] + suffix)

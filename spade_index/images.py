@@ -1,9 +1,11 @@
 """Find and decode images: folders, single files, text lists and tar archives, one after the other, in parallel."""
 
 import io
+import lzma
 import os
 import tarfile
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -208,7 +210,7 @@ def _in_archive(path: Path) -> Iterator[ImageFile]:
                 name = member.name.removeprefix("./")
                 mtime_ns = int(member.mtime * 1e9)
                 yield ImageFile(_text(name), f"{archive_path}::{_text(name)}", member.size, mtime_ns, read)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path}: damaged archive ({error})") from error
 
 

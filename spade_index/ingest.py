@@ -74,14 +74,17 @@ class Ingest:
         )
         images = filter(self._admit, loaded)
         try:
-            while batch := list(islice(images, batch_size)):
-                self._writer.require_room(len(batch))
-                with storage_errors(self._writer.path):
+            for image in images:
+                batch.append(image)
+                if len(batch) == batch_size:
                     self._extend(batch)
-                    if len(self._images) >= self._writer.shard_rows:
-                        self._commit()
-                self._progress(len(batch))
-        except (ImageError, KeyboardInterrupt):
+                    batch.clear()
+            self._extend(batch)
+        except ImageError:
+            self._extend(batch)
+            self._finish()
+            raise
+        except KeyboardInterrupt:
             self._finish()
             raise
         except BaseException:

@@ -34,10 +34,7 @@ class ShardWriter:
     def __init__(self, path: Path, settings: ExtractionSettings) -> None:
         self.path = path
         self._temporary = path.with_suffix(".h5.tmp")
-        self._ids: list[str] = []
-        self._pooled: list[np.ndarray] = []
-        self._thumbnails: list[bytes] = []
-        self._checksums: list[int] = []
+        self._rows: list[tuple[str, np.ndarray, bytes, int]] = []  # id, pooled, thumbnail, checksum
         self._file = h5py.File(self._temporary, "w", alignment_threshold=PAGE, alignment_interval=PAGE)
         self._file.attrs["format"] = FORMAT
         self._file.attrs["version"] = VERSION
@@ -52,7 +49,7 @@ class ShardWriter:
             )
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._rows)
 
     def append(self, id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail: bytes) -> None:
         """Add one image: pooled float32 [D], maps float16 [H*W, C] for each level."""
@@ -60,19 +57,20 @@ class ShardWriter:
         for dataset, values in zip(self._maps, maps, strict=True):
             dataset.resize(row + 1, axis=0)
             dataset.id.write_direct_chunk((row, 0, 0), np.ascontiguousarray(values, "<f2"))
-        self._ids.append(id)
-        self._pooled.append(np.ascontiguousarray(pooled, "<f4"))
-        self._thumbnails.append(thumbnail)
-        self._checksums.append(row_checksum(id, self._pooled[-1], maps, thumbnail))
+        pooled = np.ascontiguousarray(pooled, "<f4")
+        self._rows.append((id, pooled, thumbnail, row_checksum(id, pooled, maps, thumbnail)))
 
     def commit(self) -> str:
         """Write what is left, flush to disk, rename; returns the digest of the file's bytes."""
-        self._file.create_dataset("pooled", data=np.stack(self._pooled))
-        self._file.create_dataset("id", data=self._ids, dtype=h5py.string_dtype())
-        thumbnails = self._file.create_dataset("thumbnail", (len(self),), h5py.vlen_dtype(np.uint8))
-        for row, thumbnail in enumerate(self._thumbnails):
-            thumbnails[row] = np.frombuffer(thumbnail, np.uint8)
-        self._file.create_dataset("checksum", data=np.array(self._checksums, "<u8"))
+        for dataset in self._maps:
+            dataset.resize(len(self), axis=0)  # an `append` that was interrupted does not count
+        ids, pooled, thumbnails, checksums = zip(*self._rows, strict=True)
+        self._file.create_dataset("pooled", data=np.stack(pooled))
+        self._file.create_dataset("id", data=ids, dtype=h5py.string_dtype())
+        stored = self._file.create_dataset("thumbnail", (len(self),), h5py.vlen_dtype(np.uint8))
+        for row, thumbnail in enumerate(thumbnails):
+            stored[row] = np.frombuffer(thumbnail, np.uint8)
+        self._file.create_dataset("checksum", data=np.array(checksums, "<u8"))
         self._file.close()
         return make_durable(self._temporary, self.path)
 
@@ -95,17 +93,18 @@ class Shard:
                 if file.attrs["settings"] != settings.to_json():
                     raise GalleryDamaged(f"{path}: was built with other settings than its gallery")
                 self.rows: int = file["pooled"].shape[0]
-                self._pooled_offset: int = file["pooled"].id.get_offset()
+                pooled_offset: int = file["pooled"].id.get_offset()
                 self._map_offsets = [
                     _row_offsets(file[f"maps/{level}"], self.rows) for level in range(len(settings.level_shapes))
                 ]
             self._fd = os.open(path, os.O_RDONLY)
+            with os.fdopen(self._fd, "rb", closefd=False) as opened:  # stays readable when `compact` removes the name
+                self._pooled = np.memmap(opened, "<f4", "r", pooled_offset, (self.rows, settings.pooled_dim))
         except FileNotFoundError as error:
             raise GalleryDamaged(f"{path}: missing; restore it, or `spade-index verify` says what is lost") from error
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise GalleryDamaged(f"{path}: damaged shard ({reason}); restore it from a copy") from error
-        self._dim = settings.pooled_dim
         self._row_shapes = [(height * width, channels) for channels, height, width in settings.level_shapes]
 
     def __del__(self) -> None:
@@ -114,7 +113,7 @@ class Shard:
 
     def pooled(self) -> np.ndarray:
         """All pooled descriptors, float32 [n, D], mapped from the file."""
-        return np.memmap(self.path, "<f4", "r", self._pooled_offset, (self.rows, self._dim))
+        return self._pooled
 
     def read_maps(self, row: int, out: list[np.ndarray]) -> None:
         """Read a row's maps into `out`, float16 [H*W, C] for each level."""

@@ -1,0 +1,56 @@
+"""Fixtures that all tests share: images, a tiny backbone and small galleries."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import pytest
+import torch
+from tiny import build, tiny_backbone, write_images
+
+from spade_index.backbone import Backbone
+from spade_index.images import DecodedImage, find_images, load
+
+torch.set_num_threads(1)
+faiss.omp_set_num_threads(1)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """A factory: `image_folder(count=12, seed=0, name="images")` writes images 000.png... and gives their folder."""
+
+    def make(count: int = 12, seed: int = 0, name: str = "images", size: tuple[int, int] = (40, 36)) -> Path:
+        return write_images(tmp_path / name, count, seed, size)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backbone() -> Backbone:
+    """A tiny backbone of 32x32 inputs with levels of 8x8, 4x4 and 2x2 and 12-d pooled descriptors."""
+    return tiny_backbone()
+
+
+@pytest.fixture(scope="session")
+def _built(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    build(folder / "gallery", write_images(folder / "images", 12), backbone, shard_rows=5, batch_size=5)
+    return folder / "gallery"
+
+
+@pytest.fixture
+def gallery_path(_built: Path, tmp_path: Path) -> Path:
+    """A gallery of its own for each test: 12 images 000.png... in shards of 5, 5 and 2, indexed."""
+    return shutil.copytree(_built, tmp_path / "gallery")
+
+
+@pytest.fixture
+def decoded(tmp_path: Path, backbone: Backbone) -> Callable[..., list[DecodedImage]]:
+    """A factory: `decoded(count=3, seed=9)` gives images as `Detector.detect` takes them."""
+
+    def make(count: int = 3, seed: int = 9) -> list[DecodedImage]:
+        folder = write_images(tmp_path / f"queries-{seed}-{count}", count, seed)
+        return [load(file, backbone.settings.preprocessing) for file in find_images(folder)]
+
+    return make

@@ -1,0 +1,157 @@
+"""The catalog: what a snapshot holds, and files that are no catalog."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from spade_index.backbone import Backbone
+from spade_index.catalog import Catalog, new_snapshot
+from spade_index.errors import FormatTooNew, GalleryDamaged, GalleryNotFound, SpadeIndexError
+from spade_index.gallery import Gallery
+from spade_index.writer import GalleryWriter
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, backbone: Backbone) -> Catalog:
+    return Catalog.create(tmp_path / "catalog.sqlite", backbone.settings)
+
+
+def change(catalog: Catalog, add: str = "", remove: str = "") -> int:
+    """Commit a snapshot that adds and removes images with one-letter ids."""
+    with catalog.transaction() as db:
+        snapshot = new_snapshot(db, "test", 0, "[]")
+        db.executemany(
+            "UPDATE images SET removed = ? WHERE id = ? AND removed IS NULL", [(snapshot, id) for id in remove]
+        )
+        shard = db.execute("INSERT INTO shards (file, rows, bytes, digest) VALUES ('f', 9, 9, 'd')").lastrowid
+        db.executemany(
+            "INSERT INTO images (id, shard, row, digest, path, size, mtime_ns, width, height, added) "
+            "VALUES (?, ?, ?, ?, ?, 1, 1, 1, 1, ?)",
+            [(id, shard, row, f"bytes of {id}".encode(), f"/{id}", snapshot) for row, id in enumerate(add)],
+        )
+    return snapshot
+
+
+def ids(catalog: Catalog, snapshot: int, after: int = -1) -> str:
+    return "".join(row.id for row in catalog.images(snapshot, after))
+
+
+def test_an_image_is_seen_from_its_adding_until_its_removal(catalog: Catalog) -> None:
+    first = change(catalog, add="abc")
+    second = change(catalog, add="d", remove="b")
+    third = change(catalog, add="b", remove="a")
+    assert [ids(catalog, snapshot) for snapshot in (0, first, second, third)] == ["", "abc", "acd", "cdb"]
+    assert [ids(catalog, third, after) for after in (first, second, third)] == ["db", "b", ""]
+    assert catalog.image_by_id("b", first) != catalog.image_by_id("b", third)
+    assert catalog.image_by_id("b", second) is None
+    assert catalog.image_by_digest(b"bytes of a", second) is not None
+    assert catalog.image_by_digest(b"bytes of a", third) is None
+    assert catalog.removed_keys(third, since=first) == [1, 2]
+    assert catalog.removed_keys(second, since=first) == [2]
+    assert catalog.removed_keys(third, since=third) == []
+    assert catalog.removed_count() == 2
+    assert catalog.latest_snapshot() == third
+    assert [row["snapshot"] for row in catalog.snapshots()] == [0, first, second, third]
+
+
+def test_many_images_come_in_order_and_by_key(catalog: Catalog) -> None:
+    names = [chr(0x4E00 + number) for number in range(2345)]
+    snapshot = change(catalog, add="".join(names))
+    assert ids(catalog, snapshot) == "".join(names)
+    wanted = [2345, 1, 77, 1, 999_999]
+    assert {key: row.id for key, row in catalog.images_by_key(wanted).items()} == {
+        2345: names[2344],
+        1: names[0],
+        77: names[76],
+    }
+
+
+def test_a_failed_transaction_changes_nothing(catalog: Catalog) -> None:
+    first = change(catalog, add="ab")
+    with pytest.raises(sqlite3.IntegrityError):
+        change(catalog, add="ca")
+    assert catalog.latest_snapshot() == first
+    assert ids(catalog, first) == "ab"
+    assert change(catalog, add="c") == first + 1
+
+
+def test_keys_and_shard_numbers_are_never_used_again(catalog: Catalog) -> None:
+    snapshot = change(catalog, add="ab")
+    number = catalog.next_shard()
+    with catalog.transaction() as db:
+        db.execute("DELETE FROM images WHERE id = 'b'")
+        db.execute("INSERT INTO shards VALUES (?, 'x', 1, 1, '')", (number,))
+        db.execute("DELETE FROM shards WHERE shard = ?", (number,))
+    assert catalog.next_shard() == number + 1
+    assert max(row.key for row in catalog.images(change(catalog, add="c"))) == 3
+    assert ids(catalog, snapshot) == "a"
+
+
+def test_a_second_connection_sees_commits_only(catalog: Catalog) -> None:
+    with closing(Catalog(catalog.path)) as reader:
+        with catalog.transaction() as db:
+            new_snapshot(db, "test", 0, "[]")
+            assert reader.latest_snapshot() == 0
+        assert reader.latest_snapshot() == 1
+
+
+def test_settings_survive(catalog: Catalog, backbone: Backbone) -> None:
+    with closing(Catalog(catalog.path)) as again:
+        assert again.settings == backbone.settings
+        assert again.meta("format") == "spade-index"
+        assert again.meta("weights_file") is None
+
+
+def test_calibrations_are_kept_by_search_settings(gallery_path: Path) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        writer.set_calibration("a", {"value": 1})
+        writer.set_calibration("b", {"value": 2})
+        writer.set_calibration("a", {"value": 3})
+    with Gallery(gallery_path) as gallery:
+        assert gallery.catalog.calibration("a") == '{"value": 3}'
+        assert gallery.catalog.calibration("c") is None
+        assert sorted(c["value"] for c in gallery.info()["calibrations"]) == [2, 3]
+
+
+def test_a_newer_format_says_so(gallery_path: Path) -> None:
+    with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
+        db.execute("UPDATE meta SET value = '2' WHERE name = 'version'")
+    with pytest.raises(FormatTooNew, match=rf"{gallery_path}.*version 2.*upgrade"):
+        Gallery(gallery_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1000, b"SQLite format 3\0" + bytes(4080)])
+def test_a_file_that_is_no_catalog_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "catalog.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(GalleryDamaged, match=str(path)):
+        Gallery(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM meta", "UPDATE meta SET value = 'x' WHERE name = 'format'"])
+def test_another_programs_file_is_refused(gallery_path: Path, change: str) -> None:
+    with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
+        db.execute(change)
+    with pytest.raises(GalleryDamaged, match=r"catalog\.sqlite"):
+        Gallery(gallery_path)
+
+
+def test_a_truncated_catalog_is_reported(gallery_path: Path) -> None:
+    path = gallery_path / "catalog.sqlite"
+    data = path.read_bytes()
+    path.write_bytes(data[:8192] + bytes(len(data) - 8192))
+    with pytest.raises(SpadeIndexError, match=r"catalog\.sqlite"), Gallery(gallery_path) as gallery:
+        for problem in gallery.verify():
+            raise GalleryDamaged(problem)
+
+
+def test_no_gallery_there(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(GalleryNotFound, match=str(path)):
+            Gallery(path)
+        with pytest.raises(GalleryNotFound, match=str(path)):
+            GalleryWriter(path)
+        assert not (path / "catalog.sqlite").exists()
+        assert list(tmp_path.iterdir()) == []
