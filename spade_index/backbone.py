@@ -13,9 +13,8 @@ import xxhash
 from torch import Tensor, nn
 
 from .errors import BackboneError
-from .settings import ExtractionSettings, Preprocessing
+from .settings import DEFAULT_BACKBONE, ExtractionSettings, Preprocessing
 
-DEFAULT_BACKBONE = "wide_resnet50_2"
 STRIDES = (4, 8, 16)  # of the default levels: a quarter, an eighth and a sixteenth of the input
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -45,7 +44,7 @@ class Backbone:
 
         Raises BackboneError if a level is unknown, or is no feature map.
         """
-        self.device = torch.device(choose_device() if device == "auto" else device)
+        self.device = choose_device(device)
         self.precision = choose_precision(self.device) if precision == "auto" else precision
         digest = weights_digest(model)
         self._model = model.eval().requires_grad_(False).to(self.device)
@@ -150,9 +149,14 @@ def load_backbone(
     return Backbone(name, model, preprocessing(default), levels=levels, device=device, precision=precision)
 
 
-def choose_device() -> str:
-    """The GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of this name; `auto` is the GPU if there is one. Raises BackboneError if it cannot be used."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
+        reason = str(error).splitlines()[0]
+        raise BackboneError(f"device {name!r} cannot be used ({reason}): try --device cpu") from error
 
 
 def choose_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
@@ -275,7 +279,9 @@ def _read_state(path: str | Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise BackboneError(f"{path}: holds no state dict: save model.state_dict()")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
@@ -290,8 +296,9 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
         if not key.startswith(head) or (key in expected and expected[key].shape == value.shape)
     }
     wrong = [key for key in body if key not in expected or expected[key].shape != body[key].shape]
-    missing = [key for key in expected if key not in body and not key.startswith(head)]
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    missing = [
+        key for key in expected if not (key in body or key.startswith(head) or key.endswith("num_batches_tracked"))
+    ]
     if wrong or missing:
         example = (wrong or missing)[0]
         raise BackboneError(

@@ -101,7 +101,8 @@ class Catalog:
     def create(cls, path: Path, settings: ExtractionSettings, weights_file: str | None = None) -> "Catalog":
         """A new, empty catalog at snapshot 0; it appears whole or not at all."""
         temporary = path.with_suffix(".tmp")
-        temporary.unlink(missing_ok=True)
+        for leftover in leftovers(path):
+            leftover.unlink(missing_ok=True)
         with closing(_connect(temporary)) as db:
             db.executescript(SCHEMA)
             meta = {"format": FORMAT, "version": str(VERSION), "settings": settings.to_json(), "created": _now()}
@@ -229,6 +230,11 @@ class Catalog:
     def _one(self, query: str, **values: object) -> ImageRow | None:
         row = self._db.execute(query, values).fetchone()
         return ImageRow(*row) if row else None
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What a crash while a catalog was created may have left beside it."""
+    return [path.with_suffix(".tmp"), path.with_suffix(".tmp-journal")]
 
 
 def new_snapshot(db: sqlite3.Connection, action: str, images: int, moments: str) -> int:

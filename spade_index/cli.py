@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from . import calibration, cli_evaluate
+# What needs torch, which takes seconds to import, is imported by the commands that use it.
 from .catalog import ImageRow
+from .cli_info import described
 from .cli_options import (
     Progress,
     backbone_options,
@@ -23,9 +24,6 @@ from .cli_options import (
     preset_option,
     search_options,
 )
-from .cli_query import Query, described
-from .demo import run_demo
-from .detector import Detector
 from .errors import InputError, SpadeIndexError
 from .gallery import Gallery
 from .images import ImageFile, find_images
@@ -157,6 +155,9 @@ def query(
     **options: Any,
 ) -> None:
     """Score IMAGES against GALLERY, and show where they are not normal."""
+    from .cli_query import Query
+    from .detector import Detector
+
     _require_images(images)
     with Gallery(gallery, snapshot) as opened:
         backbone = make_backbone(options, opened)
@@ -185,6 +186,8 @@ def index(gallery: Path) -> None:
 @click.option("--sample", type=click.IntRange(1), default=200, show_default=True, help="Images to score at most.")
 def calibrate(gallery: Path, quantile: float, sample: int, **options: Any) -> None:
     """Choose thresholds from GALLERY's own images: a quantile of their leave-one-out scores."""
+    from . import calibration
+
     search = make_search(options)
     with GalleryWriter(gallery) as writer:
         total = min(sample, len(writer.gallery))
@@ -210,7 +213,9 @@ def calibrate(gallery: Path, quantile: float, sample: int, **options: Any) -> No
 @loading_options
 def evaluate(dataset: Path, gallery: Path | None, **options: Any) -> None:
     """Measure ROC AUC and PRO on a DATASET in MVTec layout: train/good, test/KIND, ground_truth/KIND."""
-    cli_evaluate.run(dataset, gallery, options)
+    from .cli_evaluate import run
+
+    run(dataset, gallery, options)
 
 
 @main.command()
@@ -240,6 +245,8 @@ def compact(gallery: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to use.")
 def demo(out: Path) -> None:
     """Build, query and evaluate on photographs of textures with made defects; needs no data and no download."""
+    from .demo import run_demo
+
     run_demo(out, say=click.echo)
 
 

@@ -103,6 +103,9 @@ def table_of(figures: dict[str, Any]) -> str:
         f"{name:16.16}{count:>7}" + "".join(f"{value:9.4f}" for value in values)
         for name, count, *values in rows_of(figures)
     ]
+    lines += ["", f"{'score neighbours':>23}{'pooled':>9}{'':9}{'both':>9}"]
+    for k, of in figures["image_roc_auc_by_score_neighbours"].items():
+        lines.append(f"{k:23}{of['pooled']:9.4f}{'':9}{of['both']:9.4f}")
     seconds = figures["seconds"]
     backbone = 1e3 * seconds["backbone"] / figures["images"]
     search = 1e3 * seconds["search_per_image"]
@@ -111,6 +114,7 @@ def table_of(figures: dict[str, Any]) -> str:
             f"{'':23}{'image ROC AUC by score':>27}{'ROC AUC':>9}",
             head,
             *lines,
+            "",
             f"image score: {figures['image_score']}; per image: backbone {backbone:.0f} ms, search {search:.0f} ms",
         ]
     )

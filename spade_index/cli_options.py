@@ -4,15 +4,15 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from tqdm import tqdm
 
-from .backbone import DEFAULT_BACKBONE, Backbone, load_backbone
 from .errors import InputError
 from .gallery import Gallery
 from .settings import (
+    DEFAULT_BACKBONE,
     IMAGE_SCORES,
     LEVEL_WEIGHTS,
     MAPS,
@@ -22,6 +22,9 @@ from .settings import (
     Preprocessing,
     SearchSettings,
 )
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 SEARCH = SearchSettings()  # for the defaults in the help
@@ -87,11 +90,13 @@ def loading_options(command: Command) -> Command:
     )(command)
 
 
-def make_backbone(options: dict[str, Any], gallery: Gallery | None = None) -> Backbone:
+def make_backbone(options: dict[str, Any], gallery: Gallery | None = None) -> "Backbone":
     """Take the backbone's options out of `options` and load it; unset ones are the gallery's, or the defaults.
 
     An option that differs from the gallery's is not an error here: the settings are compared when they meet.
     """
+    from .backbone import load_backbone  # imports torch, which commands that need no backbone do without
+
     name, weights, levels = options.pop("backbone"), options.pop("weights"), options.pop("levels")
     device, precision = options.pop("device"), options.pop("precision")
     changes = {

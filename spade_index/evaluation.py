@@ -17,6 +17,7 @@ from .metrics import PixelMetrics, pixel_metrics, roc_auc
 from .settings import ImageScore
 
 GOOD = "good"
+NEIGHBOURS = (1, 3, 5, 10, 20, 50)  # for which `by_neighbours` reports
 MASK_FROM = 128  # grey level from which a pixel of a ground truth is defective
 
 
@@ -55,6 +56,18 @@ class Evaluation:
         labels = [self.images[place].kind != GOOD for place in chosen]
         return roc_auc(np.array(labels), np.array([self.detections[place].scores[score] for place in chosen]))
 
+    def by_neighbours(self) -> dict[int, dict[str, float]]:
+        """Image ROC AUC of `pooled` and `both` for other numbers of score neighbours, as far as they were found."""
+        labels = np.array([image.kind != GOOD for image in self.images])
+        distances = np.array([[n.distance for n in d.pixels.neighbours] for d in self.detections if d.pixels])
+        maxima = np.array([d.scores["map"] for d in self.detections])
+        found: dict[int, dict[str, float]] = {}
+        for k in NEIGHBOURS:
+            if k <= distances.shape[1]:
+                pooled = distances[:, :k].mean(1)
+                found[k] = {"pooled": roc_auc(labels, pooled), "both": roc_auc(labels, pooled * maxima)}
+        return found
+
     def pixel_metrics(self, kind: str | None = None) -> PixelMetrics:
         """Pixel ROC AUC and PRO, for one kind of defect and the good images, or for all."""
         chosen = self._of_kind(kind)
@@ -78,6 +91,7 @@ class Evaluation:
         return {
             **figures(None),
             "image_score": image_score,
+            "image_roc_auc_by_score_neighbours": self.by_neighbours(),
             "kinds": {kind: figures(kind) for kind in self.kinds},
             "seconds": {
                 "loading": self.loading,

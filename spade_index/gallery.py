@@ -7,6 +7,7 @@ GALLERY/
 """
 
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .catalog import Catalog, ImageRow
-from .errors import GalleryError, InputError, UnknownImage
+from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from .index import Index, IndexDescription, scan
 from .shard import Shard, file_digest
 
@@ -46,7 +47,10 @@ class Gallery:
         self.catalog = Catalog(self.path / CATALOG)
         self.settings = self.catalog.settings
         self._shards: dict[int, Shard] = {}
-        self.at(self.catalog.latest_snapshot() if snapshot is None else snapshot)
+        try:
+            self.at(self.catalog.latest_snapshot() if snapshot is None else snapshot)
+        except sqlite3.DatabaseError as error:
+            raise GalleryDamaged(f"{self.catalog.path}: not a readable catalog ({error})") from error
 
     def at(self, snapshot: int) -> None:
         """Move to a snapshot."""
@@ -94,7 +98,7 @@ class Gallery:
         or on the size of the batch. Fewer than k where the gallery holds fewer.
         """
         if self.catalog.snapshot(self.snapshot) is None:
-            raise GalleryError(f"{self.path}: was compacted since it was opened; open it again")
+            raise self._compacted()
         k = min(k, len(self))
         found: list[list[Neighbour]] = [[] for _ in pooled]
         pending = list(range(len(pooled))) if k else []
@@ -121,13 +125,18 @@ class Gallery:
         rows = self.catalog.images_by_key(keys)
         maps = [np.empty((len(keys), h * w, c), "<f2") for c, h, w in self.settings.level_shapes]
         for slot, key in enumerate(keys):
+            if key not in rows:
+                raise self._compacted()
             row = rows[key]
             self._shard(row.shard).read_maps(row.row, [values[slot] for values in maps])
         return maps
 
     def thumbnail(self, row: ImageRow) -> bytes:
         """A small JPEG of an image."""
-        return self._shard(row.shard).thumbnail(row.row)
+        try:
+            return self._shard(row.shard).thumbnail(row.row)
+        except FileNotFoundError as error:
+            raise self._compacted() from error
 
     def level_variances(self) -> list[float]:
         """The variance of each level's values over all images of this snapshot."""
@@ -167,8 +176,13 @@ class Gallery:
 
     def verify(self) -> Iterator[str]:
         """Check every file against what was committed; yields one line per problem."""
-        yield from self.catalog.problems()
-        for row in self.catalog.shards().values():
+        try:
+            yield from self.catalog.problems()
+            shards = self.catalog.shards()
+        except sqlite3.DatabaseError as error:
+            yield f"{self.catalog.path}: not a readable catalog ({error})"
+            return
+        for row in shards.values():
             path = self.path / "shards" / row["file"]
             try:
                 if file_digest(path) != row["digest"]:
@@ -243,11 +257,14 @@ class Gallery:
         if number not in self._shards:
             file = self.catalog.shard_file(number)
             if file is None:
-                raise GalleryError(f"{self.path}: was compacted since it was opened; open it again")
+                raise self._compacted()
             while len(self._shards) >= OPEN_SHARDS:
                 del self._shards[next(iter(self._shards))]
             self._shards[number] = Shard(self.path / "shards" / file, self.settings)
         return self._shards[number]
+
+    def _compacted(self) -> GalleryError:
+        return GalleryError(f"{self.path}: was compacted since it was opened; open it again")
 
 
 def image_moments(values: np.ndarray) -> list[int]:

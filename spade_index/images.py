@@ -259,8 +259,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _thumbnail(image: Image.Image) -> bytes:
     small = image
-    if max(image.size) > THUMBNAIL_EDGE:
-        small = ImageOps.contain(image, (THUMBNAIL_EDGE, THUMBNAIL_EDGE))
+    if (longest := max(image.size)) > THUMBNAIL_EDGE:
+        width, height = (max(1, round(edge * THUMBNAIL_EDGE / longest)) for edge in image.size)  # of a line: 192x1
+        small = image.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

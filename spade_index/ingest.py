@@ -3,19 +3,18 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .backbone import Backbone
-from .catalog import ImageRow, insert_shard, new_snapshot
+from .catalog import insert_shard, new_snapshot
 from .errors import ImageError, storage_errors
 from .gallery import image_moments
 from .images import DecodedImage, ImageFile, load_all
 from .shard import ShardWriter
 
 if TYPE_CHECKING:
+    from .backbone import Backbone
     from .writer import GalleryWriter
 
 
@@ -47,7 +46,7 @@ class Ingest:
     def __init__(
         self,
         writer: "GalleryWriter",
-        backbone: Backbone,
+        backbone: "Backbone",
         replace: bool,
         strict: bool,
         notice: Callable[[str], None],
@@ -72,19 +71,15 @@ class Ingest:
             ahead=2 * batch_size + workers,
             on_error=self._failed,
         )
-        images = filter(self._admit, loaded)
         try:
-            for image in images:
-                batch.append(image)
-                if len(batch) == batch_size:
+            for batch in _batches(filter(self._admit, loaded), batch_size):
+                self._writer.require_room(len(batch))
+                with storage_errors(self._writer.path):
                     self._extend(batch)
-                    batch.clear()
-            self._extend(batch)
-        except ImageError:
-            self._extend(batch)
-            self._finish()
-            raise
-        except KeyboardInterrupt:
+                    if len(self._images) >= self._writer.shard_rows:
+                        self._commit()
+                self._progress(len(batch))
+        except (ImageError, KeyboardInterrupt):
             self._finish()
             raise
         except BaseException:
@@ -96,11 +91,9 @@ class Ingest:
 
     def _start_shard(self) -> None:
         self._shard: ShardWriter | None = None
-        self._images: list[DecodedImage] = []
-        self._moments: list[list[list[int]]] = []
+        self._images: list[tuple[DecodedImage, list[list[int]]]] = []  # and the moments of its maps
         self._ids: dict[str, bytes] = {}  # digests of the images that are admitted and not committed
         self._digests: dict[bytes, str] = {}
-        self._outdated: list[ImageRow] = []  # to be removed as those that replace them come
 
     def _unknown(self, files: Iterable[ImageFile]) -> Iterator[ImageFile]:
         """Leave out files that are there already, by path, size and time, without reading them."""
@@ -126,9 +119,7 @@ class Ingest:
             self._report.copies += 1
             self._notice(f"skipped {id}: the same file as {original}")
         else:
-            if stored is not None:
-                self._outdated.append(stored)
-                self._report.replaced += 1
+            self._report.replaced += stored is not None
             self._ids[id] = image.digest
             self._digests[image.digest] = id
             self._report.added += 1
@@ -139,7 +130,8 @@ class Ingest:
     def _original(self, digest: bytes) -> str | None:
         """The id of the image that has these contents already."""
         row = self._gallery.catalog.image_by_digest(digest, self._gallery.snapshot)
-        return self._digests.get(digest) or (row.id if row else None)
+        stored = row.id if row and row.id not in self._ids else None  # else it is about to be replaced
+        return self._digests.get(digest) or stored
 
     def _failed(self, error: ImageError) -> None:
         if self._strict:
@@ -159,30 +151,52 @@ class Ingest:
         for place, image in enumerate(batch):
             maps = [level[place] for level in pyramid]
             self._shard.append(image.file.id, pooled[place], maps, image.thumbnail)
-            self._moments.append([image_moments(values) for values in maps])
-            self._images.append(image)
+            self._images.append((image, [image_moments(values) for values in maps]))
 
     def _commit(self) -> None:
         """Make the shard and its rows part of the gallery: one snapshot."""
         assert self._shard is not None
-        digest = self._shard.commit()
-        number = int(self._shard.path.stem)
-        outdated = [row.key for row in self._outdated]
-        count = len(self._gallery) + len(self._images) - len(outdated)
-        moments = self._writer.moments(self._moments, minus=map(self._writer.stored_moments, self._outdated))
+        shard, images = self._shard, self._images
+        self._start_shard()  # first: what interrupts a commit must not lead to another one of the same shard
+        try:
+            digest = shard.commit()
+        except BaseException:
+            shard.abandon()
+            raise
+        stored = [self._gallery.catalog.image_by_id(image.file.id, self._gallery.snapshot) for image, _ in images]
+        outdated = [row for row in stored if row is not None]
+        count = len(self._gallery) + len(images) - len(outdated)
+        moments = self._writer.moments([m for _, m in images], minus=map(self._writer.stored_moments, outdated))
         with self._gallery.catalog.transaction() as db:
             snapshot = new_snapshot(db, "add", count, moments)
-            db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(snapshot, key) for key in outdated])
-            insert_shard(db, number, self._shard.path, digest, len(self._images))
-            for row, image in enumerate(self._images):
+            db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(snapshot, row.key) for row in outdated])
+            number = int(shard.path.stem)
+            insert_shard(db, number, shard.path, digest, len(images))
+            for row, (image, _) in enumerate(images):
                 _insert_image(db, image, number, row, snapshot)
         self._gallery.at(snapshot)
-        self._start_shard()
 
     def _finish(self) -> None:
         with storage_errors(self._writer.path):
             if self._shard is not None:
                 self._commit()
+
+
+def _batches(images: Iterable[DecodedImage], size: int) -> Iterator[list[DecodedImage]]:
+    """Images in lists of `size`; those that came before one that raises are a last, shorter list."""
+    batch: list[DecodedImage] = []
+    try:
+        for image in images:
+            batch.append(image)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except ImageError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
 def _insert_image(db: sqlite3.Connection, image: DecodedImage, shard: int, row: int, snapshot: int) -> None:

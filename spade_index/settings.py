@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from .errors import InputError, SettingsMismatch
 
+DEFAULT_BACKBONE = "wide_resnet50_2"
 MODES = ("concat-nearest", "concat-bilinear", "per-level")
 IMAGE_SCORES = ("pooled", "map", "both")
 MAPS = ("always", "auto", "never")

@@ -6,11 +6,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .backbone import Backbone
-from .catalog import Catalog, ImageRow, insert_shard, new_snapshot, replace_index
+from .catalog import Catalog, ImageRow, insert_shard, leftovers, new_snapshot, replace_index
 from .errors import GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
 from .gallery import CATALOG, Gallery, image_moments
 from .images import ImageFile
@@ -18,6 +18,9 @@ from .index import IndexDescription, build_index
 from .ingest import AddReport, Ingest
 from .settings import ExtractionSettings
 from .shard import ShardWriter, make_durable
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 SHARD_BYTES = 512 << 20  # of maps; a crash loses at most one shard's work
 SHARD_ROWS = 256
@@ -40,19 +43,12 @@ class GalleryWriter:
         """
         self.path = Path(path)
         self._lock = -1
-        with storage_errors(self.path):
-            if settings is not None and not (self.path / CATALOG).exists():
-                self._make_folder()
-                self._take_lock()
-                if not (self.path / CATALOG).exists():
-                    Catalog.create(self.path / CATALOG, settings, weights_file).close()
-            self.gallery = Gallery(self.path)  # before the lock: a folder that is no gallery is left alone
-            if self._lock < 0:
-                self._take_lock()
-                self.gallery.at(self.gallery.catalog.latest_snapshot())
-            if settings is not None:
-                self.gallery.settings.require_equal(settings, str(self.path))
-            self._remove_leftovers()
+        try:
+            with storage_errors(self.path):
+                self._open(settings, weights_file)
+        except BaseException:
+            self._unlock()
+            raise
         self.settings = self.gallery.settings
         self.shard_rows = max(1, min(SHARD_ROWS, SHARD_BYTES // self.settings.map_bytes))
 
@@ -61,12 +57,12 @@ class GalleryWriter:
 
     def __exit__(self, *exception: object) -> None:
         self.gallery.close()
-        os.close(self._lock)
+        self._unlock()
 
     def add(
         self,
         files: Iterable[ImageFile],
-        backbone: Backbone,
+        backbone: "Backbone",
         *,
         replace: bool = False,
         strict: bool = False,
@@ -212,9 +208,23 @@ class GalleryWriter:
                 "is safe: make room and run the same command again"
             )
 
+    def _open(self, settings: ExtractionSettings | None, weights_file: str | None) -> None:
+        if settings is not None and not (self.path / CATALOG).exists():
+            self._make_folder()
+            self._take_lock()
+            if not (self.path / CATALOG).exists():
+                Catalog.create(self.path / CATALOG, settings, weights_file).close()
+        self.gallery = Gallery(self.path)  # before the lock: a folder that is no gallery is left alone
+        if self._lock < 0:
+            self._take_lock()
+            self.gallery.at(self.gallery.catalog.latest_snapshot())
+        if settings is not None:
+            self.gallery.settings.require_equal(settings, str(self.path))
+        self._remove_leftovers()
+
     def _make_folder(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        ours = {LOCK, "shards", "index", CATALOG, Path(CATALOG).with_suffix(".tmp").name}
+        ours = {LOCK, "shards", "index", CATALOG, *(path.name for path in leftovers(Path(CATALOG)))}
         if strangers := {entry.name for entry in self.path.iterdir()} - ours:
             raise InputError(f"{self.path}: the folder holds something else ({min(strangers)}): choose a new one")
 
@@ -229,6 +239,11 @@ class GalleryWriter:
             ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _remove_leftovers(self) -> None:
         """Delete files that no commit names: a crash's, or those of an index or a shard that was replaced."""

@@ -8,7 +8,7 @@ import pytest
 
 from spade_index.backbone import Backbone
 from spade_index.catalog import Catalog, new_snapshot
-from spade_index.errors import FormatTooNew, GalleryDamaged, GalleryNotFound, SpadeIndexError
+from spade_index.errors import FormatTooNew, GalleryDamaged, GalleryNotFound
 from spade_index.gallery import Gallery
 from spade_index.writer import GalleryWriter
 
@@ -142,9 +142,21 @@ def test_a_truncated_catalog_is_reported(gallery_path: Path) -> None:
     path = gallery_path / "catalog.sqlite"
     data = path.read_bytes()
     path.write_bytes(data[:8192] + bytes(len(data) - 8192))
-    with pytest.raises(SpadeIndexError, match=r"catalog\.sqlite"), Gallery(gallery_path) as gallery:
-        for problem in gallery.verify():
-            raise GalleryDamaged(problem)
+    with pytest.raises(GalleryDamaged, match=str(path)):
+        Gallery(gallery_path)
+
+
+def test_verify_reports_a_catalog_with_damaged_pages(gallery_path: Path) -> None:
+    path = gallery_path / "catalog.sqlite"
+    data = bytearray(path.read_bytes())
+    with closing(sqlite3.connect(path)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'digests'").fetchone()
+    data[4096 * (page - 1) : 4096 * page] = bytes(4096)
+    path.write_bytes(data)
+    with Gallery(gallery_path) as gallery:
+        problems = list(gallery.verify())
+    assert problems
+    assert all(str(path) in problem for problem in problems)
 
 
 def test_no_gallery_there(tmp_path: Path) -> None:

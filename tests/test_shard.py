@@ -43,7 +43,7 @@ def test_plain_h5py_reads_what_was_written(shard_path: Path) -> None:
         assert set(file) == {"id", "pooled", "maps", "thumbnail", "checksum"}
         assert set(file["maps"]) == {"0", "1"}
         assert file["id"].asstr()[:].tolist() == [id for id, *_ in ROWS]
-        assert h5py.check_string_dtype(file["id"].dtype) == h5py.string_info("utf-8", None)
+        assert h5py.check_string_dtype(file["id"].dtype) == ("utf-8", None)
         np.testing.assert_array_equal(file["pooled"][:], np.stack([pooled for _, pooled, *_ in ROWS]))
         for level in range(2):
             np.testing.assert_array_equal(file[f"maps/{level}"][:], np.stack([maps[level] for _, _, maps, _ in ROWS]))

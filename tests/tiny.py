@@ -1,5 +1,6 @@
 """A real backbone that costs nothing, images that cost nothing, and galleries made of them."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spade_index.backbone import Backbone
-from spade_index.images import find_images
+from spade_index.catalog import insert_shard, new_snapshot
+from spade_index.gallery import Neighbour, image_moments
+from spade_index.images import ImageFile, find_images
 from spade_index.ingest import AddReport
 from spade_index.settings import ExtractionSettings, Preprocessing
+from spade_index.shard import ShardWriter
 from spade_index.writer import GalleryWriter
+
+Row = tuple[str, np.ndarray, list[np.ndarray], bytes]  # id, pooled [D], maps [H*W, C] of each level, thumbnail
 
 INPUT = 32  # pixels; levels of 8x8, 4x4 and 2x2
 
@@ -80,9 +86,19 @@ def build(
     return report
 
 
-def random_rows(
-    settings: ExtractionSettings, count: int, seed: int = 0
-) -> Sequence[tuple[str, np.ndarray, list[np.ndarray], bytes]]:
+def image_file(id: str, data: bytes, mtime_ns: int = 1) -> ImageFile:
+    """An image that lies in memory."""
+    return ImageFile(id, f"/nowhere/{id}", len(data), mtime_ns, lambda: data)
+
+
+def png(seed: int) -> bytes:
+    """The file contents of `random_image`."""
+    buffer = io.BytesIO()
+    random_image(seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def random_rows(settings: ExtractionSettings, count: int, seed: int = 0) -> list[Row]:
     """Id, pooled [D], maps [H*W, C] for each level and thumbnail bytes of made-up images."""
     rng = np.random.default_rng(seed)
     return [
@@ -94,3 +110,35 @@ def random_rows(
         )
         for number in range(count)
     ]
+
+
+def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: Sequence[str]) -> None:
+    """Add made-up images with these pooled descriptors [n, D] to a gallery, as one commit."""
+    rows = random_rows(settings, 1)
+    maps = rows[0][2]
+    with GalleryWriter(path, settings) as writer:
+        number = writer.gallery.catalog.next_shard()
+        shard = ShardWriter(writer.shard_path(number), settings)
+        for id, pooled in zip(ids, descriptors, strict=True):
+            shard.append(id, pooled, maps, b"thumbnail")
+        digest = shard.commit()
+        moments = writer.moments([[image_moments(values) for values in maps]] * len(ids))
+        with writer.gallery.catalog.transaction() as db:
+            snapshot = new_snapshot(db, "add", len(writer.gallery) + len(ids), moments)
+            insert_shard(db, number, shard.path, digest, len(ids))
+            db.executemany(
+                "INSERT INTO images (id, shard, row, digest, path, size, mtime_ns, width, height, added) "
+                "VALUES (?, ?, ?, ?, ?, 1, 1, 1, 1, ?)",
+                [(id, number, row, id.encode(), f"/{id}", snapshot) for row, id in enumerate(ids)],
+            )
+
+
+def brute_force(query: np.ndarray, images: dict[str, np.ndarray], k: int) -> list[tuple[str, float]]:
+    """Ids and squared distances of the k nearest of `images`, by definition: float64, ties to the lowest id."""
+    distances = [(float(np.float32(((d.astype(float) - query) ** 2).sum())), id) for id, d in images.items()]
+    return [(id, distance) for distance, id in sorted(distances)[:k]]
+
+
+def plain(neighbours: list[Neighbour]) -> list[tuple[str, float]]:
+    """Neighbours as `brute_force` gives them."""
+    return [(n.id, n.distance) for n in neighbours]

@@ -1,0 +1,119 @@
+"""FAISS proposes: flat and inverted lists, without removed images, and with the recall that was measured."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spade_index.errors import GalleryDamaged
+from spade_index.index import Index, IndexDescription, build_index, scan
+
+NONE = np.empty(0, np.int64)
+
+
+def clustered(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(20, dim))
+    return (centres[rng.integers(0, 20, count)] + 0.2 * rng.normal(size=(count, dim))).astype(np.float32)
+
+
+def blocks_of(descriptors: np.ndarray, keys: np.ndarray, size: int = 37) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size], descriptors[start : start + size]
+
+
+def brute(queries: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
+    return ((queries[:, None].astype(float) - descriptors[None]) ** 2).sum(2)  # [B, n]
+
+
+@pytest.fixture(params=["flat", "ivf"])
+def built(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple:
+    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 1000 if request.param == "flat" else 100)
+    descriptors, keys = clustered(600), np.arange(1, 1801, 3)
+    description = build_index(tmp_path / "i.faiss", lambda: blocks_of(descriptors, keys), 600, 16)
+    assert description.kind == request.param
+    return Index(tmp_path / "i.faiss", description), descriptors, keys
+
+
+def test_finds_the_nearest(built: tuple) -> None:
+    index, descriptors, keys = built
+    queries = clustered(50, seed=1)
+    distances, found = index.search(queries, 10, NONE)
+    true = brute(queries, descriptors)
+    exact = keys[true.argsort(1)[:, :10]]
+    overlap = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, exact, strict=True)])
+    assert overlap >= (1.0 if index.description.kind == "flat" else 0.9)
+    np.testing.assert_allclose(distances, np.take_along_axis(true, (found - 1) // 3, 1), rtol=1e-4, atol=1e-5)
+    assert (np.diff(distances, axis=1) >= 0).all()
+
+
+def test_recall_is_recorded(built: tuple) -> None:
+    index, *_ = built
+    description = index.description
+    assert IndexDescription.from_json(description.to_json()) == description
+    assert description.images == 600
+    assert 0.99 <= description.recall <= 1
+    if description.kind == "ivf":
+        assert 1 <= description.nprobe <= description.nlist
+
+
+@pytest.mark.parametrize("batch", [1, 5, 16, 17, 40])
+def test_distances_do_not_depend_on_the_batch(built: tuple, batch: int) -> None:
+    index, *_ = built
+    queries = clustered(batch, seed=2)
+    together = index.search(queries, 7, NONE)
+    alone = [index.search(query[None], 7, NONE) for query in queries]
+    np.testing.assert_array_equal(together[1], np.concatenate([keys for _, keys in alone]))
+    np.testing.assert_allclose(together[0], np.concatenate([d for d, _ in alone]), rtol=1e-6)
+
+
+def test_removed_keys_are_left_out(built: tuple) -> None:
+    index, descriptors, keys = built
+    queries = descriptors[:9]
+    without = np.sort(index.search(queries, 3, NONE)[1].ravel())
+    _, found = index.search(queries, 20, without)
+    assert not np.isin(found, without).any()
+    assert (found >= 0).all()
+
+
+def test_asks_every_list_when_too_few_are_left(built: tuple) -> None:
+    index, descriptors, keys = built
+    without = keys[5:]
+    distances, found = index.search(descriptors[:2], 50, without)
+    for row in found:
+        assert sorted(row[row >= 0]) == keys[:5].tolist()
+        assert (row[5:] == -1).all()
+
+
+def test_more_than_there_are(built: tuple) -> None:
+    index, descriptors, keys = built
+    _, found = index.search(descriptors[:2], 10_000, NONE)
+    for row in found:
+        assert sorted(row) == keys.tolist()
+
+
+def test_scan_is_exact() -> None:
+    descriptors, keys = clustered(300), np.arange(1000, 1300)
+    queries = clustered(33, seed=3)
+    distances, found = scan(queries, keys, descriptors, 12)
+    true = brute(queries, descriptors)
+    np.testing.assert_array_equal(found, keys[true.argsort(1)[:, :12]])
+    np.testing.assert_allclose(distances, np.sort(true, 1)[:, :12], rtol=1e-5)
+    assert scan(queries, keys[:4], descriptors[:4], 12)[1].shape == (33, 4)
+
+
+def test_small_distances_survive_batches() -> None:
+    """Far from the origin |x - y|^2 expanded into squares would lose them."""
+    descriptors = (1000 + 1e-2 * clustered(64)).astype(np.float32)
+    distances, found = scan(descriptors, np.arange(64), descriptors, 2)
+    np.testing.assert_array_equal(distances[:, 0], 0)
+    np.testing.assert_allclose(distances, np.sort(brute(descriptors, descriptors), 1)[:, :2], rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found[:, 0], np.arange(64))
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100])
+def test_a_damaged_file_says_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "i.faiss").write_bytes(content)
+    with pytest.raises(GalleryDamaged, match=r"i\.faiss.*spade-index index"):
+        Index(tmp_path / "i.faiss", IndexDescription("flat", 1))
