@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ import xxhash
 from torch import Tensor, nn
 
 from .errors import BackboneError
-from .settings import DEFAULT_BACKBONE, ExtractionSettings, Preprocessing
+from .settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
 
 STRIDES = (4, 8, 16)  # of the default levels: a quarter, an eighth and a sixteenth of the input
-Precision = Literal["auto", "float32", "bfloat16"]
+LARGEST = 65504.0  # feature that float16 can hold
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,16 @@ class Backbone:
         *,
         levels: tuple[str, ...] | None = None,
         device: str = "auto",
-        precision: Precision = "auto",
+        precision: Precision = "float32",
     ) -> None:
         """`levels` are names of modules of `model`; by default the last ones at strides 4, 8 and 16.
 
-        Raises BackboneError if a level is unknown, or is no feature map.
+        Bfloat16 is up to twice as fast on processors with AMX, but it costs the map score on magnetic tiles 0.004 of
+        ROC AUC and pixels 0.001 (benchmarks/results/magnetic_tiles_bfloat16.json), so it has to be asked for. Raises
+        BackboneError if a level is unknown, or is no feature map.
         """
         self.device = choose_device(device)
-        self.precision = choose_precision(self.device) if precision == "auto" else precision
+        self.precision = precision
         digest = weights_digest(model)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self._model.to(memory_format=torch.channels_last)
@@ -75,7 +77,10 @@ class Backbone:
         )
 
     def __call__(self, pixels: np.ndarray) -> Features:
-        """Features of a batch uint8 [B, H, W, 3] of the preprocessing's input size, on this backbone's device."""
+        """Features of a batch uint8 [B, H, W, 3] of the preprocessing's input size, on this backbone's device.
+
+        Raises BackboneError if a feature cannot be stored as float16.
+        """
         with torch.inference_mode():
             self._forward(torch.from_numpy(pixels))
             pyramid = [
@@ -84,6 +89,11 @@ class Backbone:
             ]
             pooled = self._captured[self._last].float().mean((2, 3))  # [B, D]
             self._captured.clear()
+        if not all(level.abs().amax() <= LARGEST for level in [pooled, *pyramid]):  # NaN is not, either
+            raise BackboneError(
+                f"{self.settings.backbone} makes features that are not finite, or over {LARGEST:.0f}, the largest "
+                "float16: check its weights and the preprocessing"
+            )
         return Features(pooled, pyramid)
 
     def _forward(self, pixels: Tensor) -> None:
@@ -133,7 +143,7 @@ def load_backbone(
     levels: tuple[str, ...] | None = None,
     preprocessing: Callable[[Preprocessing], Preprocessing] = lambda default: default,
     device: str = "auto",
-    precision: Precision = "auto",
+    precision: Precision = "float32",
 ) -> Backbone:
     """A pretrained backbone by name: `efficientnet-lite0`, `timm:NAME`, or a torchvision CNN.
 
@@ -157,17 +167,6 @@ def choose_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
         reason = str(error).splitlines()[0]
         raise BackboneError(f"device {name!r} cannot be used ({reason}): try --device cpu") from error
-
-
-def choose_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """Bfloat16 on processors that multiply it in tiles (AMX), about twice as fast there; float32 elsewhere.
-
-    `benchmarks/backbone_precision.py` measures the speed and what it does to the scores.
-    """
-    capabilities: dict[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # newer than the oldest torch that will do
-    return "bfloat16" if device.type == "cpu" and capabilities.get("amx_bf16") else "float32"
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -62,7 +62,8 @@ def run(dataset: Path, given: Path | None, options: dict[str, Any]) -> None:
         }
         click.echo(table_of(figures))
         if json_file is not None:
-            json_file.write_text(json.dumps(figures, indent=2) + "\n")
+            strict = json.loads(json.dumps(figures), parse_constant=lambda name: None)  # JSON has no NaN
+            json_file.write_text(json.dumps(strict, indent=2) + "\n")
         if report is not None:
             write_evaluation(report, f"Evaluation of {dataset.resolve().name}", detector, evaluation, figures)
 

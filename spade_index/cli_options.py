@@ -43,7 +43,7 @@ def backbone_options(command: Command) -> Command:
         click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Of the resizing [bilinear]"),
         click.option("--mean", help="Three means of the inputs in 0..1, by commas [the backbone's own]"),
         click.option("--std", help="Three standard deviations, by commas [the backbone's own]"),
-        click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="Of the backbone [auto]"),
+        click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the backbone [float32]"),
     )(command)
 
 
@@ -125,7 +125,7 @@ def make_backbone(options: dict[str, Any], gallery: Gallery | None = None) -> "B
         levels=_names(levels) or (recorded.levels if recorded and name in (None, recorded.backbone) else None),
         preprocessing=preprocessing,
         device=device,
-        precision=precision or (recorded.precision if recorded else "auto"),
+        precision=precision or (recorded.precision if recorded else "float32"),
     )
 
 

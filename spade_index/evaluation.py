@@ -142,6 +142,7 @@ def evaluate(
     """Detect in every image of a test set. Images that cannot be decoded are named to `notice` and left out.
 
     Pixels are compared at the size of the score map, or at `metric_size` squared (the paper: 256).
+    Raises InputError if a mask does not fit, or if all images that are left are good, or defective.
     """
     if detector.backbone is None:
         raise ValueError("this detector has no backbone")
@@ -171,6 +172,8 @@ def evaluate(
             _note(evaluation, by_file[id(image.file)], image, detection, metric_size)
         progress(len(batch))
         started = time.perf_counter()
+    if len({image.kind == GOOD for image in evaluation.images}) < 2:
+        raise InputError("of the test's good images or of its defective ones none could be decoded")
     return evaluation
 
 

@@ -82,7 +82,8 @@ class Gallery:
 
     def images(self) -> Iterator[ImageRow]:
         """All images, in the order in which they were added."""
-        return self.catalog.images(self.snapshot)
+        yield from self.catalog.images(self.snapshot)
+        self._require_kept()
 
     def image(self, id: str) -> ImageRow:
         """One image by its id. Raises UnknownImage."""
@@ -97,8 +98,7 @@ class Gallery:
         FAISS proposes; distances are computed again from the stored descriptors, so they do not depend on the index
         or on the size of the batch. Fewer than k where the gallery holds fewer.
         """
-        if self.catalog.snapshot(self.snapshot) is None:
-            raise self._compacted()
+        self._require_kept()
         k = min(k, len(self))
         found: list[list[Neighbour]] = [[] for _ in pooled]
         pending = list(range(len(pooled))) if k else []
@@ -108,12 +108,18 @@ class Gallery:
             uncertain = []
             for position, query in enumerate(pending):
                 proposed = keys[position][keys[position] >= 0]
+                if len(proposed) < min(count, len(self)):
+                    self._require_kept()
+                    raise GalleryDamaged(
+                        f"{self.path}: the index lacks images: rebuild it with `spade-index index {self.path}`"
+                    )
                 found[query] = self._rank(pooled[query], proposed)[:k]
                 # Ties may go on beyond the last candidate.
                 limit = found[query][-1].distance * (1 + ROUNDING)
                 if len(proposed) < len(self) and float(distances[position][len(proposed) - 1]) <= limit:
                     uncertain.append(query)
             pending, count = uncertain, 4 * count
+        self._require_kept()
         return found
 
     def pooled(self, rows: Sequence[ImageRow]) -> np.ndarray:
@@ -217,6 +223,8 @@ class Gallery:
 
     def _rank(self, query: np.ndarray, keys: np.ndarray) -> list[Neighbour]:
         rows = list(self.catalog.images_by_key(keys).values())
+        if len(rows) < len(keys):
+            raise self._compacted()
         differences = self.pooled(rows).astype(np.float64) - query.astype(np.float64)
         distances = (differences**2).sum(1).astype(np.float32)  # [n]
         ranked = sorted(zip(distances.tolist(), (row.id for row in rows), (row.key for row in rows), strict=True))
@@ -262,6 +270,11 @@ class Gallery:
                 del self._shards[next(iter(self._shards))]
             self._shards[number] = Shard(self.path / "shards" / file, self.settings)
         return self._shards[number]
+
+    def _require_kept(self) -> None:
+        """Raise GalleryError if `compact` forgot this snapshot; if not, what was read before is whole."""
+        if self.catalog.snapshot(self.snapshot) is None:
+            raise self._compacted()
 
     def _compacted(self) -> GalleryError:
         return GalleryError(f"{self.path}: was compacted since it was opened; open it again")

@@ -27,6 +27,8 @@ THUMBNAIL_EDGE = 192  # pixels
 
 # `decode` refuses what is too large itself, with a message that names the file.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What Pillow notices in damaged files names neither the file nor what to do.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True)

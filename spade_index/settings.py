@@ -13,6 +13,7 @@ MAPS = ("always", "auto", "never")
 LEVEL_WEIGHTS = ("inverse-variance", "equal")
 
 ImageScore = Literal["pooled", "map", "both"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class ExtractionSettings:
     level_shapes: tuple[tuple[int, int, int], ...]  # channels, height, width of each level
     pooled_dim: int
     preprocessing: Preprocessing
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -76,7 +77,8 @@ class ExtractionSettings:
 
     def require_equal(self, other: "ExtractionSettings", what: str) -> None:
         """Raise SettingsMismatch naming the first field in which `other` differs from these, a gallery's."""
-        for field in fields(self):
+        follow = ("level_shapes", "pooled_dim")  # from the others: named last, they say the least
+        for field in sorted(fields(self), key=lambda field: field.name in follow):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             if mine != theirs:
                 raise SettingsMismatch(

@@ -10,14 +10,14 @@ from tiny import brute_force, build, plain, put
 from spade_index.backbone import Backbone
 from spade_index.errors import GalleryDamaged, InputError, UnknownImage
 from spade_index.gallery import Gallery
+from spade_index.index import build_index
 from spade_index.writer import GalleryWriter
 
 
 def stored(gallery: Gallery) -> dict[str, np.ndarray]:
     """Id and pooled descriptor of every image, read from the shards with plain h5py."""
-    files = {
-        number: h5py.File(gallery.path / "shards" / row["file"]) for number, row in gallery.catalog.shards().items()
-    }
+    shards = gallery.catalog.shards().items()
+    files = {number: h5py.File(gallery.path / "shards" / row["file"]) for number, row in shards}
     found = {row.id: files[row.shard]["pooled"][row.row] for row in gallery.images()}
     for file in files.values():
         file.close()
@@ -109,6 +109,15 @@ def test_without_its_index_file(gallery_path: Path, queries: np.ndarray) -> None
     with Gallery(gallery_path) as gallery:
         check(gallery, queries, 5)
         assert [line for line in gallery.verify() if "rebuild it" in line]
+
+
+def test_an_index_that_lacks_images_says_so(gallery_path: Path, queries: np.ndarray) -> None:
+    (file,) = (gallery_path / "index").iterdir()
+    with Gallery(gallery_path) as gallery:
+        keys, descriptors = next(gallery.blocks())
+        build_index(file, lambda: iter([(keys, descriptors)]), len(keys), 12)
+        with pytest.raises(GalleryDamaged, match="rebuild it"):
+            gallery.nearest(queries[:1], 7)
 
 
 def test_inverted_lists_rank_exactly(

@@ -69,7 +69,7 @@ def test_distances_do_not_depend_on_the_batch(built: tuple, batch: int) -> None:
 
 
 def test_removed_keys_are_left_out(built: tuple) -> None:
-    index, descriptors, keys = built
+    index, descriptors, _ = built
     queries = descriptors[:9]
     without = np.sort(index.search(queries, 3, NONE)[1].ravel())
     _, found = index.search(queries, 20, without)
@@ -80,7 +80,7 @@ def test_removed_keys_are_left_out(built: tuple) -> None:
 def test_asks_every_list_when_too_few_are_left(built: tuple) -> None:
     index, descriptors, keys = built
     without = keys[5:]
-    distances, found = index.search(descriptors[:2], 50, without)
+    _, found = index.search(descriptors[:2], 50, without)
     for row in found:
         assert sorted(row[row >= 0]) == keys[:5].tolist()
         assert (row[5:] == -1).all()

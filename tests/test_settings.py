@@ -156,6 +156,10 @@ def test_a_calibration_holds_for_settings_that_leave_scores_as_they_are():
 
 def test_the_paper_preset_is_the_papers():
     assert (PAPER_PREPROCESSING.resize, PAPER_PREPROCESSING.input_size) == (256, (224, 224))
-    assert (PAPER_SEARCH.score_neighbours, PAPER_SEARCH.gallery_neighbours, PAPER_SEARCH.pixel_neighbours) == (50, 50, 1)
+    assert (PAPER_SEARCH.score_neighbours, PAPER_SEARCH.gallery_neighbours, PAPER_SEARCH.pixel_neighbours) == (
+        50,
+        50,
+        1,
+    )
     assert (PAPER_SEARCH.level_weights, PAPER_SEARCH.smoothing) == ("equal", 4.0)
     assert PAPER_SEARCH.effective_image_score == "pooled"

@@ -1,0 +1,47 @@
+"""Makes the frozen gallery of the current format version: run once per version, commit what it writes, never change it.
+
+python tests/data/freeze.py
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import skimage.data
+from PIL import Image
+
+from spade_index import Detector, Gallery, GalleryWriter, SearchSettings, find_images, load_backbone
+from spade_index.images import load
+from spade_index.shard import VERSION
+
+EDGE = 64
+SEARCH = SearchSettings(score_neighbours=2, gallery_neighbours=3, smoothing=1.0)
+
+
+def main() -> None:
+    """Write format_VERSION/ (the gallery) and format_VERSION.json (what a query of it gives)."""
+    here = Path(__file__).parent / f"format_{VERSION}"
+    backbone = load_backbone("efficientnet-lite0", preprocessing=lambda own: replace(own, input_size=(EDGE, EDGE)))
+    photograph = skimage.data.brick()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(6):
+            crop = photograph[70 * number : 70 * number + EDGE, 40 * number : 40 * number + EDGE]
+            Image.fromarray(crop).save(Path(folder, f"{number}.png"))
+        with GalleryWriter(here, backbone.settings) as writer:
+            writer.add(find_images(folder), backbone)
+            writer.build_index()
+            writer.remove(["5.png"])
+    (here / "writer.lock").unlink()
+    query = Path(here.parent, "query.png")
+    Image.fromarray(photograph[200 : 200 + EDGE, 300 : 300 + EDGE]).save(query)
+    with Gallery(here) as gallery:
+        detector = Detector(gallery, backbone, SEARCH)
+        (found,) = detector.detect([load(next(find_images(query)), backbone.settings.preprocessing)])
+        neighbours = [[n.id, n.distance] for n in found.neighbours]
+    expected = {"scores": found.scores, "neighbours": neighbours, "snapshot": found.snapshot}
+    here.with_suffix(".json").write_text(json.dumps(expected, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

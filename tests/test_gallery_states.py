@@ -1,0 +1,160 @@
+"""Any sequence of changes leaves what a plain dictionary says, and readers keep seeing the snapshot they opened."""
+
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tiny import brute_force, image_file, plain, png, tiny_backbone
+
+from spade_index.errors import GalleryError, UnknownImage
+from spade_index.gallery import Gallery, image_moments, moments_variance
+from spade_index.images import load
+from spade_index.writer import GalleryWriter
+
+BACKBONE = tiny_backbone()
+IDS = st.sampled_from("abcdefgh")
+CONTENTS = st.integers(0, 9)
+QUERIES = np.random.default_rng(3).normal(size=(2, 12)).astype(np.float32)
+
+Model = dict[str, int]  # id -> contents
+
+
+@cache
+def contents(number: int) -> bytes:
+    return png(number)
+
+
+@cache
+def features(number: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Pooled [D] and float16 maps [H*W, C] of an image's contents."""
+    image = load(image_file("x", contents(number)), BACKBONE.settings.preprocessing)
+    found = BACKBONE(np.stack([image.pixels]))
+    return found.pooled[0].numpy(), [level[0].half().numpy() for level in found.pyramid]
+
+
+def check(gallery: Gallery, model: Model) -> None:
+    """The gallery holds the model's images, and answers and shows what their features say."""
+    rows = {row.id: row for row in gallery.images()}
+    assert set(rows) == set(model)
+    assert len(gallery) == len(model)
+    pooled = {id: features(number)[0] for id, number in model.items()}
+    for k in (2, 20):
+        found = gallery.nearest(QUERIES, k)
+        assert [plain(n) for n in found] == [brute_force(query, pooled, k) for query in QUERIES]
+    for id, row in rows.items():
+        for read, computed in zip(gallery.maps([row.key]), features(model[id])[1], strict=True):
+            np.testing.assert_array_equal(read[0], computed)
+    for level, variance in enumerate(gallery.level_variances()):
+        moments = [image_moments(features(number)[1][level]) for number in model.values()]
+        assert variance == (moments_variance(*map(sum, zip(*moments, strict=True))) if model else 1.0)
+
+
+class Changes(RuleBasedStateMachine):
+    """A gallery beside a dictionary."""
+
+    @initialize(shard_rows=st.integers(1, 4))
+    def create(self, shard_rows: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+        self.shard_rows = shard_rows
+        self.model: Model = {}
+        self.readers: list[tuple[Gallery, Model]] = []
+        self.compacted: list[Gallery] = []
+        self.open()
+
+    def open(self) -> None:
+        self.writer = GalleryWriter(self.folder / "gallery", BACKBONE.settings)
+        self.writer.shard_rows = self.shard_rows
+
+    def add_all(self, images: Model, replace: bool = False) -> None:
+        before = dict(self.model)
+        copies = 0
+        for id, number in images.items():
+            if id not in self.model and number in self.model.values():
+                copies += 1
+            elif id not in self.model or replace:
+                self.model[id] = number
+        files = [image_file(id, contents(number), mtime_ns=number) for id, number in images.items()]
+        report = self.writer.add(files, BACKBONE, replace=replace, batch_size=1)
+        changed = [id for id in images if id in before and before[id] != images[id]]
+        assert report.added == sum(self.model[id] != before.get(id) for id in self.model)
+        assert report.copies == copies
+        assert report.replaced == (len(changed) if replace else 0)
+        assert report.changed == (0 if replace else len(changed))
+        assert report.unchanged == sum(before.get(id) == images[id] for id in images)
+
+    @rule(images=st.dictionaries(IDS, CONTENTS, min_size=1, max_size=5))
+    def add(self, images: Model) -> None:
+        self.add_all(images)
+
+    @rule(id=IDS, number=CONTENTS)
+    def replace(self, id: str, number: int) -> None:
+        self.add_all({id: number}, replace=True)
+
+    @rule(ids=st.lists(IDS, min_size=1, max_size=3))
+    def remove(self, ids: list[str]) -> None:
+        if set(ids) <= set(self.model):
+            assert self.writer.remove(ids) == self.writer.gallery.snapshot
+            self.model = {id: number for id, number in self.model.items() if id not in ids}
+        else:
+            with pytest.raises(UnknownImage):
+                self.writer.remove(ids)
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def index(self) -> None:
+        assert self.writer.build_index().images == len(self.model)
+        assert not self.writer.index_is_stale()
+
+    @rule()
+    def compact(self) -> None:
+        self.writer.compact()
+        assert self.writer.gallery.catalog.removed_count() == 0
+        assert len(self.writer.gallery.catalog.snapshots()) == 1
+        self.compacted += [reader for reader, _ in self.readers]
+        self.readers.clear()
+
+    @rule()
+    def reopen(self) -> None:
+        self.writer.__exit__()
+        self.open()
+
+    @precondition(lambda self: len(self.readers) < 4)
+    @rule(used=st.booleans())
+    def open_reader(self, used: bool) -> None:
+        reader = Gallery(self.folder / "gallery")
+        if used:
+            check(reader, self.model)
+        self.readers.append((reader, dict(self.model)))
+
+    @invariant()
+    def holds_what_the_model_says(self) -> None:
+        check(self.writer.gallery, self.model)
+
+    @invariant()
+    def readers_keep_their_snapshot(self) -> None:
+        for reader, model in self.readers:
+            check(reader, model)
+        for reader in self.compacted:
+            with pytest.raises(GalleryError, match="open it again"):
+                reader.nearest(QUERIES, 2)
+
+    def teardown(self) -> None:
+        if hasattr(self, "writer"):
+            assert list(self.writer.gallery.verify()) == []
+            self.writer.__exit__()
+            for reader in [reader for reader, _ in self.readers] + self.compacted:
+                reader.close()
+            shutil.rmtree(self.folder)
+
+
+TestChanges = Changes.TestCase
+TestChanges.settings = settings(
+    max_examples=60, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
