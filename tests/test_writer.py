@@ -209,6 +209,26 @@ def test_compact_frees_bytes_and_keeps_scores(
         Gallery(gallery_path, 3)
 
 
+@pytest.mark.parametrize("step", ["_open_index", "_rank"])
+@pytest.mark.parametrize("k", [1, 12])
+def test_a_search_that_is_overtaken_by_compact_says_so(
+    gallery_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, k: int
+) -> None:
+    """Without images that are forgotten meanwhile it would be silently wrong."""
+    with Gallery(gallery_path) as reader, GalleryWriter(gallery_path) as writer:
+        removed = reader.pooled([reader.image("003.png")])
+        writer.remove(["003.png"])
+        original = getattr(reader, step)
+
+        def overtaken(*arguments: object) -> object:
+            writer.compact()
+            return original(*arguments)
+
+        monkeypatch.setattr(reader, step, overtaken)
+        with pytest.raises(GalleryError, match="open it again"):
+            reader.nearest(removed, k)
+
+
 def test_level_variances_do_not_depend_on_the_history(tmp_path: Path, image_folder: Folder, backbone: Backbone) -> None:
     files = list(find_images(image_folder(13)))
 

@@ -135,8 +135,11 @@ def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: 
 
 def brute_force(query: np.ndarray, images: dict[str, np.ndarray], k: int) -> list[tuple[str, float]]:
     """Ids and squared distances of the k nearest of `images`, by definition: float64, ties to the lowest id."""
-    distances = [(float(np.float32(((d.astype(float) - query) ** 2).sum())), id) for id, d in images.items()]
-    return [(id, distance) for distance, id in sorted(distances)[:k]]
+    if not images:
+        return []
+    differences = np.stack(list(images.values())).astype(float) - query
+    distances = (differences**2).sum(1).astype(np.float32).tolist()
+    return [(id, distance) for distance, id in sorted(zip(distances, images, strict=True))[:k]]
 
 
 def plain(neighbours: list[Neighbour]) -> list[tuple[str, float]]:
