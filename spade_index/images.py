@@ -180,7 +180,7 @@ def _in_folder(folder: Path) -> Iterator[ImageFile]:
         folders.sort()
         for name in sorted(names):
             path = Path(root, name)
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in SUFFIXES and not path.is_fifo() and not path.is_socket():  # reading them waits
                 yield _on_disk(path, path.relative_to(folder).as_posix())
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .catalog import insert_shard, new_snapshot
-from .errors import ImageError, storage_errors
+from .errors import ImageError, StorageError, storage_errors
 from .gallery import image_moments
 from .images import DecodedImage, ImageFile, load_all
 from .shard import ShardWriter
@@ -73,7 +73,11 @@ class Ingest:
         )
         try:
             for batch in _batches(filter(self._admit, loaded), batch_size):
-                self._writer.require_room(len(batch))
+                try:
+                    self._writer.require_room(len(batch))
+                except StorageError:
+                    self._finish()  # room for that was reserved
+                    raise
                 with storage_errors(self._writer.path):
                     self._extend(batch)
                     if len(self._images) >= self._writer.shard_rows:

@@ -1,6 +1,7 @@
 """Frozen settings: what a gallery was built with, and how it is searched. Each default is stated here, once."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -106,12 +107,14 @@ class SearchSettings:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.pixel_neighbours > 10:
             raise InputError(f"pixel_neighbours must be at most 10, not {self.pixel_neighbours}")
-        if self.smoothing < 0:
+        if not 0 <= self.smoothing < math.inf:
             raise InputError(f"smoothing must not be negative, not {self.smoothing}")
         _require_one_of("mode", self.mode, MODES)
         _require_one_of("maps", self.maps, MAPS)
         if isinstance(self.level_weights, str):
             _require_one_of("level_weights", self.level_weights, LEVEL_WEIGHTS)
+        elif not all(0 <= weight < math.inf for weight in self.level_weights) or not any(self.level_weights):
+            raise InputError(f"level weights must be finite, not negative and not all 0, not {self.level_weights}")
         if self.image_score is not None:
             _require_one_of("image_score", self.image_score, IMAGE_SCORES)
             if self.image_score != "pooled" and self.maps != "always":

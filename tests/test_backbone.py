@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from spade_index.backbone import Backbone, load_backbone, weights_digest
+from spade_index.backbone import Backbone, load_backbone
 from spade_index.errors import BackboneError
+from spade_index.pretrained import weights_digest
 from spade_index.settings import Preprocessing
 
 LITE0 = "efficientnet-lite0"
