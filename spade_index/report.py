@@ -22,7 +22,7 @@ from .heatmap import ANCHORS, heatmap
 from .images import Geometry, covered
 
 PICTURE_EDGE = 320
-SMALLEST_EDGE = 160
+SMALLEST_EDGE = 240  # smaller pictures are enlarged
 COLUMNS = ("Image", "Heat map", "Ground truth", "Matched normal image")
 
 TEMPLATES = Environment(
