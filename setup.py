@@ -43,6 +43,7 @@ setup(
             "mypy>=1.13",
             "pytest>=8.3",
             "ruff>=0.8",
+            "scikit-learn>=1.5",
             "timm>=1.0",
         ],
     },

@@ -7,6 +7,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -267,7 +268,6 @@ def test_weights_that_cannot_be_downloaded_offer_ways_out(monkeypatch, error):
 
 
 def test_timm_models_bring_their_own_preprocessing(tmp_path):
-    timm = pytest.importorskip("timm")
     torch.save(timm.create_model("resnet10t", pretrained=False).state_dict(), tmp_path / "t.pth")
     backbone = load_backbone("timm:resnet10t", weights=tmp_path / "t.pth", device="cpu", precision="float32")
     assert backbone.settings.backbone == "timm:resnet10t"
@@ -278,8 +278,6 @@ def test_timm_models_bring_their_own_preprocessing(tmp_path):
 
 
 def test_timm_weights_that_cannot_be_downloaded_offer_ways_out(monkeypatch):
-    timm = pytest.importorskip("timm")
-
     def fail(*arguments, **options):
         raise OSError("We couldn't connect to the hub\nto load the files")
 

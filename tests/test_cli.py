@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cli_runs import BACKBONE, SIZE, copied, normal, objects, run, write_dataset, write_normal
 from PIL import Image
+from torchvision import models
 
 CONTRACT = {"image", "score", "threshold", "anomalous", "snapshot", "neighbours", "score_map", "heatmap"}
 
@@ -232,7 +234,6 @@ def test_index_can_be_rebuilt(gallery, dataset):
 
 
 def test_a_gallery_remembers_its_weights_file(dataset, tmp_path):
-    torch, models = pytest.importorskip("torch"), pytest.importorskip("torchvision.models")
     torch.save(models.get_model("resnet18", weights=None).state_dict(), tmp_path / "w.pth")
     images = dataset / "test" / "good"
     run("build", images, tmp_path / "g", "--backbone", "resnet18", "--weights", tmp_path / "w.pth", "--input-size", 32)
