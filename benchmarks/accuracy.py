@@ -18,10 +18,11 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--json", type=Path, required=True)
     arguments, options = parser.parse_known_args()
+    found = environment()  # of the code that is about to run
     start = "from spade_index.cli import main; main()"
     command = [sys.executable, "-c", start, "evaluate", str(arguments.dataset), "--json", str(arguments.json), *options]
     subprocess.run(command, check=True)
-    figures = {**environment(), **json.loads(arguments.json.read_text()), "dataset": arguments.dataset.name}
+    figures = {**found, **json.loads(arguments.json.read_text()), "dataset": arguments.dataset.name}
     arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 

@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    found = environment()
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "wide_resnet50_2.pth")
         torch.save(random_weights("wide_resnet50_2"), weights)
@@ -40,7 +41,7 @@ def main() -> None:
         float32, bfloat16 = row["float32_ms"], row["bfloat16_ms"]
         print(f"{row['backbone']:20}{float32:12.1f}{bfloat16:12.1f}{row['ratio']:8.2f}{row['distance_error']:10.4f}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({**environment(), "batch": BATCH, "rows": rows}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({**found, "batch": BATCH, "rows": rows}, indent=2) + "\n")
 
 
 def measure(name: str, weights: Path | None) -> dict[str, Any]:

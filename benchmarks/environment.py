@@ -18,7 +18,8 @@ def environment() -> dict[str, Any]:
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "commit": _git("rev-parse", "HEAD") + (" and changes" if _git("status", "--porcelain") else ""),
+        "commit": _git("rev-parse", "HEAD")
+        + (" and changes" if _git("status", "--porcelain", "--untracked-files=no") else ""),
     }
 
 

@@ -28,12 +28,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[500, 5000])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    found = environment()
     rows = [measure(count) for count in arguments.images]
     print(f"{'images':>8}{'build MB':>10}{'query MB':>10}{'gallery MB':>12}")
     for row in rows:
         print(f"{row['images']:8}{row['build_mb']:10.0f}{row['query_mb']:10.0f}{row['gallery_mb']:12.0f}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({**environment(), "input": EDGE, "rows": rows}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({**found, "input": EDGE, "rows": rows}, indent=2) + "\n")
         draw(rows, arguments.json.with_suffix(".png"))
 
 

@@ -81,7 +81,7 @@ class Backbone:
         Raises BackboneError if a feature cannot be stored as float16.
         """
         with torch.inference_mode():
-            self._forward(torch.from_numpy(pixels))
+            self._forward(torch.tensor(pixels))
             pyramid = [
                 self._captured[level].float().permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # [B, H*W, C]
                 for level in self._levels
