@@ -205,7 +205,11 @@ def calibrate(gallery: Path, quantile: float, sample: int, **options: Any) -> No
 @click.option("--gallery", type=click.Path(path_type=Path), help="Use this gallery [build one from train/good]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with figures and examples to this file.")
-@click.option("--metric-size", type=click.IntRange(16), help="Edge at which pixels are compared [the input's]")
+@click.option(
+    "--metric-size",
+    type=click.IntRange(16),
+    help="Edge at which pixels are compared [the input's; 256 with the preset]",
+)
 @search_options
 @preset_option
 @backbone_options

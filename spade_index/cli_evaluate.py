@@ -22,6 +22,7 @@ from .gallery import Gallery
 from .heatmap import score_limits
 from .images import decode, find_images
 from .report import Example, Table, example_of, write_report
+from .settings import PAPER_METRIC_SIZE
 from .writer import GalleryWriter
 
 EXAMPLES_PER_KIND = 4  # on the page
@@ -31,6 +32,7 @@ SCORES = ("pooled", "map", "both")
 def run(dataset: Path, given: Path | None, options: dict[str, Any]) -> None:
     """Evaluate a dataset, print the figures, write what was asked for; `options` are the command's."""
     json_file, report = options["json_file"], options["report"]
+    metric_size = options["metric_size"] or (PAPER_METRIC_SIZE if options["preset"] == "paper" else None)
     images = test_images(dataset)
     with ExitStack() as stack:
         there = stack.enter_context(Gallery(given)) if given is not None else None
@@ -47,7 +49,7 @@ def run(dataset: Path, given: Path | None, options: dict[str, Any]) -> None:
             evaluation = evaluate(
                 detector,
                 images,
-                metric_size=options["metric_size"],
+                metric_size=metric_size,
                 batch_size=options["batch_size"],
                 workers=options["workers"],
                 notice=progress.say,

@@ -159,6 +159,7 @@ def _worded(name: str, mine: Any, theirs: Any) -> str:
 
 
 PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
+PAPER_METRIC_SIZE = 256  # pixels are compared at this edge
 PAPER_SEARCH = SearchSettings(
     score_neighbours=50, gallery_neighbours=50, level_weights="equal", image_score="pooled"
 )  # Cohen and Hoshen 2020, section 4
