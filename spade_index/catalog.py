@@ -91,12 +91,15 @@ class Catalog:
             raise GalleryDamaged(f"{path}: not a readable catalog ({error})") from error
         if meta.get("format") != FORMAT:
             raise GalleryDamaged(f"{path}: not the catalog of a gallery")
-        if int(meta["version"]) > VERSION:
+        if int(meta.get("version", VERSION + 1)) > VERSION:
             raise FormatTooNew(
-                f"{path.parent}: format version {meta['version']} is newer than this spade_index reads "
+                f"{path.parent}: format version {meta.get('version')} is newer than this spade_index reads "
                 f"({VERSION}): pip install --upgrade spade_index"
             )
-        self.settings = ExtractionSettings.from_json(meta["settings"])
+        try:
+            self.settings = ExtractionSettings.from_json(meta["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise GalleryDamaged(f"{path}: its settings cannot be read ({error}); restore it from a copy") from error
 
     @classmethod
     def create(cls, path: Path, settings: ExtractionSettings, weights_file: str | None = None) -> "Catalog":

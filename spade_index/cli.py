@@ -162,7 +162,14 @@ def query(
     with Gallery(gallery, snapshot) as opened:
         backbone = make_backbone(options, opened)
         search = make_search(options)
-        run = Query(Detector(opened, backbone, search, threshold), out, as_json)
+        detector = Detector(opened, backbone, search, threshold)
+        if threshold is None and detector.calibrated_on not in (None, opened.snapshot):
+            click.echo(
+                f"the threshold was chosen on snapshot {detector.calibrated_on}, this is {opened.snapshot}: "
+                f"`spade-index calibrate {gallery}` chooses it anew",
+                err=True,
+            )
+        run = Query(detector, out, as_json)
         run.run(lambda: _files(images), options["batch_size"], options["workers"])
     if run.failed:
         raise InputError(f"{run.failed:,} of the images could not be decoded")

@@ -10,15 +10,19 @@ def described(facts: dict[str, Any]) -> str:
         f"{level} {channels}x{height}x{width}"
         for level, (channels, height, width) in zip(settings["levels"], settings["level_shapes"], strict=True)
     )
+    preprocessing = settings["preprocessing"]
+    height, width = preprocessing["input_size"]
+    crop = f", centre of images resized to {preprocessing['resize']}" if preprocessing["resize"] else ""
+    snapshots = [str(row["snapshot"]) for row in facts["snapshots"]]
     lines = {
         "gallery": facts["path"],
         "images": f"{facts['images']:,}, and {facts['removed_images']:,} removed",
-        "snapshot": facts["snapshot"],
+        "snapshot": f"{facts['snapshot']} (kept: {snapshots[0]} to {snapshots[-1]})",
         "shards": f"{facts['shards']:,}, {facts['shard_bytes'] / 1e6:,.1f} MB",
         "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",
         "levels": shapes,
         "pooled": f"{settings['pooled_dim']} values",
-        "input": "x".join(map(str, settings["preprocessing"]["input_size"])),
+        "input": f"{height}x{width}{crop}",
         "index": "none: searched by scanning",
     }
     if index is not None:
@@ -26,7 +30,9 @@ def described(facts: dict[str, Any]) -> str:
             f"{index['kind']} of snapshot {index['snapshot']}, {index['images']:,} images, "
             f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"
         )
+    printed = list(lines.items())
     for calibration in facts["calibrations"]:
         thresholds = ", ".join(f"{kind} {value:.6g}" for kind, value in calibration["thresholds"].items())
-        lines[f"threshold ({calibration['quantile']:g} of snapshot {calibration['snapshot']})"] = thresholds
-    return "\n".join(f"{name:12} {value}" for name, value in lines.items())
+        of = f"quantile {calibration['quantile']:g}, snapshot {calibration['snapshot']}, {calibration['search']}"
+        printed.append(("thresholds", f"{thresholds} ({of})"))
+    return "\n".join(f"{name:12} {value}" for name, value in printed)

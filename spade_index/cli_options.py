@@ -75,7 +75,9 @@ maps_option = click.option(
     help=f"Score maps of all images, of those above the threshold, or of none [{SEARCH.maps}]",
 )
 preset_option = click.option(
-    "--preset", type=click.Choice(["paper"]), help="The settings of Cohen and Hoshen 2020; other options override."
+    "--preset",
+    type=click.Choice(["paper"]),
+    help="The settings of Cohen and Hoshen 2020; other options override, and a gallery keeps its preprocessing.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 
@@ -137,8 +139,6 @@ def make_search(options: dict[str, Any]) -> SearchSettings:
     weights = chosen.get("level_weights")
     if weights is not None and weights not in LEVEL_WEIGHTS:
         chosen["level_weights"] = _numbers("level weights", weights)
-    if chosen.get("maps", base.maps) != "always" and "image_score" not in chosen and base.image_score != "pooled":
-        chosen["image_score"] = None
     return replace(base, **chosen)
 
 

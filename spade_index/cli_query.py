@@ -105,7 +105,11 @@ class Query:
             for file in files:
                 if file.path not in self._maxima:
                     continue
-                image = decode(file.read(), file.path)
+                try:
+                    image = decode(file.read(), file.path)
+                except (ImageError, OSError) as error:  # it has changed since it was scored
+                    progress.say(f"no heat map: {error}")
+                    continue
                 geometry = covered(image.width, image.height, gallery.settings.preprocessing)
                 score_map = np.load(self._place(out / "score_maps", file, ".npy"), allow_pickle=False)
                 path = self._place(out / "heatmaps", file, ".png")
@@ -123,7 +127,7 @@ class Query:
                 ("Snapshot", gallery.snapshot),
                 ("Image score", self._detector.kind),
             ],
-            examples=[examples[path] for _, path, _ in self._shown],
+            examples=[examples[path] for _, path, _ in self._shown if path in examples],
             limits=limits,
         )
 

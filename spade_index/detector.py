@@ -115,7 +115,7 @@ class Detector:
         self.backbone = backbone
         self.device = backbone.device if backbone else torch.device("cpu")
         self.weights = level_weights(gallery, self.search)
-        self.thresholds = _calibrated(gallery, self.search)
+        self.thresholds, self.calibrated_on = _calibrated(gallery, self.search)
         self.kind: ImageScore = self.search.effective_image_score
         if threshold is not None:
             self.thresholds[self.kind] = threshold
@@ -167,15 +167,18 @@ class Detector:
             slots = {key: slot for slot, key in enumerate(keys)}
             pool = [torch.from_numpy(level).to(self.device) for level in self.gallery.maps(keys)]
             pages = torch.tensor([[slots[n.key] for n in candidates[query]] for query in queries], device=self.device)
-            distances, matches = nearest_pixels(
-                [level[queries].to(self.device) for level in pyramid],
-                pool,
-                pages,
-                self.search.pixel_neighbours,
-                sizes=self.gallery.settings.sizes,
-                weights=self.weights,
-                mode=self.search.mode,
-            )  # [B, P, kappa]
+            try:
+                distances, matches = nearest_pixels(
+                    [level[queries].to(self.device) for level in pyramid],
+                    pool,
+                    pages,
+                    self.search.pixel_neighbours,
+                    sizes=self.gallery.settings.sizes,
+                    weights=self.weights,
+                    mode=self.search.mode,
+                )  # [B, P, kappa]
+            except ValueError as error:
+                raise InputError(f"{self.gallery.path}: the pixels cannot be searched so: {error}") from error
             maps = self.score_maps(distances)
             for place, query in enumerate(queries):
                 yield PixelDetection(
@@ -239,6 +242,10 @@ def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:
     return [float(weight) for weight in search.level_weights]
 
 
-def _calibrated(gallery: Gallery, search: SearchSettings) -> dict[ImageScore, float]:
+def _calibrated(gallery: Gallery, search: SearchSettings) -> tuple[dict[ImageScore, float], int | None]:
+    """The stored thresholds for these settings, and the snapshot that they were chosen on."""
     stored = gallery.catalog.calibration(search.calibration_key())
-    return json.loads(stored)["thresholds"] if stored else {}
+    if stored is None:
+        return {}, None
+    calibration = json.loads(stored)
+    return calibration["thresholds"], calibration["snapshot"]

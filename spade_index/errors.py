@@ -76,7 +76,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn what the system says about a gallery that cannot be written into a StorageError."""
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         raise StorageError(f"{path}: the catalog cannot be written ({error})") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):

@@ -124,7 +124,8 @@ def covered(width: int, height: int, how: Preprocessing) -> Geometry:
     scale = min(width, height) / how.resize  # original pixels per resized pixel
     crop_height, crop_width = (edge * scale for edge in how.input_size)
     left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    return Geometry(width, height, (left, top, left + crop_width, top + crop_height))
+    right, bottom = min(left + crop_width, float(width)), min(top + crop_height, float(height))  # rounding aside
+    return Geometry(width, height, (max(left, 0.0), max(top, 0.0), right, bottom))
 
 
 def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
@@ -191,6 +192,8 @@ def _in_list(path: Path) -> Iterator[ImageFile]:
         raise InputError(f"{path}: not a text list of image paths ({error})") from error
     for line in lines:
         name = line.strip()
+        if "\0" in name:
+            raise InputError(f"{path}: not a text list of image paths (it has NUL bytes: one path a line, please)")
         if name and not name.startswith("#"):
             yield _on_disk(path.parent / name, Path(name).as_posix())
 

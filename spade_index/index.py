@@ -1,5 +1,6 @@
 """FAISS over pooled descriptors: proposes candidates; the gallery re-ranks them exactly."""
 
+import errno
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -101,19 +102,22 @@ def build_index(path: Path, blocks: Callable[[], Blocks], images: int, dim: int)
         index.add_with_ids(np.ascontiguousarray(descriptors), keys)
     if description.kind == "ivf":
         description = _tune(index, description, blocks)
-    faiss.write_index(index, str(path))
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # FAISS says of a full disk only that it could not write
+        raise OSError(errno.EIO, f"FAISS cannot write the index ({str(error).splitlines()[-1]})", str(path)) from error
     return description
 
 
 def _tune(index: Any, description: IndexDescription, blocks: Callable[[], Blocks]) -> IndexDescription:
     queries = _sample(blocks(), description.images, RECALL_QUERIES)
     index.nprobe = description.nlist
-    _, exact = index.search(queries, RECALL_AT)
+    exact = index.search(queries, RECALL_AT + 1)[1][:, 1:]  # the first is the query itself: it proves nothing
     nprobe, recall = 1, 0.0
     while recall < RECALL_TARGET and nprobe < description.nlist:
         nprobe = min(2 * nprobe, description.nlist)
         index.nprobe = nprobe
-        _, found = index.search(queries, RECALL_AT)
+        found = index.search(queries, RECALL_AT + 1)[1]
         recall = float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact, strict=True)]))
     return replace(description, nprobe=nprobe, recall=recall)
 

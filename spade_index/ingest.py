@@ -182,8 +182,10 @@ class Ingest:
 
     def _finish(self) -> None:
         with storage_errors(self._writer.path):
-            if self._shard is not None:
+            if self._images:
                 self._commit()
+            elif self._shard is not None:
+                self._shard.abandon()
 
 
 def _batches(images: Iterable[DecodedImage], size: int) -> Iterator[list[DecodedImage]]:

@@ -11,6 +11,7 @@
 An unfiltered chunk of one image is a plain byte range, so rows are read past HDF5's global lock with `os.preadv`.
 """
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -61,7 +62,14 @@ class ShardWriter:
         self._rows.append((id, pooled, thumbnail, row_checksum(id, pooled, maps, thumbnail)))
 
     def commit(self) -> str:
-        """Write what is left, flush to disk, rename; returns the digest of the file's bytes."""
+        """Write what is left, flush to disk, rename; returns the digest of the file's bytes. Raises OSError."""
+        try:
+            self._write_columns()
+        except RuntimeError as error:  # so h5py when the closing flush fails
+            raise OSError(errno.ENOSPC, " ".join(str(error).split()), str(self._temporary)) from error
+        return make_durable(self._temporary, self.path)
+
+    def _write_columns(self) -> None:
         for dataset in self._maps:
             dataset.resize(len(self), axis=0)  # an `append` that was interrupted does not count
         ids, pooled, thumbnails, checksums = zip(*self._rows, strict=True)
@@ -72,7 +80,6 @@ class ShardWriter:
             stored[row] = np.frombuffer(thumbnail, np.uint8)
         self._file.create_dataset("checksum", data=np.array(checksums, "<u8"))
         self._file.close()
-        return make_durable(self._temporary, self.path)
 
     def abandon(self) -> None:
         """Give up; nothing is left on disk."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .catalog import Catalog, ImageRow, insert_shard, leftovers, new_snapshot, replace_index
-from .errors import GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
+from .errors import GalleryDamaged, GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
 from .gallery import CATALOG, Gallery, image_moments
 from .images import ImageFile
 from .index import IndexDescription, build_index
@@ -224,8 +224,11 @@ class GalleryWriter:
 
     def _make_folder(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        ours = {LOCK, "shards", "index", CATALOG, *(path.name for path in leftovers(Path(CATALOG)))}
-        if strangers := {entry.name for entry in self.path.iterdir()} - ours:
+        ours = {LOCK, CATALOG, *(path.name for path in leftovers(Path(CATALOG)))}
+        strangers = {entry.name for entry in self.path.iterdir()} - ours
+        if "shards" in strangers:  # a catalog is made before them: it was lost, and they must not be
+            raise GalleryDamaged(f"{self.path}: has shards but no {CATALOG}: restore that, or choose a new folder")
+        if strangers:
             raise InputError(f"{self.path}: the folder holds something else ({min(strangers)}): choose a new one")
 
     def _take_lock(self) -> None:

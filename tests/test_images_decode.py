@@ -248,3 +248,12 @@ def test_a_mark_in_the_original_is_found_where_the_input_shows_it():
         x, y = geometry.to_original((column + 0.5) / 112, (row + 0.5) / 112)
         assert abs(x - 202) <= 3
         assert abs(y - 122) <= 3
+
+
+@pytest.mark.parametrize("width", [58, 116, 123, 225])
+def test_a_crop_as_large_as_the_resized_edge_stays_inside(width: int) -> None:
+    how = Preprocessing(input_size=(224, 224), resize=224)
+    pixels, geometry = preprocess(Image.new("RGB", (width, 400)), how)
+    assert pixels.shape == (224, 224, 3)
+    assert geometry.box[0] >= 0
+    assert geometry.box[2] <= width

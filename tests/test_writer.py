@@ -11,7 +11,7 @@ from tiny import build, image_file, png, random_image
 
 from spade_index.backbone import Backbone
 from spade_index.detector import Detector
-from spade_index.errors import GalleryError, ImageError, InputError, UnknownImage
+from spade_index.errors import GalleryDamaged, GalleryError, ImageError, InputError, UnknownImage
 from spade_index.gallery import Gallery
 from spade_index.images import DecodedImage, ImageFile, find_images
 from spade_index.settings import SearchSettings
@@ -264,3 +264,28 @@ def test_the_index_is_stale_after_a_tenth(gallery_path: Path, backbone: Backbone
         writer.remove(ids(gallery_path))
         with pytest.raises(InputError, match="nothing to index"):
             writer.build_index()
+
+
+def test_shards_without_a_catalog_are_never_deleted(gallery_path: Path, backbone: Backbone, tmp_path: Path) -> None:
+    path = gallery_path
+    (path / "catalog.sqlite").rename(tmp_path / "elsewhere.sqlite")
+    before = sorted(file.name for file in (path / "shards").iterdir())
+    with pytest.raises(GalleryDamaged, match=r"restore"):
+        GalleryWriter(path, backbone.settings)
+    assert sorted(file.name for file in (path / "shards").iterdir()) == before != []
+
+
+def test_an_interrupt_in_the_first_batch_leaves_nothing(
+    image_folder: Folder, backbone: Backbone, tmp_path: Path
+) -> None:
+    class Interrupted:
+        settings = backbone.settings
+
+        def __call__(self, pixels: object) -> object:
+            raise KeyboardInterrupt
+
+    with GalleryWriter(tmp_path / "gallery", backbone.settings) as writer:
+        with pytest.raises(KeyboardInterrupt):
+            writer.add(find_images(image_folder(3)), Interrupted())  # type: ignore[arg-type]
+        assert len(writer.gallery) == 0
+    assert list((tmp_path / "gallery" / "shards").iterdir()) == []
