@@ -82,6 +82,7 @@ class Layout:
     query_rows: list[Tensor]  # for every level: int64 [rows], the query's pixel at a row
 
     def to(self, device: torch.device) -> "Layout":
+        """The same layout with its index tensors on a device."""
         return Layout(
             self.planes,
             self.cells,
