@@ -10,9 +10,10 @@ from torch import Tensor
 
 from .pyramid import Size, square_sizes
 
-__all__ = ["BACKENDS", "MODES", "nearest_pixels", "split_matches"]
+__all__ = ["BACKENDS", "MODES", "PRECISIONS", "nearest_pixels", "split_matches"]
 
 MODES = ("concat-nearest", "concat-bilinear", "per-level")
+PRECISIONS = ("float32", "fast")
 BACKENDS = {"reference": "reference", "torch": "torch_backend"}
 """Backends by name, and the module of each: imported when first chosen."""
 
@@ -29,6 +30,9 @@ def nearest_pixels(
     weights: Sequence[float] | None = None,
     mode: str = "concat-nearest",
     backend: str | None = None,
+    precision: str = "float32",
+    prune: bool | None = None,
+    working_memory: int = 256 << 20,
 ) -> tuple[Tensor, Tensor]:
     """Find the `k` nearest gallery pixels of every query pixel.
 
@@ -45,6 +49,11 @@ def nearest_pixels(
             floor(i * c / n), or as torch interpolates with align_corners=False. `per-level` lets each level find
             its own k pixels, upsamples the maps of distances bilinearly, and averages w * d over levels.
         backend: a name in `BACKENDS`; by default the environment's SPADE_INDEX_KERNEL, or else `torch`.
+        precision: of the scan that finds candidates. `fast` is bfloat16 where the processor computes in it, and else
+            float32. Either way the distances of what was found are measured as float32 differences.
+        prune: whether to skip, exactly, what the coarse levels rule out; by default where that is quicker.
+        working_memory: bytes that a search may use above its arguments and results; one query at a time, and one
+            gallery map for each thread, are always taken.
 
     Returns:
         distances: float32 [B, P, k], squared, in the features' units squared.
@@ -67,7 +76,23 @@ def nearest_pixels(
     smallest = min(level.shape[1] for level in query) if mode == "per-level" else query[0].shape[1]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= pages.shape[1] * smallest:
         raise ValueError(f"k must be 1..{pages.shape[1] * smallest}, the gallery pixels of a query, not {k!r}")
-    return _load(backend)(query, pool, pages, k, sizes=sizes, weights=weights, mode=mode)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if working_memory < 1:
+        raise ValueError(f"working_memory must be a number of bytes, not {working_memory}")
+    search = _load(backend)
+    return search(
+        query,
+        pool,
+        pages,
+        k,
+        sizes=sizes,
+        weights=weights,
+        mode=mode,
+        precision=precision,
+        prune=prune,
+        working_memory=working_memory,
+    )
 
 
 def split_matches(matches: Tensor, pixels: int) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,15 @@ Level 0 is the finest. A pixel is a row number in raster order, y * W + x.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
+
+TILE = 64  # finest pixels, or a few more or less, of a compact part of a query
 
 
 def square_sizes(levels: Sequence[Tensor]) -> list[Size]:
@@ -50,60 +52,101 @@ def upsample_bilinear(features: Tensor, size: Size, finest: Size) -> Tensor:
     return up.permute(0, 2, 3, 1).reshape(finest[0] * finest[1], channels)
 
 
-def is_nested(sizes: Sequence[Size]) -> bool:
+def bilinear_taps(size: Size, finest: Size) -> tuple[Tensor, Tensor]:
+    """The pixels of a level of `size` that each pixel of `finest` is interpolated from, and their weights.
+
+    int64 [4, H0*W0] and float32 [4, H0*W0]: what `upsample_bilinear` computes, for some pixels only.
+    """
+    (y, y_next, v), (x, x_next, u) = (_axis_taps(n, fine) for n, fine in zip(size, finest, strict=True))
+    w = size[1]
+    rows = [(a[:, None] * w + b).flatten() for a in (y, y_next) for b in (x, x_next)]
+    weights = [(a[:, None] * b).flatten() for a in (1 - v, v) for b in (1 - u, u)]
+    return torch.stack(rows), torch.stack(weights).float()
+
+
+def _axis_taps(n: int, fine: int) -> tuple[Tensor, Tensor, Tensor]:
+    at = ((torch.arange(fine, dtype=torch.float64) + 0.5) * (n / fine) - 0.5).clamp_(min=0)
+    first = at.long().clamp_(max=n - 1)
+    return first, (first + 1).clamp_(max=n - 1), at - first
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The finest level cut into cells: rectangles of pixels that lie on one pixel of every coarser level.
+
+    The coarse levels are thus one distance for a pair of cells. The pixels of a cell are a column of `planes` child
+    planes, so that the least of a cell's children is an element-wise minimum of planes.
+    """
+
+    members: Tensor  # int64 [planes, cells]: the pixels of a cell; where cells are unequal, some of them again
+    rows: list[Tensor]  # for levels 1..: int64 [H*W], the order that its pixels are kept in
+    places: list[Tensor]  # for levels 1..: int64 [cells], which of `rows` lies under a cell
+    periodic: bool  # whether `places` of a level are 0..H*W-1, over and over
+    tiles: list[Tensor]  # compact parts of the grid of cells, of about TILE pixels each: int64, cells
+
+    @property
+    def planes(self) -> int:
+        """Pixels of a cell."""
+        return self.members.shape[0]
+
+    @property
+    def cells(self) -> int:
+        """Cells of an image."""
+        return self.members.shape[1]
+
+    def to(self, device: torch.device) -> "Layout":
+        """The same layout with its index tensors on a device."""
+        lists = ([t.to(device) for t in tensors] for tensors in (self.rows, self.places, self.tiles))
+        rows, places, tiles = lists
+        return Layout(self.members.to(device), rows, places, self.periodic, tiles)
+
+
+def make_layout(sizes: Sequence[Size], bilinear: bool = False) -> Layout:
+    """The layout of a pyramid. Where there are no coarse levels, or interpolated ones, cells are the finest pixels."""
+    coarse = [] if bilinear else list(sizes[1:])
+    y, x = (_cells_of_axis(sizes[0][axis], [size[axis] for size in coarse]) for axis in (0, 1))
+    grid = (y.shape[1], x.shape[1])
+    members = (y[:, None, :, None] * sizes[0][1] + x[None, :, None, :]).reshape(-1, grid[0] * grid[1])
+    places = [nearest_index(size, sizes[0])[members[0]] for size in coarse]
+    rows = [torch.arange(h * w) for h, w in coarse]
+    order = torch.arange(grid[0] * grid[1])
+    periodic = bool(coarse) and _is_nested(sizes)
+    if periodic:  # cells are the pixels of level 1, in an order that makes each coarser level periodic
+        for level in range(len(coarse) - 2, -1, -1):
+            rows[level] = _child_planes(coarse[level], coarse[level + 1])[:, rows[level + 1]].flatten()
+        order = rows[0]
+        places = [torch.arange(len(order)) % len(r) for r in rows]
+    return Layout(members[:, order], rows, places, periodic, _tiles(grid, len(members), order))
+
+
+def _is_nested(sizes: Sequence[Size]) -> bool:
     """Whether every pixel of a level covers a whole block of pixels of the next finer one."""
     return all(h % ch == 0 and w % cw == 0 for (h, w), (ch, cw) in pairwise(sizes))
 
 
-def child_planes(size: Size, coarse: Size) -> Tensor:
-    """The fine pixels under each coarse pixel: int64 [planes, H*W of the coarse level].
-
-    Plane (dy, dx) holds the child at that offset of every coarse pixel, so that the children of a cell
-    are the same column of all planes. `coarse` must divide `size`.
-    """
+def _child_planes(size: Size, coarse: Size) -> Tensor:
+    """The fine pixels under each coarse pixel, of which each covers a block: int64 [planes, H*W of the coarse]."""
     (h, w), (ch, cw) = size, coarse
     grid = torch.arange(h * w).view(ch, h // ch, cw, w // cw)
     return grid.permute(1, 3, 0, 2).reshape(-1, ch * cw)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The order in which a search keeps the pixels of both sides.
+def _cells_of_axis(fine: int, coarse: Sequence[int]) -> Tensor:
+    """Runs of finest coordinates that have the same coordinate on every coarse level: int64 [longest, runs].
 
-    The gallery's finest pixels are kept as `planes` child planes of `cells` columns. A column takes one
-    coarse term: cells are the pixels of level 1 where the levels nest, and else the finest pixels (one plane).
-    Level l of the query has a number of rows that divides P, and row c % rows belongs to finest row c.
+    Shorter runs repeat their last coordinate.
     """
-
-    planes: int
-    cells: int
-    members: Tensor  # int64 [planes, cells]: finest pixel of the gallery
-    cell_rows: list[Tensor]  # for levels 1..: int64 [cells], the gallery's row under a cell
-    query_rows: list[Tensor]  # for every level: int64 [rows], the query's pixel at a row
-
-    def to(self, device: torch.device) -> "Layout":
-        """The same layout with its index tensors on a device."""
-        return Layout(
-            self.planes,
-            self.cells,
-            self.members.to(device),
-            [rows.to(device) for rows in self.cell_rows],
-            [rows.to(device) for rows in self.query_rows],
-        )
+    if not coarse:
+        return torch.arange(fine)[None]
+    runs = [list(run) for _, run in groupby(range(fine), key=lambda i: [i * n // fine for n in coarse])]
+    longest = max(len(run) for run in runs)
+    return torch.tensor([run + run[-1:] * (longest - len(run)) for run in runs]).T.contiguous()
 
 
-def nested_layout(sizes: Sequence[Size]) -> Layout:
-    """The layout of two or more levels of which each divides the one before."""
-    orders = [torch.arange(sizes[-1][0] * sizes[-1][1])]
-    for size, coarse in zip(sizes[-2::-1], sizes[:0:-1], strict=True):
-        orders.append(child_planes(size, coarse)[:, orders[-1]].flatten())
-    members = child_planes(sizes[0], sizes[1])
-    cell_rows = [nearest_index(size, sizes[1]) for size in sizes[1:]]
-    return Layout(members.shape[0], members.shape[1], members, cell_rows, orders[::-1])
-
-
-def upsampled_layout(sizes: Sequence[Size], bilinear: bool) -> Layout:
-    """The layout of any levels, all on the finest grid: read there by index, or interpolated beforehand."""
-    pixels = torch.arange(sizes[0][0] * sizes[0][1])
-    rows = [pixels if bilinear else nearest_index(size, sizes[0]) for size in sizes]
-    return Layout(1, len(pixels), pixels[None], rows[1:], rows)
+def _tiles(grid: Size, planes: int, order: Tensor) -> list[Tensor]:
+    """Square parts of a grid of cells, as places in `order`."""
+    side = max(1, round(math.sqrt(TILE / planes)))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    rows = place.view(grid).split(side)
+    return [tile.flatten() for row in rows for tile in row.split(side, dim=1)]

@@ -18,6 +18,7 @@ def nearest_pixels(
     sizes: Sequence[Size],
     weights: Sequence[float],
     mode: str,
+    **_: object,
 ) -> tuple[Tensor, Tensor]:
     """The definition of `spade_index.kernels.nearest_pixels`, with checked arguments and no defaults left open.
 

@@ -1,30 +1,37 @@
-"""The pixel search in plain torch, on any device: one gallery map at a time, never a P x K*P matrix.
+"""The pixel search in plain torch, on any device: a few gallery maps at a time, never a P x K*P matrix.
 
-1. Scan (torch_scan.py): the minimum over every block of gallery pixels of distances in expanded form. The k
-   smallest distances lie in the k blocks with the smallest minima.
-2. Rescore: the pixels of those blocks are measured again as float32 differences, which do not cancel.
+1. Scan: distances as matrix products, decomposed into levels (torch_scan.py). Where the coarse levels alone rule out
+   most of the gallery, only the rest is compared (torch_prune.py). Either way what may be among the k nearest is kept.
+2. Measure: what was kept is compared again as float32 differences, which do not cancel (torch_found.py).
 """
 
 import math
-import os
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .pyramid import Size, upsample_bilinear
-from .torch_scan import CPU_TILE, Plan, Scanner, make_plan
+from .threads import spread
+from .torch_features import Plan, Query, make_plan, prepare_query
+from .torch_found import Found, Limits, candidates, measure
+from .torch_prune import WORTHWHILE, Pruner
+from .torch_scan import TILE_BYTES, Scanner
 
-T = TypeVar("T")
+MAPS = 5  # gallery maps that a thread loads at a time
+WORKING_MEMORY = 256 << 20
 
-SPARE = 3  # blocks beyond k that are rescored where rounding could have hidden a winner in them
-RESCORE = 1 << 20  # feature values of a level gathered at a time in the second pass
-SLICE = 1024  # query pixels whose blocks are chosen at a time
+
+@dataclass
+class SearchStats:
+    """What searches did; counts add up over calls."""
+
+    pairs: int = 0  # pixels of queries x cells of the gallery's maps
+    compared: int = 0  # of those, the ones whose finest level was compared: what pruning left
 
 
 @torch.no_grad()
@@ -37,36 +44,42 @@ def nearest_pixels(
     sizes: Sequence[Size],
     weights: Sequence[float],
     mode: str,
-    working_memory: int = 256 << 20,
+    precision: str = "float32",
+    prune: bool | None = None,
+    working_memory: int = WORKING_MEMORY,
+    stats: SearchStats | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `spade_index.kernels.nearest_pixels`, with checked arguments and no defaults left open.
 
     query levels [B, H*W, C], pool levels [slots, H*W, C], pages int64 [B, K]; returns squared distances
     float32 [B, P, k] and matches int64 [B, P, k].
 
-    `working_memory` (bytes, default 256 MiB) bounds what grows with K, P and the batch: a batch is cut into
-    groups of queries that fit. One query is always taken, and float32 copies of the group's queries, and for every
-    thread of a query and a gallery map, come on top. A map that several queries of a group share is read and converted
-    once in each pass. The result of a query does not depend on the others.
+    A batch is cut into groups of queries that fit into `working_memory` (bytes); one query is always taken. Maps
+    that queries of a group share are read and converted once. On a CPU, maps are spread over
+    `torch.get_num_threads()` threads, fewer if their buffers do not fit. A query's result does not depend on others.
 
-    On a CPU, maps are spread over `torch.get_num_threads()` threads.
-
-    Returned distances are differences, right to about 1e-6 of their value (interpolated features: of their
-    squared norm). Matches are the k nearest wherever the expanded form separates the k blocks of nearest pixels
-    from all but the next three. Ties: among the pixels that were rescored, the lowest match comes first.
+    Distances are float32 differences, right to about 1e-6 of their value (interpolated features: of their squared
+    norm). Matches are the k nearest but for pixels which rounding of the expanded form cannot tell apart: those are
+    told apart by measuring them, of the k + SPARE (torch_found.py) lowest cells. `stats` is added to.
     """
     if mode == "per-level":
-        return _per_level(query, pool, pages, k, sizes, weights, working_memory)
-    batch, neighbours = pages.shape
-    plan = make_plan(pool, sizes, weights, mode == "concat-bilinear", neighbours, working_memory // 2)
-    distances = torch.empty(batch, plan.pixels, k, device=plan.device)
-    matches = torch.empty(batch, plan.pixels, k, dtype=torch.int64, device=plan.device)
-    group = max(1, working_memory // 2 // (4 * neighbours * len(plan.block_cells) * plan.pixels))
-    for rows in torch.arange(batch).split(group):
-        if len(rows):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            search = _Search(plan, [level[part] for level in query], pages[part].tolist(), k)
-            search.run(distances[part], matches[part], working_memory // 4)
+        options = {"precision": precision, "prune": prune, "working_memory": working_memory, "stats": stats}
+        return _per_level(query, pool, pages, k, sizes, weights, options)
+    dtype = torch.bfloat16 if precision == "fast" and _has_bfloat16(pool[0].device) else torch.float32
+    plan = make_plan(pool, sizes, weights, mode == "concat-bilinear", dtype)
+    distances = torch.full((pages.shape[0], plan.pixels, k), math.inf, device=plan.device)
+    matches = torch.zeros(pages.shape[0], plan.pixels, k, dtype=torch.int64, device=plan.device)
+    on_cpu = plan.device.type == "cpu"  # elsewhere pruning's many small steps cost more than they save
+    group = max(1, working_memory // 4 // Query.bytes_of(plan, k))
+    for part in torch.arange(pages.shape[0]).split(group):
+        if len(part):
+            queries = slice(int(part[0]), int(part[-1]) + 1)
+            search = _Search(plan, [level[queries] for level in query], pages[queries], k)
+            search.run(working_memory * 3 // 4, prune if prune is not None or on_cpu else False)
+            search.measure(distances[queries], matches[queries])
+            if stats is not None:
+                stats.pairs += sum(worker.pairs for worker in search.workers)
+                stats.compared += sum(worker.compared for worker in search.workers)
     return distances, matches
 
 
@@ -77,194 +90,147 @@ def _per_level(
     k: int,
     sizes: Sequence[Size],
     weights: Sequence[float],
-    working_memory: int,
+    options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     total = torch.zeros(pages.shape[0], query[0].shape[1], k, device=query[0].device)
     finest = torch.empty(0)
     for level in reversed(range(len(query))):
-        d, finest = nearest_pixels(
-            [query[level]],
-            [pool[level]],
-            pages,
-            k,
-            sizes=[sizes[level]],
-            weights=[1.0],
-            mode="concat-nearest",
-            working_memory=working_memory,
-        )
+        alone: dict[str, Any] = {"sizes": [sizes[level]], "weights": [1.0], "mode": "concat-nearest"} | options
+        d, finest = nearest_pixels([query[level]], [pool[level]], pages, k, **alone)
         for b in range(pages.shape[0]):
             up = upsample_bilinear(d[b], sizes[level], sizes[0])
             total[b].add_(up, alpha=weights[level] / len(query))
     return total, finest
 
 
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are computed as such, and not emulated."""
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Maps that are scanned together, because the same queries want them."""
+
+    slots: list[int]
+    wanted: list[tuple[int, list[int]]]  # a query, and where in its page it has these slots
+
+
+class _Worker:
+    """What one thread needs to search maps for a group of queries."""
+
+    def __init__(self, plan: Plan, queries: list[Query], found: list[Found], maps: int, tile_bytes: int) -> None:
+        self.queries, self.found = queries, found
+        self.scanner = Scanner(plan, maps, tile_bytes)
+        self.pruner = Pruner(self.scanner) if plan.layout.places else None
+        self.pairs, self.compared = 0, 0
+
+    def search(self, chunk: _Chunk, prune: bool | None) -> None:
+        """Offer what the chunk's maps hold to those who want it."""
+        plan, cells = self.scanner.plan, self.scanner.cells
+        largest = self.scanner.load(chunk.slots)
+        every = torch.arange(cells, device=plan.device)
+        for number, positions in chunk.wanted:
+            query, found = self.queries[number], self.found[number]
+            found.begin(largest)
+            ids = (torch.tensor(positions, device=plan.device)[:, None] * cells + every).flatten()
+            lowest = min(positions) * cells
+            pairs = len(chunk.slots) * len(query.norms) * cells
+            coarse = self.scanner.bounds(query) if self.pruner else None
+            self.pairs += pairs
+            if self.pruner and coarse is not None and prune is not False:
+                survivors = self.pruner.survivors(query, found, coarse)
+                left = self.pruner.pairs(survivors)
+                if prune or left <= WORTHWHILE * pairs:
+                    self.pruner.compare(query, found, coarse, survivors, ids, lowest)
+                    self.compared += left
+                    continue
+            self.scanner.scan(query, found, coarse, ids, lowest)
+            self.compared += pairs
+
+
 class _Search:
-    """The search of a group of queries. Query pixels stand in the plan's order until the end."""
+    """The search of a group of queries."""
 
-    def __init__(self, plan: Plan, query: Sequence[Tensor], pages: list[list[int]], k: int) -> None:
-        self.plan, self.k = plan, k
-        self.queries = [plan.arrange([level[q] for level in query]) for q in range(len(pages))]
-        self.users: dict[int, list[tuple[int, int]]] = defaultdict(list)  # slot -> (query, position in its pages)
-        for q, slots in enumerate(pages):
-            for position, slot in enumerate(slots):
-                self.users[slot].append((q, position))
-        blocks, pixels = len(plan.block_cells), plan.pixels
-        self.minima = torch.empty(len(pages), len(pages[0]), blocks, pixels, device=plan.device)
-        # The chosen blocks of a pixel, by ascending minimum, and what is found in them.
-        m, keep = min(k + SPARE, len(pages[0]) * blocks), min(k, plan.block_pixels.shape[1])
-        self.position = torch.empty(len(pages), pixels, m, dtype=torch.int64, device=plan.device)
-        self.block = torch.empty_like(self.position)
-        self.wanted = torch.empty_like(self.position, dtype=torch.bool)
-        self.distances = torch.full((len(pages), pixels, m, keep), math.inf, device=plan.device)
-        self.matches = torch.zeros((len(pages), pixels, m, keep), dtype=torch.int64, device=plan.device)
-        self.scale = torch.zeros(len(pages), len(pages[0]), pixels, device=plan.device)
+    def __init__(self, plan: Plan, query: Sequence[Tensor], pages: Tensor, k: int) -> None:
+        self.plan, self.pages, self.k = plan, pages, k
+        self.queries = [prepare_query(plan, [level[q] for level in query]) for q in range(len(pages))]
+        self.workers: list[_Worker] = []
 
-    def run(self, distances: Tensor, matches: Tensor, tile: int) -> None:
-        """Write distances [queries, P, k] and matches; `tile` is Scanner's, for devices other than the CPU."""
-        on_cpu = self.plan.device.type == "cpu"
-        threads = torch.get_num_threads() if on_cpu else 1
-        if threads > len(self.users):
-            threads = 1  # too few maps for the threads: torch spreads its own operations over them
-        scanners: SimpleQueue[Scanner] = SimpleQueue()
-        for _ in range(threads):
-            scanners.put(Scanner(self.plan, CPU_TILE if on_cpu else tile))
+    def run(self, memory: int, prune: bool | None) -> None:
+        """Find the candidates of all queries, in so many bytes of buffers."""
+        threads, maps, tile_bytes = self._fit(memory)
+        limits = [Limits(query.norms, threads, self._allow) for query in self.queries]
+        idle: SimpleQueue[_Worker] = SimpleQueue()
+        for thread in range(threads):
+            found = [Found(of_query, thread, self.k) for of_query in limits]
+            self.workers.append(_Worker(self.plan, self.queries, found, maps, tile_bytes))
+            idle.put(self.workers[-1])
 
         @torch.no_grad()
-        def scan(slot: int) -> None:
-            scanner = scanners.get()
+        def search(chunk: _Chunk) -> None:
+            worker = idle.get()
             try:
-                scanner.load(slot)
-                for q, position in self.users[slot]:
-                    self.scale[q, position] = scanner.scan(self.queries[q], self.minima[q, position])
+                worker.search(chunk, prune)
             finally:
-                scanners.put(scanner)
+                idle.put(worker)
 
-        pieces = [
-            (q, slice(start, start + SLICE))
-            for q in range(len(self.queries))
-            for start in range(0, self.plan.pixels, SLICE)
-        ]
-        _spread(scan, self.users, threads)
-        _spread(self._choose, pieces, threads)
-        _spread(self._rescore, self.users, threads)
-        _spread(lambda piece: self._merge(piece, distances, matches), pieces, threads)
+        spread(search, self._chunks(maps), threads)
 
-    @torch.no_grad()
-    def _choose(self, piece: tuple[int, slice]) -> None:
-        """Choose blocks by their minima, which are used up. Equal minima go to the lowest position and block.
+    def measure(self, distances: Tensor, matches: Tensor) -> None:
+        """Write distances [queries, P, k] and matches of the candidates."""
+        threads = len(self.workers)
+        rows = self.plan.layout.members.numel()
+        step = math.ceil(rows / threads)
 
-        Blocks beyond the first k are wanted where rounding could have put them behind the k-th.
+        @torch.no_grad()
+        def write(piece: tuple[int, int]) -> None:
+            number, start = piece
+            found = [worker.found[number] for worker in self.workers]
+            slots = self.pages[number].to(self.plan.device)
+            near, ids = candidates(found, start, start + step)
+            measure(self.plan, self.queries[number], slots, near, ids, distances[number], matches[number])
+
+        pieces = [(number, start) for number in range(len(self.queries)) for start in range(0, rows, step)]
+        spread(write, pieces, threads)
+
+    def _fit(self, memory: int) -> tuple[int, int, int]:
+        """Threads, maps that each loads at a time, and bytes of a tile, such that all buffers fit."""
+        on_cpu, slots = self.plan.device.type == "cpu", len(self.pages.unique())
+        threads = torch.get_num_threads() if on_cpu else 1
+        if threads > slots:
+            threads = 1  # too few maps for the threads: torch spreads its own operations over them
+        for_map = Scanner.bytes_of(self.plan)
+        threads = max(1, min(threads, memory // (2 * for_map)))
+        mine = memory // threads
+        maps = max(1, min(MAPS, mine // 2 // for_map, math.ceil(slots / threads)))
+        return threads, maps, min(TILE_BYTES, mine // 8) if on_cpu else mine // 8
+
+    def _chunks(self, maps: int) -> Iterator[_Chunk]:
+        """All maps of the pages, in their order, those together that the same queries want."""
+        users: dict[int, list[tuple[int, int]]] = defaultdict(list)  # slot -> (query, position in its page)
+        for query, page in enumerate(self.pages.tolist()):
+            for position, slot in enumerate(page):
+                users[slot].append((query, position))
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for slot, wanted in users.items():
+            alike[tuple(query for query, _ in wanted)].append(slot)
+        for queries, slots in alike.items():
+            for start in range(0, len(slots), maps):
+                some = slots[start : start + maps]
+                yield _Chunk(some, [(q, [users[slot][i][1] for slot in some]) for i, q in enumerate(queries)])
+
+    def _allow(self, kth: Tensor, norms: Tensor) -> Tensor:
+        """The scanned distance up to which a pixel may be nearer than one at a scanned `kth`; `norms` are |q|^2 + |g|^2.
+
+        In float32 it is the terms' cancellation that rounds. In bfloat16, features move by up to 2^-8 of themselves, a
+        vector by half as much as a rule, and the distance by no more than both vectors do (the triangle inequality);
+        each of its two parts is rounded by up to 2^-8 in the end.
         """
-        q, rows = piece
-        position, block = self.position[q, rows], self.block[q, rows]
-        minima = self.minima[q, :, :, rows]  # [K, blocks, n]
-        each = torch.arange(len(position), device=minima.device)
-        lowest = minima.amin(1)  # [K, n]
-        values = minima.new_empty(position.shape)
-        for i in range(position.shape[1]):
-            position[:, i] = at = lowest.argmin(0)
-            here = minima[at, :, each]  # [n, blocks]
-            block[:, i] = b = here.argmin(1)
-            values[:, i] = here[each, b]
-            minima[at, b, each] = here[each, b] = math.inf
-            lowest[at, each] = here.amin(1)
-        channels = sum(level.shape[2] for level in self.plan.pool)
-        rounding = 4 * torch.finfo(torch.float32).eps * math.sqrt(channels) * self.scale[q][:, rows].amax(0)
-        self.wanted[q, rows] = values <= (values[:, : self.k][:, -1] + rounding)[:, None]
-        self.wanted[q, rows, : self.k] = True
-
-    @torch.no_grad()
-    def _rescore(self, slot: int) -> None:
-        """Find the k smallest distances in each chosen block of a map."""
-        plan, keep = self.plan, self.distances.shape[3]
-        gallery = plan.features([level[slot] for level in plan.pool])
-        fine, coarse = plan.block_pixels.shape[1], plan.block_cells.shape[1]
-        widest = max([fine * gallery[0].shape[1], *(coarse * g.shape[1] for g in gallery[1:])])
-        step = max(1, RESCORE // widest)
-        for q, position in self.users[slot]:
-            rows, ranks = (self.wanted[q] & (self.position[q] == position)).nonzero(as_tuple=True)
-            for r, i in zip(rows.split(step), ranks.split(step), strict=True):
-                block = self.block[q, r, i]
-                d = self._differences(self.queries[q], gallery, r, block)
-                matches = plan.block_pixels[block] + position * plan.pixels
-                self.distances[q, r, i], self.matches[q, r, i] = _smallest(d, matches, keep)
-
-    def _differences(self, query: Sequence[Tensor], gallery: Sequence[Tensor], rows: Tensor, block: Tensor) -> Tensor:
-        """Distances of query rows [n] to the pixels of one block each [n]: [n, cells of a block * planes]."""
-        plan = self.plan
-        d = _square_distances(query[0], gallery[0], rows, plan.block_pixels[block]) * plan.weights[0]
-        cells = plan.block_cells[block]  # [n, cells of a block]
-        by_cell = d.view(*cells.shape, plan.layout.planes)
-        levels = zip(query[1:], gallery[1:], plan.layout.cell_rows, plan.weights[1:], strict=True)
-        for q, g, under, w in levels:
-            by_cell.add_(_square_distances(q, g, rows % len(q), under[cells])[:, :, None], alpha=w)
-        return d
-
-    @torch.no_grad()
-    def _merge(self, piece: tuple[int, slice], distances: Tensor, matches: Tensor) -> None:
-        q, rows = piece
-        d, m = _smallest(self.distances[q, rows].flatten(1), self.matches[q, rows].flatten(1), self.k)
-        raster = self.plan.layout.query_rows[0][rows]
-        distances[q, raster], matches[q, raster] = d, m
-
-
-def _square_distances(q: Tensor, g: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    """Squared distances of q[rows] [n, C] to g[places] [n, s, C]: float32 [n, s]."""
-    gathered = g.index_select(0, places.flatten()).view(*places.shape, g.shape[1])
-    return gathered.sub_(q.index_select(0, rows)[:, None]).square_().sum(2)
-
-
-def _smallest(distances: Tensor, matches: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of distances [n, s], which are used up, and their matches; equal ones by lowest match.
-
-    A match that stands twice counts once.
-    """
-    distances.nan_to_num_(nan=math.inf, posinf=math.inf)
-    far = torch.iinfo(matches.dtype).max
-    d = distances.new_empty(len(distances), k)
-    m = matches.new_empty(len(distances), k)
-    for i in range(k):
-        d[:, i] = distances.amin(1)
-        m[:, i] = torch.where(distances == d[:, i : i + 1], matches, far).amin(1)
-        distances.masked_fill_(matches == m[:, i : i + 1], math.inf)
-    return d, m
-
-
-def _spread(function: Callable[[T], None], items: Iterable[T], threads: int) -> None:
-    """Call a function for every item, in threads whose torch operations each run in one thread.
-
-    Threads that meet once for a map, and not in each of its hundreds of operations, cost less, and much less when
-    something else wants the cores.
-    """
-    if threads == 1:
-        for item in items:
-            function(item)
-    else:
-        for _ in _pool(threads).map(function, items):
-            pass
-
-
-_pools: dict[int, ThreadPoolExecutor] = {}
-_pools_lock = threading.Lock()
-# A forked child has none of its parent's threads.
-os.register_at_fork(after_in_child=_pools.clear)
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    with _pools_lock:
-        if threads not in _pools:
-            before = torch.get_num_threads()
-            started = threading.Barrier(threads + 1)
-            _pools[threads] = ThreadPoolExecutor(threads, "nearest-pixels", _be_one_thread, (started,))
-            for _ in range(threads):
-                _pools[threads].submit(int)
-            started.wait()
-            # The setting is also the default of threads yet to come: put that back.
-            torch.set_num_threads(before)
-        return _pools[threads]
-
-
-def _be_one_thread(started: threading.Barrier) -> None:
-    torch.set_num_threads(1)
-    torch.get_num_threads()  # takes up the default, which would otherwise happen at the first operation
-    started.wait()
+        if self.plan.dtype == torch.float32:
+            channels = sum(level.shape[2] for level in self.plan.pool)
+            return kth + 4 * torch.finfo(torch.float32).eps * math.sqrt(channels) * norms
+        moved = 2**-8 * (2 * norms).sqrt()  # of both vectors, twice
+        return (kth.clamp(min=0).sqrt_().mul_(1 + 2**-8) + moved).square_()

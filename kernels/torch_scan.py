@@ -1,199 +1,149 @@
-"""First pass of the torch backend: the minima of expanded distances over blocks of gallery pixels.
+"""The scan of the torch backend: distances of a query's pixels to the cells of a few gallery maps at a time.
 
-|q - g|^2 = |q|^2 + |g|^2 - 2 q.g, both sides centred on the gallery map's mean, which keeps the terms small. Each
-level's products are taken at its own resolution: a coarse term is added once for all the fine pixels under it.
+Each level's products are taken at its own resolution. The coarse levels give one distance for a pair of cells, a
+lower bound of the distances of their pixels, to which the least of the finest level's is added.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .pyramid import Layout, Size, is_nested, nested_layout, upsample_bilinear, upsampled_layout
+from .pyramid import upsample_bilinear
+from .torch_features import Plan, Query, interpolated_norms, write_rows
+from .torch_found import BLOCK, Found
 
-BLOCK = 64  # gallery pixels per block: a smaller block costs memory, a larger one time in the second pass
-CPU_TILE = 5 << 19  # bytes of products of one plane: fewer, larger operations beat staying in a core's cache
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is searched, and how the gallery's pixels are cut into blocks."""
-
-    pool: Sequence[Tensor]  # levels [slots, H*W, C]
-    sizes: Sequence[Size]
-    weights: Sequence[float]
-    bilinear: bool
-    nested: bool
-    layout: Layout
-    block_cells: Tensor  # int64 [blocks, cells of a block]
-    block_pixels: Tensor  # int64 [blocks, cells of a block * planes]: finest pixels
-
-    @property
-    def pixels(self) -> int:
-        return self.pool[0].shape[1]
-
-    @property
-    def device(self) -> torch.device:
-        return self.pool[0].device
-
-    def arrange(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Levels [H*W, C] of a query in the layout's order: float32 [rows, C] each."""
-        return [f[rows] for f, rows in zip(self.features(levels), self.layout.query_rows, strict=True)]
-
-    def features(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Levels [H*W, C] of an image as they are compared: float32, [P, C] each where interpolated."""
-        if self.bilinear:
-            pairs = zip(levels, self.sizes, strict=True)
-            return [upsample_bilinear(f.float(), size, self.sizes[0]) for f, size in pairs]
-        return [f.float() for f in levels]
-
-
-def make_plan(
-    pool: Sequence[Tensor],
-    sizes: Sequence[Size],
-    weights: Sequence[float],
-    bilinear: bool,
-    neighbours: int,
-    memory: int,
-) -> Plan:
-    """A plan whose blocks are large enough for the minima of one query, [K, blocks, P], to fit in `memory` bytes."""
-    nested = not bilinear and len(sizes) > 1 and is_nested(sizes)
-    layout = (nested_layout(sizes) if nested else upsampled_layout(sizes, bilinear)).to(pool[0].device)
-    planes, cells = layout.members.shape
-    block = max(1, BLOCK // planes)
-    while block < cells and 4 * neighbours * pool[0].shape[1] * math.ceil(cells / block) > memory:
-        block *= 2
-    block = min(block, cells)
-    # A last block that is cut short repeats its last cell.
-    ordered = torch.arange(math.ceil(cells / block) * block, device=pool[0].device).clamp_(max=cells - 1)
-    block_cells = ordered.view(-1, block)
-    block_pixels = layout.members.T[block_cells].flatten(1)
-    return Plan(pool, sizes, weights, bilinear, nested, layout, block_cells, block_pixels)
+TILE_BYTES = 5 << 19  # of a tile of distances: fewer, larger operations beat staying in a core's cache
 
 
 class Scanner:
-    """Scans one gallery map at a time, in buffers that are used again for every map, query and tile."""
+    """Scans some gallery maps at a time, in buffers that are used again for all maps and queries."""
 
-    def __init__(self, plan: Plan, tile: int = CPU_TILE) -> None:
-        """`tile` is the bytes to use for the products of one plane of the map with some pixels of the query."""
-        self.plan, self.planes, self.cells = plan, *plan.layout.members.shape
-        rows = [len(r) for r in plan.layout.query_rows]
-        places = [level.shape[1] for level in plan.pool]
-        columns = [level.shape[2] + 1 for level in plan.pool]
-        # A tile lies within one plane of the query, where its columns of the coarse term are consecutive.
-        self.stride = rows[1] if plan.nested else rows[0]
-        tiles = min(self.stride, math.ceil(4 * self.cells * self.stride / tile))
-        self.width = math.ceil(self.stride / tiles)
-        self.queried = self._buffers(rows, columns)
-        for q in self.queried:
-            q[:, -1] = 1.0  # meets the gallery's norms, which stand in the last column of its matrix
-        self.matrices = self._buffers(places, columns)
-        self.coarse = self._buffers(places[1:], rows[1:] if plan.nested else [self.width] * len(rows[1:]))
-        self.products = self._buffers([self.cells] * 2, [self.width] * 2)
-        self.centres: list[Tensor] = []
-        self.largest = torch.zeros((), device=plan.device)
+    def __init__(self, plan: Plan, maps: int, tile_bytes: int = TILE_BYTES) -> None:
+        """For so many maps at a time, in tiles of so many bytes."""
+        self.plan, self.layout = plan, plan.layout
+        self.cells, self.planes = plan.layout.cells, plan.layout.planes
+        self.gallery = [self._empty(maps, n, plan.columns(i), dtype=plan.dtype_of(i)) for i, n in enumerate(plan.rows)]
+        tiles = math.ceil(4 * self.cells * self.cells / tile_bytes)
+        self.height = math.ceil(self.cells / tiles)
+        self.products = [self._empty(self.height, self.cells, dtype=plan.dtype) for _ in range(2)]
+        self.distances = torch.full((self.height, padded(self.cells)), math.inf, device=plan.device)
+        self.coarse = self._empty(self.cells, padded(maps * self.cells) if self.layout.places else 0)
+        self.coarse_products = [
+            self._empty(len(order), maps * n, dtype=plan.dtype)
+            for order, n in zip(plan.query_orders[1:], plan.rows[1:], strict=True)
+            if self.layout.places
+        ]
+        self.interpolated_norms = self._empty(maps, plan.pixels if plan.bilinear else 0)
+        self.maps = 0
 
-    def _buffers(self, rows: Sequence[int], columns: Sequence[int]) -> list[Tensor]:
-        return [torch.empty(r, c, device=self.plan.device) for r, c in zip(rows, columns, strict=True)]
+    def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.plan.device)
 
-    def load(self, slot: int) -> None:
-        """Take up a map: matrices w * [g, |g|^2] of its levels, centred, and its largest squared norm."""
-        plan = self.plan
-        self.centres, self.largest = [], torch.zeros((), device=plan.device)
-        for level, (pool, matrix, w) in enumerate(zip(plan.pool, self.matrices, plan.weights, strict=True)):
-            g = pool[slot]
-            self.centres.append(g.mean(0, dtype=torch.float32))
-            if level == 0 and self.planes > 1:
-                g = g.index_select(0, plan.layout.members.flatten())
-            centred = torch.sub(g, self.centres[-1], out=matrix[:, :-1])
-            if level and plan.bilinear:
-                norms = _square_norms(upsample_bilinear(centred, plan.sizes[level], plan.sizes[0]))
-                self.matrices[0][:, -1].add_(norms, alpha=w)
-                matrix[:, -1] = 0.0
-            else:
-                norms = _square_norms(centred)
-                matrix[:, -1] = norms
-            if w != 1:
-                matrix *= w
-            self.largest += w * norms.max()
+    @staticmethod
+    def bytes_of(plan: Plan) -> int:
+        """What a scanner needs for each of its maps: features and coarse distances."""
+        features = sum(n * plan.columns(i) * plan.dtype_of(i).itemsize for i, n in enumerate(plan.rows))
+        products = sum(4 * plan.layout.cells * n for n in plan.rows[1:])
+        return features + products + (4 * plan.layout.cells**2 if plan.layout.places else 0)
 
-    def scan(self, query: Sequence[Tensor], out: Tensor) -> Tensor:
-        """Write the loaded map's block minima for an arranged query: out [blocks, P].
+    def load(self, slots: Sequence[int]) -> float:
+        """Take up the maps of some slots; returns an upper bound of their rows' squared norms."""
+        plan, self.maps, largest = self.plan, len(slots), 0.0
+        for place, slot in enumerate(slots):
+            norms = 0.0
+            for level, (pool, order) in enumerate(zip(plan.pool, plan.orders, strict=True)):
+                rows = self.gallery[level][place]
+                norms += float(write_rows(plan, level, pool[slot].index_select(0, order), rows).amax())
+                if level and plan.bilinear:
+                    of_level = interpolated_norms(plan, level, rows)
+                    self.interpolated_norms[place] = of_level + (self.interpolated_norms[place] if level > 1 else 0)
+            largest = max(largest, norms) if math.isfinite(norms) else largest
+        return largest
 
-        Returns the scale of the terms in them, the squared norms of both sides: [P].
+    def bounds(self, query: Query) -> Tensor:
+        """The coarse levels' distances: float32 [cells of the query, cells of the loaded maps].
+
+        Columns of infinity follow, up to a multiple of BLOCK.
         """
-        norms = self._centre(query)
-        if self.plan.nested:
-            self._combine_coarse()
-        for plane in range(0, self.plan.pixels, self.stride):
-            for first in range(0, self.stride, self.width):
-                last = min(first + self.width, self.stride)
-                columns = slice(plane + first, plane + last)
-                nearest = self._nearest_by_cell(self.queried[0][columns].T)
-                if self.plan.nested:
-                    nearest += self.coarse[0][:, first:last]
-                else:
-                    self._add_upsampled(nearest, columns)
-                self._reduce_blocks(nearest, out[:, columns])
-        out += norms
-        return norms + self.largest
-
-    def _centre(self, query: Sequence[Tensor]) -> Tensor:
-        """Centre a query on the loaded map, as -2 q; returns its pixels' squared norms over all levels [P]."""
-        norms = torch.zeros(self.plan.pixels, device=self.plan.device)
-        for q, centre, queried, w in zip(query, self.centres, self.queried, self.plan.weights, strict=True):
-            centred = torch.add(2 * centre, q, alpha=-2, out=queried[:, :-1])
-            norms.view(-1, len(q)).add_(_square_norms(centred), alpha=w / 4)
-        return norms
-
-    def _nearest_by_cell(self, q: Tensor) -> Tensor:
-        """The finest level's distances to q [C + 1, n], the least of every cell's children: [cells, n]."""
-        best, other = (_part(buffer, self.cells, q.shape[1]) for buffer in self.products)
-        children = self.matrices[0].view(self.planes, self.cells, -1)
-        torch.mm(children[0], q, out=best)
-        for child in children[1:]:
-            torch.minimum(best, torch.mm(child, q, out=other), out=best)
-        return best
-
-    def _combine_coarse(self) -> None:
-        """Make the coarse term [n1, n1] of nested levels, from the coarsest up; rows raster, columns by plane."""
-        coarser, sizes = None, self.plan.sizes
-        for level in range(len(sizes) - 1, 0, -1):
-            out = torch.mm(self.matrices[level], self.queried[level].T, out=self.coarse[level - 1])
-            if coarser is not None:
-                (h, w), (ch, cw) = sizes[level], sizes[level + 1]
-                columns = ch * cw
-                out.view(ch, h // ch, cw, w // cw, -1, columns).add_(coarser.view(ch, 1, cw, 1, 1, columns))
-            coarser = out
-
-    def _add_upsampled(self, tile: Tensor, columns: slice) -> None:
-        """Add the levels that do not nest to a tile [P, n]: the gallery's side is upsampled here."""
-        plan = self.plan
-        for level in range(1, len(plan.sizes)):
-            matrix, q = self.matrices[level], self.queried[level][columns]
-            product = torch.mm(matrix, q.T, out=_part(self.coarse[level - 1], len(matrix), len(q)))
-            if plan.bilinear:
-                tile += upsample_bilinear(product, plan.sizes[level], plan.sizes[0])
+        columns = self.maps * self.cells
+        by_map = self.coarse[:, :columns].unflatten(1, (self.maps, self.cells))
+        self.coarse[:, columns : padded(columns)] = math.inf
+        for level in range(1, len(self.gallery)):
+            n, places = self.plan.rows[level], self.layout.places[level - 1]
+            product = self._multiply(query, level)  # [rows of the query, maps, n]
+            if n != self.cells:
+                product = product.index_select(0, places[self.plan.query_cells])
+            if self.layout.periodic:
+                product, into = product[:, :, None], by_map.unflatten(2, (-1, n))
             else:
-                tile += product.index_select(0, plan.layout.cell_rows[level - 1])
+                product, into = product.index_select(2, places), by_map
+            into.copy_(product) if level == 1 else into.add_(product)
+        return self.coarse[:, : padded(columns)]
 
-    def _reduce_blocks(self, tile: Tensor, out: Tensor) -> None:
-        """Write the minimum of every block of cells: tile [cells, n] to out [blocks, n]."""
-        block = self.plan.block_cells.shape[1]
-        whole = self.cells // block
-        if whole:
-            torch.amin(tile[: whole * block].view(whole, block, -1), 1, out=out[:whole])
-        if whole < len(out):
-            torch.amin(tile[whole * block :], 0, out=out[whole])
+    def _multiply(self, query: Query, level: int) -> Tensor:
+        """A coarse level's distances: [rows of the query, maps, rows of a map]."""
+        q, g = query.rows[level], self.gallery[level][: self.maps].flatten(0, 1)
+        buffer = self.coarse_products[level - 1].view(-1)[: len(q) * len(g)]
+        return torch.mm(q, g.T, out=buffer.view(len(q), len(g))).unflatten(1, (self.maps, -1))
+
+    def scan(self, query: Query, found: Found, coarse: Tensor | None, ids: Tensor, lowest: int) -> None:
+        """Offer the distances of every pixel to every cell of the loaded maps, whose ids are [maps * cells]."""
+        for place in range(self.maps):
+            columns = slice(place * self.cells, (place + 1) * self.cells)
+            products = self._multiply_map(query, place) if self.plan.bilinear else []
+            for start in range(0, self.planes * self.cells, self.cells):
+                for first in range(0, self.cells, self.height):
+                    cells = slice(first, min(first + self.height, self.cells))
+                    rows = torch.arange(start + cells.start, start + cells.stop, device=self.plan.device)
+                    distances = self._least_of_children(query.rows[0][start + cells.start : start + cells.stop], place)
+                    if coarse is not None:
+                        distances[:, : self.cells] += coarse[cells, columns]
+                    elif products:
+                        self._add_interpolated(distances[:, : self.cells], query, products, place, cells)
+                    found.offer(rows, distances, ids[columns], lowest)
+
+    def _least_of_children(self, q: Tensor, place: int) -> Tensor:
+        """The finest level's distances of rows q to a map's cells, the least of each cell's pixels: [n, padded]."""
+        best, other = (product[: len(q)] for product in self.products)
+        children = self.gallery[0][place].unflatten(0, (self.planes, self.cells))
+        torch.mm(q, children[0].T, out=best)
+        for child in children[1:]:
+            torch.mm(q, child.T, out=other)
+            torch.minimum(ordered(best), ordered(other), out=ordered(best))
+        distances = self.distances[: len(q)]
+        distances[:, : self.cells] = best
+        return distances
+
+    def _multiply_map(self, query: Query, place: int) -> list[Tensor]:
+        """-2 q.g of each coarse level of one map, to be interpolated on both sides: [rows, rows]."""
+        products = []
+        for level in range(1, len(self.gallery)):
+            channels = self.plan.pool[level].shape[2]
+            products.append(query.rows[level][:, :channels] @ self.gallery[level][place, :, :channels].T)
+        return products
+
+    def _add_interpolated(
+        self, distances: Tensor, query: Query, products: list[Tensor], place: int, cells: slice
+    ) -> None:
+        """Add the coarse levels to distances [n, P] of the pixels `cells` of the query's order."""
+        plan, pixels = self.plan, self.plan.query_cells[cells]
+        total = self.interpolated_norms[place][:, None] + query.coarse_norms[cells]  # [P, n]
+        for product, size, (places, weights) in zip(products, plan.sizes[1:], plan.taps, strict=True):
+            of_query = sum(product[p] * w[:, None] for p, w in zip(places[:, pixels], weights[:, pixels], strict=True))
+            total += upsample_bilinear(of_query.T.contiguous(), size, plan.sizes[0])
+        distances += total.T
 
 
-def _part(buffer: Tensor, rows: int, columns: int) -> Tensor:
-    """The beginning of a buffer as a contiguous matrix, for the last tile of a plane is narrower."""
-    return buffer.view(-1)[: rows * columns].view(rows, columns)
+def ordered(distances: Tensor) -> Tensor:
+    """Distances in a form whose minimum is quick to find: bfloat16 as its bits, which for them order alike.
+
+    Distances are not negative but for rounding, and then as good as 0.
+    """
+    return distances.view(torch.int16) if distances.dtype == torch.bfloat16 else distances
 
 
-def _square_norms(features: Tensor) -> Tensor:
-    """Squared norms [n] of features [n, C]; the norm is a single pass, which the sum of squares is not."""
-    return torch.linalg.vector_norm(features, dim=1).square_()
+def padded(columns: int) -> int:
+    """The next multiple of BLOCK."""
+    return math.ceil(columns / BLOCK) * BLOCK

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_index.kernels import nearest_pixels, pyramid, split_matches, torch_backend, torch_scan
+from spade_index.kernels import nearest_pixels, pyramid, split_matches, torch_backend, torch_found, torch_prune
 
 MODES = ["concat-nearest", "concat-bilinear", "per-level"]
 NESTED = [[(8, 8), (4, 4), (2, 2)], [(6, 4), (3, 2)], [(8, 12), (4, 6), (4, 3), (2, 1), (1, 1)], [(9, 9), (3, 3)]]
@@ -199,11 +199,11 @@ def test_tiles_of_any_width_give_the_same(sizes, mode, monkeypatch):
     pool = pyramid_of("random", 3, sizes, channels, 2, torch.float16)
     pages = torch.tensor([[2, 0], [1, 2]])
     expected = nearest_pixels(query, pool, pages, 2, sizes=sizes, mode=mode, backend="torch")
-    for tile, block, rescore in ((1, 1, 1), (4 * 7 * sizes[0][0] * sizes[0][1], 12, 100)):
-        monkeypatch.setattr(torch_backend, "CPU_TILE", tile)
-        monkeypatch.setattr(torch_scan, "BLOCK", block)
-        monkeypatch.setattr(torch_backend, "RESCORE", rescore)
-        monkeypatch.setattr(torch_backend, "SLICE", 3 * rescore)
+    for tile, few in ((1, 1), (4 * 7 * sizes[0][0] * sizes[0][1], 3)):
+        monkeypatch.setattr(torch_backend, "TILE_BYTES", tile)
+        monkeypatch.setattr(torch_backend, "MAPS", few)
+        monkeypatch.setattr(torch_found, "GATHER", 20 * few)
+        monkeypatch.setattr(torch_prune, "GATHERED", few)
         found = nearest_pixels(query, pool, pages, 2, sizes=sizes, mode=mode, backend="torch")
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])

@@ -1,0 +1,147 @@
+"""How the torch backend keeps features: rows whose products are squared distances.
+
+|q - g|^2 = |q|^2 + |g|^2 - 2 q.g = [-2q, 1, |q|^2] . [g, |g|^2, 1]. Both sides are centred, which keeps the terms
+small, and scaled by the root of their level's weight. In bfloat16 a squared norm takes three columns, whose sum is as
+good as float32: the products are accumulated in float32, and what is rounded in the end is the distance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .pyramid import Layout, Size, bilinear_taps, make_layout, upsample_bilinear
+
+NORM_COLUMNS = {torch.float32: 1, torch.bfloat16: 3}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched, in which order pixels are kept, and in which precision they are scanned."""
+
+    pool: Sequence[Tensor]  # levels [slots, H*W, C]
+    sizes: Sequence[Size]
+    weights: Sequence[float]
+    bilinear: bool
+    layout: Layout
+    orders: list[Tensor]  # of every level: int64 [rows], the gallery's pixels in the layout's order
+    query_cells: Tensor  # int64 [cells]: the query's cells in the order of the layout's tiles
+    query_orders: list[Tensor]  # of every level: int64 [rows], the query's pixels
+    dtype: torch.dtype  # of the scan: float32 or bfloat16
+    centres: list[Tensor]  # float32 [C] of each level
+    taps: list[tuple[Tensor, Tensor]]  # of levels 1.., where interpolated
+
+    @property
+    def pixels(self) -> int:
+        """P, of the finest level."""
+        return self.pool[0].shape[1]
+
+    @property
+    def rows(self) -> list[int]:
+        """Rows of each level of a gallery map. The finest has some pixels more than once if cells differ in size."""
+        return [len(order) for order in self.orders]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pool[0].device
+
+    def dtype_of(self, level: int) -> torch.dtype:
+        """Interpolation would spread the rounding of a coarse product, so it is not rounded."""
+        return torch.float32 if self.bilinear and level else self.dtype
+
+    def columns(self, level: int) -> int:
+        """Of a level's rows of features, with their norms."""
+        return self.pool[level].shape[2] + 2 * NORM_COLUMNS[self.dtype_of(level)]
+
+
+def make_plan(
+    pool: Sequence[Tensor], sizes: Sequence[Size], weights: Sequence[float], bilinear: bool, dtype: torch.dtype
+) -> Plan:
+    """A plan for a pool. Its centres are the means of the first map, which a gallery's other maps are like."""
+    device = pool[0].device
+    layout = make_layout(sizes, bilinear).to(device)
+    cells = torch.cat(layout.tiles)
+    coarse = layout.rows or [torch.arange(h * w, device=device) for h, w in sizes[1:]]
+    orders = [layout.members.flatten(), *coarse]
+    query_orders = [layout.members[:, cells].flatten(), *coarse]
+    for level, places in enumerate(layout.places, 1):
+        # A level with a pixel for every cell is kept in the order of cells; the others are looked up.
+        if len(orders[level]) == len(cells):
+            query_orders[level] = orders[level][places[cells]]
+    centres = [level[0].float().mean(0) for level in pool]
+    taps = [bilinear_taps(size, sizes[0]) for size in sizes[1:]] if bilinear else []
+    taps = [(pixels.to(device), weights.to(device)) for pixels, weights in taps]
+    return Plan(pool, sizes, weights, bilinear, layout, orders, cells, query_orders, dtype, centres, taps)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query as it is scanned and as it came."""
+
+    levels: list[Tensor]  # [H*W, C] as given
+    rows: list[Tensor]  # [rows, columns] of each level: see the head of this file
+    norms: Tensor  # float32 [rows of the finest level]: squared norms over all levels
+    coarse_norms: Tensor  # float32 [P]: of interpolated levels only, in the order of rows; else empty
+
+    @staticmethod
+    def bytes_of(plan: Plan, k: int) -> int:
+        """What a query needs while it is searched, with what is found for it."""
+        features = sum(len(o) * plan.columns(i) * plan.dtype_of(i).itemsize for i, o in enumerate(plan.query_orders))
+        return features + plan.layout.members.numel() * (4 * k + 100)
+
+
+def prepare_query(plan: Plan, levels: Sequence[Tensor]) -> Query:
+    """A query's levels [H*W, C], cells in the order of the plan's tiles, planes outermost."""
+    layout, cells = plan.layout, plan.query_cells
+    prepared = []
+    norms = torch.zeros(layout.planes, layout.cells, device=plan.device)
+    coarse_norms = torch.zeros(plan.pixels if plan.bilinear else 0, device=plan.device)
+    for number, (level, order) in enumerate(zip(levels, plan.query_orders, strict=True)):
+        out = torch.empty(len(order), plan.columns(number), dtype=plan.dtype_of(number), device=plan.device)
+        of_level = write_rows(plan, number, level.index_select(0, order), out, query=True)
+        prepared.append(out)
+        if number == 0:
+            norms += of_level.view_as(norms)
+        elif plan.bilinear:
+            coarse_norms += interpolated_norms(plan, number, out, query=True)[cells]
+        else:
+            norms += of_level if len(order) == len(cells) else of_level[layout.places[number - 1][cells]]
+    if plan.bilinear:
+        norms += coarse_norms
+    return Query(list(levels), prepared, norms.flatten(), coarse_norms)
+
+
+def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: bool = False) -> Tensor:
+    """Write features [n, C] as rows [n, columns], of the query's side or the gallery's; returns squared norms [n]."""
+    channels = features.shape[1]
+    factor = plan.weights[level] ** 0.5 * (-2 if query else 1)
+    target = out[:, :channels]
+    centred = target if out.dtype == torch.float32 else torch.empty(features.shape, device=out.device)
+    # One operation at a time: those that convert and compute at once are several times as slow.
+    centred.copy_(features)
+    centred.sub_(plan.centres[level])
+    if factor != 1:
+        centred.mul_(factor)
+    if centred is not target:
+        target.copy_(centred)
+        centred.copy_(target)  # the norms are those of what was rounded
+    norms = torch.linalg.vector_norm(centred, dim=1).square_()
+    if query:
+        norms /= 4
+    parts = NORM_COLUMNS[out.dtype]
+    first = channels + (parts if query else 0)
+    rest = norms
+    for column in range(first, first + parts):
+        out[:, column] = rest
+        rest = rest - out[:, column]
+    ones = channels + (0 if query else parts)
+    out[:, ones : ones + parts] = 1.0
+    return norms
+
+
+def interpolated_norms(plan: Plan, level: int, rows: Tensor, query: bool = False) -> Tensor:
+    """Squared norms [P] of a coarse level's rows [H*W, columns] when they are interpolated."""
+    features = rows[:, : plan.pool[level].shape[2]].contiguous()
+    norms = torch.linalg.vector_norm(upsample_bilinear(features, plan.sizes[level], plan.sizes[0]), dim=1).square_()
+    return norms / 4 if query else norms

@@ -1,0 +1,93 @@
+"""Exact pruning: only cells whose coarse distance does not rule them out have their finest pixels compared.
+
+The coarse levels' distance of two cells is a lower bound of their pixels' distances. A few cells with the lowest
+bounds are compared first; what they give bounds the k-th distance from above, and whatever lies above that is skipped.
+"""
+
+import torch
+from torch import Tensor
+
+from .torch_features import Query
+from .torch_found import BLOCK, Found
+from .torch_scan import Scanner, ordered, padded
+
+SEEDS = 4  # cells that are compared first, at least
+GATHERED = 512  # gallery cells compared at a time
+WORTHWHILE = 0.3  # the share of pairs left above which comparing all of them is quicker
+
+
+class Pruner:
+    """Searches the maps that a scanner has loaded."""
+
+    def __init__(self, scanner: Scanner) -> None:
+        self.scanner, layout = scanner, scanner.layout
+        sizes = [len(tile) for tile in layout.tiles]
+        self.tiles = torch.arange(layout.cells, device=scanner.plan.device).split(sizes)  # of the query's cells
+        columns = scanner.gallery[0].shape[2]
+        rows, gathered = layout.planes * max(sizes), layout.planes * GATHERED
+        self.gathered = scanner.gallery[0].new_empty(gathered, columns)
+        self.products = scanner.gallery[0].new_empty(rows * gathered)
+        self.distances = torch.empty(rows * GATHERED, device=scanner.plan.device)
+        self.least = scanner.gallery[0].new_empty(rows * GATHERED)
+        planes = torch.arange(layout.planes, device=scanner.plan.device)[:, None] * layout.cells
+        cell = torch.arange(len(scanner.gallery[0]) * layout.cells, device=scanner.plan.device)
+        self.children = planes + cell // layout.cells * (layout.planes * layout.cells) + cell % layout.cells
+
+    def _seed(self, query: Query, found: Found, coarse: Tensor) -> None:
+        """Bound the k-th distances by comparing the cells with the lowest coarse distances."""
+        layout, finest = self.scanner.layout, self.scanner.gallery[0].flatten(0, 1)
+        blocks = coarse.unflatten(1, (-1, BLOCK))  # [cells, blocks, BLOCK]
+        count = max(SEEDS, found.k)
+        if blocks.shape[1] < count:
+            return
+        best = blocks.amin(2).topk(count, largest=False).indices  # [cells, count]
+        q = query.rows[0].view(layout.planes, layout.cells, -1)
+        kth = torch.empty(layout.planes, layout.cells, device=coarse.device)
+        for cells in torch.arange(layout.cells, device=coarse.device).split(max(1, GATHERED // count)):
+            bound, column = blocks[cells[:, None], best[cells]].min(2)  # [n, count]
+            seeds = best[cells] * BLOCK + column
+            children = self.children[:, seeds].transpose(0, 1)  # [n, planes, count]
+            g = finest.index_select(0, children.flatten()).view(len(cells), layout.planes * count, -1)
+            d = torch.bmm(q[:, cells].transpose(0, 1), g.mT).float().unflatten(2, (layout.planes, count)).amin(2)
+            d += bound[:, None]  # [n, planes, count]
+            kth[:, cells] = d.topk(found.k, largest=False).values[:, :, -1].T
+        found.lower(kth.flatten())
+
+    def survivors(self, query: Query, found: Found, coarse: Tensor) -> list[Tensor]:
+        """For each tile of the query the cells of the maps that its bounds do not rule out: int64 [n]."""
+        if found.limit.isinf().any():
+            self._seed(query, found, coarse)
+        limit = found.limit.view(self.scanner.planes, -1).amax(0)  # [cells]
+        return [
+            ((coarse[tile[0] : tile[-1] + 1] - limit[tile][:, None]).amin(0) <= 0).nonzero().squeeze(1)
+            for tile in self.tiles
+        ]
+
+    def pairs(self, survivors: list[Tensor]) -> int:
+        """How many pairs of a query's pixel and a cell that is."""
+        return sum(len(tile) * self.scanner.planes * len(s) for tile, s in zip(self.tiles, survivors, strict=True))
+
+    def compare(
+        self, query: Query, found: Found, coarse: Tensor, survivors: list[Tensor], ids: Tensor, lowest: int
+    ) -> None:
+        """Offer the distances of every pixel to the cells that survived for its tile."""
+        layout = self.scanner.layout
+        finest, by_plane = self.scanner.gallery[0].flatten(0, 1), query.rows[0].view(layout.planes, layout.cells, -1)
+        planes = torch.arange(layout.planes, device=coarse.device)[:, None] * layout.cells
+        for tile, cells in zip(self.tiles, survivors, strict=True):
+            here = slice(int(tile[0]), int(tile[-1]) + 1)
+            q = by_plane[:, here].flatten(0, 1)  # [planes * cells of the tile, columns]
+            rows = (planes + tile).flatten()
+            for some in cells.split(GATHERED) if len(cells) else ():
+                n = len(some)
+                children = self.children.index_select(1, some).flatten()
+                g = torch.index_select(finest, 0, children, out=self.gathered[: len(children)])
+                products = self.products[: len(q) * len(g)].view(len(q), len(g))
+                torch.mm(q, g.T, out=products)
+                least = self.least[: len(q) * n].view(len(q), n)
+                torch.amin(ordered(products).view(len(q), layout.planes, n), 1, out=ordered(least))
+                distances = self.distances[: len(q) * padded(n)].view(layout.planes, len(tile), padded(n))
+                distances[:, :, n:] = torch.inf
+                distances[:, :, :n] = least.view(layout.planes, len(tile), n)
+                distances[:, :, :n] += coarse[here].index_select(1, some)
+                found.offer(rows, distances.flatten(0, 1), ids.index_select(0, some), lowest)
