@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
-from environment import environment
 
 from spade_index import load_backbone
+from spade_index.benchmarks.environment import environment
 
 BATCH, EDGE, ROUNDS = 8, 224, 7
 

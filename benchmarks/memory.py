@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import skimage.data
-from environment import environment
 from PIL import Image
+
+from spade_index.benchmarks.environment import environment
 
 EDGE = 96  # pixels of an image and of the backbone's input
 

@@ -65,17 +65,22 @@ def nearest_pixels(
     if mode == "per-level":
         options = {"precision": precision, "prune": prune, "working_memory": working_memory, "stats": stats}
         return _per_level(query, pool, pages, k, sizes, weights, options)
-    dtype = torch.bfloat16 if precision == "fast" and _has_bfloat16(pool[0].device) else torch.float32
-    plan = make_plan(pool, sizes, weights, mode == "concat-bilinear", dtype)
+    on_cpu = pool[0].device.type == "cpu"
+    if prune is None:
+        prune = None if on_cpu else False  # elsewhere its many small steps cost more than they save
+    half = torch.bfloat16 if _has_bfloat16(pool[0].device) else torch.float32
+    finest = half if precision == "fast" else torch.float32
+    # Where pruning is tried, coarse distances are bounds first: rounding them costs little, as _allow says.
+    coarse = half if on_cpu and prune is not False else finest
+    plan = make_plan(pool, sizes, weights, mode == "concat-bilinear", finest, coarse)
     distances = torch.full((pages.shape[0], plan.pixels, k), math.inf, device=plan.device)
     matches = torch.zeros(pages.shape[0], plan.pixels, k, dtype=torch.int64, device=plan.device)
-    on_cpu = plan.device.type == "cpu"  # elsewhere pruning's many small steps cost more than they save
     group = max(1, working_memory // 4 // Query.bytes_of(plan, k))
     for part in torch.arange(pages.shape[0]).split(group):
         if len(part):
             queries = slice(int(part[0]), int(part[-1]) + 1)
             search = _Search(plan, [level[queries] for level in query], pages[queries], k)
-            search.run(working_memory * 3 // 4, prune if prune is not None or on_cpu else False)
+            search.run(working_memory * 3 // 4, prune)
             search.measure(distances[queries], matches[queries])
             if stats is not None:
                 stats.pairs += sum(worker.pairs for worker in search.workers)
@@ -137,7 +142,7 @@ class _Worker:
             found.begin(largest)
             ids = (torch.tensor(positions, device=plan.device)[:, None] * cells + every).flatten()
             lowest = min(positions) * cells
-            pairs = len(chunk.slots) * len(query.norms) * cells
+            pairs = len(chunk.slots) * query.norms.shape[1] * cells
             coarse = self.scanner.bounds(query) if self.pruner else None
             self.pairs += pairs
             if self.pruner and coarse is not None and prune is not False:
@@ -223,14 +228,15 @@ class _Search:
                 yield _Chunk(some, [(q, [users[slot][i][1] for slot in some]) for i, q in enumerate(queries)])
 
     def _allow(self, kth: Tensor, norms: Tensor) -> Tensor:
-        """The scanned distance up to which a pixel may be nearer than one at a scanned `kth`; `norms` are |q|^2 + |g|^2.
+        """The scanned distance [n] up to which a pixel may be nearer than one at a scanned distance of `kth`.
 
-        In float32 it is the terms' cancellation that rounds. In bfloat16, features move by up to 2^-8 of themselves, a
-        vector by half as much as a rule, and the distance by no more than both vectors do (the triangle inequality);
-        each of its two parts is rounded by up to 2^-8 in the end.
+        `norms` [2, n] are |q|^2 + |g|^2 over all levels and over those in bfloat16. In float32, what rounds is that
+        these terms cancel. In bfloat16 a value moves by up to 2^-8 of itself, a vector by half as much as a rule, and
+        the distance of two vectors by no more than both (the triangle inequality); at last 2^-8 of it is rounded.
         """
-        if self.plan.dtype == torch.float32:
-            channels = sum(level.shape[2] for level in self.plan.pool)
-            return kth + 4 * torch.finfo(torch.float32).eps * math.sqrt(channels) * norms
-        moved = 2**-8 * (2 * norms).sqrt()  # of both vectors, twice
-        return (kth.clamp(min=0).sqrt_().mul_(1 + 2**-8) + moved).square_()
+        channels = sum(level.shape[2] for level in self.plan.pool)
+        limit = kth + 4 * torch.finfo(torch.float32).eps * math.sqrt(channels) * norms[0]
+        if torch.bfloat16 in self.plan.dtypes:
+            moved = 2**-8 * (2 * norms[1]).sqrt()  # of both vectors, once for each of the two distances
+            limit = (limit.clamp(min=0).sqrt_().mul_(1 + 2**-8) + moved).square_()
+        return limit

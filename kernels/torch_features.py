@@ -28,7 +28,7 @@ class Plan:
     orders: list[Tensor]  # of every level: int64 [rows], the gallery's pixels in the layout's order
     query_cells: Tensor  # int64 [cells]: the query's cells in the order of the layout's tiles
     query_orders: list[Tensor]  # of every level: int64 [rows], the query's pixels
-    dtype: torch.dtype  # of the scan: float32 or bfloat16
+    dtypes: list[torch.dtype]  # of every level in the scan: float32 or bfloat16
     centres: list[Tensor]  # float32 [C] of each level
     taps: list[tuple[Tensor, Tensor]]  # of levels 1.., where interpolated
 
@@ -46,25 +46,26 @@ class Plan:
     def device(self) -> torch.device:
         return self.pool[0].device
 
-    def dtype_of(self, level: int) -> torch.dtype:
-        """Interpolation would spread the rounding of a coarse product, so it is not rounded."""
-        return torch.float32 if self.bilinear and level else self.dtype
-
     def columns(self, level: int) -> int:
         """Of a level's rows of features, with their norms."""
-        return self.pool[level].shape[2] + 2 * NORM_COLUMNS[self.dtype_of(level)]
+        return self.pool[level].shape[2] + 2 * NORM_COLUMNS[self.dtypes[level]]
 
 
 def make_plan(
-    pool: Sequence[Tensor], sizes: Sequence[Size], weights: Sequence[float], bilinear: bool, dtype: torch.dtype
+    pool: Sequence[Tensor],
+    sizes: Sequence[Size],
+    weights: Sequence[float],
+    bilinear: bool,
+    finest: torch.dtype = torch.float32,
+    coarse: torch.dtype = torch.float32,
 ) -> Plan:
     """A plan for a pool. Its centres are the means of the first map, which a gallery's other maps are like."""
     device = pool[0].device
     layout = make_layout(sizes, bilinear).to(device)
     cells = torch.cat(layout.tiles)
-    coarse = layout.rows or [torch.arange(h * w, device=device) for h, w in sizes[1:]]
-    orders = [layout.members.flatten(), *coarse]
-    query_orders = [layout.members[:, cells].flatten(), *coarse]
+    rows = layout.rows or [torch.arange(h * w, device=device) for h, w in sizes[1:]]
+    orders = [layout.members.flatten(), *rows]
+    query_orders = [layout.members[:, cells].flatten(), *rows]
     for level, places in enumerate(layout.places, 1):
         # A level with a pixel for every cell is kept in the order of cells; the others are looked up.
         if len(orders[level]) == len(cells):
@@ -72,7 +73,9 @@ def make_plan(
     centres = [level[0].float().mean(0) for level in pool]
     taps = [bilinear_taps(size, sizes[0]) for size in sizes[1:]] if bilinear else []
     taps = [(pixels.to(device), weights.to(device)) for pixels, weights in taps]
-    return Plan(pool, sizes, weights, bilinear, layout, orders, cells, query_orders, dtype, centres, taps)
+    # Interpolation would spread the rounding of a coarse product: that is not rounded.
+    dtypes = [finest] + [torch.float32 if bilinear else coarse] * (len(pool) - 1)
+    return Plan(pool, sizes, weights, bilinear, layout, orders, cells, query_orders, dtypes, centres, taps)
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,13 @@ class Query:
 
     levels: list[Tensor]  # [H*W, C] as given
     rows: list[Tensor]  # [rows, columns] of each level: see the head of this file
-    norms: Tensor  # float32 [rows of the finest level]: squared norms over all levels
+    norms: Tensor  # float32 [2, rows of the finest level]: squared norms over all levels, and over those in bfloat16
     coarse_norms: Tensor  # float32 [P]: of interpolated levels only, in the order of rows; else empty
 
     @staticmethod
     def bytes_of(plan: Plan, k: int) -> int:
         """What a query needs while it is searched, with what is found for it."""
-        features = sum(len(o) * plan.columns(i) * plan.dtype_of(i).itemsize for i, o in enumerate(plan.query_orders))
+        features = sum(len(o) * plan.columns(i) * plan.dtypes[i].itemsize for i, o in enumerate(plan.query_orders))
         return features + plan.layout.members.numel() * (4 * k + 100)
 
 
@@ -95,21 +98,24 @@ def prepare_query(plan: Plan, levels: Sequence[Tensor]) -> Query:
     """A query's levels [H*W, C], cells in the order of the plan's tiles, planes outermost."""
     layout, cells = plan.layout, plan.query_cells
     prepared = []
-    norms = torch.zeros(layout.planes, layout.cells, device=plan.device)
+    norms = torch.zeros(2, layout.planes, layout.cells, device=plan.device)
     coarse_norms = torch.zeros(plan.pixels if plan.bilinear else 0, device=plan.device)
     for number, (level, order) in enumerate(zip(levels, plan.query_orders, strict=True)):
-        out = torch.empty(len(order), plan.columns(number), dtype=plan.dtype_of(number), device=plan.device)
+        out = torch.empty(len(order), plan.columns(number), dtype=plan.dtypes[number], device=plan.device)
         of_level = write_rows(plan, number, level.index_select(0, order), out, query=True)
         prepared.append(out)
-        if number == 0:
-            norms += of_level.view_as(norms)
-        elif plan.bilinear:
-            coarse_norms += interpolated_norms(plan, number, out, query=True)[cells]
-        else:
-            norms += of_level if len(order) == len(cells) else of_level[layout.places[number - 1][cells]]
-    if plan.bilinear:
-        norms += coarse_norms
-    return Query(list(levels), prepared, norms.flatten(), coarse_norms)
+        if number and plan.bilinear:
+            of_level = interpolated_norms(plan, number, out, query=True)[cells]
+            coarse_norms += of_level
+        elif number and len(order) != len(cells):
+            of_level = of_level[layout.places[number - 1][cells]]
+        norms += rounded(plan, number, of_level.view(-1, layout.cells))
+    return Query(list(levels), prepared, norms.flatten(1), coarse_norms)
+
+
+def rounded(plan: Plan, level: int, norms: Tensor) -> Tensor:
+    """Squared norms [...] of a level as [2, ...]: again, and what of them is in bfloat16."""
+    return torch.stack([norms, norms if plan.dtypes[level] == torch.bfloat16 else torch.zeros_like(norms)])
 
 
 def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: bool = False) -> Tensor:

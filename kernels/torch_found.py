@@ -24,9 +24,10 @@ class Limits:
     """
 
     def __init__(self, norms: Tensor, threads: int, allow: Allowance) -> None:
+        """`norms` [2, rows] as a Query has them."""
         self.norms, self.allow = norms, allow
-        self.kth = norms.new_full((threads, len(norms)), math.inf)
-        self.largest = norms.new_zeros(threads)  # squared norm of the gallery's rows that a thread has seen
+        self.kth = norms.new_full((threads, norms.shape[1]), math.inf)
+        self.largest = norms.new_zeros(threads, 2, 1)  # squared norms of the gallery's rows that a thread has seen
 
     def within(self, rows: slice, kth: Tensor | None = None) -> Tensor:
         """The scanned distances [n] of some rows up to which a pixel may be one of the k nearest.
@@ -35,7 +36,7 @@ class Limits:
         """
         noted = self.kth[:, rows].amin(0)
         kth = noted if kth is None else torch.minimum(noted, kth)
-        return self.allow(kth, self.norms[rows] + self.largest.amax())
+        return self.allow(kth, self.norms[:, rows] + self.largest.amax(0))
 
 
 class Found:
@@ -43,8 +44,8 @@ class Found:
 
     def __init__(self, limits: Limits, thread: int, k: int) -> None:
         self.limits, self.k = limits, k
-        rows, device = len(limits.norms), limits.norms.device
-        self.kth, self.largest = limits.kth[thread], limits.largest[thread : thread + 1]
+        rows, device = limits.norms.shape[1], limits.norms.device
+        self.kth, self.largest = limits.kth[thread], limits.largest[thread]
         self.best = torch.full((rows, k), math.inf, device=device)  # the least distances of cells so far, ascending
         self.limit = torch.full((rows,), math.inf, device=device)  # candidates lie within it
         self.norms = limits.norms
@@ -52,11 +53,11 @@ class Found:
         self.size, self.room = 0, 8 * (k + SPARE) * rows
         self.crowd: Crowd | None = None
 
-    def begin(self, largest: float) -> None:
-        """Prepare for maps whose squared norms are at most `largest`, and learn what other threads have found."""
-        self.largest.clamp_(min=largest)
+    def begin(self, largest: Tensor) -> None:
+        """Prepare for maps whose squared norms are at most `largest` [2], and learn what other threads have found."""
+        torch.maximum(self.largest, largest[:, None], out=self.largest)
         self.limit = self.limits.within(slice(None))
-        self.norms = self.limits.norms + self.limits.largest.amax()
+        self.norms = self.limits.norms + self.limits.largest.amax(0)
 
     def lower(self, kth: Tensor) -> None:
         """Take note of upper bounds [rows] of the k-th distances."""
@@ -78,7 +79,7 @@ class Found:
         rows, low = rows.index_select(0, hit), low.index_select(0, hit)
         clearly = None
         if self.crowd is not None:
-            clearly = self.limits.allow(low, self.norms.index_select(0, rows)) < self.kth.index_select(0, rows)
+            clearly = self.limits.allow(low, self.norms.index_select(1, rows)) < self.kth.index_select(0, rows)
             here = self.crowd.admits(rows, clearly, lowest).nonzero().squeeze(1)
             hit, rows, low, clearly = (x.index_select(0, here) for x in (hit, rows, low, clearly))
         limit = self._improve(rows, low, distances, hit, len(ids))
@@ -97,7 +98,7 @@ class Found:
         self._keep((rows.index_select(0, i), ids.index_select(0, column), kept))
 
     def _improve(self, rows: Tensor, low: Tensor, distances: Tensor, hit: Tensor, count: int) -> Tensor:
-        """Update what is known of rows [n] by distances[hit], of which `low` are the least; returns their limits [n]."""
+        """Update what is known of rows [n] by distances[hit], whose least are `low`; returns the rows' limits [n]."""
         if self.k == 1:
             best = torch.minimum(self.best[:, 0].index_select(0, rows), low)[:, None]
         else:
@@ -106,7 +107,7 @@ class Found:
         self.best.index_copy_(0, rows, best)
         kth = torch.minimum(self.kth.index_select(0, rows), best[:, -1])
         self.kth.index_copy_(0, rows, kth)
-        limit = self.limits.allow(kth, self.norms.index_select(0, rows))
+        limit = self.limits.allow(kth, self.norms.index_select(1, rows))
         limit = torch.minimum(limit, self.limit.index_select(0, rows)).clamp_(max=torch.finfo(torch.float32).max)
         self.limit.index_copy_(0, rows, limit)
         return limit

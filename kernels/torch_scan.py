@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .pyramid import upsample_bilinear
-from .torch_features import Plan, Query, interpolated_norms, write_rows
+from .torch_features import Plan, Query, interpolated_norms, rounded, write_rows
 from .torch_found import BLOCK, Found
 
 TILE_BYTES = 5 << 19  # of a tile of distances: fewer, larger operations beat staying in a core's cache
@@ -24,15 +24,15 @@ class Scanner:
         """For so many maps at a time, in tiles of so many bytes."""
         self.plan, self.layout = plan, plan.layout
         self.cells, self.planes = plan.layout.cells, plan.layout.planes
-        self.gallery = [self._empty(maps, n, plan.columns(i), dtype=plan.dtype_of(i)) for i, n in enumerate(plan.rows)]
+        self.gallery = [self._empty(maps, n, plan.columns(i), dtype=plan.dtypes[i]) for i, n in enumerate(plan.rows)]
         tiles = math.ceil(4 * self.cells * self.cells / tile_bytes)
         self.height = math.ceil(self.cells / tiles)
-        self.products = [self._empty(self.height, self.cells, dtype=plan.dtype) for _ in range(2)]
+        self.products = [self._empty(self.height, self.cells, dtype=plan.dtypes[0]) for _ in range(2)]
         self.distances = torch.full((self.height, padded(self.cells)), math.inf, device=plan.device)
         self.coarse = self._empty(self.cells, padded(maps * self.cells) if self.layout.places else 0)
         self.coarse_products = [
-            self._empty(len(order), maps * n, dtype=plan.dtype)
-            for order, n in zip(plan.query_orders[1:], plan.rows[1:], strict=True)
+            self._empty(len(order), maps * n, dtype=dtype)
+            for order, n, dtype in zip(plan.query_orders[1:], plan.rows[1:], plan.dtypes[1:], strict=True)
             if self.layout.places
         ]
         self.interpolated_norms = self._empty(maps, plan.pixels if plan.bilinear else 0)
@@ -44,22 +44,24 @@ class Scanner:
     @staticmethod
     def bytes_of(plan: Plan) -> int:
         """What a scanner needs for each of its maps: features and coarse distances."""
-        features = sum(n * plan.columns(i) * plan.dtype_of(i).itemsize for i, n in enumerate(plan.rows))
+        features = sum(n * plan.columns(i) * plan.dtypes[i].itemsize for i, n in enumerate(plan.rows))
         products = sum(4 * plan.layout.cells * n for n in plan.rows[1:])
         return features + products + (4 * plan.layout.cells**2 if plan.layout.places else 0)
 
-    def load(self, slots: Sequence[int]) -> float:
-        """Take up the maps of some slots; returns an upper bound of their rows' squared norms."""
-        plan, self.maps, largest = self.plan, len(slots), 0.0
+    def load(self, slots: Sequence[int]) -> Tensor:
+        """Take up the maps of some slots; returns upper bounds of their rows' squared norms [2], as Query has them."""
+        plan, self.maps = self.plan, len(slots)
+        largest = torch.zeros(2, device=plan.device)
         for place, slot in enumerate(slots):
-            norms = 0.0
+            norms = torch.zeros(2, device=plan.device)
             for level, (pool, order) in enumerate(zip(plan.pool, plan.orders, strict=True)):
                 rows = self.gallery[level][place]
-                norms += float(write_rows(plan, level, pool[slot].index_select(0, order), rows).amax())
+                of_level = write_rows(plan, level, pool[slot].index_select(0, order), rows)
+                norms += rounded(plan, level, of_level.amax())
                 if level and plan.bilinear:
                     of_level = interpolated_norms(plan, level, rows)
                     self.interpolated_norms[place] = of_level + (self.interpolated_norms[place] if level > 1 else 0)
-            largest = max(largest, norms) if math.isfinite(norms) else largest
+            largest = torch.maximum(largest, norms.nan_to_num(0.0, posinf=0.0))  # a map that is not finite has no say
         return largest
 
     def bounds(self, query: Query) -> Tensor:
@@ -72,6 +74,9 @@ class Scanner:
         self.coarse[:, columns : padded(columns)] = math.inf
         for level in range(1, len(self.gallery)):
             n, places = self.plan.rows[level], self.layout.places[level - 1]
+            if level == 1 and n == self.cells and self.layout.periodic and self.plan.dtypes[1] == torch.float32:
+                torch.mm(query.rows[1], self.gallery[1][: self.maps].flatten(0, 1).T, out=self.coarse[:, :columns])
+                continue
             product = self._multiply(query, level)  # [rows of the query, maps, n]
             if n != self.cells:
                 product = product.index_select(0, places[self.plan.query_cells])
@@ -106,14 +111,16 @@ class Scanner:
 
     def _least_of_children(self, q: Tensor, place: int) -> Tensor:
         """The finest level's distances of rows q to a map's cells, the least of each cell's pixels: [n, padded]."""
-        best, other = (product[: len(q)] for product in self.products)
+        distances = self.distances[: len(q)]
+        least, product = distances[:, : self.cells], self.products[1][: len(q)]
+        best = least if least.dtype == product.dtype else self.products[0][: len(q)]
         children = self.gallery[0][place].unflatten(0, (self.planes, self.cells))
         torch.mm(q, children[0].T, out=best)
         for child in children[1:]:
-            torch.mm(q, child.T, out=other)
-            torch.minimum(ordered(best), ordered(other), out=ordered(best))
-        distances = self.distances[: len(q)]
-        distances[:, : self.cells] = best
+            torch.mm(q, child.T, out=product)
+            torch.minimum(ordered(best), ordered(product), out=ordered(best))
+        if best is not least:
+            least.copy_(best)
         return distances
 
     def _multiply_map(self, query: Query, place: int) -> list[Tensor]:

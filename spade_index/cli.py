@@ -12,6 +12,7 @@ import click
 
 # What needs torch, which takes seconds to import, is imported by the commands that use it.
 from .catalog import ImageRow
+from .cli_benchmark import benchmark
 from .cli_info import described
 from .cli_options import (
     Progress,
@@ -58,6 +59,8 @@ class Commands(click.Group):
 def main() -> None:
     """Find what is not normal in images, by a gallery of normal ones."""
 
+
+main.add_command(benchmark)
 
 @main.command()
 @images_argument
