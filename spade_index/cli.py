@@ -62,6 +62,7 @@ def main() -> None:
 
 main.add_command(benchmark)
 
+
 @main.command()
 @images_argument
 @gallery_argument

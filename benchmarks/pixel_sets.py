@@ -1,0 +1,255 @@
+"""Features to search: those that a CNN makes of photographs, because random ones have nothing in common to prune.
+
+Objects are one photograph cropped again and again at nearly the same place, textures are crops of which the queries'
+come from another part of the picture than the gallery's, `photos` are crops of anything. All pictures come with
+scikit-image (two more with scikit-learn); nothing is downloaded. `tiles` is a dataset in MVTec layout, searched as the
+detector does: among the K images of train/good whose pooled descriptors are nearest to the query's.
+
+Every query exists twice: good, and with a defect. The features are efficientnet-lite0's, in one of two shapes:
+
+- `native`: its usual pyramid, weighted by inverse variance, as a gallery of it is searched.
+- `wrn`: the shapes of WideResNet50-2, whose weights cannot be had without a download: 256, 512 and 1024 channels. The
+  expanded features in front of the same blocks' projections (144, 240 and 672 channels) are multiplied by a matrix
+  with orthonormal columns. That keeps all distances, so what can be pruned is what real features allow, while the cost
+  is that of WideResNet50-2. Weights are 1.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+import torch
+from PIL import Image
+from skimage.transform import SimilarityTransform, warp
+from torch import Tensor
+
+from spade_index import Preprocessing, find_images, load_backbone
+from spade_index.errors import InputError
+from spade_index.evaluation import GOOD, test_images
+from spade_index.gallery import image_moments, moments_variance
+from spade_index.images import decode, load, preprocess
+
+BACKBONE = "efficientnet-lite0"
+SHAPES = ("wrn", "native")
+WRN_CHANNELS = (256, 512, 1024)  # of layer1 to layer3
+TILES = "tiles"
+BATCH = 8
+
+OBJECTS = {  # file, row and column of the centre, edge of the crop; pixels of shift, degrees of turn
+    "coffee": ("coffee.png", 200, 300, 380, 4, 2),
+    "cat": ("chelsea.png", 140, 230, 260, 4, 2),
+    "camera": ("camera.png", 200, 250, 400, 12, 10),
+}
+TEXTURES = ("brick", "grass", "gravel")
+TEXTURE_EDGE, GALLERY_PART = 150, 0.68  # pixels of a crop; the left part of the picture is the gallery's
+PHOTOS = (
+    *("astronaut.png", "coffee.png", "chelsea.png", "camera.png", "coins.png", "rocket.jpg", "page.png", "text.png"),
+    *("moon.png", "hubble_deep_field.jpg", "ihc.png", "china.jpg", "flower.jpg"),
+)
+SETS = (*OBJECTS, *TEXTURES, "photos")
+
+
+class NoPicture(Exception):
+    """A picture that a set needs is not installed."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One query and what it is compared with."""
+
+    set: str
+    query: str  # `good` or `defective`
+    image: np.ndarray  # uint8 [H, W, 3]
+    gallery: np.ndarray = field(repr=False)  # uint8 [K, H, W, 3]; the queries of a set may share it
+
+
+@dataclass(frozen=True)
+class Case:
+    """One search: a query's pyramid and the maps of its K neighbours."""
+
+    set: str
+    query: str
+    shapes: str
+    levels: list[Tensor] = field(repr=False)  # float32 [1, H*W, C]
+    pool: list[Tensor] = field(repr=False)  # float16 [K, H*W, C]
+    sizes: list[tuple[int, int]]
+    weights: list[float]
+
+
+def make_pictures(name: str, count: int, edge: int, tiles: Path | None, device: str) -> list[Pictures]:
+    """The good and the defective query of a set, each with `count` gallery images of edge x edge pixels.
+
+    Raises NoPicture if a picture is not installed, InputError if `tiles` cannot be used.
+    """
+    how = Preprocessing(input_size=(edge, edge))
+    if name == TILES:
+        assert tiles is not None
+        return _tile_pictures(tiles, count, how, device)
+    random = np.random.default_rng(list(name.encode()))
+    crop = _object(name) if name in OBJECTS else _texture(name) if name in TEXTURES else _photo()
+    gallery = np.stack([_input(crop(random, True), how) for _ in range(count)])
+    good, other = (_input(crop(random, False), how) for _ in range(2))
+    return [Pictures(name, "good", good, gallery), Pictures(name, "defective", _damaged(other, random), gallery)]
+
+
+def make_cases(pictures: Sequence[Pictures], shapes: str, device: str) -> Iterator[Case]:
+    """The searches of a set in one of `SHAPES`, one at a time. A gallery that queries share is made once."""
+    extract, sizes = _extractor(shapes, pictures[0].image.shape[0], device)
+    gallery, pool, weights = None, [], []
+    for of in pictures:
+        if of.gallery is not gallery:
+            gallery = of.gallery
+            pool = extract(gallery, torch.float16)
+            # As in a gallery: of the values that are stored, over all its images.
+            variances = [moments_variance(*image_moments(level.cpu().numpy())) for level in pool]
+            weights = [1.0] * len(pool) if shapes == "wrn" else [1 / variance for variance in variances]
+        yield Case(of.set, of.query, shapes, extract(of.image[None], torch.float32), pool, sizes, weights)
+
+
+def _extractor(
+    shapes: str, edge: int, device: str
+) -> tuple[Callable[[np.ndarray, torch.dtype], list[Tensor]], list[tuple[int, int]]]:
+    """A function from images uint8 [n, H, W, 3] and a dtype to levels [n, H*W, C], and the sizes of the levels."""
+
+    def sized(default: Preprocessing) -> Preprocessing:
+        return replace(default, input_size=(edge, edge))
+
+    backbone = load_backbone(BACKBONE, preprocessing=sized, device=device)
+    bases: list[Tensor] | None = None
+    if shapes == "wrn":
+        # A block uses one activation twice; what is captured is its last output, which the projection takes.
+        expanded = tuple(f"{level}._swish" for level in backbone.settings.levels)
+        backbone = load_backbone(BACKBONE, levels=expanded, preprocessing=sized, device=device)
+        channels = [shape[0] for shape in backbone.settings.level_shapes]
+        bases = [_orthonormal(wide, c).to(backbone.device) for wide, c in zip(WRN_CHANNELS, channels, strict=True)]
+
+    def extract(images: np.ndarray, dtype: torch.dtype) -> list[Tensor]:
+        batches = []
+        for start in range(0, len(images), BATCH):
+            levels = backbone(images[start : start + BATCH]).pyramid
+            if bases is not None:
+                levels = [level @ basis.T for level, basis in zip(levels, bases, strict=True)]
+            batches.append([level.to(dtype) for level in levels])
+        return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+    return extract, backbone.settings.sizes
+
+
+def _orthonormal(rows: int, columns: int) -> Tensor:
+    """A fixed matrix float32 [rows, columns] with orthonormal columns."""
+    random = torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(rows))
+    return torch.linalg.qr(random).Q.float()
+
+
+def _object(name: str) -> Callable[[np.random.Generator, bool], np.ndarray]:
+    file, row, column, edge, shift, turn = OBJECTS[name]
+    picture = _picture(file)
+
+    def crop(random: np.random.Generator, gallery: bool) -> np.ndarray:
+        y, x = row + random.uniform(-shift, shift), column + random.uniform(-shift, shift)
+        angle, bright = random.uniform(-turn, turn), random.uniform(0.92, 1.08)
+        return _crop(picture, y, x, edge * random.uniform(0.98, 1.02), random, angle, bright)
+
+    return crop
+
+
+def _texture(name: str) -> Callable[[np.random.Generator, bool], np.ndarray]:
+    picture = _picture(f"{name}.png")
+    height, width = picture.shape[:2]
+    # Corners of a turned crop lie this far from its centre, so that the parts stay apart.
+    reach = TEXTURE_EDGE / 2 * 1.06
+
+    def crop(random: np.random.Generator, gallery: bool) -> np.ndarray:
+        first, last = (0.0, GALLERY_PART * width) if gallery else (GALLERY_PART * width, float(width))
+        y, x = random.uniform(reach, height - reach), random.uniform(first + reach, last - reach)
+        return _crop(picture, y, x, TEXTURE_EDGE, random, random.uniform(-3, 3), random.uniform(0.95, 1.05))
+
+    return crop
+
+
+def _photo() -> Callable[[np.random.Generator, bool], np.ndarray]:
+    pictures = []
+    for file in PHOTOS:
+        try:
+            pictures.append(_picture(file))
+        except NoPicture:  # any will do
+            continue
+    if len(pictures) < 2:
+        raise NoPicture("fewer than two of the photographs are installed with scikit-image")
+
+    def crop(random: np.random.Generator, gallery: bool) -> np.ndarray:
+        picture = pictures[random.integers(len(pictures))]
+        edge = min(picture.shape[:2]) * random.uniform(0.5, 0.9)
+        y, x = (random.uniform(edge / 2, extent - edge / 2) for extent in picture.shape[:2])
+        return _crop(picture, y, x, edge, random, 0.0, 1.0)
+
+    return crop
+
+
+@cache
+def _picture(file: str) -> np.ndarray:
+    """A picture that scikit-image or scikit-learn was installed with, float32 [H, W, 3] in 0..1."""
+    folders = [Path(skimage.data.__file__).parent]
+    try:
+        import sklearn.datasets
+
+        folders.append(Path(sklearn.datasets.__file__).parent / "images")
+    except ImportError:
+        pass
+    # Not through skimage.data's functions: they download what is not there.
+    for path in (folder / file for folder in folders):
+        if path.is_file():
+            return np.asarray(decode(path.read_bytes(), str(path)), np.float32) / 255
+    raise NoPicture(f"{file} is not installed with scikit-image")
+
+
+def _crop(
+    picture: np.ndarray, y: float, x: float, edge: float, random: np.random.Generator, angle: float, bright: float
+) -> np.ndarray:
+    """A square of `edge` pixels around (y, x), turned by `angle` degrees, with sensor noise: uint8 [edge, edge, 3]."""
+    pixels = round(edge)
+    centred = SimilarityTransform(translation=(-pixels / 2, -pixels / 2))
+    turned = SimilarityTransform(scale=edge / pixels, rotation=np.deg2rad(angle), translation=(x, y))
+    cut = warp(picture, centred + turned, output_shape=(pixels, pixels), order=1, mode="reflect")
+    cut = cut * bright + random.normal(0, 0.01, cut.shape)
+    return (255 * cut.clip(0, 1)).round().astype(np.uint8)
+
+
+def _input(crop: np.ndarray, how: Preprocessing) -> np.ndarray:
+    return preprocess(Image.fromarray(crop), how)[0]
+
+
+def _damaged(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The image with a defect: a piece of it, upside down and off colour, in another place."""
+    edge = len(image)
+    height, width = (round(part * edge) for part in random.uniform(0.06, 0.16, 2))
+    top, left = (int(part * edge) for part in random.uniform(0.27, 0.67, 2))
+    from_top, from_left = (int(part * edge) for part in random.uniform(0, 0.8, 2))
+    piece = image[from_top : from_top + height, from_left : from_left + width][::-1]
+    damaged = image.copy()
+    damaged[top : top + height, left : left + width] = 0.7 * piece + 0.15 * random.uniform(0, 255, 3)
+    return damaged
+
+
+def _tile_pictures(dataset: Path, count: int, how: Preprocessing, device: str) -> list[Pictures]:
+    """The first good and the first defective test image, each with the nearest of train/good."""
+    tested = test_images(dataset)
+    files = list(find_images(dataset / "train" / GOOD))
+    if len(files) < count:
+        raise InputError(f"{dataset}: train/good has {len(files)} images: ask for no more --neighbours")
+    backbone = load_backbone(
+        BACKBONE, preprocessing=lambda default: replace(default, input_size=how.input_size), device=device
+    )
+    gallery = np.stack([load(file, how).pixels for file in files])
+    pooled = torch.cat([backbone(gallery[start : start + BATCH]).pooled for start in range(0, len(files), BATCH)])
+    found = []
+    for query, wanted in (("good", True), ("defective", False)):
+        file = next(image.file for image in tested if (image.kind == GOOD) == wanted)
+        image = load(file, how).pixels
+        distances = (pooled - backbone(image[None]).pooled).square().sum(1)
+        nearest = distances.topk(count, largest=False).indices.cpu().numpy()
+        found.append(Pictures(TILES, query, image, gallery[nearest]))
+    return found

@@ -1,0 +1,60 @@
+"""What `spade-index benchmark` does: the programs of benchmarks/, by name."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .cli_options import device_option
+from .settings import MODES
+
+
+@click.group()
+def benchmark() -> None:
+    """Measure what spade-index costs on this machine."""
+
+
+@benchmark.command()
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw them, a PNG.")
+@click.option("--neighbours", type=click.IntRange(1), default=50, show_default=True, help="K maps per query.")
+@click.option(
+    "--pixel-neighbours", type=click.IntRange(1, 10), default=1, show_default=True, help="Nearest pixels to find."
+)
+@click.option("--mode", type=click.Choice(MODES), default=MODES[0], show_default=True, help="How levels are combined.")
+@click.option("--sets", help="Names by commas: coffee, cat, camera, brick, grass, gravel, photos, tiles [all]")
+@click.option("--tiles", type=click.Path(path_type=Path), help="A dataset in MVTec layout, as one more set.")
+@click.option(
+    "--shapes",
+    type=click.Choice(["wrn", "native", "both"]),
+    default="both",
+    show_default=True,
+    help="Features in the shapes of WideResNet50-2, or as efficientnet-lite0 makes them.",
+)
+@device_option
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds; medians are quoted.")
+@click.option("--peers", help="Contenders by commas; an unknown one lists them [all]")
+@click.option(
+    "--peer-maps",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Maps that others are timed on; extrapolated to K.",
+)
+@click.option("--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Edge of the images.")
+@click.option("--memory/--no-memory", default=True, help="Measure peak memory, each in a process of its own [yes]")
+def kernel(
+    json_file: Path | None, picture: Path | None, sets: str | None, shapes: str, peers: str | None, **options: Any
+) -> None:
+    """Time the pixel search against other ways of doing it, on features of photographs; verifies all of them first."""
+    from .benchmarks.pixel_search import Settings, run
+
+    chosen = {"sets": _names(sets), "contenders": _names(peers), "shapes": None if shapes == "both" else (shapes,)}
+    if sets is None and options["tiles"] is not None:
+        chosen["sets"] = (*Settings.sets, "tiles")
+    settings = Settings(**options, **{name: value for name, value in chosen.items() if value is not None})
+    run(settings, json_file, picture, click.echo)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))
