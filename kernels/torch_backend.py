@@ -139,9 +139,8 @@ class _Worker:
         every = torch.arange(cells, device=plan.device)
         for number, positions in chunk.wanted:
             query, found = self.queries[number], self.found[number]
-            found.begin(largest)
+            found.begin(largest, min(positions) * cells)
             ids = (torch.tensor(positions, device=plan.device)[:, None] * cells + every).flatten()
-            lowest = min(positions) * cells
             pairs = len(chunk.slots) * query.norms.shape[1] * cells
             coarse = self.scanner.bounds(query) if self.pruner else None
             self.pairs += pairs
@@ -149,10 +148,10 @@ class _Worker:
                 survivors = self.pruner.survivors(query, found, coarse)
                 left = self.pruner.pairs(survivors)
                 if prune or left <= WORTHWHILE * pairs:
-                    self.pruner.compare(query, found, coarse, survivors, ids, lowest)
+                    self.pruner.compare(query, found, coarse, survivors, ids)
                     self.compared += left
                     continue
-            self.scanner.scan(query, found, coarse, ids, lowest)
+            self.scanner.scan(query, found, coarse, ids)
             self.compared += pairs
 
 

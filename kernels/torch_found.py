@@ -10,7 +10,7 @@ from .torch_features import Plan, Query
 
 BLOCK = 64  # columns whose minimum is looked at before they are
 SPARE = 32  # cells beyond k that are kept of those that rounding cannot tell apart
-CROWDED = 4  # candidates per row that is improved beyond which they are counted
+CROWDED = 8  # candidates per row, k at a time, that are too many
 GATHER = 1 << 20  # feature values of a level gathered at a time when candidates are measured
 
 Allowance = Callable[[Tensor, Tensor], Tensor]
@@ -29,14 +29,15 @@ class Limits:
         self.kth = norms.new_full((threads, norms.shape[1]), math.inf)
         self.largest = norms.new_zeros(threads, 2, 1)  # squared norms of the gallery's rows that a thread has seen
 
-    def within(self, rows: slice, kth: Tensor | None = None) -> Tensor:
-        """The scanned distances [n] of some rows up to which a pixel may be one of the k nearest.
+    def of(self, rows: slice, kth: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The bound of rows' k-th distances [n], and the scanned distances up to which a pixel may be nearer [n].
 
-        `kth` bounds the k-th distance from above, as what the threads have noted does.
+        The bound is that which the threads have noted, or `kth` if that is lower.
         """
         noted = self.kth[:, rows].amin(0)
         kth = noted if kth is None else torch.minimum(noted, kth)
-        return self.allow(kth, self.norms[:, rows] + self.largest.amax(0))
+        limit = self.allow(kth, self.norms[:, rows] + self.largest.amax(0))
+        return kth, limit.clamp_(max=torch.finfo(torch.float32).max)
 
 
 class Found:
@@ -47,82 +48,85 @@ class Found:
         rows, device = limits.norms.shape[1], limits.norms.device
         self.kth, self.largest = limits.kth[thread], limits.largest[thread]
         self.best = torch.full((rows, k), math.inf, device=device)  # the least distances of cells so far, ascending
-        self.limit = torch.full((rows,), math.inf, device=device)  # candidates lie within it
-        self.norms = limits.norms
+        self.limit = self.best.new_empty(rows)  # candidates lie within it
+        self.blind = True  # whether some rows have no limit yet
+        self.lowest = 0  # no id to come is below it
+        self.crowd: Crowd | None = None
+        self.sifted: list[Kept] = []  # since `settle`
         self.kept: list[Kept] = []
         self.size, self.room = 0, 8 * (k + SPARE) * rows
-        self.crowd: Crowd | None = None
 
-    def begin(self, largest: Tensor) -> None:
-        """Prepare for maps whose squared norms are at most `largest` [2], and learn what other threads have found."""
+    def begin(self, largest: Tensor, lowest: int) -> None:
+        """Prepare for maps whose squared norms are at most `largest` [2] and whose cells have ids from `lowest` on."""
         torch.maximum(self.largest, largest[:, None], out=self.largest)
-        self.limit = self.limits.within(slice(None))
-        self.norms = self.limits.norms + self.limits.largest.amax(0)
+        self.lowest = lowest
+        self._refresh()
 
-    def lower(self, kth: Tensor) -> None:
-        """Take note of upper bounds [rows] of the k-th distances."""
-        torch.minimum(self.kth, kth, out=self.kth)
-        torch.minimum(self.limit, self.limits.allow(self.kth, self.norms), out=self.limit)
+    def _refresh(self) -> None:
+        """Learn what other threads have found."""
+        kth, limit = self.limits.of(slice(None))
+        self.blind = bool(kth.isinf().any())
+        self.limit = limit if self.crowd is None else self.crowd.limit(kth, limit, self.lowest)
 
-    def offer(self, rows: Tensor, distances: Tensor, ids: Tensor, lowest: int) -> None:
+    def lower(self, kth: Tensor, rows: Tensor | slice = slice(None)) -> None:
+        """Take note of upper bounds [n] of the k-th distances of rows."""
+        self.kth[rows] = torch.minimum(self.kth[rows], kth)
+        self._refresh()
+
+    def sift(self, rows: Tensor, distances: Tensor, ids: Tensor) -> None:
         """Keep what may be among the k nearest of rows [n]: distances [n, s] of cells whose ids are [s].
 
-        `distances` has columns of infinity up to a multiple of BLOCK; no id is below `lowest`. Where rounding cannot
-        tell many cells apart, those of the lowest ids are kept, k + SPARE at most.
+        `distances` has columns of infinity up to a multiple of BLOCK.
         """
+        if self.blind and len(ids) >= self.k:
+            self.lower(distances.topk(self.k, largest=False).values[:, -1], rows)
         blocks = distances.unflatten(1, (-1, BLOCK))
-        lows = blocks.amin(2)  # [n, blocks]
-        low = lows.amin(1)
-        hit = (low <= self.limit.index_select(0, rows)).nonzero().squeeze(1)
-        if not len(hit):
-            return
-        rows, low = rows.index_select(0, hit), low.index_select(0, hit)
-        clearly = None
-        if self.crowd is not None:
-            clearly = self.limits.allow(low, self.norms.index_select(1, rows)) < self.kth.index_select(0, rows)
-            here = self.crowd.admits(rows, clearly, lowest).nonzero().squeeze(1)
-            hit, rows, low, clearly = (x.index_select(0, here) for x in (hit, rows, low, clearly))
-        limit = self._improve(rows, low, distances, hit, len(ids))
-        i, block = (lows.index_select(0, hit) <= limit[:, None]).nonzero().unbind(1)
-        at = hit.index_select(0, i) * lows.shape[1] + block
+        limit = self.limit.index_select(0, rows)
+        i, block = (blocks.amin(2) <= limit[:, None]).nonzero().unbind(1)
+        at = i * blocks.shape[1] + block
         nearby = blocks.flatten(0, 1).index_select(0, at) <= limit.index_select(0, i)[:, None]
         which, column = nearby.nonzero().unbind(1)
-        i, at = i.index_select(0, which), at.index_select(0, which)
-        column += block.index_select(0, which) * BLOCK
-        if self.crowd is None and len(i) > CROWDED * len(hit):
-            self.crowd, clearly = Crowd(len(self.kth), self.k + SPARE, i.device), torch.ones_like(hit, dtype=torch.bool)
-        if self.crowd is not None and clearly is not None:
-            keep = self.crowd.take(rows, clearly, i, ids.index_select(0, column), lowest).nonzero().squeeze(1)
-            i, at, column = (x.index_select(0, keep) for x in (i, at, column))
-        kept = distances.flatten().index_select(0, hit.index_select(0, i) * distances.shape[1] + column)
-        self._keep((rows.index_select(0, i), ids.index_select(0, column), kept))
+        column += at.index_select(0, which) * BLOCK  # in all of `distances`
+        i = i.index_select(0, which)
+        values = distances.flatten().index_select(0, column)
+        column -= i * distances.shape[1]
+        found = rows.index_select(0, i), ids.index_select(0, column), values
+        self.sifted.append(found if len(i) <= CROWDED * self.k * len(rows) else self._thin_out(found))
 
-    def _improve(self, rows: Tensor, low: Tensor, distances: Tensor, hit: Tensor, count: int) -> Tensor:
-        """Update what is known of rows [n] by distances[hit], whose least are `low`; returns the rows' limits [n]."""
+    def _thin_out(self, found: Kept) -> Kept:
+        """Fewer of many candidates: those within limits that they lower themselves, and of those the lowest ids."""
+        rows, ids, values = found
+        before = self.limits.of(slice(None))[0]
+        self.lower(_least(rows, values, len(self.kth), self.k)[:, -1])
+        found = within([found], self.limits.of(slice(None))[1])
+        if len(found[0]) > CROWDED * self.k * len(rows.unique()):
+            self.crowd = self.crowd or Crowd(len(self.kth), self.k + SPARE, rows.device)
+            found = self.crowd.admit(found, before, self.limits, self.lowest)
+            self._refresh()
+        return found
+
+    def settle(self) -> None:
+        """Take what was sifted into account."""
+        if not self.sifted:
+            return
+        rows, ids, values = (torch.cat(parts) for parts in zip(*self.sifted, strict=True))
+        self.sifted = []
         if self.k == 1:
-            best = torch.minimum(self.best[:, 0].index_select(0, rows), low)[:, None]
+            self.best[:, 0].scatter_reduce_(0, rows, values, "amin")
         else:
-            nearest = distances.index_select(0, hit)[:, :count].topk(min(self.k, count), largest=False).values
-            best = torch.cat([self.best.index_select(0, rows), nearest], 1).topk(self.k, largest=False).values
-        self.best.index_copy_(0, rows, best)
-        kth = torch.minimum(self.kth.index_select(0, rows), best[:, -1])
-        self.kth.index_copy_(0, rows, kth)
-        limit = self.limits.allow(kth, self.norms.index_select(1, rows))
-        limit = torch.minimum(limit, self.limit.index_select(0, rows)).clamp_(max=torch.finfo(torch.float32).max)
-        self.limit.index_copy_(0, rows, limit)
-        return limit
-
-    def _keep(self, kept: Kept) -> None:
-        self.kept.append(kept)
-        self.size += len(kept[0])
+            self.best = torch.cat([self.best, _least(rows, values, *self.best.shape)], 1)
+            self.best = self.best.topk(self.k, largest=False).values
+        self.kept.append((rows, ids, values))
+        self.size += len(rows)
+        self.lower(self.best[:, -1])
         if self.size > self.room:
-            self.kept = [within(self.kept, self.limit)]
+            self.kept = [within(self.kept, self.limits.of(slice(None))[1])]
             self.size = len(self.kept[0][0])
             self.room = max(self.room, 2 * self.size)
 
 
 class Crowd:
-    """Keeps count of candidates where there are many that rounding cannot tell apart, as in a plain background."""
+    """Where rounding cannot tell many cells apart, as in a plain background, keeps those of the lowest ids."""
 
     def __init__(self, rows: int, room: int, device: torch.device) -> None:
         """`room` is how many are kept for each of the rows."""
@@ -130,20 +134,35 @@ class Crowd:
         self.count = torch.zeros(rows, dtype=torch.int64, device=device)
         self.last = torch.full((rows,), -1, dtype=torch.int64, device=device)  # the highest id that is kept
 
-    def admits(self, rows: Tensor, clearly: Tensor, lowest: int) -> Tensor:
-        """Whether rows [n] have room: bool. `clearly` says which are about to find something clearly nearer."""
-        return clearly | (self.count[rows] < self.room) | (self.last[rows] > lowest)
+    def limit(self, kth: Tensor, limit: Tensor, lowest: int) -> Tensor:
+        """The limits [rows], for rows that have no room that of what is clearly nearer than the k-th."""
+        full = (self.count >= self.room) & (self.last <= lowest)
+        return torch.where(full, 2 * kth - limit, limit)
 
-    def take(self, rows: Tensor, clearly: Tensor, i: Tensor, ids: Tensor, lowest: int) -> Tensor:
-        """Which of the candidates ids [m] to keep for rows[i] [m], which ascend: bool [m]."""
-        self.count[rows[clearly]], self.last[rows[clearly]] = 0, -1
-        each = torch.arange(len(rows), device=rows.device)
-        rank = torch.arange(len(i), device=rows.device) - torch.searchsorted(i, each)[i]
-        allowed = self.room - torch.where(self.last[rows] > lowest, 0, self.count[rows])
-        keep = rank < allowed[i]
-        self.count.index_add_(0, rows[i[keep]], torch.ones_like(i[keep]))
-        self.last.scatter_reduce_(0, rows[i[keep]], ids[keep], "amax")
-        return keep
+    def admit(self, found: Kept, kth: Tensor, limits: Limits, lowest: int) -> Kept:
+        """Those of candidates found for ascending rows for which there is room."""
+        rows, ids, values = found
+        least = torch.full_like(kth, math.inf).scatter_reduce_(0, rows, values, "amin")
+        clearly = limits.allow(least, limits.norms + limits.largest.amax(0)) < kth
+        self.count[clearly], self.last[clearly] = 0, -1
+        rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+        keep = (rank < self.room - torch.where(self.last > lowest, 0, self.count)[rows]).nonzero().squeeze(1)
+        rows, ids, values = (x.index_select(0, keep) for x in found)
+        self.count.index_add_(0, rows, torch.ones_like(rows))
+        self.last.scatter_reduce_(0, rows, ids, "amax")
+        return rows, ids, values
+
+
+def _least(rows: Tensor, values: Tensor, count: int, k: int) -> Tensor:
+    """The k least values of each of so many rows, ascending: [count, k], infinity where there are fewer."""
+    order = values.argsort()
+    order = order[rows[order].argsort(stable=True)]
+    rows, values = rows[order], values[order]
+    rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+    least = values.new_full((count, k), math.inf)
+    some = rank < k
+    least[rows[some], rank[some]] = values[some]
+    return least
 
 
 def within(kept: Sequence[Kept], limit: Tensor, first: int = 0) -> Kept:
@@ -160,7 +179,7 @@ def candidates(found: Sequence[Found], first: int, last: int) -> tuple[Tensor, T
     if not kept:  # nothing finite
         return (torch.empty(0, dtype=torch.int64, device=limits.norms.device),) * 2
     kth = torch.cat([f.best[first:last] for f in found], 1).topk(found[0].k, largest=False).values[:, -1]
-    rows, ids, _ = within(kept, limits.within(slice(first, last), kth), first)
+    rows, ids, _ = within(kept, limits.of(slice(first, last), kth)[1], first)
     return rows, ids
 
 

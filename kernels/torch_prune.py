@@ -55,7 +55,7 @@ class Pruner:
 
     def survivors(self, query: Query, found: Found, coarse: Tensor) -> list[Tensor]:
         """For each tile of the query the cells of the maps that its bounds do not rule out: int64 [n]."""
-        if found.limit.isinf().any():
+        if found.blind:
             self._seed(query, found, coarse)
         limit = found.limit.view(self.scanner.planes, -1).amax(0)  # [cells]
         return [
@@ -67,10 +67,8 @@ class Pruner:
         """How many pairs of a query's pixel and a cell that is."""
         return sum(len(tile) * self.scanner.planes * len(s) for tile, s in zip(self.tiles, survivors, strict=True))
 
-    def compare(
-        self, query: Query, found: Found, coarse: Tensor, survivors: list[Tensor], ids: Tensor, lowest: int
-    ) -> None:
-        """Offer the distances of every pixel to the cells that survived for its tile."""
+    def compare(self, query: Query, found: Found, coarse: Tensor, survivors: list[Tensor], ids: Tensor) -> None:
+        """Sift the distances of every pixel to the cells that survived for its tile."""
         layout = self.scanner.layout
         finest, by_plane = self.scanner.gallery[0].flatten(0, 1), query.rows[0].view(layout.planes, layout.cells, -1)
         planes = torch.arange(layout.planes, device=coarse.device)[:, None] * layout.cells
@@ -90,4 +88,5 @@ class Pruner:
                 distances[:, :, n:] = torch.inf
                 distances[:, :, :n] = least.view(layout.planes, len(tile), n)
                 distances[:, :, :n] += coarse[here].index_select(1, some)
-                found.offer(rows, distances.flatten(0, 1), ids.index_select(0, some), lowest)
+                found.sift(rows, distances.flatten(0, 1), ids.index_select(0, some))
+        found.settle()

@@ -31,7 +31,7 @@ class Scanner:
         self.distances = torch.full((self.height, padded(self.cells)), math.inf, device=plan.device)
         self.coarse = self._empty(self.cells, padded(maps * self.cells) if self.layout.places else 0)
         self.coarse_products = [
-            self._empty(len(order), maps * n, dtype=dtype)
+            self._empty(len(order), n, dtype=dtype)
             for order, n, dtype in zip(plan.query_orders[1:], plan.rows[1:], plan.dtypes[1:], strict=True)
             if self.layout.places
         ]
@@ -45,8 +45,7 @@ class Scanner:
     def bytes_of(plan: Plan) -> int:
         """What a scanner needs for each of its maps: features and coarse distances."""
         features = sum(n * plan.columns(i) * plan.dtypes[i].itemsize for i, n in enumerate(plan.rows))
-        products = sum(4 * plan.layout.cells * n for n in plan.rows[1:])
-        return features + products + (4 * plan.layout.cells**2 if plan.layout.places else 0)
+        return features + (4 * plan.layout.cells**2 if plan.layout.places else 0)
 
     def load(self, slots: Sequence[int]) -> Tensor:
         """Take up the maps of some slots; returns upper bounds of their rows' squared norms [2], as Query has them."""
@@ -70,31 +69,30 @@ class Scanner:
         Columns of infinity follow, up to a multiple of BLOCK.
         """
         columns = self.maps * self.cells
-        by_map = self.coarse[:, :columns].unflatten(1, (self.maps, self.cells))
         self.coarse[:, columns : padded(columns)] = math.inf
-        for level in range(1, len(self.gallery)):
-            n, places = self.plan.rows[level], self.layout.places[level - 1]
-            if level == 1 and n == self.cells and self.layout.periodic and self.plan.dtypes[1] == torch.float32:
-                torch.mm(query.rows[1], self.gallery[1][: self.maps].flatten(0, 1).T, out=self.coarse[:, :columns])
-                continue
-            product = self._multiply(query, level)  # [rows of the query, maps, n]
-            if n != self.cells:
-                product = product.index_select(0, places[self.plan.query_cells])
-            if self.layout.periodic:
-                product, into = product[:, :, None], by_map.unflatten(2, (-1, n))
-            else:
-                product, into = product.index_select(2, places), by_map
-            into.copy_(product) if level == 1 else into.add_(product)
+        for place in range(self.maps):
+            here = self.coarse[:, place * self.cells : (place + 1) * self.cells]
+            for level in range(1, len(self.gallery)):
+                self._add_level(here, query.rows[level], self.gallery[level][place], level)
         return self.coarse[:, : padded(columns)]
 
-    def _multiply(self, query: Query, level: int) -> Tensor:
-        """A coarse level's distances: [rows of the query, maps, rows of a map]."""
-        q, g = query.rows[level], self.gallery[level][: self.maps].flatten(0, 1)
-        buffer = self.coarse_products[level - 1].view(-1)[: len(q) * len(g)]
-        return torch.mm(q, g.T, out=buffer.view(len(q), len(g))).unflatten(1, (self.maps, -1))
+    def _add_level(self, coarse: Tensor, q: Tensor, g: Tensor, level: int) -> None:
+        """Add a coarse level's distances to `coarse` [cells, cells]; level 1 overwrites what is there."""
+        places = self.layout.places[level - 1]
+        direct = len(g) == self.cells and self.layout.periodic
+        if direct and level == 1 and q.dtype == torch.float32:
+            torch.mm(q, g.T, out=coarse)
+            return
+        product = torch.mm(q, g.T, out=self.coarse_products[level - 1])
+        if not direct:
+            product = product.index_select(0, places[self.plan.query_cells]) if len(q) != self.cells else product
+            product = product if self.layout.periodic else product.index_select(1, places)
+        into = coarse.unflatten(1, (-1, product.shape[1]))
+        # Adding bfloat16 to float32 would take several times as long as converting it first.
+        into.copy_(product[:, None]) if level == 1 else into.add_(product.float()[:, None])
 
-    def scan(self, query: Query, found: Found, coarse: Tensor | None, ids: Tensor, lowest: int) -> None:
-        """Offer the distances of every pixel to every cell of the loaded maps, whose ids are [maps * cells]."""
+    def scan(self, query: Query, found: Found, coarse: Tensor | None, ids: Tensor) -> None:
+        """Sift the distances of every pixel to every cell of the loaded maps, whose ids are [maps * cells]."""
         for place in range(self.maps):
             columns = slice(place * self.cells, (place + 1) * self.cells)
             products = self._multiply_map(query, place) if self.plan.bilinear else []
@@ -107,7 +105,8 @@ class Scanner:
                         distances[:, : self.cells] += coarse[cells, columns]
                     elif products:
                         self._add_interpolated(distances[:, : self.cells], query, products, place, cells)
-                    found.offer(rows, distances, ids[columns], lowest)
+                    found.sift(rows, distances, ids[columns])
+            found.settle()
 
     def _least_of_children(self, q: Tensor, place: int) -> Tensor:
         """The finest level's distances of rows q to a map's cells, the least of each cell's pixels: [n, padded]."""
