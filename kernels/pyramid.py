@@ -14,7 +14,7 @@ from torch import Tensor
 
 Size = tuple[int, int]
 
-TILE = 64  # finest pixels, or a few more or less, of a compact part of a query
+TILE = 128  # finest pixels, or a few more or less, of a compact part of a query
 
 
 def square_sizes(levels: Sequence[Tensor]) -> list[Size]:
@@ -144,9 +144,9 @@ def _cells_of_axis(fine: int, coarse: Sequence[int]) -> Tensor:
 
 
 def _tiles(grid: Size, planes: int, order: Tensor) -> list[Tensor]:
-    """Square parts of a grid of cells, as places in `order`."""
-    side = max(1, round(math.sqrt(TILE / planes)))
+    """A grid of cells in about square parts, as places in `order`."""
+    side = max(1.0, math.sqrt(TILE / planes))
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
-    rows = place.view(grid).split(side)
-    return [tile.flatten() for row in rows for tile in row.split(side, dim=1)]
+    down, across = (max(1, round(cells / side)) for cells in grid)
+    return [part.flatten() for row in place.view(grid).tensor_split(down) for part in row.tensor_split(across, dim=1)]

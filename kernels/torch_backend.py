@@ -22,7 +22,7 @@ from .torch_found import Found, Limits, candidates, measure
 from .torch_prune import WORTHWHILE, Pruner
 from .torch_scan import TILE_BYTES, Scanner
 
-MAPS = 5  # gallery maps that a thread loads at a time
+MAPS = 10  # gallery maps that a thread loads at a time: fewer, larger operations
 WORKING_MEMORY = 256 << 20
 
 
@@ -181,7 +181,7 @@ class _Search:
             finally:
                 idle.put(worker)
 
-        spread(search, self._chunks(maps), threads)
+        spread(search, self._chunks(maps, threads), threads)
 
     def measure(self, distances: Tensor, matches: Tensor) -> None:
         """Write distances [queries, P, k] and matches of the candidates."""
@@ -201,18 +201,19 @@ class _Search:
         spread(write, pieces, threads)
 
     def _fit(self, memory: int) -> tuple[int, int, int]:
-        """Threads, maps that each loads at a time, and bytes of a tile, such that all buffers fit."""
+        """Threads, maps that each loads at a time at most, and bytes of a tile, such that all buffers fit."""
         on_cpu, slots = self.plan.device.type == "cpu", len(self.pages.unique())
         threads = torch.get_num_threads() if on_cpu else 1
         if threads > slots:
             threads = 1  # too few maps for the threads: torch spreads its own operations over them
         for_map = Scanner.bytes_of(self.plan)
-        threads = max(1, min(threads, memory // (2 * for_map)))
-        mine = memory // threads
-        maps = max(1, min(MAPS, mine // 2 // for_map, math.ceil(slots / threads)))
-        return threads, maps, min(TILE_BYTES, mine // 8) if on_cpu else mine // 8
+        others = Pruner.bytes_of(self.plan) if self.plan.layout.places else 0
+        threads = max(1, min(threads, memory // (2 * (for_map + others))))
+        mine = memory // threads - others
+        tile_bytes = max(1, min(TILE_BYTES, mine // 4) if on_cpu else mine // 4)
+        return threads, max(1, min(MAPS, (mine - tile_bytes) // for_map)), tile_bytes
 
-    def _chunks(self, maps: int) -> Iterator[_Chunk]:
+    def _chunks(self, maps: int, threads: int) -> Iterator[_Chunk]:
         """All maps of the pages, in their order, those together that the same queries want."""
         users: dict[int, list[tuple[int, int]]] = defaultdict(list)  # slot -> (query, position in its page)
         for query, page in enumerate(self.pages.tolist()):
@@ -222,8 +223,10 @@ class _Search:
         for slot, wanted in users.items():
             alike[tuple(query for query, _ in wanted)].append(slot)
         for queries, slots in alike.items():
-            for start in range(0, len(slots), maps):
-                some = slots[start : start + maps]
+            # As many for every thread, of about the same size.
+            count = min(len(slots), math.ceil(len(slots) / (maps * threads)) * threads)
+            for places in torch.arange(len(slots)).tensor_split(count):
+                some = [slots[place] for place in places]
                 yield _Chunk(some, [(q, [users[slot][i][1] for slot in some]) for i, q in enumerate(queries)])
 
     def _allow(self, kth: Tensor, norms: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ class Found:
         `distances` has columns of infinity up to a multiple of BLOCK.
         """
         if self.blind and len(ids) >= self.k:
-            self.lower(distances.topk(self.k, largest=False).values[:, -1], rows)
+            least = distances.amin(1, keepdim=True) if self.k == 1 else distances.topk(self.k, largest=False).values
+            self.lower(least[:, -1], rows)
         blocks = distances.unflatten(1, (-1, BLOCK))
         limit = self.limit.index_select(0, rows)
         i, block = (blocks.amin(2) <= limit[:, None]).nonzero().unbind(1)
@@ -95,7 +96,7 @@ class Found:
 
     def _thin_out(self, found: Kept) -> Kept:
         """Fewer of many candidates: those within limits that they lower themselves, and of those the lowest ids."""
-        rows, ids, values = found
+        rows, _, values = found
         before = self.limits.of(slice(None))[0]
         self.lower(_least(rows, values, len(self.kth), self.k)[:, -1])
         found = within([found], self.limits.of(slice(None))[1])

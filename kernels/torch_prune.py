@@ -7,17 +7,25 @@ bounds are compared first; what they give bounds the k-th distance from above, a
 import torch
 from torch import Tensor
 
-from .torch_features import Query
+from .torch_features import Plan, Query
 from .torch_found import BLOCK, Found
 from .torch_scan import Scanner, ordered, padded
 
 SEEDS = 4  # cells that are compared first, at least
-GATHERED = 512  # gallery cells compared at a time
+GATHERED = 1024  # gallery cells compared at a time
 WORTHWHILE = 0.3  # the share of pairs left above which comparing all of them is quicker
 
 
 class Pruner:
     """Searches the maps that a scanner has loaded."""
+
+    @staticmethod
+    def bytes_of(plan: Plan) -> int:
+        """What a pruner needs, whatever the number of maps."""
+        gathered = plan.layout.planes * GATHERED
+        rows = plan.layout.planes * max(len(tile) for tile in plan.layout.tiles)
+        values = gathered * plan.columns(0) + rows * (gathered + GATHERED)
+        return values * plan.dtypes[0].itemsize + 4 * rows * GATHERED
 
     def __init__(self, scanner: Scanner) -> None:
         self.scanner, layout = scanner, scanner.layout

@@ -14,7 +14,7 @@ from .pyramid import upsample_bilinear
 from .torch_features import Plan, Query, interpolated_norms, rounded, write_rows
 from .torch_found import BLOCK, Found
 
-TILE_BYTES = 5 << 19  # of a tile of distances: fewer, larger operations beat staying in a core's cache
+TILE_BYTES = 15 << 20  # of a tile of distances: fewer, larger operations beat staying in a core's cache
 
 
 class Scanner:
@@ -25,9 +25,10 @@ class Scanner:
         self.plan, self.layout = plan, plan.layout
         self.cells, self.planes = plan.layout.cells, plan.layout.planes
         self.gallery = [self._empty(maps, n, plan.columns(i), dtype=plan.dtypes[i]) for i, n in enumerate(plan.rows)]
-        tiles = math.ceil(4 * self.cells * self.cells / tile_bytes)
-        self.height = math.ceil(self.cells / tiles)
-        self.products = [self._empty(self.height, self.cells, dtype=plan.dtypes[0]) for _ in range(2)]
+        of_row = self.cells * ((self.planes + 1) * plan.dtypes[0].itemsize + 4)
+        self.height = math.ceil(self.cells / math.ceil(self.cells * of_row / tile_bytes))
+        self.products = self._empty(self.planes, self.height, self.cells, dtype=plan.dtypes[0])
+        self.least = self._empty(self.height, self.cells, dtype=plan.dtypes[0])
         self.distances = torch.full((self.height, padded(self.cells)), math.inf, device=plan.device)
         self.coarse = self._empty(self.cells, padded(maps * self.cells) if self.layout.places else 0)
         self.coarse_products = [
@@ -100,27 +101,29 @@ class Scanner:
                 for first in range(0, self.cells, self.height):
                     cells = slice(first, min(first + self.height, self.cells))
                     rows = torch.arange(start + cells.start, start + cells.stop, device=self.plan.device)
-                    distances = self._least_of_children(query.rows[0][start + cells.start : start + cells.stop], place)
-                    if coarse is not None:
-                        distances[:, : self.cells] += coarse[cells, columns]
-                    elif products:
-                        self._add_interpolated(distances[:, : self.cells], query, products, place, cells)
+                    least = self._least_of_children(query.rows[0][start + cells.start : start + cells.stop], place)
+                    distances = self.distances[: len(least)]
+                    into = distances[:, : self.cells]
+                    if coarse is not None and least.dtype == into.dtype:
+                        torch.add(least, coarse[cells, columns], out=into)
+                    else:
+                        into.copy_(least)
+                        if coarse is not None:
+                            into += coarse[cells, columns]
+                    if products:
+                        self._add_interpolated(into, query, products, place, cells)
                     found.sift(rows, distances, ids[columns])
             found.settle()
 
     def _least_of_children(self, q: Tensor, place: int) -> Tensor:
-        """The finest level's distances of rows q to a map's cells, the least of each cell's pixels: [n, padded]."""
-        distances = self.distances[: len(q)]
-        least, product = distances[:, : self.cells], self.products[1][: len(q)]
-        best = least if least.dtype == product.dtype else self.products[0][: len(q)]
-        children = self.gallery[0][place].unflatten(0, (self.planes, self.cells))
-        torch.mm(q, children[0].T, out=best)
-        for child in children[1:]:
+        """The finest level's distances of rows q to a map's cells, the least of each cell's pixels: [n, cells]."""
+        products, least = self.products[:, : len(q)], self.least[: len(q)]
+        for child, product in zip(
+            self.gallery[0][place].unflatten(0, (self.planes, self.cells)), products, strict=True
+        ):
             torch.mm(q, child.T, out=product)
-            torch.minimum(ordered(best), ordered(product), out=ordered(best))
-        if best is not least:
-            least.copy_(best)
-        return distances
+        torch.amin(ordered(products), 0, out=ordered(least))
+        return least
 
     def _multiply_map(self, query: Query, place: int) -> list[Tensor]:
         """-2 q.g of each coarse level of one map, to be interpolated on both sides: [rows, rows]."""
