@@ -19,7 +19,7 @@ from .pyramid import Size, upsample_bilinear
 from .threads import spread
 from .torch_features import Plan, Query, make_plan, prepare_query
 from .torch_found import Found, Limits, candidates, measure
-from .torch_prune import WORTHWHILE, Pruner
+from .torch_prune import Pruner
 from .torch_scan import TILE_BYTES, Scanner
 
 MAPS = 10  # gallery maps that a thread loads at a time: fewer, larger operations
@@ -145,11 +145,10 @@ class _Worker:
             coarse = self.scanner.bounds(query) if self.pruner else None
             self.pairs += pairs
             if self.pruner and coarse is not None and prune is not False:
-                survivors = self.pruner.survivors(query, found, coarse)
-                left = self.pruner.pairs(survivors)
-                if prune or left <= WORTHWHILE * pairs:
+                survivors = self.pruner.survivors(query, found, coarse, force=bool(prune))
+                if survivors is not None:
                     self.pruner.compare(query, found, coarse, survivors, ids)
-                    self.compared += left
+                    self.compared += self.pruner.pairs(survivors)
                     continue
             self.scanner.scan(query, found, coarse, ids)
             self.compared += pairs

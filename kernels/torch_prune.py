@@ -14,6 +14,7 @@ from .torch_scan import Scanner, ordered, padded
 SEEDS = 4  # cells that are compared first, at least
 GATHERED = 1024  # gallery cells compared at a time
 WORTHWHILE = 0.3  # the share of pairs left above which comparing all of them is quicker
+SAMPLE = 4  # one tile in so many shows whether it is hopeless
 
 
 class Pruner:
@@ -61,15 +62,29 @@ class Pruner:
             kth[:, cells] = d.topk(found.k, largest=False).values[:, :, -1].T
         found.lower(kth.flatten())
 
-    def survivors(self, query: Query, found: Found, coarse: Tensor) -> list[Tensor]:
-        """For each tile of the query the cells of the maps that its bounds do not rule out: int64 [n]."""
+    def survivors(self, query: Query, found: Found, coarse: Tensor, force: bool) -> list[Tensor] | None:
+        """For each tile of the query the cells of the maps that its bounds do not rule out: int64 [n].
+
+        None if so many are left that comparing all is quicker, unless it is forced.
+        """
         if found.blind:
             self._seed(query, found, coarse)
         limit = found.limit.view(self.scanner.planes, -1).amax(0)  # [cells]
-        return [
-            ((coarse[tile[0] : tile[-1] + 1] - limit[tile][:, None]).amin(0) <= 0).nonzero().squeeze(1)
-            for tile in self.tiles
-        ]
+        every = self.scanner.maps * self.scanner.cells
+        left: dict[int, Tensor] = {}
+        share = 0.0
+        order = sorted(range(len(self.tiles)), key=lambda number: number % SAMPLE)  # the first SAMPLEth is all over
+        for number in order:
+            tile = self.tiles[number]
+            slack = (coarse[tile[0] : tile[-1] + 1] - limit[tile][:, None]).amin(0)
+            left[number] = (slack <= 0).nonzero().squeeze(1)
+            share += len(left[number]) / every
+            enough = len(left) == len(order) or (
+                len(left) * SAMPLE >= len(order) and share > 2 * WORTHWHILE * len(left)
+            )
+            if enough and not force and share > WORTHWHILE * len(left):
+                return None
+        return [left[number] for number in range(len(self.tiles))]
 
     def pairs(self, survivors: list[Tensor]) -> int:
         """How many pairs of a query's pixel and a cell that is."""
