@@ -6,8 +6,9 @@
    float64 at sampled pixels (pixel_checks.py). One that is wrong gets no time.
 2. All run in turn, in every round, on the same threads; quoted are medians. Ours search all K maps. The others search
    the first few, and their times are extrapolated in proportion (`measured_maps`, `measured_pixels`).
-3. The peak of matrix multiplication is measured in the same rounds. The share of it is that of the decomposed form's
-   operations, for the contenders that do them all.
+3. A large matrix product is timed in the same rounds. Its share is that of the decomposed form's operations, for the
+   contenders that do them all: of the best product of the run (`peak_share`), and of the median one in the same rounds
+   (`gemm_share`), for on a shared machine both products and searches lose time to others.
 """
 
 import json
@@ -133,10 +134,10 @@ def measure(
             except Exception as error:  # a contender may fail in any way; the others go on
                 entries[key] |= {"status": "failed", "reason": _one_line(error)}
     oracles.clear()
-    times = _timed(parts, settings.repeats, search.device, peaks)
+    times, rates = _timed(parts, settings.repeats, search.device, peaks)
     flop = 2 * search.maps * sum(level.shape[1] ** 2 * level.shape[2] for level in search.query)
     for key, part in parts.items():
-        entries[key] |= _figures(CONTENDERS[key], search, part, times[key], flop, peaks)
+        entries[key] |= _figures(CONTENDERS[key], search, part, times[key], flop, peaks, rates)
         if memory:
             entries[key]["memory_mb"] = peak_memory(CONTENDERS[key], part)
     for entry in (entries[key] for key in parts):
@@ -149,6 +150,7 @@ def measure(
         "mode": search.mode,
         "dense_gflop": flop / 1e9,
         "gemm_peak_gflops": dict(peaks),
+        "gemm_gflops": {name: statistics.median(of_type) for name, of_type in rates.items()},
         "contenders": list(entries.values()),
     }
 
@@ -189,9 +191,10 @@ def _verified(
 
 def _timed(
     parts: dict[str, Search], repeats: int, device: torch.device, peaks: dict[str, float]
-) -> dict[str, list[float]]:
-    """Milliseconds of every round; the best GFLOP/s of a product in each type go to `peaks`."""
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Milliseconds, and GFLOP/s of a large product in each type, of every round; the best product goes to `peaks`."""
     times: dict[str, list[float]] = {key: [] for key in parts}
+    rates: dict[str, list[float]] = {}
     for _ in range(repeats):
         for key, part in parts.items():
             given = CONTENDERS[key].prepare(part)
@@ -199,17 +202,25 @@ def _timed(
             del given
         for dtype in (torch.float32, torch.bfloat16) if _has_bfloat16(device) else (torch.float32,):
             name = str(dtype).removeprefix("torch.")
-            peaks[name] = max(peaks.get(name, 0.0), _gemm_gflops(dtype, device))
-    return times
+            rates.setdefault(name, []).append(_gemm_gflops(dtype, device))
+            peaks[name] = max(peaks.get(name, 0.0), rates[name][-1])
+    return times, rates
 
 
 def _figures(
-    contender: Contender, search: Search, part: Search, times: list[float], flop: int, peaks: dict[str, float]
+    contender: Contender,
+    search: Search,
+    part: Search,
+    times: list[float],
+    flop: int,
+    peaks: dict[str, float],
+    rates: dict[str, list[float]],
 ) -> dict[str, Any]:
     rows = search.pixels if part.rows is None else len(part.rows)
     whole = search.maps / part.maps * search.pixels / rows
     ms = [whole * t for t in times]
-    peak = peaks.get("bfloat16" if contender.fast else "float32", peaks["float32"])
+    dtype = "bfloat16" if contender.fast and "bfloat16" in peaks else "float32"
+    gflops = flop / 1e6 / statistics.median(ms)
     return {
         "measured_maps": part.maps,
         "measured_pixels": rows,
@@ -218,7 +229,8 @@ def _figures(
         "ms_min": min(ms),
         "ms_max": max(ms),
         "ms_per_map": statistics.median(ms) / search.maps,
-        "peak_share": flop / 1e6 / statistics.median(ms) / peak if contender.dense else None,
+        "peak_share": gflops / peaks[dtype] if contender.dense else None,
+        "gemm_share": gflops / statistics.median(rates[dtype]) if contender.dense else None,
     }
 
 
