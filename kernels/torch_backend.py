@@ -142,10 +142,13 @@ class _Worker:
             found.begin(largest, min(positions) * cells)
             ids = (torch.tensor(positions, device=plan.device)[:, None] * cells + every).flatten()
             pairs = len(chunk.slots) * query.norms.shape[1] * cells
-            coarse = self.scanner.bounds(query) if self.pruner else None
             self.pairs += pairs
-            if self.pruner and coarse is not None and prune is not False:
-                survivors = self.pruner.survivors(query, found, coarse, force=bool(prune))
+            coarse = survivors = None
+            if self.pruner is not None:
+                coarse = self.scanner.bounds(query)
+                self.pruner.seed(query, found, coarse)
+                if prune is not False:
+                    survivors = self.pruner.survivors(found, coarse, force=bool(prune))
                 if survivors is not None:
                     self.pruner.compare(query, found, coarse, survivors, ids)
                     self.compared += self.pruner.pairs(survivors)

@@ -13,8 +13,8 @@ from .torch_scan import Scanner, ordered, padded
 
 SEEDS = 4  # cells that are compared first, at least
 GATHERED = 1024  # gallery cells compared at a time
-WORTHWHILE = 0.3  # the share of pairs left above which comparing all of them is quicker
-SAMPLE = 4  # one tile in so many shows whether it is hopeless
+WORTHWHILE = 0.45  # the share of pairs left above which comparing all of them is quicker
+SAMPLE, HOPELESS = 4, 0.6  # one tile in so many shows that more than this share will be left
 
 
 class Pruner:
@@ -42,12 +42,12 @@ class Pruner:
         cell = torch.arange(len(scanner.gallery[0]) * layout.cells, device=scanner.plan.device)
         self.children = planes + cell // layout.cells * (layout.planes * layout.cells) + cell % layout.cells
 
-    def _seed(self, query: Query, found: Found, coarse: Tensor) -> None:
-        """Bound the k-th distances by comparing the cells with the lowest coarse distances."""
+    def seed(self, query: Query, found: Found, coarse: Tensor) -> None:
+        """Bound the k-th distances, if nothing does yet, by comparing the cells with the lowest coarse distances."""
         layout, finest = self.scanner.layout, self.scanner.gallery[0].flatten(0, 1)
         blocks = coarse.unflatten(1, (-1, BLOCK))  # [cells, blocks, BLOCK]
         count = max(SEEDS, found.k)
-        if blocks.shape[1] < count:
+        if not found.blind or blocks.shape[1] < count:
             return
         best = blocks.amin(2).topk(count, largest=False).indices  # [cells, count]
         q = query.rows[0].view(layout.planes, layout.cells, -1)
@@ -62,27 +62,23 @@ class Pruner:
             kth[:, cells] = d.topk(found.k, largest=False).values[:, :, -1].T
         found.lower(kth.flatten())
 
-    def survivors(self, query: Query, found: Found, coarse: Tensor, force: bool) -> list[Tensor] | None:
+    def survivors(self, found: Found, coarse: Tensor, force: bool) -> list[Tensor] | None:
         """For each tile of the query the cells of the maps that its bounds do not rule out: int64 [n].
 
         None if so many are left that comparing all is quicker, unless it is forced.
         """
-        if found.blind:
-            self._seed(query, found, coarse)
         limit = found.limit.view(self.scanner.planes, -1).amax(0)  # [cells]
         every = self.scanner.maps * self.scanner.cells
         left: dict[int, Tensor] = {}
         share = 0.0
         order = sorted(range(len(self.tiles)), key=lambda number: number % SAMPLE)  # the first SAMPLEth is all over
-        for number in order:
+        for done, number in enumerate(order, 1):
             tile = self.tiles[number]
             slack = (coarse[tile[0] : tile[-1] + 1] - limit[tile][:, None]).amin(0)
             left[number] = (slack <= 0).nonzero().squeeze(1)
             share += len(left[number]) / every
-            enough = len(left) == len(order) or (
-                len(left) * SAMPLE >= len(order) and share > 2 * WORTHWHILE * len(left)
-            )
-            if enough and not force and share > WORTHWHILE * len(left):
+            allowed = WORTHWHILE if done == len(order) else HOPELESS
+            if not force and SAMPLE * done >= len(order) and share > allowed * done:
                 return None
         return [left[number] for number in range(len(self.tiles))]
 

@@ -17,6 +17,7 @@ from .settings import (
     LEVEL_WEIGHTS,
     MAPS,
     MODES,
+    PIXEL_PRECISIONS,
     PAPER_PREPROCESSING,
     PAPER_SEARCH,
     Preprocessing,
@@ -58,6 +59,11 @@ def search_options(command: Command) -> Command:
         click.option("--mode", type=click.Choice(MODES), help=f"How levels are combined [{SEARCH.mode}]"),
         click.option(
             "--level-weights", help=f"{', '.join(LEVEL_WEIGHTS)}, or numbers by commas [{SEARCH.level_weights}]"
+        ),
+        click.option(
+            "--pixel-precision",
+            type=click.Choice(PIXEL_PRECISIONS),
+            help=f"fast: look for nearest pixels in bfloat16, then measure them in float32 [{SEARCH.pixel_precision}]",
         ),
         click.option("--smoothing", type=float, help=f"Sigma of the score map's Gaussian, pixels [{SEARCH.smoothing}]"),
         click.option(

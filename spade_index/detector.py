@@ -176,6 +176,7 @@ class Detector:
                     sizes=self.gallery.settings.sizes,
                     weights=self.weights,
                     mode=self.search.mode,
+                    precision=self.search.pixel_precision,
                 )  # [B, P, kappa]
             except ValueError as error:
                 raise InputError(f"{self.gallery.path}: the pixels cannot be searched so: {error}") from error

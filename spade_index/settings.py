@@ -11,6 +11,7 @@ DEFAULT_BACKBONE = "wide_resnet50_2"
 MODES = ("concat-nearest", "concat-bilinear", "per-level")
 IMAGE_SCORES = ("pooled", "map", "both")
 MAPS = ("always", "auto", "never")
+PIXEL_PRECISIONS = ("float32", "fast")
 LEVEL_WEIGHTS = ("inverse-variance", "equal")
 
 ImageScore = Literal["pooled", "map", "both"]
@@ -97,6 +98,7 @@ class SearchSettings:
     pixel_neighbours: int = 1  # kappa
     mode: str = "concat-nearest"
     level_weights: str | tuple[float, ...] = "inverse-variance"
+    pixel_precision: str = "float32"  # of the scan for the nearest pixels, whose distances are float32 either way
     smoothing: float = 4.0  # sigma of the Gaussian on the score map, in pixels of the backbone's input
     image_score: ImageScore | None = None  # None: `both` where every image has a score map, else `pooled`
     maps: Literal["always", "auto", "never"] = "always"
@@ -111,6 +113,7 @@ class SearchSettings:
             raise InputError(f"smoothing must not be negative, not {self.smoothing}")
         _require_one_of("mode", self.mode, MODES)
         _require_one_of("maps", self.maps, MAPS)
+        _require_one_of("pixel_precision", self.pixel_precision, PIXEL_PRECISIONS)
         if isinstance(self.level_weights, str):
             _require_one_of("level_weights", self.level_weights, LEVEL_WEIGHTS)
         elif not all(0 <= weight < math.inf for weight in self.level_weights) or not any(self.level_weights):
@@ -129,9 +132,9 @@ class SearchSettings:
         return self.image_score or ("both" if self.maps == "always" else "pooled")
 
     def calibration_key(self) -> str:
-        """What a threshold depends on: all that changes a score, as one line of JSON."""
+        """What a threshold depends on: all that changes a score by more than rounding, as one line of JSON."""
         values = asdict(self)
-        del values["image_score"], values["maps"]
+        del values["image_score"], values["maps"], values["pixel_precision"]
         return json.dumps(values, sort_keys=True)
 
 

@@ -9,15 +9,6 @@ from spade_index.kernels import nearest_pixels, split_matches
 MODES = ["concat-nearest", "concat-bilinear", "per-level"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Work this small only waits for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def pyramids(count, sizes, channels, seed, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     return [
@@ -133,6 +124,10 @@ BAD = {
     "infinite weight": ({"weights": [1.0, float("inf")]}, "weights must be 2"),
     "mode": ({"mode": "concat"}, "mode must be one of"),
     "backend": ({"backend": "none"}, "backend must be one of"),
+    "precision": ({"precision": "half"}, "precision must be one of float32, fast, not 'half'"),
+    "no precision": ({"precision": None}, "precision must be one of float32, fast, not None"),
+    "no memory": ({"working_memory": 0}, "working_memory must be a number of bytes, not 0"),
+    "negative memory": ({"working_memory": -1}, "working_memory must be a number of bytes, not -1"),
 }
 
 

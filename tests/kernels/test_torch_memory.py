@@ -1,0 +1,121 @@
+"""The torch backend's buffers: however small, wherever cut and whatever was in them, they change no answer."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import MODES, NESTED, OTHER, PRUNE, alike_search, assert_same, random_search
+
+from spade_index.kernels import nearest_pixels, torch_backend, torch_found, torch_prune
+
+PAGES = torch.tensor([[2, 0, 4], [1, 2, 3], [4, 4, 1]])
+ALLOWANCE = 48 << 20  # for torch, its threads and the allocator
+
+
+@pytest.mark.parametrize("prune", PRUNE)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("sizes", [NESTED[2], OTHER[2], [(16, 16), (8, 8), (4, 4)]], ids=str)
+def test_little_memory_gives_the_same(sizes, mode, prune):
+    query, pool = alike_search(sizes, 3, 5) if len(sizes) == 3 else random_search(sizes, 3, 5)
+    arguments = {"pages": PAGES, "k": 2, "sizes": sizes, "mode": mode, "prune": prune, "backend": "torch"}
+    for precision in ("float32", "fast"):
+        expected = nearest_pixels(query, pool, **arguments, precision=precision)
+        for memory in (1, 5_000, 300_000, 5_000_000):
+            found = nearest_pixels(query, pool, **arguments, precision=precision, working_memory=memory)
+            assert_same(found, expected, f"with {memory} bytes, {precision}")
+
+
+@pytest.mark.parametrize("prune", PRUNE)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("sizes", [NESTED[2], OTHER[2]], ids=str)
+def test_tiles_of_any_width_give_the_same(sizes, mode, prune, monkeypatch):
+    query, pool = random_search(sizes)
+    arguments = {"pages": torch.tensor([[2, 0], [1, 2]]), "k": 2, "sizes": sizes, "mode": mode, "prune": prune}
+    expected = nearest_pixels(query, pool, **arguments, backend="torch")
+    for tile, few in ((1, 1), (4 * 7 * sizes[0][0] * sizes[0][1], 3)):
+        monkeypatch.setattr(torch_backend, "TILE_BYTES", tile)
+        monkeypatch.setattr(torch_backend, "MAPS", few)
+        monkeypatch.setattr(torch_found, "GATHER", 20 * few)
+        monkeypatch.setattr(torch_prune, "GATHERED", few)
+        assert_same(nearest_pixels(query, pool, **arguments, backend="torch"), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_threads_change_nothing(mode):
+    sizes = NESTED[0]
+    query, pool = random_search(sizes, 3, 5)
+    expected = nearest_pixels(query, pool, PAGES, 2, mode=mode, backend="torch")
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        try:
+            found = nearest_pixels(query, pool, PAGES, 2, mode=mode, backend="torch")
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize("precision", ["float32", "fast"])
+@pytest.mark.parametrize("prune", PRUNE)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("sizes", NESTED[:1] + OTHER[2:3], ids=str)
+def test_uninitialised_buffers_do_not_leak(sizes, mode, prune, precision, monkeypatch):
+    query, pool = random_search(sizes)
+    arguments = {"pages": torch.tensor([[2, 0], [1, 2]]), "k": 3, "sizes": sizes, "mode": mode, "backend": "torch"}
+    arguments |= {"prune": prune, "precision": precision}
+    expected = nearest_pixels(query, pool, **arguments)
+    empty, new_empty = torch.empty, torch.Tensor.new_empty
+
+    def poison(out):
+        return out.fill_(float("nan") if out.is_floating_point() else 2**40)
+
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: poison(empty(*shape, **options)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **options: poison(new_empty(*args, **options)))
+    assert_same(nearest_pixels(query, pool, **arguments), expected)
+
+
+MEASURE = """
+import json, re, sys
+import torch
+from spade_index.kernels import nearest_pixels
+
+def status(key):
+    return 1024 * int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+def growth(make, memory, **options):
+    query = [make(1, h * h, c) for h, c in SHAPES]
+    pool = [make(50, h * h, c).half() for h, c in SHAPES]
+    pages = torch.arange(50)[None]
+    nearest_pixels(query, pool, pages[:, :1], **options)  # what torch and its libraries set up once
+    open("/proc/self/clear_refs", "w").write("5")  # the high-water mark is now what is in use
+    before = status("VmRSS")
+    nearest_pixels(query, pool, pages, working_memory=memory, **options)
+    return status("VmHWM") - before
+
+def flat(count, pixels, channels):
+    return torch.ones(count, pixels, channels)
+
+def random(count, pixels, channels):
+    return torch.randn(count, pixels, channels, generator=torch.Generator().manual_seed(channels))
+
+torch.set_num_threads(1)
+SHAPES = [(56, 64), (28, 128), (14, 256)]
+memory = int(sys.argv[1])
+print(json.dumps({
+    "random": growth(random, memory),
+    "random, fast, pruned": growth(random, memory, precision="fast", prune=True),
+    "flat": growth(flat, memory),
+}))
+"""
+
+
+def test_working_memory_bounds_what_a_search_takes():
+    memory = 64 << 20
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(memory)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    growth = json.loads(run.stdout)
+    assert max(growth.values()) <= memory + ALLOWANCE, {name: f"{n >> 20} MiB" for name, n in growth.items()}

@@ -1,0 +1,130 @@
+"""Equal distances go to the lowest match, however many there are and whichever way the torch backend finds them.
+
+Features are small integers and sizes halve, so that distances are exact in every precision, interpolated ones too.
+"""
+
+from itertools import product
+
+import pytest
+import torch
+from cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, pyramid_of
+
+from spade_index.kernels import nearest_pixels
+from spade_index.kernels.pyramid import make_layout
+from spade_index.kernels.torch_found import SPARE
+
+WAYS = list(product(PRUNE, PRECISIONS))
+CHANNELS = (3, 4, 5)
+FLAT = {
+    "everywhere": lambda y, x: (x >= 0) & (y >= 0),
+    "below": lambda y, x: (y >= 0.5) & (x >= 0),
+    "right": lambda y, x: (x >= 0.35) & (y >= 0),
+    "corner": lambda y, x: (x >= 0.6) & (y >= 0.6),
+    "nowhere": lambda y, x: (x < 0) & (y < 0),
+}
+
+
+def integers(count, sizes, where, seed, dtype):
+    """Levels of random integers, of one value on each level in the part of the maps that is flat."""
+    generator = torch.Generator().manual_seed(seed)
+    levels = []
+    for (h, w), channels in zip(sizes, CHANNELS, strict=False):
+        level = torch.randint(-3, 4, (count, h, w, channels), generator=generator)
+        y, x = torch.arange(h)[:, None] / h, torch.arange(w)[None] / w
+        level[:, FLAT[where](y, x)] = torch.arange(channels) - 1
+        levels.append(level.flatten(1, 2).to(dtype))
+    return levels
+
+
+def assert_is_reference(query, pool, pages, k, sizes, mode):
+    """That every way gives the reference's very answer."""
+    arguments = {"pages": torch.tensor(pages), "k": k, "sizes": sizes, "mode": mode}
+    expected = nearest_pixels(query, pool, **arguments, backend="reference")
+    for prune, precision in WAYS:
+        found = nearest_pixels(query, pool, **arguments, backend="torch", prune=prune, precision=precision)
+        assert_same(found, expected, f"with {prune=} {precision=}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("where", FLAT)
+@pytest.mark.parametrize("k", [1, 4])
+def test_ties_that_all_fit_go_to_the_lowest(k, where, mode):
+    sizes, pages = [(8, 8), (4, 4)], [[2, 0]]
+    assert make_layout(sizes).cells * len(pages[0]) <= k + SPARE
+    query, pool = integers(1, sizes, where, 1, torch.float32), integers(3, sizes, where, 2, torch.float16)
+    assert_is_reference(query, pool, pages, k, sizes, mode)
+
+
+@pytest.mark.parametrize("where", FLAT)
+@pytest.mark.parametrize("k", [1, 4])
+def test_ties_in_cells_of_unequal_sizes_go_to_the_lowest(k, where):
+    sizes, pages = [(5, 7), (3, 3)], [[2, 0, 1]]
+    assert make_layout(sizes).cells * len(pages[0]) <= k + SPARE
+    query, pool = integers(1, sizes, where, 1, torch.float32), integers(3, sizes, where, 2, torch.float16)
+    assert_is_reference(query, pool, pages, k, sizes, "concat-nearest")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("where", FLAT)
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("sizes", [[(16, 16)], [(16, 16), (8, 8), (4, 4)], [(32, 32), (16, 16)]], ids=str)
+def test_ties_of_more_cells_than_are_kept_go_to_the_lowest(sizes, k, where, mode):
+    if sizes[0] == (32, 32) and mode != "concat-nearest":
+        sizes = [(24, 20), (12, 10)]
+    query, pool = integers(1, sizes, where, 1, torch.float32), integers(3, sizes, where, 2, torch.float16)
+    assert_is_reference(query, pool, [[2, 0, 1]], k, sizes, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize(
+    "sizes",
+    [[(16, 16), (8, 8), (4, 4)], [(13, 13), (7, 7), (4, 4)], [(32, 32), (16, 16), (8, 8)], [(16, 16)]],
+    ids=str,
+)
+def test_a_gallery_of_one_value_gives_its_first_pixels(sizes, k, mode):
+    query = integers(1, sizes, "below", 1, torch.float32)
+    pool = integers(2, sizes, "everywhere", 2, torch.float16)
+    pages = torch.tensor([[1, 0, 1, 0]])
+    pixels = sizes[0][0] * sizes[0][1]
+    for prune, precision in WAYS:
+        options = {"sizes": sizes, "mode": mode, "prune": prune, "precision": precision}
+        _, matches = nearest_pixels(query, pool, pages, k, **options, backend="torch")
+        assert torch.equal(matches, torch.arange(k).expand(1, pixels, k)), f"with {prune=} {precision=}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_same_map_twice_gives_the_lower_position(mode, k):
+    sizes = [(8, 8), (4, 4), (2, 2)]
+    query = pyramid_of("random", 1, sizes, CHANNELS, 1, torch.float32)
+    pool = pyramid_of("random", 2, sizes, CHANNELS, 2, torch.float16)
+    for level in pool:
+        level[1] = level[0]
+    for pages, (prune, precision) in product(([[0, 0, 0]], [[1, 0, 1]]), WAYS):
+        arguments = {"pages": torch.tensor(pages), "k": k, "mode": mode}
+        expected, places = nearest_pixels(query, pool, **arguments, backend="reference")
+        d, matches = nearest_pixels(query, pool, **arguments, backend="torch", prune=prune, precision=precision)
+        torch.testing.assert_close(d, expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(matches, places), f"with {pages=} {prune=} {precision=}"
+
+
+@pytest.mark.parametrize(("prune", "precision"), WAYS)
+def test_a_map_that_a_page_has_many_times_is_found_each_time(prune, precision):
+    query, pool = alike_search([(16, 16), (8, 8), (4, 4)], slots=3)
+    arguments = {"pages": torch.tensor([[1, 2, 1, 1, 0, 1]]), "k": 4}
+    expected = nearest_pixels(query, pool, **arguments, backend="reference")
+    found = nearest_pixels(query, pool, **arguments, backend="torch", prune=prune, precision=precision)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize(("prune", "precision"), WAYS)
+def test_duplicated_pixels_of_a_map_give_the_lowest(prune, precision):
+    query = [torch.randn(1, 64, 4), torch.randn(1, 16, 3)]
+    pool = [f.half() for f in query]
+    for level in pool:
+        level[:] = level[:, :1]  # every pixel of the gallery is the same
+    options = {"prune": prune, "precision": precision, "backend": "torch"}
+    _, matches = nearest_pixels(query, pool, torch.zeros(1, 1).long(), 10, **options)
+    assert torch.equal(matches, torch.arange(10).expand(1, 64, 10))
