@@ -49,8 +49,9 @@ def nearest_pixels(
             floor(i * c / n), or as torch interpolates with align_corners=False. `per-level` lets each level find
             its own k pixels, upsamples the maps of distances bilinearly, and averages w * d over levels.
         backend: a name in `BACKENDS`; by default the environment's SPADE_INDEX_KERNEL, or else `torch`.
-        precision: of the scan that finds candidates. `fast` is bfloat16 where the processor computes in it, and else
-            float32. Either way the distances of what was found are measured as float32 differences.
+        precision: of the scan that finds candidates. `fast` is bfloat16 where the processor computes in it and the
+            finest level has channels enough to gain from it, and else float32. Either way the distances of what was
+            found are measured as float32 differences.
         prune: whether to skip, exactly, what the coarse levels rule out; by default where that is quicker.
         working_memory: bytes that a search may use above its arguments and results; one query at a time, and one
             gallery map for each thread, are always taken.

@@ -23,6 +23,7 @@ from .torch_prune import Pruner
 from .torch_scan import TILE_BYTES, Scanner
 
 MAPS = 10  # gallery maps that a thread loads at a time: fewer, larger operations
+DEEP = 64  # channels of the finest level from which its products are quicker in bfloat16
 WORKING_MEMORY = 256 << 20
 
 
@@ -59,8 +60,9 @@ def nearest_pixels(
     `torch.get_num_threads()` threads, fewer if their buffers do not fit. A query's result does not depend on others.
 
     Distances are float32 differences, right to about 1e-6 of their value (interpolated features: of their squared
-    norm). Matches are the k nearest but for pixels which rounding of the expanded form cannot tell apart: those are
-    told apart by measuring them, of the k + SPARE (torch_found.py) lowest cells. `stats` is added to.
+    norm). Matches are the k nearest. Where the rounding of the scan leaves it open which those are, all that it may be
+    are measured; but of crowds of cells that not even float32 tells apart, only k + SPARE (torch_found.py), those of
+    the lowest matches. A query with a crowd in bfloat16 is searched again in float32. `stats` is added to.
     """
     if mode == "per-level":
         options = {"precision": precision, "prune": prune, "working_memory": working_memory, "stats": stats}
@@ -69,22 +71,29 @@ def nearest_pixels(
     if prune is None:
         prune = None if on_cpu else False  # elsewhere its many small steps cost more than they save
     half = torch.bfloat16 if _has_bfloat16(pool[0].device) else torch.float32
-    finest = half if precision == "fast" else torch.float32
+    finest = half if precision == "fast" and pool[0].shape[2] >= DEEP else torch.float32
     # Where pruning is tried, coarse distances are bounds first: rounding them costs little, as _allow says.
     coarse = half if on_cpu and prune is not False else finest
     plan = make_plan(pool, sizes, weights, mode == "concat-bilinear", finest, coarse)
-    distances = torch.full((pages.shape[0], plan.pixels, k), math.inf, device=plan.device)
-    matches = torch.zeros(pages.shape[0], plan.pixels, k, dtype=torch.int64, device=plan.device)
+    distances = torch.empty(pages.shape[0], plan.pixels, k, device=plan.device)
+    matches = torch.empty(pages.shape[0], plan.pixels, k, dtype=torch.int64, device=plan.device)
+
+    def search(plan: Plan, queries: Tensor) -> Tensor:
+        found = _Search(plan, [level[queries] for level in query], pages[queries.to(pages.device)], k)
+        found.run(working_memory * 3 // 4, prune)
+        distances[queries], matches[queries] = found.measure()
+        if stats is not None:
+            stats.pairs += sum(worker.pairs for worker in found.workers)
+            stats.compared += sum(worker.compared for worker in found.workers)
+        return queries[found.crowded()]
+
     group = max(1, working_memory // 4 // Query.bytes_of(plan, k))
-    for part in torch.arange(pages.shape[0]).split(group):
-        if len(part):
-            queries = slice(int(part[0]), int(part[-1]) + 1)
-            search = _Search(plan, [level[queries] for level in query], pages[queries], k)
-            search.run(working_memory * 3 // 4, prune)
-            search.measure(distances[queries], matches[queries])
-            if stats is not None:
-                stats.pairs += sum(worker.pairs for worker in search.workers)
-                stats.compared += sum(worker.compared for worker in search.workers)
+    for queries in torch.arange(pages.shape[0], device=plan.device).split(group):
+        if len(queries):
+            crowded = search(plan, queries)
+            if len(crowded) and torch.bfloat16 in plan.dtypes:
+                # So many pixels are alike that bfloat16 cannot tell them apart.
+                search(make_plan(pool, sizes, weights, plan.bilinear), crowded)
     return distances, matches
 
 
@@ -185,8 +194,20 @@ class _Search:
 
         spread(search, self._chunks(maps, threads), threads)
 
-    def measure(self, distances: Tensor, matches: Tensor) -> None:
-        """Write distances [queries, P, k] and matches of the candidates."""
+    def crowded(self) -> Tensor:
+        """Which queries had more candidates than were kept: bool [queries]."""
+        crowds = [[worker.found[number].crowd for worker in self.workers] for number in range(len(self.queries))]
+        return torch.tensor(
+            [any(crowd is not None for crowd in of_query) for of_query in crowds],
+            dtype=torch.bool,
+            device=self.plan.device,
+        )
+
+    def measure(self) -> tuple[Tensor, Tensor]:
+        """The k nearest of the candidates: distances float32 [queries, P, k] and matches int64 [queries, P, k]."""
+        shape = (len(self.queries), self.plan.pixels, self.k)
+        distances = torch.full(shape, math.inf, device=self.plan.device)
+        matches = torch.zeros(shape, dtype=torch.int64, device=self.plan.device)
         threads = len(self.workers)
         rows = self.plan.layout.members.numel()
         step = math.ceil(rows / threads)
@@ -201,6 +222,7 @@ class _Search:
 
         pieces = [(number, start) for number in range(len(self.queries)) for start in range(0, rows, step)]
         spread(write, pieces, threads)
+        return distances, matches
 
     def _fit(self, memory: int) -> tuple[int, int, int]:
         """Threads, maps that each loads at a time at most, and bytes of a tile, such that all buffers fit."""

@@ -140,7 +140,9 @@ class Detector:
         nearest = self.nearest_images(pooled, without)
         scores = [self.pooled_score(neighbours) for neighbours in nearest]
         shown = [query for query, score in enumerate(scores) if self._wants_map(score)]
-        found = self.nearest_pixels([level[shown] for level in pyramid], [nearest[query] for query in shown])
+        if len(shown) < len(scores):
+            pyramid = [level[shown] for level in pyramid]
+        found = self.nearest_pixels(pyramid, [nearest[query] for query in shown])
         pixels = dict(zip(shown, found, strict=True))
         return [
             self._detection(neighbours, score, pixels.get(query))
@@ -169,7 +171,7 @@ class Detector:
             pages = torch.tensor([[slots[n.key] for n in candidates[query]] for query in queries], device=self.device)
             try:
                 distances, matches = nearest_pixels(
-                    [level[queries].to(self.device) for level in pyramid],
+                    [level[queries[0] : queries[-1] + 1].to(self.device) for level in pyramid],
                     pool,
                     pages,
                     self.search.pixel_neighbours,
@@ -203,7 +205,7 @@ class Detector:
         return self.search.maps == "always"
 
     def _sharing(self, candidates: list[list[Neighbour]]) -> Iterator[list[int]]:
-        """Queries in groups whose neighbours' maps, shared ones once, fit into POOL_BYTES."""
+        """Runs of queries whose neighbours' maps, shared ones once, fit into POOL_BYTES."""
         slots = max(1, POOL_BYTES // self.gallery.settings.map_bytes)
         group: list[int] = []
         keys: set[int] = set()

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from spade_index.kernels import torch_backend
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
@@ -11,3 +13,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_at_any_depth(monkeypatch):
+    """Rounding must be right however few channels there are, though so few gain nothing from it."""
+    monkeypatch.setattr(torch_backend, "DEEP", 1)
