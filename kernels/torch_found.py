@@ -141,13 +141,17 @@ class Crowd:
         return torch.where(full, 2 * kth - limit, limit)
 
     def admit(self, found: Kept, kth: Tensor, limits: Limits, lowest: int) -> Kept:
-        """Those of candidates found for ascending rows for which there is room."""
+        """Those of candidates found for ascending rows for which there is room; `kth` was the bound without them."""
         rows, ids, values = found
         least = torch.full_like(kth, math.inf).scatter_reduce_(0, rows, values, "amin")
-        clearly = limits.allow(least, limits.norms + limits.largest.amax(0)) < kth
+        norms = limits.norms + limits.largest.amax(0)
+        clearly = limits.allow(least, norms) < kth
         self.count[clearly], self.last[clearly] = 0, -1
         rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-        keep = (rank < self.room - torch.where(self.last > lowest, 0, self.count)[rows]).nonzero().squeeze(1)
+        crowded = rank >= self.room - torch.where(self.last > lowest, 0, self.count)[rows]
+        # What is clearly nearer than the k-th is no crowd: fewer than k are.
+        nearer = limits.allow(values, norms[:, rows]) < limits.of(slice(None))[0][rows]
+        keep = (nearer | ~crowded).nonzero().squeeze(1)
         rows, ids, values = (x.index_select(0, keep) for x in found)
         self.count.index_add_(0, rows, torch.ones_like(rows))
         self.last.scatter_reduce_(0, rows, ids, "amax")
