@@ -111,3 +111,16 @@ def test_inputs_are_left_alone_and_results_take_no_part_in_autograd():
         d, _ = nearest_pixels(query, pool, torch.zeros(1, 1).long(), backend="torch", prune=prune, precision=precision)
         assert not d.requires_grad
     assert all(torch.equal(level, old) for level, old in zip(query + pool, before, strict=True))
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_the_nearest_is_not_lost_in_a_crowd_that_ties_behind_it(k):
+    """A query that matches the last pixel best, and then a background of which every pixel is equally far."""
+    query, pool = [torch.ones(1, 144, 1)], [torch.zeros(1, 144, 1)]
+    pool[0][0, -1] = 0.9
+    search = {"query": query, "pool": pool, "pages": torch.zeros(1, 1).long(), "k": k}
+    expected = nearest_pixels(**search, backend="reference")
+    for prune, precision in WAYS:
+        d, matches = nearest_pixels(**search, backend="torch", prune=prune, precision=precision)
+        torch.testing.assert_close(d, expected[0])
+        assert torch.equal(matches, expected[1])
