@@ -59,7 +59,8 @@ def nearest_pixels(
     Returns:
         distances: float32 [B, P, k], squared, in the features' units squared.
         matches: int64 [B, P, k], position in the row of `pages` * P + pixel (see `split_matches`); of level 0
-            in `per-level`. Equal distances go to the lowest match.
+            in `per-level`. Equal distances go to the lowest match; where dozens of pixels are equally far, other
+            backends than the reference may give another of them.
         Both lie on the query's device.
 
     Raises:

@@ -36,10 +36,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         if threads not in _pools:
             before = torch.get_num_threads()
             started = threading.Barrier(threads + 1)
-            _pools[threads] = ThreadPoolExecutor(threads, "nearest-pixels", _be_one_thread, (started,))
+            pool = ThreadPoolExecutor(threads, "nearest-pixels", _be_one_thread, (started,))
             for _ in range(threads):
-                _pools[threads].submit(int)
+                pool.submit(int)
             started.wait()
+            _pools[threads] = pool
             # The setting is also the default of threads yet to come: put that back.
             torch.set_num_threads(before)
         return _pools[threads]

@@ -8,6 +8,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -35,6 +36,7 @@ class SearchStats:
     compared: int = 0  # of those, the ones whose finest level was compared: what pruning left
 
 
+@torch.inference_mode(False)  # threads share its tensors
 @torch.no_grad()
 def nearest_pixels(
     query: Sequence[Tensor],
@@ -68,8 +70,8 @@ def nearest_pixels(
         options = {"precision": precision, "prune": prune, "working_memory": working_memory, "stats": stats}
         return _per_level(query, pool, pages, k, sizes, weights, options)
     on_cpu = pool[0].device.type == "cpu"
-    if prune is None:
-        prune = None if on_cpu else False  # elsewhere its many small steps cost more than they save
+    if prune is None and not on_cpu:
+        prune = False  # elsewhere its many small steps cost more than they save
     half = torch.bfloat16 if _has_bfloat16(pool[0].device) else torch.float32
     finest = half if precision == "fast" and pool[0].shape[2] >= DEEP else torch.float32
     # Where pruning is tried, coarse distances are bounds first: rounding them costs little, as _allow says.
@@ -87,13 +89,17 @@ def nearest_pixels(
             stats.compared += sum(worker.compared for worker in found.workers)
         return queries[found.crowded()]
 
-    group = max(1, working_memory // 4 // Query.bytes_of(plan, k))
-    for queries in torch.arange(pages.shape[0], device=plan.device).split(group):
-        if len(queries):
-            crowded = search(plan, queries)
-            if len(crowded) and torch.bfloat16 in plan.dtypes:
-                # So many pixels are alike that bfloat16 cannot tell them apart.
-                search(make_plan(pool, sizes, weights, plan.bilinear), crowded)
+    def groups(plan: Plan, queries: Tensor) -> tuple[Tensor, ...]:
+        return queries.split(max(1, working_memory // 4 // Query.bytes_of(plan, k))) if len(queries) else ()
+
+    every = torch.arange(pages.shape[0], device=plan.device)
+    with _full_precision():
+        crowded = [search(plan, queries) for queries in groups(plan, every)]
+        if crowded and torch.bfloat16 in plan.dtypes:
+            # Of these, more pixels are alike than are kept of those that bfloat16 cannot tell apart.
+            exact = make_plan(pool, sizes, weights, plan.bilinear)
+            for queries in groups(exact, torch.cat(crowded)):
+                search(exact, queries)
     return distances, matches
 
 
@@ -115,6 +121,20 @@ def _per_level(
             up = upsample_bilinear(d[b], sizes[level], sizes[0])
             total[b].add_(up, alpha=weights[level] / len(query))
     return total, finest
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """With products of float32 computed as such, whatever the program has chosen (for all of its threads)."""
+    chosen = torch.get_float32_matmul_precision()
+    if chosen == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(chosen)
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -256,13 +276,13 @@ class _Search:
     def _allow(self, kth: Tensor, norms: Tensor) -> Tensor:
         """The scanned distance [n] up to which a pixel may be nearer than one at a scanned distance of `kth`.
 
-        `norms` [2, n] are |q|^2 + |g|^2 over all levels and over those in bfloat16. In float32, what rounds is that
-        these terms cancel. In bfloat16 a value moves by up to 2^-8 of itself, a vector by half as much as a rule, and
-        the distance of two vectors by no more than both (the triangle inequality); at last 2^-8 of it is rounded.
+        `norms` [2, n] are |q|^2 + |g|^2, and the same of what rounding to bfloat16 took from q and g. In float32,
+        what rounds is that the terms of a distance cancel. In bfloat16, the distance of two vectors moves by no more
+        than both do (the triangle inequality), and 2^-8 of it is rounded in the end.
         """
         channels = sum(level.shape[2] for level in self.plan.pool)
         limit = kth + 4 * torch.finfo(torch.float32).eps * math.sqrt(channels) * norms[0]
         if torch.bfloat16 in self.plan.dtypes:
-            moved = 2**-8 * (2 * norms[1]).sqrt()  # of both vectors, once for each of the two distances
+            moved = 2 * (1 + 2**-8) * (2 * norms[1]).sqrt()  # of both vectors, for each of the two distances
             limit = (limit.clamp(min=0).sqrt_().mul_(1 + 2**-8) + moved).square_()
         return limit

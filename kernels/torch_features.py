@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .pyramid import Layout, Size, bilinear_taps, make_layout, upsample_bilinear
 
+ROOM = 16  # candidates for each row and each of the k nearest that are kept without sorting them out
 NORM_COLUMNS = {torch.float32: 1, torch.bfloat16: 3}
 
 
@@ -70,7 +71,8 @@ def make_plan(
         # A level with a pixel for every cell is kept in the order of cells; the others are looked up.
         if len(orders[level]) == len(cells):
             query_orders[level] = orders[level][places[cells]]
-    centres = [level[0].float().mean(0) for level in pool]
+    pool = [level.contiguous() for level in pool]
+    centres = [level[:1].float().mean((0, 1)).nan_to_num(0.0, 0.0, 0.0) for level in pool]  # any would do
     taps = [bilinear_taps(size, sizes[0]) for size in sizes[1:]] if bilinear else []
     taps = [(pixels.to(device), weights.to(device)) for pixels, weights in taps]
     # Interpolation would spread the rounding of a coarse product: that is not rounded.
@@ -84,14 +86,14 @@ class Query:
 
     levels: list[Tensor]  # [H*W, C] as given
     rows: list[Tensor]  # [rows, columns] of each level: see the head of this file
-    norms: Tensor  # float32 [2, rows of the finest level]: squared norms over all levels, and over those in bfloat16
+    norms: Tensor  # float32 [2, rows of the finest level]: squared norms over all levels; squared, what rounding moved
     coarse_norms: Tensor  # float32 [P]: of interpolated levels only, in the order of rows; else empty
 
     @staticmethod
     def bytes_of(plan: Plan, k: int) -> int:
         """What a query needs while it is searched, with what is found for it."""
         features = sum(len(o) * plan.columns(i) * plan.dtypes[i].itemsize for i, o in enumerate(plan.query_orders))
-        return features + plan.layout.members.numel() * (4 * k + 100)
+        return features + plan.layout.members.numel() * (4 * k + 100 + 40 * ROOM * k)
 
 
 def prepare_query(plan: Plan, levels: Sequence[Tensor]) -> Query:
@@ -102,24 +104,25 @@ def prepare_query(plan: Plan, levels: Sequence[Tensor]) -> Query:
     coarse_norms = torch.zeros(plan.pixels if plan.bilinear else 0, device=plan.device)
     for number, (level, order) in enumerate(zip(levels, plan.query_orders, strict=True)):
         out = torch.empty(len(order), plan.columns(number), dtype=plan.dtypes[number], device=plan.device)
-        of_level = write_rows(plan, number, level.index_select(0, order), out, query=True)
+        of_level, moved = write_rows(plan, number, level.index_select(0, order), out, query=True)
         prepared.append(out)
         if number and plan.bilinear:
             of_level = interpolated_norms(plan, number, out, query=True)[cells]
             coarse_norms += of_level
         elif number and len(order) != len(cells):
-            of_level = of_level[layout.places[number - 1][cells]]
-        norms += rounded(plan, number, of_level.view(-1, layout.cells))
+            places = layout.places[number - 1][cells]
+            of_level, moved = of_level[places], moved[places]
+        norms[0] += of_level.view(-1, layout.cells)
+        if plan.dtypes[number] == torch.bfloat16:
+            norms[1] += moved.view(-1, layout.cells)
     return Query(list(levels), prepared, norms.flatten(1), coarse_norms)
 
 
-def rounded(plan: Plan, level: int, norms: Tensor) -> Tensor:
-    """Squared norms [...] of a level as [2, ...]: again, and what of them is in bfloat16."""
-    return torch.stack([norms, norms if plan.dtypes[level] == torch.bfloat16 else torch.zeros_like(norms)])
+def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: bool = False) -> tuple[Tensor, Tensor]:
+    """Write features [n, C] as rows [n, columns], of the query's side or the gallery's.
 
-
-def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: bool = False) -> Tensor:
-    """Write features [n, C] as rows [n, columns], of the query's side or the gallery's; returns squared norms [n]."""
+    Returns squared norms [n], and those of what rounding to the rows' type took away [n].
+    """
     channels = features.shape[1]
     factor = plan.weights[level] ** 0.5 * (-2 if query else 1)
     target = out[:, :channels]
@@ -129,12 +132,15 @@ def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: boo
     centred.sub_(plan.centres[level])
     if factor != 1:
         centred.mul_(factor)
+    moved = torch.zeros(len(features), device=out.device)
     if centred is not target:
         target.copy_(centred)
-        centred.copy_(target)  # the norms are those of what was rounded
+        rounded = target.float()
+        moved = torch.linalg.vector_norm(centred.sub_(rounded), dim=1).square_()
+        centred = rounded  # the norms are those of what was rounded
     norms = torch.linalg.vector_norm(centred, dim=1).square_()
     if query:
-        norms /= 4
+        norms, moved = norms / 4, moved / 4
     parts = NORM_COLUMNS[out.dtype]
     first = channels + (parts if query else 0)
     rest = norms
@@ -143,7 +149,7 @@ def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: boo
         rest = rest - out[:, column]
     ones = channels + (0 if query else parts)
     out[:, ones : ones + parts] = 1.0
-    return norms
+    return norms, moved
 
 
 def interpolated_norms(plan: Plan, level: int, rows: Tensor, query: bool = False) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .torch_features import Plan, Query
+from .torch_features import ROOM, Plan, Query
 
 BLOCK = 64  # columns whose minimum is looked at before they are
 SPARE = 32  # cells beyond k that are kept of those that rounding cannot tell apart
@@ -24,7 +24,7 @@ class Limits:
     """
 
     def __init__(self, norms: Tensor, threads: int, allow: Allowance) -> None:
-        """`norms` [2, rows] as a Query has them."""
+        """`norms` [2, rows] are a Query's."""
         self.norms, self.allow = norms, allow
         self.kth = norms.new_full((threads, norms.shape[1]), math.inf)
         self.largest = norms.new_zeros(threads, 2, 1)  # squared norms of the gallery's rows that a thread has seen
@@ -54,7 +54,7 @@ class Found:
         self.crowd: Crowd | None = None
         self.sifted: list[Kept] = []  # since `settle`
         self.kept: list[Kept] = []
-        self.size, self.room = 0, 8 * (k + SPARE) * rows
+        self.size, self.room = 0, ROOM * k * rows
 
     def begin(self, largest: Tensor, lowest: int) -> None:
         """Prepare for maps whose squared norms are at most `largest` [2] and whose cells have ids from `lowest` on."""
@@ -97,12 +97,11 @@ class Found:
     def _thin_out(self, found: Kept) -> Kept:
         """Fewer of many candidates: those within limits that they lower themselves, and of those the lowest ids."""
         rows, _, values = found
-        before = self.limits.of(slice(None))[0]
         self.lower(_least(rows, values, len(self.kth), self.k)[:, -1])
         found = within([found], self.limits.of(slice(None))[1])
         if len(found[0]) > CROWDED * self.k * len(rows.unique()):
             self.crowd = self.crowd or Crowd(len(self.kth), self.k + SPARE, rows.device)
-            found = self.crowd.admit(found, before, self.limits, self.lowest)
+            found = self.crowd.admit(found, self.limits, self.lowest)
             self._refresh()
         return found
 
@@ -134,27 +133,29 @@ class Crowd:
         self.room = room
         self.count = torch.zeros(rows, dtype=torch.int64, device=device)
         self.last = torch.full((rows,), -1, dtype=torch.int64, device=device)  # the highest id that is kept
+        self.kth = torch.full((rows,), math.inf, device=device)  # the bound of the k-th distance when they were kept
 
     def limit(self, kth: Tensor, limit: Tensor, lowest: int) -> Tensor:
         """The limits [rows], for rows that have no room that of what is clearly nearer than the k-th."""
+        fell = limit < self.kth  # those that were kept are out by now
+        self.count[fell], self.last[fell], self.kth[fell] = 0, -1, kth[fell]
         full = (self.count >= self.room) & (self.last <= lowest)
         return torch.where(full, 2 * kth - limit, limit)
 
-    def admit(self, found: Kept, kth: Tensor, limits: Limits, lowest: int) -> Kept:
-        """Those of candidates found for ascending rows for which there is room; `kth` was the bound without them."""
+    def admit(self, found: Kept, limits: Limits, lowest: int) -> Kept:
+        """Those of candidates found for ascending rows for which there is room, and all that are clearly nearer."""
         rows, ids, values = found
-        least = torch.full_like(kth, math.inf).scatter_reduce_(0, rows, values, "amin")
-        norms = limits.norms + limits.largest.amax(0)
-        clearly = limits.allow(least, norms) < kth
-        self.count[clearly], self.last[clearly] = 0, -1
+        kth, limit = limits.of(slice(None))
+        self.limit(kth, limit, lowest)
         rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
         crowded = rank >= self.room - torch.where(self.last > lowest, 0, self.count)[rows]
         # What is clearly nearer than the k-th is no crowd: fewer than k are.
-        nearer = limits.allow(values, norms[:, rows]) < limits.of(slice(None))[0][rows]
+        nearer = limits.allow(values, (limits.norms + limits.largest.amax(0))[:, rows]) < kth[rows]
         keep = (nearer | ~crowded).nonzero().squeeze(1)
         rows, ids, values = (x.index_select(0, keep) for x in found)
         self.count.index_add_(0, rows, torch.ones_like(rows))
         self.last.scatter_reduce_(0, rows, ids, "amax")
+        self.kth[rows] = kth[rows]
         return rows, ids, values
 
 

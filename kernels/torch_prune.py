@@ -74,8 +74,8 @@ class Pruner:
         order = sorted(range(len(self.tiles)), key=lambda number: number % SAMPLE)  # the first SAMPLEth is all over
         for done, number in enumerate(order, 1):
             tile = self.tiles[number]
-            slack = (coarse[tile[0] : tile[-1] + 1] - limit[tile][:, None]).amin(0)
-            left[number] = (slack <= 0).nonzero().squeeze(1)
+            slack = (coarse[tile[0] : tile[-1] + 1, :every] - limit[tile][:, None]).amin(0)
+            left[number] = (~(slack > 0)).nonzero().squeeze(1)  # also where a pixel of the query is not finite
             share += len(left[number]) / every
             allowed = WORTHWHILE if done == len(order) else HOPELESS
             if not force and SAMPLE * done >= len(order) and share > allowed * done:

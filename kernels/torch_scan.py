@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .pyramid import upsample_bilinear
-from .torch_features import Plan, Query, interpolated_norms, rounded, write_rows
+from .torch_features import Plan, Query, interpolated_norms, write_rows
 from .torch_found import BLOCK, Found
 
+FAR = 1e30  # the squared norm of a map that is not finite
 TILE_BYTES = 15 << 20  # of a tile of distances: fewer, larger operations beat staying in a core's cache
 
 
@@ -56,12 +57,17 @@ class Scanner:
             norms = torch.zeros(2, device=plan.device)
             for level, (pool, order) in enumerate(zip(plan.pool, plan.orders, strict=True)):
                 rows = self.gallery[level][place]
-                of_level = write_rows(plan, level, pool[slot].index_select(0, order), rows)
-                norms += rounded(plan, level, of_level.amax())
+                of_level, moved = write_rows(plan, level, pool[slot].index_select(0, order), rows)
+                of_map = torch.stack([of_level.amax(), moved.amax()])
+                if of_map.isfinite().all():
+                    norms += of_map
+                else:  # far from everything, so that it spoils no other map's result
+                    rows.zero_()[:, pool.shape[2]] = FAR
+                    rows[:, -1] = 1.0
                 if level and plan.bilinear:
                     of_level = interpolated_norms(plan, level, rows)
                     self.interpolated_norms[place] = of_level + (self.interpolated_norms[place] if level > 1 else 0)
-            largest = torch.maximum(largest, norms.nan_to_num(0.0, posinf=0.0))  # a map that is not finite has no say
+            largest = torch.maximum(largest, norms)
         return largest
 
     def bounds(self, query: Query) -> Tensor:

@@ -17,9 +17,9 @@ from .settings import (
     LEVEL_WEIGHTS,
     MAPS,
     MODES,
-    PIXEL_PRECISIONS,
     PAPER_PREPROCESSING,
     PAPER_SEARCH,
+    PIXEL_PRECISIONS,
     Preprocessing,
     SearchSettings,
 )

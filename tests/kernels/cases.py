@@ -64,8 +64,8 @@ def alike_search(sizes=((32, 32), (16, 16), (8, 8)), batch=1, slots=4, seed=5):
     generator = torch.Generator().manual_seed(seed)
     query, pool = [], []
     for (h, w), channels in zip(sizes, (6, 8, 10, 4), strict=False):
-        base = 3 * torch.randn(batch, 16, channels, generator=generator)
-        smooth = torch.stack([pyramid.upsample_bilinear(f, (4, 4), (h, w)) for f in base])
+        base = 3 * torch.randn(batch, 64, channels, generator=generator)
+        smooth = torch.stack([pyramid.upsample_bilinear(f, (8, 8), (h, w)) for f in base])
         noise = torch.randn(slots, h * w, channels, generator=generator)
         query.append(smooth)
         pool.append((smooth[:1] + 0.02 * noise).half())
@@ -74,7 +74,7 @@ def alike_search(sizes=((32, 32), (16, 16), (8, 8)), batch=1, slots=4, seed=5):
 
 @st.composite
 def searches(draw):
-    """The arguments of nearest_pixels, and the scale of squared norms in them."""
+    """The arguments of a search that every backend takes."""
     sizes = draw(st.sampled_from(NESTED + OTHER + LARGER))
     channels = [draw(st.sampled_from([1, 2, 3, 8, 17])) for _ in sizes]
     batch, slots, neighbours = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 5))

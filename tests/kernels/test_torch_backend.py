@@ -21,6 +21,7 @@ from cases import (
     searches,
 )  # fmt: skip
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spade_index.kernels import nearest_pixels
 
@@ -46,20 +47,17 @@ def assert_right(search, found, expected, rtol, atol):
 
 
 @settings(max_examples=int(EXAMPLES or 150), deadline=None, derandomize=EXAMPLES is None)
-@given(searches())
-def test_torch_is_the_reference(search):
+@given(searches(), st.sampled_from(PRUNE), st.sampled_from(PRECISIONS))
+def test_torch_is_the_reference(search, prune, precision):
+    found = nearest_pixels(**search, backend="torch", prune=prune, precision=precision)
     expected, _ = nearest_pixels(**search, backend="reference")
-    level0 = None
+    rtol, atol = TOLERANCE[precision]
+    assert_right(search, found, expected, rtol, atol)
     if search["mode"] == "per-level":
-        alone = {**search, "query": search["query"][:1], "pool": search["pool"][:1], "sizes": search["sizes"][:1]}
-        level0, _ = nearest_pixels(**(alone | {"weights": None}), backend="reference")
-    for prune, precision in WAYS:
-        rtol, atol = TOLERANCE[precision]
-        d, matches = nearest_pixels(**search, backend="torch", prune=prune, precision=precision)
-        assert_right(search, (d, matches), expected, rtol, atol)
-        if level0 is not None:
-            found = distances_at(search, matches).float()
-            torch.testing.assert_close(found, level0, rtol=rtol, atol=atol * scale(search | {"weights": None}))
+        level0 = search | {name: search[name][:1] for name in ("query", "pool", "sizes")} | {"weights": None}
+        expected, _ = nearest_pixels(**level0, backend="reference")
+        matched = distances_at(search, found[1]).float()
+        torch.testing.assert_close(matched, expected, rtol=rtol, atol=atol * scale(level0))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -11,20 +11,30 @@ from cases import MODES, NESTED, OTHER, PRUNE, alike_search, assert_same, random
 from spade_index.kernels import nearest_pixels, torch_backend, torch_found, torch_prune
 
 PAGES = torch.tensor([[2, 0, 4], [1, 2, 3], [4, 4, 1]])
+WAYS = [(None, "float32"), (True, "fast"), (False, "float32")]
 ALLOWANCE = 48 << 20  # for torch, its threads and the allocator
 
 
-@pytest.mark.parametrize("prune", PRUNE)
+@pytest.mark.parametrize(("prune", "precision"), WAYS)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("sizes", [NESTED[2], OTHER[2], [(16, 16), (8, 8), (4, 4)]], ids=str)
-def test_little_memory_gives_the_same(sizes, mode, prune):
-    query, pool = alike_search(sizes, 3, 5) if len(sizes) == 3 else random_search(sizes, 3, 5)
-    arguments = {"pages": PAGES, "k": 2, "sizes": sizes, "mode": mode, "prune": prune, "backend": "torch"}
-    for precision in ("float32", "fast"):
-        expected = nearest_pixels(query, pool, **arguments, precision=precision)
-        for memory in (1, 5_000, 300_000, 5_000_000):
-            found = nearest_pixels(query, pool, **arguments, precision=precision, working_memory=memory)
-            assert_same(found, expected, f"with {memory} bytes, {precision}")
+@pytest.mark.parametrize("sizes", [NESTED[2], OTHER[2]], ids=str)
+def test_little_memory_gives_the_same(sizes, mode, prune, precision):
+    query, pool = random_search(sizes, 3, 5)
+    arguments = {"pages": PAGES, "k": 2, "sizes": sizes, "mode": mode, "backend": "torch"}
+    arguments |= {"prune": prune, "precision": precision}
+    expected = nearest_pixels(query, pool, **arguments)
+    for memory in (5_000, 300_000):
+        assert_same(nearest_pixels(query, pool, **arguments, working_memory=memory), expected, f"with {memory} bytes")
+
+
+@pytest.mark.parametrize(("prune", "precision"), WAYS)
+def test_little_memory_gives_the_same_when_much_is_pruned(prune, precision):
+    sizes = [(16, 16), (8, 8), (4, 4)]
+    query, pool = alike_search(sizes, 3, 5)
+    arguments = {"pages": PAGES, "k": 2, "sizes": sizes, "backend": "torch", "prune": prune, "precision": precision}
+    expected = nearest_pixels(query, pool, **arguments)
+    for memory in (1, 300_000, 5_000_000):
+        assert_same(nearest_pixels(query, pool, **arguments, working_memory=memory), expected, f"with {memory} bytes")
 
 
 @pytest.mark.parametrize("prune", PRUNE)
@@ -34,11 +44,11 @@ def test_tiles_of_any_width_give_the_same(sizes, mode, prune, monkeypatch):
     query, pool = random_search(sizes)
     arguments = {"pages": torch.tensor([[2, 0], [1, 2]]), "k": 2, "sizes": sizes, "mode": mode, "prune": prune}
     expected = nearest_pixels(query, pool, **arguments, backend="torch")
-    for tile, few in ((1, 1), (4 * 7 * sizes[0][0] * sizes[0][1], 3)):
+    for tile, few in ((1, 1), (4 * 7 * sizes[0][0] * sizes[0][1], 2)):
         monkeypatch.setattr(torch_backend, "TILE_BYTES", tile)
         monkeypatch.setattr(torch_backend, "MAPS", few)
         monkeypatch.setattr(torch_found, "GATHER", 20 * few)
-        monkeypatch.setattr(torch_prune, "GATHERED", few)
+        monkeypatch.setattr(torch_prune, "GATHERED", few * torch_found.BLOCK)
         assert_same(nearest_pixels(query, pool, **arguments, backend="torch"), expected)
 
 
@@ -57,8 +67,7 @@ def test_threads_change_nothing(mode):
         assert_same(found, expected)
 
 
-@pytest.mark.parametrize("precision", ["float32", "fast"])
-@pytest.mark.parametrize("prune", PRUNE)
+@pytest.mark.parametrize(("prune", "precision"), WAYS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sizes", NESTED[:1] + OTHER[2:3], ids=str)
 def test_uninitialised_buffers_do_not_leak(sizes, mode, prune, precision, monkeypatch):

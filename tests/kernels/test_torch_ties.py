@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, pyramid_of
+from cases import MODES, PRECISIONS, PRUNE, alike_search, pyramid_of
 
 from spade_index.kernels import nearest_pixels
 from spade_index.kernels.pyramid import make_layout
@@ -15,12 +15,12 @@ from spade_index.kernels.torch_found import SPARE
 
 WAYS = list(product(PRUNE, PRECISIONS))
 CHANNELS = (3, 4, 5)
-FLAT = {
-    "everywhere": lambda y, x: (x >= 0) & (y >= 0),
-    "below": lambda y, x: (y >= 0.5) & (x >= 0),
-    "right": lambda y, x: (x >= 0.35) & (y >= 0),
-    "corner": lambda y, x: (x >= 0.6) & (y >= 0.6),
-    "nowhere": lambda y, x: (x < 0) & (y < 0),
+FLAT = {  # where a pixel's right and lower edges, as shares of the map, make it flat
+    "everywhere": lambda y, x: (x > 0) & (y > 0),
+    "below": lambda y, x: (y > 0.5) & (x > 0),
+    "right": lambda y, x: (x > 0.32) & (y > 0),
+    "corner": lambda y, x: (x > 0.6) & (y > 0.6),
+    "nowhere": lambda y, x: (x > 1) & (y > 1),
 }
 
 
@@ -30,19 +30,20 @@ def integers(count, sizes, where, seed, dtype):
     levels = []
     for (h, w), channels in zip(sizes, CHANNELS, strict=False):
         level = torch.randint(-3, 4, (count, h, w, channels), generator=generator)
-        y, x = torch.arange(h)[:, None] / h, torch.arange(w)[None] / w
+        y, x = torch.arange(1, h + 1)[:, None] / h, torch.arange(1, w + 1)[None] / w
         level[:, FLAT[where](y, x)] = torch.arange(channels) - 1
         levels.append(level.flatten(1, 2).to(dtype))
     return levels
 
 
-def assert_is_reference(query, pool, pages, k, sizes, mode):
-    """That every way gives the reference's very answer."""
+def assert_is_reference(query, pool, pages, k, sizes, mode, ways=WAYS):
+    """That each way gives the reference's very matches."""
     arguments = {"pages": torch.tensor(pages), "k": k, "sizes": sizes, "mode": mode}
-    expected = nearest_pixels(query, pool, **arguments, backend="reference")
-    for prune, precision in WAYS:
-        found = nearest_pixels(query, pool, **arguments, backend="torch", prune=prune, precision=precision)
-        assert_same(found, expected, f"with {prune=} {precision=}")
+    expected, places = nearest_pixels(query, pool, **arguments, backend="reference")
+    for prune, precision in ways:
+        d, matches = nearest_pixels(query, pool, **arguments, backend="torch", prune=prune, precision=precision)
+        torch.testing.assert_close(d, expected, rtol=1e-6, atol=1e-6)
+        assert torch.equal(matches, places), f"with {prune=} {precision=}"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -64,32 +65,34 @@ def test_ties_in_cells_of_unequal_sizes_go_to_the_lowest(k, where):
     assert_is_reference(query, pool, pages, k, sizes, "concat-nearest")
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("where", FLAT)
+@pytest.mark.parametrize("where", ["everywhere", "right", "corner"])
 @pytest.mark.parametrize("k", [1, 4])
-@pytest.mark.parametrize("sizes", [[(16, 16)], [(16, 16), (8, 8), (4, 4)], [(32, 32), (16, 16)]], ids=str)
-def test_ties_of_more_cells_than_are_kept_go_to_the_lowest(sizes, k, where, mode):
-    if sizes[0] == (32, 32) and mode != "concat-nearest":
-        sizes = [(24, 20), (12, 10)]
-    query, pool = integers(1, sizes, where, 1, torch.float32), integers(3, sizes, where, 2, torch.float16)
-    assert_is_reference(query, pool, [[2, 0, 1]], k, sizes, mode)
+@pytest.mark.parametrize("sizes", [[(16, 16)], [(16, 16), (8, 8), (4, 4)], [(32, 32), (16, 16), (8, 8)]], ids=str)
+def test_ties_of_more_cells_than_are_kept_go_to_the_lowest(sizes, k, where):
+    query, pool = integers(1, sizes, where, 1, torch.float32), integers(2, sizes, where, 2, torch.float16)
+    ways = [(True, "float32"), (False, "float32"), (None, "fast")]
+    assert_is_reference(query, pool, [[1, 0]], k, sizes, "concat-nearest", ways)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["concat-bilinear", "per-level"])
+@pytest.mark.parametrize("where", ["everywhere", "right"])
+def test_ties_of_many_pixels_go_to_the_lowest_in_every_mode(where, mode):
+    sizes = [(16, 16), (8, 8), (4, 4)]
+    query, pool = integers(1, sizes, where, 1, torch.float32), integers(2, sizes, where, 2, torch.float16)
+    assert_is_reference(query, pool, [[1, 0]], 3, sizes, mode, [(None, "float32"), (None, "fast")])
+
+
 @pytest.mark.parametrize("k", [1, 5])
 @pytest.mark.parametrize(
-    "sizes",
-    [[(16, 16), (8, 8), (4, 4)], [(13, 13), (7, 7), (4, 4)], [(32, 32), (16, 16), (8, 8)], [(16, 16)]],
-    ids=str,
+    "sizes", [[(16, 16), (8, 8), (4, 4)], [(13, 13), (7, 7), (4, 4)], [(32, 32), (16, 16), (8, 8)], [(16, 16)]], ids=str
 )
-def test_a_gallery_of_one_value_gives_its_first_pixels(sizes, k, mode):
+def test_a_gallery_of_one_value_gives_its_first_pixels(sizes, k):
     query = integers(1, sizes, "below", 1, torch.float32)
     pool = integers(2, sizes, "everywhere", 2, torch.float16)
-    pages = torch.tensor([[1, 0, 1, 0]])
     pixels = sizes[0][0] * sizes[0][1]
-    for prune, precision in WAYS:
-        options = {"sizes": sizes, "mode": mode, "prune": prune, "precision": precision}
-        _, matches = nearest_pixels(query, pool, pages, k, **options, backend="torch")
+    for prune, precision in [(True, "float32"), (False, "float32"), (None, "fast")]:
+        options = {"sizes": sizes, "prune": prune, "precision": precision, "backend": "torch"}
+        _, matches = nearest_pixels(query, pool, torch.tensor([[1, 0, 1, 0]]), k, **options)
         assert torch.equal(matches, torch.arange(k).expand(1, pixels, k)), f"with {prune=} {precision=}"
 
 
