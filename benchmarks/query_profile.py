@@ -43,7 +43,7 @@ def main(gallery: Path, images: Path, backbone: str, count: int, neighbours: int
         extractor = load_backbone(backbone, preprocessing=lambda _: there.settings.preprocessing)
         for precision in PIXEL_PRECISIONS:
             search = SearchSettings(gallery_neighbours=neighbours, pixel_precision=precision)
-            rows = [row for row in profile(Detector(there, extractor, search), files)][1:]
+            rows = list(profile(Detector(there, extractor, search), files))[1:]
             seconds = {stage: statistics.median(row[stage] for row in rows) for stage in (*STAGES, "whole query")}
             figures["precisions"][precision] = seconds
             click.echo(f"pixel precision {precision}:")
