@@ -93,29 +93,28 @@ from spade_index.kernels import nearest_pixels
 def status(key):
     return 1024 * int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 
-def growth(make, memory, **options):
-    query = [make(1, h * h, c) for h, c in SHAPES]
-    pool = [make(50, h * h, c).half() for h, c in SHAPES]
+def levels(count, seed, flat):
+    generator = torch.Generator().manual_seed(seed)
+    made = [torch.randn(count, h * h, c, generator=generator) for h, c in SHAPES]
+    for level in made:
+        level[:, : int(flat * level.shape[1])] = 1
+    return made
+
+def growth(flat=0, seed=2, **options):
+    query, pool = levels(1, 1, flat), [level.half() for level in levels(50, seed, flat)]
     pages = torch.arange(50)[None]
     nearest_pixels(query, pool, pages[:, :1], **options)  # what torch and its libraries set up once
     open("/proc/self/clear_refs", "w").write("5")  # the high-water mark is now what is in use
     before = status("VmRSS")
-    nearest_pixels(query, pool, pages, working_memory=memory, **options)
+    nearest_pixels(query, pool, pages, working_memory=int(sys.argv[1]), **options)
     return status("VmHWM") - before
-
-def flat(count, pixels, channels):
-    return torch.ones(count, pixels, channels)
-
-def random(count, pixels, channels):
-    return torch.randn(count, pixels, channels, generator=torch.Generator().manual_seed(channels))
 
 torch.set_num_threads(1)
 SHAPES = [(56, 64), (28, 128), (14, 256)]
-memory = int(sys.argv[1])
 print(json.dumps({
-    "random": growth(random, memory),
-    "random, fast, pruned": growth(random, memory, precision="fast", prune=True),
-    "flat": growth(flat, memory),
+    "unlike": growth(),
+    "alike": growth(seed=1, prune=True, precision="fast"),
+    "partly flat": growth(flat=0.1),
 }))
 """
 
