@@ -78,7 +78,8 @@ class Layout:
     planes, so that the least of a cell's children is an element-wise minimum of planes.
     """
 
-    members: Tensor  # int64 [planes, cells]: the pixels of a cell; where cells are unequal, some of them again
+    members: Tensor  # int64 [planes, cells]: the pixels of a cell, its first in row 0; of unequal cells, some again
+    cell_of: Tensor  # int64 [P]: the cell that a pixel is in
     rows: list[Tensor]  # for levels 1..: int64 [H*W], the order that its pixels are kept in
     places: list[Tensor]  # for levels 1..: int64 [cells], which of `rows` lies under a cell
     periodic: bool  # whether `places` of a level are 0..H*W-1, over and over
@@ -98,7 +99,7 @@ class Layout:
         """The same layout with its index tensors on a device."""
         lists = ([t.to(device) for t in tensors] for tensors in (self.rows, self.places, self.tiles))
         rows, places, tiles = lists
-        return Layout(self.members.to(device), rows, places, self.periodic, tiles)
+        return Layout(self.members.to(device), self.cell_of.to(device), rows, places, self.periodic, tiles)
 
 
 def make_layout(sizes: Sequence[Size], bilinear: bool = False) -> Layout:
@@ -116,7 +117,10 @@ def make_layout(sizes: Sequence[Size], bilinear: bool = False) -> Layout:
             rows[level] = _child_planes(coarse[level], coarse[level + 1])[:, rows[level + 1]].flatten()
         order = rows[0]
         places = [torch.arange(len(order)) % len(r) for r in rows]
-    return Layout(members[:, order], rows, places, periodic, _tiles(grid, len(members), order))
+    members = members[:, order]
+    cell_of = torch.empty(sizes[0][0] * sizes[0][1], dtype=torch.int64)
+    cell_of[members] = torch.arange(len(order)).expand_as(members)
+    return Layout(members, cell_of, rows, places, periodic, _tiles(grid, len(members), order))
 
 
 def _is_nested(sizes: Sequence[Size]) -> bool:

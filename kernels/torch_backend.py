@@ -165,11 +165,11 @@ class _Worker:
         """Offer what the chunk's maps hold to those who want it."""
         plan, cells = self.scanner.plan, self.scanner.cells
         largest = self.scanner.load(chunk.slots)
-        every = torch.arange(cells, device=plan.device)
+        first_pixels = plan.layout.members[0]
         for number, positions in chunk.wanted:
             query, found = self.queries[number], self.found[number]
-            found.begin(largest, min(positions) * cells)
-            ids = (torch.tensor(positions, device=plan.device)[:, None] * cells + every).flatten()
+            found.begin(largest, min(positions) * plan.pixels)
+            ids = (torch.tensor(positions, device=plan.device)[:, None] * plan.pixels + first_pixels).flatten()
             pairs = len(chunk.slots) * query.norms.shape[1] * cells
             self.pairs += pairs
             coarse = survivors = None

@@ -41,7 +41,10 @@ class Limits:
 
 
 class Found:
-    """The candidates of one query that one thread has come upon: cells that may hold one of the k nearest pixels."""
+    """The candidates of one query that one thread has come upon: cells that may hold one of the k nearest pixels.
+
+    A cell's id is the match of its first pixel, so that what is tied can go to the lowest.
+    """
 
     def __init__(self, limits: Limits, thread: int, k: int) -> None:
         self.limits, self.k = limits, k
@@ -133,7 +136,9 @@ class Crowd:
         self.room = room
         self.count = torch.zeros(rows, dtype=torch.int64, device=device)
         self.last = torch.full((rows,), -1, dtype=torch.int64, device=device)  # the highest id that is kept
-        self.kth = torch.full((rows,), math.inf, device=device)  # the bound of the k-th distance when they were kept
+        self.kth = torch.full(
+            (rows,), math.inf, device=device
+        )  # the bound of the k-th distance when the first was kept
 
     def limit(self, kth: Tensor, limit: Tensor, lowest: int) -> Tensor:
         """The limits [rows], for rows that have no room that of what is clearly nearer than the k-th."""
@@ -143,8 +148,10 @@ class Crowd:
         return torch.where(full, 2 * kth - limit, limit)
 
     def admit(self, found: Kept, limits: Limits, lowest: int) -> Kept:
-        """Those of candidates found for ascending rows for which there is room, and all that are clearly nearer."""
-        rows, ids, values = found
+        """Those of candidates for which there is room, and all that are clearly nearer."""
+        order = found[1].argsort()
+        order = order[found[0][order].argsort(stable=True)]
+        rows, ids, values = found = found[0][order], found[1][order], found[2][order]
         kth, limit = limits.of(slice(None))
         self.limit(kth, limit, lowest)
         rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
@@ -152,10 +159,9 @@ class Crowd:
         # What is clearly nearer than the k-th is no crowd: fewer than k are.
         nearer = limits.allow(values, (limits.norms + limits.largest.amax(0))[:, rows]) < kth[rows]
         keep = (nearer | ~crowded).nonzero().squeeze(1)
-        rows, ids, values = (x.index_select(0, keep) for x in found)
+        rows, ids, values = (x[keep] for x in found)
         self.count.index_add_(0, rows, torch.ones_like(rows))
         self.last.scatter_reduce_(0, rows, ids, "amax")
-        self.kth[rows] = kth[rows]
         return rows, ids, values
 
 
@@ -197,12 +203,12 @@ def measure(
     Args:
         slots: int64 [K], the query's page.
         rows: int64 [n], of the prepared query, ascending or not; all candidates of a row must be there.
-        ids: int64 [n], position in the page * cells + cell.
+        ids: int64 [n], of a cell the match of its first pixel: position in the page * P + pixel.
         distances: float32 [P, k], of which the rows' pixels are written.
         matches: int64 [P, k]. Equal distances go to the lowest match.
     """
     layout, far = plan.layout, torch.iinfo(torch.int64).max
-    position, cell = ids // layout.cells, ids % layout.cells
+    position, cell = ids // plan.pixels, layout.cell_of[ids % plan.pixels]
     pixels = layout.members[:, cell]  # [planes, n]
     found = position * plan.pixels + pixels
     d = torch.empty(pixels.shape, device=plan.device)
