@@ -14,7 +14,7 @@ __all__ = ["BACKENDS", "MODES", "PRECISIONS", "nearest_pixels", "split_matches"]
 
 MODES = ("concat-nearest", "concat-bilinear", "per-level")
 PRECISIONS = ("float32", "fast")
-BACKENDS = {"reference": "reference", "torch": "torch_backend"}
+BACKENDS = {"reference": "reference", "torch": "torch_backend", "triton": "triton_backend"}
 """Backends by name, and the module of each: imported when first chosen."""
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -32,7 +32,7 @@ def nearest_pixels(
     backend: str | None = None,
     precision: str = "float32",
     prune: bool | None = None,
-    working_memory: int = 256 << 20,
+    working_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find the `k` nearest gallery pixels of every query pixel.
 
@@ -53,8 +53,8 @@ def nearest_pixels(
             finest level has channels enough to gain from it, and else float32. Either way the distances of what was
             found are measured as float32 differences.
         prune: whether to skip, exactly, what the coarse levels rule out; by default where that is quicker.
-        working_memory: bytes that a search may use above its arguments and results; one query at a time, and one
-            gallery map for each thread, are always taken.
+        working_memory: bytes that a search may use above its arguments and results, by default 256 MiB on a CPU
+            and 1 GiB on a GPU; one query at a time, and one gallery map for each thread, are always taken.
 
     Returns:
         distances: float32 [B, P, k], squared, in the features' units squared.
@@ -80,7 +80,7 @@ def nearest_pixels(
         raise ValueError(f"k must be 1..{pages.shape[1] * smallest}, the gallery pixels of a query, not {k!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if working_memory < 1:
+    if working_memory is not None and working_memory < 1:
         raise ValueError(f"working_memory must be a number of bytes, not {working_memory}")
     search = _load(backend)
     return search(

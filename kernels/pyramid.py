@@ -102,8 +102,11 @@ class Layout:
         return Layout(self.members.to(device), self.cell_of.to(device), rows, places, self.periodic, tiles)
 
 
-def make_layout(sizes: Sequence[Size], bilinear: bool = False) -> Layout:
-    """The layout of a pyramid. Where there are no coarse levels, or interpolated ones, cells are the finest pixels."""
+def make_layout(sizes: Sequence[Size], bilinear: bool = False, raster: bool = False) -> Layout:
+    """The layout of a pyramid. Where there are no coarse levels, or interpolated ones, cells are the finest pixels.
+
+    Cells are in raster order if told so, and else in one that makes the places of nested levels periodic.
+    """
     coarse = [] if bilinear else list(sizes[1:])
     y, x = (_cells_of_axis(sizes[0][axis], [size[axis] for size in coarse]) for axis in (0, 1))
     grid = (y.shape[1], x.shape[1])
@@ -111,7 +114,7 @@ def make_layout(sizes: Sequence[Size], bilinear: bool = False) -> Layout:
     places = [nearest_index(size, sizes[0])[members[0]] for size in coarse]
     rows = [torch.arange(h * w) for h, w in coarse]
     order = torch.arange(grid[0] * grid[1])
-    periodic = bool(coarse) and _is_nested(sizes)
+    periodic = bool(coarse) and not raster and is_nested(sizes)
     if periodic:  # cells are the pixels of level 1, in an order that makes each coarser level periodic
         for level in range(len(coarse) - 2, -1, -1):
             rows[level] = _child_planes(coarse[level], coarse[level + 1])[:, rows[level + 1]].flatten()
@@ -123,7 +126,7 @@ def make_layout(sizes: Sequence[Size], bilinear: bool = False) -> Layout:
     return Layout(members, cell_of, rows, places, periodic, _tiles(grid, len(members), order))
 
 
-def _is_nested(sizes: Sequence[Size]) -> bool:
+def is_nested(sizes: Sequence[Size]) -> bool:
     """Whether every pixel of a level covers a whole block of pixels of the next finer one."""
     return all(h % ch == 0 and w % cw == 0 for (h, w), (ch, cw) in pairwise(sizes))
 

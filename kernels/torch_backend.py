@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .pyramid import Size, upsample_bilinear
+from .per_level import search_levels
+from .pyramid import Size
 from .threads import spread
 from .torch_features import Plan, Query, make_plan, prepare_query
 from .torch_found import Found, Limits, candidates, measure
@@ -49,7 +49,7 @@ def nearest_pixels(
     mode: str,
     precision: str = "float32",
     prune: bool | None = None,
-    working_memory: int = WORKING_MEMORY,
+    working_memory: int | None = None,
     stats: SearchStats | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `spade_index.kernels.nearest_pixels`, with checked arguments and no defaults left open.
@@ -66,9 +66,10 @@ def nearest_pixels(
     are measured; but of crowds of cells that not even float32 tells apart, only k + SPARE (torch_found.py), those of
     the lowest matches. A query with a crowd in bfloat16 is searched again in float32. `stats` is added to.
     """
+    working_memory = working_memory or WORKING_MEMORY
     if mode == "per-level":
         options = {"precision": precision, "prune": prune, "working_memory": working_memory, "stats": stats}
-        return _per_level(query, pool, pages, k, sizes, weights, options)
+        return search_levels(nearest_pixels, query, pool, pages, k, sizes, weights, **options)
     on_cpu = pool[0].device.type == "cpu"
     if prune is None and not on_cpu:
         prune = False  # elsewhere its many small steps cost more than they save
@@ -101,26 +102,6 @@ def nearest_pixels(
             for queries in groups(exact, torch.cat(crowded)):
                 search(exact, queries)
     return distances, matches
-
-
-def _per_level(
-    query: Sequence[Tensor],
-    pool: Sequence[Tensor],
-    pages: Tensor,
-    k: int,
-    sizes: Sequence[Size],
-    weights: Sequence[float],
-    options: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
-    total = torch.zeros(pages.shape[0], query[0].shape[1], k, device=query[0].device)
-    finest = torch.empty(0)
-    for level in reversed(range(len(query))):
-        alone: dict[str, Any] = {"sizes": [sizes[level]], "weights": [1.0], "mode": "concat-nearest"} | options
-        d, finest = nearest_pixels([query[level]], [pool[level]], pages, k, **alone)
-        for b in range(pages.shape[0]):
-            up = upsample_bilinear(d[b], sizes[level], sizes[0])
-            total[b].add_(up, alpha=weights[level] / len(query))
-    return total, finest
 
 
 @contextmanager

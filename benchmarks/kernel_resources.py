@@ -1,0 +1,167 @@
+"""What the compilers make of the GPU kernels, without a GPU: registers, spills, shared memory, tensor cores.
+
+Every kernel is compiled as it is launched for WideResNet50-2's pyramid, and for other sizes and types that take
+another path through it. Run in a process of its own: `python -m spade_index.benchmarks.kernel_resources`.
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from spade_index.kernels import fused, triton_backend, triton_kernels
+
+WIDE_RESNET50_2 = ([(56, 56), (28, 28), (14, 14)], [256, 512, 1024])
+SHARED_MEMORY = {80: 166_912, 90: 232_448}  # bytes that one block may have
+POINTERS = {
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+CASES = [
+    # sizes, channels, type, K, k
+    ("WideResNet50-2", *WIDE_RESNET50_2, torch.float16, 50, 1),
+    ("WideResNet50-2, k = 10, K = 200", *WIDE_RESNET50_2, torch.float16, 200, 10),
+    ("WideResNet50-2, bfloat16", *WIDE_RESNET50_2, torch.bfloat16, 50, 1),
+    ("WideResNet50-2, float32", *WIDE_RESNET50_2, torch.float32, 50, 1),
+    ("EfficientNet-lite0", [(56, 56), (28, 28), (14, 14)], [24, 40, 112], torch.float16, 50, 1),
+    ("one level of 1024 channels", [(28, 28)], [1024], torch.float16, 50, 3),
+]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel, with its arguments by name."""
+
+    kernel: str
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+
+class _Recorder:
+    """Stands for a kernel, and notes what it would be launched with."""
+
+    def __init__(self, kernel: Any, launches: list[Launch]) -> None:
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def note(*args: Any, num_warps: int, **constants: Any) -> None:
+            names = [name for name in self.kernel.arg_names if name not in constants]
+            arguments = dict(zip(names, args, strict=True)) | constants
+            self.launches.append(Launch(self.kernel.__name__, arguments, {"num_warps": num_warps}))
+
+        return note
+
+
+def launches_of(
+    sizes: list[tuple[int, int]], channels: list[int], dtype: torch.dtype, neighbours: int, k: int
+) -> list[Launch]:
+    """What a search of one query launches; its tensors have shapes and types, but no memory."""
+    meta = torch.device("meta")
+    launches: list[Launch] = []
+    module: ModuleType = triton_backend.triton_kernels
+    kept = {name: getattr(module, name) for name in ("coarse_distances", "block_minima", "rescan", "differences")}
+    try:
+        for name, kernel in kept.items():
+            setattr(module, name, _Recorder(kernel, launches))
+        maps = fused.FusedMaps.empty(neighbours, sizes, channels, dtype, meta)
+        query = [torch.empty(1, h * w, c, device=meta) for (h, w), c in zip(sizes, channels, strict=True)]
+        pages = torch.empty(1, neighbours, dtype=torch.int64, device=meta)
+        cells = fused.cells_of(tuple(sizes)).cells
+        kernels = triton_backend.TritonKernels(dtype, cells)
+        fused.search_maps(kernels, query, maps, pages, k, sizes, [1.0] * len(sizes), 1 << 30)
+    finally:
+        for name, kernel in kept.items():
+            setattr(module, name, kernel)
+    return launches
+
+
+def compile_launch(launch: Launch, capability: int) -> dict[str, Any]:
+    """What a kernel takes on a GPU of a compute capability (90 for 9.0)."""
+    kernel = getattr(triton_kernels, launch.kernel)
+    constant = {param.name for param in kernel.params if param.is_constexpr}
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    for place, name in enumerate(kernel.arg_names):
+        value = launch.arguments[name]
+        if name in constant or (isinstance(value, int) and value == 1):
+            signature[name], constants[name] = "constexpr", value
+        elif isinstance(value, TensorDescriptor):
+            block = ", ".join(str(n) for n in value.block_shape)
+            signature[name] = f"tensordesc<{POINTERS[value.base.dtype]}[{block}]>"
+        elif isinstance(value, torch.Tensor):
+            signature[name] = "*" + POINTERS[value.dtype]
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32"
+            if value % 16 == 0:
+                attributes[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
+    ptx = compiled.asm["ptx"]
+    return {
+        "shared_memory": compiled.metadata.shared,
+        **cubin_resources(compiled.asm["cubin"]),
+        "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)),
+        "mma": len(re.findall(r"mma\.sync", ptx)),
+        "tma": len(re.findall(r"cp\.async\.bulk\.tensor", ptx)),
+        "cp_async": len(re.findall(r"cp\.async\.cg", ptx)),
+    }
+
+
+def cubin_resources(cubin: bytes) -> dict[str, int]:
+    """Registers and bytes of stack and local memory (spills) of the one kernel in a cubin, as cuobjdump says."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        shown = subprocess.run([tool, "--dump-resource-usage", path], capture_output=True, text=True, check=True)
+    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", shown.stdout))
+    return {"registers": int(found["REG"]), "stack": int(found["STACK"]), "local": int(found["LOCAL"])}
+
+
+def measure(capabilities: tuple[int, ...] = (80, 90)) -> Iterator[dict[str, Any]]:
+    """One row for every kernel, case and capability; the same compilation only once."""
+    done: set[str] = set()
+    for case, sizes, channels, dtype, neighbours, k in CASES:
+        for launch in launches_of(sizes, channels, dtype, neighbours, k):
+            for capability in capabilities:
+                row = {"case": case, "kernel": launch.kernel, "capability": capability}
+                row |= compile_launch(launch, capability)
+                shown = json.dumps({name: row[name] for name in row if name != "case"})
+                if shown not in done:
+                    yield row
+                done.add(shown)
+
+
+@click.command()
+@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write the rows here as well.")
+def main(json_path: str | None) -> None:
+    """Compile every GPU kernel for compute capabilities 8.0 and 9.0, and say what it takes."""
+    rows = []
+    for row in measure():
+        rows.append(row)
+        click.echo("  ".join(f"{name} {value}" for name, value in row.items()))
+    if json_path:
+        Path(json_path).write_text(json.dumps({"triton": triton.__version__, "kernels": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
