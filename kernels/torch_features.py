@@ -130,6 +130,8 @@ def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: boo
     # One operation at a time: those that convert and compute at once are several times as slow.
     centred.copy_(features)
     centred.sub_(plan.centres[level])
+    if query:  # else oneDNN's products in bfloat16 spill a NaN into the row before it
+        centred.nan_to_num_(0.0, 0.0, 0.0)
     if factor != 1:
         centred.mul_(factor)
     moved = torch.zeros(len(features), device=out.device)

@@ -58,17 +58,23 @@ class Scanner:
             for level, (pool, order) in enumerate(zip(plan.pool, plan.orders, strict=True)):
                 rows = self.gallery[level][place]
                 of_level, moved = write_rows(plan, level, pool[slot].index_select(0, order), rows)
-                of_map = torch.stack([of_level.amax(), moved.amax()])
-                if of_map.isfinite().all():
-                    norms += of_map
-                else:  # far from everything, so that it spoils no other map's result
-                    rows.zero_()[:, pool.shape[2]] = FAR
-                    rows[:, -1] = 1.0
+                norms += torch.stack([of_level.amax(), moved.amax()])
                 if level and plan.bilinear:
                     of_level = interpolated_norms(plan, level, rows)
                     self.interpolated_norms[place] = of_level + (self.interpolated_norms[place] if level > 1 else 0)
-            largest = torch.maximum(largest, norms)
+            if norms.isfinite().all():
+                largest = torch.maximum(largest, norms)
+            else:
+                self._put_far(place)
         return largest
+
+    def _put_far(self, place: int) -> None:
+        """Make a map that is not finite far from everything, so that it spoils no other map's result."""
+        for level in self.gallery:
+            level[place].zero_()
+        self.gallery[0][place, :, self.plan.pool[0].shape[2]] = FAR
+        self.gallery[0][place, :, -1] = 1.0
+        self.interpolated_norms[place] = 0.0
 
     def bounds(self, query: Query) -> Tensor:
         """The coarse levels' distances: float32 [cells of the query, cells of the loaded maps].

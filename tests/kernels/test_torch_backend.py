@@ -15,6 +15,7 @@ from cases import (
     OTHER,
     PRECISIONS,
     PRUNE,
+    assert_same,
     distances_at,
     pyramid_of,
     scale,
@@ -122,3 +123,27 @@ def test_the_nearest_is_not_lost_in_a_crowd_that_ties_behind_it(k):
         d, matches = nearest_pixels(**search, backend="torch", prune=prune, precision=precision)
         torch.testing.assert_close(d, expected[0])
         assert torch.equal(matches, expected[1])
+
+
+@pytest.mark.parametrize("where", ["finest", "coarse"])
+def test_rounding_to_bfloat16_at_its_worst_loses_nothing(where):
+    """Values halfway between two of bfloat16: rounded, the nearest pixel seems five times as far as the next."""
+
+    def pixel(most, few):
+        """A pixel whose channels are 1, each but for so many steps of half of what bfloat16 resolves."""
+        return 1 + 2**-8 * torch.tensor([most] * 56 + [few] * 8)
+
+    size = (8, 8)
+    noise = torch.rand(4, 64, 1, generator=torch.Generator().manual_seed(1))
+    query, pool = pixel(5, 4).expand(1, 64, 64), -1 - noise.expand(4, 64, 64) / 4  # rounds to (4, 4)
+    pool[0] = 0
+    pool[2, 3], pool[3, 5] = pixel(3, 2), pixel(7, 4)  # round to (4, 2) and (8, 4)
+    search = {"query": [query], "pool": [pool.half()], "sizes": [size], "pages": torch.tensor([[1, 2, 3]])}
+    expected = torch.full((1, 64, 1), 56 * 2.0**-14), torch.full((1, 64, 1), 2 * 64 + 5)
+    if where == "coarse":
+        finest = {"query": torch.zeros(1, 256, 4), "pool": torch.zeros(4, 256, 4).half(), "sizes": (16, 16)}
+        search |= {name: [level, *search[name]] for name, level in finest.items()}
+        expected = torch.full((1, 256, 1), 56 * 2.0**-14), torch.full((1, 256, 1), 2 * 256 + 10)
+    for prune, precision in WAYS:
+        found = nearest_pixels(**search, backend="torch", prune=prune, precision=precision)
+        assert_same(found, expected, f"with {prune=} {precision=}")

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from cases import MODES, PRECISIONS, PRUNE, alike_search, pyramid_of
+from cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, distances_at, pyramid_of
 
 from spade_index.kernels import nearest_pixels
 from spade_index.kernels.pyramid import make_layout
@@ -131,3 +131,56 @@ def test_duplicated_pixels_of_a_map_give_the_lowest(prune, precision):
     options = {"prune": prune, "precision": precision, "backend": "torch"}
     _, matches = nearest_pixels(query, pool, torch.zeros(1, 1).long(), 10, **options)
     assert torch.equal(matches, torch.arange(10).expand(1, 64, 10))
+
+
+def equally_far(away):
+    """Maps of which every pixel is so far from every pixel of the query, in float32 that large norms make coarse.
+
+    The finest level is zero. The first slot, from which features are centred, is none of the maps.
+    """
+    query = [torch.zeros(1, 256, 1), torch.zeros(1, 64, 2)]
+    query[1][:] = torch.tensor([6000.0, 0.0])
+    pool = [torch.zeros(1 + len(away), 256, 1), torch.zeros(1 + len(away), 64, 2)]
+    pool[1][1:, :, 0] = 6000
+    pool[1][1:, :, 1] = torch.tensor(away)[:, None]
+    return query, pool, torch.arange(1, 1 + len(away))[None]
+
+
+def test_what_is_a_little_nearer_is_not_lost_when_a_crowd_was_outrun():
+    """A crowd, a cell much nearer than it, and at last one that is nearer than that by less than rounding hides."""
+    query, pool, pages = equally_far([400.0] * 30)
+    pool[1][12, 9, 1], pool[1][22, 9, 1] = 200, 199.96
+    expected = torch.full((1, 256, 1), 199.96).square(), torch.full((1, 256, 1), 21 * 256 + 34)
+    for prune, precision in WAYS:
+        found = nearest_pixels(query, pool, pages, backend="torch", prune=prune, precision=precision)
+        assert_same(found, expected, f"with {prune=} {precision=}")
+
+
+def test_crowds_that_come_nearer_little_by_little_are_not_lost():
+    """Each map is nearer than the last by less than rounding hides, and all of them by much more."""
+    query, pool, pages = equally_far([400 - 0.03 * i for i in range(20)])
+    search = {"query": query, "pool": pool, "pages": pages, "sizes": [(16, 16), (8, 8)]}
+    hidden = 1e-6 * 2 * 6000**2
+    for prune, precision in WAYS:
+        d, matches = nearest_pixels(**search, backend="torch", prune=prune, precision=precision)
+        assert (d - (400 - 0.03 * 19) ** 2).abs().max() < hidden, f"with {prune=} {precision=}"
+        expected = distances_at(search | {"weights": None, "mode": "concat-nearest"}, matches)
+        torch.testing.assert_close(d, expected.float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("k", "share"), [(1, 0.5), (4, 0.2)])
+@pytest.mark.parametrize("sizes", [[(16, 16), (8, 8)], [(13, 13), (7, 7), (4, 4)]], ids=str)
+def test_crowds_of_cells_that_are_flat_in_part(sizes, k, share):
+    """Pixels of one value scattered over the finest level, on coarse levels of one value."""
+    query, pool = integers(1, sizes, "below", 1, torch.float32), integers(3, sizes, "everywhere", 2, torch.float16)
+    generator = torch.Generator().manual_seed(3)
+    other = torch.rand(pool[0].shape[:2], generator=generator) > share
+    pool[0][other] = torch.randint(-3, 4, (int(other.sum()), CHANNELS[0]), generator=generator).half()
+    search = {"query": query, "pool": pool, "pages": torch.tensor([[1, 2, 0]]), "k": k, "sizes": sizes}
+    expected, _ = nearest_pixels(**search, backend="reference")
+    for prune, precision in WAYS:
+        d, matches = nearest_pixels(**search, backend="torch", prune=prune, precision=precision)
+        assert torch.equal(d, expected), f"with {prune=} {precision=}"
+        # Any pixels that are as far will do, but none twice.
+        assert torch.equal(distances_at(search | {"weights": None, "mode": "concat-nearest"}, matches).float(), d)
+        assert (matches.sort(dim=2).values.diff(dim=2) > 0).all(), f"with {prune=} {precision=}"
