@@ -1,28 +1,37 @@
 """The pixel-level search: every pixel of a query against the pixels of its neighbours only."""
 
-import importlib
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .dispatch import BACKENDS, KernelChoice, choose_kernel, load
+from .fused import FusedMaps, cells_of
+from .map_pool import MapPool, PoolStats
 from .pyramid import Size, square_sizes
 
-__all__ = ["BACKENDS", "MODES", "PRECISIONS", "nearest_pixels", "split_matches"]
+__all__ = [
+    "BACKENDS",
+    "MODES",
+    "PRECISIONS",
+    "FusedMaps",
+    "KernelChoice",
+    "MapPool",
+    "PoolStats",
+    "choose_kernel",
+    "nearest_pixels",
+    "split_matches",
+]
 
 MODES = ("concat-nearest", "concat-bilinear", "per-level")
 PRECISIONS = ("float32", "fast")
-BACKENDS = {"reference": "reference", "torch": "torch_backend", "triton": "triton_backend"}
-"""Backends by name, and the module of each: imported when first chosen."""
-
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def nearest_pixels(
     query: Sequence[Tensor],
-    pool: Sequence[Tensor],
+    pool: Sequence[Tensor] | FusedMaps,
     pages: Tensor,
     k: int = 1,
     *,
@@ -40,7 +49,8 @@ def nearest_pixels(
 
     Args:
         query: levels [B, H*W, C], float32, float16 or bfloat16, the finest first; P = H*W of level 0.
-        pool: levels [slots, H*W, C]: the gallery's resident maps, one slot per image (usually float16).
+        pool: levels [slots, H*W, C]: the gallery's resident maps, one slot per image (usually float16). A MapPool's
+            `maps`, too, which may be FusedMaps, for the backends `triton` and `cupy`.
         pages: int64 [B, K], the slots of each query's neighbours, on any device.
         k: how many pixels to find (the paper's kappa), at most K*P, in ascending order of distance.
         sizes: (H, W) of each level; by default the maps are square.
@@ -48,11 +58,13 @@ def nearest_pixels(
         mode: `concat-nearest` and `concat-bilinear` upsample the features, the coarse pixel of row i of n being
             floor(i * c / n), or as torch interpolates with align_corners=False. `per-level` lets each level find
             its own k pixels, upsamples the maps of distances bilinearly, and averages w * d over levels.
-        backend: a name in `BACKENDS`; by default the environment's SPADE_INDEX_KERNEL, or else `torch`.
-        precision: of the scan that finds candidates. `fast` is bfloat16 where the processor computes in it and the
-            finest level has channels enough to gain from it, and else float32. Either way the distances of what was
-            found are measured as float32 differences.
-        prune: whether to skip, exactly, what the coarse levels rule out; by default where that is quicker.
+        backend: a name in `BACKENDS`; by default the environment's SPADE_INDEX_KERNEL, or else the best for the
+            device (see `choose_kernel`).
+        precision: of the torch backend's scan for candidates. `fast` is bfloat16 where the processor computes in it and
+            the finest level has channels enough to gain from it, and else float32. Either way the distances of what
+            was found are measured as float32 differences. The fused backends multiply in the maps' own type.
+        prune: whether the torch backend skips, exactly, what the coarse levels rule out; by default where that is
+            quicker.
         working_memory: bytes that a search may use above its arguments and results, by default 256 MiB on a CPU
             and 1 GiB on a GPU; one query at a time, and one gallery map for each thread, are always taken.
 
@@ -70,9 +82,9 @@ def nearest_pixels(
     gives unspecified distances and matches, though matches always stay within range.
     Source: SPADE, arXiv 2005.02357, section 3.3.
     """
-    sizes = _check_levels(query, pool, sizes)
+    sizes = _check_fused(query, pool, sizes) if isinstance(pool, FusedMaps) else _check_levels(query, pool, sizes)
     weights = _check_weights(weights, len(query))
-    _check_pages(query, pool, pages)
+    _check_pages(query, pool.levels if isinstance(pool, FusedMaps) else pool, pages)
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
     smallest = min(level.shape[1] for level in query) if mode == "per-level" else query[0].shape[1]
@@ -82,8 +94,10 @@ def nearest_pixels(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if working_memory is not None and working_memory < 1:
         raise ValueError(f"working_memory must be a number of bytes, not {working_memory}")
-    search = _load(backend)
-    return search(
+    choice = choose_kernel(query[0].device, backend)
+    if isinstance(pool, FusedMaps) and not choice.fused:
+        raise ValueError(f"maps in the fused kernels' layout cannot be searched by the kernel {choice}")
+    return load(choice.backend)(
         query,
         pool,
         pages,
@@ -105,14 +119,6 @@ def split_matches(matches: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
     return matches // pixels, matches % pixels
 
 
-def _load(backend: str | None) -> Callable[..., tuple[Tensor, Tensor]]:
-    name = backend or os.environ.get("SPADE_INDEX_KERNEL") or "torch"
-    if name not in BACKENDS:
-        raise ValueError(f"the kernel backend must be one of {', '.join(BACKENDS)}, not {name!r}")
-    found: Callable[..., tuple[Tensor, Tensor]] = importlib.import_module(f".{BACKENDS[name]}", __name__).nearest_pixels
-    return found
-
-
 def _check_levels(query: Sequence[Tensor], pool: Sequence[Tensor], sizes: Sequence[Size] | None) -> list[Size]:
     if not query or len(query) != len(pool):
         raise ValueError(f"query and pool must have the same levels, not {len(query)} and {len(pool)}")
@@ -127,6 +133,10 @@ def _check_levels(query: Sequence[Tensor], pool: Sequence[Tensor], sizes: Sequen
             raise ValueError(f"query and pool must be on one device, not {q.device} and {g.device}")
         if len(q) != len(query[0]) or len(g) != len(pool[0]):
             raise ValueError(f"level {number} has {len(q)} queries and {len(g)} slots, unlike level 0")
+    return _check_sizes(query, sizes)
+
+
+def _check_sizes(query: Sequence[Tensor], sizes: Sequence[Size] | None) -> list[Size]:
     if sizes is None:
         sizes = square_sizes(query)
     if [h * w for h, w in sizes] != [q.shape[1] for q in query] or min(min(size) for size in sizes) < 1:
@@ -134,6 +144,18 @@ def _check_levels(query: Sequence[Tensor], pool: Sequence[Tensor], sizes: Sequen
     if any(h > sizes[0][0] or w > sizes[0][1] for h, w in sizes):
         raise ValueError(f"level 0 must be the finest, not {list(sizes)}")
     return [(int(h), int(w)) for h, w in sizes]
+
+
+def _check_fused(query: Sequence[Tensor], pool: FusedMaps, sizes: Sequence[Size] | None) -> list[Size]:
+    sizes = _check_sizes(query, sizes)
+    shapes = [[level.shape[1], c] for level, c in zip(pool.levels, pool.channels, strict=True)]
+    wanted = [[level.shape[1], level.shape[2]] for level in query]
+    wanted[0][0] = cells_of(tuple(sizes)).members.numel()
+    if shapes != wanted:
+        raise ValueError(f"maps of rows and channels {shapes} do not fit a query that needs {wanted}")
+    if pool.levels[0].device != query[0].device:
+        raise ValueError(f"query and pool must be on one device, not {query[0].device} and {pool.levels[0].device}")
+    return sizes
 
 
 def _check_weights(weights: Sequence[float] | None, levels: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +24,21 @@ def calibrate(
     quantile: float = 0.99,
     sample: int = 200,
     progress: Callable[[int], None] = lambda images: None,
+    **where: Any,
 ) -> dict[str, object]:
     """Score up to `sample` of the gallery's images, each against all the others, and take a quantile of the scores.
 
     The threshold of each kind of score is the smallest such score that at least `quantile` of the sample does not
     exceed, so about 1 - quantile of normal images will be called anomalous. Images that resemble each other more
-    than new ones resemble them (frames of a film, say) make it too low. Raises InputError for too few images.
+    than new ones resemble them (frames of a film, say) make it too low. `where` are the Detector's device, kernel and
+    map_memory. Raises InputError for too few images.
     """
     if not 0 < quantile <= 1:
         raise InputError(f"the quantile must be in (0, 1], not {quantile}")
     if len(gallery) < MINIMUM:
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to calibrate on; add at least {MINIMUM}")
-    detector = Detector(gallery, search=SearchSettings(**{**vars(search), "maps": "always", "image_score": None}))
+    every = SearchSettings(**{**vars(search), "maps": "always", "image_score": None})
+    detector = Detector(gallery, search=every, **where)
     wanted = set(np.linspace(0, len(gallery) - 1, min(sample, len(gallery))).round().astype(int).tolist())
     scores = []
     for position, row in enumerate(gallery.images()):

@@ -18,8 +18,10 @@ from .cli_options import (
     Progress,
     backbone_options,
     device_option,
+    kernel_options,
     loading_options,
     make_backbone,
+    make_kernel,
     make_search,
     maps_option,
     preset_option,
@@ -148,6 +150,7 @@ def info(gallery: Path, as_json: bool) -> None:
 @preset_option
 @backbone_options
 @device_option
+@kernel_options
 @loading_options
 def query(
     gallery: Path,
@@ -166,7 +169,9 @@ def query(
     with Gallery(gallery, snapshot) as opened:
         backbone = make_backbone(options, opened)
         search = make_search(options)
-        detector = Detector(opened, backbone, search, threshold)
+        detector = Detector(opened, backbone, search, threshold, **make_kernel(options))
+        if search.maps != "never":
+            Progress.note(f"pixel search by {detector.kernel}")
         if threshold is None and detector.calibrated_on not in (None, opened.snapshot):
             click.echo(
                 f"the threshold was chosen on snapshot {detector.calibrated_on}, this is {opened.snapshot}: "
@@ -193,17 +198,23 @@ def index(gallery: Path) -> None:
 @gallery_argument
 @search_options
 @preset_option
+@device_option
+@kernel_options
 @click.option("--quantile", type=float, default=0.99, show_default=True, help="Of normal images below the threshold.")
 @click.option("--sample", type=click.IntRange(1), default=200, show_default=True, help="Images to score at most.")
 def calibrate(gallery: Path, quantile: float, sample: int, **options: Any) -> None:
     """Choose thresholds from GALLERY's own images: a quantile of their leave-one-out scores."""
     from . import calibration
+    from .backbone import choose_device
 
     search = make_search(options)
+    where = make_kernel(options) | {"device": choose_device(options.pop("device"))}
     with GalleryWriter(gallery) as writer:
         total = min(sample, len(writer.gallery))
         with Progress("calibrate", total) as progress:
-            chosen = calibration.calibrate(writer.gallery, search, quantile=quantile, sample=sample, progress=progress)
+            chosen = calibration.calibrate(
+                writer.gallery, search, quantile=quantile, sample=sample, progress=progress, **where
+            )
         calibration.store(writer, search, chosen)
     thresholds: Any = chosen["thresholds"]
     click.echo(f"{calibration.RULE} ({chosen['images']} images, quantile {quantile:g})")
@@ -225,6 +236,7 @@ def calibrate(gallery: Path, quantile: float, sample: int, **options: Any) -> No
 @preset_option
 @backbone_options
 @device_option
+@kernel_options
 @loading_options
 def evaluate(dataset: Path, gallery: Path | None, **options: Any) -> None:
     """Measure ROC AUC and PRO on a DATASET in MVTec layout: train/good, test/KIND, ground_truth/KIND."""

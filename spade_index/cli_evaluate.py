@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .backbone import Backbone
-from .cli_options import Progress, make_backbone, make_search
+from .cli_options import Progress, make_backbone, make_kernel, make_search
 from .detector import Detector
 from .errors import InputError
 from .evaluation import GOOD, Evaluation, TestImage, evaluate, test_images
@@ -44,7 +44,8 @@ def run(dataset: Path, given: Path | None, options: dict[str, Any]) -> None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
             there = stack.enter_context(build_gallery(dataset, Path(folder) / "gallery", backbone, options))
             building = time.perf_counter() - started
-        detector = Detector(there, backbone, search)
+        detector = Detector(there, backbone, search, **make_kernel(options))
+        Progress.note(f"pixel search by {detector.kernel}")
         with Progress("evaluate", len(images)) as progress:
             evaluation = evaluate(
                 detector,
@@ -60,6 +61,8 @@ def run(dataset: Path, given: Path | None, options: dict[str, Any]) -> None:
             **evaluation.summary(detector.kind),
             "gallery": {"images": len(there), "snapshot": there.snapshot, "seconds": building},
             "search": asdict(search) | {"image_score": detector.kind},
+            "kernel": str(detector.kernel),
+            "map_pool": detector.map_pool.info(),
             "settings": asdict(there.settings),
         }
         click.echo(table_of(figures))

@@ -88,6 +88,21 @@ preset_option = click.option(
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 
 
+def kernel_options(command: Command) -> Command:
+    """What searches for pixels."""
+    return _together(
+        click.option(
+            "--kernel",
+            help="Backend of the pixel search: torch, triton, cupy, reference [$SPADE_INDEX_KERNEL; the device's best]",
+        ),
+        click.option(
+            "--map-memory",
+            type=click.IntRange(1),
+            help="MiB of normal images' feature maps that are kept for the pixel search [128; half of a GPU's memory]",
+        ),
+    )(command)
+
+
 def loading_options(command: Command) -> Command:
     """How images are read."""
     return _together(
@@ -137,6 +152,12 @@ def make_backbone(options: dict[str, Any], gallery: Gallery | None = None) -> "B
     )
 
 
+def make_kernel(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the kernel's options out of `options`, as the Detector's arguments."""
+    memory = options.pop("map_memory")
+    return {"kernel": options.pop("kernel"), "map_memory": memory and memory << 20}
+
+
 def make_search(options: dict[str, Any]) -> SearchSettings:
     """Take the search options out of `options`; unset ones are the preset's, or the defaults."""
     base = PAPER_SEARCH if options.pop("preset", None) == "paper" else SEARCH
@@ -163,6 +184,12 @@ class Progress:
     def __call__(self, images: int) -> None:
         """So many more are done."""
         self._bar.update(images)
+
+    @staticmethod
+    def note(line: str) -> None:
+        """A line on standard error, where that is a terminal."""
+        if sys.stderr.isatty():
+            Progress.say(line)
 
     @staticmethod
     def say(line: str) -> None:

@@ -9,6 +9,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from .backbone import Backbone
 from .errors import GalleryError, InputError
 from .gallery import Gallery, Neighbour
 from .images import DecodedImage
-from .kernels import nearest_pixels
+from .kernels import MapPool, choose_kernel, nearest_pixels
 from .settings import ImageScore, SearchSettings
 
-POOL_BYTES = 512 << 20  # of neighbours' maps that are in memory at a time
+POOL_BYTES = 128 << 20  # of neighbours' maps that stay in memory, where no budget is given, without a GPU
+POOL_SHARE = 0.5  # of a GPU's free memory likewise
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,19 @@ class Detector:
         backbone: Backbone | None = None,
         search: SearchSettings | None = None,
         threshold: float | None = None,
+        *,
+        device: torch.device | str | None = None,
+        kernel: str | None = None,
+        map_memory: int | None = None,
     ) -> None:
         """`threshold` on the image score overrides the calibrated one. Without a backbone only features are searched.
 
+        Pixels are searched on `device`, by default the backbone's, or without one the CPU, by the backend `kernel`
+        (see `choose_kernel`). `map_memory` is how many bytes of normal images' maps stay there, by default 128 MiB, or
+        half of a GPU's free memory; those of one query always fit.
+
         Raises SettingsMismatch if the backbone is not the gallery's, GalleryError if the gallery is empty, and
-        InputError if `maps="auto"` has no threshold to go by or the level weights do not fit.
+        InputError if `maps="auto"` has no threshold to go by, the level weights do not fit, or there is no such kernel.
         """
         self.search = search or SearchSettings()
         if backbone is not None:
@@ -113,7 +123,12 @@ class Detector:
             raise GalleryError(f"{gallery.path}: the gallery is empty: add normal images first")
         self.gallery = gallery
         self.backbone = backbone
-        self.device = backbone.device if backbone else torch.device("cpu")
+        self.device = torch.device(device or (backbone.device if backbone else "cpu"))
+        try:
+            self.kernel = choose_kernel(self.device, kernel)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self._map_memory = map_memory
         self.weights = level_weights(gallery, self.search)
         self.thresholds, self.calibrated_on = _calibrated(gallery, self.search)
         self.kind: ImageScore = self.search.effective_image_score
@@ -164,33 +179,55 @@ class Detector:
     def nearest_pixels(self, pyramid: list[Tensor], nearest: list[list[Neighbour]]) -> Iterator[PixelDetection]:
         """Stage 2: each pixel of each query, [B, H*W, C] for each level, among its neighbours' pixels."""
         candidates = [neighbours[: self.search.gallery_neighbours] for neighbours in nearest]
+        launched = None
         for queries in self._sharing(candidates):
-            keys = list(dict.fromkeys(n.key for query in queries for n in candidates[query]))
-            slots = {key: slot for slot, key in enumerate(keys)}
-            pool = [torch.from_numpy(level).to(self.device) for level in self.gallery.maps(keys)]
-            pages = torch.tensor([[slots[n.key] for n in candidates[query]] for query in queries], device=self.device)
+            pages = self.map_pool.fetch([[n.key for n in candidates[query]] for query in queries])
             try:
                 distances, matches = nearest_pixels(
                     [level[queries[0] : queries[-1] + 1].to(self.device) for level in pyramid],
-                    pool,
+                    self.map_pool.maps,
                     pages,
                     self.search.pixel_neighbours,
                     sizes=self.gallery.settings.sizes,
                     weights=self.weights,
                     mode=self.search.mode,
+                    backend=self.kernel.backend,
                     precision=self.search.pixel_precision,
                 )  # [B, P, kappa]
             except ValueError as error:
                 raise InputError(f"{self.gallery.path}: the pixels cannot be searched so: {error}") from error
-            maps = self.score_maps(distances)
-            for place, query in enumerate(queries):
-                yield PixelDetection(
-                    maps[place],
-                    distances[place].cpu().numpy(),
-                    matches[place].cpu().numpy(),
-                    self.gallery.settings.sizes[0],
-                    candidates[query],
-                )
+            before, launched = launched, (distances, matches, [candidates[query] for query in queries])
+            if before:  # while a GPU searched these, the next ones' maps were fetched
+                yield from self._pixel_detections(*before)
+        if launched:
+            yield from self._pixel_detections(*launched)
+
+    def _pixel_detections(
+        self, distances: Tensor, matches: Tensor, candidates: list[list[Neighbour]]
+    ) -> Iterator[PixelDetection]:
+        maps, size = self.score_maps(distances), self.gallery.settings.sizes[0]
+        found = zip(maps, distances.cpu().numpy(), matches.cpu().numpy(), candidates, strict=True)
+        for score_map, of_query, matched, neighbours in found:
+            yield PixelDetection(score_map, of_query, matched, size, neighbours)
+
+    @cached_property
+    def map_pool(self) -> MapPool:
+        """The normal images' maps that are in memory where they are searched."""
+        settings = self.gallery.settings
+        budget = self._map_memory
+        if budget is None and self.device.type == "cuda":
+            budget = int(POOL_SHARE * torch.cuda.mem_get_info(self.device)[0])
+        # A slot of the fused kernels' layout is a little larger than its map.
+        least = 2 * min(self.search.gallery_neighbours, len(self.gallery)) * settings.map_bytes
+        return MapPool(
+            max(least, POOL_BYTES if budget is None else budget),
+            settings.sizes,
+            [channels for channels, _, _ in settings.level_shapes],
+            self.gallery.read_maps,
+            device=self.device,
+            fused=self.kernel.fused and self.search.mode == "concat-nearest",
+            at_most=max(len(self.gallery), self.search.gallery_neighbours),
+        )
 
     def score_maps(self, distances: Tensor) -> np.ndarray:
         """Squared distances [B, P, kappa] as score maps, float32 [B, H, W] of the backbone's input size."""
@@ -205,8 +242,11 @@ class Detector:
         return self.search.maps == "always"
 
     def _sharing(self, candidates: list[list[Neighbour]]) -> Iterator[list[int]]:
-        """Runs of queries whose neighbours' maps, shared ones once, fit into POOL_BYTES."""
-        slots = max(1, POOL_BYTES // self.gallery.settings.map_bytes)
+        """Runs of queries whose neighbours' maps, shared ones once, fit into half of the pool.
+
+        The other half is for those that are fetched meanwhile.
+        """
+        slots = max(1, self.map_pool.slots // 2)
         group: list[int] = []
         keys: set[int] = set()
         for query, neighbours in enumerate(candidates):

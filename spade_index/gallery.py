@@ -124,14 +124,18 @@ class Gallery:
 
     def maps(self, keys: Sequence[int]) -> list[np.ndarray]:
         """Feature maps of these images, float16 [n, H*W, C] for each level."""
-        rows = self.catalog.images_by_key(keys)
         maps = [np.empty((len(keys), h * w, c), "<f2") for c, h, w in self.settings.level_shapes]
-        for slot, key in enumerate(keys):
+        self.read_maps(keys, [list(level) for level in maps])
+        return maps
+
+    def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
+        """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image]."""
+        rows = self.catalog.images_by_key(keys)
+        for place, key in enumerate(keys):
             if key not in rows:
                 raise self._compacted()
             row = rows[key]
-            self._shard(row.shard).read_maps(row.row, [values[slot] for values in maps])
-        return maps
+            self._shard(row.shard).read_maps(row.row, [level[place] for level in out])
 
     def thumbnail(self, row: ImageRow) -> bytes:
         """A small JPEG of an image."""

@@ -115,6 +115,48 @@ def test_a_small_pool_changes_nothing(
         np.testing.assert_allclose(one.pixels.score_map, other.pixels.score_map, rtol=1e-5)
 
 
+def test_maps_stay_in_memory_between_queries(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
+    images = decoded(2)
+    with Gallery(gallery_path) as gallery:
+        detector = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3))
+        (first,) = detector.detect(images[:1])
+        detector.detect(images[1:])
+        read = detector.map_pool.stats.misses
+        (again,) = detector.detect(images[:1])
+        stats = detector.map_pool.stats
+        assert same(first, again)
+        assert stats.misses == read
+        assert stats.hits >= 3
+        assert stats.bytes_moved == read * gallery.settings.map_bytes
+
+
+def test_maps_without_room_for_them_are_read_again(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
+    images = decoded(4)
+    with Gallery(gallery_path) as gallery:
+        search = SearchSettings(gallery_neighbours=2)
+        tight = Detector(gallery, backbone, search, map_memory=1)
+        assert tight.map_pool.slots == 4  # of the query that is searched, and of the next
+        roomy = Detector(gallery, backbone, search).detect(images)
+        assert all(same(a, b) for a, b in zip(tight.detect(images), roomy, strict=True))
+
+
+def test_the_kernel_is_the_one_asked_for(
+    gallery_path: Path, backbone: Backbone, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = decoded(1)
+    with Gallery(gallery_path) as gallery:
+        default = Detector(gallery, backbone)
+        assert str(default.kernel) == "torch (the device is cpu)"
+        reference = Detector(gallery, backbone, kernel="reference")
+        assert reference.kernel.backend == "reference"
+        (one,), (other,) = default.detect(images), reference.detect(images)
+        assert one.scores == pytest.approx(other.scores, rel=1e-5)
+        np.testing.assert_array_equal(one.pixels.matches, other.pixels.matches)
+        monkeypatch.setenv("SPADE_INDEX_KERNEL", "nonsense")
+        with pytest.raises(InputError, match="the kernel must be one of reference, torch, triton, cupy"):
+            Detector(gallery, backbone)
+
+
 def test_the_same_query_gives_the_same_bits(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
     one, other = (detect(gallery_path, backbone, decoded(3)) for _ in range(2))
     assert all(same(a, b) for a, b in zip(one, other, strict=True))

@@ -123,7 +123,7 @@ BAD = {
     "negative weight": ({"weights": [1.0, -1.0]}, "weights must be 2"),
     "infinite weight": ({"weights": [1.0, float("inf")]}, "weights must be 2"),
     "mode": ({"mode": "concat"}, "mode must be one of"),
-    "backend": ({"backend": "none"}, "backend must be one of"),
+    "backend": ({"backend": "none"}, "kernel must be one of"),
     "precision": ({"precision": "half"}, "precision must be one of float32, fast, not 'half'"),
     "no precision": ({"precision": None}, "precision must be one of float32, fast, not None"),
     "no memory": ({"working_memory": 0}, "working_memory must be a number of bytes, not 0"),

@@ -1,0 +1,86 @@
+"""Which backend searches: the right one for the device, unless one is asked for."""
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+BACKENDS = {
+    "reference": "reference",
+    "torch": "torch_backend",
+    "triton": "triton_backend",
+    "cupy": "cupy_backend",
+}
+"""Backends by name, and the module of each: imported when first chosen."""
+
+VARIABLE = "SPADE_INDEX_KERNEL"
+FUSED = ("triton", "cupy")  # they search FusedMaps
+TENSOR_CORES = (8, 0)  # the compute capability that the fused kernels are written for
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """A backend, and why it was chosen."""
+
+    backend: str
+    reason: str
+
+    @property
+    def fused(self) -> bool:
+        """Whether it searches maps in the fused kernels' layout."""
+        return self.backend in FUSED
+
+    def __str__(self) -> str:
+        return f"{self.backend} ({self.reason})"
+
+
+def choose_kernel(device: torch.device | str, backend: str | None = None) -> KernelChoice:
+    """The backend for a device: the one asked for, or the environment's SPADE_INDEX_KERNEL, or the best there is.
+
+    Raises ValueError if there is no such backend, or it does not run on the device; one line says why.
+    """
+    device = torch.device(device)
+    for asked, source in ((backend, "asked for"), (os.environ.get(VARIABLE), f"by {VARIABLE}")):
+        if asked:
+            if asked not in BACKENDS:
+                raise ValueError(f"the kernel must be one of {', '.join(BACKENDS)}, not {asked!r}")
+            hindrance = _hindrance(asked, device)
+            if hindrance:
+                raise ValueError(f"the {asked} kernel cannot be used: {hindrance}")
+            return KernelChoice(asked, source)
+    if device.type != "cuda":
+        return KernelChoice("torch", f"the device is {device}")
+    hindrances = []
+    for name in FUSED:
+        hindrance = _hindrance(name, device)
+        if hindrance is None:
+            return KernelChoice(name, f"fused, for {torch.cuda.get_device_name(device)}")
+        hindrances.append(f"{name}: {hindrance}")
+    return KernelChoice("torch", "; ".join(hindrances))
+
+
+def _hindrance(backend: str, device: torch.device) -> str | None:
+    """Why a backend does not run on a device."""
+    if backend not in FUSED:
+        return None
+    if find_spec(backend) is None:
+        return f"{backend} is not installed"
+    if backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    if device.type != "cuda":
+        return f"it needs a CUDA GPU, and the device is {device}"
+    if torch.cuda.get_device_capability(device) < TENSOR_CORES:
+        return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+    return None
+
+
+def load(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A backend's search."""
+    search: Callable[..., tuple[Tensor, Tensor]] = importlib.import_module(
+        f".{BACKENDS[backend]}", __package__
+    ).nearest_pixels
+    return search

@@ -1,0 +1,225 @@
+"""Gallery maps that stay where they are searched: one slot per image, the least recently used out."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .fused import FusedMaps, cells_of
+from .pyramid import Size
+
+STAGED = 8  # maps of a buffer that is read into while another's are on their way to the device
+
+Read = Callable[[Sequence[int], list[list[np.ndarray]]], None]
+"""Reads the maps of images, by their keys, into float16 [H*W, C] arrays, out[level][image]."""
+
+
+@dataclass
+class PoolStats:
+    """What a pool has done. An image that a batch wants is counted once."""
+
+    hits: int = 0  # images that were there
+    misses: int = 0  # images that were read
+    evictions: int = 0  # images that made room
+    bytes_moved: int = 0  # read into the pool
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of images that were there; None before the first."""
+        wanted = self.hits + self.misses
+        return self.hits / wanted if wanted else None
+
+
+class MapPool:
+    """Resident maps of a gallery's images, for `nearest_pixels`.
+
+        pages = pool.fetch([[12, 7, 31], [7, 99, 12]])  # keys of each query's neighbours
+        nearest_pixels(query, pool.maps, pages, ...)
+
+    On a GPU, maps are read into pinned buffers and copied on a stream of their own: while a search runs, the next one's
+    maps can be fetched. A search must be launched on the stream that was current at its `fetch`, and before the next.
+    For one thread at a time.
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int,
+        sizes: Sequence[Size],
+        channels: Sequence[int],
+        read: Read,
+        *,
+        device: torch.device | str = "cpu",
+        fused: bool = False,
+        at_most: int | None = None,
+    ) -> None:
+        """Room for as many maps as fit into a budget.
+
+        Args:
+            sizes: (H, W) of each level, the finest first.
+            channels: C of each level.
+            read: reads maps, called from `fetch`.
+            fused: whether maps are kept in the fused kernels' layout, for them alone and `concat-nearest`.
+            at_most: so many slots are enough: the images that there are.
+
+        Raises ValueError if not even one map fits.
+        """
+        self.device = torch.device(device)
+        self._sizes, self._channels, self._read = list(sizes), list(channels), read
+        values = [(h * w, c) for (h, w), c in zip(sizes, channels, strict=True)]
+        self._map_bytes = 2 * sum(n * c for n, c in values)
+        slot_bytes = FusedMaps.slot_bytes(sizes, channels, torch.float16) if fused else self._map_bytes
+        self.slots = budget_bytes // slot_bytes if at_most is None else min(at_most, budget_bytes // slot_bytes)
+        if self.slots < 1:
+            raise ValueError(f"a pool of {budget_bytes} bytes does not hold one map of {slot_bytes}: give it more")
+        self.maps: list[Tensor] | FusedMaps
+        if fused:
+            self.maps = FusedMaps.empty(self.slots, sizes, channels, torch.float16, self.device)
+            self._members = cells_of(tuple(sizes)).members.flatten().to(self.device)
+        else:
+            self.maps = [torch.zeros(self.slots, n, c, dtype=torch.float16, device=self.device) for n, c in values]
+        self.stats = PoolStats()
+        self._resident: OrderedDict[int, int] = OrderedDict()  # key -> slot, the least recently used first
+        self._free = list(range(self.slots))[::-1]  # slot 0 first
+        # On a CPU, maps as they come are read into their slots.
+        staged = fused or self.device.type != "cpu"
+        self._stages = [_Stage(values, self.device) for _ in range(2)] if staged else []
+        self._order = _Order(self.device)
+
+    def fetch(self, wanted: Sequence[Sequence[int]]) -> Tensor:
+        """Have the images of some queries [B][K] resident; returns their slots, int64 [B, K] on the CPU.
+
+        Raises ValueError if there are more images than slots, and what `read` raises: the images that it was to read
+        are then not resident.
+        """
+        keys = dict.fromkeys(key for query in wanted for key in query)
+        if len(keys) > self.slots:
+            raise ValueError(f"{len(keys)} images do not fit into a pool of {self.slots} slots: search fewer at a time")
+        self._order.next()
+        missing = []
+        for key in keys:
+            if key in self._resident:
+                self._resident.move_to_end(key)
+                self._order.use(self._resident[key])
+            else:
+                missing.append(key)
+        slots = [self._take() for _ in missing]
+        try:
+            with self._order.copying():
+                self._fill(missing, slots)
+        except BaseException:
+            self._free += slots[::-1]
+            raise
+        for key, slot in zip(missing, slots, strict=True):
+            self._resident[key] = slot
+            self._order.use(slot)
+        self.stats.hits += len(keys) - len(missing)
+        self.stats.misses += len(missing)
+        self.stats.bytes_moved += len(missing) * self._map_bytes
+        return torch.tensor([[self._resident[key] for key in query] for query in wanted], dtype=torch.int64)
+
+    def info(self) -> dict[str, Any]:
+        """The pool's size and what it has done, for people and JSON."""
+        return {
+            "device": str(self.device),
+            "slots": self.slots,
+            "resident": len(self._resident),
+            **asdict(self.stats),
+            "hit_rate": self.stats.hit_rate,
+        }
+
+    def _take(self) -> int:
+        """A slot to write to."""
+        if self._free:
+            slot = self._free.pop()
+        else:
+            _, slot = self._resident.popitem(last=False)
+            self.stats.evictions += 1
+        self._order.wait(slot)
+        return slot
+
+    def _fill(self, keys: list[int], slots: list[int]) -> None:
+        """Read images into slots."""
+        if not isinstance(self.maps, FusedMaps) and not self._stages:
+            if keys:
+                self._read(keys, [[level[slot].numpy() for slot in slots] for level in self.maps])
+            return
+        places = torch.tensor(slots, device=self.device)  # at once: each would wait for the copies before it
+        for number, first in enumerate(range(0, len(keys), STAGED)):
+            some = slice(first, first + STAGED)
+            stage = self._stages[number % 2]
+            stage.wait()
+            here = [level[: len(keys[some])] for level in stage.levels]
+            self._read(keys[some], [list(level.numpy()) for level in here])
+            there = [level.to(self.device, non_blocking=True) for level in here]
+            if isinstance(self.maps, FusedMaps):
+                self.maps.write(places[some], there, self._members)
+            else:
+                for level, values in zip(self.maps, there, strict=True):
+                    level.index_copy_(0, places[some], values)
+            stage.sent()
+
+
+class _Stage:
+    """A buffer on the host for a few maps; pinned, so that a copy to a GPU does not wait."""
+
+    def __init__(self, values: list[tuple[int, int]], device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        self.levels = [torch.empty(STAGED, n, c, dtype=torch.float16, pin_memory=on_gpu) for n, c in values]
+        self._copied = torch.cuda.Event() if on_gpu else None
+
+    def sent(self) -> None:
+        """The copies from it have been launched."""
+        if self._copied is not None:
+            self._copied.record()
+
+    def wait(self) -> None:
+        """Until it may be written to."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+
+class _Order:
+    """Copies into a pool and searches of it, on two streams of a GPU; elsewhere everything is in order anyway.
+
+    A copy into a slot waits for the searches that may still read it; a search waits for the copies before it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu, self._device = device.type == "cuda", device
+        self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+        self._fetch = 0  # the number of the latest
+        self._used: dict[int, int] = {}  # slot -> the fetch after which a search last read it
+        self._searched: dict[int, torch.cuda.Event] = {}  # fetch -> when the searches before it are done
+
+    def next(self) -> None:
+        """A fetch begins, of which all searches of those before have been launched."""
+        self._fetch += 1
+        if self._on_gpu:
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self._device))
+            self._searched = {n: e for n, e in self._searched.items() if not e.query()} | {self._fetch: event}
+
+    def use(self, slot: int) -> None:
+        """The search after this fetch reads a slot."""
+        self._used[slot] = self._fetch
+
+    def wait(self, slot: int) -> None:
+        """What is copied from now on waits for the searches that read a slot."""
+        done = self._searched.get(self._used.get(slot, 0) + 1)
+        if done is not None and self._stream is not None:
+            self._stream.wait_event(done)
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        """Copies go their own way, and the searches to come wait for them."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)

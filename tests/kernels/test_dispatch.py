@@ -1,0 +1,96 @@
+"""Which backend searches, and that a backend that cannot says so in one line."""
+
+import pytest
+import torch
+
+from spade_index.kernels import BACKENDS, FusedMaps, choose_kernel, dispatch, nearest_pixels
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if there were a GPU, of the compute capability that is set."""
+    capability = [9, 0]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: tuple(capability))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    return capability
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """The packages that are there."""
+    packages = {"triton", "cupy"}
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: name if name in packages else None)
+    return packages
+
+
+@pytest.fixture(autouse=True)
+def nothing_asked_for(monkeypatch):
+    monkeypatch.delenv("SPADE_INDEX_KERNEL", raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+def test_a_cpu_has_the_torch_backend():
+    choice = choose_kernel("cpu")
+    assert (choice.backend, choice.fused) == ("torch", False)
+    assert str(choice) == "torch (the device is cpu)"
+
+
+def test_a_gpu_has_the_best_that_is_installed(gpu, installed):
+    assert choose_kernel(GPU).backend == "triton"
+    installed.remove("triton")
+    assert choose_kernel(GPU).backend == "cupy"
+    installed.remove("cupy")
+    choice = choose_kernel(GPU)
+    assert choice.backend == "torch"
+    assert "triton is not installed" in choice.reason
+    assert "cupy is not installed" in choice.reason
+
+
+def test_an_old_gpu_has_the_torch_backend(gpu, installed):
+    gpu[:] = [7, 5]
+    choice = choose_kernel(GPU)
+    assert choice.backend == "torch"
+    assert "older than compute capability 8.0" in choice.reason
+
+
+def test_the_one_asked_for_comes_before_the_environment(gpu, installed, monkeypatch):
+    monkeypatch.setenv("SPADE_INDEX_KERNEL", "cupy")
+    assert str(choose_kernel(GPU)) == "cupy (by SPADE_INDEX_KERNEL)"
+    assert str(choose_kernel(GPU, "reference")) == "reference (asked for)"
+
+
+@pytest.mark.parametrize("backend", ["triton", "cupy"])
+def test_a_fused_backend_without_a_gpu_says_what_it_needs(installed, backend):
+    with pytest.raises(ValueError, match=f"^the {backend} kernel cannot be used: it needs a CUDA GPU.*cpu$"):
+        choose_kernel("cpu", backend)
+
+
+def test_a_backend_that_is_not_installed_is_named(installed, gpu):
+    installed.remove("cupy")
+    with pytest.raises(ValueError, match="^the cupy kernel cannot be used: cupy is not installed$"):
+        choose_kernel(GPU, "cupy")
+
+
+def test_tritons_interpreter_needs_no_gpu(installed, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose_kernel("cpu", "triton").backend == "triton"
+    assert choose_kernel("cpu").backend == "torch"
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=f"^the kernel must be one of {', '.join(BACKENDS)}, not 'blas'$"):
+        choose_kernel("cpu", "blas")
+
+
+def test_maps_for_fused_kernels_are_for_them_alone():
+    sizes, channels = [(4, 4), (2, 2)], [3, 5]
+    query = [torch.zeros(1, 16, 3), torch.zeros(1, 4, 5)]
+    maps = FusedMaps.empty(2, sizes, channels, torch.float16, torch.device("cpu"))
+    with pytest.raises(ValueError, match="cannot be searched by the kernel torch"):
+        nearest_pixels(query, maps, torch.zeros(1, 1).long())
+    with pytest.raises(ValueError, match="do not fit"):
+        nearest_pixels([query[0], torch.zeros(1, 4, 6)], maps, torch.zeros(1, 1).long())
+    with pytest.raises(ValueError, match=r"slots 0\.\.1"):
+        nearest_pixels(query, maps, torch.full((1, 1), 2))
