@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,14 +18,16 @@ from typing import Any
 import click
 import torch
 import triton
+from cuda.bindings import nvrtc
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from spade_index.kernels import fused, triton_backend, triton_kernels
+from spade_index.kernels import cupy_backend, fused, triton_backend, triton_kernels
 
 WIDE_RESNET50_2 = ([(56, 56), (28, 28), (14, 14)], [256, 512, 1024])
 SHARED_MEMORY = {80: 166_912, 90: 232_448}  # bytes that one block may have
+RESERVED = {80: 0, 90: 1024}  # of the system, beyond those: what cuobjdump counts as a kernel's
 POINTERS = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -67,27 +70,52 @@ class _Recorder:
         return note
 
 
+def search_nothing(
+    make_kernels: fused.MakeKernels,
+    sizes: list[tuple[int, int]],
+    channels: list[int],
+    dtype: torch.dtype,
+    neighbours: int,
+    k: int,
+) -> None:
+    """Search for one query whose tensors have shapes and types, but no memory."""
+    meta = torch.device("meta")
+    maps = fused.FusedMaps.empty(neighbours, sizes, channels, dtype, meta)
+    query = [torch.empty(1, h * w, c, device=meta) for (h, w), c in zip(sizes, channels, strict=True)]
+    pages = torch.empty(1, neighbours, dtype=torch.int64, device=meta)
+    kernels = make_kernels(dtype, fused.cells_of(tuple(sizes)).cells)
+    fused.search_maps(kernels, query, maps, pages, k, sizes, [1.0] * len(sizes), 1 << 30)
+
+
 def launches_of(
     sizes: list[tuple[int, int]], channels: list[int], dtype: torch.dtype, neighbours: int, k: int
 ) -> list[Launch]:
-    """What a search of one query launches; its tensors have shapes and types, but no memory."""
-    meta = torch.device("meta")
+    """What a search of one query launches, in Triton."""
     launches: list[Launch] = []
     module: ModuleType = triton_backend.triton_kernels
     kept = {name: getattr(module, name) for name in ("coarse_distances", "block_minima", "rescan", "differences")}
     try:
         for name, kernel in kept.items():
             setattr(module, name, _Recorder(kernel, launches))
-        maps = fused.FusedMaps.empty(neighbours, sizes, channels, dtype, meta)
-        query = [torch.empty(1, h * w, c, device=meta) for (h, w), c in zip(sizes, channels, strict=True)]
-        pages = torch.empty(1, neighbours, dtype=torch.int64, device=meta)
-        cells = fused.cells_of(tuple(sizes)).cells
-        kernels = triton_backend.TritonKernels(dtype, cells)
-        fused.search_maps(kernels, query, maps, pages, k, sizes, [1.0] * len(sizes), 1 << 30)
+        search_nothing(triton_backend.TritonKernels, sizes, channels, dtype, neighbours, k)
     finally:
         for name, kernel in kept.items():
             setattr(module, name, kernel)
     return launches
+
+
+def cuda_kernels_of(
+    sizes: list[tuple[int, int]], channels: list[int], dtype: torch.dtype, neighbours: int, k: int
+) -> list[cupy_backend.Kernel]:
+    """What a search of one query launches, in CUDA C++."""
+    kernels: list[cupy_backend.Kernel] = []
+    launch = cupy_backend.launch
+    try:
+        cupy_backend.launch = lambda kernel, blocks, arguments: kernels.append(kernel)
+        search_nothing(cupy_backend.CupyKernels, sizes, channels, dtype, neighbours, k)
+    finally:
+        cupy_backend.launch = launch
+    return kernels
 
 
 def compile_launch(launch: Launch, capability: int) -> dict[str, Any]:
@@ -115,10 +143,45 @@ def compile_launch(launch: Launch, capability: int) -> dict[str, Any]:
                 attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
-    ptx = compiled.asm["ptx"]
+    resources = cubin_resources(compiled.asm["cubin"])
+    return resources | {"shared_memory": compiled.metadata.shared} | instructions_of(compiled.asm["ptx"])
+
+
+@lru_cache
+def compile_cuda(kernel: cupy_backend.Kernel, capability: int) -> dict[str, Any]:
+    """What a kernel of nearest.cu takes on a GPU of a compute capability."""
+    source = cupy_backend.SOURCE.read_bytes()
+    program = _nvrtc(nvrtc.nvrtcCreateProgram(source, cupy_backend.SOURCE.name.encode(), 0, [], []))
+    try:
+        _nvrtc(nvrtc.nvrtcAddNameExpression(program, kernel.expression.encode()))
+        options = [o.encode() for o in (*cupy_backend.source_options(), f"--gpu-architecture=sm_{capability}")]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))
+            _nvrtc(nvrtc.nvrtcGetProgramLog(program, log))
+            raise RuntimeError(f"{kernel.expression} does not compile for sm_{capability}:\n{log.decode()}")
+        cubin = bytearray(_nvrtc(nvrtc.nvrtcGetCUBINSize(program)))
+        _nvrtc(nvrtc.nvrtcGetCUBIN(program, cubin))
+        ptx = bytearray(_nvrtc(nvrtc.nvrtcGetPTXSize(program)))
+        _nvrtc(nvrtc.nvrtcGetPTX(program, ptx))
+    finally:
+        _nvrtc(nvrtc.nvrtcDestroyProgram(program))
+    resources = cubin_resources(bytes(cubin))
+    resources["shared_memory"] += kernel.shared_memory - RESERVED[capability]
+    return resources | instructions_of(ptx.decode())
+
+
+def _nvrtc(answer: tuple[Any, ...]) -> Any:
+    """What a function of NVRTC gives, after its status."""
+    status, *values = answer
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise RuntimeError(f"NVRTC: {status.name}")
+    return values[0] if values else None
+
+
+def instructions_of(ptx: str) -> dict[str, int]:
+    """How often instructions stand in PTX that say which units a kernel uses."""
     return {
-        "shared_memory": compiled.metadata.shared,
-        **cubin_resources(compiled.asm["cubin"]),
         "wgmma": len(re.findall(r"wgmma\.mma_async", ptx)),
         "mma": len(re.findall(r"mma\.sync", ptx)),
         "tma": len(re.findall(r"cp\.async\.bulk\.tensor", ptx)),
@@ -127,28 +190,51 @@ def compile_launch(launch: Launch, capability: int) -> dict[str, Any]:
 
 
 def cubin_resources(cubin: bytes) -> dict[str, int]:
-    """Registers and bytes of stack and local memory (spills) of the one kernel in a cubin, as cuobjdump says."""
+    """Registers of the one kernel in a cubin and bytes of its shared memory, stack and spills, as cuobjdump says."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
         shown = subprocess.run([tool, "--dump-resource-usage", path], capture_output=True, text=True, check=True)
-    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", shown.stdout))
-    return {"registers": int(found["REG"]), "stack": int(found["STACK"]), "local": int(found["LOCAL"])}
+    found = {name: int(value) for name, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", shown.stdout)}
+    return {
+        "shared_memory": found["SHARED"],
+        "registers": found["REG"],
+        "stack": found["STACK"],
+        "local": found["LOCAL"],
+    }
 
 
 def measure(capabilities: tuple[int, ...] = (80, 90)) -> Iterator[dict[str, Any]]:
-    """One row for every kernel, case and capability; the same compilation only once."""
+    """One row for every backend, kernel, case and capability; the same compilation only once.
+
+    There are no CUDA kernels for float32 maps.
+    """
     done: set[str] = set()
-    for case, sizes, channels, dtype, neighbours, k in CASES:
-        for launch in launches_of(sizes, channels, dtype, neighbours, k):
-            for capability in capabilities:
-                row = {"case": case, "kernel": launch.kernel, "capability": capability}
-                row |= compile_launch(launch, capability)
-                shown = json.dumps({name: row[name] for name in row if name != "case"})
-                if shown not in done:
-                    yield row
-                done.add(shown)
+    for case, *shape in CASES:
+        for row in _of_case(*shape, capabilities):
+            shown = json.dumps(row)
+            if shown not in done:
+                yield {"case": case, **row}
+            done.add(shown)
+
+
+def _of_case(
+    sizes: list[tuple[int, int]],
+    channels: list[int],
+    dtype: torch.dtype,
+    neighbours: int,
+    k: int,
+    capabilities: tuple[int, ...],
+) -> Iterator[dict[str, Any]]:
+    for launch in launches_of(sizes, channels, dtype, neighbours, k):
+        for capability in capabilities:
+            about = {"backend": "triton", "kernel": launch.kernel, "capability": capability}
+            yield about | compile_launch(launch, capability)
+    for kernel in [] if dtype == torch.float32 else cuda_kernels_of(sizes, channels, dtype, neighbours, k):
+        for capability in capabilities:
+            about = {"backend": "cupy", "kernel": kernel.name, "capability": capability}
+            yield about | compile_cuda(kernel, capability)
 
 
 @click.command()
@@ -160,7 +246,9 @@ def main(json_path: str | None) -> None:
         rows.append(row)
         click.echo("  ".join(f"{name} {value}" for name, value in row.items()))
     if json_path:
-        Path(json_path).write_text(json.dumps({"triton": triton.__version__, "kernels": rows}, indent=1) + "\n")
+        nvrtc_version = "{}.{}".format(*nvrtc.nvrtcVersion()[1:])
+        report = {"triton": triton.__version__, "nvrtc": nvrtc_version, "kernels": rows}
+        Path(json_path).write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ BACKENDS = {
 VARIABLE = "SPADE_INDEX_KERNEL"
 FUSED = ("triton", "cupy")  # they search FusedMaps
 TENSOR_CORES = (8, 0)  # the compute capability that the fused kernels are written for
+HOPPER = (9, 0)  # before it, Triton does not copy ahead of products that come through descriptors; the other does
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def choose_kernel(device: torch.device | str, backend: str | None = None) -> Ker
     if device.type != "cuda":
         return KernelChoice("torch", f"the device is {device}")
     hindrances = []
-    for name in FUSED:
+    for name in FUSED if torch.cuda.get_device_capability(device) >= HOPPER else FUSED[::-1]:
         hindrance = _hindrance(name, device)
         if hindrance is None:
             return KernelChoice(name, f"fused, for {torch.cuda.get_device_name(device)}")

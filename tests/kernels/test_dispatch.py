@@ -48,6 +48,13 @@ def test_a_gpu_has_the_best_that_is_installed(gpu, installed):
     assert "cupy is not installed" in choice.reason
 
 
+def test_a_gpu_before_hopper_has_the_kernels_that_copy_ahead(gpu, installed):
+    gpu[:] = [8, 0]
+    assert choose_kernel(GPU).backend == "cupy"
+    installed.remove("cupy")
+    assert choose_kernel(GPU).backend == "triton"
+
+
 def test_an_old_gpu_has_the_torch_backend(gpu, installed):
     gpu[:] = [7, 5]
     choice = choose_kernel(GPU)
@@ -69,7 +76,7 @@ def test_a_fused_backend_without_a_gpu_says_what_it_needs(installed, backend):
 
 def test_a_backend_that_is_not_installed_is_named(installed, gpu):
     installed.remove("cupy")
-    with pytest.raises(ValueError, match="^the cupy kernel cannot be used: cupy is not installed$"):
+    with pytest.raises(ValueError, match=r"^the cupy kernel cannot be used: cupy is not installed$"):
         choose_kernel(GPU, "cupy")
 
 
