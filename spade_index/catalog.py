@@ -179,6 +179,11 @@ class Catalog:
         """An image with these file contents at a snapshot."""
         return self._one(f"SELECT * FROM images WHERE digest = :digest AND {LIVE}", digest=digest, snapshot=snapshot)
 
+    def added_count(self, snapshot: int, since: int) -> int:
+        """How many of a snapshot's images were added after an earlier one."""
+        query = "SELECT count(*) FROM images WHERE added > ? AND added <= ? AND (removed IS NULL OR removed > ?)"
+        return int(self._value(query, since, snapshot, snapshot))
+
     def removed_keys(self, snapshot: int, since: int) -> list[int]:
         """Keys of images that snapshot `since` held and `snapshot` does not."""
         query = "SELECT key FROM images WHERE removed > ? AND removed <= ? AND added <= ? ORDER BY key"

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from .cli_options import (
 from .errors import InputError, SpadeIndexError
 from .gallery import Gallery
 from .images import ImageFile, find_images
+from .index import MEMORY, RECALL_TARGET, STORAGES
 from .writer import GalleryWriter
 
 gallery_argument = click.argument("gallery", type=click.Path(path_type=Path))
@@ -186,12 +188,25 @@ def query(
 
 @main.command()
 @gallery_argument
-def index(gallery: Path) -> None:
+@click.option(
+    "--storage",
+    type=click.Choice(STORAGES),
+    help="What large galleries' lists hold: float32, float16, 8 bits a value, or a product quantizer's codes "
+    "[as before; flat]. Distances are computed again from the stored descriptors either way.",
+)
+@click.option("--recall", type=float, help=f"Of the 50 nearest images, to reach [as before; {RECALL_TARGET:g}]")
+@click.option("--memory", type=click.IntRange(64), help=f"MiB that building may take [{MEMORY >> 20:,}]")
+def index(gallery: Path, storage: str | None, recall: float | None, memory: int | None) -> None:
     """Build the FAISS index of GALLERY anew."""
     with GalleryWriter(gallery) as writer:
-        built = writer.build_index()
-    recall = f", nlist {built.nlist}, nprobe {built.nprobe}, recall {built.recall:.4f}" if built.kind == "ivf" else ""
-    click.echo(f"{built.kind} index of {built.images:,} images{recall}")
+        changes: dict[str, Any] = {"storage": storage, "recall": recall, "memory": memory and memory << 20}
+        chosen = replace(writer.index_settings(), **{name: value for name, value in changes.items() if value})
+        built = writer.build_index(chosen, Progress.note)
+    click.echo(str(built))
+    if built.recall < built.target:
+        click.echo(
+            f"the recall is below {built.target:g}: take another storage, or fewer neighbours will be found", err=True
+        )
 
 
 @main.command()

@@ -27,8 +27,9 @@ def described(facts: dict[str, Any]) -> str:
     }
     if index is not None:
         lines["index"] = (
-            f"{index['kind']} of snapshot {index['snapshot']}, {index['images']:,} images, "
+            f"{index['kind']} of snapshot {index['snapshot']}, {index['images']:,} images, {index['storage']}, "
             f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"
+            + (": stale, `spade-index index` builds it anew" if index["stale"] else "")
         )
     printed = list(lines.items())
     for calibration in facts["calibrations"]:

@@ -23,6 +23,7 @@ CATALOG = "catalog.sqlite"
 SPARE = 16  # candidates asked for beyond K, so that rounding in FAISS cannot hide a neighbour
 ROUNDING = 1e-4  # relative; far above what float32 differences lose
 OPEN_SHARDS = 128  # files held open
+STALE = 0.1  # share of an index's images added or removed since, above which it should be built again
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ class Gallery:
         k = min(k, len(self))
         found: list[list[Neighbour]] = [[] for _ in pooled]
         pending = list(range(len(pooled))) if k else []
-        count = k + SPARE
+        self._open_index()
+        described = self._index.description if self._index else None
+        count = max(k + SPARE, described.count(k) if described else 0)
         while pending:
             distances, keys = self._candidates(pooled[pending], count)
             uncertain = []
@@ -110,6 +113,8 @@ class Gallery:
                         f"{self.path}: the index lacks images: rebuild it with `spade-index index {self.path}`"
                     )
                 found[query] = self._rank(pooled[query], proposed)[:k]
+                if described is not None and not described.exact:
+                    continue  # its distances say nothing about ties
                 # Ties may go on beyond the last candidate.
                 limit = found[query][-1].distance * (1 + ROUNDING)
                 if len(proposed) < len(self) and float(distances[position][len(proposed) - 1]) <= limit:
@@ -153,7 +158,6 @@ class Gallery:
     def info(self) -> dict[str, Any]:
         """What this gallery is, in values that JSON knows."""
         shards = self.catalog.shards()
-        index = self._index_row
         return {
             "path": str(self.path),
             "created": self.catalog.meta("created"),
@@ -169,15 +173,24 @@ class Gallery:
             "shard_bytes": sum(row["bytes"] for row in shards.values()),
             "settings": asdict(self.settings),
             "level_variances": self.level_variances(),
-            "index": None
-            if index is None
-            else {
-                "snapshot": index.snapshot,
-                **json.loads(index.description),
-                "added_since": sum(1 for _ in self.catalog.images(self.snapshot, after=index.snapshot)),
-                "removed_since": len(self.catalog.removed_keys(self.snapshot, since=index.snapshot)),
-            },
+            "index": self.index_info(),
             "calibrations": self.catalog.calibrations(),
+        }
+
+    def index_info(self) -> dict[str, Any] | None:
+        """What the index is, what has changed since, and whether it is stale: so much that it should be built again."""
+        row = self._index_row
+        if row is None:
+            return None
+        description = IndexDescription.from_json(row.description)
+        added = self.catalog.added_count(self.snapshot, since=row.snapshot)
+        removed = len(self.catalog.removed_keys(self.snapshot, since=row.snapshot))
+        return {
+            "snapshot": row.snapshot,
+            **asdict(description),
+            "added_since": added,
+            "removed_since": removed,
+            "stale": added + removed > STALE * description.images,
         }
 
     def verify(self) -> Iterator[str]:

@@ -14,7 +14,7 @@ from .catalog import Catalog, ImageRow, insert_shard, leftovers, new_snapshot, r
 from .errors import GalleryDamaged, GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
 from .gallery import CATALOG, Gallery, image_moments
 from .images import ImageFile
-from .index import IndexDescription, build_index
+from .index import IndexDescription, IndexSettings, build_index
 from .ingest import AddReport, Ingest
 from .settings import ExtractionSettings
 from .shard import ShardWriter, make_durable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 512 << 20  # of maps; a crash loses at most one shard's work
 SHARD_ROWS = 256
-STALE = 0.1  # share of an index's images added or removed since, above which it is rebuilt
 RESERVE = 16 << 20  # bytes to leave free on the disk, for the catalog
 LOCK = "writer.lock"
 
@@ -96,25 +95,34 @@ class GalleryWriter:
 
     def index_is_stale(self) -> bool:
         """Whether so much was added or removed since the index was built that it should be built again."""
-        row = self.gallery.catalog.index(self.gallery.snapshot)
-        if row is None:
-            return len(self.gallery) > 0
-        indexed = IndexDescription.from_json(row.description).images
-        added = sum(1 for _ in self.gallery.catalog.images(self.gallery.snapshot, after=row.snapshot))
-        removed = len(self.gallery.catalog.removed_keys(self.gallery.snapshot, since=row.snapshot))
-        return added + removed > STALE * indexed
+        index = self.gallery.index_info()
+        return len(self.gallery) > 0 if index is None else bool(index["stale"])
 
-    def build_index(self) -> IndexDescription:
-        """Build the FAISS index of the latest snapshot. Raises InputError for an empty gallery."""
+    def index_settings(self) -> IndexSettings:
+        """Those of the latest index, or the defaults."""
+        row = self.gallery.catalog.index(self.gallery.snapshot)
+        return IndexDescription.from_json(row.description).settings() if row else IndexSettings()
+
+    def build_index(
+        self, settings: IndexSettings | None = None, say: Callable[[str], None] = lambda line: None
+    ) -> IndexDescription:
+        """Build the FAISS index of the latest snapshot, by default with the settings of the one before.
+
+        `say` is told what is being done. Raises InputError for an empty gallery, or if the settings' memory is too
+        little.
+        """
         if not len(self.gallery):
             raise InputError(f"{self.path}: the gallery is empty, there is nothing to index")
         snapshot = self.gallery.snapshot
+        settings = settings or self.index_settings()
         folder = self.path / "index"
         path = folder / f"{snapshot:06d}.faiss"
         temporary = path.with_suffix(".tmp")
         with storage_errors(self.path):
             folder.mkdir(exist_ok=True)
-            description = build_index(temporary, self.gallery.blocks, len(self.gallery), self.settings.pooled_dim)
+            description = build_index(
+                temporary, self.gallery.blocks, len(self.gallery), self.settings.pooled_dim, settings, say
+            )
             digest = make_durable(temporary, path)
             with self.gallery.catalog.transaction() as db:
                 replace_index(db, snapshot, path.name, digest, description.to_json())
@@ -128,6 +136,7 @@ class GalleryWriter:
         Returns the bytes that became free. Readers at earlier snapshots must open the gallery again.
         """
         catalog = self.gallery.catalog
+        settings = self.index_settings()
         before = self.gallery.info()["shard_bytes"]
         live: dict[int, list[ImageRow]] = {number: [] for number in catalog.shards()}
         for row in self.gallery.images():
@@ -153,7 +162,7 @@ class GalleryWriter:
                 db.execute("DELETE FROM indexes")  # it may propose images that are forgotten now
             self.gallery.at(snapshot)
             if len(self.gallery):
-                self.build_index()
+                self.build_index(settings)
             self._remove_leftovers()
         return before - self.gallery.info()["shard_bytes"]
 

@@ -229,7 +229,7 @@ def test_index_can_be_rebuilt(gallery, dataset):
     before = objects(run("query", gallery, dataset / "test" / "good", "--json"))
     for path in (gallery / "index").iterdir():
         path.unlink()
-    assert run("index", gallery).stdout == "flat index of 12 images\n"
+    assert run("index", gallery).stdout == "flat index of 12 images, exact\n"
     assert objects(run("query", gallery, dataset / "test" / "good", "--json")) == before
 
 

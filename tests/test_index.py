@@ -6,8 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spade_index.errors import GalleryDamaged
-from spade_index.index import Index, IndexDescription, build_index, scan
+from spade_index.errors import GalleryDamaged, InputError
+from spade_index.index import (
+    STORAGES,
+    Index,
+    IndexDescription,
+    IndexSettings,
+    build_index,
+    exact_neighbours,
+    scan,
+)
 
 NONE = np.empty(0, np.int64)
 
@@ -27,24 +35,28 @@ def brute(queries: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
     return ((queries[:, None].astype(float) - descriptors[None]) ** 2).sum(2)  # [B, n]
 
 
-@pytest.fixture(params=["flat", "ivf"])
+@pytest.fixture(params=["exact", *STORAGES])
 def built(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple:
-    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 1000 if request.param == "flat" else 100)
+    exact = request.param == "exact"
+    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 1000 if exact else 100)
     descriptors, keys = clustered(600), np.arange(1, 1801, 3)
-    description = build_index(tmp_path / "i.faiss", lambda: blocks_of(descriptors, keys), 600, 16)
-    assert description.kind == request.param
+    settings = IndexSettings("flat" if exact else request.param)
+    description = build_index(tmp_path / "i.faiss", lambda: blocks_of(descriptors, keys), 600, 16, settings)
+    assert description.kind == ("flat" if exact else "ivf")
+    assert description.settings() == settings
     return Index(tmp_path / "i.faiss", description), descriptors, keys
 
 
 def test_finds_the_nearest(built: tuple) -> None:
     index, descriptors, keys = built
     queries = clustered(50, seed=1)
-    distances, found = index.search(queries, 10, NONE)
+    distances, found = index.search(queries, index.description.count(50), NONE)
     true = brute(queries, descriptors)
-    exact = keys[true.argsort(1)[:, :10]]
-    overlap = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, exact, strict=True)])
-    assert overlap >= (1.0 if index.description.kind == "flat" else 0.9)
-    np.testing.assert_allclose(distances, np.take_along_axis(true, (found - 1) // 3, 1), rtol=1e-4, atol=1e-5)
+    exact = keys[true.argsort(1)[:, :50]]
+    overlap = np.mean([len(np.intersect1d(a, b)) / 50 for a, b in zip(found, exact, strict=True)])
+    assert overlap >= (1.0 if index.description.kind == "flat" else 0.95)
+    loss = {"flat": 1e-4, "fp16": 1e-2, "sq8": 0.1, "pq": 1}[index.description.storage]
+    np.testing.assert_allclose(distances, np.take_along_axis(true, (found - 1) // 3, 1), rtol=loss, atol=loss / 10)
     assert (np.diff(distances, axis=1) >= 0).all()
 
 
@@ -54,8 +66,75 @@ def test_recall_is_recorded(built: tuple) -> None:
     assert IndexDescription.from_json(description.to_json()) == description
     assert description.images == 600
     assert 0.99 <= description.recall <= 1
+    assert description.candidates >= 50
     if description.kind == "ivf":
         assert 1 <= description.nprobe <= description.nlist
+
+
+def test_the_recall_is_that_of_other_queries_too(built: tuple) -> None:
+    index, descriptors, keys = built
+    queries = clustered(100, seed=5)
+    exact = exact_neighbours(np.full(100, -1), queries, blocks_of(descriptors, keys), 50)
+    np.testing.assert_array_equal(exact, keys[brute(queries, descriptors).argsort(1)[:, :50]])
+    found = index.search(queries, index.description.count(50), NONE)[1]
+    assert np.mean([np.isin(e, f).mean() for e, f in zip(exact, found, strict=True)]) >= 0.97
+
+
+def test_less_recall_needs_fewer_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 100)
+    descriptors, keys = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32), np.arange(2000)
+
+    def built(recall: float) -> IndexDescription:
+        settings = IndexSettings(recall=recall)
+        return build_index(tmp_path / "i.faiss", lambda: blocks_of(descriptors, keys), 2000, 8, settings)
+
+    low, high = built(0.5), built(0.99)
+    assert 0.5 <= low.recall < high.recall
+    assert low.nprobe < high.nprobe < high.nlist
+    assert (low.target, high.target) == (0.5, 0.99)
+
+
+def test_smaller_storage_makes_smaller_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 100)
+    descriptors, keys = clustered(3000, 64), np.arange(3000)
+    sizes = []
+    for storage in STORAGES:
+        path = tmp_path / storage
+        build_index(path, lambda: blocks_of(descriptors, keys), 3000, 64, IndexSettings(storage))
+        sizes.append(path.stat().st_size)
+    assert sizes[0] > 1.6 * sizes[1] > 2.5 * sizes[2] > 2.5 * sizes[3]
+
+
+def test_building_keeps_within_its_memory_or_says_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 100)
+    descriptors, keys = clustered(40_000, 64), np.arange(40_000)
+    lines: list[str] = []
+
+    def built(memory: int, storage: str = "sq8") -> IndexDescription:
+        settings = IndexSettings(storage, memory=memory)
+        blocks = lambda: blocks_of(descriptors, keys, 500)  # noqa: E731
+        return build_index(tmp_path / "i.faiss", blocks, 40_000, 64, settings, lines.append)
+
+    assert built(20 << 20).recall >= 0.99
+    assert int(lines[0].split()[1].replace(",", "")) < 40_000  # fewer descriptors for k-means
+    with pytest.raises(InputError, match=r"stored as flat takes \d+ MiB to build, and 20 may be used: give more"):
+        built(20 << 20, "flat")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"storage": "gzip"}, "storage must be one of"), ({"recall": 1.5}, "recall")]
+)
+def test_settings_that_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        IndexSettings(**wrong)
+
+
+def test_descriptions_of_earlier_versions_are_read() -> None:
+    old = '{"kind": "ivf", "images": 30000, "nlist": 692, "nprobe": 8, "recall": 0.995}'
+    description = IndexDescription.from_json(old)
+    assert (description.storage, description.candidates, description.exact) == ("flat", 50, True)
 
 
 @pytest.mark.parametrize("batch", [1, 5, 16, 17, 40])
