@@ -12,9 +12,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["spade_index", "spade_index.benchmarks", "spade_index.kernels"],
+    packages=["spade_index", "spade_index.benchmarks", "spade_index.benchmarks.gpu", "spade_index.kernels"],
     # A top-level package called `kernels` would shadow the one that `transformers` looks for.
-    package_dir={"spade_index.benchmarks": "benchmarks", "spade_index.kernels": "kernels"},
+    package_dir={
+        "spade_index.benchmarks": "benchmarks",
+        "spade_index.benchmarks.gpu": "benchmarks/gpu",
+        "spade_index.kernels": "kernels",
+    },
     package_data={"spade_index": ["py.typed", "templates/*.html"], "spade_index.kernels": ["*.cu"]},
     install_requires=[
         "click>=8.1",

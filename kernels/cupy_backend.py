@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import torch_backend
-from .fused import FusedMaps, Geometry, Rows, search
+from .fused import FusedMaps, Geometry, Rows, common_type, search
 
 SOURCE = Path(__file__).with_name("nearest.cu")
 TYPES = {torch.float16: "Float16", torch.bfloat16: "Bfloat16", torch.float32: "Float32"}
@@ -294,7 +294,7 @@ def nearest_pixels(
         ImportError: CuPy is not installed.
         RuntimeError: the maps are not on a GPU.
     """
-    if not isinstance(pool, FusedMaps) and any(level.dtype == torch.float32 for level in pool):
+    if not isinstance(pool, FusedMaps) and common_type(pool) == torch.float32:
         return torch_backend.nearest_pixels(query, pool, pages, k, **options)
     if find_spec("cupy") is None:
         raise ImportError("the cupy backend needs CuPy: pip install cupy-cuda13x, or choose another backend")

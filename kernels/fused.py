@@ -13,7 +13,7 @@ What the kernels are written in is up to a backend; this file is what all share.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from itertools import pairwise
 from typing import Protocol
 
@@ -149,6 +149,11 @@ class FusedMaps:
             self.norms[number][slots] = torch.linalg.vector_norm(rows, dim=2, dtype=torch.float32).square_()
 
 
+def common_type(levels: Sequence[Tensor]) -> torch.dtype:
+    """The type that holds the values of all levels."""
+    return reduce(torch.promote_types, (level.dtype for level in levels))
+
+
 def padded(channels: int, dtype: torch.dtype) -> int:
     """Columns of rows of so many channels that start at ALIGNED bytes."""
     step = ALIGNED // dtype.itemsize
@@ -251,7 +256,7 @@ def search(
             working_memory=working_memory,
         )  # fmt: skip
     else:
-        kernels = make_kernels(pool[0].dtype, cells_of(tuple(sizes)).cells)
+        kernels = make_kernels(common_type(pool), cells_of(tuple(sizes)).cells)
         maps, pages = FusedMaps.of(pool, pages, sizes, kernels.dtype)
     return search_maps(kernels, query, maps, pages, k, sizes, weights, working_memory or WORKING_MEMORY)
 

@@ -1,0 +1,161 @@
+"""Is the pixel search right on this GPU, and how fast is it? Everything in one run; benchmarks/gpu.sh starts it.
+
+    python -m spade_index.benchmarks.gpu.search [--results benchmarks/results] [--smoke] [--minutes 6.75]
+
+Work is cut into tasks, the most valuable first, that workers do and note in a file. Whatever happens to a worker (a
+kernel that hangs, or spoils the GPU's context, or kills the process) costs the one task: the next worker goes on. The
+checks are spread over many workers at a time, for compilers take most of it; what is timed has the GPU to itself, and
+most of it has been compiled by then.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from spade_index.benchmarks import environment
+from spade_index.benchmarks.gpu.runner import LOST, Row, State, run_tasks, supervise
+from spade_index.benchmarks.gpu.table import table
+
+LANES = 10  # workers that check at a time
+MINUTES = 6.75
+BUDGETS = {
+    "environment": 20.0,
+    "checks": 90.0,
+    "compile": 40.0,
+    "tuning": 55.0,
+    "kernels": 40.0,
+    "ceilings": 20.0,
+    "benchmark": 160.0,
+    "pool": 40.0,
+    "query": 60.0,
+}
+"""The sections, and seconds after which no task of one is begun (by each worker)."""
+PACKAGES = ("torch", "triton", "cupy-cuda13x", "faiss-cpu", "faiss-gpu", "numpy", "torchvision", "hypothesis", "h5py")
+CLOCKS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu"
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """Be a worker."""
+    import torch
+
+    from spade_index.benchmarks.gpu import data as gpu_data
+    from spade_index.benchmarks.gpu import tasks as gpu_tasks
+
+    def lost() -> bool:
+        try:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return gpu_data.failed_captures > 0
+
+    torch.set_num_threads(2 if arguments.worker else max(1, (os.cpu_count() or 2) // 2))
+    only = arguments.only.split(",") if arguments.only else list(BUDGETS)
+    tasks = [task for task in gpu_tasks.all_tasks(arguments.smoke, arguments.lanes) if task.lane == arguments.worker]
+    whole = run_tasks(
+        [t for t in tasks if t.section in only], State(arguments.state), arguments.deadline, BUDGETS, lost
+    )
+    return 0 if whole else LOST
+
+
+def gpu() -> dict[str, str]:
+    """What nvidia-smi says, empty without it."""
+    try:
+        shown = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={CLOCKS}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    values = shown.stdout.strip().splitlines()[0].split(", ")
+    return dict(zip(CLOCKS.split(","), values, strict=False))
+
+
+def describe(smoke: bool) -> Row:
+    """Machine, versions and commit; the commit may be told by the environment where there is no git."""
+    found = environment.environment()
+    found["versions"] = {name: environment._version(name) for name in PACKAGES}
+    found["commit"] = os.environ.get("COMMIT") or found["commit"]
+    return {**found, "gpu": gpu(), "smoke": smoke, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def broken(rows: Sequence[Row]) -> list[Row]:
+    """The rows that say that something of ours is not right."""
+    return [
+        row for row in rows if row["status"] == "wrong" or (row["section"] == "checks" and row["status"] == "failed")
+    ]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do everything, and write the results after every task."""
+    started = time.time()
+    deadline = started + 60 * arguments.minutes
+    results = describe(arguments.smoke)
+    name = re.sub(r"\W+", "_", results["gpu"].get("name") or "cpu").strip("_").lower()
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    target = arguments.results / f"{name}{'_smoke' if arguments.smoke else ''}.json"
+    with tempfile.TemporaryDirectory(prefix="gpu-search-") as folder:
+        if arguments.smoke:
+            os.environ["TRITON_INTERPRET"] = "1"
+        seen: list[Row] = []
+
+        def write() -> None:
+            rows = [row for path in sorted(Path(folder).glob("*.json")) for row in State(path).rows]
+            if len(rows) == len(seen):
+                return
+            for row in rows:
+                if row not in seen:
+                    line = f"{row['section']}: {row['name']}: {row['status']} {row.get('reason', '')}"
+                    print(f"{time.time() - started:5.0f} s  {line[:200]}", flush=True)
+            seen[:] = rows
+            results["sections"] = {section: [row for row in rows if row["section"] == section] for section in BUDGETS}
+            results["seconds"] = time.time() - started
+            results["broken"] = [f"{row['section']}: {row['name']}: {row.get('reason')}" for row in broken(rows)]
+            target.with_suffix(".tmp").write_text(json.dumps(results, indent=1, default=str) + "\n")
+            target.with_suffix(".tmp").replace(target)
+
+        def command(lane: int) -> tuple[list[str], Path]:
+            path = Path(folder) / f"{lane:02}.json"
+            options = ["--worker", lane, "--lanes", arguments.lanes, "--state", path, "--deadline", deadline]
+            options += ["--smoke"] * arguments.smoke + ["--only", arguments.only] * bool(arguments.only)
+            return [sys.executable, "-m", "spade_index.benchmarks.gpu.search", *map(str, options)], path
+
+        if arguments.lanes > 1:
+            supervise([command(lane) for lane in range(1, arguments.lanes + 1)], deadline, write)
+        supervise([command(0)], deadline, write)
+        write()
+    print(f"wrote {target}")
+    return 1 if broken(seen) or not any(row["status"] == "ok" for row in seen) else 0
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes, on a CPU, in Triton's interpreter")
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--lanes", type=int, default=LANES, help="workers that check at a time; 1: one for everything")
+    parser.add_argument("--only", help=f"sections, of {','.join(BUDGETS)}")
+    parser.add_argument("--show", type=Path, help="print the table of a JSON file, and do nothing")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--state", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(given)
+    if arguments.show:
+        print(table(json.loads(arguments.show.read_text())))
+        return 0
+    return run(arguments) if arguments.worker is None else work(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
