@@ -71,7 +71,7 @@ def profile(of: Detector, files: list[Any]) -> Iterator[dict[str, float]]:
     read, extract = timed("decoding", load), timed("backbone", of.backbone)
     with (
         replaced(of.gallery, "nearest", timed("nearest images", of.gallery.nearest)),
-        replaced(of.gallery, "maps", timed("reading maps", of.gallery.maps)),
+        replaced(of.map_pool, "fetch", timed("reading maps", of.map_pool.fetch)),
         replaced(of, "score_maps", timed("score map", of.score_maps)),
         replaced(detector, "nearest_pixels", timed("pixel search", detector.nearest_pixels)),
     ):
