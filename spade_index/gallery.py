@@ -7,6 +7,7 @@ GALLERY/
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +18,12 @@ import numpy as np
 from .catalog import Catalog, ImageRow
 from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from .index import Index, IndexDescription, scan
-from .shard import Shard, file_digest
+from .shard import Shard, ShardLayout, file_digest
 
 CATALOG = "catalog.sqlite"
 SPARE = 16  # candidates asked for beyond K, so that rounding in FAISS cannot hide a neighbour
 ROUNDING = 1e-4  # relative; far above what float32 differences lose
-OPEN_SHARDS = 128  # files held open
+OPEN_SHARDS = 200  # shards held open, of two file descriptors each
 STALE = 0.1  # share of an index's images added or removed since, above which it should be built again
 
 
@@ -46,7 +47,8 @@ class Gallery:
         self.path = Path(path)
         self.catalog = Catalog(self.path / CATALOG)
         self.settings = self.catalog.settings
-        self._shards: dict[int, Shard] = {}
+        self._shards: OrderedDict[int, Shard] = OrderedDict()  # the least recently used first
+        self._layouts: dict[int, ShardLayout] = {}  # of all that were ever open
         self.at(self.catalog.latest_snapshot() if snapshot is None else snapshot)
 
     def at(self, snapshot: int) -> None:
@@ -275,14 +277,18 @@ class Gallery:
         return pooled if len(rows) == len(pooled) else pooled[rows]
 
     def _shard(self, number: int) -> Shard:
-        if number not in self._shards:
-            file = self.catalog.shard_file(number)
-            if file is None:
-                raise self._compacted()
-            while len(self._shards) >= OPEN_SHARDS:
-                del self._shards[next(iter(self._shards))]
-            self._shards[number] = Shard(self.path / "shards" / file, self.settings)
-        return self._shards[number]
+        if number in self._shards:
+            self._shards.move_to_end(number)
+            return self._shards[number]
+        file = self.catalog.shard_file(number)
+        if file is None:
+            raise self._compacted()
+        while len(self._shards) >= OPEN_SHARDS:
+            self._shards.popitem(last=False)
+        shard = Shard(self.path / "shards" / file, self.settings, self._layouts.get(number))
+        self._layouts[number] = shard.layout
+        self._shards[number] = shard
+        return shard
 
     def _require_kept(self) -> None:
         """Raise GalleryError if `compact` forgot this snapshot; if not, what was read before is whole."""

@@ -285,12 +285,16 @@ def _joined(lot: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 def _sample(blocks: Blocks, images: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
     """Evenly spaced images, about `wanted` and no more: keys int64 [n] and descriptors float32 [n, D]."""
     step = math.ceil(images / wanted)
-    lot, seen = [], 0
+    sampled = np.empty(math.ceil(images / step), np.int64)
+    sample, seen, filled = np.empty((0, 0), np.float32), 0, 0
     for keys, descriptors in blocks:
-        some = slice(-seen % step, None, step)
-        lot.append((keys[some], np.array(descriptors[some])))
-        seen += len(keys)
-    return _joined(lot)
+        if not filled:
+            sample = np.empty((len(sampled), descriptors.shape[1]), np.float32)
+        some = keys[-seen % step :: step]
+        here = slice(filled, filled + len(some))
+        sampled[here], sample[here] = some, descriptors[-seen % step :: step]
+        seen, filled = seen + len(keys), here.stop
+    return sampled[:filled], sample[:filled]
 
 
 def _parameters(description: IndexDescription, without: np.ndarray) -> faiss.SearchParameters | None:

@@ -14,6 +14,7 @@ An unfiltered chunk of one image is a plain byte range, so rows are read past HD
 import errno
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -88,25 +89,41 @@ class ShardWriter:
         self._temporary.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class ShardLayout:
+    """Where in its file a shard's values lie. To find out takes milliseconds, for a shard that never changes."""
+
+    rows: int
+    pooled: int  # byte offset
+    maps: list[np.ndarray]  # of each level: int64 [rows], byte offsets
+
+    @classmethod
+    def read(cls, path: Path, settings: ExtractionSettings) -> "ShardLayout":
+        """Of a file. Raises GalleryDamaged if it was built with other settings, or what h5py raises."""
+        with h5py.File(path, "r") as file:
+            if file.attrs["settings"] != settings.to_json():
+                raise GalleryDamaged(f"{path}: was built with other settings than its gallery")
+            rows: int = file["pooled"].shape[0]
+            maps = [_row_offsets(file[f"maps/{level}"], rows) for level in range(len(settings.level_shapes))]
+            return cls(rows, file["pooled"].id.get_offset(), maps)
+
+
 class Shard:
     """Reads one shard's rows."""
 
-    def __init__(self, path: Path, settings: ExtractionSettings) -> None:
-        """Raises GalleryDamaged if the file is missing, truncated, or not a shard of these settings."""
+    def __init__(self, path: Path, settings: ExtractionSettings, layout: ShardLayout | None = None) -> None:
+        """With its layout, if that is known from when it was open before.
+
+        Raises GalleryDamaged if the file is missing, truncated, or not a shard of these settings.
+        """
         self.path = path
         self._fd = -1
         try:
-            with h5py.File(path, "r") as file:
-                if file.attrs["settings"] != settings.to_json():
-                    raise GalleryDamaged(f"{path}: was built with other settings than its gallery")
-                self.rows: int = file["pooled"].shape[0]
-                pooled_offset: int = file["pooled"].id.get_offset()
-                self._map_offsets = [
-                    _row_offsets(file[f"maps/{level}"], self.rows) for level in range(len(settings.level_shapes))
-                ]
+            self.layout = layout or ShardLayout.read(path, settings)
+            self.rows = self.layout.rows
             self._fd = os.open(path, os.O_RDONLY)
             with os.fdopen(self._fd, "rb", closefd=False) as opened:  # stays readable when `compact` removes the name
-                self._pooled = np.memmap(opened, "<f4", "r", pooled_offset, (self.rows, settings.pooled_dim))
+                self._pooled = np.memmap(opened, "<f4", "r", self.layout.pooled, (self.rows, settings.pooled_dim))
         except FileNotFoundError as error:
             raise GalleryDamaged(f"{path}: missing; restore it, or `spade-index verify` says what is lost") from error
         except (OSError, KeyError, RuntimeError, ValueError) as error:
@@ -124,7 +141,7 @@ class Shard:
 
     def read_maps(self, row: int, out: list[np.ndarray]) -> None:
         """Read a row's maps into `out`, float16 [H*W, C] for each level."""
-        for offsets, values in zip(self._map_offsets, out, strict=True):
+        for offsets, values in zip(self.layout.maps, out, strict=True):
             if os.preadv(self._fd, [memoryview(values).cast("B")], int(offsets[row])) != values.nbytes:
                 raise GalleryDamaged(f"{self.path}: truncated; restore it from a copy")
 
