@@ -12,6 +12,7 @@ What the kernels are written in is up to a backend; this file is what all share.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 from itertools import pairwise
@@ -286,11 +287,12 @@ def search_maps(
     of_query, of_position = _bytes(kernels, shape, maps, k)
     queries = max(1, working_memory // (of_query + of_position * positions))
     positions = min(positions, max(1, (working_memory - of_query) // of_position))
-    for first in range(0, batch, queries):
-        some = slice(first, first + queries)
-        part = [level[some].contiguous() for level in query]
-        keys = _candidates(kernels, shape, part, maps, pages[some], k, weights, positions)
-        distances[some], matches[some] = _measure(kernels, shape, part, maps, pages[some], k, weights, keys)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # kernels run on the current one
+        for first in range(0, batch, queries):
+            some = slice(first, first + queries)
+            part = [level[some].contiguous() for level in query]
+            keys = _candidates(kernels, shape, part, maps, pages[some], k, weights, positions)
+            distances[some], matches[some] = _measure(kernels, shape, part, maps, pages[some], k, weights, keys)
     return distances, matches
 
 
