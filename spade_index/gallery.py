@@ -226,15 +226,22 @@ class Gallery:
             yield keys, self._block(shard, rows)
 
     def _candidates(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and keys [B, up to count], ascending: from the index, and exactly from what came after it."""
+        """Distances and keys: from the index, and exactly from what came after it.
+
+        [B, up to count], ascending; of an index whose distances are not exact, `count` of either.
+        """
         queries = np.ascontiguousarray(queries, np.float32)
         delta = self._open_index()
-        found = [self._index.search(queries, count, self._removed)] if self._index else []
+        indexed = [self._index.search(queries, count, self._removed)] if self._index else []
+        exact = self._index is None or self._index.description.exact
+        found = [*indexed] if exact else []
         for shard, rows, keys in delta:
             found.append(scan(queries, keys, self._block(shard, rows), count))
             if len(found) > 16:
                 found = [_merge(found, count)]
-        return _merge(found, count)
+        if exact:
+            return _merge(found, count)
+        return _merge([*indexed, _merge(found, count)] if found else indexed, 2 * count)
 
     def _rank(self, query: np.ndarray, keys: np.ndarray) -> list[Neighbour]:
         rows = list(self.catalog.images_by_key(keys).values())

@@ -10,7 +10,7 @@ from tiny import brute_force, build, plain, put
 from spade_index.backbone import Backbone
 from spade_index.errors import GalleryDamaged, InputError, UnknownImage
 from spade_index.gallery import Gallery
-from spade_index.index import build_index
+from spade_index.index import IndexSettings, build_index
 from spade_index.writer import GalleryWriter
 
 
@@ -120,14 +120,21 @@ def test_an_index_that_lacks_images_says_so(gallery_path: Path, queries: np.ndar
             gallery.nearest(queries[:1], 7)
 
 
+@pytest.mark.parametrize("storage", ["flat", "fp16", "sq8"])
 def test_inverted_lists_rank_exactly(
-    tmp_path: Path, backbone: Backbone, descriptors: np.ndarray, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    backbone: Backbone,
+    descriptors: np.ndarray,
+    queries: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    storage: str,
 ) -> None:
     monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 100)
     path = tmp_path / "gallery"
     put(path, backbone.settings, descriptors[:250], names(250))
     with GalleryWriter(path) as writer:
-        assert writer.build_index().kind == "ivf"
+        assert writer.build_index(IndexSettings(storage)).kind == "ivf"
+        assert writer.index_settings().storage == storage
         gone = names(30, 100)
         writer.remove(gone)
     put(path, backbone.settings, descriptors[250:], names(50, 250))
