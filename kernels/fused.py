@@ -28,6 +28,7 @@ from .pyramid import Layout, Size, is_nested, make_layout, nearest_index
 WORKING_MEMORY = 1 << 30
 EXTRA = 2  # blocks beyond k that are compared
 SPARE = 7  # pixels beyond k that are measured
+GRID = 65_535  # pairs of a query and a map in one launch, at most: a limit of CUDA's grids
 ALIGNED = 16  # bytes: rows start at multiples, as tensor descriptors and wide loads want
 PLANES_TOGETHER = 16  # of a query's planes, rows that lie in one tile, at most
 
@@ -285,8 +286,8 @@ def search_maps(
     distances = torch.empty(batch, shape.pixels, k, device=device)
     matches = torch.empty(batch, shape.pixels, k, dtype=torch.int64, device=device)
     of_query, of_position = _bytes(kernels, shape, maps, k)
-    queries = max(1, working_memory // (of_query + of_position * positions))
-    positions = min(positions, max(1, (working_memory - of_query) // of_position))
+    queries = max(1, min(GRID // positions, working_memory // (of_query + of_position * positions)))
+    positions = min(positions, GRID, max(1, (working_memory - of_query) // of_position))
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # kernels run on the current one
         for first in range(0, batch, queries):
             some = slice(first, first + queries)
