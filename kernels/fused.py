@@ -239,7 +239,9 @@ def search(
     """As `spade_index.kernels.nearest_pixels`, with checked arguments, by a backend's kernels.
 
     Products are taken in the maps' type, the query rounded to it, and accumulated in float32; what they find is
-    measured as float32 differences. `precision` and `prune` are not looked at. `concat-bilinear` is not fused: the
+    measured as float32 differences. Where more than EXTRA blocks are as near as that rounding, a pixel that is farther
+    by it may be found: seen with a few channels far from zero only. Maps of a pool that is not FusedMaps are copied,
+    beside `working_memory`. `precision` and `prune` are not looked at. `concat-bilinear` is not fused: the
     torch backend computes it.
 
     FusedMaps as a pool are for `concat-nearest` only: ValueError otherwise.

@@ -46,6 +46,7 @@ class MapPool:
     For one thread at a time.
     """
 
+    @torch.inference_mode(False)  # maps are written again and again, whoever makes the pool
     def __init__(
         self,
         budget_bytes: int,
@@ -55,6 +56,7 @@ class MapPool:
         *,
         device: torch.device | str = "cpu",
         fused: bool = False,
+        at_least: int = 1,
         at_most: int | None = None,
     ) -> None:
         """Room for as many maps as fit into a budget.
@@ -64,18 +66,16 @@ class MapPool:
             channels: C of each level.
             read: reads maps, called from `fetch`.
             fused: whether maps are kept in the fused kernels' layout, for them alone and `concat-nearest`.
-            at_most: so many slots are enough: the images that there are.
-
-        Raises ValueError if not even one map fits.
+            at_least: slots that there are whatever the budget.
+            at_most: so many slots are enough: the images that there are. `at_least` goes before it.
         """
         self.device = torch.device(device)
         self._sizes, self._channels, self._read = list(sizes), list(channels), read
         values = [(h * w, c) for (h, w), c in zip(sizes, channels, strict=True)]
         self._map_bytes = 2 * sum(n * c for n, c in values)
         slot_bytes = FusedMaps.slot_bytes(sizes, channels, torch.float16) if fused else self._map_bytes
-        self.slots = budget_bytes // slot_bytes if at_most is None else min(at_most, budget_bytes // slot_bytes)
-        if self.slots < 1:
-            raise ValueError(f"a pool of {budget_bytes} bytes does not hold one map of {slot_bytes}: give it more")
+        slots = budget_bytes // slot_bytes
+        self.slots = max(at_least, slots if at_most is None else min(at_most, slots))
         self.maps: list[Tensor] | FusedMaps
         if fused:
             self.maps = FusedMaps.empty(self.slots, sizes, channels, torch.float16, self.device)
@@ -90,6 +90,8 @@ class MapPool:
         self._stages = [_Stage(values, self.device) for _ in range(2)] if staged else []
         self._order = _Order(self.device)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def fetch(self, wanted: Sequence[Sequence[int]]) -> Tensor:
         """Have the images of some queries [B][K] resident; returns their slots, int64 [B, K] on the CPU.
 
@@ -155,7 +157,7 @@ class MapPool:
             stage.wait()
             here = [level[: len(keys[some])] for level in stage.levels]
             self._read(keys[some], [list(level.numpy()) for level in here])
-            there = [level.to(self.device, non_blocking=True) for level in here]
+            there = [level.to(self.device, non_blocking=stage.pinned) for level in here]
             if isinstance(self.maps, FusedMaps):
                 self.maps.write(places[some], there, self._members)
             else:
@@ -169,6 +171,7 @@ class _Stage:
 
     def __init__(self, values: list[tuple[int, int]], device: torch.device) -> None:
         on_gpu = device.type == "cuda"
+        self.pinned = on_gpu
         self.levels = [torch.empty(STAGED, n, c, dtype=torch.float16, pin_memory=on_gpu) for n, c in values]
         self._copied = torch.cuda.Event() if on_gpu else None
 
@@ -192,6 +195,8 @@ class _Order:
     def __init__(self, device: torch.device) -> None:
         self._on_gpu, self._device = device.type == "cuda", device
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+        if self._stream is not None:  # the pool's memory is being cleared
+            self._stream.wait_stream(torch.cuda.current_stream(device))
         self._fetch = 0  # the number of the latest
         self._used: dict[int, int] = {}  # slot -> the fetch after which a search last read it
         self._searched: dict[int, torch.cuda.Event] = {}  # fetch -> when the searches before it are done

@@ -54,10 +54,12 @@ def coarse_distances(
         over_row = tl.load(over_query + row, mask=some_rows, other=0)
         over_column = tl.load(over_gallery + column, mask=some_columns, other=0)
         above = coarser + batch.to(tl.int64) * coarser_query_rows * positions * coarser_rows
-        at = over_row[:, None] * (positions * coarser_rows) + (position * coarser_rows + over_column)[None, :]
+        at = over_row[:, None].to(tl.int64) * (positions * coarser_rows)
+        at += (position * coarser_rows + over_column)[None, :]
         distances += tl.load(above + at, mask=some, other=0.0)
     out += batch.to(tl.int64) * query_rows * positions * rows
-    tl.store(out + row[:, None] * (positions * rows) + (position * rows + column)[None, :], distances, mask=some)
+    at = row[:, None].to(tl.int64) * (positions * rows) + (position * rows + column)[None, :]
+    tl.store(out + at, distances, mask=some)
 
 
 @triton.jit
@@ -99,7 +101,7 @@ def block_minima(
     if COARSE:
         row_cell = tl.load(row_cells + row)
         coarse += batch.to(tl.int64) * cells * positions * cells
-        coarse_row = coarse + row_cell[:, None] * (positions * cells) + position * cells
+        coarse_row = coarse + row_cell[:, None].to(tl.int64) * (positions * cells) + position * cells
     minima += batch.to(tl.int64) * query_rows * positions * blocks + position * blocks
     best = tl.full((BM, BN), float("inf"), tl.float32)
     for step in tl.range(0, blocks * PLANES, num_stages=STAGES):

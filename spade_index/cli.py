@@ -200,7 +200,8 @@ def index(gallery: Path, storage: str | None, recall: float | None, memory: int 
     """Build the FAISS index of GALLERY anew."""
     with GalleryWriter(gallery) as writer:
         changes: dict[str, Any] = {"storage": storage, "recall": recall, "memory": memory and memory << 20}
-        chosen = replace(writer.index_settings(), **{name: value for name, value in changes.items() if value})
+        changes = {name: value for name, value in changes.items() if value is not None}
+        chosen = replace(writer.index_settings(), **changes)
         built = writer.build_index(chosen, Progress.note)
     click.echo(str(built))
     if built.recall < built.target:
@@ -323,5 +324,8 @@ def _add(writer: GalleryWriter, sources: Iterable[Path], backbone: Any, options:
     if report.failed and not len(writer.gallery):
         raise InputError(f"none of {report.failed:,} images could be decoded")
     if writer.index_is_stale():
-        writer.build_index()
+        try:
+            writer.build_index()
+        except InputError as error:  # new images are found without
+            Progress.say(f"the index was not built again: {error}")
     click.echo(f"{report}; {len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}")

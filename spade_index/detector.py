@@ -217,16 +217,15 @@ class Detector:
         budget = self._map_memory
         if budget is None and self.device.type == "cuda":
             budget = int(POOL_SHARE * torch.cuda.mem_get_info(self.device)[0])
-        # A slot of the fused kernels' layout is a little larger than its map.
-        least = 2 * min(self.search.gallery_neighbours, len(self.gallery)) * settings.map_bytes
         return MapPool(
-            max(least, POOL_BYTES if budget is None else budget),
+            POOL_BYTES if budget is None else budget,
             settings.sizes,
             [channels for channels, _, _ in settings.level_shapes],
             self.gallery.read_maps,
             device=self.device,
             fused=self.kernel.fused and self.search.mode == "concat-nearest",
-            at_most=max(len(self.gallery), self.search.gallery_neighbours),
+            at_least=2 * self.search.gallery_neighbours,  # of the query that is searched, and of the next
+            at_most=len(self.gallery),
         )
 
     def score_maps(self, distances: Tensor) -> np.ndarray:

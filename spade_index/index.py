@@ -54,10 +54,11 @@ class IndexDescription:
     images: int
     nlist: int = 0
     nprobe: int = 0
-    recall: float = 1.0  # measured on held-out queries, of the RECALL_AT nearest after re-ranking
+    recall: float = 1.0  # measured on images of its own, of the RECALL_AT nearest after re-ranking
     storage: str = "flat"
     candidates: int = RECALL_AT  # proposed for that
     target: float = RECALL_TARGET
+    memory: int = MEMORY  # bytes that building was allowed
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -70,11 +71,14 @@ class IndexDescription:
 
     def settings(self) -> IndexSettings:
         """What to build the next one with."""
-        return IndexSettings(self.storage, self.target)
+        return IndexSettings(self.storage, self.target, self.memory)
 
     def count(self, k: int) -> int:
-        """How many candidates to ask for to find the k nearest with the measured recall."""
-        return math.ceil(k * self.candidates / RECALL_AT)
+        """How many candidates to ask for to find the k nearest; not fewer than the recall was measured with.
+
+        Few neighbours need no fewer: storage that is not exact may rank the nearest anywhere among them.
+        """
+        return math.ceil(self.candidates * max(1, k / RECALL_AT))
 
     @property
     def exact(self) -> bool:
@@ -96,7 +100,8 @@ class Index:
     def __init__(self, path: Path, description: IndexDescription) -> None:
         """Raises GalleryDamaged if the file cannot be read."""
         try:
-            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if description.kind == "ivf" else 0)
+            flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # whose table may be larger than the lists
+            self._index = faiss.read_index(str(path), flags if description.kind == "ivf" else 0)
         except RuntimeError as error:
             raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
         self.description = description
@@ -149,7 +154,9 @@ def build_index(
     if images <= EXACT_LIMIT:
         index: Any = faiss.IndexIDMap(faiss.IndexFlatL2(dim))
         _add(index, blocks(), images, say)
-        description = IndexDescription("flat", images, storage=settings.storage, target=settings.recall)
+        description = IndexDescription(
+            "flat", images, storage=settings.storage, target=settings.recall, memory=settings.memory
+        )
     else:
         index, description = _inverted_lists(blocks, images, dim, settings, say)
     try:
@@ -189,7 +196,9 @@ def _empty(dim: int, nlist: int, storage: str) -> Any:
         return faiss.IndexIVFFlat(coarse, dim, nlist)
     if storage == "pq":
         codes = max(m for m in range(1, max(1, dim // PQ_DIMENSIONS) + 1) if dim % m == 0)
-        return faiss.IndexIVFPQ(coarse, dim, nlist, codes, 8)
+        index = faiss.IndexIVFPQ(coarse, dim, nlist, codes, 8)
+        index.use_precomputed_table = -1
+        return index
     kind = faiss.ScalarQuantizer.QT_fp16 if storage == "fp16" else faiss.ScalarQuantizer.QT_8bit
     return faiss.IndexIVFScalarQuantizer(coarse, dim, nlist, kind)
 
@@ -206,12 +215,12 @@ def _add(index: Any, blocks: Blocks, images: int, say: Say) -> None:
 def _tune(
     index: Any, description: IndexDescription, settings: IndexSettings, blocks: Callable[[], Blocks], say: Say
 ) -> IndexDescription:
-    """The fewest probes, and then the fewest candidates, with which the recall is reached on held-out queries.
+    """The fewest probes, and then the fewest candidates, with which the recall is reached.
 
-    Queries are the gallery's own images, each of which is left out of what it finds. If the recall cannot be reached,
-    all lists are probed, and the recall says so.
+    Queries are some of the gallery's own images, each of which is left out of what it finds. If the recall cannot be
+    reached, all lists are probed, and the recall says so.
     """
-    say("recall: the exact neighbours of held-out queries")
+    say("recall: the exact neighbours of some images")
     keys, queries = _sample(blocks(), description.images, RECALL_QUERIES)
     exact = exact_neighbours(keys, queries, blocks(), RECALL_AT)
     most = min(MOST_CANDIDATES[settings.storage] * RECALL_AT, description.images - 1)
@@ -242,6 +251,7 @@ def _tune(
         recall=float(reached[candidates - 1]),
         storage=settings.storage,
         target=settings.recall,
+        memory=settings.memory,
     )
     say(str(found))
     return found

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,7 +117,9 @@ class GalleryWriter:
         snapshot = self.gallery.snapshot
         settings = settings or self.index_settings()
         folder = self.path / "index"
-        path = folder / f"{snapshot:06d}.faiss"
+        # Never the name of one that a reader may be about to open with its own description.
+        names = (f"{snapshot:06d}{f'-{number}' if number > 1 else ''}.faiss" for number in count(1))
+        path = next(folder / name for name in names if not (folder / name).exists())
         temporary = path.with_suffix(".tmp")
         with storage_errors(self.path):
             folder.mkdir(exist_ok=True)

@@ -132,9 +132,17 @@ def test_more_images_than_slots_are_refused(shelf):
     assert_resident(pool, shelf, [[0, 1, 2]])
 
 
-def test_a_budget_below_one_map_is_refused(shelf):
-    with pytest.raises(ValueError, match="does not hold one map"):
-        MapPool(10, SIZES, CHANNELS, shelf.read)
+def test_so_many_slots_there_are_whatever_the_budget(shelf):
+    assert MapPool(10, SIZES, CHANNELS, shelf.read).slots == 1
+    assert MapPool(10, SIZES, CHANNELS, shelf.read, at_least=4, at_most=2).slots == 4
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_pool_made_in_inference_mode_goes_on_outside(shelf, fused):
+    with torch.inference_mode():
+        pool = pool_of(shelf, 3, fused)
+        pool.fetch([[0, 1]])
+    assert_resident(pool, shelf, [[1, 2, 3]])
 
 
 def test_no_more_slots_than_there_are_images(shelf):
