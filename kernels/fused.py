@@ -294,8 +294,8 @@ def search_maps(
         for first in range(0, batch, queries):
             some = slice(first, first + queries)
             part = [level[some].contiguous() for level in query]
-            keys = _candidates(kernels, shape, part, maps, pages[some], k, weights, positions)
-            distances[some], matches[some] = _measure(kernels, shape, part, maps, pages[some], k, weights, keys)
+            found = _Search(kernels, shape, part, maps, pages[some], k, weights)
+            distances[some], matches[some] = found.nearest(found.candidates(positions))
     return distances, matches
 
 
@@ -312,72 +312,61 @@ def _bytes(kernels: Kernels, shape: Geometry, maps: FusedMaps, k: int) -> tuple[
     return keys + features, 4 * (rows * blocks + coarse)
 
 
-def _candidates(
-    kernels: Kernels,
-    shape: Geometry,
-    query: Sequence[Tensor],
-    maps: FusedMaps,
-    pages: Tensor,
-    k: int,
-    weights: Sequence[float],
-    positions: int,
-) -> Tensor:
-    """Keys of the pixels that may be the k nearest: int64 [B, P, k + SPARE, or fewer]."""
-    ordered = [query[0].index_select(1, shape.query_order), *query[1:]]
-    rows = [scaled_rows(q, level.shape[2], level.dtype) for q, level in zip(ordered, maps.levels, strict=True)]
-    keys = torch.empty(len(pages), shape.pixels, 0, dtype=torch.int64, device=pages.device)
-    for first in range(0, pages.shape[1], positions):
-        page = pages[:, first : first + positions].contiguous()
-        coarse = _coarse(kernels, shape, rows, maps, page, weights)
-        minima = kernels.block_minima(shape, rows[0], maps, page, weights[0], coarse)
-        count = min(k + EXTRA, minima.shape[2])
-        found = kernels.rescan(shape, minima, query[0], maps, page, weights[0], coarse, count, first)
-        keys = torch.cat([keys, found], 2) if first else found
-        keys = keys.topk(min(k + SPARE, keys.shape[2]), largest=False, sorted=False).values
-    return keys
+@dataclass(frozen=True)
+class _Search:
+    """The search of some queries."""
 
+    kernels: Kernels
+    shape: Geometry
+    query: Sequence[Tensor]  # levels [B, H*W, C]
+    maps: FusedMaps
+    pages: Tensor  # int32 [B, K]
+    k: int
+    weights: Sequence[float]
 
-def _coarse(
-    kernels: Kernels,
-    shape: Geometry,
-    rows: Sequence[Rows],
-    maps: FusedMaps,
-    pages: Tensor,
-    weights: Sequence[float],
-) -> Tensor | None:
-    """The coarse levels' distances of cells, less |q|^2: float32 [B, cells, K, cells]; None where there are none."""
-    total: Tensor | None = None
-    nowhere = torch.empty(0, dtype=torch.int32, device=pages.device)
-    for level in range(len(rows) - 1, 0, -1):
-        if shape.nested:  # a level's pixels lie whole under the next one's, and cells are level 1's pixels
-            over = shape.over[level - 1] if total is not None else nowhere
-            total = kernels.coarse_distances(level, rows[level], maps, pages, weights[level], total, over)
-        else:
-            alone = kernels.coarse_distances(level, rows[level], maps, pages, weights[level], None, nowhere)
-            under = shape.cells_under[level - 1]
-            of_cells = alone.index_select(1, under).index_select(3, under)
-            total = of_cells if total is None else total.add_(of_cells)
-    return total
+    def candidates(self, positions: int) -> Tensor:
+        """Keys of the pixels that may be the k nearest, of so many neighbours at a time: int64 [B, P, k + SPARE].
 
+        Fewer where there are fewer pixels.
+        """
+        ordered = [self.query[0].index_select(1, self.shape.query_order), *self.query[1:]]
+        rows = [scaled_rows(q, level.shape[2], level.dtype) for q, level in zip(ordered, self.maps.levels, strict=True)]
+        keys = torch.empty(len(self.pages), self.shape.pixels, 0, dtype=torch.int64, device=self.pages.device)
+        for first in range(0, self.pages.shape[1], positions):
+            page = self.pages[:, first : first + positions].contiguous()
+            given = page, self.weights[0], self._coarse(rows, page)
+            minima = self.kernels.block_minima(self.shape, rows[0], self.maps, *given)
+            count = min(self.k + EXTRA, minima.shape[2])
+            found = self.kernels.rescan(self.shape, minima, self.query[0], self.maps, *given, count, first)
+            keys = torch.cat([keys, found], 2) if first else found
+            keys = keys.topk(min(self.k + SPARE, keys.shape[2]), largest=False, sorted=False).values
+        return keys
 
-def _measure(
-    kernels: Kernels,
-    shape: Geometry,
-    query: Sequence[Tensor],
-    maps: FusedMaps,
-    pages: Tensor,
-    k: int,
-    weights: Sequence[float],
-    keys: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The k nearest of candidates, by float32 differences; equal distances go to the lowest match."""
-    found, matches = key_parts(keys)
-    distances = torch.zeros(keys.shape, device=keys.device)
-    for level in range(len(query)):
-        kernels.differences(level, shape, query[level], maps, pages, weights[level], matches, distances)
-    distances.masked_fill_(found == math.inf, math.inf)
-    nearest = (distances.view(torch.int32).long() << 32 | matches).topk(k, largest=False).values
-    return key_parts(nearest)
+    def _coarse(self, rows: Sequence[Rows], pages: Tensor) -> Tensor | None:
+        """The coarse levels' distances of cells, less |q|^2: float32 [B, cells, K, cells]; None without such levels."""
+        total: Tensor | None = None
+        nowhere = torch.empty(0, dtype=torch.int32, device=pages.device)
+        for level in range(len(rows) - 1, 0, -1):
+            given = level, rows[level], self.maps, pages, self.weights[level]
+            if self.shape.nested:  # a level's pixels lie whole under the next one's; cells are level 1's pixels
+                over = self.shape.over[level - 1] if total is not None else nowhere
+                total = self.kernels.coarse_distances(*given, total, over)
+            else:
+                under = self.shape.cells_under[level - 1]
+                alone = self.kernels.coarse_distances(*given, None, nowhere)
+                of_cells = alone.index_select(1, under).index_select(3, under)
+                total = of_cells if total is None else total.add_(of_cells)
+        return total
+
+    def nearest(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The k nearest of candidates, by float32 differences; equal distances go to the lowest match."""
+        found, matches = key_parts(keys)
+        distances = torch.zeros(keys.shape, device=keys.device)
+        for level, (query, weight) in enumerate(zip(self.query, self.weights, strict=True)):
+            self.kernels.differences(level, self.shape, query, self.maps, self.pages, weight, matches, distances)
+        distances.masked_fill_(found == math.inf, math.inf)
+        nearest = (distances.view(torch.int32).long() << 32 | matches).topk(self.k, largest=False).values
+        return key_parts(nearest)
 
 
 def key_parts(keys: Tensor) -> tuple[Tensor, Tensor]:

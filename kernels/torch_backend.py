@@ -82,6 +82,7 @@ def nearest_pixels(
     matches = torch.empty(pages.shape[0], plan.pixels, k, dtype=torch.int64, device=plan.device)
 
     def search(plan: Plan, queries: Tensor) -> Tensor:
+        """Write the results of some queries int64 [n]; returns those of them whose crowds were not all kept."""
         found = _Search(plan, [level[queries] for level in query], pages[queries.to(pages.device)], k)
         found.run(working_memory * 3 // 4, prune)
         distances[queries], matches[queries] = found.measure()

@@ -26,8 +26,9 @@ def described(facts: dict[str, Any]) -> str:
         "index": "none: searched by scanning",
     }
     if index is not None:
+        storage = f" of {index['storage']}" if index["kind"] == "ivf" else ""
         lines["index"] = (
-            f"{index['kind']} of snapshot {index['snapshot']}, {index['images']:,} images, {index['storage']}, "
+            f"{index['kind']}{storage}, snapshot {index['snapshot']}, {index['images']:,} images, "
             f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"
             + (": stale, `spade-index index` builds it anew" if index["stale"] else "")
         )

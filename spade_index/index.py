@@ -78,6 +78,8 @@ class IndexDescription:
 
         Few neighbours need no fewer: storage that is not exact may rank the nearest anywhere among them.
         """
+        if self.exact:
+            return k
         return math.ceil(self.candidates * max(1, k / RECALL_AT))
 
     @property
