@@ -9,8 +9,9 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ class ImageRow:
     height: int
     added: int
     removed: int | None
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """An image that is about to be added."""
+
+    id: str
+    digest: bytes
+    path: str
+    size: int
+    mtime_ns: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,8 @@ class Catalog:
 
         Read page by page, so that no lock is held while the caller works.
         """
-        key = -1
+        # Not by `added > :after` alone: keys ascend with it, and the first one is found by its index.
+        key = (self._value("SELECT min(key) FROM images WHERE added > ?", after) or 0) - 1
         query = f"SELECT * FROM images WHERE {LIVE} AND added > :after AND key > :key ORDER BY key LIMIT 1000"
         while page := self._read(query, {"snapshot": snapshot, "after": after, "key": key}):
             yield from (ImageRow(*row) for row in page)
@@ -162,14 +177,11 @@ class Catalog:
 
     def images_by_key(self, keys: Iterable[int]) -> dict[int, ImageRow]:
         """Rows of these keys, removed or not."""
-        wanted = list(dict.fromkeys(int(key) for key in keys))
-        found: dict[int, ImageRow] = {}
-        for start in range(0, len(wanted), 500):  # SQLite's limit of variables was once 999
-            part = wanted[start : start + 500]
-            marks = ",".join("?" * len(part))
-            for row in self._read(f"SELECT * FROM images WHERE key IN ({marks})", part):
-                found[row["key"]] = ImageRow(*row)
-        return found
+        return {row["key"]: ImageRow(*row) for row in self._by_key("*", keys)}
+
+    def ids(self, keys: Iterable[int]) -> dict[int, str]:
+        """Ids of these keys, removed or not."""
+        return {row["key"]: row["id"] for row in self._by_key("key, id", keys)}
 
     def image_by_id(self, id: str, snapshot: int) -> ImageRow | None:
         """The image with this id at a snapshot."""
@@ -231,6 +243,12 @@ class Catalog:
         if missing := self._value(query):
             yield f"{self.path}: {missing} images are in no shard"
 
+    def _by_key(self, columns: str, keys: Iterable[int]) -> Iterator[sqlite3.Row]:
+        wanted = list(dict.fromkeys(int(key) for key in keys))
+        for start in range(0, len(wanted), 500):  # SQLite's limit of variables was once 999
+            part = wanted[start : start + 500]
+            yield from self._read(f"SELECT {columns} FROM images WHERE key IN ({','.join('?' * len(part))})", part)
+
     def _one(self, query: str, **values: object) -> ImageRow | None:
         return next((ImageRow(*row) for row in self._read(query, values)), None)
 
@@ -263,6 +281,15 @@ def new_snapshot(db: sqlite3.Connection, action: str, images: int, moments: str)
 def insert_shard(db: sqlite3.Connection, number: int, path: Path, digest: str, rows: int) -> None:
     """Inside a transaction: note a shard that is on disk."""
     db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", (number, path.name, rows, path.stat().st_size, digest))
+
+
+def insert_images(db: sqlite3.Connection, images: Iterable[NewImage], shard: int, snapshot: int) -> None:
+    """Inside a transaction: the rows of a shard, in their order."""
+    names = tuple(field.name for field in fields(NewImage))
+    columns = (*names, "shard", "row", "added")
+    query = f"INSERT INTO images ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    place = attrgetter(*names)
+    db.executemany(query, ((*place(image), shard, row, snapshot) for row, image in enumerate(images)))
 
 
 def replace_index(db: sqlite3.Connection, snapshot: int, file: str, digest: str, description: str) -> None:

@@ -150,13 +150,13 @@ INSTANTS = [
     ("os:rename", 3, True),  # of the second shard
     ("os:rename", 3, False),
     ("os:fsync", 5, True),
-    ("spade_index.ingest:ShardWriter", 2, False),
-    ("spade_index.ingest:ShardWriter.append", 5, False),
-    ("spade_index.ingest:ShardWriter.commit", 3, True),
-    ("spade_index.ingest:ShardWriter.commit", 3, False),
+    ("spade_index.shard_stream:ShardWriter", 2, False),
+    ("spade_index.shard_stream:ShardWriter.append", 5, False),
+    ("spade_index.shard_stream:ShardWriter.commit", 3, True),
+    ("spade_index.shard_stream:ShardWriter.commit", 3, False),
     ("spade_index.ingest:insert_shard", 2, False),
-    ("spade_index.ingest:_insert_image", 8, False),
-    ("spade_index.ingest:_insert_image", IMAGES, False),
+    ("spade_index.ingest:insert_images", 2, False),
+    ("spade_index.ingest:insert_images", IMAGES // ROWS + 1, False),
     ("spade_index.gallery:Gallery.at", 4, True),  # committed, and not told
     ("spade_index.writer:build_index", 1, True),
     ("spade_index.writer:build_index", 1, False),
@@ -222,7 +222,8 @@ def test_killed_while_compacting(thinned: Path, name: str, call: int, before: bo
     assert answers(thinned)[1] == expected
     with Gallery(thinned) as gallery:
         named = {f"shards/{row['file']}" for row in gallery.catalog.shards().values()}
-        named |= {f"index/{file}" for file in gallery.catalog.index_files()}
+        files = [Path("index", file) for file in gallery.catalog.index_files()]
+        named |= {path.with_suffix(suffix).as_posix() for path in files for suffix in (".faiss", ".h5")}
     assert files_of(thinned) == named | {"catalog.sqlite", "writer.lock"}
 
 

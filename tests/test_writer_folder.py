@@ -62,7 +62,13 @@ def test_a_path_that_cannot_be_a_folder(tmp_path: Path, backbone: Backbone) -> N
 
 def test_leftovers_go_at_the_next_write(gallery_path: Path) -> None:
     good = files_of(gallery_path)
-    for name in ("shards/000004.h5", "shards/000004.h5.tmp", "index/000009.faiss", "index/000009.tmp"):
+    for name in (
+        "shards/000004.h5",
+        "shards/000004.h5.tmp",
+        "index/000009.faiss",
+        "index/000009.h5",
+        "index/000009.h5.tmp",
+    ):
         (gallery_path / name).write_bytes(b"left by a crash")
     with Gallery(gallery_path) as gallery:
         assert len(gallery) == 12
@@ -76,7 +82,13 @@ def test_a_crash_while_creating_can_be_carried_on(tmp_path: Path, image_folder: 
     for name in ("writer.lock", "catalog.tmp", "catalog.tmp-journal"):
         (path / name).write_bytes(b"left by a crash")
     build(path, image_folder(3), backbone)
-    assert files_of(path) == {"catalog.sqlite", "writer.lock", "shards/000001.h5", "index/000001.faiss"}
+    assert files_of(path) == {
+        "catalog.sqlite",
+        "writer.lock",
+        "shards/000001.h5",
+        "index/000001.faiss",
+        "index/000001.h5",
+    }
 
 
 def test_other_settings_are_refused(gallery_path: Path, image_folder: Folder) -> None:

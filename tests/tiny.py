@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spade_index.backbone import Backbone
-from spade_index.catalog import insert_shard, new_snapshot
+from spade_index.catalog import NewImage, insert_images, insert_shard, new_snapshot
 from spade_index.gallery import Neighbour, image_moments
 from spade_index.images import ImageFile, find_images
 from spade_index.ingest import AddReport
@@ -126,11 +126,7 @@ def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: 
         with writer.gallery.catalog.transaction() as db:
             snapshot = new_snapshot(db, "add", len(writer.gallery) + len(ids), moments)
             insert_shard(db, number, shard.path, digest, len(ids))
-            db.executemany(
-                "INSERT INTO images (id, shard, row, digest, path, size, mtime_ns, width, height, added) "
-                "VALUES (?, ?, ?, ?, ?, 1, 1, 1, 1, ?)",
-                [(id, number, row, id.encode(), f"/{id}", snapshot) for row, id in enumerate(ids)],
-            )
+            insert_images(db, [NewImage(id, id.encode(), f"/{id}", 1, 1, 1, 1) for id in ids], number, snapshot)
 
 
 def brute_force(query: np.ndarray, images: dict[str, np.ndarray], k: int) -> list[tuple[str, float]]:
