@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from .images import ImageFile, find_images
 from .index import DIMENSIONS, MEMORY, RECALL_TARGET, STORAGES
 from .loading import load_all
 from .writer import GalleryWriter
+
+MANY = 500  # images, for which it pays to start decoding processes
 
 gallery_argument = click.argument("gallery", type=click.Path(path_type=Path))
 images_argument = click.argument("images", type=click.Path(path_type=Path))
@@ -355,6 +357,7 @@ def _add(writer: GalleryWriter, sources: Iterable[Path], backbone: Any, options:
             strict=options["strict"],
             batch_size=options["batch_size"],
             workers=options["workers"],
+            processes=sum(1 for _ in islice(_files(sources), MANY)) == MANY,
             notice=progress.say,
             progress=progress,
         )
