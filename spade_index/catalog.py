@@ -46,6 +46,7 @@ CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 BUSY_SECONDS = 30  # a commit of another process takes milliseconds
 LIVE = "added <= :snapshot AND (removed IS NULL OR removed > :snapshot)"
+GONE = "removed IS NOT NULL AND NOT EXISTS (SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL)"
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,21 @@ class Catalog:
         query = "SELECT key FROM images WHERE removed > ? AND removed <= ? AND added <= ? ORDER BY key"
         return [row[0] for row in self._read(query, (since, snapshot, since))]
 
+    def removed_image(self, id: str) -> ImageRow | None:
+        """The image that had this id last, of those that are removed and not yet forgotten."""
+        return self._one("SELECT * FROM images WHERE id = :id AND removed IS NOT NULL ORDER BY removed DESC", id=id)
+
+    def removed_images(self) -> list[ImageRow]:
+        """Those that can be restored, in the order of their keys: the last with its id, and none has it now."""
+        rows = self._read(f"SELECT * FROM images AS gone WHERE {GONE} ORDER BY removed")
+        latest = {row["id"]: ImageRow(*row) for row in rows}
+        return sorted(latest.values(), key=lambda row: row.key)
+
     def removed_count(self) -> int:
-        """Images that are removed and still take room, until `compact`."""
-        return self._value("SELECT count(*) FROM images WHERE removed IS NOT NULL") or 0
+        """Images that are removed and still take room, until `compact`; not those that were restored."""
+        lives = "SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL AND shard = gone.shard AND row = gone.row"
+        places = f"SELECT DISTINCT shard, row FROM images AS gone WHERE removed IS NOT NULL AND NOT EXISTS ({lives})"
+        return int(self._value(f"SELECT count(*) FROM ({places})"))
 
     def shards(self) -> dict[int, sqlite3.Row]:
         """file, rows, bytes and digest of every shard."""
@@ -263,6 +276,13 @@ def new_snapshot(db: sqlite3.Connection, action: str, images: int, moments: str)
 def insert_shard(db: sqlite3.Connection, number: int, path: Path, digest: str, rows: int) -> None:
     """Inside a transaction: note a shard that is on disk."""
     db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", (number, path.name, rows, path.stat().st_size, digest))
+
+
+def restore_image(db: sqlite3.Connection, key: int, snapshot: int) -> None:
+    """Inside a transaction: a removed image once more, under a new key and at the same place."""
+    columns = "id, shard, row, digest, path, size, mtime_ns, width, height"
+    query = f"INSERT INTO images ({columns}, added) SELECT {columns}, ? FROM images WHERE key = ?"
+    db.execute(query, (snapshot, key))
 
 
 def replace_index(db: sqlite3.Connection, snapshot: int, file: str, digest: str, description: str) -> None:

@@ -109,24 +109,38 @@ def add(gallery: Path, images: tuple[Path, ...], **options: Any) -> None:
 @gallery_argument
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 def remove(gallery: Path, ids: tuple[str, ...]) -> None:
-    """Remove images by ID, all of them or none. They take room until `compact`."""
+    """Remove images by ID, all of them or none. Until `compact` they take room, and `restore` takes them back."""
     with GalleryWriter(gallery) as writer:
         snapshot = writer.remove(ids)
-        click.echo(f"{len(set(ids)):,} removed; {len(writer.gallery):,} images at snapshot {snapshot}")
+        images = f"{len(writer.gallery):,} images at snapshot {snapshot}"
+        click.echo(f"{len(set(ids)):,} removed (`restore` takes them back, until `compact`); {images}")
+
+
+@main.command()
+@gallery_argument
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+def restore(gallery: Path, ids: tuple[str, ...]) -> None:
+    """Take back the removal of images by ID, all of them or none. `list --removed` names those that can be."""
+    with GalleryWriter(gallery) as writer:
+        snapshot = writer.restore(ids)
+        click.echo(f"{len(set(ids)):,} restored; {len(writer.gallery):,} images at snapshot {snapshot}")
 
 
 @main.command(name="list")
 @gallery_argument
 @click.option("--long", "long_", is_flag=True, help="Also size in pixels, snapshot, and where the image came from.")
 @click.option("--snapshot", type=int, help="As of this snapshot [the latest]")
-def list_(gallery: Path, long_: bool, snapshot: int | None) -> None:
+@click.option("--removed", is_flag=True, help="Those that `restore` can take back instead.")
+def list_(gallery: Path, long_: bool, snapshot: int | None, removed: bool) -> None:
     """Name the images of GALLERY, one a line."""
 
     def line(row: ImageRow) -> str:
         return f"{row.id}\t{row.width}x{row.height}\t{row.added}\t{row.path}" if long_ else row.id
 
+    if removed and snapshot is not None:
+        raise click.UsageError("--removed has no --snapshot: what can be restored is what is not there now")
     with Gallery(gallery, snapshot) as opened:
-        for row in opened.images():
+        for row in opened.removed_images() if removed else opened.images():
             click.echo(line(row))
 
 

@@ -91,6 +91,10 @@ class Gallery:
             raise UnknownImage(f"{self.path}: no image {id!r}; `spade-index list` names them")
         return row
 
+    def removed_images(self) -> Iterator[ImageRow]:
+        """The images that `restore` can take back, in the order in which they were added."""
+        yield from self.catalog.removed_images()
+
     def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
         """The k nearest images of each query descriptor, float32 [B, D]: exact distances, ties to the lowest id.
 

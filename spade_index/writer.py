@@ -1,4 +1,4 @@
-"""Changing a gallery: add, remove, compact, index. One writer at a time; every change is one commit."""
+"""Changing a gallery: add, remove, restore, compact, index. One writer at a time; every change is one commit."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .catalog import Catalog, ImageRow, insert_shard, leftovers, new_snapshot, replace_index
+from .catalog import Catalog, ImageRow, insert_shard, leftovers, new_snapshot, replace_index, restore_image
 from .errors import GalleryDamaged, GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
 from .gallery import CATALOG, Gallery, image_moments
 from .images import ImageFile
@@ -87,12 +87,42 @@ class GalleryWriter:
             rows = [self.gallery.image(id) for id in dict.fromkeys(ids)]
             if not rows:
                 raise UnknownImage("no image id was given")
+            moments = self.moments(minus=map(self.stored_moments, rows))
             with self.gallery.catalog.transaction() as db:
-                moments = self.moments(minus=[self.stored_moments(row) for row in rows])
                 snapshot = new_snapshot(db, "remove", len(self.gallery) - len(rows), moments)
                 db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(snapshot, row.key) for row in rows])
         self.gallery.at(snapshot)
         return snapshot
+
+    def restore(self, ids: Iterable[str]) -> int:
+        """Take back the removal of images, all or none; returns the new snapshot.
+
+        Each is as it was when it was last removed. Raises UnknownImage if no removed image has that id (`compact`
+        forgets them), InputError if an image has it now.
+        """
+        with storage_errors(self.path):
+            rows = [self._removed_image(id) for id in dict.fromkeys(ids)]
+            if not rows:
+                raise UnknownImage("no image id was given")
+            moments = self.moments(plus=map(self.stored_moments, rows))
+            with self.gallery.catalog.transaction() as db:
+                # New rows: a score names its snapshot, so what earlier ones hold must not change.
+                snapshot = new_snapshot(db, "restore", len(self.gallery) + len(rows), moments)
+                for row in rows:
+                    restore_image(db, row.key, snapshot)
+        self.gallery.at(snapshot)
+        return snapshot
+
+    def _removed_image(self, id: str) -> ImageRow:
+        catalog = self.gallery.catalog
+        if catalog.image_by_id(id, self.gallery.snapshot) is not None:
+            raise InputError(f"{self.path}: image {id!r} is there; `spade-index list --removed` names removed ones")
+        row = catalog.removed_image(id)
+        if row is None:
+            raise UnknownImage(
+                f"{self.path}: no removed image {id!r}; `spade-index list --removed` names them, `compact` forgets them"
+            )
+        return row
 
     def index_is_stale(self) -> bool:
         """Whether so much was added or removed since the index was built that it should be built again."""
