@@ -2,6 +2,10 @@
 
 An image row carries the snapshot that added it and the one that removed it: a reader at snapshot s sees
 `added <= s < removed`. Every change is one transaction that ends in a new snapshot.
+
+`meta` holds the format and its version, the settings, and two numbers that change: the generation (see `readers`), and
+the oldest snapshot, which is that of the last compaction. What was removed up to it is no longer offered, but stays
+until it is forgotten.
 """
 
 import json
@@ -44,9 +48,10 @@ CREATE TABLE indexes (
 );
 CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+PLACES = "CREATE INDEX IF NOT EXISTS places ON images (shard, row);"  # galleries of before have no such index
 BUSY_SECONDS = 30  # a commit of another process takes milliseconds
 LIVE = "added <= :snapshot AND (removed IS NULL OR removed > :snapshot)"
-GONE = "removed IS NOT NULL AND NOT EXISTS (SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL)"
+GONE = "removed > ? AND NOT EXISTS (SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL)"
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Catalog:
         for leftover in leftovers(path):
             leftover.unlink(missing_ok=True)
         with closing(_connect(temporary)) as db:
-            db.executescript(SCHEMA)
+            db.executescript(SCHEMA + PLACES)
             meta = {"format": FORMAT, "version": str(VERSION), "settings": settings.to_json(), "created": _now()}
             if weights_file:
                 meta["weights_file"] = os.path.abspath(weights_file)
@@ -134,9 +139,21 @@ class Catalog:
                 self._db.execute("ROLLBACK")
             raise
 
+    def add_places(self) -> None:
+        """Add the index of images by shard to a gallery of before there was one."""
+        self._db.execute(PLACES)
+
     def meta(self, name: str) -> str | None:
         """A fact about the gallery as a whole."""
         return self._value("SELECT value FROM meta WHERE name = ?", name)
+
+    def generation(self) -> int:
+        """How many times something has fallen out of use."""
+        return int(self.meta("generation") or 0)
+
+    def oldest_snapshot(self) -> int:
+        """The earliest snapshot that can be opened: that of the last compaction."""
+        return int(self.meta("oldest") or 0)
 
     def latest_snapshot(self) -> int:
         """The snapshot of the last commit."""
@@ -147,8 +164,8 @@ class Catalog:
         return next(iter(self._read("SELECT * FROM snapshots WHERE snapshot = ?", (snapshot,))), None)
 
     def snapshots(self) -> list[sqlite3.Row]:
-        """All snapshots, the oldest first."""
-        return self._read("SELECT * FROM snapshots ORDER BY snapshot")
+        """All snapshots that can be opened, the oldest first."""
+        return self._read("SELECT * FROM snapshots WHERE snapshot >= ? ORDER BY snapshot", (self.oldest_snapshot(),))
 
     def images(self, snapshot: int, after: int = -1) -> Iterator[ImageRow]:
         """The images of a snapshot that were added after snapshot `after`, in the order of their keys.
@@ -191,20 +208,26 @@ class Catalog:
         return [row[0] for row in self._read(query, (since, snapshot, since))]
 
     def removed_image(self, id: str) -> ImageRow | None:
-        """The image that had this id last, of those that are removed and not yet forgotten."""
-        return self._one("SELECT * FROM images WHERE id = :id AND removed IS NOT NULL ORDER BY removed DESC", id=id)
+        """The image that had this id last, of those that were removed since the last compaction."""
+        query = "SELECT * FROM images WHERE id = :id AND removed > :oldest ORDER BY removed DESC"
+        return self._one(query, id=id, oldest=self.oldest_snapshot())
 
     def removed_images(self) -> list[ImageRow]:
         """Those that can be restored, in the order of their keys: the last with its id, and none has it now."""
-        rows = self._read(f"SELECT * FROM images AS gone WHERE {GONE} ORDER BY removed")
+        rows = self._read(f"SELECT * FROM images AS gone WHERE {GONE} ORDER BY removed", (self.oldest_snapshot(),))
         latest = {row["id"]: ImageRow(*row) for row in rows}
         return sorted(latest.values(), key=lambda row: row.key)
 
     def removed_count(self) -> int:
         """Images that are removed and still take room, until `compact`; not those that were restored."""
         lives = "SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL AND shard = gone.shard AND row = gone.row"
-        places = f"SELECT DISTINCT shard, row FROM images AS gone WHERE removed IS NOT NULL AND NOT EXISTS ({lives})"
-        return int(self._value(f"SELECT count(*) FROM ({places})"))
+        places = f"SELECT DISTINCT shard, row FROM images AS gone WHERE removed > ? AND NOT EXISTS ({lives})"
+        return int(self._value(f"SELECT count(*) FROM ({places})", self.oldest_snapshot()))
+
+    def live_counts(self) -> dict[int, int]:
+        """How many images each shard holds that are not removed; shards that wait to be forgotten are left out."""
+        query = "SELECT shard, sum(removed IS NULL) FROM images WHERE removed IS NULL OR removed > ? GROUP BY shard"
+        return {row[0]: row[1] for row in self._read(query, (self.oldest_snapshot(),))}
 
     def shards(self) -> dict[int, sqlite3.Row]:
         """file, rows, bytes and digest of every shard."""
@@ -219,9 +242,13 @@ class Catalog:
         return self._value("SELECT file FROM shards WHERE shard = ?", shard)
 
     def index(self, snapshot: int) -> IndexRow | None:
-        """The newest index that is not newer than a snapshot."""
-        query = "SELECT * FROM indexes WHERE snapshot <= ? ORDER BY snapshot DESC LIMIT 1"
-        return next((IndexRow(*row) for row in self._read(query, (snapshot,))), None)
+        """The newest index that is not newer than a snapshot, and of after `compact`: else it proposes what is gone."""
+        query = "SELECT * FROM indexes WHERE snapshot BETWEEN ? AND ? ORDER BY snapshot DESC LIMIT 1"
+        return next((IndexRow(*row) for row in self._read(query, (self.oldest_snapshot(), snapshot))), None)
+
+    def latest_index(self) -> IndexRow | None:
+        """The index that was built last."""
+        return next((IndexRow(*row) for row in self._read("SELECT * FROM indexes")), None)
 
     def index_files(self) -> set[str]:
         """The files of all indexes."""
@@ -265,6 +292,11 @@ def leftovers(path: Path) -> list[Path]:
     return [path.with_suffix(".tmp"), path.with_suffix(".tmp-journal")]
 
 
+def set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
+    """Inside a transaction: state a fact about the gallery as a whole."""
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
 def new_snapshot(db: sqlite3.Connection, action: str, images: int, moments: str) -> int:
     """Inside a transaction: the next snapshot's number."""
     query = "INSERT INTO snapshots (created, action, images, moments) VALUES (?, ?, ?, ?)"
@@ -283,6 +315,13 @@ def restore_image(db: sqlite3.Connection, key: int, snapshot: int) -> None:
     columns = "id, shard, row, digest, path, size, mtime_ns, width, height"
     query = f"INSERT INTO images ({columns}, added) SELECT {columns}, ? FROM images WHERE key = ?"
     db.execute(query, (snapshot, key))
+
+
+def forget(db: sqlite3.Connection, oldest: int) -> None:
+    """Inside a transaction: delete what nobody sees who opens the gallery now."""
+    db.execute("DELETE FROM images WHERE removed <= ?", (oldest,))
+    db.execute("DELETE FROM snapshots WHERE snapshot < ?", (oldest,))
+    db.execute("DELETE FROM shards WHERE NOT EXISTS (SELECT 1 FROM images WHERE images.shard = shards.shard)")
 
 
 def replace_index(db: sqlite3.Connection, snapshot: int, file: str, digest: str, description: str) -> None:

@@ -292,10 +292,14 @@ def verify(gallery: Path) -> None:
 @main.command()
 @gallery_argument
 def compact(gallery: Path) -> None:
-    """Reclaim the room of removed images and merge small shards. Earlier snapshots are forgotten."""
+    """Reclaim the room of removed images and merge small shards. Removed images and earlier snapshots are forgotten."""
     with GalleryWriter(gallery) as writer:
-        freed = writer.compact()
-        click.echo(f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB freed")
+        with Progress("compact", writer.images_to_move()) as progress:
+            freed = writer.compact(progress)
+        when = "freed" if writer.forget() else "to be freed by the next command that writes after readers have closed"
+        click.echo(
+            f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB {when}"
+        )
 
 
 @main.command()

@@ -4,6 +4,7 @@ GALLERY/
   catalog.sqlite        images, shards, snapshots, settings: the only mutable file, and the commit point
   shards/000001.h5      immutable once committed
   index/000007.faiss    the FAISS index of snapshot 7; immutable; rebuilt, never edited
+  readers/3             locked by those who read since generation 3 (see `readers`)
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from . import readers
 from .catalog import Catalog, ImageRow
 from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from .index import Index, IndexDescription, scan
@@ -37,7 +39,11 @@ class Neighbour:
 
 
 class Gallery:
-    """The images of a gallery at one snapshot, for reading. A writer's later commits do not change what it sees."""
+    """The images of a gallery at one snapshot, for reading.
+
+    What it sees stays as it is, to the bit, until it is closed, whatever other processes commit, index or compact.
+    Where a lock cannot be had (see `readers.hold`), a compaction ends that with a GalleryError.
+    """
 
     def __init__(self, path: str | Path, snapshot: int | None = None) -> None:
         """Open a gallery at its latest snapshot, or at an earlier one.
@@ -49,13 +55,21 @@ class Gallery:
         self.settings = self.catalog.settings
         self._shards: OrderedDict[int, Shard] = OrderedDict()  # the least recently used first
         self._layouts: dict[int, ShardLayout] = {}  # of all that were ever open
-        self.at(self.catalog.latest_snapshot() if snapshot is None else snapshot)
+        self._reading: readers.Reading | None = None
+        self.at(snapshot)
 
-    def at(self, snapshot: int) -> None:
-        """Move to a snapshot."""
-        row = self.catalog.snapshot(snapshot)
+    def at(self, snapshot: int | None = None) -> None:
+        """Move to a snapshot, by default to the latest, and let go of what only the one before needed.
+
+        Raises InputError if there is no such snapshot (any more).
+        """
+        reading = self._hold()  # before anything is read: from now on it stays
+        oldest = self.catalog.oldest_snapshot()
+        snapshot = self.catalog.latest_snapshot() if snapshot is None else snapshot
+        row = self.catalog.snapshot(snapshot) if snapshot >= oldest else None
         if row is None:
             raise InputError(f"{self.path}: there is no snapshot {snapshot}; `spade-index info` lists them")
+        self._reading = reading
         self.snapshot: int = snapshot
         self._images: int = row["images"]
         # Count, sum and sum of squares of each level's values (see `image_moments`).
@@ -78,6 +92,8 @@ class Gallery:
         """Close all files."""
         self.catalog.close()
         self._shards.clear()
+        self._index = None
+        self._reading = None
 
     def images(self) -> Iterator[ImageRow]:
         """All images, in the order in which they were added."""
@@ -301,13 +317,23 @@ class Gallery:
         self._shards[number] = shard
         return shard
 
+    def _hold(self) -> readers.Reading | None:
+        """A lock on the present generation, if one can be had; the one that is held, if that is it."""
+        while True:
+            generation = self.catalog.generation()
+            if self._reading is not None and self._reading.generation == generation:
+                return self._reading
+            reading = readers.hold(self.path, generation)
+            if self.catalog.generation() == generation:  # else it may be over, and nothing of it kept for us
+                return reading
+
     def _require_kept(self) -> None:
-        """Raise GalleryError if `compact` forgot this snapshot; if not, what was read before is whole."""
+        """Raise GalleryError if this snapshot was forgotten; if not, what was read before is whole."""
         if self.catalog.snapshot(self.snapshot) is None:
             raise self._compacted()
 
     def _compacted(self) -> GalleryError:
-        return GalleryError(f"{self.path}: was compacted since it was opened; open it again")
+        return GalleryError(f"{self.path}: snapshot {self.snapshot} was forgotten since it was opened; open it again")
 
 
 def image_moments(values: np.ndarray) -> list[int]:

@@ -4,21 +4,34 @@ import fcntl
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .catalog import Catalog, ImageRow, insert_shard, leftovers, new_snapshot, replace_index, restore_image
+from . import readers
+from .catalog import (
+    Catalog,
+    ImageRow,
+    forget,
+    leftovers,
+    new_snapshot,
+    replace_index,
+    restore_image,
+    set_meta,
+)
+from .compact import compact, sparse
 from .errors import GalleryDamaged, GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
 from .gallery import CATALOG, Gallery, image_moments
 from .images import ImageFile
 from .index import IndexDescription, IndexSettings, build_index
 from .ingest import AddReport, Ingest
 from .settings import ExtractionSettings
-from .shard import ShardWriter, make_durable
+from .shard import make_durable
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -38,8 +51,8 @@ class GalleryWriter:
         """Open a gallery for writing; with `settings`, create it if there is none.
 
         A new gallery remembers `weights_file` as the place to look for its backbone's weights. Leftovers of
-        a crash are removed. Raises GalleryNotFound, GalleryLocked, StorageError, SettingsMismatch (the gallery has
-        other settings), or InputError (the folder holds something else).
+        a crash are removed, and what has fallen out of use. Raises GalleryNotFound, GalleryLocked, StorageError,
+        SettingsMismatch (the gallery has other settings), or InputError (the folder holds something else).
         """
         self.path = Path(path)
         self._lock = -1
@@ -56,8 +69,12 @@ class GalleryWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.gallery.close()
-        self._unlock()
+        try:
+            with suppress(StorageError):  # then the next writer does it
+                self.forget()
+        finally:
+            self.gallery.close()
+            self._unlock()
 
     def add(
         self,
@@ -131,7 +148,7 @@ class GalleryWriter:
 
     def index_settings(self) -> IndexSettings:
         """Those of the latest index, or the defaults."""
-        row = self.gallery.catalog.index(self.gallery.snapshot)
+        row = self.gallery.catalog.latest_index()
         return IndexDescription.from_json(row.description).settings() if row else IndexSettings()
 
     def build_index(
@@ -159,45 +176,43 @@ class GalleryWriter:
             digest = make_durable(temporary, path)
             with self.gallery.catalog.transaction() as db:
                 replace_index(db, snapshot, path.name, digest, description.to_json())
-            self._remove_leftovers()
+                self.next_generation(db)
         self.gallery.at(snapshot)
+        self.forget()
         return description
 
-    def compact(self) -> int:
-        """Rewrite shards that hold removed images or few images; forget removed images and earlier snapshots.
+    def compact(self, progress: Callable[[int], None] = lambda images: None) -> int:
+        """Forget removed images and earlier snapshots; rewrite shards that hold removed images or few images.
 
-        Returns the bytes that became free. Readers at earlier snapshots must open the gallery again.
+        Returns the bytes that become free: at once, or when the readers of earlier generations have closed and `forget`
+        is called (so does the next writer). `progress` is told of images that have moved, of `images_to_move`.
         """
+        return compact(self, progress)
+
+    def images_to_move(self) -> int:
+        """How many images `compact` is going to rewrite."""
+        return sum(sparse(self).values())
+
+    def next_generation(self, db: sqlite3.Connection) -> None:
+        """Inside a transaction that takes something out of use: those who read before it may need that further on."""
+        generation = self.gallery.catalog.generation() + 1
+        readers.prepare(self.path, generation)
+        set_meta(db, "generation", str(generation))
+
+    def forget(self) -> bool:
+        """Delete what has fallen out of use, and leftovers of a crash; False if a reader may still need it."""
         catalog = self.gallery.catalog
-        settings = self.index_settings()
-        before = self.gallery.info()["shard_bytes"]
-        live: dict[int, list[ImageRow]] = {number: [] for number in catalog.shards()}
-        for row in self.gallery.images():
-            live[row.shard].append(row)
-        rewrite = {
-            number
-            for number, shard in catalog.shards().items()
-            if len(live[number]) < shard["rows"] or shard["rows"] < self.shard_rows // 2
-        }
-        rows = sorted((row for number in rewrite for row in live[number]), key=lambda row: row.key)
         with storage_errors(self.path):
-            self.require_room(len(rows))
-            shards = self._copy(rows)
-            with catalog.transaction() as db:
-                snapshot = new_snapshot(db, "compact", len(self.gallery), self.moments())
-                db.execute("DELETE FROM images WHERE removed IS NOT NULL")
-                for number, path, digest, moved in shards:
-                    insert_shard(db, number, path, digest, len(moved))
-                    places = [(number, place, row.key) for place, row in enumerate(moved)]
-                    db.executemany("UPDATE images SET shard = ?, row = ? WHERE key = ?", places)
-                db.executemany("DELETE FROM shards WHERE shard = ?", [(number,) for number in sorted(rewrite)])
-                db.execute("DELETE FROM snapshots WHERE snapshot < ?", (snapshot,))
-                db.execute("DELETE FROM indexes")  # it may propose images that are forgotten now
-            self.gallery.at(snapshot)
-            if len(self.gallery):
-                self.build_index(settings)
-            self._remove_leftovers()
-        return before - self.gallery.info()["shard_bytes"]
+            earlier = readers.earlier(self.path, catalog.generation())
+            if any(map(readers.is_held, earlier)):
+                return False
+            if earlier:
+                with catalog.transaction() as db:
+                    forget(db, catalog.oldest_snapshot())
+            self._remove_unnamed()
+            for file in earlier:  # last: they say that there is something to forget
+                file.unlink()
+        return True
 
     def set_calibration(self, key: str, value: dict[str, object]) -> None:
         """Store the thresholds of search settings."""
@@ -216,23 +231,6 @@ class GalleryWriter:
         for moments in minus:
             totals = totals - np.array(moments, dtype=object)
         return json.dumps(totals.tolist())
-
-    def _copy(self, rows: list[ImageRow]) -> list[tuple[int, Path, str, list[ImageRow]]]:
-        """Rows copied into new shards: number, path and digest of each, and its rows."""
-        shards: list[tuple[int, Path, str, list[ImageRow]]] = []
-        for start in range(0, len(rows), self.shard_rows):
-            part = rows[start : start + self.shard_rows]
-            number = self.gallery.catalog.next_shard() + len(shards)
-            writer = ShardWriter(self.shard_path(number), self.settings)
-            try:
-                for row in part:
-                    maps = [values[0] for values in self.gallery.maps([row.key])]
-                    writer.append(row.id, self.gallery.pooled([row])[0], maps, self.gallery.thumbnail(row))
-                shards.append((number, writer.path, writer.commit(), part))
-            except BaseException:
-                writer.abandon()
-                raise
-        return shards
 
     def shard_path(self, number: int) -> Path:
         """Where a new shard goes."""
@@ -259,10 +257,12 @@ class GalleryWriter:
         self.gallery = Gallery(self.path)  # before the lock: a folder that is no gallery is left alone
         if self._lock < 0:
             self._take_lock()
-            self.gallery.at(self.gallery.catalog.latest_snapshot())
         if settings is not None:
             self.gallery.settings.require_equal(settings, str(self.path))
-        self._remove_leftovers()
+        self.gallery.catalog.add_places()
+        readers.prepare(self.path, self.gallery.catalog.generation())
+        self.gallery.at()
+        self.forget()
 
     def _make_folder(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -290,8 +290,8 @@ class GalleryWriter:
             os.close(self._lock)
             self._lock = -1
 
-    def _remove_leftovers(self) -> None:
-        """Delete files that no commit names: a crash's, or those of an index or a shard that was replaced."""
+    def _remove_unnamed(self) -> None:
+        """Delete files that no commit names: a crash's, or those of an index or a shard that fell out of use."""
         catalog = self.gallery.catalog
         named = {row["file"] for row in catalog.shards().values()} | catalog.index_files()
         for folder in (self.path / "shards", self.path / "index"):
