@@ -32,6 +32,7 @@ from .errors import InputError, SpadeIndexError
 from .gallery import Gallery
 from .images import ImageFile, find_images
 from .index import MEMORY, RECALL_TARGET, STORAGES
+from .verify import Problem, bytes_to_check, find_problems
 from .writer import GalleryWriter
 
 gallery_argument = click.argument("gallery", type=click.Path(path_type=Path))
@@ -277,15 +278,18 @@ def evaluate(dataset: Path, gallery: Path | None, **options: Any) -> None:
 
 @main.command()
 @gallery_argument
-def verify(gallery: Path) -> None:
+@click.option("--repair", is_flag=True, help="Drop images that are damaged, name them, and keep the rest usable.")
+def verify(gallery: Path, repair: bool) -> None:
     """Check every file of GALLERY against what was committed."""
+    if repair:
+        _repair(gallery)
+        return
     with Gallery(gallery) as opened:
-        problems = 0
-        for problem in opened.verify():
-            problems += 1
-            click.echo(problem, err=True)
-        if problems:
-            raise InputError(f"{gallery}: {problems:,} problems; restore the files from a copy or build it again")
+        if problems := _problems(opened):
+            raise InputError(
+                f"{gallery}: {len(problems):,} problems; restore the files from a copy, build it again, or "
+                f"`spade-index verify {gallery} --repair` drops what is damaged"
+            )
         click.echo(f"{gallery}: {len(opened):,} images at snapshot {opened.snapshot}, no problems")
 
 
@@ -309,6 +313,26 @@ def demo(out: Path) -> None:
     from .demo import run_demo
 
     run_demo(out, say=click.echo)
+
+
+def _problems(gallery: Gallery) -> list[Problem]:
+    """Find and print all problems."""
+    problems = []
+    with Progress("verify", bytes_to_check(gallery), unit="B") as progress:
+        for problem in find_problems(gallery, progress):
+            problems.append(problem)
+            progress.say(problem.line)
+    return problems
+
+
+def _repair(path: Path) -> None:
+    with GalleryWriter(path) as writer:
+        problems = _problems(writer.gallery)
+        images = len(writer.gallery) if any(problem.lost for problem in problems) else 0
+        with Progress("repair", images) as progress:
+            dropped = writer.repair(problems, progress.say, progress)
+        now = f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}"
+    click.echo(f"{path}: {f'{dropped:,} images dropped; ' if problems else ''}{now}, no problems")
 
 
 def _require_images(sources: Iterable[Path]) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .catalog import ImageRow, insert_shard, new_snapshot, set_meta
+from .catalog import ImageRow
+from .changes import insert_shard, move_rows, new_snapshot, set_meta
 from .errors import storage_errors
 from .shard import ShardWriter
 
@@ -48,29 +49,31 @@ def compact(writer: "GalleryWriter", progress: Callable[[int], None]) -> int:
         rows = (row for row in gallery.images() if row.shard in rewrite)
         while part := list(islice(rows, writer.shard_rows)):
             writer.require_room(len(part))
-            freed -= _move(writer, part)
+            freed -= move(writer, part)
             writer.forget()
             progress(len(part))
     return freed
 
 
-def _move(writer: "GalleryWriter", rows: list[ImageRow]) -> int:
-    """Copy images into a new shard, and let them be read there from now on; its size in bytes."""
+def move(writer: "GalleryWriter", rows: list[ImageRow]) -> int:
+    """Copy images into a new shard, and let them be read there from now on; its size in bytes.
+
+    Raises GalleryDamaged if one of them is not what was written.
+    """
     gallery = writer.gallery
     number = gallery.catalog.next_shard()
     shard = ShardWriter(writer.shard_path(number), writer.settings)
     try:
         for row in rows:
-            maps = [values[0] for values in gallery.maps([row.key])]
-            shard.append(row.id, gallery.pooled([row])[0], maps, gallery.thumbnail(row))
+            features = gallery.features(row)
+            shard.append(row.id, features.pooled, features.maps, features.thumbnail)
         digest = shard.commit()
     except BaseException:
         shard.abandon()
         raise
     with gallery.catalog.transaction() as db:
         insert_shard(db, number, shard.path, digest, len(rows))
-        places = [(number, place, row.key) for place, row in enumerate(rows)]
-        db.executemany("UPDATE images SET shard = ?, row = ? WHERE key = ?", places)
+        move_rows(db, [(row.shard, row.row) for row in rows], number)
         writer.next_generation(db)
     gallery.at(gallery.snapshot)
     return shard.path.stat().st_size

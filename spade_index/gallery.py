@@ -7,9 +7,8 @@ GALLERY/
   readers/3             locked by those who read since generation 3 (see `readers`)
 """
 
-import json
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,12 @@ import numpy as np
 
 from . import readers
 from .catalog import Catalog, ImageRow
+from .catalog_check import REMEDY
 from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from .index import Index, IndexDescription, scan
-from .shard import Shard, ShardLayout, file_digest
+from .moments import moments_variance, read_moments
+from .shard import Features, Shard, ShardLayout, is_finite
+from .verify import find_problems
 
 CATALOG = "catalog.sqlite"
 SPARE = 16  # candidates asked for beyond K, so that rounding in FAISS cannot hide a neighbour
@@ -72,8 +74,10 @@ class Gallery:
         self._reading = reading
         self.snapshot: int = snapshot
         self._images: int = row["images"]
-        # Count, sum and sum of squares of each level's values (see `image_moments`).
-        self.moments: list[list[int]] = json.loads(row["moments"]) or [[0, 0, 0] for _ in self.settings.levels]
+        try:
+            self.moments = read_moments(row["moments"], len(self.settings.levels), self._images)
+        except ValueError as error:
+            raise GalleryDamaged(f"{self.catalog.path}: snapshot {snapshot} {error}; {REMEDY}") from error
         self._index: Index | None = None
         self._index_row = self.catalog.index(snapshot)
         self._removed = np.empty(0, np.int64)  # keys that the index proposes and that are gone
@@ -156,13 +160,23 @@ class Gallery:
         return maps
 
     def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
-        """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image]."""
+        """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image].
+
+        Raises GalleryDamaged where they cannot be read, or are no numbers and not what was added.
+        """
         rows = self.catalog.images_by_key(keys)
         for place, key in enumerate(keys):
             if key not in rows:
                 raise self._compacted()
-            row = rows[key]
-            self._shard(row.shard).read_maps(row.row, [level[place] for level in out])
+            row, maps = rows[key], [level[place] for level in out]
+            shard = self._shard(row.shard)
+            shard.read_maps(row.row, maps)
+            if not all(map(is_finite, maps)):
+                shard.read_whole(row.row, row.id)
+
+    def features(self, row: ImageRow) -> Features:
+        """All that is stored of an image, after its checksum was compared. Raises GalleryDamaged."""
+        return self._shard(row.shard).read_whole(row.row, row.id)
 
     def thumbnail(self, row: ImageRow) -> bytes:
         """A small JPEG of an image."""
@@ -215,30 +229,10 @@ class Gallery:
             "stale": added + removed > STALE * description.images,
         }
 
-    def verify(self) -> Iterator[str]:
-        """Check every file against what was committed; yields one line per problem."""
-        try:
-            yield from self.catalog.problems()
-            shards = self.catalog.shards()
-        except GalleryDamaged as error:
-            yield str(error)
-            return
-        for row in shards.values():
-            path = self.path / "shards" / row["file"]
-            try:
-                if file_digest(path) != row["digest"]:
-                    damaged = Shard(path, self.settings).damaged_rows()
-                    where = f"images {', '.join(id for _, id in damaged)}" if damaged else "outside of its images"
-                    yield f"{path}: bytes have changed since it was written ({where})"
-            except FileNotFoundError:
-                yield f"{path}: missing"
-            except (GalleryError, OSError, RuntimeError, KeyError, ValueError) as error:
-                yield str(error) if isinstance(error, GalleryError) else f"{path}: {' '.join(str(error).split())}"
-        index = self._index_row
-        if index is not None:
-            path = self.path / "index" / index.file
-            if not path.is_file() or file_digest(path) != index.digest:
-                yield f"{path}: missing or altered; rebuild it with `spade-index index {self.path}`"
+    def verify(self, progress: Callable[[int], None] = lambda count: None) -> Iterator[str]:
+        """Check every file against what was committed; yields one line per problem. `progress` is told of bytes."""
+        for problem in find_problems(self, progress):
+            yield problem.line
 
     def blocks(self, after: int = -1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Keys int64 [n] and pooled descriptors float32 [n, D] of the images added after a snapshot, shard by shard."""
@@ -334,21 +328,6 @@ class Gallery:
 
     def _compacted(self) -> GalleryError:
         return GalleryError(f"{self.path}: snapshot {self.snapshot} was forgotten since it was opened; open it again")
-
-
-def image_moments(values: np.ndarray) -> list[int]:
-    """Count, sum and sum of squares of a map's values in units of 2**-20.
-
-    Whole numbers, so that a gallery's totals do not depend on the order in which images came or were committed.
-    """
-    wide = values.astype(np.float64)
-    return [values.size, round(float(wide.sum()) * 2**20), round(float((wide * wide).sum()) * 2**20)]
-
-
-def moments_variance(count: int, total: int, squares: int) -> float:
-    """The variance of values with these moments, at least a tiny positive number."""
-    mean = total / count / 2**20
-    return max(squares / count / 2**20 - mean * mean, 1e-12)
 
 
 def _merge(found: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:

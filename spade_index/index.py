@@ -11,6 +11,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from .catalog_check import REMEDY
 from .errors import GalleryDamaged, InputError
 
 STORAGES = ("flat", "fp16", "sq8", "pq")
@@ -66,8 +67,14 @@ class IndexDescription:
 
     @classmethod
     def from_json(cls, text: str) -> "IndexDescription":
-        """What `to_json` wrote."""
-        return cls(**json.loads(text))
+        """What `to_json` wrote. Raises GalleryDamaged."""
+        try:
+            description = cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise GalleryDamaged(f"the index's description cannot be read ({error}); {REMEDY}") from error
+        if description.kind not in ("flat", "ivf") or description.storage not in STORAGES:
+            raise GalleryDamaged(f"the index's description is not one of an index; {REMEDY}")
+        return description
 
     def settings(self) -> IndexSettings:
         """What to build the next one with."""
@@ -104,7 +111,7 @@ class Index:
         try:
             flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # whose table may be larger than the lists
             self._index = faiss.read_index(str(path), flags if description.kind == "ivf" else 0)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:  # the latter of sizes that are damaged
             raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
         self.description = description
 
@@ -114,9 +121,11 @@ class Index:
         Returns squared distances float32 [B, count], as exact as the storage, and keys int64 [B, count], -1 where
         there are no more.
         """
-        found = [
-            self._search(queries[start : start + BATCH], count, without) for start in range(0, len(queries), BATCH)
-        ]
+        try:
+            starts = range(0, len(queries), BATCH)
+            found = [self._search(queries[start : start + BATCH], count, without) for start in starts]
+        except (AssertionError, RuntimeError) as error:  # so FAISS says that its numbers do not go together
+            raise GalleryDamaged("the index is damaged: rebuild it with `spade-index index GALLERY`") from error
         return np.concatenate([d for d, _ in found]), np.concatenate([k for _, k in found])
 
     def _search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .catalog import insert_shard, new_snapshot
+from .changes import insert_shard, new_snapshot
 from .errors import ImageError, StorageError, storage_errors
-from .gallery import image_moments
 from .images import DecodedImage, ImageFile, load_all
+from .moments import image_moments
 from .shard import ShardWriter
 
 if TYPE_CHECKING:

@@ -13,25 +13,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import readers
-from .catalog import (
-    Catalog,
-    ImageRow,
-    forget,
-    leftovers,
-    new_snapshot,
-    replace_index,
-    restore_image,
-    set_meta,
-)
+from . import catalog_check, readers
+from .catalog import Catalog, ImageRow, leftovers
+from .changes import forget, new_snapshot, replace_index, restore_image, set_meta
 from .compact import compact, sparse
 from .errors import GalleryDamaged, GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
-from .gallery import CATALOG, Gallery, image_moments
+from .gallery import CATALOG, Gallery
 from .images import ImageFile
 from .index import IndexDescription, IndexSettings, build_index
 from .ingest import AddReport, Ingest
+from .moments import image_moments
+from .repair import repair
 from .settings import ExtractionSettings
 from .shard import make_durable
+from .verify import Problem, find_problems
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -68,10 +63,12 @@ class GalleryWriter:
     def __enter__(self) -> "GalleryWriter":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
         try:
             with suppress(StorageError):  # then the next writer does it
                 self.forget()
+                if kind is None or not issubclass(kind, GalleryDamaged):
+                    self._note_catalog()
         finally:
             self.gallery.close()
             self._unlock()
@@ -189,6 +186,22 @@ class GalleryWriter:
         """
         return compact(self, progress)
 
+    def repair(
+        self,
+        problems: Iterable[Problem] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        progress: Callable[[int], None] = lambda images: None,
+    ) -> int:
+        """Drop what is damaged, and keep the rest; how many images were dropped that had not been removed.
+
+        `problems` are those that `find_problems` found since the gallery was opened for writing, by default those that
+        it finds now. `say` is told of everything that is done, `progress` of images that are read again. Raises
+        GalleryDamaged for what cannot be repaired: the catalog.
+        """
+        return repair(
+            self, find_problems(self.gallery, lambda count: None) if problems is None else problems, say, progress
+        )
+
     def images_to_move(self) -> int:
         """How many images `compact` is going to rewrite."""
         return sum(sparse(self).values())
@@ -220,8 +233,8 @@ class GalleryWriter:
             db.execute("INSERT OR REPLACE INTO calibrations VALUES (?, ?)", (key, json.dumps(value)))
 
     def stored_moments(self, row: ImageRow) -> list[list[int]]:
-        """The moments of an image's maps, a list for each level."""
-        return [image_moments(values[0]) for values in self.gallery.maps([row.key])]
+        """The moments of an image's maps, a list for each level. Raises GalleryDamaged if they have changed."""
+        return [image_moments(values) for values in self.gallery.features(row).maps]
 
     def moments(self, plus: Iterable[list[list[int]]] = (), minus: Iterable[list[list[int]]] = ()) -> str:
         """The gallery's moments with some images more and some less, as JSON."""
@@ -230,6 +243,14 @@ class GalleryWriter:
             totals = totals + np.array(moments, dtype=object)
         for moments in minus:
             totals = totals - np.array(moments, dtype=object)
+        return json.dumps(totals.tolist())
+
+    def moments_of(self, rows: Iterable[ImageRow], progress: Callable[[int], None]) -> str:
+        """The moments of these images together, as JSON."""
+        totals = np.zeros((len(self.settings.levels), 3), dtype=object)
+        for row in rows:
+            totals = totals + np.array(self.stored_moments(row), dtype=object)
+            progress(1)
         return json.dumps(totals.tolist())
 
     def shard_path(self, number: int) -> Path:
@@ -259,17 +280,34 @@ class GalleryWriter:
             self._take_lock()
         if settings is not None:
             self.gallery.settings.require_equal(settings, str(self.path))
+        self._require_sound_catalog()
         self.gallery.catalog.add_places()
         readers.prepare(self.path, self.gallery.catalog.generation())
         self.gallery.at()
         self.forget()
 
+    def _require_sound_catalog(self) -> None:
+        """Raise GalleryDamaged if the catalog is not as it was left: a later note of its bytes must not say it is."""
+        catalog = self.gallery.catalog
+        with suppress(catalog_check.NoteDamaged):
+            if catalog.require_unchanged():
+                return
+        for problem in catalog.own_problems():
+            raise GalleryDamaged(f"{problem}; {catalog_check.REMEDY}")
+        self._note_catalog()
+
+    def _note_catalog(self) -> None:
+        with storage_errors(self.path):
+            catalog_check.write(self.gallery.catalog.path)
+
     def _make_folder(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         ours = {LOCK, CATALOG, *(path.name for path in leftovers(Path(CATALOG)))}
         strangers = {entry.name for entry in self.path.iterdir()} - ours
-        if "shards" in strangers:  # a catalog is made before them: it was lost, and they must not be
-            raise GalleryDamaged(f"{self.path}: has shards but no {CATALOG}: restore that, or choose a new folder")
+        if strangers & {"shards", catalog_check.CHECK}:  # they are made after a catalog: it was lost, they must not be
+            raise GalleryDamaged(
+                f"{self.path}: was a gallery and has no {CATALOG}: restore that, or choose a new folder"
+            )
         if strangers:
             raise InputError(f"{self.path}: the folder holds something else ({min(strangers)}): choose a new one")
 

@@ -147,9 +147,9 @@ def test_killed_at_random_moments(tmp_path: Path, images: Path, whole: Path, see
 
 INSTANTS = [
     ("spade_index.writer:GalleryWriter._take_lock", 1, True),
-    ("spade_index.catalog:_now", 1, True),  # the new catalog has its tables
-    ("spade_index.catalog:_now", 2, True),  # and its facts
-    ("spade_index.catalog:_now", 4, False),  # inside the transaction of the second shard
+    ("spade_index.catalog:now", 1, True),  # the new catalog has its tables
+    ("spade_index.catalog:now", 2, True),  # and its facts
+    ("spade_index.changes:now", 2, False),  # inside the transaction of the second shard
     ("os:rename", 1, True),  # of the catalog
     ("os:rename", 1, False),
     ("os:rename", 3, True),  # of the second shard

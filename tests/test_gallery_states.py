@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tiny import brute_force, files_of, image_file, parts_of, plain, png, tiny_backbone
 
 from spade_index.errors import InputError, UnknownImage
-from spade_index.gallery import Gallery, image_moments, moments_variance
+from spade_index.gallery import Gallery
 from spade_index.images import load
+from spade_index.moments import image_moments, moments_variance
 from spade_index.writer import GalleryWriter
 
 BACKBONE = tiny_backbone()

@@ -10,10 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spade_index.backbone import Backbone
-from spade_index.catalog import insert_shard, new_snapshot
-from spade_index.gallery import Gallery, Neighbour, image_moments
+from spade_index.changes import insert_shard, new_snapshot
+from spade_index.gallery import Gallery, Neighbour
 from spade_index.images import ImageFile, find_images
 from spade_index.ingest import AddReport
+from spade_index.moments import image_moments
 from spade_index.settings import ExtractionSettings, Preprocessing
 from spade_index.shard import ShardWriter
 from spade_index.writer import GalleryWriter
@@ -123,7 +124,7 @@ def parts_of(path: Path) -> set[str]:
         catalog = gallery.catalog
         shards = {f"shards/{row['file']}" for row in catalog.shards().values()}
         index = {f"index/{file}" for file in catalog.index_files()}
-        return shards | index | {"catalog.sqlite", "writer.lock", f"readers/{catalog.generation()}"}
+        return shards | index | {"catalog.sqlite", "catalog.check", "writer.lock", f"readers/{catalog.generation()}"}
 
 
 def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: Sequence[str]) -> None:
