@@ -13,6 +13,8 @@ from cli_runs import BACKBONE, SIZE, copied, normal, objects, run, write_dataset
 from PIL import Image
 from torchvision import models
 
+from spade_index.gallery import Gallery
+
 CONTRACT = {"image", "score", "threshold", "anomalous", "snapshot", "neighbours", "score_map", "heatmap"}
 
 
@@ -311,3 +313,13 @@ def test_restore_takes_back_a_removal(gallery, dataset):
     (after,) = objects(run("query", gallery, query, "--json"))
     assert {**after, "snapshot": 1} == before
     assert "--snapshot" in run("list", gallery, "--removed", "--snapshot", "1", status=2).stderr
+
+
+def test_compact_beside_a_reader_says_when_there_will_be_room(gallery):
+    run("remove", gallery, "003.png")
+    with Gallery(gallery) as reader:
+        assert "MB to be freed by the next command that writes after readers" in run("compact", gallery).stdout
+        assert len(list(reader.images())) == 11
+        assert len(list((gallery / "shards").iterdir())) == 2
+    assert "0.0 MB freed" in run("compact", gallery).stdout
+    assert len(list((gallery / "shards").iterdir())) == 1
