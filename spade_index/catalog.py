@@ -182,7 +182,8 @@ class Catalog:
 
         Read page by page, so that no lock is held while the caller works.
         """
-        key = -1
+        # Not by `added > :after` alone: keys ascend with it, and the first one is found by its index.
+        key = (self._value("SELECT min(key) FROM images WHERE added > ?", int, after) or 0) - 1
         query = f"SELECT * FROM images WHERE {LIVE} AND added > :after AND key > :key ORDER BY key LIMIT 1000"
         while page := self._typed(IMAGE, query, {"snapshot": snapshot, "after": after, "key": key}):
             yield from (ImageRow(*row) for row in page)
@@ -190,14 +191,11 @@ class Catalog:
 
     def images_by_key(self, keys: Iterable[int]) -> dict[int, ImageRow]:
         """Rows of these keys, removed or not."""
-        wanted = list(dict.fromkeys(int(key) for key in keys))
-        found: dict[int, ImageRow] = {}
-        for start in range(0, len(wanted), 500):  # SQLite's limit of variables was once 999
-            part = wanted[start : start + 500]
-            marks = ",".join("?" * len(part))
-            for row in self._typed(IMAGE, f"SELECT * FROM images WHERE key IN ({marks})", part):
-                found[row[0]] = ImageRow(*row)
-        return found
+        return {row[0]: ImageRow(*row) for row in self._by_key(IMAGE, "*", keys)}
+
+    def ids(self, keys: Iterable[int]) -> dict[int, str]:
+        """Ids of these keys, removed or not."""
+        return {row[0]: row[1] for row in self._by_key((int, str), "key, id", keys)}
 
     def image_by_id(self, id: str, snapshot: int) -> ImageRow | None:
         """The image with this id at a snapshot."""
@@ -319,6 +317,13 @@ class Catalog:
             return _connect(self.path)
         except (sqlite3.Error, UnicodeError) as error:  # also of a message of SQLite's
             raise self._unreadable(error) from error
+
+    def _by_key(self, kinds: tuple[Any, ...], columns: str, keys: Iterable[int]) -> Iterator[sqlite3.Row]:
+        wanted = list(dict.fromkeys(int(key) for key in keys))
+        for start in range(0, len(wanted), 500):  # SQLite's limit of variables was once 999
+            part = wanted[start : start + 500]
+            query = f"SELECT {columns} FROM images WHERE key IN ({','.join('?' * len(part))})"
+            yield from self._typed(kinds, query, part)
 
     def _number(self, name: str) -> int:
         try:

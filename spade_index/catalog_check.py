@@ -19,7 +19,6 @@ from .errors import GalleryDamaged
 from .shard import BLOCK, make_durable
 
 CHECK = "catalog.check"
-HEADER = 100  # bytes
 REMEDY = "restore it from a copy, or move the gallery away and build it again"
 
 
@@ -61,10 +60,15 @@ def require_unchanged(catalog: Path) -> bool:
     note = Note.read(catalog.with_name(CHECK))
     if note is None:
         return False
-    counter, valid_for = _counters(catalog)
+    with _opened(catalog) as blocks:
+        header = next(blocks, b"")
+        digest = xxhash.xxh3_128(header)
+        for block in blocks:
+            digest.update(block)
+    counter, valid_for = _counters(header)
     if counter > note.counter and counter == valid_for:
         return False
-    if counter != note.counter or _digest(catalog) != note.digest:
+    if counter != note.counter or digest.hexdigest() != note.digest:
         raise GalleryDamaged(f"{catalog}: its bytes have changed since they were written; {REMEDY}")
     return True
 
@@ -72,30 +76,26 @@ def require_unchanged(catalog: Path) -> bool:
 def write(catalog: Path) -> None:
     """Note a catalog's bytes, durably, if that is not done already. Raises OSError."""
     path = catalog.with_name(CHECK)
-    counter, _ = _counters(catalog)
+    with _opened(catalog) as blocks:
+        header = next(blocks, b"")
+    counter, _ = _counters(header)
     try:
         note = Note.read(path)
     except NoteDamaged:
         note = None
     if note is None or note.counter != counter:
         temporary = path.with_name(f"{CHECK}.tmp")
-        temporary.write_bytes(Note(counter, _digest(catalog)).line())
+        digest = xxhash.xxh3_128()
+        with _opened(catalog) as blocks:
+            for block in blocks:
+                digest.update(block)
+        temporary.write_bytes(Note(counter, digest.hexdigest()).line())
         make_durable(temporary, path)
 
 
-def _counters(catalog: Path) -> tuple[int, int]:
+def _counters(header: bytes) -> tuple[int, int]:
     """How often the catalog was changed, and what that was when its header was last written."""
-    with _opened(catalog) as blocks:
-        header = next(blocks, b"")[:HEADER].ljust(HEADER, b"\0")
     return int.from_bytes(header[24:28]), int.from_bytes(header[92:96])
-
-
-def _digest(catalog: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with _opened(catalog) as blocks:
-        for block in blocks:
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -2,8 +2,23 @@
 
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """An image that is about to be added."""
+
+    id: str
+    digest: bytes
+    path: str
+    size: int
+    mtime_ns: int
+    width: int
+    height: int
 
 
 def set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
@@ -22,6 +37,15 @@ def new_snapshot(db: sqlite3.Connection, action: str, images: int, moments: str)
 def insert_shard(db: sqlite3.Connection, number: int, path: Path, digest: str, rows: int) -> None:
     """Note a shard that is on disk."""
     db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", (number, path.name, rows, path.stat().st_size, digest))
+
+
+def insert_images(db: sqlite3.Connection, images: Iterable[NewImage], shard: int, snapshot: int) -> None:
+    """The rows of a shard, in their order."""
+    names = tuple(field.name for field in fields(NewImage))
+    columns = (*names, "shard", "row", "added")
+    query = f"INSERT INTO images ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    place = attrgetter(*names)
+    db.executemany(query, ((*place(image), shard, row, snapshot) for row, image in enumerate(images)))
 
 
 def restore_image(db: sqlite3.Connection, key: int, snapshot: int) -> None:

@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 # What needs torch, which takes seconds to import, is imported by the commands that use it.
 from .catalog import ImageRow
@@ -31,9 +32,12 @@ from .cli_options import (
 from .errors import InputError, SpadeIndexError
 from .gallery import Gallery
 from .images import ImageFile, find_images
-from .index import MEMORY, RECALL_TARGET, STORAGES
+from .index import DIMENSIONS, MEMORY, RECALL_TARGET, STORAGES
+from .loading import load_all
 from .verify import Problem, bytes_to_check, find_problems
 from .writer import GalleryWriter
+
+MANY = 500  # images, for which it pays to start decoding processes
 
 gallery_argument = click.argument("gallery", type=click.Path(path_type=Path))
 images_argument = click.argument("images", type=click.Path(path_type=Path))
@@ -207,17 +211,33 @@ def query(
     "--storage",
     type=click.Choice(STORAGES),
     help="What large galleries' lists hold: float32, float16, 8 bits a value, or a product quantizer's codes "
-    "[as before; flat]. Distances are computed again from the stored descriptors either way.",
+    "[as before; sq8]. Distances are computed again from the stored descriptors either way.",
+)
+@click.option(
+    "--dimensions",
+    type=click.IntRange(0),
+    help=f"Principal components that lists hold of longer descriptors; 0: all values [as before; {DIMENSIONS}]",
 )
 @click.option("--recall", type=float, help=f"Of the 50 nearest images, to reach [as before; {RECALL_TARGET:g}]")
 @click.option("--memory", type=click.IntRange(64), help=f"MiB that building may take [{MEMORY >> 20:,}]")
-def index(gallery: Path, storage: str | None, recall: float | None, memory: int | None) -> None:
+@click.option(
+    "--queries",
+    type=click.Path(path_type=Path),
+    help="Images like those that will be searched for, to reach the recall with [as before; some of the gallery's own]",
+)
+@backbone_options
+@device_option
+@loading_options
+def index(gallery: Path, queries: Path | None, **options: Any) -> None:
     """Build the FAISS index of GALLERY anew."""
+    memory = options.pop("memory")
+    changes = {name: options.pop(name) for name in ("storage", "dimensions", "recall")}
+    changes["memory"] = memory and memory << 20
+    pooled = _pooled(gallery, queries, options) if queries else None
     with GalleryWriter(gallery) as writer:
-        changes: dict[str, Any] = {"storage": storage, "recall": recall, "memory": memory and memory << 20}
         changes = {name: value for name, value in changes.items() if value is not None}
         chosen = replace(writer.index_settings(), **changes)
-        built = writer.build_index(chosen, Progress.note)
+        built = writer.build_index(chosen, pooled, Progress.note)
     click.echo(str(built))
     if built.recall < built.target:
         click.echo(
@@ -345,6 +365,25 @@ def _files(sources: Iterable[Path], prefix: str = "") -> Iterable[ImageFile]:
     return chain.from_iterable(find_images(source, prefix) for source in sources)
 
 
+def _pooled(gallery: Path, images: Path, options: dict[str, Any]) -> np.ndarray:
+    """Pooled descriptors of images, float32 [n, D], by the gallery's backbone."""
+    _require_images([images])
+    with Gallery(gallery) as recorded:
+        backbone = make_backbone(options, recorded)
+        recorded.settings.require_equal(backbone.settings, str(gallery))
+    loaded = load_all(
+        find_images(images),
+        backbone.settings.preprocessing,
+        workers=options["workers"],
+        ahead=2 * options["batch_size"],
+        on_error=lambda error: Progress.say(f"skipped {error}"),
+    )
+    descriptors = [backbone(np.stack([image.pixels])).pooled.cpu().numpy() for image in loaded]
+    if not descriptors:
+        raise InputError(f"{images}: none of its images could be decoded")
+    return np.concatenate(descriptors)
+
+
 def _open_if_there(path: Path) -> Gallery | None:
     return Gallery(path) if (path / "catalog.sqlite").exists() else None
 
@@ -360,6 +399,7 @@ def _add(writer: GalleryWriter, sources: Iterable[Path], backbone: Any, options:
             strict=options["strict"],
             batch_size=options["batch_size"],
             workers=options["workers"],
+            processes=sum(1 for _ in islice(_files(sources), MANY)) == MANY,
             notice=progress.say,
             progress=progress,
         )

@@ -26,7 +26,8 @@ def described(facts: dict[str, Any]) -> str:
         "index": "none: searched by scanning",
     }
     if index is not None:
-        storage = f" of {index['storage']}" if index["kind"] == "ivf" else ""
+        storage = f" of {index['storage']}" if index["kind"] != "flat" else ""
+        storage += f", {index['dimensions']} components" if index["kind"] == "pca-ivf" else ""
         lines["index"] = (
             f"{index['kind']}{storage}, snapshot {index['snapshot']}, {index['images']:,} images, "
             f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"

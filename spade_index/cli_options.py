@@ -108,7 +108,10 @@ def loading_options(command: Command) -> Command:
     return _together(
         click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images per batch."),
         click.option(
-            "--workers", type=click.IntRange(1), default=os.cpu_count() or 2, help="Decoding threads [one per core]"
+            "--workers",
+            type=click.IntRange(1),
+            default=os.cpu_count() or 2,
+            help="Decoding threads, or processes [one per core]",
         ),
     )(command)
 

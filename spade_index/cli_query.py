@@ -13,7 +13,8 @@ from .cli_options import Progress
 from .detector import Detection, Detector
 from .errors import ImageError
 from .heatmap import heatmap, score_limits
-from .images import DecodedImage, ImageFile, covered, decode, load_all
+from .images import DecodedImage, ImageFile, covered, decode
+from .loading import load_all
 from .report import Example, example_of, write_report
 
 SHOWN = 60  # images on the report's page, those with the highest scores

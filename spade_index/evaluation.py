@@ -12,7 +12,8 @@ from PIL import Image
 
 from .detector import Detection, Detector
 from .errors import ImageError, InputError
-from .images import SUFFIXES, DecodedImage, Geometry, ImageFile, decode, find_images, load_all
+from .images import SUFFIXES, DecodedImage, Geometry, ImageFile, decode, find_images
+from .loading import load_all
 from .metrics import PixelMetrics, pixel_metrics, roc_auc
 from .settings import ImageScore
 

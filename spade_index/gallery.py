@@ -4,11 +4,13 @@ GALLERY/
   catalog.sqlite        images, shards, snapshots, settings: the only mutable file, and the commit point
   shards/000001.h5      immutable once committed
   index/000007.faiss    the FAISS index of snapshot 7; immutable; rebuilt, never edited
+  index/000007.h5       the descriptors that its proposals are ranked by, in one file
   readers/3             locked by those who read since generation 3 (see `readers`)
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 from . import readers
 from .catalog import Catalog, ImageRow
 from .catalog_check import REMEDY
+from .descriptors import Blocks, Descriptors, descriptors_file
 from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from .index import Index, IndexDescription, scan
 from .moments import moments_variance, read_moments
@@ -79,6 +82,7 @@ class Gallery:
         except ValueError as error:
             raise GalleryDamaged(f"{self.catalog.path}: snapshot {snapshot} {error}; {REMEDY}") from error
         self._index: Index | None = None
+        self._descriptors: Descriptors | None = None  # of the index's images
         self._index_row = self.catalog.index(snapshot)
         self._removed = np.empty(0, np.int64)  # keys that the index proposes and that are gone
         self._delta: list[tuple[int, np.ndarray, np.ndarray]] | None = None  # None until the index is opened
@@ -138,7 +142,7 @@ class Gallery:
                     raise GalleryDamaged(
                         f"{self.path}: the index lacks images: rebuild it with `spade-index index {self.path}`"
                     )
-                found[query] = self._rank(pooled[query], proposed)[:k]
+                found[query] = self._rank(pooled[query], proposed, k)
                 if described is not None and not described.exact:
                     continue  # its distances say nothing about ties
                 # Ties may go on beyond the last candidate.
@@ -229,12 +233,20 @@ class Gallery:
             "stale": added + removed > STALE * description.images,
         }
 
+    def index_queries(self) -> np.ndarray | None:
+        """The descriptors float32 [q, D] that the index was tuned on, or None: on images of its own."""
+        row = self.catalog.latest_index()
+        try:
+            return Descriptors(descriptors_file(self.path / "index" / row.file)).queries if row else None
+        except (FileNotFoundError, GalleryDamaged):
+            return None
+
     def verify(self, progress: Callable[[int], None] = lambda count: None) -> Iterator[str]:
         """Check every file against what was committed; yields one line per problem. `progress` is told of bytes."""
         for problem in find_problems(self, progress):
             yield problem.line
 
-    def blocks(self, after: int = -1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(self, after: int = -1) -> Blocks:
         """Keys int64 [n] and pooled descriptors float32 [n, D] of the images added after a snapshot, shard by shard."""
         for shard, rows, keys in self._located(after):
             yield keys, self._block(shard, rows)
@@ -257,14 +269,33 @@ class Gallery:
             return _merge(found, count)
         return _merge([*indexed, _merge(found, count)] if found else indexed, 2 * count)
 
-    def _rank(self, query: np.ndarray, keys: np.ndarray) -> list[Neighbour]:
-        rows = list(self.catalog.images_by_key(keys).values())
-        if len(rows) < len(keys):
-            raise self._compacted()
-        differences = self.pooled(rows).astype(np.float64) - query.astype(np.float64)
+    def _rank(self, query: np.ndarray, keys: np.ndarray, k: int) -> list[Neighbour]:
+        """The k nearest of these images: exact distances, ties to the lowest id."""
+        differences = self._stored(keys).astype(np.float64) - query.astype(np.float64)
         distances = (differences**2).sum(1).astype(np.float32)  # [n]
-        ranked = sorted(zip(distances.tolist(), (row.id for row in rows), (row.key for row in rows), strict=True))
-        return [Neighbour(id, key, distance) for distance, id, key in ranked]
+        near = np.flatnonzero(distances <= np.partition(distances, k - 1)[k - 1]) if k < len(keys) else range(len(keys))
+        ids = self.catalog.ids([int(keys[place]) for place in near])
+        if len(ids) < len(near):
+            raise self._compacted()
+        ranked = sorted((float(distances[place]), ids[int(keys[place])], int(keys[place])) for place in near)
+        return [Neighbour(id, key, distance) for distance, id, key in ranked[:k]]
+
+    def _stored(self, keys: np.ndarray) -> np.ndarray:
+        """Pooled descriptors of these images, float32 [n, D]: from the index's file where they are in it."""
+        stored = np.empty((len(keys), self.settings.pooled_dim), np.float32)
+        places = self._descriptors.places(keys) if self._descriptors else np.full(len(keys), -1)
+        there = places >= 0
+        if self._descriptors:
+            stored[there] = self._descriptors.at(places[there])
+        elsewhere = np.flatnonzero(~there)
+        rows = self.catalog.images_by_key(keys[elsewhere])
+        for place in elsewhere:
+            if (row := rows.get(int(keys[place]))) is None:
+                raise self._compacted()
+            stored[place] = self._shard(row.shard).pooled()[row.row]
+        if not np.isfinite(stored).all():  # none such is ever added
+            raise GalleryDamaged(f"{self.path}: altered descriptors: `spade-index verify {self.path}` names the file")
+        return stored
 
     def _open_index(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Open the index, once; returns the shard, rows and keys of the images that it does not hold."""
@@ -273,6 +304,8 @@ class Gallery:
             # Without its file the gallery is searched by scanning; `verify` says that it is missing.
             if row is not None and (path := self.path / "index" / row.file).exists():
                 self._index = Index(path, IndexDescription.from_json(row.description))
+                with suppress(FileNotFoundError):  # an index of earlier versions has none
+                    self._descriptors = Descriptors(descriptors_file(path))
                 self._removed = np.array(self.catalog.removed_keys(self.snapshot, since=row.snapshot), np.int64)
                 after = row.snapshot
             self._delta = list(self._located(after))

@@ -1,4 +1,4 @@
-"""Find and decode images: folders, single files, text lists and tar archives, one after the other, in parallel."""
+"""Find and decode images: folders, single files, text lists and tar archives."""
 
 import io
 import lzma
@@ -6,10 +6,9 @@ import os
 import tarfile
 import warnings
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ class ImageFile:
     path: str  # absolute path; in an archive, ARCHIVE::MEMBER
     size: int  # bytes
     mtime_ns: int
-    read: Callable[[], bytes]
+    read: Callable[[], bytes]  # can be pickled, to be called in another process
 
 
 @dataclass(frozen=True)
@@ -139,37 +138,6 @@ def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
     return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, _thumbnail(image))
 
 
-def load_all(
-    files: Iterable[ImageFile],
-    how: Preprocessing,
-    *,
-    workers: int,
-    ahead: int,
-    on_error: Callable[[ImageError], None],
-) -> Iterator[DecodedImage]:
-    """Load images in the order of `files`, at most `ahead` of them in advance, on `workers` threads.
-
-    An image that cannot be loaded goes to `on_error`, which may raise to stop, and is left out.
-    """
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        pending: deque[Future[DecodedImage]] = deque()
-        source = iter(files)
-        try:
-            while True:
-                while len(pending) < ahead and (file := next(source, None)) is not None:
-                    pending.append(pool.submit(load, file, how))
-                if not pending:
-                    return
-                try:
-                    loaded = pending.popleft().result()
-                except ImageError as error:
-                    on_error(error)
-                else:
-                    yield loaded
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _in_folder(folder: Path) -> Iterator[ImageFile]:
     seen = set()
     for root, folders, names in os.walk(folder, followlinks=True):
@@ -209,9 +177,9 @@ def _in_archive(path: Path) -> Iterator[ImageFile]:
                 if compressed or member.issparse():
                     content = archive.extractfile(member)
                     data = content.read() if content else b""
-                    read: Callable[[], bytes] = _constant(data)
+                    read: Callable[[], bytes] = partial(bytes, data)
                 else:
-                    read = _range(archive_path, member.offset_data, member.size)
+                    read = partial(_read_range, archive_path, member.offset_data, member.size)
                 name = member.name.removeprefix("./")
                 mtime_ns = int(member.mtime * 1e9)
                 yield ImageFile(_text(name), f"{archive_path}::{_text(name)}", member.size, mtime_ns, read)
@@ -228,20 +196,13 @@ def _on_disk(path: Path, name: str) -> ImageFile:
     return ImageFile(_text(name), _text(os.path.abspath(path)), size, mtime_ns, path.read_bytes)
 
 
-def _constant(data: bytes) -> Callable[[], bytes]:
-    return lambda: data
-
-
-def _range(path: str, offset: int, size: int) -> Callable[[], bytes]:
-    def read() -> bytes:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        if len(data) < size:
-            raise OSError(f"{path} ends early")
-        return data
-
-    return read
+def _read_range(path: str, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) < size:
+        raise OSError(f"{path} ends early")
+    return data
 
 
 def _text(name: str) -> str:

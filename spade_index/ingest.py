@@ -1,17 +1,16 @@
-"""Images into a gallery: decoded in parallel with the backbone, committed shard by shard."""
+"""Images into a gallery: decoding, backbone and writing overlap; committed shard by shard."""
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .changes import insert_shard, new_snapshot
-from .errors import ImageError, StorageError, storage_errors
-from .images import DecodedImage, ImageFile, load_all
-from .moments import image_moments
-from .shard import ShardWriter
+from .changes import NewImage, insert_images, insert_shard, new_snapshot
+from .errors import ImageError, InputError, StorageError, storage_errors
+from .images import DecodedImage, ImageFile
+from .loading import load_all
+from .shard_stream import WAITING, FeatureBatch, ShardStream, WrittenShard
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -41,7 +40,11 @@ class AddReport:
 
 
 class Ingest:
-    """One call of `GalleryWriter.add`: the shard being filled, and what its commit will put into the catalog."""
+    """One call of `GalleryWriter.add`.
+
+    Images are decoded in other processes or threads, become features here, and are written by a thread; each waits
+    when the next has too much to do. A shard that is complete is committed here, so that one thread uses the catalog.
+    """
 
     def __init__(
         self,
@@ -60,44 +63,51 @@ class Ingest:
         self._notice = notice
         self._progress = progress
         self._report = AddReport()
-        self._start_shard()
+        self._before = writer.gallery.snapshot
+        self._ids: dict[str, bytes] = {}  # digests of the images that are admitted and not committed
+        self._digests: dict[bytes, str] = {}
+        self._stream = ShardStream(
+            writer.settings, writer.shard_path, writer.gallery.catalog.next_shard(), writer.shard_rows
+        )
 
-    def run(self, files: Iterable[ImageFile], batch_size: int, workers: int) -> AddReport:
+    def run(self, files: Iterable[ImageFile], batch_size: int, workers: int, processes: bool) -> AddReport:
         """Add all files. Whatever ends it, committed shards stay."""
         loaded = load_all(
             self._unknown(files),
             self._writer.settings.preprocessing,
             workers=workers,
-            ahead=2 * batch_size + workers,
+            processes=processes,
+            ahead=4 * batch_size,
             on_error=self._failed,
         )
         try:
             for batch in _batches(filter(self._admit, loaded), batch_size):
-                try:
-                    self._writer.require_room(len(batch))
-                except StorageError:
-                    self._finish()  # room for that was reserved
-                    raise
-                with storage_errors(self._writer.path):
-                    self._extend(batch)
-                    if len(self._images) >= self._writer.shard_rows:
-                        self._commit()
-                self._progress(len(batch))
-        except (ImageError, KeyboardInterrupt):
+                self._add(batch)
+        except (InputError, KeyboardInterrupt):
             self._finish()
             raise
         except BaseException:
-            if self._shard is not None:
-                self._shard.abandon()
+            self._stream.abandon()
             raise
         self._finish()
         return self._report
 
-    def _start_shard(self) -> None:
-        self._shard: ShardWriter | None = None
-        self._images: list[tuple[DecodedImage, list[list[int]]]] = []  # and the moments of its maps
-        self._ids: dict[str, bytes] = {}  # digests of the images that are admitted and not committed
-        self._digests: dict[bytes, str] = {}
+    def _add(self, batch: list[DecodedImage]) -> None:
+        """Compute the features of admitted images, and have them written."""
+        try:
+            self._writer.require_room((1 + WAITING) * len(batch))
+        except StorageError:
+            self._finish()  # room for what is under way was asked for before
+            raise
+        features = self._backbone(np.stack([image.pixels for image in batch]))
+        pyramid = [level.half() for level in features.pyramid]
+        images = [_new_image(image) for image in batch]
+        thumbnails = [image.thumbnail for image in batch]
+        with storage_errors(self._writer.path):
+            self._stream.put(FeatureBatch(images, thumbnails, features.pooled, pyramid))
+            for shard in self._stream.written():
+                self._commit(shard)
+        self._progress(len(batch))
 
     def _unknown(self, files: Iterable[ImageFile]) -> Iterator[ImageFile]:
         """Leave out files that are there already, by path, size and time, without reading them."""
@@ -116,7 +126,7 @@ class Ingest:
         known = self._ids.get(id) or (stored.digest if stored else None)
         if known == image.digest:
             self._report.unchanged += 1
-        elif known is not None and (id in self._ids or not self._replace):
+        elif known is not None and (not self._replace or id in self._ids or (stored and stored.added > self._before)):
             self._report.changed += 1
             self._notice(f"kept {id} as it was: {image.file.path} has other contents (--replace takes it)")
         elif known is None and (original := self._original(image.digest)) is not None:
@@ -144,48 +154,25 @@ class Ingest:
         self._notice(f"skipped {error}")
         self._progress(1)
 
-    def _extend(self, batch: list[DecodedImage]) -> None:
-        """Compute the features of admitted images and write them."""
-        if self._shard is None:
-            number = self._gallery.catalog.next_shard()
-            self._shard = ShardWriter(self._writer.shard_path(number), self._writer.settings)
-        features = self._backbone(np.stack([image.pixels for image in batch]))
-        pooled = features.pooled.cpu().numpy()
-        pyramid = [level.half().cpu().numpy() for level in features.pyramid]
-        for place, image in enumerate(batch):
-            maps = [level[place] for level in pyramid]
-            self._shard.append(image.file.id, pooled[place], maps, image.thumbnail)
-            self._images.append((image, [image_moments(values) for values in maps]))
-
-    def _commit(self) -> None:
-        """Make the shard and its rows part of the gallery: one snapshot."""
-        assert self._shard is not None
-        shard, images = self._shard, self._images
-        self._start_shard()  # first: what interrupts a commit must not lead to another one of the same shard
-        try:
-            digest = shard.commit()
-        except BaseException:
-            shard.abandon()
-            raise
-        stored = [self._gallery.catalog.image_by_id(image.file.id, self._gallery.snapshot) for image, _ in images]
+    def _commit(self, shard: WrittenShard) -> None:
+        """Make a shard and its rows part of the gallery: one snapshot."""
+        stored = [self._gallery.catalog.image_by_id(image.id, self._gallery.snapshot) for image in shard.images]
         outdated = [row for row in stored if row is not None]
-        count = len(self._gallery) + len(images) - len(outdated)
-        moments = self._writer.moments([m for _, m in images], minus=map(self._writer.stored_moments, outdated))
+        count = len(self._gallery) + len(shard.images) - len(outdated)
+        moments = self._writer.moments(shard.moments, minus=map(self._writer.stored_moments, outdated))
         with self._gallery.catalog.transaction() as db:
             snapshot = new_snapshot(db, "add", count, moments)
             db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(snapshot, row.key) for row in outdated])
-            number = int(shard.path.stem)
-            insert_shard(db, number, shard.path, digest, len(images))
-            for row, (image, _) in enumerate(images):
-                _insert_image(db, image, number, row, snapshot)
+            insert_shard(db, shard.number, shard.path, shard.digest, len(shard.images))
+            insert_images(db, shard.images, shard.number, snapshot)
         self._gallery.at(snapshot)
+        for image in shard.images:
+            del self._ids[image.id], self._digests[image.digest]
 
     def _finish(self) -> None:
         with storage_errors(self._writer.path):
-            if self._images:
-                self._commit()
-            elif self._shard is not None:
-                self._shard.abandon()
+            for shard in self._stream.close():
+                self._commit(shard)
 
 
 def _batches(images: Iterable[DecodedImage], size: int) -> Iterator[list[DecodedImage]]:
@@ -197,7 +184,7 @@ def _batches(images: Iterable[DecodedImage], size: int) -> Iterator[list[Decoded
             if len(batch) == size:
                 yield batch
                 batch = []
-    except ImageError:
+    except InputError:
         if batch:
             yield batch
         raise
@@ -205,11 +192,6 @@ def _batches(images: Iterable[DecodedImage], size: int) -> Iterator[list[Decoded
         yield batch
 
 
-def _insert_image(db: sqlite3.Connection, image: DecodedImage, shard: int, row: int, snapshot: int) -> None:
+def _new_image(image: DecodedImage) -> NewImage:
     file, geometry = image.file, image.geometry
-    found = (file.path, file.size, file.mtime_ns)
-    db.execute(
-        "INSERT INTO images (id, shard, row, digest, path, size, mtime_ns, width, height, added) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (file.id, shard, row, image.digest, *found, geometry.width, geometry.height, snapshot),
-    )
+    return NewImage(file.id, image.digest, file.path, file.size, file.mtime_ns, geometry.width, geometry.height)

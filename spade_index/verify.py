@@ -3,10 +3,13 @@
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .catalog import ImageRow
+from .catalog import ImageRow, IndexRow
+from .descriptors import descriptors_file
 from .errors import GalleryDamaged, StorageError
+from .index import IndexDescription
 from .shard import Shard, file_digest
 
 if TYPE_CHECKING:
@@ -42,9 +45,10 @@ def find_problems(gallery: "Gallery", progress: Callable[[int], None]) -> Iterat
 def bytes_to_check(gallery: "Gallery") -> int:
     """The size of all shards and of the index."""
     row = gallery.catalog.index(gallery.snapshot)
-    index = gallery.path / "index" / row.file if row else None
-    size = index.stat().st_size if index and index.exists() else 0
-    return size + sum(shard["bytes"] for shard in gallery.catalog.shards().values())
+    files = [path for path, _ in _index_files(gallery, row)] if row else []
+    return sum(path.stat().st_size for path in files if path.is_file()) + sum(
+        shard["bytes"] for shard in gallery.catalog.shards().values()
+    )
 
 
 def _shard_problems(
@@ -75,9 +79,16 @@ def _index_problems(gallery: "Gallery", progress: Callable[[int], None]) -> Iter
     row = gallery.catalog.index(gallery.snapshot)
     if row is None:
         return
-    path = gallery.path / "index" / row.file
-    if not path.is_file() or file_digest(path, progress) != row.digest:
-        yield Problem(f"{path}: missing or altered; rebuild it with `spade-index index {gallery.path}`", index=True)
+    for path, digest in _index_files(gallery, row):
+        if not path.is_file() or file_digest(path, progress) != digest:
+            yield Problem(f"{path}: missing or altered; rebuild it with `spade-index index {gallery.path}`", index=True)
+
+
+def _index_files(gallery: "Gallery", row: IndexRow) -> list[tuple[Path, str]]:
+    """The files of an index, and their digests."""
+    index = gallery.path / "index" / row.file
+    descriptors = IndexDescription.from_json(row.description).descriptors
+    return [(index, row.digest), *([(descriptors_file(index), descriptors)] if descriptors else [])]
 
 
 def _named(images: list[ImageRow] | tuple[ImageRow, ...]) -> str:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,12 @@ from . import catalog_check, readers
 from .catalog import Catalog, ImageRow, leftovers
 from .changes import forget, new_snapshot, replace_index, restore_image, set_meta
 from .compact import compact, sparse
+from .descriptors import Descriptors, descriptors_file, write_descriptors
 from .errors import GalleryDamaged, GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
 from .gallery import CATALOG, Gallery
 from .images import ImageFile
-from .index import IndexDescription, IndexSettings, build_index
+from .index import IndexDescription, IndexSettings
+from .index_build import build_index
 from .ingest import AddReport, Ingest
 from .moments import image_moments
 from .repair import repair
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone
 
 SHARD_BYTES = 512 << 20  # of maps; a crash loses at most one shard's work
-SHARD_ROWS = 256
+SHARD_ROWS = 1024
 RESERVE = 16 << 20  # bytes to leave free on the disk, for the catalog
 LOCK = "writer.lock"
 
@@ -82,6 +85,7 @@ class GalleryWriter:
         strict: bool = False,
         batch_size: int = 16,
         workers: int = 2,
+        processes: bool = False,
         notice: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> AddReport:
@@ -89,11 +93,12 @@ class GalleryWriter:
 
         An image with a known id and other contents is kept as it was, or replaced. One that cannot be decoded is
         named to `notice` and left out; with `strict` it raises ImageError after what came before is committed.
-        `progress` is told of every image that is done with.
+        `progress` is told of every image that is done with. Images are decoded in `workers` threads, or processes,
+        which are faster where images are small and many (see `load_all`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
         ingest = Ingest(self, backbone, replace, strict, notice, progress)
-        return ingest.run(files, batch_size, workers)
+        return ingest.run(files, batch_size, workers, processes)
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove images by id, all or none; returns the new snapshot. Raises UnknownImage."""
@@ -149,27 +154,34 @@ class GalleryWriter:
         return IndexDescription.from_json(row.description).settings() if row else IndexSettings()
 
     def build_index(
-        self, settings: IndexSettings | None = None, say: Callable[[str], None] = lambda line: None
+        self,
+        settings: IndexSettings | None = None,
+        queries: np.ndarray | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> IndexDescription:
-        """Build the FAISS index of the latest snapshot, by default with the settings of the one before.
+        """Build the FAISS index of the latest snapshot, by default with the settings and queries of the one before.
 
-        `say` is told what is being done. Raises InputError for an empty gallery, or if the settings' memory is too
-        little.
+        The recall is measured with `queries`, descriptors float32 [q, D] of images like those that will be searched
+        for, or, if there never were any, with images of the gallery. `say` is told what is being done. Raises
+        InputError for an empty gallery, or if the settings' memory is too little.
         """
-        if not len(self.gallery):
+        images, dim = len(self.gallery), self.settings.pooled_dim
+        if not images:
             raise InputError(f"{self.path}: the gallery is empty, there is nothing to index")
-        snapshot = self.gallery.snapshot
         settings = settings or self.index_settings()
-        folder = self.path / "index"
-        # Never the name of one that a reader may be about to open with its own description.
-        names = (f"{snapshot:06d}{f'-{number}' if number > 1 else ''}.faiss" for number in count(1))
-        path = next(folder / name for name in names if not (folder / name).exists())
-        temporary = path.with_suffix(".tmp")
+        queries = self.gallery.index_queries() if queries is None else queries
+        snapshot = self.gallery.snapshot
+        path = self._index_path(snapshot)
         with storage_errors(self.path):
-            folder.mkdir(exist_ok=True)
-            description = build_index(
-                temporary, self.gallery.blocks, len(self.gallery), self.settings.pooled_dim, settings, say
-            )
+            path.parent.mkdir(exist_ok=True)
+            beside = descriptors_file(path)
+            temporary = beside.with_suffix(".h5.tmp")
+            write_descriptors(temporary, self.gallery.blocks(), images, dim, queries)
+            digest = make_durable(temporary, beside)
+            blocks = Descriptors(beside).blocks
+            temporary = path.with_suffix(".faiss.tmp")
+            description = build_index(temporary, blocks, images, dim, settings, queries, say)
+            description = replace(description, descriptors=digest)
             digest = make_durable(temporary, path)
             with self.gallery.catalog.transaction() as db:
                 replace_index(db, snapshot, path.name, digest, description.to_json())
@@ -177,6 +189,12 @@ class GalleryWriter:
         self.gallery.at(snapshot)
         self.forget()
         return description
+
+    def _index_path(self, snapshot: int) -> Path:
+        """Where a new index goes: never the name of one that a reader may be about to open."""
+        folder = self.path / "index"
+        names = (f"{snapshot:06d}{f'-{number}' if number > 1 else ''}.faiss" for number in count(1))
+        return next(folder / name for name in names if not (folder / name).exists())
 
     def compact(self, progress: Callable[[int], None] = lambda images: None) -> int:
         """Forget removed images and earlier snapshots; rewrite shards that hold removed images or few images.
@@ -331,8 +349,12 @@ class GalleryWriter:
     def _remove_unnamed(self) -> None:
         """Delete files that no commit names: a crash's, or those of an index or a shard that fell out of use."""
         catalog = self.gallery.catalog
-        named = {row["file"] for row in catalog.shards().values()} | catalog.index_files()
-        for folder in (self.path / "shards", self.path / "index"):
-            for path in folder.glob("*"):
-                if path.name not in named:
+        indexes = [Path(file) for file in catalog.index_files()]
+        named = {
+            "shards": {row["file"] for row in catalog.shards().values()},
+            "index": {path.name for index in indexes for path in (index, descriptors_file(index))},
+        }
+        for folder, names in named.items():
+            for path in (self.path / folder).glob("*"):
+                if path.name not in names:
                     path.unlink()

@@ -86,13 +86,13 @@ def test_it_stops_before_the_disk_is_full(small_disk: Path, image_folder: Folder
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FAILURES = [
-    ("spade_index.ingest:ShardWriter.append", FULL, 6),
-    ("spade_index.ingest:ShardWriter.append", OSError("Can't write data (No space left on device)"), 5),
-    ("spade_index.ingest:ShardWriter.commit", FULL, 2),
+    ("spade_index.shard_stream:ShardWriter.append", FULL, 6),
+    ("spade_index.shard_stream:ShardWriter.append", OSError("Can't write data (No space left on device)"), 5),
+    ("spade_index.shard_stream:ShardWriter.commit", FULL, 2),
     ("spade_index.shard:os.fsync", OSError(errno.EIO, os.strerror(errno.EIO)), 3),
     ("spade_index.shard:os.rename", OSError(errno.EROFS, os.strerror(errno.EROFS)), 2),
     ("spade_index.ingest:insert_shard", sqlite3.OperationalError("database or disk is full"), 2),
-    ("spade_index.ingest:_insert_image", sqlite3.OperationalError("disk I/O error"), 7),
+    ("spade_index.ingest:insert_images", sqlite3.OperationalError("disk I/O error"), 2),
     ("spade_index.writer:make_durable", FULL, 1),
     ("spade_index.writer:replace_index", sqlite3.OperationalError("database or disk is full"), 1),
 ]

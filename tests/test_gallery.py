@@ -10,7 +10,8 @@ from tiny import brute_force, build, plain, put
 from spade_index.backbone import Backbone
 from spade_index.errors import GalleryDamaged, InputError, UnknownImage
 from spade_index.gallery import Gallery
-from spade_index.index import IndexSettings, build_index
+from spade_index.index import IndexSettings
+from spade_index.index_build import build_index
 from spade_index.writer import GalleryWriter
 
 
@@ -112,7 +113,7 @@ def test_without_its_index_file(gallery_path: Path, queries: np.ndarray) -> None
 
 
 def test_an_index_that_lacks_images_says_so(gallery_path: Path, queries: np.ndarray) -> None:
-    (file,) = (gallery_path / "index").iterdir()
+    (file,) = (gallery_path / "index").glob("*.faiss")
     with Gallery(gallery_path) as gallery:
         keys, descriptors = next(gallery.blocks())
         build_index(file, lambda: iter([(keys, descriptors)]), len(keys), 12)
@@ -129,7 +130,7 @@ def test_inverted_lists_rank_exactly(
     monkeypatch: pytest.MonkeyPatch,
     storage: str,
 ) -> None:
-    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 100)
+    monkeypatch.setattr("spade_index.index_build.EXACT_LIMIT", 100)
     path = tmp_path / "gallery"
     put(path, backbone.settings, descriptors[:250], names(250))
     with GalleryWriter(path) as writer:
@@ -201,7 +202,7 @@ def test_verify_names_what_is_wrong(gallery_path: Path) -> None:
         data[data.index(gallery.maps([row.key])[1].tobytes()) + 5] ^= 64
     shard.write_bytes(data)
     (gallery_path / "shards" / "000003.h5").unlink()
-    (index,) = (gallery_path / "index").iterdir()
+    (index,) = (gallery_path / "index").glob("*.faiss")
     index.write_bytes(index.read_bytes() + b"x")
     with Gallery(gallery_path) as gallery:
         problems = list(gallery.verify())
@@ -215,7 +216,7 @@ def test_verify_names_what_is_wrong(gallery_path: Path) -> None:
 def test_a_missing_shard_is_named(gallery_path: Path, queries: np.ndarray) -> None:
     (gallery_path / "shards" / "000002.h5").unlink()
     with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match=r"000002\.h5"):
-        gallery.nearest(queries, 12)
+        gallery.maps([n.key for n in gallery.nearest(queries, 12)[0]])
 
 
 def test_more_shards_than_files_that_stay_open(

@@ -13,7 +13,8 @@ from PIL import Image
 from tiny import random_image, write_images
 
 from spade_index.errors import ImageError, InputError
-from spade_index.images import ImageFile, find_images, load, load_all
+from spade_index.images import ImageFile, find_images, load
+from spade_index.loading import load_all
 from spade_index.settings import Preprocessing
 
 SMALL = Preprocessing(input_size=(16, 16))

@@ -12,10 +12,9 @@ from spade_index.index import (
     Index,
     IndexDescription,
     IndexSettings,
-    build_index,
-    exact_neighbours,
     scan,
 )
+from spade_index.index_build import build_index, exact_neighbours
 
 NONE = np.empty(0, np.int64)
 
@@ -38,7 +37,7 @@ def brute(queries: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
 @pytest.fixture(params=["exact", *STORAGES])
 def built(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple:
     exact = request.param == "exact"
-    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 1000 if exact else 100)
+    monkeypatch.setattr("spade_index.index_build.EXACT_LIMIT", 1000 if exact else 100)
     descriptors, keys = clustered(600), np.arange(1, 1801, 3)
     settings = IndexSettings("flat" if exact else request.param)
     description = build_index(tmp_path / "i.faiss", lambda: blocks_of(descriptors, keys), 600, 16, settings)
@@ -81,7 +80,7 @@ def test_the_recall_is_that_of_other_queries_too(built: tuple) -> None:
 
 
 def test_less_recall_needs_fewer_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 100)
+    monkeypatch.setattr("spade_index.index_build.EXACT_LIMIT", 100)
     descriptors, keys = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32), np.arange(2000)
 
     def built(recall: float) -> IndexDescription:
@@ -95,7 +94,7 @@ def test_less_recall_needs_fewer_probes(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_smaller_storage_makes_smaller_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 100)
+    monkeypatch.setattr("spade_index.index_build.EXACT_LIMIT", 100)
     descriptors, keys = clustered(3000, 64), np.arange(3000)
     sizes = []
     for storage in STORAGES:
@@ -108,14 +107,14 @@ def test_smaller_storage_makes_smaller_files(tmp_path: Path, monkeypatch: pytest
 def test_building_keeps_within_its_memory_or_says_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 100)
+    monkeypatch.setattr("spade_index.index_build.EXACT_LIMIT", 100)
     descriptors, keys = clustered(40_000, 64), np.arange(40_000)
     lines: list[str] = []
 
     def built(memory: int, storage: str = "sq8") -> IndexDescription:
         settings = IndexSettings(storage, memory=memory)
         blocks = lambda: blocks_of(descriptors, keys, 500)  # noqa: E731
-        return build_index(tmp_path / "i.faiss", blocks, 40_000, 64, settings, lines.append)
+        return build_index(tmp_path / "i.faiss", blocks, 40_000, 64, settings, say=lines.append)
 
     assert built(20 << 20).recall >= 0.99
     assert int(lines[0].split()[1].replace(",", "")) < 40_000  # fewer descriptors for k-means

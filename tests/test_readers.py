@@ -96,7 +96,7 @@ def test_an_index_that_is_not_exact_stays_too(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By scanning, or by another index, a reader would find others than before."""
-    monkeypatch.setattr("spade_index.index.EXACT_LIMIT", 100)
+    monkeypatch.setattr("spade_index.index_build.EXACT_LIMIT", 100)
     path = tmp_path / "gallery"
     descriptors = np.random.default_rng(6).normal(size=(300, 12)).astype(np.float32)
     put(path, backbone.settings, descriptors, [f"{number:03d}" for number in range(300)])
@@ -113,7 +113,7 @@ def test_an_index_that_is_not_exact_stays_too(
         assert fresh.nearest(queries, 10) == used.nearest(queries, 10) == expected
 
 
-@pytest.mark.parametrize("step", ["_open_index", "_rank", "_shard"])
+@pytest.mark.parametrize("step", ["_open_index", "_rank", "_stored"])
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_search_that_is_overtaken_by_compact(
     gallery_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, locked: bool

@@ -140,9 +140,10 @@ def test_all_that_can_be_lost(gallery_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ruin", [os.unlink, lambda path: os.truncate(path, 50)])
-def test_an_index_is_built_again(gallery_path: Path, ruin: Callable[[Path], None]) -> None:
-    (index,) = (gallery_path / "index").iterdir()
-    ruin(index)
+@pytest.mark.parametrize("suffix", [".faiss", ".h5"])
+def test_an_index_is_built_again(gallery_path: Path, ruin: Callable[[Path], None], suffix: str) -> None:
+    (file,) = (gallery_path / "index").glob(f"*{suffix}")
+    ruin(file)
     dropped, said = repair(gallery_path)
     assert dropped == 0
     assert "index" in said[0]

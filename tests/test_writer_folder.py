@@ -58,7 +58,13 @@ def test_a_path_that_cannot_be_a_folder(tmp_path: Path, backbone: Backbone) -> N
 
 def test_leftovers_go_at_the_next_write(gallery_path: Path) -> None:
     good = files_of(gallery_path)
-    for name in ("shards/000004.h5", "shards/000004.h5.tmp", "index/000009.faiss", "index/000009.tmp"):
+    for name in (
+        "shards/000004.h5",
+        "shards/000004.h5.tmp",
+        "index/000009.faiss",
+        "index/000009.h5",
+        "index/000009.h5.tmp",
+    ):
         (gallery_path / name).write_bytes(b"left by a crash")
     with Gallery(gallery_path) as gallery:
         assert len(gallery) == 12

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spade_index.backbone import Backbone
-from spade_index.changes import insert_shard, new_snapshot
+from spade_index.changes import NewImage, insert_images, insert_shard, new_snapshot
 from spade_index.gallery import Gallery, Neighbour
 from spade_index.images import ImageFile, find_images
 from spade_index.ingest import AddReport
@@ -123,7 +123,7 @@ def parts_of(path: Path) -> set[str]:
     with Gallery(path) as gallery:
         catalog = gallery.catalog
         shards = {f"shards/{row['file']}" for row in catalog.shards().values()}
-        index = {f"index/{file}" for file in catalog.index_files()}
+        index = {f"index/{Path(file).with_suffix(end)}" for file in catalog.index_files() for end in (".faiss", ".h5")}
         return shards | index | {"catalog.sqlite", "catalog.check", "writer.lock", f"readers/{catalog.generation()}"}
 
 
@@ -141,11 +141,7 @@ def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: 
         with writer.gallery.catalog.transaction() as db:
             snapshot = new_snapshot(db, "add", len(writer.gallery) + len(ids), moments)
             insert_shard(db, number, shard.path, digest, len(ids))
-            db.executemany(
-                "INSERT INTO images (id, shard, row, digest, path, size, mtime_ns, width, height, added) "
-                "VALUES (?, ?, ?, ?, ?, 1, 1, 1, 1, ?)",
-                [(id, number, row, id.encode(), f"/{id}", snapshot) for row, id in enumerate(ids)],
-            )
+            insert_images(db, [NewImage(id, id.encode(), f"/{id}", 1, 1, 1, 1) for id in ids], number, snapshot)
 
 
 def brute_force(query: np.ndarray, images: dict[str, np.ndarray], k: int) -> list[tuple[str, float]]:

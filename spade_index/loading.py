@@ -1,0 +1,87 @@
+"""Load images ahead of their use, several at once, in threads or in processes."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from itertools import islice
+
+from .errors import ImageError, InputError
+from .images import DecodedImage, ImageFile, load
+from .settings import Preprocessing
+
+LOT = 8  # images handed to a process at a time
+
+Loaded = DecodedImage | ImageError
+
+
+def load_all(
+    files: Iterable[ImageFile],
+    how: Preprocessing,
+    *,
+    workers: int,
+    ahead: int,
+    on_error: Callable[[ImageError], None],
+    processes: bool = False,
+) -> Iterator[DecodedImage]:
+    """Load images in the order of `files`, about `ahead` of them in advance, on `workers` threads or processes.
+
+    Processes decode small images faster, since Python's threads take turns, but take half a second to start, and the
+    program that calls this must be importable (`if __name__ == "__main__"`). An image that cannot be loaded goes to
+    `on_error`, which may raise to stop, and is left out. Raises InputError if a process dies.
+    """
+    lot = LOT if processes else 1
+    lots = max(ahead // lot, 2 * workers) if processes else ahead
+    pool = _processes(workers) if processes else ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pending: deque[tuple[list[ImageFile], Future[list[Loaded]]]] = deque()
+    source = iter(files)
+    try:
+        while True:
+            while len(pending) < lots and (some := list(islice(source, lot))):
+                pending.append((some, pool.submit(_load, some, how)))
+            if not pending:
+                return
+            some, future = pending.popleft()
+            for file, loaded in zip(some, future.result(), strict=True):
+                if isinstance(loaded, ImageError):
+                    on_error(loaded)
+                else:
+                    yield replace(loaded, file=file)
+    except BrokenProcessPool as error:
+        raise InputError("a decoding process died (out of memory?): try fewer --workers") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load(files: list[ImageFile], how: Preprocessing) -> list[Loaded]:
+    found: list[Loaded] = []
+    for file in files:
+        try:
+            # The caller has the file, and its bytes need not travel back.
+            found.append(replace(load(file, how), file=replace(file, read=bytes)))
+        except ImageError as error:
+            found.append(error)
+    return found
+
+
+def _processes(workers: int) -> Executor:
+    # Not forked: what has threads cannot be, and torch has.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
+
+
+def _begin() -> None:
+    """In a new process: what interrupts the program is its parent's business, and without its parent it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
