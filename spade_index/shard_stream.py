@@ -8,8 +8,8 @@ from queue import Queue
 
 from torch import Tensor
 
-from .catalog import NewImage
-from .gallery import image_moments
+from .changes import NewImage
+from .moments import image_moments
 from .settings import ExtractionSettings
 from .shard import ShardWriter
 

@@ -1,0 +1,111 @@
+"""What the catalog's bytes were when the last writer left: catalog.check, one line beside catalog.sqlite.
+
+    5 0f3a... 9c1e...        SQLite's change counter, xxh3_128 of catalog.sqlite, xxh3_64 of this line up to here
+
+SQLite's own check sees nothing of a changed byte in a column without an index, or in a page that is not in use. A
+counter that is older than the catalog's means that a writer was killed after a commit: then there is only SQLite's.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from .errors import GalleryDamaged
+from .shard import BLOCK, make_durable
+
+CHECK = "catalog.check"
+REMEDY = "restore it from a copy, or move the gallery away and build it again"
+
+
+class NoteDamaged(GalleryDamaged):
+    """catalog.check is not what was written."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What catalog.check says."""
+
+    counter: int
+    digest: str
+
+    def line(self) -> bytes:
+        """All of the file."""
+        text = f"{self.counter} {self.digest}"
+        return f"{text} {xxhash.xxh3_64_hexdigest(text.encode())}\n".encode()
+
+    @classmethod
+    def read(cls, path: Path) -> "Note | None":
+        """From a file; None if it is not there. Raises NoteDamaged."""
+        try:
+            line = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        parts = line.decode("ascii", "replace").split()
+        note = cls(int(parts[0]), parts[1]) if len(parts) == 3 and parts[0].isdecimal() else None
+        if note is None or note.line() != line:
+            raise NoteDamaged(f"{path}: its bytes have changed since it was written; the next writer makes it anew")
+        return note
+
+
+def require_unchanged(catalog: Path) -> bool:
+    """Compare a catalog's bytes with what was noted; whether there was something to compare with.
+
+    Nobody may write meanwhile. Raises GalleryDamaged if the catalog has changed, NoteDamaged if the note has.
+    """
+    note = Note.read(catalog.with_name(CHECK))
+    if note is None:
+        return False
+    with _opened(catalog) as blocks:
+        header = next(blocks, b"")
+        digest = xxhash.xxh3_128(header)
+        for block in blocks:
+            digest.update(block)
+    counter, valid_for = _counters(header)
+    if counter > note.counter and counter == valid_for:
+        return False
+    if counter != note.counter or digest.hexdigest() != note.digest:
+        raise GalleryDamaged(f"{catalog}: its bytes have changed since they were written; {REMEDY}")
+    return True
+
+
+def write(catalog: Path) -> None:
+    """Note a catalog's bytes, durably, if that is not done already. Raises OSError."""
+    path = catalog.with_name(CHECK)
+    with _opened(catalog) as blocks:
+        header = next(blocks, b"")
+    counter, _ = _counters(header)
+    try:
+        note = Note.read(path)
+    except NoteDamaged:
+        note = None
+    if note is None or note.counter != counter:
+        temporary = path.with_name(f"{CHECK}.tmp")
+        digest = xxhash.xxh3_128()
+        with _opened(catalog) as blocks:
+            for block in blocks:
+                digest.update(block)
+        temporary.write_bytes(Note(counter, digest.hexdigest()).line())
+        make_durable(temporary, path)
+
+
+def _counters(header: bytes) -> tuple[int, int]:
+    """How often the catalog was changed, and what that was when its header was last written."""
+    return int.from_bytes(header[24:28]), int.from_bytes(header[92:96])
+
+
+@contextmanager
+def _opened(catalog: Path) -> Iterator[Iterator[bytes]]:
+    """The catalog's bytes, read by a process of its own.
+
+    If this one closed the file, the system would take away all locks that SQLite holds on it anywhere in this process,
+    which might be in the middle of a commit.
+    """
+    with subprocess.Popen(["cat", os.path.abspath(catalog)], stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        with closing(process.stdout) as pipe:
+            yield iter(lambda: pipe.read(BLOCK), b"")
