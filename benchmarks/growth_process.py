@@ -1,7 +1,7 @@
 """Work in processes of their own, so that each one's memory is its own, and what they read and hold.
 
-A peak is the process's VmHWM when it is done. `os.wait4` would say the parent's as well: Linux counts what was resident
-before `exec`.
+A peak is the process's VmHWM when it is done, above what its libraries took. `os.wait4` would count what was resident
+before `exec` as well: the parent's.
 """
 
 import json
@@ -26,7 +26,7 @@ class Failed(SpadeIndexError):
 
 
 def in_own_process(task: str, *arguments: Any, seconds: float | None = None) -> dict[str, Any]:
-    """Call `MODULE:FUNCTION` of this package with values that JSON knows; its result and `peak_mb`.
+    """Call `MODULE:FUNCTION` of this package with values that JSON knows; its result, and `peak_mb`: above `before_mb`.
 
     Raises Failed if it fails or takes longer than `seconds`.
     """
@@ -54,11 +54,12 @@ def main() -> None:
     task, given, result = sys.argv[1:]
     module, _, name = task.partition(":")
     function: Callable[..., dict[str, Any]] = getattr(import_module(f"{HERE}.{module}"), name)
+    before = _status("VmRSS") / 1e6  # libraries
     try:
         found = function(*json.loads(given))
     except SpadeIndexError as error:
         sys.exit(str(error))
-    Path(result).write_text(json.dumps({**found, "peak_mb": _status("VmHWM") / 1e6}))
+    Path(result).write_text(json.dumps({**found, "before_mb": before, "peak_mb": _status("VmHWM") / 1e6 - before}))
 
 
 def resident() -> dict[str, float]:

@@ -15,7 +15,8 @@ def table(results: Entry) -> str:
     """Nearest images: a line for each size and contender."""
     real = f"{results['real']:,} photographs, beyond them descriptors drawn around theirs"
     lines = [
-        f"the {results['test_queries']:,} test queries' 50 nearest of {real}; one query at a time",
+        f"the 50 nearest images of {results['test_queries']:,} queries, one at a time, in a gallery of {real}",
+        "own and file MB: resident after all queries; peak MB: of building; all above what libraries take",
         ALIGNED.format(*COLUMNS),
     ]
     for entry in results["sizes"]:
