@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 import xxhash
 from PIL import Image
 
-from spade_index.backbone import Backbone, load_backbone
 from spade_index.catalog import NewImage, insert_images, insert_shard, new_snapshot
 from spade_index.errors import InputError
 from spade_index.gallery import image_moments
@@ -32,6 +31,9 @@ from spade_index.loading import load_all
 from spade_index.settings import ExtractionSettings
 from spade_index.shard import PAGE, ShardWriter
 from spade_index.writer import GalleryWriter
+
+if TYPE_CHECKING:
+    from spade_index.backbone import Backbone
 
 BACKBONE = "efficientnet-lite0"
 SEED = 0
@@ -72,12 +74,11 @@ class Features:
 def extract(work: str, photographs: str, input_size: int, held: int) -> dict[str, Any]:
     """Features of all photographs into WORK/features, if they are not there, and the first `held` into queries.npy."""
     folder = Path(work, "features")
-    backbone = make_backbone(input_size)
     if not folder.exists():
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        _extract(temporary, shuffled(photographs), backbone)
+        _extract(temporary, shuffled(photographs), make_backbone(input_size))
         temporary.rename(folder)
     features = Features.read(Path(work), held)
     np.save(folder / "queries.npy", features.pooled[:held])
@@ -92,8 +93,10 @@ def extract(work: str, photographs: str, input_size: int, held: int) -> dict[str
     }
 
 
-def make_backbone(input_size: int) -> Backbone:
+def make_backbone(input_size: int) -> "Backbone":
     """The one that all features are made with."""
+    from spade_index.backbone import load_backbone  # imports torch, which takes seconds
+
     return load_backbone(
         BACKBONE, preprocessing=lambda default: replace(default, input_size=(input_size, input_size)), device="cpu"
     )
@@ -105,7 +108,7 @@ def shuffled(photographs: str) -> list[ImageFile]:
     return [files[place] for place in np.random.default_rng(SEED).permutation(len(files))]
 
 
-def _extract(folder: Path, files: list[ImageFile], backbone: Backbone) -> None:
+def _extract(folder: Path, files: list[ImageFile], backbone: "Backbone") -> None:
     settings, kept = backbone.settings, 0
     shapes = [(len(files), height * width, channels) for channels, height, width in settings.level_shapes]
     maps = [
