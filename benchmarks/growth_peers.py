@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,11 @@ def run(key: str, gallery: str, queries: str, limits: str) -> dict[str, Any]:
     descriptors = Descriptors(descriptors_file(index_path(Path(gallery))[0]))
     asked, limit = np.load(queries), np.load(limits)
     images, dim = len(descriptors.keys), asked.shape[1]
+    peer = PEERS[key]
+    if peer.package:
+        import_module(peer.package)
     before = resident()
-    built, seconds = timed(lambda: PEERS[key].build(descriptors.blocks(), images, dim))
+    built, seconds = timed(lambda: peer.build(descriptors.blocks(), images, dim))
     width = _widened(built, tuning_of(asked), tuning_of(limit), descriptors)
     for query in tuning_of(asked)[:WARM_UP]:
         built.search(query[None])

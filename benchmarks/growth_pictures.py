@@ -69,7 +69,9 @@ def _contenders(results: Entry) -> list[tuple[str, str, str, list[tuple[int, Ent
     for key, title in TITLES.items():
         found = [(entry["images"], entry["peers"].get(key, {})) for entry in results["sizes"]]
         there = [(images, peer) for images, peer in found if peer.get("status") == "ok"]
-        rows += [(key, title, COLOURS[key], there)] * bool(there)
+        if there:
+            ended = "" if there[-1][0] == found[-1][0] else " (left out beyond)"
+            rows.append((key, title + ended, COLOURS[key], there))
     return rows
 
 
@@ -81,7 +83,7 @@ def _axes(results: Entry) -> Any:
 
     figure, axes = pyplot.subplots(figsize=(8.6, 5), layout="constrained")
     sizes = [entry["images"] for entry in results["sizes"]]
-    axes.set(xscale="log", yscale="log", xlim=(0.7 * sizes[0], sizes[-1] * (sizes[-1] / sizes[0]) ** 0.42 * 1.5))
+    axes.set(xscale="log", yscale="log", xlim=(0.5 * sizes[0], sizes[-1] * (sizes[-1] / sizes[0]) ** 0.42 * 1.5))
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
     axes.set_xticks([], minor=True)
     if results["real"] < sizes[-1]:
