@@ -96,7 +96,7 @@ class Work:
         there = self.images()
         if there > size and not set(OURS) <= set(self._known(size)):
             return f"the gallery has grown to {there:,} images; for smaller sizes take a new --work"
-        needed = (size - there) * of["row_bytes"] + 2 * size * 4 * of["dim"] + RESERVE
+        needed = (size - there) * of["row_bytes"] + size * 5 * of["dim"] + RESERVE  # descriptors, index
         free = shutil.disk_usage(self.path).free
         if there < size and free < needed:
             return f"it takes {needed / 1e9:,.1f} GB of disk, and {free / 1e9:,.1f} are free"
