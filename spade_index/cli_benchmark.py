@@ -1,11 +1,12 @@
 """What `spade-index benchmark` does: the programs of benchmarks/, by name."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .cli_options import device_option
+from .cli_options import Progress, device_option
 from .errors import InputError
 from .index import STORAGES
 from .settings import MODES
@@ -88,6 +89,41 @@ def gallery(json_file: Path | None, picture: Path | None, sizes: str, peers: str
     if peers is not None:
         options["peers"] = () if peers == "none" else _names(peers)
     run(Settings(**options), json_file, picture, click.echo)
+
+
+@benchmark.command()
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw them, a PNG.")
+@click.option(
+    "--photographs", type=click.Path(path_type=Path), help="A folder, .tar, text list or file of images [made ones]"
+)
+@click.option("--images", type=click.IntRange(1), help="Take the first N [all; 4,000 made ones]")
+@click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=os.cpu_count() or 2,
+    help="Decoding threads, or processes [one per core]",
+)
+@click.option("--backbone", default="efficientnet-lite0", show_default=True, help="As in `build`.")
+@device_option
+@click.option(
+    "--slice",
+    "slice_images",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="The backbone is timed alone after every N images.",
+)
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Ingests, all counted.")
+@click.option("--work", type=click.Path(path_type=Path), help="Where galleries are made [a temporary folder]")
+@click.option("--keep", is_flag=True, help="Leave the gallery there.")
+def ingest(json_file: Path | None, picture: Path | None, **options: Any) -> None:
+    """Time taking images into a gallery against the backbone alone, and watch memory; verifies the gallery."""
+    from .benchmarks.ingest import Settings, run
+
+    run(Settings(**options), json_file, picture, click.echo, Progress.note)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
