@@ -23,11 +23,11 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from spade_index.catalog import NewImage, insert_images, insert_shard, new_snapshot
+from spade_index.changes import NewImage, insert_images, insert_shard, new_snapshot
 from spade_index.errors import InputError
-from spade_index.gallery import image_moments
 from spade_index.images import ImageFile, find_images
 from spade_index.loading import load_all
+from spade_index.moments import image_moments
 from spade_index.settings import ExtractionSettings
 from spade_index.shard import PAGE, ShardWriter
 from spade_index.writer import GalleryWriter
