@@ -1,6 +1,7 @@
 """Image batch -> pooled descriptors and feature pyramid, from a pretrained CNN."""
 
 import difflib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import BackboneError
+from .kernels.threads import spread
 from .pretrained import load_model, weights_digest
 from .settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
 
@@ -61,7 +63,7 @@ class Backbone:
                 raise BackboneError(f"{name} has no feature map {level!r}: try one of {', '.join(near)}")
         self._levels = sorted(levels, key=lambda level: -shapes[level][1] * shapes[level][2])
         self._last = list(shapes)[-1]
-        self._captured: dict[str, Tensor] = {}
+        self._captured = threading.local()  # .levels: dict[str, Tensor]
         modules = dict(model.named_modules())
         for level in {*self._levels, self._last}:
             modules[level].register_forward_hook(self._capture(level))
@@ -80,19 +82,38 @@ class Backbone:
 
         Raises BackboneError if a feature cannot be stored as float16.
         """
+        parts = np.array_split(pixels, min(len(pixels), self._lanes()))
+        found: list[Features | None] = [None] * len(parts)
+
+        def extract(part: int) -> None:
+            found[part] = self._features(parts[part])
+
+        # On a CPU, threads that each take a part of the batch meet once, and not in each of hundreds of operations.
+        spread(extract, range(len(parts)), len(parts))
+        features = [part for part in found if part is not None]
         with torch.inference_mode():
-            self._forward(torch.tensor(pixels))
-            pyramid = [
-                self._captured[level].float().permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # [B, H*W, C]
-                for level in self._levels
-            ]
-            pooled = self._captured[self._last].float().mean((2, 3))  # [B, D]
-            self._captured.clear()
+            pooled = torch.cat([part.pooled for part in features])
+            pyramid = [torch.cat(level) for level in zip(*[part.pyramid for part in features], strict=True)]
         if not all(level.abs().amax() <= LARGEST for level in [pooled, *pyramid]):  # NaN is not, either
             raise BackboneError(
                 f"{self.settings.backbone} makes features that are not finite, or over {LARGEST:.0f}, the largest "
                 "float16: check its weights and the preprocessing"
             )
+        return Features(pooled, pyramid)
+
+    def _lanes(self) -> int:
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    def _features(self, pixels: np.ndarray) -> Features:
+        with torch.inference_mode():
+            self._forward(torch.tensor(pixels))
+            captured = self._captured.levels
+            pyramid = [
+                captured[level].float().permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # [B, H*W, C]
+                for level in self._levels
+            ]
+            pooled = captured[self._last].float().mean((2, 3))  # [B, D]
+            captured.clear()
         return Features(pooled, pyramid)
 
     def _forward(self, pixels: Tensor) -> None:
@@ -104,7 +125,7 @@ class Backbone:
 
     def _capture(self, level: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self._captured[level] = output
+            vars(self._captured).setdefault("levels", {})[level] = output
 
         return hook
 

@@ -54,7 +54,8 @@ PLACES = "CREATE INDEX IF NOT EXISTS places ON images (shard, row);"  # gallerie
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL)
 IMAGE = (int, str, int, int, bytes, str, int, int, int, int, int, int | None)  # kinds of an ImageRow's values
 BUSY_SECONDS = 30  # a commit of another process takes milliseconds
-LIVE = "added <= :snapshot AND (removed IS NULL OR removed > :snapshot)"
+LIVE_AT = "added <= ? AND (removed IS NULL OR removed > ?)"
+LIVE = LIVE_AT.replace("?", ":snapshot")
 GONE = "removed > ? AND NOT EXISTS (SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL)"
 
 
@@ -201,9 +202,13 @@ class Catalog:
         """The image with this id at a snapshot."""
         return self._one(f"SELECT * FROM images WHERE id = :id AND {LIVE}", id=id, snapshot=snapshot)
 
-    def image_by_digest(self, digest: bytes, snapshot: int) -> ImageRow | None:
-        """An image with these file contents at a snapshot."""
-        return self._one(f"SELECT * FROM images WHERE digest = :digest AND {LIVE}", digest=digest, snapshot=snapshot)
+    def images_by_id(self, ids: Sequence[str], snapshot: int) -> dict[str, ImageRow]:
+        """Those of these ids that are there at a snapshot."""
+        return {row["id"]: ImageRow(*row) for row in self._live("id", ids, snapshot)}
+
+    def ids_by_digest(self, digests: Sequence[bytes], snapshot: int) -> dict[bytes, str]:
+        """The ids of images with these file contents at a snapshot."""
+        return {row["digest"]: row["id"] for row in self._live("digest", digests, snapshot)}
 
     def added_count(self, snapshot: int, since: int) -> int:
         """How many of a snapshot's images were added after an earlier one."""
@@ -318,10 +323,14 @@ class Catalog:
         except (sqlite3.Error, UnicodeError) as error:  # also of a message of SQLite's
             raise self._unreadable(error) from error
 
+    def _live(self, column: str, values: Sequence[object], snapshot: int) -> Iterator[sqlite3.Row]:
+        """Rows at a snapshot whose column has one of these values."""
+        for part in _parts(values):
+            query = f"SELECT * FROM images WHERE {column} IN ({','.join('?' * len(part))}) AND {LIVE_AT}"
+            yield from self._typed(IMAGE, query, [*part, snapshot, snapshot])
+
     def _by_key(self, kinds: tuple[Any, ...], columns: str, keys: Iterable[int]) -> Iterator[sqlite3.Row]:
-        wanted = list(dict.fromkeys(int(key) for key in keys))
-        for start in range(0, len(wanted), 500):  # SQLite's limit of variables was once 999
-            part = wanted[start : start + 500]
+        for part in _parts(list(dict.fromkeys(int(key) for key in keys))):
             query = f"SELECT {columns} FROM images WHERE key IN ({','.join('?' * len(part))})"
             yield from self._typed(kinds, query, part)
 
@@ -361,6 +370,11 @@ class Catalog:
 
     def _damaged(self, reason: str) -> GalleryDamaged:
         return GalleryDamaged(f"{self.path}: not a readable catalog ({' '.join(reason.split())}); {REMEDY}")
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """SQLite's limit of variables was once 999."""
+    return (values[start : start + 500] for start in range(0, len(values), 500))
 
 
 def leftovers(path: Path) -> list[Path]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .catalog import ImageRow
 from .changes import NewImage, insert_images, insert_shard, new_snapshot
 from .errors import ImageError, InputError, StorageError, storage_errors
 from .images import DecodedImage, ImageFile
@@ -15,6 +17,8 @@ from .shard_stream import WAITING, FeatureBatch, ShardStream, WrittenShard
 if TYPE_CHECKING:
     from .backbone import Backbone
     from .writer import GalleryWriter
+
+LOOKED_UP = 64  # files that are looked up in the catalog at once
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Ingest:
         self._before = writer.gallery.snapshot
         self._ids: dict[str, bytes] = {}  # digests of the images that are admitted and not committed
         self._digests: dict[bytes, str] = {}
+        self._outdated: dict[str, ImageRow] = {}  # what they replace
         self._stream = ShardStream(
             writer.settings, writer.shard_path, writer.gallery.catalog.next_shard(), writer.shard_rows
         )
@@ -81,8 +86,9 @@ class Ingest:
             on_error=self._failed,
         )
         try:
-            for batch in _batches(filter(self._admit, loaded), batch_size):
-                self._add(batch)
+            for batch in _batches(loaded, batch_size):
+                if admitted := self._admitted(batch):
+                    self._add(admitted)
         except (InputError, KeyboardInterrupt):
             self._finish()
             raise
@@ -111,41 +117,50 @@ class Ingest:
 
     def _unknown(self, files: Iterable[ImageFile]) -> Iterator[ImageFile]:
         """Leave out files that are there already, by path, size and time, without reading them."""
-        for file in files:
-            row = self._gallery.catalog.image_by_id(file.id, self._gallery.snapshot)
-            if row is not None and (row.path, row.size, row.mtime_ns) == (file.path, file.size, file.mtime_ns):
-                self._report.unchanged += 1
-                self._progress(1)
-            else:
-                yield file
+        files = iter(files)
+        while some := list(islice(files, LOOKED_UP)):
+            known = self._gallery.catalog.images_by_id([file.id for file in some], self._gallery.snapshot)
+            for file in some:
+                row = known.get(file.id)
+                if row is not None and (row.path, row.size, row.mtime_ns) == (file.path, file.size, file.mtime_ns):
+                    self._report.unchanged += 1
+                    self._progress(1)
+                else:
+                    yield file
 
-    def _admit(self, image: DecodedImage) -> bool:
-        """Whether this image is to be added: it is new, or changed and to be replaced."""
+    def _admitted(self, batch: list[DecodedImage]) -> list[DecodedImage]:
+        """The images that are to be added: new, or changed and to be replaced."""
+        catalog, snapshot = self._gallery.catalog, self._gallery.snapshot
+        stored = catalog.images_by_id([image.file.id for image in batch], snapshot)
+        originals = catalog.ids_by_digest([image.digest for image in batch], snapshot)
+        return [image for image in batch if self._admit(image, stored.get(image.file.id), originals.get(image.digest))]
+
+    def _admit(self, image: DecodedImage, stored: ImageRow | None, original: str | None) -> bool:
+        """Whether to add an image; `stored` has its id in the catalog, and `original` its contents."""
         id = image.file.id
-        stored = self._gallery.catalog.image_by_id(id, self._gallery.snapshot)
         known = self._ids.get(id) or (stored.digest if stored else None)
+        if original in self._ids:  # and is about to be replaced
+            original = None
+        original = self._digests.get(image.digest) or original
+        added_now = id in self._ids or (stored is not None and stored.added > self._before)
         if known == image.digest:
             self._report.unchanged += 1
-        elif known is not None and (not self._replace or id in self._ids or (stored and stored.added > self._before)):
+        elif known is not None and (added_now or not self._replace):
             self._report.changed += 1
             self._notice(f"kept {id} as it was: {image.file.path} has other contents (--replace takes it)")
-        elif known is None and (original := self._original(image.digest)) is not None:
+        elif known is None and original is not None:
             self._report.copies += 1
             self._notice(f"skipped {id}: the same file as {original}")
         else:
-            self._report.replaced += stored is not None
+            self._report.added += 1
             self._ids[id] = image.digest
             self._digests[image.digest] = id
-            self._report.added += 1
+            if stored is not None:
+                self._report.replaced += 1
+                self._outdated[id] = stored
             return True
         self._progress(1)
         return False
-
-    def _original(self, digest: bytes) -> str | None:
-        """The id of the image that has these contents already."""
-        row = self._gallery.catalog.image_by_digest(digest, self._gallery.snapshot)
-        stored = row.id if row and row.id not in self._ids else None  # else it is about to be replaced
-        return self._digests.get(digest) or stored
 
     def _failed(self, error: ImageError) -> None:
         if self._strict:
@@ -156,8 +171,7 @@ class Ingest:
 
     def _commit(self, shard: WrittenShard) -> None:
         """Make a shard and its rows part of the gallery: one snapshot."""
-        stored = [self._gallery.catalog.image_by_id(image.id, self._gallery.snapshot) for image in shard.images]
-        outdated = [row for row in stored if row is not None]
+        outdated = [self._outdated.pop(image.id) for image in shard.images if image.id in self._outdated]
         count = len(self._gallery) + len(shard.images) - len(outdated)
         moments = self._writer.moments(shard.moments, minus=map(self._writer.stored_moments, outdated))
         with self._gallery.catalog.transaction() as db:
@@ -167,7 +181,8 @@ class Ingest:
             insert_images(db, shard.images, shard.number, snapshot)
         self._gallery.at(snapshot)
         for image in shard.images:
-            del self._ids[image.id], self._digests[image.digest]
+            self._ids.pop(image.id)
+            self._digests.pop(image.digest, None)  # of two that replace, one
 
     def _finish(self) -> None:
         with storage_errors(self._writer.path):

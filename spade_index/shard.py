@@ -43,6 +43,7 @@ class ShardWriter:
         self._file.attrs["format"] = FORMAT
         self._file.attrs["version"] = VERSION
         self._file.attrs["settings"] = settings.to_json()
+        self._room = 0  # rows that the maps' datasets have
         self._maps = []
         for level, (channels, height, width) in enumerate(settings.level_shapes):
             row = (height * width, channels)
@@ -58,8 +59,9 @@ class ShardWriter:
     def append(self, id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail: bytes) -> None:
         """Add one image: pooled float32 [D], maps float16 [H*W, C] for each level."""
         row = len(self)
+        if row == self._room:
+            self._resize(max(64, 2 * row))
         for dataset, values in zip(self._maps, maps, strict=True):
-            dataset.resize(row + 1, axis=0)
             dataset.id.write_direct_chunk((row, 0, 0), np.ascontiguousarray(values, "<f2"))
         pooled = np.ascontiguousarray(pooled, "<f4")
         self._rows.append((id, pooled, thumbnail, row_checksum(id, pooled, maps, thumbnail)))
@@ -72,15 +74,21 @@ class ShardWriter:
             raise OSError(errno.ENOSPC, " ".join(str(error).split()), str(self._temporary)) from error
         return make_durable(self._temporary, self.path)
 
-    def _write_columns(self) -> None:
+    def _resize(self, rows: int) -> None:
         for dataset in self._maps:
-            dataset.resize(len(self), axis=0)  # an `append` that was interrupted does not count
+            dataset.resize(rows, axis=0)
+        self._room = rows
+
+    def _write_columns(self) -> None:
+        self._resize(len(self))  # an `append` that was interrupted does not count
         ids, pooled, thumbnails, checksums = zip(*self._rows, strict=True)
         self._file.create_dataset("pooled", data=np.stack(pooled))
         self._file.create_dataset("id", data=ids, dtype=h5py.string_dtype())
         stored = self._file.create_dataset("thumbnail", (len(self),), h5py.vlen_dtype(np.uint8))
+        values = np.empty(len(self), stored.dtype)
         for row, thumbnail in enumerate(thumbnails):
-            stored[row] = np.frombuffer(thumbnail, np.uint8)
+            values[row] = np.frombuffer(thumbnail, np.uint8)
+        stored.id.write(h5py.h5s.ALL, h5py.h5s.ALL, values)  # at once: `stored[:]` takes equal lengths for a matrix
         self._file.create_dataset("checksum", data=np.array(checksums, "<u8"))
         self._file.close()
 

@@ -47,8 +47,8 @@ def test_an_image_is_seen_from_its_adding_until_its_removal(catalog: Catalog) ->
     assert [ids(catalog, third, after) for after in (first, second, third)] == ["db", "b", ""]
     assert catalog.image_by_id("b", first) != catalog.image_by_id("b", third)
     assert catalog.image_by_id("b", second) is None
-    assert catalog.image_by_digest(b"bytes of a", second) is not None
-    assert catalog.image_by_digest(b"bytes of a", third) is None
+    assert catalog.ids_by_digest([b"bytes of a", b"unknown"], second) == {b"bytes of a": "a"}
+    assert catalog.ids_by_digest([b"bytes of a"], third) == {}
     assert catalog.removed_keys(third, since=first) == [1, 2]
     assert catalog.removed_keys(second, since=first) == [2]
     assert catalog.removed_keys(third, since=third) == []
