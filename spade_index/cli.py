@@ -34,6 +34,7 @@ from .gallery import Gallery
 from .images import ImageFile, find_images
 from .index import DIMENSIONS, MEMORY, RECALL_TARGET, STORAGES
 from .loading import load_all
+from .verify import Problem, bytes_to_check, find_problems
 from .writer import GalleryWriter
 
 MANY = 500  # images, for which it pays to start decoding processes
@@ -113,24 +114,38 @@ def add(gallery: Path, images: tuple[Path, ...], **options: Any) -> None:
 @gallery_argument
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 def remove(gallery: Path, ids: tuple[str, ...]) -> None:
-    """Remove images by ID, all of them or none. They take room until `compact`."""
+    """Remove images by ID, all of them or none. Until `compact` they take room, and `restore` takes them back."""
     with GalleryWriter(gallery) as writer:
         snapshot = writer.remove(ids)
-        click.echo(f"{len(set(ids)):,} removed; {len(writer.gallery):,} images at snapshot {snapshot}")
+        images = f"{len(writer.gallery):,} images at snapshot {snapshot}"
+        click.echo(f"{len(set(ids)):,} removed (`restore` takes them back, until `compact`); {images}")
+
+
+@main.command()
+@gallery_argument
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+def restore(gallery: Path, ids: tuple[str, ...]) -> None:
+    """Take back the removal of images by ID, all of them or none. `list --removed` names those that can be."""
+    with GalleryWriter(gallery) as writer:
+        snapshot = writer.restore(ids)
+        click.echo(f"{len(set(ids)):,} restored; {len(writer.gallery):,} images at snapshot {snapshot}")
 
 
 @main.command(name="list")
 @gallery_argument
 @click.option("--long", "long_", is_flag=True, help="Also size in pixels, snapshot, and where the image came from.")
 @click.option("--snapshot", type=int, help="As of this snapshot [the latest]")
-def list_(gallery: Path, long_: bool, snapshot: int | None) -> None:
+@click.option("--removed", is_flag=True, help="Those that `restore` can take back instead.")
+def list_(gallery: Path, long_: bool, snapshot: int | None, removed: bool) -> None:
     """Name the images of GALLERY, one a line."""
 
     def line(row: ImageRow) -> str:
         return f"{row.id}\t{row.width}x{row.height}\t{row.added}\t{row.path}" if long_ else row.id
 
+    if removed and snapshot is not None:
+        raise click.UsageError("--removed has no --snapshot: what can be restored is what is not there now")
     with Gallery(gallery, snapshot) as opened:
-        for row in opened.images():
+        for row in opened.removed_images() if removed else opened.images():
             click.echo(line(row))
 
 
@@ -283,25 +298,32 @@ def evaluate(dataset: Path, gallery: Path | None, **options: Any) -> None:
 
 @main.command()
 @gallery_argument
-def verify(gallery: Path) -> None:
+@click.option("--repair", is_flag=True, help="Drop images that are damaged, name them, and keep the rest usable.")
+def verify(gallery: Path, repair: bool) -> None:
     """Check every file of GALLERY against what was committed."""
+    if repair:
+        _repair(gallery)
+        return
     with Gallery(gallery) as opened:
-        problems = 0
-        for problem in opened.verify():
-            problems += 1
-            click.echo(problem, err=True)
-        if problems:
-            raise InputError(f"{gallery}: {problems:,} problems; restore the files from a copy or build it again")
+        if problems := _problems(opened):
+            raise InputError(
+                f"{gallery}: {len(problems):,} problems; restore the files from a copy, build it again, or "
+                f"`spade-index verify {gallery} --repair` drops what is damaged"
+            )
         click.echo(f"{gallery}: {len(opened):,} images at snapshot {opened.snapshot}, no problems")
 
 
 @main.command()
 @gallery_argument
 def compact(gallery: Path) -> None:
-    """Reclaim the room of removed images and merge small shards. Earlier snapshots are forgotten."""
+    """Reclaim the room of removed images and merge small shards. Removed images and earlier snapshots are forgotten."""
     with GalleryWriter(gallery) as writer:
-        freed = writer.compact()
-        click.echo(f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB freed")
+        with Progress("compact", writer.images_to_move()) as progress:
+            freed = writer.compact(progress)
+        when = "freed" if writer.forget() else "to be freed by the next command that writes after readers have closed"
+        click.echo(
+            f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB {when}"
+        )
 
 
 @main.command()
@@ -311,6 +333,26 @@ def demo(out: Path) -> None:
     from .demo import run_demo
 
     run_demo(out, say=click.echo)
+
+
+def _problems(gallery: Gallery) -> list[Problem]:
+    """Find and print all problems."""
+    problems = []
+    with Progress("verify", bytes_to_check(gallery), unit="B") as progress:
+        for problem in find_problems(gallery, progress):
+            problems.append(problem)
+            progress.say(problem.line)
+    return problems
+
+
+def _repair(path: Path) -> None:
+    with GalleryWriter(path) as writer:
+        problems = _problems(writer.gallery)
+        images = len(writer.gallery) if any(problem.lost for problem in problems) else 0
+        with Progress("repair", images) as progress:
+            dropped = writer.repair(problems, progress.say, progress)
+        now = f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}"
+    click.echo(f"{path}: {f'{dropped:,} images dropped; ' if problems else ''}{now}, no problems")
 
 
 def _require_images(sources: Iterable[Path]) -> None:

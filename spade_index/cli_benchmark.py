@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from .cli_options import Progress, device_option
+from .errors import InputError
+from .index import STORAGES
 from .settings import MODES
 
 
@@ -55,6 +57,38 @@ def kernel(
         chosen["sets"] = (*Settings.sets, "tiles")
     settings = Settings(**options, **{name: value for name, value in chosen.items() if value is not None})
     run(settings, json_file, picture, click.echo)
+
+
+@benchmark.command()
+@click.option(
+    "--photographs", type=click.Path(path_type=Path), required=True, help="A folder or .tar of some thousand images."
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A folder for features, the gallery and what is measured; run again, the command carries on there.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw latency, a PNG, and memory, NAME_memory.png.")
+@click.option("--sizes", default="1000,10000,100000,1000000", show_default=True, help="Of the gallery, by commas.")
+@click.option("--storage", type=click.Choice(STORAGES), default="sq8", show_default=True, help="Of inverted lists.")
+@click.option("--queries", type=click.IntRange(20), default=1000, show_default=True, help="Photographs that test.")
+@click.option("--peers", help="By commas, or none: flat, hnswlib, usearch, autofaiss, no-components [all]")
+@click.option("--peer-minutes", type=float, default=15, show_default=True, help="That a peer may take to build.")
+@click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
+@click.option("--keep/--no-keep", default=True, help="Keep the gallery when all is done, to carry on [yes]")
+def gallery(json_file: Path | None, picture: Path | None, sizes: str, peers: str | None, **options: Any) -> None:
+    """Measure one gallery as it grows: latency, recall, memory, disk, and what is read for a query; beside peers."""
+    from .benchmarks.gallery_growth import Settings, run
+
+    try:
+        options["sizes"] = tuple(int(size) for size in sizes.split(","))
+    except ValueError as error:
+        raise InputError(f"--sizes: {sizes!r} is not a list of numbers by commas") from error
+    if peers is not None:
+        options["peers"] = () if peers == "none" else _names(peers)
+    run(Settings(**options), json_file, picture, click.echo)
 
 
 @benchmark.command()

@@ -173,10 +173,12 @@ def make_search(options: dict[str, Any]) -> SearchSettings:
 
 
 class Progress:
-    """A bar on standard error with throughput and time left; silent where that is no terminal."""
+    """A bar on standard error with throughput and time left; silent where that is no terminal, or nothing to do."""
 
     def __init__(self, what: str, total: int | None = None, unit: str = " images") -> None:
-        self._bar = tqdm(desc=what, total=total, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        silent = total == 0 or not sys.stderr.isatty()
+        scale = unit == "B"  # to kB, MB and so on
+        self._bar = tqdm(desc=what, total=total, unit=unit, unit_scale=scale, disable=silent, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -184,9 +186,9 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def __call__(self, images: int) -> None:
+    def __call__(self, count: int) -> None:
         """So many more are done."""
-        self._bar.update(images)
+        self._bar.update(count)
 
     @staticmethod
     def note(line: str) -> None:

@@ -18,7 +18,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from .backbone import Backbone
-from .errors import GalleryError, InputError
+from .catalog_check import REMEDY
+from .errors import GalleryDamaged, GalleryError, InputError
 from .gallery import Gallery, Neighbour
 from .images import DecodedImage
 from .kernels import MapPool, choose_kernel, nearest_pixels
@@ -289,5 +290,9 @@ def _calibrated(gallery: Gallery, search: SearchSettings) -> tuple[dict[ImageSco
     stored = gallery.catalog.calibration(search.calibration_key())
     if stored is None:
         return {}, None
-    calibration = json.loads(stored)
-    return calibration["thresholds"], calibration["snapshot"]
+    try:
+        calibration = json.loads(stored)
+        thresholds = {kind: float(threshold) for kind, threshold in calibration["thresholds"].items()}
+        return thresholds, calibration["snapshot"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise GalleryDamaged(f"{gallery.catalog.path}: a threshold cannot be read; {REMEDY}") from error

@@ -5,11 +5,11 @@ GALLERY/
   shards/000001.h5      immutable once committed
   index/000007.faiss    the FAISS index of snapshot 7; immutable; rebuilt, never edited
   index/000007.h5       the descriptors that its proposals are ranked by, in one file
+  readers/3             locked by those who read since generation 3 (see `readers`)
 """
 
-import json
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from . import readers
 from .catalog import Catalog, ImageRow
+from .catalog_check import REMEDY
 from .descriptors import Blocks, Descriptors, descriptors_file
 from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from .index import Index, IndexDescription, scan
-from .shard import Shard, ShardLayout, file_digest
+from .moments import moments_variance, read_moments
+from .shard import Features, Shard, ShardLayout, is_finite
+from .verify import find_problems
 
 CATALOG = "catalog.sqlite"
 SPARE = 16  # candidates asked for beyond K, so that rounding in FAISS cannot hide a neighbour
@@ -40,7 +44,11 @@ class Neighbour:
 
 
 class Gallery:
-    """The images of a gallery at one snapshot, for reading. A writer's later commits do not change what it sees."""
+    """The images of a gallery at one snapshot, for reading.
+
+    What it sees stays as it is, to the bit, until it is closed, whatever other processes commit, index or compact.
+    Where a lock cannot be had (see `readers.hold`), a compaction ends that with a GalleryError.
+    """
 
     def __init__(self, path: str | Path, snapshot: int | None = None) -> None:
         """Open a gallery at its latest snapshot, or at an earlier one.
@@ -52,17 +60,27 @@ class Gallery:
         self.settings = self.catalog.settings
         self._shards: OrderedDict[int, Shard] = OrderedDict()  # the least recently used first
         self._layouts: dict[int, ShardLayout] = {}  # of all that were ever open
-        self.at(self.catalog.latest_snapshot() if snapshot is None else snapshot)
+        self._reading: readers.Reading | None = None
+        self.at(snapshot)
 
-    def at(self, snapshot: int) -> None:
-        """Move to a snapshot."""
-        row = self.catalog.snapshot(snapshot)
+    def at(self, snapshot: int | None = None) -> None:
+        """Move to a snapshot, by default to the latest, and let go of what only the one before needed.
+
+        Raises InputError if there is no such snapshot (any more).
+        """
+        reading = self._hold()  # before anything is read: from now on it stays
+        oldest = self.catalog.oldest_snapshot()
+        snapshot = self.catalog.latest_snapshot() if snapshot is None else snapshot
+        row = self.catalog.snapshot(snapshot) if snapshot >= oldest else None
         if row is None:
             raise InputError(f"{self.path}: there is no snapshot {snapshot}; `spade-index info` lists them")
+        self._reading = reading
         self.snapshot: int = snapshot
         self._images: int = row["images"]
-        # Count, sum and sum of squares of each level's values (see `image_moments`).
-        self.moments: list[list[int]] = json.loads(row["moments"]) or [[0, 0, 0] for _ in self.settings.levels]
+        try:
+            self.moments = read_moments(row["moments"], len(self.settings.levels), self._images)
+        except ValueError as error:
+            raise GalleryDamaged(f"{self.catalog.path}: snapshot {snapshot} {error}; {REMEDY}") from error
         self._index: Index | None = None
         self._descriptors: Descriptors | None = None  # of the index's images
         self._index_row = self.catalog.index(snapshot)
@@ -82,6 +100,8 @@ class Gallery:
         """Close all files."""
         self.catalog.close()
         self._shards.clear()
+        self._index = None
+        self._reading = None
 
     def images(self) -> Iterator[ImageRow]:
         """All images, in the order in which they were added."""
@@ -94,6 +114,10 @@ class Gallery:
         if row is None:
             raise UnknownImage(f"{self.path}: no image {id!r}; `spade-index list` names them")
         return row
+
+    def removed_images(self) -> Iterator[ImageRow]:
+        """The images that `restore` can take back, in the order in which they were added."""
+        yield from self.catalog.removed_images()
 
     def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
         """The k nearest images of each query descriptor, float32 [B, D]: exact distances, ties to the lowest id.
@@ -140,13 +164,23 @@ class Gallery:
         return maps
 
     def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
-        """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image]."""
+        """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image].
+
+        Raises GalleryDamaged where they cannot be read, or are no numbers and not what was added.
+        """
         rows = self.catalog.images_by_key(keys)
         for place, key in enumerate(keys):
             if key not in rows:
                 raise self._compacted()
-            row = rows[key]
-            self._shard(row.shard).read_maps(row.row, [level[place] for level in out])
+            row, maps = rows[key], [level[place] for level in out]
+            shard = self._shard(row.shard)
+            shard.read_maps(row.row, maps)
+            if not all(map(is_finite, maps)):
+                shard.read_whole(row.row, row.id)
+
+    def features(self, row: ImageRow) -> Features:
+        """All that is stored of an image, after its checksum was compared. Raises GalleryDamaged."""
+        return self._shard(row.shard).read_whole(row.row, row.id)
 
     def thumbnail(self, row: ImageRow) -> bytes:
         """A small JPEG of an image."""
@@ -201,40 +235,16 @@ class Gallery:
 
     def index_queries(self) -> np.ndarray | None:
         """The descriptors float32 [q, D] that the index was tuned on, or None: on images of its own."""
-        if self._index_row is None:
-            return None
+        row = self.catalog.latest_index()
         try:
-            return Descriptors(descriptors_file(self.path / "index" / self._index_row.file)).queries
+            return Descriptors(descriptors_file(self.path / "index" / row.file)).queries if row else None
         except (FileNotFoundError, GalleryDamaged):
             return None
 
-    def verify(self) -> Iterator[str]:
-        """Check every file against what was committed; yields one line per problem."""
-        try:
-            yield from self.catalog.problems()
-            shards = self.catalog.shards()
-        except GalleryDamaged as error:
-            yield str(error)
-            return
-        for row in shards.values():
-            path = self.path / "shards" / row["file"]
-            try:
-                if file_digest(path) != row["digest"]:
-                    damaged = Shard(path, self.settings).damaged_rows()
-                    where = f"images {', '.join(id for _, id in damaged)}" if damaged else "outside of its images"
-                    yield f"{path}: bytes have changed since it was written ({where})"
-            except FileNotFoundError:
-                yield f"{path}: missing"
-            except (GalleryError, OSError, RuntimeError, KeyError, ValueError) as error:
-                yield str(error) if isinstance(error, GalleryError) else f"{path}: {' '.join(str(error).split())}"
-        if self._index_row is not None:
-            path = self.path / "index" / self._index_row.file
-            digests = {path: self._index_row.digest}
-            if digest := IndexDescription.from_json(self._index_row.description).descriptors:
-                digests[descriptors_file(path)] = digest
-            for path, digest in digests.items():
-                if not path.is_file() or file_digest(path) != digest:
-                    yield f"{path}: missing or altered; rebuild it with `spade-index index {self.path}`"
+    def verify(self, progress: Callable[[int], None] = lambda count: None) -> Iterator[str]:
+        """Check every file against what was committed; yields one line per problem. `progress` is told of bytes."""
+        for problem in find_problems(self, progress):
+            yield problem.line
 
     def blocks(self, after: int = -1) -> Blocks:
         """Keys int64 [n] and pooled descriptors float32 [n, D] of the images added after a snapshot, shard by shard."""
@@ -334,28 +344,23 @@ class Gallery:
         self._shards[number] = shard
         return shard
 
+    def _hold(self) -> readers.Reading | None:
+        """A lock on the present generation, if one can be had; the one that is held, if that is it."""
+        while True:
+            generation = self.catalog.generation()
+            if self._reading is not None and self._reading.generation == generation:
+                return self._reading
+            reading = readers.hold(self.path, generation)
+            if self.catalog.generation() == generation:  # else it may be over, and nothing of it kept for us
+                return reading
+
     def _require_kept(self) -> None:
-        """Raise GalleryError if `compact` forgot this snapshot; if not, what was read before is whole."""
+        """Raise GalleryError if this snapshot was forgotten; if not, what was read before is whole."""
         if self.catalog.snapshot(self.snapshot) is None:
             raise self._compacted()
 
     def _compacted(self) -> GalleryError:
-        return GalleryError(f"{self.path}: was compacted since it was opened; open it again")
-
-
-def image_moments(values: np.ndarray) -> list[int]:
-    """Count, sum and sum of squares of a map's values in units of 2**-20.
-
-    Whole numbers, so that a gallery's totals do not depend on the order in which images came or were committed.
-    """
-    wide = values.astype(np.float64)
-    return [values.size, round(float(wide.sum()) * 2**20), round(float((wide * wide).sum()) * 2**20)]
-
-
-def moments_variance(count: int, total: int, squares: int) -> float:
-    """The variance of values with these moments, at least a tiny positive number."""
-    mean = total / count / 2**20
-    return max(squares / count / 2**20 - mean * mean, 1e-12)
+        return GalleryError(f"{self.path}: snapshot {self.snapshot} was forgotten since it was opened; open it again")
 
 
 def _merge(found: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from .catalog_check import REMEDY
 from .errors import GalleryDamaged, InputError
 
 STORAGES = ("flat", "fp16", "sq8", "pq")
@@ -61,8 +62,15 @@ class IndexDescription:
 
     @classmethod
     def from_json(cls, text: str) -> "IndexDescription":
-        """What `to_json` wrote."""
-        return cls(**json.loads(text))
+        """What `to_json` wrote. Raises GalleryDamaged."""
+        try:
+            description = cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise GalleryDamaged(f"the index's description cannot be read ({error}); {REMEDY}") from error
+        known = description.kind in ("flat", "ivf", "pca-ivf") and isinstance(description.descriptors, str | None)
+        if not known:
+            raise GalleryDamaged(f"the index's description is not one of an index; {REMEDY}")
+        return description
 
     def settings(self) -> IndexSettings:
         """What to build the next one with."""
@@ -100,7 +108,7 @@ class Index:
         try:
             flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # whose table may be larger than the lists
             index: Any = faiss.read_index(str(path), 0 if description.kind == "flat" else flags)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:  # the latter of sizes that are damaged
             raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
         self.description = description
         if description.kind != "flat":
@@ -113,9 +121,11 @@ class Index:
         Returns squared distances float32 [B, count], as exact as the storage, and keys int64 [B, count], -1 where
         there are no more.
         """
-        found = [
-            self._search(queries[start : start + BATCH], count, without) for start in range(0, len(queries), BATCH)
-        ]
+        try:
+            starts = range(0, len(queries), BATCH)
+            found = [self._search(queries[start : start + BATCH], count, without) for start in starts]
+        except (AssertionError, RuntimeError) as error:  # so FAISS says that its numbers do not go together
+            raise GalleryDamaged("the index is damaged: rebuild it with `spade-index index GALLERY`") from error
         return np.concatenate([d for d, _ in found]), np.concatenate([k for _, k in found])
 
     def _search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .catalog import ImageRow, NewImage, insert_images, insert_shard, new_snapshot
+from .catalog import ImageRow
+from .changes import NewImage, insert_images, insert_shard, new_snapshot
 from .errors import ImageError, InputError, StorageError, storage_errors
 from .images import DecodedImage, ImageFile
 from .loading import load_all

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from .catalog import NewImage
-from .gallery import image_moments
+from .changes import NewImage
+from .moments import image_moments
 from .settings import ExtractionSettings
 from .shard import ShardWriter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WAITING = 2  # batches between backbone and disk
 
@@ -22,8 +24,8 @@ class FeatureBatch:
 
     images: list[NewImage]
     thumbnails: list[bytes]
-    pooled: Tensor  # float32 [B, D]
-    pyramid: list[Tensor]  # float16 [B, H*W, C] for each level
+    pooled: "Tensor"  # float32 [B, D]
+    pyramid: "list[Tensor]"  # float16 [B, H*W, C] for each level
 
 
 @dataclass

@@ -1,10 +1,12 @@
-"""Changing a gallery: add, remove, compact, index. One writer at a time; every change is one commit."""
+"""Changing a gallery: add, remove, restore, compact, index. One writer at a time; every change is one commit."""
 
 import fcntl
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -12,16 +14,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .catalog import Catalog, ImageRow, insert_shard, leftovers, new_snapshot, replace_index
+from . import catalog_check, readers
+from .catalog import Catalog, ImageRow, leftovers
+from .changes import forget, new_snapshot, replace_index, restore_image, set_meta
+from .compact import compact, sparse
 from .descriptors import Descriptors, descriptors_file, write_descriptors
 from .errors import GalleryDamaged, GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
-from .gallery import CATALOG, Gallery, image_moments
+from .gallery import CATALOG, Gallery
 from .images import ImageFile
 from .index import IndexDescription, IndexSettings
 from .index_build import build_index
 from .ingest import AddReport, Ingest
+from .moments import image_moments
+from .repair import repair
 from .settings import ExtractionSettings
-from .shard import ShardWriter, make_durable
+from .shard import make_durable
+from .verify import Problem, find_problems
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -41,8 +49,8 @@ class GalleryWriter:
         """Open a gallery for writing; with `settings`, create it if there is none.
 
         A new gallery remembers `weights_file` as the place to look for its backbone's weights. Leftovers of
-        a crash are removed. Raises GalleryNotFound, GalleryLocked, StorageError, SettingsMismatch (the gallery has
-        other settings), or InputError (the folder holds something else).
+        a crash are removed, and what has fallen out of use. Raises GalleryNotFound, GalleryLocked, StorageError,
+        SettingsMismatch (the gallery has other settings), or InputError (the folder holds something else).
         """
         self.path = Path(path)
         self._lock = -1
@@ -58,9 +66,15 @@ class GalleryWriter:
     def __enter__(self) -> "GalleryWriter":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.gallery.close()
-        self._unlock()
+    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
+        try:
+            with suppress(StorageError):  # then the next writer does it
+                self.forget()
+                if kind is None or not issubclass(kind, GalleryDamaged):
+                    self._note_catalog()
+        finally:
+            self.gallery.close()
+            self._unlock()
 
     def add(
         self,
@@ -92,12 +106,42 @@ class GalleryWriter:
             rows = [self.gallery.image(id) for id in dict.fromkeys(ids)]
             if not rows:
                 raise UnknownImage("no image id was given")
+            moments = self.moments(minus=map(self.stored_moments, rows))
             with self.gallery.catalog.transaction() as db:
-                moments = self.moments(minus=[self.stored_moments(row) for row in rows])
                 snapshot = new_snapshot(db, "remove", len(self.gallery) - len(rows), moments)
                 db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(snapshot, row.key) for row in rows])
         self.gallery.at(snapshot)
         return snapshot
+
+    def restore(self, ids: Iterable[str]) -> int:
+        """Take back the removal of images, all or none; returns the new snapshot.
+
+        Each is as it was when it was last removed. Raises UnknownImage if no removed image has that id (`compact`
+        forgets them), InputError if an image has it now.
+        """
+        with storage_errors(self.path):
+            rows = [self._removed_image(id) for id in dict.fromkeys(ids)]
+            if not rows:
+                raise UnknownImage("no image id was given")
+            moments = self.moments(plus=map(self.stored_moments, rows))
+            with self.gallery.catalog.transaction() as db:
+                # New rows: a score names its snapshot, so what earlier ones hold must not change.
+                snapshot = new_snapshot(db, "restore", len(self.gallery) + len(rows), moments)
+                for row in rows:
+                    restore_image(db, row.key, snapshot)
+        self.gallery.at(snapshot)
+        return snapshot
+
+    def _removed_image(self, id: str) -> ImageRow:
+        catalog = self.gallery.catalog
+        if catalog.image_by_id(id, self.gallery.snapshot) is not None:
+            raise InputError(f"{self.path}: image {id!r} is there; `spade-index list --removed` names removed ones")
+        row = catalog.removed_image(id)
+        if row is None:
+            raise UnknownImage(
+                f"{self.path}: no removed image {id!r}; `spade-index list --removed` names them, `compact` forgets them"
+            )
+        return row
 
     def index_is_stale(self) -> bool:
         """Whether so much was added or removed since the index was built that it should be built again."""
@@ -106,7 +150,7 @@ class GalleryWriter:
 
     def index_settings(self) -> IndexSettings:
         """Those of the latest index, or the defaults."""
-        row = self.gallery.catalog.index(self.gallery.snapshot)
+        row = self.gallery.catalog.latest_index()
         return IndexDescription.from_json(row.description).settings() if row else IndexSettings()
 
     def build_index(
@@ -141,8 +185,9 @@ class GalleryWriter:
             digest = make_durable(temporary, path)
             with self.gallery.catalog.transaction() as db:
                 replace_index(db, snapshot, path.name, digest, description.to_json())
-            self._remove_leftovers()
+                self.next_generation(db)
         self.gallery.at(snapshot)
+        self.forget()
         return description
 
     def _index_path(self, snapshot: int) -> Path:
@@ -151,41 +196,54 @@ class GalleryWriter:
         names = (f"{snapshot:06d}{f'-{number}' if number > 1 else ''}.faiss" for number in count(1))
         return next(folder / name for name in names if not (folder / name).exists())
 
-    def compact(self) -> int:
-        """Rewrite shards that hold removed images or few images; forget removed images and earlier snapshots.
+    def compact(self, progress: Callable[[int], None] = lambda images: None) -> int:
+        """Forget removed images and earlier snapshots; rewrite shards that hold removed images or few images.
 
-        Returns the bytes that became free. Readers at earlier snapshots must open the gallery again.
+        Returns the bytes that become free: at once, or when the readers of earlier generations have closed and `forget`
+        is called (so does the next writer). `progress` is told of images that have moved, of `images_to_move`.
         """
+        return compact(self, progress)
+
+    def repair(
+        self,
+        problems: Iterable[Problem] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        progress: Callable[[int], None] = lambda images: None,
+    ) -> int:
+        """Drop what is damaged, and keep the rest; how many images were dropped that had not been removed.
+
+        `problems` are those that `find_problems` found since the gallery was opened for writing, by default those that
+        it finds now. `say` is told of everything that is done, `progress` of images that are read again. Raises
+        GalleryDamaged for what cannot be repaired: the catalog.
+        """
+        return repair(
+            self, find_problems(self.gallery, lambda count: None) if problems is None else problems, say, progress
+        )
+
+    def images_to_move(self) -> int:
+        """How many images `compact` is going to rewrite."""
+        return sum(sparse(self).values())
+
+    def next_generation(self, db: sqlite3.Connection) -> None:
+        """Inside a transaction that takes something out of use: those who read before it may need that further on."""
+        generation = self.gallery.catalog.generation() + 1
+        readers.prepare(self.path, generation)
+        set_meta(db, "generation", str(generation))
+
+    def forget(self) -> bool:
+        """Delete what has fallen out of use, and leftovers of a crash; False if a reader may still need it."""
         catalog = self.gallery.catalog
-        settings = self.index_settings()
-        before = self.gallery.info()["shard_bytes"]
-        live: dict[int, list[ImageRow]] = {number: [] for number in catalog.shards()}
-        for row in self.gallery.images():
-            live[row.shard].append(row)
-        rewrite = {
-            number
-            for number, shard in catalog.shards().items()
-            if len(live[number]) < shard["rows"] or shard["rows"] < self.shard_rows // 2
-        }
-        rows = sorted((row for number in rewrite for row in live[number]), key=lambda row: row.key)
         with storage_errors(self.path):
-            self.require_room(len(rows))
-            shards = self._copy(rows)
-            with catalog.transaction() as db:
-                snapshot = new_snapshot(db, "compact", len(self.gallery), self.moments())
-                db.execute("DELETE FROM images WHERE removed IS NOT NULL")
-                for number, path, digest, moved in shards:
-                    insert_shard(db, number, path, digest, len(moved))
-                    places = [(number, place, row.key) for place, row in enumerate(moved)]
-                    db.executemany("UPDATE images SET shard = ?, row = ? WHERE key = ?", places)
-                db.executemany("DELETE FROM shards WHERE shard = ?", [(number,) for number in sorted(rewrite)])
-                db.execute("DELETE FROM snapshots WHERE snapshot < ?", (snapshot,))
-                db.execute("DELETE FROM indexes")  # it may propose images that are forgotten now
-            self.gallery.at(snapshot)
-            if len(self.gallery):
-                self.build_index(settings)
-            self._remove_leftovers()
-        return before - self.gallery.info()["shard_bytes"]
+            earlier = readers.earlier(self.path, catalog.generation())
+            if any(map(readers.is_held, earlier)):
+                return False
+            if earlier:
+                with catalog.transaction() as db:
+                    forget(db, catalog.oldest_snapshot())
+            self._remove_unnamed()
+            for file in earlier:  # last: they say that there is something to forget
+                file.unlink()
+        return True
 
     def set_calibration(self, key: str, value: dict[str, object]) -> None:
         """Store the thresholds of search settings."""
@@ -193,8 +251,8 @@ class GalleryWriter:
             db.execute("INSERT OR REPLACE INTO calibrations VALUES (?, ?)", (key, json.dumps(value)))
 
     def stored_moments(self, row: ImageRow) -> list[list[int]]:
-        """The moments of an image's maps, a list for each level."""
-        return [image_moments(values[0]) for values in self.gallery.maps([row.key])]
+        """The moments of an image's maps, a list for each level. Raises GalleryDamaged if they have changed."""
+        return [image_moments(values) for values in self.gallery.features(row).maps]
 
     def moments(self, plus: Iterable[list[list[int]]] = (), minus: Iterable[list[list[int]]] = ()) -> str:
         """The gallery's moments with some images more and some less, as JSON."""
@@ -205,22 +263,13 @@ class GalleryWriter:
             totals = totals - np.array(moments, dtype=object)
         return json.dumps(totals.tolist())
 
-    def _copy(self, rows: list[ImageRow]) -> list[tuple[int, Path, str, list[ImageRow]]]:
-        """Rows copied into new shards: number, path and digest of each, and its rows."""
-        shards: list[tuple[int, Path, str, list[ImageRow]]] = []
-        for start in range(0, len(rows), self.shard_rows):
-            part = rows[start : start + self.shard_rows]
-            number = self.gallery.catalog.next_shard() + len(shards)
-            writer = ShardWriter(self.shard_path(number), self.settings)
-            try:
-                for row in part:
-                    maps = [values[0] for values in self.gallery.maps([row.key])]
-                    writer.append(row.id, self.gallery.pooled([row])[0], maps, self.gallery.thumbnail(row))
-                shards.append((number, writer.path, writer.commit(), part))
-            except BaseException:
-                writer.abandon()
-                raise
-        return shards
+    def moments_of(self, rows: Iterable[ImageRow], progress: Callable[[int], None]) -> str:
+        """The moments of these images together, as JSON."""
+        totals = np.zeros((len(self.settings.levels), 3), dtype=object)
+        for row in rows:
+            totals = totals + np.array(self.stored_moments(row), dtype=object)
+            progress(1)
+        return json.dumps(totals.tolist())
 
     def shard_path(self, number: int) -> Path:
         """Where a new shard goes."""
@@ -247,17 +296,36 @@ class GalleryWriter:
         self.gallery = Gallery(self.path)  # before the lock: a folder that is no gallery is left alone
         if self._lock < 0:
             self._take_lock()
-            self.gallery.at(self.gallery.catalog.latest_snapshot())
         if settings is not None:
             self.gallery.settings.require_equal(settings, str(self.path))
-        self._remove_leftovers()
+        self._require_sound_catalog()
+        self.gallery.catalog.add_places()
+        readers.prepare(self.path, self.gallery.catalog.generation())
+        self.gallery.at()
+        self.forget()
+
+    def _require_sound_catalog(self) -> None:
+        """Raise GalleryDamaged if the catalog is not as it was left: a later note of its bytes must not say it is."""
+        catalog = self.gallery.catalog
+        with suppress(catalog_check.NoteDamaged):
+            if catalog.require_unchanged():
+                return
+        for problem in catalog.own_problems():
+            raise GalleryDamaged(f"{problem}; {catalog_check.REMEDY}")
+        self._note_catalog()
+
+    def _note_catalog(self) -> None:
+        with storage_errors(self.path):
+            catalog_check.write(self.gallery.catalog.path)
 
     def _make_folder(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         ours = {LOCK, CATALOG, *(path.name for path in leftovers(Path(CATALOG)))}
         strangers = {entry.name for entry in self.path.iterdir()} - ours
-        if "shards" in strangers:  # a catalog is made before them: it was lost, and they must not be
-            raise GalleryDamaged(f"{self.path}: has shards but no {CATALOG}: restore that, or choose a new folder")
+        if strangers & {"shards", catalog_check.CHECK}:  # they are made after a catalog: it was lost, they must not be
+            raise GalleryDamaged(
+                f"{self.path}: was a gallery and has no {CATALOG}: restore that, or choose a new folder"
+            )
         if strangers:
             raise InputError(f"{self.path}: the folder holds something else ({min(strangers)}): choose a new one")
 
@@ -278,8 +346,8 @@ class GalleryWriter:
             os.close(self._lock)
             self._lock = -1
 
-    def _remove_leftovers(self) -> None:
-        """Delete files that no commit names: a crash's, or those of an index or a shard that was replaced."""
+    def _remove_unnamed(self) -> None:
+        """Delete files that no commit names: a crash's, or those of an index or a shard that fell out of use."""
         catalog = self.gallery.catalog
         indexes = [Path(file) for file in catalog.index_files()]
         named = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from spade_index.backbone import Backbone
-from spade_index.catalog import Catalog, new_snapshot
+from spade_index.catalog import Catalog
+from spade_index.changes import new_snapshot
 from spade_index.errors import FormatTooNew, GalleryDamaged, GalleryNotFound
 from spade_index.gallery import Gallery
 from spade_index.writer import GalleryWriter

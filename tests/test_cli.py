@@ -13,6 +13,8 @@ from cli_runs import BACKBONE, SIZE, copied, normal, objects, run, write_dataset
 from PIL import Image
 from torchvision import models
 
+from spade_index.gallery import Gallery
+
 CONTRACT = {"image", "score", "threshold", "anomalous", "snapshot", "neighbours", "score_map", "heatmap"}
 
 
@@ -204,7 +206,8 @@ def test_remove_changes_the_answers_and_snapshots_keep_them(gallery, dataset):
     query = dataset / "train" / "good" / "003.png"
     (before,) = objects(run("query", gallery, query, "--json"))
     assert before["neighbours"][0] == {"id": "003.png", "distance": pytest.approx(0, abs=1e-3)}
-    assert run("remove", gallery, "003.png", "004.png").stdout == "2 removed; 10 images at snapshot 2\n"
+    said = run("remove", gallery, "003.png", "004.png").stdout
+    assert said == "2 removed (`restore` takes them back, until `compact`); 10 images at snapshot 2\n"
     (after,) = objects(run("query", gallery, query, "--json"))
     assert "003.png" not in {neighbour["id"] for neighbour in after["neighbours"]}
     assert after["score"] > before["score"]
@@ -298,3 +301,25 @@ def test_what_pillow_says_of_damaged_files_is_not_repeated(built, tmp_path):
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 2
     assert all("x.tiff" in line or line.startswith("spade-index: ") for line in done.stderr.splitlines())
+
+
+def test_restore_takes_back_a_removal(gallery, dataset):
+    query = dataset / "train" / "good" / "003.png"
+    (before,) = objects(run("query", gallery, query, "--json"))
+    run("remove", gallery, "003.png", "004.png")
+    assert run("list", gallery, "--removed").stdout == "003.png\n004.png\n"
+    assert run("restore", gallery, "003.png", "004.png").stdout == "2 restored; 12 images at snapshot 3\n"
+    assert run("list", gallery, "--removed").stdout == ""
+    (after,) = objects(run("query", gallery, query, "--json"))
+    assert {**after, "snapshot": 1} == before
+    assert "--snapshot" in run("list", gallery, "--removed", "--snapshot", "1", status=2).stderr
+
+
+def test_compact_beside_a_reader_says_when_there_will_be_room(gallery):
+    run("remove", gallery, "003.png")
+    with Gallery(gallery) as reader:
+        assert "MB to be freed by the next command that writes after readers" in run("compact", gallery).stdout
+        assert len(list(reader.images())) == 11
+        assert len(list((gallery / "shards").iterdir())) == 2
+    assert "0.0 MB freed" in run("compact", gallery).stdout
+    assert len(list((gallery / "shards").iterdir())) == 1

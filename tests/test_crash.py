@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import build, tiny_backbone, write_images
+from tiny import build, files_of, parts_of, tiny_backbone, write_images
 
 from spade_index.detector import Detector
-from spade_index.errors import GalleryError, GalleryNotFound
+from spade_index.errors import GalleryNotFound
 from spade_index.gallery import Gallery
 from spade_index.images import find_images, load
 from spade_index.settings import SearchSettings
@@ -25,6 +25,7 @@ IMAGES = 20
 ROWS = 3
 SEARCH = SearchSettings(gallery_neighbours=6)
 REMOVED = ["001.png", "004.png", "005.png", "017.png"]
+QUERIES = np.random.default_rng(1).normal(size=(3, 12)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +85,6 @@ def die_at(name: str, call: int, before: bool = True) -> None:
     patch.setattr(owner, part, dying)
 
 
-def files_of(path: Path) -> set[str]:
-    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-
-
 def answers(path: Path) -> list[Any]:
     """Ids, nearest images and score maps, to be compared bit by bit."""
     folder = write_images(path.parent / "queries", 2, seed=9)
@@ -96,6 +93,14 @@ def answers(path: Path) -> list[Any]:
         detections = Detector(gallery, BACKBONE, SEARCH).detect(queries)
         rows = [(row.key, row.id, row.shard, row.row) for row in gallery.images()]
     return [rows, [(d.scores, d.neighbours, d.pixels.score_map.tobytes()) for d in detections]]
+
+
+def answers_of(gallery: Gallery) -> list[Any]:
+    """What an open gallery says and shows of its images, to be compared bit by bit."""
+    rows = list(gallery.images())
+    nearest = gallery.nearest(QUERIES, 5)
+    maps = [level.tobytes() for level in gallery.maps([row.key for row in rows])]
+    return [nearest, maps, [(row.id, row.key, gallery.thumbnail(row)) for row in rows], gallery.level_variances()]
 
 
 def committed(path: Path) -> int:
@@ -142,9 +147,9 @@ def test_killed_at_random_moments(tmp_path: Path, images: Path, whole: Path, see
 
 INSTANTS = [
     ("spade_index.writer:GalleryWriter._take_lock", 1, True),
-    ("spade_index.catalog:_now", 1, True),  # the new catalog has its tables
-    ("spade_index.catalog:_now", 2, True),  # and its facts
-    ("spade_index.catalog:_now", 4, False),  # inside the transaction of the second shard
+    ("spade_index.catalog:now", 1, True),  # the new catalog has its tables
+    ("spade_index.catalog:now", 2, True),  # and its facts
+    ("spade_index.changes:now", 2, False),  # inside the transaction of the second shard
     ("os:rename", 1, True),  # of the catalog
     ("os:rename", 1, False),
     ("os:rename", 3, True),  # of the second shard
@@ -195,36 +200,83 @@ def compact(path: Path) -> None:
         writer.compact()
 
 
-@pytest.mark.parametrize(
-    ("name", "call", "before"),
-    [
-        ("spade_index.writer:ShardWriter.append", 2, False),
-        ("spade_index.writer:ShardWriter.commit", 2, False),
-        ("spade_index.writer:insert_shard", 1, False),
-        ("spade_index.gallery:Gallery.at", 2, True),
-        ("spade_index.writer:build_index", 1, False),
-        ("spade_index.writer:replace_index", 1, False),
-        ("pathlib:Path.unlink", 2, True),
-    ],
-)
-def test_killed_while_compacting(thinned: Path, name: str, call: int, before: bool) -> None:
-    expected = answers(thinned)[1]
+COMPACTING = [
+    ("spade_index.compact:set_meta", 1, False),  # history is about to be forgotten
+    ("spade_index.readers:prepare", 2, False),
+    ("spade_index.gallery:Gallery.at", 3, True),  # it is, and nobody was told
+    ("spade_index.writer:build_index", 1, False),
+    ("spade_index.writer:replace_index", 1, False),
+    ("spade_index.compact:ShardWriter.append", 2, False),
+    ("spade_index.compact:ShardWriter.commit", 2, False),
+    ("spade_index.compact:insert_shard", 1, False),
+    ("spade_index.compact:insert_shard", 2, False),
+    ("spade_index.gallery:Gallery.at", 6, True),  # rows have moved
+    ("spade_index.writer:GalleryWriter.forget", 4, False),
+]
+FORGETTING = [
+    ("spade_index.writer:forget", 1, False),
+    ("spade_index.writer:forget", 3, False),
+    ("spade_index.writer:GalleryWriter._remove_unnamed", 2, True),
+    ("spade_index.writer:GalleryWriter._remove_unnamed", 4, False),
+    ("pathlib:Path.unlink", 1, True),
+    ("pathlib:Path.unlink", 3, True),
+]
+
+
+def check_killed_while_compacting(path: Path, name: str, call: int, before: bool) -> None:
+    """Whatever instant it is killed at, the answers stay, and the same command carries on."""
+    expected = answers(path)[1]
 
     def run() -> None:
         die_at(name, call, before)
-        compact(thinned)
+        compact(path)
 
     assert killed(forked(run))
-    assert committed(thinned) == IMAGES - len(REMOVED)
-    assert answers(thinned)[1] == expected
-    compact(thinned)
-    assert committed(thinned) == IMAGES - len(REMOVED)
-    assert answers(thinned)[1] == expected
-    with Gallery(thinned) as gallery:
-        named = {f"shards/{row['file']}" for row in gallery.catalog.shards().values()}
-        files = [Path("index", file) for file in gallery.catalog.index_files()]
-        named |= {path.with_suffix(suffix).as_posix() for path in files for suffix in (".faiss", ".h5")}
-    assert files_of(thinned) == named | {"catalog.sqlite", "writer.lock"}
+    for _ in range(2):
+        assert committed(path) == IMAGES - len(REMOVED)
+        assert answers(path)[1] == expected
+        compact(path)
+
+
+def check_nothing_is_left(path: Path) -> None:
+    """When nobody reads any more, the next writer has made all the room that there was to be made."""
+    with GalleryWriter(path):
+        pass
+    assert files_of(path) == parts_of(path)
+    with Gallery(path) as gallery:
+        assert len(gallery.catalog.snapshots()) == 1
+        assert sum(shard["rows"] for shard in gallery.catalog.shards().values()) == len(gallery)
+
+
+@pytest.mark.parametrize(("name", "call", "before"), COMPACTING + FORGETTING)
+def test_killed_while_compacting(thinned: Path, name: str, call: int, before: bool) -> None:
+    check_killed_while_compacting(thinned, name, call, before)
+    check_nothing_is_left(thinned)
+
+
+@pytest.mark.parametrize(("name", "call", "before"), COMPACTING)
+def test_killed_while_compacting_beside_a_reader(thinned: Path, name: str, call: int, before: bool) -> None:
+    with Gallery(thinned) as reader:
+        held = answers_of(reader)
+        check_killed_while_compacting(thinned, name, call, before)
+        assert answers_of(reader) == held
+    check_nothing_is_left(thinned)
+
+
+@pytest.mark.parametrize("name", ["spade_index.writer:new_snapshot", "spade_index.writer:restore_image"])
+def test_killed_while_restoring(thinned: Path, name: str) -> None:
+    expected = answers(thinned)
+
+    def run() -> None:
+        die_at(name, 1, before=False)
+        with GalleryWriter(thinned) as writer:
+            writer.restore(REMOVED)
+
+    assert killed(forked(run))
+    assert answers(thinned) == expected
+    with GalleryWriter(thinned) as writer:
+        writer.restore(REMOVED)
+    assert committed(thinned) == IMAGES
 
 
 @pytest.mark.parametrize("name", ["spade_index.writer:new_snapshot", "spade_index.writer:GalleryWriter.moments"])
@@ -254,7 +306,7 @@ def test_a_killed_writer_holds_no_lock(thinned: Path) -> None:
 
 
 def test_a_reader_beside_a_writer(thinned: Path, images: Path) -> None:
-    """A reader answers the same through another process's commits, and says so once its snapshot is compacted away."""
+    """A reader answers the same through another process's commits, indexes and compactions, first use or not."""
 
     def write() -> None:
         for _ in range(3):
@@ -262,34 +314,25 @@ def test_a_reader_beside_a_writer(thinned: Path, images: Path) -> None:
             with GalleryWriter(thinned) as writer:
                 writer.remove(REMOVED[::-1])
                 writer.build_index()
-        time.sleep(0.1)
-        compact(thinned)
-        time.sleep(0.1)
-
-    queries = np.random.default_rng(1).normal(size=(3, 12)).astype(np.float32)
-
-    def read(gallery: Gallery) -> list[Any]:
-        nearest = gallery.nearest(queries, 5)
-        keys = [n.key for neighbours in nearest for n in neighbours]
-        return [nearest, [level.tobytes() for level in gallery.maps(keys)], [row.id for row in gallery.images()]]
+            compact(thinned)
 
     def until_the_end(pid: int) -> Iterator[None]:
         while os.waitpid(pid, os.WNOHANG)[0] == 0:
             yield
 
     with Gallery(thinned) as fresh, Gallery(thinned) as used:
-        expected = read(used)
+        expected = answers_of(used)
         pid = forked(write)
         reads = 0
         for _ in until_the_end(pid):
-            try:
-                assert read(used) == expected
-                reads += 1
-            except GalleryError:
-                assert used.catalog.snapshot(used.snapshot) is None
+            assert answers_of(used) == expected
+            with Gallery(thinned) as passing:
+                assert answers_of(passing)
+            reads += 1
         assert reads > 3
-        for reader in (fresh, used):
-            with pytest.raises(GalleryError, match="open it again"):
-                reader.nearest(queries, 5)
+        assert answers_of(fresh) == answers_of(used) == expected
     with Gallery(thinned) as again:
-        assert [n.id for n in again.nearest(queries, 5)[0]] == [n.id for n in expected[0][0]]
+        assert [n.id for n in again.nearest(QUERIES, 5)[0]] == [n.id for n in expected[0][0]]
+    with GalleryWriter(thinned):
+        pass
+    assert files_of(thinned) == parts_of(thinned)

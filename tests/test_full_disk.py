@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import build
+from tiny import build, files_of, parts_of
 
 from spade_index.backbone import Backbone
 from spade_index.errors import StorageError
@@ -114,19 +114,19 @@ def test_a_write_that_fails(
     assert before >= first
     build(path, images, backbone, shard_rows=4, batch_size=2, replace=True)
     assert held(path) == 10
-    with Gallery(path) as gallery:
-        named = {row["file"] for row in gallery.catalog.shards().values()} | gallery.catalog.index_files()
-    assert {file.name for file in path.rglob("*") if file.is_file()} == named | {"catalog.sqlite", "writer.lock"}
+    assert files_of(path) == parts_of(path)
 
 
 @pytest.mark.parametrize(
     ("target", "error", "call"),
     [
-        ("spade_index.writer:ShardWriter.append", FULL, 2),
-        ("spade_index.writer:ShardWriter.commit", FULL, 1),
-        ("spade_index.writer:insert_shard", sqlite3.OperationalError("database or disk is full"), 1),
+        ("spade_index.compact:ShardWriter.append", FULL, 2),
+        ("spade_index.compact:ShardWriter.commit", FULL, 1),
+        ("spade_index.compact:insert_shard", sqlite3.OperationalError("database or disk is full"), 1),
+        ("spade_index.writer:forget", sqlite3.OperationalError("database or disk is full"), 1),
+        ("spade_index.readers:prepare", FULL, 1),
         ("spade_index.writer:make_durable", FULL, 1),
-        ("spade_index.writer:new_snapshot", sqlite3.OperationalError("database is locked"), 1),
+        ("spade_index.compact:new_snapshot", sqlite3.OperationalError("database is locked"), 1),
     ],
 )
 def test_a_compaction_that_fails(gallery_path: Path, target: str, error: Exception, call: int) -> None:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tiny import brute_force, image_file, plain, png, tiny_backbone
+from tiny import brute_force, files_of, image_file, parts_of, plain, png, tiny_backbone
 
-from spade_index.errors import GalleryError, UnknownImage
-from spade_index.gallery import Gallery, image_moments, moments_variance
+from spade_index.errors import InputError, UnknownImage
+from spade_index.gallery import Gallery
 from spade_index.images import load
+from spade_index.moments import image_moments, moments_variance
 from spade_index.writer import GalleryWriter
 
 BACKBONE = tiny_backbone()
@@ -64,8 +65,8 @@ class Changes(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
         self.shard_rows = shard_rows
         self.model: Model = {}
+        self.removed: Model = {}  # what each id was when it was last removed
         self.readers: list[tuple[Gallery, Model]] = []
-        self.compacted: list[Gallery] = []
         self.open()
 
     def open(self) -> None:
@@ -78,8 +79,10 @@ class Changes(RuleBasedStateMachine):
         for id, number in images.items():
             if id not in self.model and number in self.model.values():
                 copies += 1
-            elif id not in self.model or replace:
+            elif id not in self.model:
                 self.model[id] = number
+            elif replace and number != self.model[id]:
+                self.removed[id], self.model[id] = self.model[id], number
         files = [image_file(id, contents(number), mtime_ns=number) for id, number in images.items()]
         report = self.writer.add(files, BACKBONE, replace=replace, batch_size=1)
         changed = [id for id in images if id in before and before[id] != images[id]]
@@ -101,10 +104,19 @@ class Changes(RuleBasedStateMachine):
     def remove(self, ids: list[str]) -> None:
         if set(ids) <= set(self.model):
             assert self.writer.remove(ids) == self.writer.gallery.snapshot
-            self.model = {id: number for id, number in self.model.items() if id not in ids}
+            self.removed |= {id: self.model.pop(id) for id in set(ids)}
         else:
             with pytest.raises(UnknownImage):
                 self.writer.remove(ids)
+
+    @rule(ids=st.lists(IDS, min_size=1, max_size=3))
+    def restore(self, ids: list[str]) -> None:
+        if set(ids) <= set(self.removed) - set(self.model):
+            assert self.writer.restore(ids) == self.writer.gallery.snapshot
+            self.model |= {id: self.removed[id] for id in ids}
+        else:
+            with pytest.raises((InputError, UnknownImage)):
+                self.writer.restore(ids)
 
     @precondition(lambda self: self.model)
     @rule()
@@ -115,10 +127,9 @@ class Changes(RuleBasedStateMachine):
     @rule()
     def compact(self) -> None:
         self.writer.compact()
+        self.removed.clear()
         assert self.writer.gallery.catalog.removed_count() == 0
         assert len(self.writer.gallery.catalog.snapshots()) == 1
-        self.compacted += [reader for reader, _ in self.readers]
-        self.readers.clear()
 
     @rule()
     def reopen(self) -> None:
@@ -133,24 +144,36 @@ class Changes(RuleBasedStateMachine):
             check(reader, self.model)
         self.readers.append((reader, dict(self.model)))
 
+    @precondition(lambda self: self.readers)
+    @rule()
+    def close_reader(self) -> None:
+        self.readers.pop(0)[0].close()
+
+    @precondition(lambda self: self.readers)
+    @rule()
+    def move_reader(self) -> None:
+        reader, _ = self.readers.pop(0)
+        reader.at()
+        self.readers.append((reader, dict(self.model)))
+
     @invariant()
     def holds_what_the_model_says(self) -> None:
         check(self.writer.gallery, self.model)
+        removed = {row.id for row in self.writer.gallery.removed_images()}
+        assert removed == set(self.removed) - set(self.model)
 
     @invariant()
     def readers_keep_their_snapshot(self) -> None:
         for reader, model in self.readers:
             check(reader, model)
-        for reader in self.compacted:
-            with pytest.raises(GalleryError, match="open it again"):
-                reader.nearest(QUERIES, 2)
 
     def teardown(self) -> None:
         if hasattr(self, "writer"):
             assert list(self.writer.gallery.verify()) == []
-            self.writer.__exit__()
-            for reader in [reader for reader, _ in self.readers] + self.compacted:
+            for reader, _ in self.readers:
                 reader.close()
+            self.writer.__exit__()
+            assert files_of(self.folder / "gallery") == parts_of(self.folder / "gallery")
             shutil.rmtree(self.folder)
 
 

@@ -10,10 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from spade_index.backbone import Backbone
-from spade_index.catalog import NewImage, insert_images, insert_shard, new_snapshot
-from spade_index.gallery import Neighbour, image_moments
+from spade_index.changes import NewImage, insert_images, insert_shard, new_snapshot
+from spade_index.gallery import Gallery, Neighbour
 from spade_index.images import ImageFile, find_images
 from spade_index.ingest import AddReport
+from spade_index.moments import image_moments
 from spade_index.settings import ExtractionSettings, Preprocessing
 from spade_index.shard import ShardWriter
 from spade_index.writer import GalleryWriter
@@ -110,6 +111,20 @@ def random_rows(settings: ExtractionSettings, count: int, seed: int = 0) -> list
         )
         for number in range(count)
     ]
+
+
+def files_of(path: Path) -> set[str]:
+    """The files of a folder, by their paths below it."""
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+
+
+def parts_of(path: Path) -> set[str]:
+    """The files that a gallery consists of when nothing is left of before: what `files_of` should say."""
+    with Gallery(path) as gallery:
+        catalog = gallery.catalog
+        shards = {f"shards/{row['file']}" for row in catalog.shards().values()}
+        index = {f"index/{Path(file).with_suffix(end)}" for file in catalog.index_files() for end in (".faiss", ".h5")}
+        return shards | index | {"catalog.sqlite", "catalog.check", "writer.lock", f"readers/{catalog.generation()}"}
 
 
 def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: Sequence[str]) -> None:

@@ -1,0 +1,181 @@
+"""What else finds nearest descriptors, on those of the same gallery; all but the last hold them in memory.
+
+Each is built and searched in a process of its own, one query at a time, as ours. What has a parameter for the width of
+its search gets the least with which the tuning queries reach the recall that our index is built for.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from spade_index.benchmarks import growth_measure
+from spade_index.benchmarks.growth_measure import WARM_UP, K, index_path, latency, recall, squared, test_of, tuning_of
+from spade_index.benchmarks.growth_process import above, resident, timed
+from spade_index.descriptors import Blocks, Descriptors, descriptors_file
+from spade_index.index import RECALL_TARGET
+
+WIDTHS = (50, 70, 100, 140, 200, 280, 400, 560, 800, 1100, 1600)  # of the search in a graph
+LINKS = 24  # M: a node's links in a graph, twice as many at the bottom
+BUILD_WIDTH = 200
+WITHOUT = "no-components"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A peer's index, and how it is searched."""
+
+    search: Callable[[np.ndarray], np.ndarray]  # query float32 [1, D] -> keys int64 [K]
+    widen: Callable[[int], None] | None  # sets the width of the search
+    text: str
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to find the nearest descriptors."""
+
+    key: str  # as --peers takes it
+    title: str
+    build: Callable[[Blocks, int, int], Built]  # of so many descriptors of D values
+    needs: Callable[[int, int], float]  # bytes of memory, at the most, for the same
+    package: str | None = None
+
+    def missing(self) -> str | None:
+        """Why it cannot be run."""
+        return f"{self.package} is not installed" if self.package and find_spec(self.package) is None else None
+
+
+def _flat(blocks: Blocks, images: int, dim: int) -> Built:
+    index = faiss.IndexFlatL2(dim)
+    keys = np.empty(images, np.int64)
+    for of, descriptors in blocks:
+        keys[index.ntotal :][: len(of)] = of
+        index.add(descriptors)
+    return Built(lambda query: keys[index.search(query, K)[1][0]], None, "IndexFlatL2")
+
+
+def _hnswlib(blocks: Blocks, images: int, dim: int) -> Built:
+    import hnswlib
+
+    index = hnswlib.Index("l2", dim)
+    index.init_index(images, M=LINKS, ef_construction=BUILD_WIDTH, random_seed=0)
+    for keys, descriptors in blocks:
+        index.add_items(descriptors, keys)
+    return Built(lambda query: index.knn_query(query, K)[0][0].astype(np.int64), index.set_ef, f"M {LINKS}")
+
+
+def _usearch(blocks: Blocks, images: int, dim: int) -> Built:
+    from usearch.index import Index
+
+    index = Index(
+        ndim=dim, metric="l2sq", dtype="f32", connectivity=LINKS, expansion_add=BUILD_WIDTH, expansion_search=K
+    )
+    for keys, descriptors in blocks:
+        index.add(keys.astype(np.uint64), descriptors)
+
+    def widen(width: int) -> None:
+        index.expansion_search = width
+
+    return Built(lambda query: index.search(query[0], K).keys.astype(np.int64), widen, f"connectivity {LINKS}")
+
+
+def _autofaiss(blocks: Blocks, images: int, dim: int) -> Built:
+    import autofaiss
+
+    keys, descriptors = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    size = 4 * images * dim
+    index, chosen = autofaiss.build_index(
+        descriptors,
+        save_on_disk=False,
+        metric_type="l2",
+        max_index_memory_usage=f"{max(64, 2 * size >> 20)}MB",
+        current_memory_available=f"{max(256, 4 * size >> 20)}MB",
+        nb_cores=os.cpu_count(),
+        verbose=40,
+    )
+    text = f"{chosen['index_key']}, {chosen['index_param']}"
+    return Built(lambda query: keys[index.search(query, K)[1][0]], None, text)
+
+
+PEERS = {
+    peer.key: peer
+    for peer in (
+        Peer("flat", "FAISS flat, in memory", _flat, lambda n, d: 8.0 * n * d),
+        Peer("hnswlib", "hnswlib", _hnswlib, lambda n, d: n * (4.4 * d + 12 * LINKS), "hnswlib"),
+        Peer("usearch", "usearch", _usearch, lambda n, d: n * (4.8 * d + 20 * LINKS), "usearch"),
+        Peer("autofaiss", "autofaiss", _autofaiss, lambda n, d: 14.0 * n * d, "autofaiss"),
+    )
+}
+TITLES = {key: peer.title for key, peer in PEERS.items()} | {WITHOUT: "ours, all of a descriptor's values"}
+
+
+def run(key: str, gallery: str, queries: str, limits: str) -> dict[str, Any]:
+    """A process's work: build, choose the width, measure."""
+    descriptors = Descriptors(descriptors_file(index_path(Path(gallery))[0]))
+    asked, limit = np.load(queries), np.load(limits)
+    images, dim = len(descriptors.keys), asked.shape[1]
+    peer = PEERS[key]
+    if peer.package:
+        import_module(peer.package)
+    before = resident()
+    built, seconds = timed(lambda: peer.build(descriptors.blocks(), images, dim))
+    width = _widened(built, tuning_of(asked), tuning_of(limit), descriptors)
+    for query in tuning_of(asked)[:WARM_UP]:
+        built.search(query[None])
+    found, times = zip(*(timed(lambda q=query: built.search(q[None])) for query in test_of(asked)), strict=True)
+    memory = above(before)
+    return {
+        "text": built.text + (f", search width {width}" if width else ""),
+        "seconds": seconds,
+        **latency(times),
+        "recall": _recall(test_of(asked), found, test_of(limit), descriptors),
+        "resident": memory,
+    }
+
+
+def _widened(built: Built, queries: np.ndarray, limits: np.ndarray, descriptors: Descriptors) -> int | None:
+    """The least of WIDTHS with which the recall is reached; else the most."""
+    if built.widen is None:
+        return None
+    for width in WIDTHS:
+        built.widen(width)
+        found = [built.search(query[None]) for query in queries]
+        if _recall(queries, found, limits, descriptors) >= RECALL_TARGET:
+            break
+    return width
+
+
+def _recall(queries: np.ndarray, found: Sequence[np.ndarray], limits: np.ndarray, descriptors: Descriptors) -> float:
+    """Of what was found, keys [K] of each query: by the distances of the stored descriptors."""
+    distances = np.full((len(queries), K), np.inf)
+    for row, (query, keys) in enumerate(zip(queries, found, strict=True)):
+        there = np.unique(keys[keys >= 0])
+        distances[row, : len(there)] = squared(query, descriptors.at(descriptors.places(there)))
+    return recall(distances, limits)
+
+
+def without_components(gallery: str, queries: str, limits: str, storage: str) -> dict[str, Any]:
+    """Our own pipeline on a copy of the gallery whose shards are the same files; a process's work, but not the search.
+
+    Returns what `growth_measure.build` does.
+    """
+    copy = view_of(Path(gallery))
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    (copy / "shards").symlink_to(Path(gallery, "shards").resolve())
+    shutil.copy(Path(gallery, "catalog.sqlite"), copy)
+    built = growth_measure.build(str(copy), queries, storage, 0)
+    growth_measure.check(str(copy), queries, limits)
+    return built
+
+
+def view_of(gallery: Path) -> Path:
+    """Where that copy is."""
+    return gallery.with_name("gallery-no-components")

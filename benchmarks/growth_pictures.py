@@ -1,0 +1,157 @@
+"""The growth benchmark as two pictures: latency with recall, and resident memory, against the gallery's size."""
+
+from pathlib import Path
+from typing import Any
+
+from spade_index.benchmarks.growth_peers import TITLES
+
+Entry = dict[str, Any]
+Label = tuple[float, float, str, str]  # x, y, text, colour
+
+OURS = "#1f6f8b"
+COLOURS = {
+    "flat": "#8a8a8a",
+    "hnswlib": "#c8553d",
+    "usearch": "#d99a2b",
+    "autofaiss": "#7d5ba6",
+    "no-components": "#7fb3c4",
+}
+MAPS = "#333333"
+
+
+def draw_latency(results: Entry, path: Path) -> None:
+    """Median and p99 of a query's nearest images; the recall is written beside each point."""
+    figure, axes = _axes(results)
+    names: list[Label] = []
+    recalls: dict[int, list[Label]] = {}
+    for key, title, colour, entries in _contenders(results):
+        images, medians, tails = (list(of) for of in zip(*((n, e["ms"], e["ms_p99"]) for n, e in entries), strict=True))
+        _line(axes, images, medians, colour, key == "ours")
+        if key == "ours":
+            axes.fill_between(images, medians, tails, color=colour, alpha=0.15, linewidth=0)
+        else:
+            axes.vlines(images, medians, tails, color=colour, linewidth=0.8, alpha=0.6)
+        names.append((images[-1], medians[-1], title, colour))
+        for n, entry in entries:
+            recalls.setdefault(n, []).append((n, entry["ms"], f"{entry['recall']:.3f}", colour))
+    axes.set(ylabel="ms per query (log scale)")
+    for labels in recalls.values():
+        _write(axes, labels, -6, 7)
+    _write(axes, names, 9, 9)
+    title = "Nearest 50 images of one query: median, and up to the 99th percentile (band, lines); left of it recall@50"
+    _finish(figure, axes, results, title, path)
+
+
+def draw_memory(results: Entry, path: Path) -> None:
+    """What a process that searches holds in memory of its own, and of files."""
+    figure, axes = _axes(results)
+    sizes = [entry["images"] for entry in results["sizes"]]
+    maps = [n * results["map_bytes"] / 1e6 for n in sizes]
+    axes.plot(sizes, maps, linestyle=":", linewidth=1.8, color=MAPS)
+    names: list[Label] = [(sizes[-1], maps[-1], "all feature maps", MAPS)]
+    for key, title, colour, entries in _contenders(results):
+        images, own = [n for n, _ in entries], [max(e["resident"]["anonymous_mb"], 0.1) for _, e in entries]
+        _line(axes, images, own, colour, key == "ours")
+        names.append((images[-1], own[-1], title, colour))
+        if key == "ours":
+            both = [sum(e["resident"].values()) for _, e in entries]
+            axes.plot(images, both, linestyle="--", linewidth=1.3, color=colour, zorder=3)
+            names.append((images[-1], both[-1], "ours, with pages of its files", colour))
+    axes.set(ylabel="MB resident after all queries (log scale)")
+    _write(axes, names, 9, 9)
+    title = "Memory of a process that searches for nearest images, above its libraries; dotted: all maps held in memory"
+    _finish(figure, axes, results, title, path)
+
+
+def _contenders(results: Entry) -> list[tuple[str, str, str, list[tuple[int, Entry]]]]:
+    """Key, title, colour, and the sizes that each was measured at with its figures; ours first."""
+    rows = [("ours", "ours", OURS, [(entry["images"], entry["search"]) for entry in results["sizes"]])]
+    for key, title in TITLES.items():
+        found = [(entry["images"], entry["peers"].get(key, {})) for entry in results["sizes"]]
+        there = [(images, peer) for images, peer in found if peer.get("status") == "ok"]
+        if there:
+            ended = "" if there[-1][0] == found[-1][0] else " (left out beyond)"
+            rows.append((key, title + ended, COLOURS[key], there))
+    return rows
+
+
+def _axes(results: Entry) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8.6, 5), layout="constrained")
+    sizes = [entry["images"] for entry in results["sizes"]]
+    axes.set(xscale="log", yscale="log", xlim=(0.5 * sizes[0], sizes[-1] * (sizes[-1] / sizes[0]) ** 0.42 * 1.5))
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
+    axes.set_xticks([], minor=True)
+    if results["real"] < sizes[-1]:
+        axes.axvline(results["real"], color="#bbbbbb", linewidth=0.8, zorder=0)
+        axes.annotate(
+            f" {results['real']:,} photographs;\n beyond, drawn around them",
+            (results["real"], 0.99),
+            fontsize=7.5,
+            xycoords=("data", "axes fraction"),
+            color="#777777",
+            va="top",
+        )
+    return figure, axes
+
+
+def _line(axes: Any, x: list[int], y: list[float], colour: str, ours: bool) -> None:
+    axes.plot(x, y, marker="o", markersize=4, linewidth=2.4 if ours else 1.3, color=colour, zorder=4 if ours else 3)
+
+
+def _write(axes: Any, labels: list[Label], right: float, size: float) -> None:
+    """Texts beside their points, `right` points from them, moved up or down where they would lie on each other."""
+    from matplotlib.patheffects import withStroke
+
+    axes.figure.draw_without_rendering()
+    labels = sorted(labels, key=lambda label: label[1])
+    height = 1.25 * size * axes.figure.dpi / 72
+    places = [axes.transData.transform(label[:2])[1] for label in labels]
+    free = _apart(places, height)
+    for (x, y, text, colour), place, moved in zip(labels, places, free, strict=True):
+        up = (moved - place) * 72 / axes.figure.dpi
+        axes.annotate(
+            *(text, (x, y), (right, up)),
+            textcoords="offset points",
+            ha="left" if right > 0 else "right",
+            va="center",
+            fontsize=size,
+            color=colour,
+            weight="bold" if text == "ours" else "normal",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            zorder=5,
+        )
+
+
+def _apart(places: list[float], gap: float) -> list[float]:
+    """Ascending places, moved as little as that each is `gap` above the one before."""
+    groups: list[list[float]] = []  # each is spread about its mean
+    for place in places:
+        groups.append([place])
+        while len(groups) > 1 and _span(groups[-2], gap)[1] + gap > _span(groups[-1], gap)[0]:
+            last = groups.pop()
+            groups[-1] += last
+    return [_span(group, gap)[0] + gap * number for group in groups for number in range(len(group))]
+
+
+def _span(group: list[float], gap: float) -> tuple[float, float]:
+    middle, half = sum(group) / len(group), gap * (len(group) - 1) / 2
+    return middle - half, middle + half
+
+
+def _finish(figure: Any, axes: Any, results: Entry, title: str, path: Path) -> None:
+    from matplotlib import pyplot
+
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.set_xlabel("images in the gallery (log scale)")
+    axes.set_title(title, fontsize=9.5, loc="left")
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.7, zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.text(0.995, 0.005, results["machine"], fontsize=6.5, color="#999999", ha="right", va="bottom")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
