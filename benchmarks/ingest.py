@@ -134,8 +134,7 @@ class Ingests:
             shutil.rmtree(self._gallery, ignore_errors=True)
             backbone = self._interleaved("ingest")
             with GalleryWriter(self._gallery, self.backbone.settings) as writer:
-                gallery = writer.gallery
-                with MemorySampler(lambda of=backbone: of.images, partial(len, gallery)) as sampler:
+                with MemorySampler(partial(getattr, backbone, "images"), partial(len, writer.gallery)) as sampler:
                     backbone.start(first)
                     report = self._add(writer, self._files(), backbone, self.processes)
                     backbone.finish()
