@@ -133,12 +133,13 @@ class Ingests:
         for _ in range(self.settings.rounds):
             shutil.rmtree(self._gallery, ignore_errors=True)
             backbone = self._interleaved("ingest")
-            with GalleryWriter(self._gallery, self.backbone.settings) as writer:
-                gallery = writer.gallery
-                with MemorySampler(lambda of=backbone: of.images, partial(len, gallery)) as sampler:
-                    backbone.start(first)
-                    report = self._add(writer, self._files(), backbone, self.processes)
-                    backbone.finish()
+            with (
+                GalleryWriter(self._gallery, self.backbone.settings) as writer,
+                MemorySampler(partial(getattr, backbone, "images"), partial(len, writer.gallery)) as sampler,
+            ):
+                backbone.start(first)
+                report = self._add(writer, self._files(), backbone, self.processes)
+                backbone.finish()
             slices += backbone.slices
             memory.append(_memory(sampler.samples, backbone.images))
             checked = check_gallery(self._gallery, self.backbone, self._files, report)
