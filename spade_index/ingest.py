@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ from .catalog import ImageRow
 from .changes import NewImage, insert_images, insert_shard, new_snapshot
 from .errors import ImageError, InputError, StorageError, storage_errors
 from .images import DecodedImage, ImageFile
-from .loading import load_all
+from .loading import in_lots, load_all
 from .shard_stream import WAITING, FeatureBatch, ShardStream, WrittenShard
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Ingest:
             on_error=self._failed,
         )
         try:
-            for batch in _batches(loaded, batch_size):
+            for batch in in_lots(loaded, batch_size):
                 if admitted := self._admitted(batch):
                     self._add(admitted)
         except (InputError, KeyboardInterrupt):
@@ -117,8 +116,7 @@ class Ingest:
 
     def _unknown(self, files: Iterable[ImageFile]) -> Iterator[ImageFile]:
         """Leave out files that are there already, by path, size and time, without reading them."""
-        files = iter(files)
-        while some := list(islice(files, LOOKED_UP)):
+        for some in in_lots(files, LOOKED_UP):
             known = self._gallery.catalog.images_by_id([file.id for file in some], self._gallery.snapshot)
             for file in some:
                 row = known.get(file.id)
@@ -188,23 +186,6 @@ class Ingest:
         with storage_errors(self._writer.path):
             for shard in self._stream.close():
                 self._commit(shard)
-
-
-def _batches(images: Iterable[DecodedImage], size: int) -> Iterator[list[DecodedImage]]:
-    """Images in lists of `size`; those that came before one that raises are a last, shorter list."""
-    batch: list[DecodedImage] = []
-    try:
-        for image in images:
-            batch.append(image)
-            if len(batch) == size:
-                yield batch
-                batch = []
-    except InputError:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
 
 
 def _new_image(image: DecodedImage) -> NewImage:
