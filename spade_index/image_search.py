@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .gallery import Gallery
 
 SPARE = 16  # candidates asked for beyond K, so that rounding in FAISS cannot hide a neighbour
+ROWS = 8  # descriptors whose distances are computed at a time
 ROUNDING = 1e-4  # relative; far above what float32 differences lose
 
 
@@ -93,8 +94,7 @@ class ImageSearch:
 
     def _rank(self, query: np.ndarray, keys: np.ndarray, k: int) -> list[Neighbour]:
         """The k nearest of these images: exact distances, ties to the lowest id."""
-        differences = self._stored(keys).astype(np.float64) - query.astype(np.float64)
-        distances = (differences**2).sum(1).astype(np.float32)  # [n]
+        distances = _squared_distances(query, self._stored(keys))
         near = np.flatnonzero(distances <= np.partition(distances, k - 1)[k - 1]) if k < len(keys) else range(len(keys))
         ids = self._gallery.catalog.ids([int(keys[place]) for place in near])
         if len(ids) < len(near):
@@ -119,6 +119,18 @@ class ImageSearch:
             path = self._gallery.path
             raise GalleryDamaged(f"{path}: altered descriptors: `spade-index verify {path}` names the file")
         return stored
+
+
+def _squared_distances(query: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
+    """Of a query float32 [D] and descriptors float32 [n, D], in float64, rounded to float32 [n]."""
+    wide = query.astype(np.float64)
+    distances = np.empty(len(descriptors), np.float32)
+    for start in range(
+        0, len(descriptors), ROWS
+    ):  # what is larger is fresh memory each time, which costs more than this
+        some = slice(start, start + ROWS)
+        distances[some] = ((descriptors[some] - wide) ** 2).sum(1)
+    return distances
 
 
 def _merge(found: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:

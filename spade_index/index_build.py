@@ -154,7 +154,6 @@ def _tune(
     most = MOST_CANDIDATES[description.storage] * RECALL_AT * (2 if description.kind == "pca-ivf" else 1)
     most = min(most, description.images - 1)
     lists = faiss.extract_index_ivf(index)
-    lists.parallel_mode = 1
     description = replace(description, nlist=lists.nlist)
 
     def recalls(nprobe: int) -> tuple[np.ndarray, np.ndarray]:
