@@ -114,7 +114,8 @@ class Index:
         if description.kind != "flat":
             # FAISS would start that many threads in each search to ask for pages of the file.
             ivf: Any = faiss.extract_index_ivf(index)
-            faiss.downcast_InvertedLists(ivf.invlists).prefetch_nthread = 0
+            lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
+            lists.prefetch_nthread = 0
         self._index = index
 
     def search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
