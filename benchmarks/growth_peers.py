@@ -170,7 +170,8 @@ def without_components(gallery: str, queries: str, limits: str, storage: str) ->
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
     (copy / "shards").symlink_to(Path(gallery, "shards").resolve())
-    shutil.copy(Path(gallery, "catalog.sqlite"), copy)
+    for file in Path(gallery).glob("catalog.*"):
+        shutil.copy(file, copy)
     built = growth_measure.build(str(copy), queries, storage, 0)
     growth_measure.check(str(copy), queries, limits)
     return built
