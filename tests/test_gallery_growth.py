@@ -11,7 +11,7 @@ from tiny import write_images
 
 from spade_index import Gallery
 from spade_index.benchmarks import growth_data, growth_peers, growth_pictures, growth_report, growth_sizes
-from spade_index.benchmarks.growth_measure import WrongResult, recall
+from spade_index.benchmarks.growth_measure import WrongResult, recalls
 from spade_index.benchmarks.growth_process import Failed, in_own_process
 
 PHOTOGRAPHS, HELD, REAL = 200, 40, 160
@@ -156,9 +156,9 @@ def test_a_size_for_which_the_disk_has_no_room_is_left_out(measured, monkeypatch
 
 def test_recall_counts_what_is_as_near_as_the_last():
     distances = np.tile(np.arange(50.0), (2, 1))
-    assert recall(distances, np.array([49.0, 49.0])) == 1
+    assert recalls(distances, np.array([49.0, 49.0])).tolist() == [1, 1]
     distances[1, 25:] += 100
-    assert recall(distances, np.array([49.0, 49.0])) == 0.75
+    assert recalls(distances, np.array([49.0, 49.0])).tolist() == [1, 0.5]
 
 
 def test_peers_find_the_nearest(measured):
