@@ -16,7 +16,8 @@ import numpy as np
 from spade_index.benchmarks.growth_process import above, forget, read_from_disk, resident, timed
 from spade_index.descriptors import Descriptors, descriptors_file
 from spade_index.errors import SpadeIndexError
-from spade_index.gallery import CATALOG, SPARE, Gallery, Neighbour
+from spade_index.gallery import CATALOG, Gallery
+from spade_index.image_search import SPARE, Neighbour
 from spade_index.index import IndexDescription, IndexSettings
 from spade_index.index_build import exact_neighbours
 from spade_index.writer import GalleryWriter

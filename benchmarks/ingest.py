@@ -1,6 +1,6 @@
 """How fast does a gallery take in images? `spade-index benchmark ingest`, against the backbone alone.
 
-    python benchmarks/ingest.py --photographs cifar10.tar --json benchmarks/results/ingest.json --picture ingest.png
+    spade-index benchmark ingest --photographs cifar10.tar --json benchmarks/results/ingest.json --picture ingest.png
 
 1. One call of `GalleryWriter.add` takes in all images. Every few thousand images its clock is stopped, and the
    backbone alone is timed on as many (interleaved.py), so that what else the machine does slows both down. The clock
