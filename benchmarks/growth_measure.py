@@ -94,9 +94,9 @@ def squared(query: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
     return ((descriptors.astype(np.float64) - query) ** 2).sum(1)
 
 
-def recall(distances: np.ndarray, limits: np.ndarray) -> float:
-    """The share of K that is as near as the K-th exact neighbour: distances [Q, K], limits [Q]."""
-    return float((distances <= limits[:, None] * TIED).sum() / (K * len(limits)))
+def recalls(distances: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """The share of K that is as near as the K-th exact neighbour: distances [Q, K], limits [Q], shares [Q]."""
+    return (distances <= limits[:, None] * TIED).sum(1) / K
 
 
 def _verify(gallery: Gallery, query: np.ndarray, found: Sequence[Neighbour]) -> None:
@@ -139,7 +139,7 @@ def search(gallery: str, queries: str, limits: str) -> dict[str, Any]:
     distances = np.array([[neighbour.distance for neighbour in of_query] for of_query in found])
     return {
         **latency(seconds),
-        "recall": recall(distances, test_of(np.load(limits))),
+        "recall": float(recalls(distances, test_of(np.load(limits))).mean()),
         "open_and_first_ms": 1e3 * first,
         "opened": memory,
         "resident": above(before),
