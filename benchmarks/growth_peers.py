@@ -1,8 +1,8 @@
 """What else finds nearest descriptors, on those of the same gallery; all but the last hold them in memory.
 
 Each is built and searched in a process of its own, one query at a time, as ours. What has a parameter for the width of
-its search gets the least with which the tuning queries reach the recall that our index is built for, as it is chosen
-for ours: beyond its standard error.
+its search gets the least with which the tuning queries reach the recall that our index is built for by a
+standard error; ours is built to reach it by two.
 """
 
 import math
