@@ -105,7 +105,6 @@ def _processes(workers: int) -> Executor:
 def _begin() -> None:
     """In a new process: what interrupts the program is its parent's business, and without its parent it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(10)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
