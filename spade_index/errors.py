@@ -83,5 +83,5 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"{path}: the disk is full; what was committed is safe: make room and run the same command again"
             ) from error
-        reason = error.strerror or " ".join(str(error).split())
+        reason = " ".join((error.strerror or str(error)).split())  # h5py's go over several lines
         raise StorageError(f"{path}: cannot be written ({reason})") from error

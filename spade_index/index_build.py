@@ -1,6 +1,5 @@
 """Building the FAISS index: within a memory budget, and with the probes and candidates that reach a recall."""
 
-import errno
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ RECALL_QUERIES = 256  # of its own images, where no queries are given
 MOST_CANDIDATES = {"flat": 2, "fp16": 2, "sq8": 4, "pq": 20}  # times RECALL_AT; of components 2 times as many
 SURELY = 2  # standard errors by which the recall of these queries is to be above the one to reach
 COMPARED = 8192  # descriptors compared at a time with the queries of the recall
+WRITTEN = 1 << 16  # bytes of the index handed over at a time
 
 Say = Callable[[str], None]
 
@@ -41,7 +41,7 @@ def build_index(
     Exact up to EXACT_LIMIT images, inverted lists beyond, for which probes and candidates are chosen so that the
     recall reaches the settings', measured with `queries` float32 [q, D], or with some of the images themselves.
     Descriptors are read block by block, and k-means sees a sample that fits into the settings' memory. `say` is told
-    what is being done. Raises InputError if no index fits into the memory.
+    what is being done. Raises InputError if no index fits into the memory, OSError.
     """
     settings = settings or IndexSettings()
     kind = "flat" if images <= EXACT_LIMIT else "pca-ivf" if 0 < settings.dimensions < dim else "ivf"
@@ -60,10 +60,9 @@ def build_index(
         index = _empty_lists(blocks, dim, description, say)
         _add(index, blocks(), images, say)
         description = _tune(index, description, blocks, queries, say)
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS says of a full disk only that it could not write
-        raise OSError(errno.EIO, f"FAISS cannot write the index ({str(error).splitlines()[-1]})", str(path)) from error
+    # FAISS's own file says nothing when the disk has no room for what is written as it is closed.
+    with open(path, "wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, WRITTEN))
     return description
 
 

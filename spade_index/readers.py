@@ -54,8 +54,16 @@ def prepare(gallery: Path, generation: int) -> None:
 
 def earlier(gallery: Path, generation: int) -> list[Path]:
     """The files of the generations before one, the oldest first."""
-    numbers = [int(file.name) for file in (gallery / FOLDER).glob("*") if file.name.isdecimal()]
-    return [gallery / FOLDER / str(number) for number in sorted(numbers) if number < generation]
+    return [gallery / FOLDER / str(number) for number in _generations(gallery) if number < generation]
+
+
+def later(gallery: Path, generation: int) -> list[Path]:
+    """The files of the generations after one, which were prepared and never began."""
+    return [gallery / FOLDER / str(number) for number in _generations(gallery) if number > generation]
+
+
+def _generations(gallery: Path) -> list[int]:
+    return sorted(int(file.name) for file in (gallery / FOLDER).glob("*") if file.name.isdecimal())
 
 
 def is_held(file: Path) -> bool:

@@ -106,16 +106,15 @@ class ShardLayout:
     rows: int
     pooled: int  # byte offset
     maps: list[np.ndarray]  # of each level: int64 [rows], byte offsets
+    settings: str  # JSON; what it was built with
 
     @classmethod
     def read(cls, path: Path, settings: ExtractionSettings) -> "ShardLayout":
-        """Of a file. Raises GalleryDamaged if it was built with other settings, or what h5py raises."""
+        """Of a file. Raises what h5py raises."""
         with h5py.File(path, "r") as file:
-            if file.attrs["settings"] != settings.to_json():
-                raise GalleryDamaged(f"{path}: was built with other settings than its gallery; {_remedy(path)}")
             rows: int = file["pooled"].shape[0]
             maps = [_row_offsets(file[f"maps/{level}"], rows) for level in range(len(settings.level_shapes))]
-            return cls(rows, file["pooled"].id.get_offset(), maps)
+            return cls(rows, file["pooled"].id.get_offset(), maps, _settings(file))
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class Shard:
     def __init__(self, path: Path, settings: ExtractionSettings, layout: ShardLayout | None = None) -> None:
         """With its layout, if that is known from when it was open before.
 
-        Raises GalleryDamaged if the file is missing, truncated, or not a shard of these settings.
+        Raises GalleryDamaged if the file is missing, truncated, or not a shard.
         """
         self.path = path
         self._fd = -1
@@ -147,6 +146,7 @@ class Shard:
             raise GalleryDamaged(f"{path}: missing; {_remedy(path)}") from error
         except Exception as error:  # h5py raises whatever it comes to in a damaged file
             raise _unreadable(path, error) from error
+        self._foreign = self.layout.settings != settings.to_json()
         self._row_shapes = [(height * width, channels) for channels, height, width in settings.level_shapes]
 
     def __del__(self) -> None:
@@ -154,11 +154,21 @@ class Shard:
             os.close(self._fd)
 
     def pooled(self) -> np.ndarray:
-        """All pooled descriptors, float32 [n, D], mapped from the file."""
+        """All pooled descriptors, float32 [n, D], mapped from the file. Raises GalleryDamaged."""
+        self._require_own()
         return self._pooled
 
     def read_maps(self, row: int, out: list[np.ndarray]) -> None:
         """Read a row's maps into `out`, float16 [H*W, C] for each level. Raises GalleryDamaged."""
+        self._require_own()
+        self._read_maps(row, out)
+
+    def _require_own(self) -> None:
+        # What has a checksum is read all the same: a changed byte in the settings must not cost the images.
+        if self._foreign:
+            raise GalleryDamaged(f"{self.path}: was built with other settings than its gallery; {_remedy(self.path)}")
+
+    def _read_maps(self, row: int, out: list[np.ndarray]) -> None:
         if not 0 <= row < self.rows:
             raise GalleryDamaged(f"{self.path}: has no row {row}; {_remedy(self.path)}")
         for offsets, values in zip(self.layout.maps, out, strict=True):
@@ -190,7 +200,7 @@ class Shard:
         """Id and features of a row, if they match its checksum."""
         maps = [np.empty(shape, "<f2") for shape in self._row_shapes]
         try:
-            self.read_maps(row, maps)
+            self._read_maps(row, maps)
             with h5py.File(self.path, "r") as file:
                 id, checksum = file["id"].asstr()[row], int(file["checksum"][row])
             features = Features(self._pooled[row], maps, self.thumbnail(row))
@@ -255,6 +265,13 @@ def _unreadable(path: Path, error: Exception) -> GalleryError:
 def _remedy(path: Path) -> str:
     gallery = path.parent.parent
     return f"restore it from a copy, or `spade-index verify {gallery} --repair` drops what is damaged"
+
+
+def _settings(file: h5py.File) -> str:
+    try:
+        return str(file.attrs["settings"])
+    except Exception:  # h5py raises whatever it comes to in a damaged file
+        return ""
 
 
 def _row_offsets(dataset: h5py.Dataset, rows: int) -> np.ndarray:

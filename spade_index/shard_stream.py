@@ -88,16 +88,18 @@ class ShardStream:
             self._thread.join()
 
     def _run(self) -> None:
+        ended = False
         try:
             while (batch := self._batches.get()) is not None:
                 if not self._abandoned:
                     self._write(batch)
+            ended = True
             if self._open and not self._abandoned:
                 self._complete()
         except BaseException as error:
             self._error = error
             self._abandoned = True
-            while self._batches.get() is not None:  # nobody may wait for room in the queue
+            while not ended and self._batches.get() is not None:  # nobody may wait for room in the queue
                 pass
         finally:
             if self._open:

@@ -358,3 +358,5 @@ class GalleryWriter:
             for path in (self.path / folder).glob("*"):
                 if path.name not in names:
                     path.unlink()
+        for path in readers.later(self.path, catalog.generation()):
+            path.unlink()

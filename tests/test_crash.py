@@ -263,6 +263,18 @@ def test_killed_while_compacting_beside_a_reader(thinned: Path, name: str, call:
     check_nothing_is_left(thinned)
 
 
+def test_a_generation_that_was_prepared_and_never_began(thinned: Path) -> None:
+    def run() -> None:
+        die_at("spade_index.readers:prepare", 2, before=False)
+        compact(thinned)
+
+    assert killed(forked(run))
+    with GalleryWriter(thinned):
+        pass
+    journal = {"catalog.sqlite-journal"}  # holds nothing, and is SQLite's, which deletes it at the next commit
+    assert files_of(thinned) - journal == parts_of(thinned)
+
+
 @pytest.mark.parametrize("name", ["spade_index.writer:new_snapshot", "spade_index.writer:restore_image"])
 def test_killed_while_restoring(thinned: Path, name: str) -> None:
     expected = answers(thinned)

@@ -3,12 +3,14 @@
 import errno
 import importlib
 import os
+import resource
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
 import pytest
 from tiny import build, files_of, parts_of
 
@@ -88,7 +90,9 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FAILURES = [
     ("spade_index.shard_stream:ShardWriter.append", FULL, 6),
     ("spade_index.shard_stream:ShardWriter.append", OSError("Can't write data (No space left on device)"), 5),
+    ("spade_index.shard_stream:ShardWriter.append", OSError(errno.EFBIG, "Can't write data\n(File too large)"), 5),
     ("spade_index.shard_stream:ShardWriter.commit", FULL, 2),
+    ("spade_index.shard_stream:ShardWriter.commit", FULL, 3),  # of the last shard
     ("spade_index.shard:os.fsync", OSError(errno.EIO, os.strerror(errno.EIO)), 3),
     ("spade_index.shard:os.rename", OSError(errno.EROFS, os.strerror(errno.EROFS)), 2),
     ("spade_index.ingest:insert_shard", sqlite3.OperationalError("database or disk is full"), 2),
@@ -115,6 +119,33 @@ def test_a_write_that_fails(
     build(path, images, backbone, shard_rows=4, batch_size=2, replace=True)
     assert held(path) == 10
     assert files_of(path) == parts_of(path)
+
+
+@pytest.mark.parametrize("limit", [0, 100, 600])
+def test_an_index_that_does_not_fit(gallery_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it is only the last bytes that do not, which FAISS writes as it closes its file."""
+    before = sorted((gallery_path / "index").iterdir())
+    write = faiss.write_index
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(*arguments: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+        write(*arguments)
+
+    with GalleryWriter(gallery_path) as writer:
+        writer.remove(["003.png"])
+        monkeypatch.setattr(faiss, "write_index", limited)
+        try:
+            with pytest.raises(StorageError, match=str(gallery_path)) as raised:
+                writer.build_index()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        assert "\n" not in str(raised.value)
+    assert held(gallery_path) == 11
+    assert sorted((gallery_path / "index").iterdir()) == before
+    with Gallery(gallery_path) as gallery:
+        (row, *_) = gallery.images()
+        assert gallery.nearest(gallery.pooled([row]), 1)[0][0].id == row.id
 
 
 @pytest.mark.parametrize(

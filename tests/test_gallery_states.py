@@ -3,58 +3,21 @@
 import os
 import shutil
 import tempfile
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tiny import brute_force, files_of, image_file, parts_of, plain, png, tiny_backbone
+from model import BACKBONE, Model, check, contents
+from tiny import files_of, image_file, parts_of
 
 from spade_index.errors import InputError, UnknownImage
 from spade_index.gallery import Gallery
-from spade_index.images import load
-from spade_index.moments import image_moments, moments_variance
 from spade_index.writer import GalleryWriter
 
-BACKBONE = tiny_backbone()
 IDS = st.sampled_from("abcdefgh")
 CONTENTS = st.integers(0, 9)
-QUERIES = np.random.default_rng(3).normal(size=(2, 12)).astype(np.float32)
-
-Model = dict[str, int]  # id -> contents
-
-
-@cache
-def contents(number: int) -> bytes:
-    return png(number)
-
-
-@cache
-def features(number: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Pooled [D] and float16 maps [H*W, C] of an image's contents."""
-    image = load(image_file("x", contents(number)), BACKBONE.settings.preprocessing)
-    found = BACKBONE(np.stack([image.pixels]))
-    return found.pooled[0].numpy(), [level[0].half().numpy() for level in found.pyramid]
-
-
-def check(gallery: Gallery, model: Model) -> None:
-    """The gallery holds the model's images, and answers and shows what their features say."""
-    rows = {row.id: row for row in gallery.images()}
-    assert set(rows) == set(model)
-    assert len(gallery) == len(model)
-    pooled = {id: features(number)[0] for id, number in model.items()}
-    for k in (2, 20):
-        found = gallery.nearest(QUERIES, k)
-        assert [plain(n) for n in found] == [brute_force(query, pooled, k) for query in QUERIES]
-    for id, row in rows.items():
-        for read, computed in zip(gallery.maps([row.key]), features(model[id])[1], strict=True):
-            np.testing.assert_array_equal(read[0], computed)
-    for level, variance in enumerate(gallery.level_variances()):
-        moments = [image_moments(features(number)[1][level]) for number in model.values()]
-        assert variance == (moments_variance(*map(sum, zip(*moments, strict=True))) if model else 1.0)
 
 
 class Changes(RuleBasedStateMachine):

@@ -119,6 +119,17 @@ def test_damage_outside_of_images_costs_nothing(gallery_path: Path) -> None:
         assert gallery.snapshot == 3
 
 
+def test_a_shard_whose_settings_are_damaged_costs_no_image(gallery_path: Path) -> None:
+    shard = shard_of(gallery_path, "007.png")
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"input_size") + 3] ^= 1
+    shard.write_bytes(data)
+    with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match=f"{shard}.*other settings"):
+        gallery.maps([gallery.image("007.png").key])
+    assert repair(gallery_path)[0] == 0
+    check_usable(gallery_path, ALL)
+
+
 @pytest.mark.parametrize("ruin", [os.unlink, lambda path: os.truncate(path, 3000), lambda path: os.truncate(path, 0)])
 def test_a_shard_that_is_gone(gallery_path: Path, ruin: Callable[[Path], None]) -> None:
     ruin(shard_of(gallery_path, "007.png"))

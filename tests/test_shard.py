@@ -145,8 +145,11 @@ def test_a_file_that_is_no_shard_is_named(shard_path: Path) -> None:
 
 def test_a_shard_of_other_settings_is_refused(shard_path: Path) -> None:
     other = ExtractionSettings("b", "other weights", ("a", "b"), SETTINGS.level_shapes, 13, Preprocessing())
-    with pytest.raises(GalleryDamaged, match=f"{shard_path}.*other settings"):
-        Shard(shard_path, other)
+    shard = Shard(shard_path, other)
+    maps = [np.empty((height * width, channels), "<f2") for channels, height, width in other.level_shapes]
+    for read in (shard.pooled, lambda: shard.read_maps(0, maps)):
+        with pytest.raises(GalleryDamaged, match=f"{shard_path}.*other settings"):
+            read()
 
 
 def test_abandon_leaves_nothing(tmp_path: Path) -> None:
