@@ -8,9 +8,9 @@
 Shards hold the same values, but the candidates of one query lie in hundreds of them.
 """
 
-import errno
 import mmap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -18,6 +18,7 @@ import numpy as np
 
 from .errors import GalleryDamaged
 from .shard import FORMAT, VERSION
+from .sink import Sink
 
 BLOCK = 8192  # descriptors read at a time, where all are read
 
@@ -74,18 +75,15 @@ class Descriptors:
 
 def write_descriptors(path: Path, blocks: Blocks, images: int, dim: int, queries: np.ndarray | None = None) -> None:
     """Write the file of so many images, whose keys ascend. Raises OSError."""
-    try:
-        with h5py.File(path, "w") as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["version"] = VERSION
-            stored_keys = file.create_dataset("key", (images,), "<i8")
-            stored = file.create_dataset("pooled", (images, dim), "<f4")
-            done = 0
-            for keys, descriptors in blocks:
-                stored_keys[done : done + len(keys)] = keys
-                stored[done : done + len(keys)] = descriptors
-                done += len(keys)
-            if queries is not None:
-                file.create_dataset("queries", data=queries)
-    except RuntimeError as error:  # so h5py when the closing flush fails
-        raise OSError(errno.ENOSPC, " ".join(str(error).split()), str(path)) from error
+    with closing(Sink(path)) as sink, sink.checked(), h5py.File(sink, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        stored_keys = file.create_dataset("key", (images,), "<i8")
+        stored = file.create_dataset("pooled", (images, dim), "<f4")
+        done = 0
+        for keys, descriptors in blocks:
+            stored_keys[done : done + len(keys)] = keys
+            stored[done : done + len(keys)] = descriptors
+            done += len(keys)
+        if queries is not None:
+            file.create_dataset("queries", data=queries)

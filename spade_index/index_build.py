@@ -62,7 +62,8 @@ def build_index(
         description = _tune(index, description, blocks, queries, say)
     # FAISS's own file says nothing when the disk has no room for what is written as it is closed.
     with open(path, "wb") as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, WRITTEN))  # type: ignore[attr-defined]
+        writer = faiss.PyCallbackIOWriter(file.write, WRITTEN)  # type: ignore[attr-defined]
+        faiss.write_index(index, writer)
     return description
 
 

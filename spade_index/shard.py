@@ -24,6 +24,7 @@ import xxhash
 
 from .errors import GalleryDamaged, GalleryError, StorageError
 from .settings import ExtractionSettings
+from .sink import Sink
 
 FORMAT = "spade-index"
 VERSION = 1
@@ -39,7 +40,8 @@ class ShardWriter:
         self.path = path
         self._temporary = path.with_suffix(".h5.tmp")
         self._rows: list[tuple[str, np.ndarray, bytes, int]] = []  # id, pooled, thumbnail, checksum
-        self._file = h5py.File(self._temporary, "w", alignment_threshold=PAGE, alignment_interval=PAGE)
+        self._sink = Sink(self._temporary)
+        self._file = h5py.File(self._sink, "w", alignment_threshold=PAGE, alignment_interval=PAGE)
         self._file.attrs["format"] = FORMAT
         self._file.attrs["version"] = VERSION
         self._file.attrs["settings"] = settings.to_json()
@@ -59,19 +61,19 @@ class ShardWriter:
     def append(self, id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail: bytes) -> None:
         """Add one image: pooled float32 [D], maps float16 [H*W, C] for each level."""
         row = len(self)
-        if row == self._room:
-            self._resize(max(64, 2 * row))
-        for dataset, values in zip(self._maps, maps, strict=True):
-            dataset.id.write_direct_chunk((row, 0, 0), np.ascontiguousarray(values, "<f2"))
+        with self._sink.checked():
+            if row == self._room:
+                self._resize(max(64, 2 * row))
+            for dataset, values in zip(self._maps, maps, strict=True):
+                dataset.id.write_direct_chunk((row, 0, 0), np.ascontiguousarray(values, "<f2"))
         pooled = np.ascontiguousarray(pooled, "<f4")
         self._rows.append((id, pooled, thumbnail, row_checksum(id, pooled, maps, thumbnail)))
 
     def commit(self) -> str:
         """Write what is left, flush to disk, rename; returns the digest of the file's bytes. Raises OSError."""
-        try:
+        with self._sink.checked():
             self._write_columns()
-        except RuntimeError as error:  # so h5py when the closing flush fails
-            raise OSError(errno.ENOSPC, " ".join(str(error).split()), str(self._temporary)) from error
+        self._sink.close()
         return make_durable(self._temporary, self.path)
 
     def _resize(self, rows: int) -> None:
@@ -94,8 +96,9 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Give up; nothing is left on disk."""
-        with suppress(OSError, RuntimeError):  # a full disk fails the closing flush too
+        with suppress(OSError, RuntimeError):
             self._file.close()
+        self._sink.close()
         self._temporary.unlink(missing_ok=True)
 
 
