@@ -28,7 +28,7 @@ from .shard import Features, Shard, ShardLayout, is_finite
 from .verify import find_problems
 
 CATALOG = "catalog.sqlite"
-OPEN_SHARDS = 200  # shards held open, of two file descriptors each
+OPEN_SHARDS = 200  # shards held open, of one file descriptor each, or two
 STALE = 0.1  # share of an index's images added or removed since, above which it should be built again,
 STALE_IMAGES = 20_000  # or how many: then comparing with them takes longer than the index does
 
