@@ -1,6 +1,8 @@
 """Images into a gallery: decoding, backbone and writing overlap; committed shard by shard."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone
     from .writer import GalleryWriter
 
+TURN = 5e-4  # seconds
 LOOKED_UP = 64  # files that are looked up in the catalog at once
 
 
@@ -85,9 +88,10 @@ class Ingest:
             on_error=self._failed,
         )
         try:
-            for batch in in_lots(loaded, batch_size):
-                if admitted := self._admitted(batch):
-                    self._add(admitted)
+            with _short_turns():
+                for batch in in_lots(loaded, batch_size):
+                    if admitted := self._admitted(batch):
+                        self._add(admitted)
         except (InputError, KeyboardInterrupt):
             self._finish()
             raise
@@ -186,6 +190,21 @@ class Ingest:
         with storage_errors(self._writer.path):
             for shard in self._stream.close():
                 self._commit(shard)
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let Python's threads take turns more often.
+
+    The backbone asks for the interpreter's lock at each of its operations, and waits whole turns of the thread that
+    writes: 5 ms by default.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _new_image(image: DecodedImage) -> NewImage:
