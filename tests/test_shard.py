@@ -159,12 +159,16 @@ def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.Cap
     """HDF5 prints, and may end the process, where it is told of a write that failed."""
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = ShardWriter(tmp_path / "000001.h5", SETTINGS)
+
+    def write() -> None:
+        for row in ROWS:
+            writer.append(*row)
+        writer.commit()
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            for row in random_rows(SETTINGS, 3):
-                writer.append(*row)
-            writer.commit()
+            write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     writer.abandon()
