@@ -26,7 +26,7 @@ KINDS = ["nothing", "EIO", "ENOSPC", "half is written", "half is written and the
 LIMITED = "limit"  # of the size of files
 NEVER = 1 << 60
 LATEST = 8  # of an operation's numbers of calls
-PATIENCE = 20  # seconds, and it hangs: nothing here takes one
+PATIENCE = 300  # seconds, and it hangs: nothing here takes one
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class FaultServer:
         assert outcome.well or outcome.hit, f"{operation} failed without a fault: {outcome}"
         return outcome
 
-    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
+    def start(self) -> None:
+        """Start the server, which takes seconds, if it does not run yet."""
         if self._server is None:
             preload = {"LD_PRELOAD": str(self._library)} if self._library else {}
             self._server = subprocess.Popen(
@@ -83,6 +84,10 @@ class FaultServer:
                 env=os.environ | preload,
                 text=True,
             )
+
+    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.start()
+        assert self._server is not None
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(request) + "\n")

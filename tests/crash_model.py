@@ -13,7 +13,7 @@ from spade_index.errors import GalleryNotFound
 from spade_index.gallery import Gallery
 from spade_index.writer import GalleryWriter
 
-IDS = [f"{number:02d}.png" for number in range(30)]
+IDS = [f"{number:02d}.png" for number in range(24)]
 WEIGHTS = {"build": 1, "add": 3, "replace": 3, "remove": 3, "restore": 3, "index": 2, "compact": 4, "repair": 1}
 
 

@@ -71,7 +71,7 @@ class LivingGallery:
         self.folder = campaign.folder / str(number)
         self.folder.mkdir()
         self.path = self.folder / "gallery"
-        self.rows = self.rng.randint(1, 4)
+        self.rows = self.rng.randint(2, 5)
         self.state, self.fresh = State({}), 0
         self.readers: list[tuple[Gallery, list[Any]]] = []
         self.steps: list[str] = []
@@ -221,6 +221,8 @@ class Campaign:
         """
         steps = ["kill"] * runs + ["fault"] * faults + ["flip"] * flips
         random.Random(self.seed).shuffle(steps)
+        if faults:
+            self.faults.start()
         try:
             for number, start in enumerate(range(0, len(steps), LIFE)):
                 if only in (None, number):

@@ -93,7 +93,7 @@ def test_a_broken_store_is_noticed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, broken: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     broken(monkeypatch)
-    tally, said = campaign(folder, runs=60)
+    tally, said = campaign(folder, runs=40)
     assert tally.broken_states > 0
     assert "to repeat: --seed 7 --only" in said
     assert "killed after" in said

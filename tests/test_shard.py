@@ -1,6 +1,8 @@
 """The shard format, read with plain h5py, and what happens to files that are not as they were written."""
 
+import gc
 import os
+import resource
 from pathlib import Path
 
 import h5py
@@ -150,6 +152,30 @@ def test_a_shard_of_other_settings_is_refused(shard_path: Path) -> None:
     for read in (shard.pooled, lambda: shard.read_maps(0, maps)):
         with pytest.raises(GalleryDamaged, match=f"{shard_path}.*other settings"):
             read()
+
+
+@pytest.mark.parametrize("limit", [0, 50, 96, 1000, 2100, 4096, 5000, 9000])
+def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """HDF5 prints, and may end the process, where it is told of a write that failed."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = ShardWriter(tmp_path / "000001.h5", SETTINGS)
+
+    def write() -> None:
+        for row in ROWS:
+            writer.append(*row)
+        writer.commit()
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    writer.abandon()
+    del writer
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_abandon_leaves_nothing(tmp_path: Path) -> None:
