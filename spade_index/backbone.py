@@ -2,7 +2,7 @@
 
 import difflib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,24 +82,17 @@ class Backbone:
 
         Raises BackboneError if a feature cannot be stored as float16.
         """
-        parts = np.array_split(pixels, min(len(pixels), self._lanes()))
-        found: list[Features | None] = [None] * len(parts)
+        parts = np.array_split(pixels, max(1, min(len(pixels), self._lanes())))
+        found: dict[int, Features] = {}
 
         def extract(part: int) -> None:
             found[part] = self._features(parts[part])
 
         # On a CPU, threads that each take a part of the batch meet once, and not in each of hundreds of operations.
         spread(extract, range(len(parts)), len(parts))
-        features = [part for part in found if part is not None]
-        with torch.inference_mode():
-            pooled = torch.cat([part.pooled for part in features])
-            pyramid = [torch.cat(level) for level in zip(*[part.pyramid for part in features], strict=True)]
-        if not all(level.abs().amax() <= LARGEST for level in [pooled, *pyramid]):  # NaN is not, either
-            raise BackboneError(
-                f"{self.settings.backbone} makes features that are not finite, or over {LARGEST:.0f}, the largest "
-                "float16: check its weights and the preprocessing"
-            )
-        return Features(pooled, pyramid)
+        features = [found[part] for part in range(len(parts))]
+        levels = zip(*[part.pyramid for part in features], strict=True)
+        return Features(_joined([part.pooled for part in features]), [_joined(level) for level in levels])
 
     def _lanes(self) -> int:
         return torch.get_num_threads() if self.device.type == "cpu" else 1
@@ -114,6 +107,11 @@ class Backbone:
             ]
             pooled = captured[self._last].float().mean((2, 3))  # [B, D]
             captured.clear()
+            if not all(level.abs().amax() <= LARGEST for level in [pooled, *pyramid]):  # NaN is not, either
+                raise BackboneError(
+                    f"{self.settings.backbone} makes features that are not finite, or over {LARGEST:.0f}, the largest "
+                    "float16: check its weights and the preprocessing"
+                )
         return Features(pooled, pyramid)
 
     def _forward(self, pixels: Tensor) -> None:
@@ -154,6 +152,12 @@ class Backbone:
         if not shapes:
             raise BackboneError("the backbone makes no feature maps: use a CNN")
         return shapes
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of a batch one after the other."""
+    # Not by torch, whose other threads would go on waiting for more while images are decoded.
+    return parts[0] if len(parts) == 1 else torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
 
 
 def load_backbone(

@@ -109,7 +109,7 @@ class Ingest:
             self._finish()  # room for what is under way was asked for before
             raise
         features = self._backbone(np.stack([image.pixels for image in batch]))
-        pyramid = [level.half() for level in features.pyramid]
+        pyramid = [level.half() if level.is_cuda else level for level in features.pyramid]
         images = [_new_image(image) for image in batch]
         thumbnails = [image.thumbnail for image in batch]
         with storage_errors(self._writer.path):
