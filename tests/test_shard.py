@@ -160,7 +160,7 @@ def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.Cap
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = ShardWriter(tmp_path / "000001.h5", SETTINGS)
 
-    def write() -> None:
+    def write(writer: ShardWriter) -> None:
         for row in ROWS:
             writer.append(*row)
         writer.commit()
@@ -168,7 +168,7 @@ def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.Cap
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            write()
+            write(writer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     writer.abandon()
