@@ -23,11 +23,11 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from spade_index.catalog import NewImage, insert_images, insert_shard, new_snapshot
+from spade_index.changes import NewImage, insert_images, insert_shard, new_snapshot
 from spade_index.errors import InputError
-from spade_index.gallery import image_moments
 from spade_index.images import ImageFile, find_images
 from spade_index.loading import load_all
+from spade_index.moments import image_moments
 from spade_index.settings import ExtractionSettings
 from spade_index.shard import PAGE, ShardWriter
 from spade_index.writer import GalleryWriter
@@ -196,11 +196,15 @@ def tidy(work: str, held: int) -> dict[str, Any]:
     """Remove the images that a run which was interrupted had added."""
     features = Features.read(Path(work), held)
     with GalleryWriter(Path(work, "gallery"), features.settings) as writer:
-        catalog, snapshot = writer.gallery.catalog, writer.gallery.snapshot
-        ids = [ADDED + id for id in features.ids[:held]]
-        if left := [id for id in ids if catalog.image_by_id(id, snapshot) is not None]:
+        left = added(writer, [ADDED + id for id in features.ids[:held]])
+        if left:
             writer.remove(left)
         return {"removed": len(left)}
+
+
+def added(writer: GalleryWriter, ids: list[str]) -> list[str]:
+    """Those of these ids that are in the gallery."""
+    return list(writer.gallery.catalog.images_by_id(ids, writer.gallery.snapshot))
 
 
 def _lots(start: int, stop: int) -> Iterator[tuple[int, int]]:

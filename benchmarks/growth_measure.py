@@ -16,7 +16,8 @@ import numpy as np
 from spade_index.benchmarks.growth_process import above, forget, read_from_disk, resident, timed
 from spade_index.descriptors import Descriptors, descriptors_file
 from spade_index.errors import SpadeIndexError
-from spade_index.gallery import CATALOG, SPARE, Gallery, Neighbour
+from spade_index.gallery import CATALOG, Gallery
+from spade_index.image_search import SPARE, Neighbour
 from spade_index.index import IndexDescription, IndexSettings
 from spade_index.index_build import exact_neighbours
 from spade_index.writer import GalleryWriter
@@ -93,9 +94,9 @@ def squared(query: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
     return ((descriptors.astype(np.float64) - query) ** 2).sum(1)
 
 
-def recall(distances: np.ndarray, limits: np.ndarray) -> float:
-    """The share of K that is as near as the K-th exact neighbour: distances [Q, K], limits [Q]."""
-    return float((distances <= limits[:, None] * TIED).sum() / (K * len(limits)))
+def recalls(distances: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """The share of K that is as near as the K-th exact neighbour: distances [Q, K], limits [Q], shares [Q]."""
+    return (distances <= limits[:, None] * TIED).sum(1) / K
 
 
 def _verify(gallery: Gallery, query: np.ndarray, found: Sequence[Neighbour]) -> None:
@@ -138,7 +139,7 @@ def search(gallery: str, queries: str, limits: str) -> dict[str, Any]:
     distances = np.array([[neighbour.distance for neighbour in of_query] for of_query in found])
     return {
         **latency(seconds),
-        "recall": recall(distances, test_of(np.load(limits))),
+        "recall": float(recalls(distances, test_of(np.load(limits))).mean()),
         "open_and_first_ms": 1e3 * first,
         "opened": memory,
         "resident": above(before),

@@ -86,7 +86,7 @@ def _axes(results: Entry) -> Any:
     axes.set(xscale="log", yscale="log", xlim=(0.5 * sizes[0], sizes[-1] * (sizes[-1] / sizes[0]) ** 0.42 * 1.5))
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
     axes.set_xticks([], minor=True)
-    if results["real"] < sizes[-1]:
+    if sizes[0] < results["real"] < sizes[-1]:
         axes.axvline(results["real"], color="#bbbbbb", linewidth=0.8, zorder=0)
         axes.annotate(
             f" {results['real']:,} photographs;\n beyond, drawn around them",
@@ -149,7 +149,7 @@ def _finish(figure: Any, axes: Any, results: Entry, title: str, path: Path) -> N
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}")
     axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("images in the gallery (log scale)")
-    axes.set_title(title, fontsize=9.5, loc="left")
+    figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.7, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
     figure.text(0.995, 0.005, results["machine"], fontsize=6.5, color="#999999", ha="right", va="bottom")

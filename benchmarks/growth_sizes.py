@@ -160,7 +160,7 @@ class Work:
         if key in PEERS and (missing := PEERS[key].missing()):
             return missing
         if seconds is not None and seconds > 60 * self.settings.peer_minutes:
-            return f"would take about {seconds / 60:,.0f} minutes to build"
+            return f"would take about {seconds / 60:,.1f} minutes to build"
         needs = PEERS[key].needs(images, dim) if key in PEERS else 0
         if needs > 0.9 * (free := machine_memory("MemAvailable")):
             return f"may take {needs / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} are free"

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from spade_index import Detector, Gallery, SearchSettings
-from spade_index.benchmarks.growth_data import ADDED, Features, make_backbone, shuffled
+from spade_index import Backbone, Detector, Gallery, SearchSettings
+from spade_index.benchmarks.growth_data import ADDED, Features, added, make_backbone, shuffled
 from spade_index.benchmarks.growth_measure import K, test_of
 from spade_index.benchmarks.growth_process import forget, read_from_disk, timed
 from spade_index.benchmarks.query_profile import replaced
+from spade_index.images import ImageFile
 from spade_index.writer import GalleryWriter
 
 QUERIES = 30
@@ -47,7 +48,8 @@ def pixels(work: str, held: int) -> dict[str, Any]:
 
 def _query(gallery: Gallery, features: Features, row: int) -> dict[str, float]:
     """One query by a detector whose pool is empty."""
-    detector = Detector(gallery, None, SearchSettings(score_neighbours=3, gallery_neighbours=K))
+    # Its pool has room for little more than one query's maps: many detectors have one each.
+    detector = Detector(gallery, None, SearchSettings(gallery_neighbours=K), map_memory=1)
     seconds: dict[str, float] = {}
     with _noted(detector.map_pool, "fetch", seconds), _noted(gallery, "nearest", seconds):
         before, started = read_from_disk(), time.perf_counter()
@@ -76,22 +78,31 @@ def _noted(thing: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def add(work: str, photographs: str, input_size: int, held: int, images: int) -> dict[str, Any]:
-    """Seconds of adding so many photographs that are held out, and of removing them again; medians."""
+    """Seconds of adding so many photographs that are held out, and of removing them again; medians.
+
+    Each opens the gallery for writing and closes it. The backbone is there already.
+    """
     backbone = make_backbone(input_size)
     last = [replace(file, id=ADDED + file.id) for file in shuffled(photographs)[held - images : held]]
     backbone(np.zeros((1, input_size, input_size, 3), np.uint8))
+    path = Path(work, "gallery")
     rows = []
     for _ in range(REPEATS):
-        writer, opening = timed(lambda: GalleryWriter(Path(work, "gallery")))
-        with writer:
-            before = len(writer.gallery)
-            report, adding = timed(lambda: writer.add(last, backbone))  # noqa: B023
-            _, removing = timed(lambda: writer.remove([file.id for file in last if _added(writer, file.id)]))  # noqa: B023
-            assert len(writer.gallery) == before
-            rows.append((opening, adding, removing))
-    opening, adding, removing = np.median(rows, 0)
-    return {"images": report.added, "open_s": opening, "add_s": adding, "remove_s": removing}
+        count, adding = timed(lambda: _add(path, last, backbone))
+        removed, removing = timed(lambda: _remove(path, [file.id for file in last]))
+        assert removed == count
+        rows.append((adding, removing))
+    adding, removing = np.median(rows, 0)
+    return {"images": count, "add_s": adding, "remove_s": removing}
 
 
-def _added(writer: GalleryWriter, id: str) -> bool:
-    return writer.gallery.catalog.image_by_id(id, writer.gallery.snapshot) is not None
+def _add(path: Path, files: list[ImageFile], backbone: Backbone) -> int:
+    with GalleryWriter(path) as writer:
+        return writer.add(files, backbone).added
+
+
+def _remove(path: Path, ids: list[str]) -> int:
+    with GalleryWriter(path) as writer:
+        there = added(writer, ids)
+        writer.remove(there)
+        return len(there)

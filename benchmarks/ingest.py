@@ -1,6 +1,6 @@
 """How fast does a gallery take in images? `spade-index benchmark ingest`, against the backbone alone.
 
-    python benchmarks/ingest.py --photographs cifar10.tar --json benchmarks/results/ingest.json --picture ingest.png
+    spade-index benchmark ingest --photographs cifar10.tar --json benchmarks/results/ingest.json --picture ingest.png
 
 1. One call of `GalleryWriter.add` takes in all images. Every few thousand images its clock is stopped, and the
    backbone alone is timed on as many (interleaved.py), so that what else the machine does slows both down. The clock
@@ -133,12 +133,13 @@ class Ingests:
         for _ in range(self.settings.rounds):
             shutil.rmtree(self._gallery, ignore_errors=True)
             backbone = self._interleaved("ingest")
-            with GalleryWriter(self._gallery, self.backbone.settings) as writer:
-                gallery = writer.gallery
-                with MemorySampler(lambda of=backbone: of.images, partial(len, gallery)) as sampler:
-                    backbone.start(first)
-                    report = self._add(writer, self._files(), backbone, self.processes)
-                    backbone.finish()
+            with (
+                GalleryWriter(self._gallery, self.backbone.settings) as writer,
+                MemorySampler(partial(getattr, backbone, "images"), partial(len, writer.gallery)) as sampler,
+            ):
+                backbone.start(first)
+                report = self._add(writer, self._files(), backbone, self.processes)
+                backbone.finish()
             slices += backbone.slices
             memory.append(_memory(sampler.samples, backbone.images))
             checked = check_gallery(self._gallery, self.backbone, self._files, report)

@@ -112,14 +112,15 @@ def _draw_rates(axes: Any, ingest: Entry) -> None:
     for part in ingest["slices"]:
         ends.append(ends[-1] + part["images"])
     for name, colour, label in (("alone_rate", BACKBONE, "backbone alone"), ("rate", INGEST, "ingest")):
-        axes.stairs([part[name] for part in ingest["slices"]], ends, color=colour, linewidth=2, label=label)
+        rates = [part[name] for part in ingest["slices"]]
+        axes.stairs(rates, ends, baseline=None, color=colour, linewidth=2, label=label)
     axes.set(ylabel="images per second", ylim=(0, None))
     axes.set_title(
         f"{ingest['ratio']:.0%} of the backbone alone, measured in turn (slices: median {ingest['ratio_median']:.0%}, "
         f"{ingest['ratio_min']:.0%} to {ingest['ratio_max']:.0%})",
         fontsize=9,
     )
-    axes.legend(fontsize=8, loc="lower right", frameon=False)
+    axes.legend(fontsize=8, loc="lower left", frameon=False)
     _plain(axes)
 
 

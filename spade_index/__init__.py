@@ -7,7 +7,8 @@ if TYPE_CHECKING:
     from .backbone import Backbone, load_backbone
     from .detector import Detection, Detector
     from .errors import SpadeIndexError
-    from .gallery import Gallery, Neighbour
+    from .gallery import Gallery
+    from .image_search import Neighbour
     from .images import find_images
     from .settings import ExtractionSettings, Preprocessing, SearchSettings
     from .writer import GalleryWriter
@@ -31,7 +32,8 @@ _MODULES = {
     "backbone": ("Backbone", "load_backbone"),
     "detector": ("Detection", "Detector"),
     "errors": ("SpadeIndexError",),
-    "gallery": ("Gallery", "Neighbour"),
+    "gallery": ("Gallery",),
+    "image_search": ("Neighbour",),
     "images": ("find_images",),
     "settings": ("ExtractionSettings", "Preprocessing", "SearchSettings"),
     "writer": ("GalleryWriter",),

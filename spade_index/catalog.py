@@ -54,7 +54,8 @@ PLACES = "CREATE INDEX IF NOT EXISTS places ON images (shard, row);"  # gallerie
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL)
 IMAGE = (int, str, int, int, bytes, str, int, int, int, int, int, int | None)  # kinds of an ImageRow's values
 BUSY_SECONDS = 30  # a commit of another process takes milliseconds
-LIVE_AT = "added <= ? AND (removed IS NULL OR removed > ?)"
+# The plus signs keep SQLite from its index of `added`, by which it would read all images for a page of them.
+LIVE_AT = "+added <= ? AND (removed IS NULL OR removed > ?)"
 LIVE = LIVE_AT.replace("?", ":snapshot")
 GONE = "removed > ? AND NOT EXISTS (SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL)"
 
@@ -183,9 +184,9 @@ class Catalog:
 
         Read page by page, so that no lock is held while the caller works.
         """
-        # Not by `added > :after` alone: keys ascend with it, and the first one is found by its index.
+        # Keys ascend with `added`.
         key = (self._value("SELECT min(key) FROM images WHERE added > ?", int, after) or 0) - 1
-        query = f"SELECT * FROM images WHERE {LIVE} AND added > :after AND key > :key ORDER BY key LIMIT 1000"
+        query = f"SELECT * FROM images WHERE {LIVE} AND +added > :after AND key > :key ORDER BY key LIMIT 1000"
         while page := self._typed(IMAGE, query, {"snapshot": snapshot, "after": after, "key": key}):
             yield from (ImageRow(*row) for row in page)
             key = page[-1][0]

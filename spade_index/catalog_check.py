@@ -6,10 +6,9 @@ SQLite's own check sees nothing of a changed byte in a column without an index, 
 counter that is older than the catalog's means that a writer was killed after a commit: then there is only SQLite's.
 """
 
+import errno
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,15 +59,10 @@ def require_unchanged(catalog: Path) -> bool:
     note = Note.read(catalog.with_name(CHECK))
     if note is None:
         return False
-    with _opened(catalog) as blocks:
-        header = next(blocks, b"")
-        digest = xxhash.xxh3_128(header)
-        for block in blocks:
-            digest.update(block)
-    counter, valid_for = _counters(header)
+    counter, valid_for, digest = _stamp(catalog)
     if counter > note.counter and counter == valid_for:
         return False
-    if counter != note.counter or digest.hexdigest() != note.digest:
+    if counter != note.counter or digest != note.digest:
         raise GalleryDamaged(f"{catalog}: its bytes have changed since they were written; {REMEDY}")
     return True
 
@@ -76,36 +70,28 @@ def require_unchanged(catalog: Path) -> bool:
 def write(catalog: Path) -> None:
     """Note a catalog's bytes, durably, if that is not done already. Raises OSError."""
     path = catalog.with_name(CHECK)
-    with _opened(catalog) as blocks:
-        header = next(blocks, b"")
-    counter, _ = _counters(header)
     try:
         note = Note.read(path)
     except NoteDamaged:
         note = None
-    if note is None or note.counter != counter:
+    counter, _, digest = _stamp(catalog)
+    if note != Note(counter, digest):
         temporary = path.with_name(f"{CHECK}.tmp")
-        digest = xxhash.xxh3_128()
-        with _opened(catalog) as blocks:
-            for block in blocks:
-                digest.update(block)
-        temporary.write_bytes(Note(counter, digest.hexdigest()).line())
+        temporary.write_bytes(Note(counter, digest).line())
         make_durable(temporary, path)
 
 
-def _counters(header: bytes) -> tuple[int, int]:
-    """How often the catalog was changed, and what that was when its header was last written."""
-    return int.from_bytes(header[24:28]), int.from_bytes(header[92:96])
-
-
-@contextmanager
-def _opened(catalog: Path) -> Iterator[Iterator[bytes]]:
-    """The catalog's bytes, read by a process of its own.
-
-    If this one closed the file, the system would take away all locks that SQLite holds on it anywhere in this process,
-    which might be in the middle of a commit.
-    """
+def _stamp(catalog: Path) -> tuple[int, int, str]:
+    """How often a catalog was changed, what that was when its header was last written, and the digest of its bytes."""
+    digest = xxhash.xxh3_128()
+    # Read by a process of its own: if this one closed the file, the system would take away all locks that SQLite holds
+    # on it anywhere in this process, which might be in the middle of a commit.
     with subprocess.Popen(["cat", os.path.abspath(catalog)], stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None
-        with closing(process.stdout) as pipe:
-            yield iter(lambda: pipe.read(BLOCK), b"")
+        header = process.stdout.read(BLOCK)
+        digest.update(header)
+        while block := process.stdout.read(BLOCK):
+            digest.update(block)
+    if process.returncode:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(catalog))
+    return int.from_bytes(header[24:28]), int.from_bytes(header[92:96]), digest.hexdigest()

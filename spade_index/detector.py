@@ -20,7 +20,8 @@ from torch import Tensor
 from .backbone import Backbone
 from .catalog_check import REMEDY
 from .errors import GalleryDamaged, GalleryError, InputError
-from .gallery import Gallery, Neighbour
+from .gallery import Gallery
+from .image_search import Neighbour
 from .images import DecodedImage
 from .kernels import MapPool, choose_kernel, nearest_pixels
 from .settings import ImageScore, SearchSettings

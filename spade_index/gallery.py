@@ -10,8 +10,7 @@ GALLERY/
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,16 @@ from .catalog import Catalog, ImageRow
 from .catalog_check import REMEDY
 from .descriptors import Blocks, Descriptors, descriptors_file
 from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
-from .index import Index, IndexDescription, scan
+from .image_search import ImageSearch, Neighbour
+from .index import IndexDescription
 from .moments import moments_variance, read_moments
 from .shard import Features, Shard, ShardLayout, is_finite
 from .verify import find_problems
 
 CATALOG = "catalog.sqlite"
-SPARE = 16  # candidates asked for beyond K, so that rounding in FAISS cannot hide a neighbour
-ROUNDING = 1e-4  # relative; far above what float32 differences lose
-OPEN_SHARDS = 200  # shards held open, of two file descriptors each
-STALE = 0.1  # share of an index's images added or removed since, above which it should be built again
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A normal image that is near a query."""
-
-    id: str
-    key: int
-    distance: float  # squared L2 between pooled descriptors
+OPEN_SHARDS = 200  # shards held open, of one file descriptor each, or two
+STALE = 0.1  # share of an index's images added or removed since, above which it should be built again,
+STALE_IMAGES = 20_000  # or how many: then comparing with them takes longer than the index does
 
 
 class Gallery:
@@ -81,11 +71,8 @@ class Gallery:
             self.moments = read_moments(row["moments"], len(self.settings.levels), self._images)
         except ValueError as error:
             raise GalleryDamaged(f"{self.catalog.path}: snapshot {snapshot} {error}; {REMEDY}") from error
-        self._index: Index | None = None
-        self._descriptors: Descriptors | None = None  # of the index's images
+        self._search: ImageSearch | None = None  # opened when it is needed
         self._index_row = self.catalog.index(snapshot)
-        self._removed = np.empty(0, np.int64)  # keys that the index proposes and that are gone
-        self._delta: list[tuple[int, np.ndarray, np.ndarray]] | None = None  # None until the index is opened
 
     def __len__(self) -> int:
         return self._images
@@ -100,13 +87,13 @@ class Gallery:
         """Close all files."""
         self.catalog.close()
         self._shards.clear()
-        self._index = None
+        self._search = None
         self._reading = None
 
     def images(self) -> Iterator[ImageRow]:
         """All images, in the order in which they were added."""
         yield from self.catalog.images(self.snapshot)
-        self._require_kept()
+        self.require_kept()
 
     def image(self, id: str) -> ImageRow:
         """One image by its id. Raises UnknownImage."""
@@ -125,32 +112,11 @@ class Gallery:
         FAISS proposes; distances are computed again from the stored descriptors, so they do not depend on the index
         or on the size of the batch. Fewer than k where the gallery holds fewer.
         """
-        self._require_kept()
-        k = min(k, len(self))
-        found: list[list[Neighbour]] = [[] for _ in pooled]
-        pending = list(range(len(pooled))) if k else []
-        self._open_index()
-        described = self._index.description if self._index else None
-        count = max(k + SPARE, described.count(k) if described else 0)
-        while pending:
-            distances, keys = self._candidates(pooled[pending], count)
-            uncertain = []
-            for position, query in enumerate(pending):
-                proposed = keys[position][keys[position] >= 0]
-                if len(proposed) < min(count, len(self)):
-                    self._require_kept()
-                    raise GalleryDamaged(
-                        f"{self.path}: the index lacks images: rebuild it with `spade-index index {self.path}`"
-                    )
-                found[query] = self._rank(pooled[query], proposed, k)
-                if described is not None and not described.exact:
-                    continue  # its distances say nothing about ties
-                # Ties may go on beyond the last candidate.
-                limit = found[query][-1].distance * (1 + ROUNDING)
-                if len(proposed) < len(self) and float(distances[position][len(proposed) - 1]) <= limit:
-                    uncertain.append(query)
-            pending, count = uncertain, 4 * count
-        self._require_kept()
+        self.require_kept()
+        if self._search is None:
+            self._search = ImageSearch(self, self._index_row)
+        found = self._search.nearest(pooled, min(k, len(self)))
+        self.require_kept()
         return found
 
     def pooled(self, rows: Sequence[ImageRow]) -> np.ndarray:
@@ -171,7 +137,7 @@ class Gallery:
         rows = self.catalog.images_by_key(keys)
         for place, key in enumerate(keys):
             if key not in rows:
-                raise self._compacted()
+                raise self.forgotten()
             row, maps = rows[key], [level[place] for level in out]
             shard = self._shard(row.shard)
             shard.read_maps(row.row, maps)
@@ -187,7 +153,7 @@ class Gallery:
         try:
             return self._shard(row.shard).thumbnail(row.row)
         except FileNotFoundError as error:
-            raise self._compacted() from error
+            raise self.forgotten() from error
 
     def level_variances(self) -> list[float]:
         """The variance of each level's values over all images of this snapshot."""
@@ -230,7 +196,7 @@ class Gallery:
             **asdict(description),
             "added_since": added,
             "removed_since": removed,
-            "stale": added + removed > STALE * description.images,
+            "stale": added + removed > min(STALE * description.images, STALE_IMAGES),
         }
 
     def index_queries(self) -> np.ndarray | None:
@@ -248,70 +214,10 @@ class Gallery:
 
     def blocks(self, after: int = -1) -> Blocks:
         """Keys int64 [n] and pooled descriptors float32 [n, D] of the images added after a snapshot, shard by shard."""
-        for shard, rows, keys in self._located(after):
-            yield keys, self._block(shard, rows)
+        for shard, rows, keys in self.located(after):
+            yield keys, self.block(shard, rows)
 
-    def _candidates(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and keys: from the index, and exactly from what came after it.
-
-        [B, up to count], ascending; of an index whose distances are not exact, `count` of either.
-        """
-        queries = np.ascontiguousarray(queries, np.float32)
-        delta = self._open_index()
-        indexed = [self._index.search(queries, count, self._removed)] if self._index else []
-        exact = self._index is None or self._index.description.exact
-        found = [*indexed] if exact else []
-        for shard, rows, keys in delta:
-            found.append(scan(queries, keys, self._block(shard, rows), count))
-            if len(found) > 16:
-                found = [_merge(found, count)]
-        if exact:
-            return _merge(found, count)
-        return _merge([*indexed, _merge(found, count)] if found else indexed, 2 * count)
-
-    def _rank(self, query: np.ndarray, keys: np.ndarray, k: int) -> list[Neighbour]:
-        """The k nearest of these images: exact distances, ties to the lowest id."""
-        differences = self._stored(keys).astype(np.float64) - query.astype(np.float64)
-        distances = (differences**2).sum(1).astype(np.float32)  # [n]
-        near = np.flatnonzero(distances <= np.partition(distances, k - 1)[k - 1]) if k < len(keys) else range(len(keys))
-        ids = self.catalog.ids([int(keys[place]) for place in near])
-        if len(ids) < len(near):
-            raise self._compacted()
-        ranked = sorted((float(distances[place]), ids[int(keys[place])], int(keys[place])) for place in near)
-        return [Neighbour(id, key, distance) for distance, id, key in ranked[:k]]
-
-    def _stored(self, keys: np.ndarray) -> np.ndarray:
-        """Pooled descriptors of these images, float32 [n, D]: from the index's file where they are in it."""
-        stored = np.empty((len(keys), self.settings.pooled_dim), np.float32)
-        places = self._descriptors.places(keys) if self._descriptors else np.full(len(keys), -1)
-        there = places >= 0
-        if self._descriptors:
-            stored[there] = self._descriptors.at(places[there])
-        elsewhere = np.flatnonzero(~there)
-        rows = self.catalog.images_by_key(keys[elsewhere])
-        for place in elsewhere:
-            if (row := rows.get(int(keys[place]))) is None:
-                raise self._compacted()
-            stored[place] = self._shard(row.shard).pooled()[row.row]
-        if not np.isfinite(stored).all():  # none such is ever added
-            raise GalleryDamaged(f"{self.path}: altered descriptors: `spade-index verify {self.path}` names the file")
-        return stored
-
-    def _open_index(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Open the index, once; returns the shard, rows and keys of the images that it does not hold."""
-        if self._delta is None:
-            after, row = -1, self._index_row
-            # Without its file the gallery is searched by scanning; `verify` says that it is missing.
-            if row is not None and (path := self.path / "index" / row.file).exists():
-                self._index = Index(path, IndexDescription.from_json(row.description))
-                with suppress(FileNotFoundError):  # an index of earlier versions has none
-                    self._descriptors = Descriptors(descriptors_file(path))
-                self._removed = np.array(self.catalog.removed_keys(self.snapshot, since=row.snapshot), np.int64)
-                after = row.snapshot
-            self._delta = list(self._located(after))
-        return self._delta
-
-    def _located(self, after: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def located(self, after: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Shard, rows and keys of the images added after a snapshot."""
         shard = -1
         rows: list[int] = []
@@ -326,9 +232,10 @@ class Gallery:
         if rows:
             yield shard, np.array(rows), np.array(keys, np.int64)
 
-    def _block(self, shard: int, rows: np.ndarray) -> np.ndarray:
+    def block(self, shard: int, rows: np.ndarray) -> np.ndarray:
+        """Pooled descriptors of some rows of a shard, float32 [n, D]; of all of them, mapped from the file."""
         pooled = self._shard(shard).pooled()
-        return pooled if len(rows) == len(pooled) else pooled[rows]
+        return pooled if np.array_equal(rows, np.arange(len(pooled))) else pooled[rows]
 
     def _shard(self, number: int) -> Shard:
         if number in self._shards:
@@ -336,7 +243,7 @@ class Gallery:
             return self._shards[number]
         file = self.catalog.shard_file(number)
         if file is None:
-            raise self._compacted()
+            raise self.forgotten()
         while len(self._shards) >= OPEN_SHARDS:
             self._shards.popitem(last=False)
         shard = Shard(self.path / "shards" / file, self.settings, self._layouts.get(number))
@@ -354,18 +261,11 @@ class Gallery:
             if self.catalog.generation() == generation:  # else it may be over, and nothing of it kept for us
                 return reading
 
-    def _require_kept(self) -> None:
+    def require_kept(self) -> None:
         """Raise GalleryError if this snapshot was forgotten; if not, what was read before is whole."""
         if self.catalog.snapshot(self.snapshot) is None:
-            raise self._compacted()
+            raise self.forgotten()
 
-    def _compacted(self) -> GalleryError:
+    def forgotten(self) -> GalleryError:
+        """What to raise when something is not there any more."""
         return GalleryError(f"{self.path}: snapshot {self.snapshot} was forgotten since it was opened; open it again")
-
-
-def _merge(found: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:
-    distances = np.concatenate([d for d, _ in found], axis=1)
-    keys = np.concatenate([k for _, k in found], axis=1)
-    distances = np.where(keys < 0, np.inf, distances)
-    order = np.argsort(distances, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(distances, order, 1), np.take_along_axis(keys, order, 1)

@@ -112,7 +112,10 @@ class Index:
             raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
         self.description = description
         if description.kind != "flat":
-            faiss.extract_index_ivf(index).parallel_mode = 1  # all cores search the lists of one query
+            # FAISS would start that many threads in each search to ask for pages of the file.
+            ivf: Any = faiss.extract_index_ivf(index)
+            lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
+            lists.prefetch_nthread = 0
         self._index = index
 
     def search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ OTHER_TRAINING = 65_536  # descriptors that components, 8-bit ranges and product
 PQ_DIMENSIONS = 8  # that one byte of a product quantizer's code stands for
 RECALL_QUERIES = 256  # of its own images, where no queries are given
 MOST_CANDIDATES = {"flat": 2, "fp16": 2, "sq8": 4, "pq": 20}  # times RECALL_AT; of components 2 times as many
+SURELY = 2  # standard errors by which the recall of these queries is to be above the one to reach
 COMPARED = 8192  # descriptors compared at a time with the queries of the recall
 WRITTEN = 1 << 16  # bytes of the index handed over at a time
 
@@ -139,7 +140,7 @@ def _tune(
     queries: np.ndarray | None,
     say: Say,
 ) -> IndexDescription:
-    """The fewest probes, and then the fewest candidates, with which the recall is reached beyond its standard error.
+    """The fewest probes, and then the fewest candidates, with which the recall is reached surely (SURELY).
 
     Without queries these are some of the gallery's own images, each of which is left out of what it finds. If the
     recall cannot be reached, all lists are probed, and the recall says so.
@@ -154,16 +155,15 @@ def _tune(
     most = MOST_CANDIDATES[description.storage] * RECALL_AT * (2 if description.kind == "pca-ivf" else 1)
     most = min(most, description.images - 1)
     lists = faiss.extract_index_ivf(index)
-    lists.parallel_mode = 1
     description = replace(description, nlist=lists.nlist)
 
     def recalls(nprobe: int) -> tuple[np.ndarray, np.ndarray]:
-        """The recall [most] with 1, 2, .. candidates, and the same less its standard error."""
+        """The recall [most] with 1, 2, .. candidates, and what it surely is of other queries."""
         lists.nprobe = nprobe
         found = _others(index.search(queries, most + 1)[1], keys)
         hits = np.stack([np.isin(row, of_query) for row, of_query in zip(found, exact, strict=True)])
         recall = hits.cumsum(1) / exact.shape[1]  # [Q, most]
-        return recall.mean(0), recall.mean(0) - recall.std(0) / math.sqrt(len(recall))
+        return recall.mean(0), recall.mean(0) - SURELY * recall.std(0) / math.sqrt(len(recall))
 
     few, enough = 0, 1
     while recalls(enough)[1][-1] < description.target and enough < description.nlist:

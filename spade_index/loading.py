@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from itertools import islice
+from typing import TypeVar
 
 from .errors import ImageError, InputError
 from .images import DecodedImage, ImageFile, load
@@ -17,6 +17,7 @@ from .settings import Preprocessing
 
 LOT = 8  # images handed to a process at a time
 
+T = TypeVar("T")
 Loaded = DecodedImage | ImageError
 
 
@@ -39,23 +40,50 @@ def load_all(
     lots = max(ahead // lot, 2 * workers) if processes else ahead
     pool = _processes(workers) if processes else ThreadPoolExecutor(workers, thread_name_prefix="decode")
     pending: deque[tuple[list[ImageFile], Future[list[Loaded]]]] = deque()
-    source = iter(files)
+    source = in_lots(files, lot)
+    failure: Exception | None = None
     try:
         while True:
-            while len(pending) < lots and (some := list(islice(source, lot))):
-                pending.append((some, pool.submit(_load, some, how)))
+            while failure is None and len(pending) < lots:
+                try:
+                    some = next(source)
+                except StopIteration:
+                    break
+                except Exception as error:  # a damaged archive: what came before it is loaded first
+                    failure = error
+                else:
+                    pending.append((some, pool.submit(_load, some, how)))
             if not pending:
-                return
+                break
             some, future = pending.popleft()
             for file, loaded in zip(some, future.result(), strict=True):
                 if isinstance(loaded, ImageError):
                     on_error(loaded)
                 else:
                     yield replace(loaded, file=file)
+        if failure is not None:
+            raise failure
     except BrokenProcessPool as error:
         raise InputError("a decoding process died (out of memory?): try fewer --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of so many; where the items end by an error, first a shorter one of those before it."""
+    lot: list[T] = []
+    try:
+        for item in items:
+            lot.append(item)
+            if len(lot) == size:
+                yield lot
+                lot = []
+    except Exception:
+        if lot:
+            yield lot
+        raise
+    if lot:
+        yield lot
 
 
 def _load(files: list[ImageFile], how: Preprocessing) -> list[Loaded]:
@@ -77,7 +105,6 @@ def _processes(workers: int) -> Executor:
 def _begin() -> None:
     """In a new process: what interrupts the program is its parent's business, and without its parent it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(10)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -142,9 +143,10 @@ class Shard:
         try:
             self.layout = layout or ShardLayout.read(path, settings)
             self.rows = self.layout.rows
-            self._fd = os.open(path, os.O_RDONLY)
-            with os.fdopen(self._fd, "rb", closefd=False) as opened:  # stays readable when `compact` removes the name
-                self._pooled = np.memmap(opened, "<f4", "r", self.layout.pooled, (self.rows, settings.pooled_dim))
+            self._fd = os.open(path, os.O_RDONLY)  # stays readable when the name is removed
+            self._dim = settings.pooled_dim
+            if os.fstat(self._fd).st_size < self.layout.pooled + 4 * self.rows * self._dim:
+                raise ValueError("truncated")
         except FileNotFoundError as error:
             raise GalleryDamaged(f"{path}: missing; {_remedy(path)}") from error
         except Exception as error:  # h5py raises whatever it comes to in a damaged file
@@ -155,6 +157,11 @@ class Shard:
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+
+    @cached_property
+    def _pooled(self) -> np.ndarray:
+        with os.fdopen(self._fd, "rb", closefd=False) as opened:
+            return np.memmap(opened, "<f4", "r", self.layout.pooled, (self.rows, self._dim))
 
     def pooled(self) -> np.ndarray:
         """All pooled descriptors, float32 [n, D], mapped from the file. Raises GalleryDamaged."""

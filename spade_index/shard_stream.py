@@ -88,9 +88,6 @@ class ShardStream:
             self._thread.join()
 
     def _run(self) -> None:
-        import os
-
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
         ended = False
         try:
             while (batch := self._batches.get()) is not None:

@@ -16,6 +16,7 @@ from spade_index import readers
 from spade_index.backbone import Backbone
 from spade_index.errors import GalleryError, InputError, UnknownImage
 from spade_index.gallery import Gallery
+from spade_index.image_search import ImageSearch
 from spade_index.index import IndexSettings
 from spade_index.writer import GalleryWriter
 
@@ -113,7 +114,7 @@ def test_an_index_that_is_not_exact_stays_too(
         assert fresh.nearest(queries, 10) == used.nearest(queries, 10) == expected
 
 
-@pytest.mark.parametrize("step", ["_open_index", "_rank", "_stored"])
+@pytest.mark.parametrize("step", ["__init__", "_rank", "_stored"])
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_search_that_is_overtaken_by_compact(
     gallery_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, locked: bool
@@ -126,14 +127,14 @@ def test_a_search_that_is_overtaken_by_compact(
         expected = other.nearest(removed, 12)
         other.close()
         writer.remove(["003.png"])
-        original = getattr(reader, step)
+        original = getattr(ImageSearch, step)
 
         def overtaken(*arguments: object) -> object:
             if len(writer.gallery.catalog.snapshots()) > 1:
                 writer.compact()
             return original(*arguments)
 
-        monkeypatch.setattr(reader, step, overtaken)
+        monkeypatch.setattr(ImageSearch, step, overtaken)
         if locked:
             assert reader.nearest(removed, 12) == expected
         else:

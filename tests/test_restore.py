@@ -35,6 +35,20 @@ def test_a_restored_image_is_as_it_was(gallery_path: Path) -> None:
             assert ("003.png" in {row.id for row in then.images()}) == there
 
 
+def test_all_of_a_shard_restored_in_another_order(gallery_path: Path) -> None:
+    """A block of descriptors is in the order of its keys, which is not that of the shard's rows any more."""
+    with GalleryWriter(gallery_path) as writer:
+        gallery = writer.gallery
+        ids = [row.id for row in gallery.images() if row.shard == 1]
+        writer.remove(ids)
+        writer.restore(ids[::-1])
+        for rebuilt in (False, True):
+            for row in gallery.images():
+                assert gallery.nearest(gallery.pooled([row]), 1)[0][0].id == row.id
+            if not rebuilt:
+                writer.build_index()
+
+
 def test_all_ids_or_none(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path) as writer:
         snapshot = writer.remove(REMOVED)

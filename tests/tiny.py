@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from spade_index.backbone import Backbone
 from spade_index.changes import NewImage, insert_images, insert_shard, new_snapshot
-from spade_index.gallery import Gallery, Neighbour
+from spade_index.gallery import Gallery
+from spade_index.image_search import Neighbour
 from spade_index.images import ImageFile, find_images
 from spade_index.ingest import AddReport
 from spade_index.moments import image_moments
