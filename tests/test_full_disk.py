@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss
 import pytest
 from tiny import build, files_of, parts_of
 
@@ -18,6 +17,8 @@ from spade_index.backbone import Backbone
 from spade_index.errors import StorageError
 from spade_index.gallery import Gallery
 from spade_index.images import find_images
+from spade_index.index import IndexDescription
+from spade_index.index_build import build_index
 from spade_index.writer import GalleryWriter
 
 Folder = Callable[..., Path]
@@ -125,21 +126,20 @@ def test_a_write_that_fails(
 def test_an_index_that_does_not_fit(gallery_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when it is only the last bytes that do not, which FAISS writes as it closes its file."""
     before = sorted((gallery_path / "index").iterdir())
-    write = faiss.write_index
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def limited(*arguments: Any) -> None:
+    def limited(*arguments: Any) -> IndexDescription:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
-        write(*arguments)
+        try:
+            return build_index(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
     with GalleryWriter(gallery_path) as writer:
         writer.remove(["003.png"])
-        monkeypatch.setattr(faiss, "write_index", limited)
-        try:
-            with pytest.raises(StorageError, match=str(gallery_path)) as raised:
-                writer.build_index()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        monkeypatch.setattr("spade_index.writer.build_index", limited)
+        with pytest.raises(StorageError, match=str(gallery_path)) as raised:
+            writer.build_index()
         assert "\n" not in str(raised.value)
     assert held(gallery_path) == 11
     assert sorted((gallery_path / "index").iterdir()) == before
