@@ -31,6 +31,7 @@ FORMAT = "spade-index"
 VERSION = 1
 PAGE = 4096  # bytes; rows start on pages
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+BEYOND = 1 << 62  # bytes; further than any file goes
 BLOCK = 16 << 20  # bytes read at a time when a whole file is digested
 
 
@@ -182,7 +183,8 @@ class Shard:
         if not 0 <= row < self.rows:
             raise GalleryDamaged(f"{self.path}: has no row {row}; {_remedy(self.path)}")
         for offsets, values in zip(self.layout.maps, out, strict=True):
-            if os.preadv(self._fd, [memoryview(values).cast("B")], int(offsets[row])) != values.nbytes:
+            offset = int(offsets[row])
+            if offset < 0 or os.preadv(self._fd, [memoryview(values).cast("B")], offset) != values.nbytes:
                 raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")
 
     def thumbnail(self, row: int) -> bytes:
@@ -285,13 +287,14 @@ def _settings(file: h5py.File) -> str:
 
 
 def _row_offsets(dataset: h5py.Dataset, rows: int) -> np.ndarray:
-    """Byte offset of every row's chunk, int64 [n]."""
+    """Byte offset of every row's chunk, int64 [n]; -1 where that is damaged, which costs no other row."""
     offsets = np.full(rows, -1, np.int64)
 
     def note(chunk: h5py.h5d.StoreInfo) -> None:
-        offsets[chunk.chunk_offset[0]] = chunk.byte_offset
+        if (row := chunk.chunk_offset[0]) < rows:
+            offsets[row] = min(chunk.byte_offset, BEYOND)
 
+    if len(dataset) != rows:
+        raise ValueError(f"{dataset.name} has another number of rows")
     dataset.id.chunk_iter(note)
-    if len(dataset) != rows or (offsets < 0).any():
-        raise ValueError(f"{dataset.name} has missing rows")
     return offsets

@@ -130,6 +130,21 @@ def test_a_shard_whose_settings_are_damaged_costs_no_image(gallery_path: Path) -
     check_usable(gallery_path, ALL)
 
 
+@pytest.mark.parametrize(("place", "value"), [(24 + 8, 8), (24 + 32 + 7, 0x40), (24 + 32 + 7, 0x80)])
+def test_a_map_that_cannot_be_found_costs_one_image(gallery_path: Path, place: int, value: int) -> None:
+    """HDF5's B-trees of chunks: after 24 bytes the row of the first chunk, 32 bytes on where it lies."""
+    shard = shard_of(gallery_path, "005.png")
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"TREE\x01") + place] ^= value
+    shard.write_bytes(data)
+    with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match=str(shard)):
+        gallery.maps([gallery.image("005.png").key])
+    dropped, said = repair(gallery_path)
+    assert dropped == 1
+    assert "dropped 005.png: it is damaged" in said
+    check_usable(gallery_path, without("005.png"))
+
+
 @pytest.mark.parametrize("ruin", [os.unlink, lambda path: os.truncate(path, 3000), lambda path: os.truncate(path, 0)])
 def test_a_shard_that_is_gone(gallery_path: Path, ruin: Callable[[Path], None]) -> None:
     ruin(shard_of(gallery_path, "007.png"))
