@@ -130,12 +130,11 @@ def test_a_shard_whose_settings_are_damaged_costs_no_image(gallery_path: Path) -
     check_usable(gallery_path, ALL)
 
 
-@pytest.mark.parametrize(("place", "value"), [(24 + 8, 8), (24 + 32 + 7, 0x40), (24 + 32 + 7, 0x80)])
-def test_a_map_that_cannot_be_found_costs_one_image(gallery_path: Path, place: int, value: int) -> None:
-    """HDF5's B-trees of chunks: after 24 bytes the row of the first chunk, 32 bytes on where it lies."""
+def test_a_map_that_cannot_be_found_costs_one_image(gallery_path: Path) -> None:
+    """HDF5's B-trees of chunks: after 24 bytes the row of the first chunk."""
     shard = shard_of(gallery_path, "005.png")
     data = bytearray(shard.read_bytes())
-    data[data.index(b"TREE\x01") + place] ^= value
+    data[data.index(b"TREE\x01") + 24 + 8] ^= 8
     shard.write_bytes(data)
     with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match=str(shard)):
         gallery.maps([gallery.image("005.png").key])
