@@ -153,6 +153,10 @@ class Catalog:
         """How many times something has fallen out of use."""
         return self._number("generation")
 
+    def data_version(self) -> int:
+        """A number that another one's commit changes, of whatever kind; to ask for it costs nearly nothing."""
+        return int(self._read("PRAGMA data_version")[0][0])
+
     def oldest_snapshot(self) -> int:
         """The earliest snapshot that can be opened: that of the last compaction."""
         return self._number("oldest")
@@ -186,10 +190,15 @@ class Catalog:
         """
         # Keys ascend with `added`.
         key = (self._value("SELECT min(key) FROM images WHERE added > ?", int, after) or 0) - 1
-        query = f"SELECT * FROM images WHERE {LIVE} AND +added > :after AND key > :key ORDER BY key LIMIT 1000"
-        while page := self._typed(IMAGE, query, {"snapshot": snapshot, "after": after, "key": key}):
-            yield from (ImageRow(*row) for row in page)
-            key = page[-1][0]
+        while page := self.page(snapshot, key, 1000, after):
+            yield from page
+            key = page[-1].key
+
+    def page(self, snapshot: int, key: int, limit: int, after: int = -1) -> list[ImageRow]:
+        """So many of a snapshot's images that were added after snapshot `after`, by their keys, after a key."""
+        query = f"SELECT * FROM images WHERE {LIVE} AND +added > :after AND key > :key ORDER BY key LIMIT :limit"
+        rows = self._typed(IMAGE, query, {"snapshot": snapshot, "after": after, "key": key, "limit": limit})
+        return [ImageRow(*row) for row in rows]
 
     def images_by_key(self, keys: Iterable[int]) -> dict[int, ImageRow]:
         """Rows of these keys, removed or not."""

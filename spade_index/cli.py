@@ -29,6 +29,7 @@ from .cli_options import (
     preset_option,
     search_options,
 )
+from .cli_serve import serve
 from .errors import InputError, SpadeIndexError
 from .gallery import Gallery
 from .images import ImageFile, find_images
@@ -70,6 +71,7 @@ def main() -> None:
 
 
 main.add_command(benchmark)
+main.add_command(serve)
 
 
 @main.command()
