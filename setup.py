@@ -12,7 +12,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["spade_index", "spade_index.benchmarks", "spade_index.benchmarks.gpu", "spade_index.kernels", "spade_index.server"],
+    packages=[
+        "spade_index",
+        "spade_index.benchmarks",
+        "spade_index.benchmarks.gpu",
+        "spade_index.kernels",
+        "spade_index.server",
+    ],
     # A top-level package called `kernels` would shadow the one that `transformers` looks for.
     package_dir={
         "spade_index.benchmarks": "benchmarks",
