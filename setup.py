@@ -48,6 +48,7 @@ setup(
         "serve": ["fastapi>=0.115", "prometheus-client>=0.21", "python-multipart>=0.0.18", "uvicorn>=0.32"],
         "dev": [
             "adeval>=1.1",
+            "httpx>=0.28",
             "hypothesis>=6.100",
             "matplotlib>=3.9",
             "mypy>=1.13",
