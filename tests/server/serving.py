@@ -26,6 +26,7 @@ from spade_index.gallery import Gallery
 from spade_index.server.app import create_app
 from spade_index.server.http_protocol import protocol_options
 from spade_index.server.keys import Keys, read_keys
+from spade_index.server.limits import Limits
 from spade_index.server.settings import ServeSettings
 
 PATIENCE = 30  # seconds that anything may take before a test fails
@@ -84,6 +85,10 @@ class Watch:
         """Until a batch waits in a held backbone."""
         eventually(lambda: any(b.entered.is_set() and not b.free.is_set() for b in self.backbones))
 
+    def release(self) -> None:
+        """Go on, before the end of `held`."""
+        self._hold(False)
+
     def _hold(self, hold: bool) -> None:
         self._held = hold
         for backbone in self.backbones:
@@ -131,6 +136,13 @@ class Server:
     def wait_until_waiting(self, images: int) -> None:
         """Until so many images are decoded and wait for their turn."""
         eventually(lambda: len(self.service.engine._waiting) >= images)
+
+    def middleware_held(self) -> int:
+        """Bytes of bodies that are held."""
+        layer = self.app.middleware_stack
+        while not isinstance(layer, Limits):
+            layer = layer.app
+        return layer._held
 
     def metric(self, line: str) -> float:
         """The value of a figure, by its name and labels as Prometheus writes them; 0 if it was never set."""
