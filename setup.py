@@ -45,7 +45,13 @@ setup(
     extras_require={
         "cpu": ["faiss-cpu>=1.10"],
         "gpu": ["faiss-gpu>=1.7.2", "cupy-cuda13x>=13.6"],
-        "serve": ["fastapi>=0.115", "prometheus-client>=0.21", "python-multipart>=0.0.18", "uvicorn>=0.32"],
+        "serve": [
+            "fastapi>=0.115",
+            "httpx>=0.27",
+            "prometheus-client>=0.21",
+            "python-multipart>=0.0.18",
+            "uvicorn>=0.32",
+        ],
         "dev": [
             "adeval>=1.1",
             "hypothesis>=6.100",
