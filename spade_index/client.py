@@ -41,17 +41,22 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("the client needs httpx: pip install 'spade_index[serve]'", name="httpx") from error
 
-TRIES = 5  # of a request that a busy service refuses
-LONGEST_WAIT = 30.0  # seconds between two of them
+LONGEST_WAIT = 30.0  # seconds between two tries
 IDLE = 2.0  # seconds that an unused connection is kept: fewer than the service keeps it
 PAGE = 1000  # images
 
 
 class Client:
-    """A service, for one thread. Use as a context manager, or call `close`."""
+    """A service. Use as a context manager, or call `close`."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout: float = 120) -> None:
-        """`timeout`: seconds without a sign of the service; it lets a query wait in line for 60."""
+    def __init__(self, url: str, api_key: str | None = None, timeout: float = 120, tries: int = 5) -> None:
+        """`timeout`: seconds without a sign of the service, where a query may wait in line for 60.
+
+        What it refuses because it is busy (503) is sent `tries` times in all, as far apart as it says.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise InputError(f"{url}: not the address of a service: it begins with http:// or https://")
+        self._tries = tries
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(keepalive_expiry=IDLE)
         try:
@@ -210,8 +215,9 @@ class Client:
             raise _error(response)
         return response
 
-    def _sent(self, method: str, path: str, *, tries: int = TRIES, **request: Any) -> httpx.Response:
+    def _sent(self, method: str, path: str, *, tries: int | None = None, **request: Any) -> httpx.Response:
         """An answer, after a refusal (503) tried again a few times. Raises Unavailable."""
+        left = tries or self._tries
         while True:
             try:
                 response = self._http.request(method, path, **request)
@@ -219,8 +225,8 @@ class Client:
                 raise Unavailable(f"{self._http.base_url}: no answer to {method} {path} in time") from error
             except httpx.TransportError as error:
                 raise Unavailable(f"{self._http.base_url}: cannot be reached ({error})") from error
-            tries -= 1
-            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or tries <= 0:
+            left -= 1
+            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or left <= 0:
                 return response
             time.sleep(min(_retry_after(response) or 1.0, LONGEST_WAIT))
 
@@ -240,6 +246,8 @@ def _error(response: httpx.Response) -> ServiceError:
         fields = {one["field"]: one["detail"] for one in told.get("errors", [])}
     except (ValueError, TypeError, KeyError, AttributeError):
         detail, fields = response.reason_phrase or "an answer that is not of spade_index", {}
+        if response.has_redirect_location:
+            detail = f"the service is at {response.headers['Location']}"
     id = response.headers.get("X-Request-Id")
     where = f"{request.method} {request.url.copy_with(query=None)}: {status}" + (f", request {id}" if id else "")
     return ServiceError(

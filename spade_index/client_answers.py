@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Place = tuple[int, int]  # (x, y) in an original's pixels
 
+PAIRS = ("pixel", "neighbour_pixel", "neighbour_size", "limits", "input_size")  # lists in JSON
+
 
 @dataclass(frozen=True)
 class ServiceInfo:
@@ -193,12 +195,11 @@ class Result:
 
 def made(kind: type[T], values: Mapping[str, Any], **others: Any) -> T:
     """A dataclass of an answer's fields; those that a newer service adds are left out."""
-    names = [one.name for one in fields(kind)]  # type: ignore[arg-type]
-    found = {name: values[name] for name in names if name in values} | others
-    return kind(**{name: tuple(value) if name in PAIRS and value else value for name, value in found.items()})
-
-
-PAIRS = ("pixel", "neighbour_pixel", "neighbour_size", "limits", "input_size")  # lists in JSON
+    found = {}
+    for name in (one.name for one in fields(kind) if one.name in values):  # type: ignore[arg-type]
+        value = values[name]
+        found[name] = tuple(value) if name in PAIRS and isinstance(value, list) else value
+    return kind(**found | others)
 
 
 def result_of(client: "Client", gallery: str, image: str | None, values: Mapping[str, Any]) -> Result:

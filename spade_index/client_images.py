@@ -18,10 +18,14 @@ Images = AnyImage | Iterable[AnyImage] | Mapping[str, AnyImage]  # one, some, or
 def named_files(images: Images) -> list[tuple[str | None, bytes]]:
     """Images as files, with their names if they have any. Raises InputError."""
     if isinstance(images, Mapping):
-        return [(name, _file(image, name)[1]) for name, image in images.items()]
-    if isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):
-        images = [images]
-    return [_file(image, f"images[{number}]") for number, image in enumerate(images)]
+        files: list[tuple[str | None, bytes]] = [(name, _file(image, name)[1]) for name, image in images.items()]
+    elif isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):
+        files = [_file(images, "the image")]
+    else:
+        files = [_file(image, f"images[{number}]") for number, image in enumerate(images)]
+    if not files:
+        raise InputError("no image: hand in at least one")
+    return files
 
 
 def _file(image: AnyImage, name: str) -> tuple[str | None, bytes]:
