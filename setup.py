@@ -54,6 +54,7 @@ setup(
         ],
         "dev": [
             "adeval>=1.1",
+            "httpx>=0.28",
             "hypothesis>=6.100",
             "matplotlib>=3.9",
             "mypy>=1.13",
