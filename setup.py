@@ -25,7 +25,11 @@ setup(
         "spade_index.benchmarks.gpu": "benchmarks/gpu",
         "spade_index.kernels": "kernels",
     },
-    package_data={"spade_index": ["py.typed", "templates/*.html"], "spade_index.kernels": ["*.cu"]},
+    package_data={
+        "spade_index": ["py.typed", "templates/*.html"],
+        "spade_index.kernels": ["*.cu"],
+        "spade_index.server": ["templates/*"],
+    },
     install_requires=[
         "click>=8.1",
         "efficientnet-lite-pytorch>=0.1.0",
