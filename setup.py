@@ -25,7 +25,11 @@ setup(
         "spade_index.benchmarks.gpu": "benchmarks/gpu",
         "spade_index.kernels": "kernels",
     },
-    package_data={"spade_index": ["py.typed", "templates/*.html"], "spade_index.kernels": ["*.cu"]},
+    package_data={
+        "spade_index": ["py.typed", "templates/*.html"],
+        "spade_index.kernels": ["*.cu"],
+        "spade_index.server": ["templates/*"],
+    },
     install_requires=[
         "click>=8.1",
         "efficientnet-lite-pytorch>=0.1.0",
@@ -45,9 +49,16 @@ setup(
     extras_require={
         "cpu": ["faiss-cpu>=1.10"],
         "gpu": ["faiss-gpu>=1.7.2", "cupy-cuda13x>=13.6"],
-        "serve": ["fastapi>=0.115", "prometheus-client>=0.21", "python-multipart>=0.0.18", "uvicorn>=0.32"],
+        "serve": [
+            "fastapi>=0.115",
+            "httpx>=0.27",
+            "prometheus-client>=0.21",
+            "python-multipart>=0.0.18",
+            "uvicorn>=0.32",
+        ],
         "dev": [
             "adeval>=1.1",
+            "httpx>=0.28",
             "hypothesis>=6.100",
             "matplotlib>=3.9",
             "mypy>=1.13",
