@@ -130,7 +130,7 @@ class _Request:
             headers["X-Request-Id"] = self.id
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
-            if self.status in (408, 413):  # the rest of the body is not waited for
+            if self.status == 408:  # the rest of the body is not waited for
                 headers["Connection"] = "close"
         await self._send(message)
 
@@ -142,7 +142,6 @@ class _Body:
         settings = limits._settings
         self._limits = limits
         self._receive = receive
-        self._seconds = settings.body_seconds
         self._request = request
         # What is added goes to the disk as it comes, and is not held.
         self._adds = request.scope["path"].endswith("/images") and request.scope["method"] == "POST"
@@ -164,9 +163,11 @@ class _Body:
         if self._complete:  # now it is waited for the client to go
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), self._seconds)
+            message = await asyncio.wait_for(self._receive(), self._patience())
         except TimeoutError:
-            raise Problem(408, f"no more of the body came for {self._seconds:g} seconds") from None
+            raise Problem(408, "the body comes too slowly, or not at all") from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
         size = len(message.get("body", b""))
         self._size += size
         if self._size > self._most:
@@ -176,6 +177,12 @@ class _Body:
             self.held += size
         self._complete = not message.get("more_body", False)
         return message
+
+    def _patience(self) -> float:
+        """Seconds to wait for the next part: not for ever for a body that drips, either."""
+        settings = self._limits._settings
+        due = self._request.begun + settings.body_seconds + self._size / settings.body_rate
+        return max(0.0, min(settings.body_seconds, due - time.perf_counter()))
 
     def _too_large(self) -> Problem:
         return Problem(413, f"the body is over the limit of {self._most:,} bytes")

@@ -15,7 +15,8 @@ from ..errors import SpadeIndexError
 from ..gallery import Gallery
 from ..settings import Maps
 from . import results, schema
-from .decoding import FIELD, read_uploads
+from .decoding import read_uploads
+from .forms import FIELD
 from .problems import MEDIA_TYPE, Problem, as_problem
 from .results import Result
 from .schema import binary, image_body
@@ -177,8 +178,9 @@ async def score_map(
     allowed(request, gallery)
     served = service_of(request)
     served.galleries.path(gallery)
-    with served.engine.place():
+    with served.engine.place() as place:
         uploads = await read_uploads(request, 1)
+        place.take(1)
         found = await served.find(request, gallery, uploads, snapshot=snapshot, maps="always")
         how = served.galleries.settings_of(gallery).preprocessing
         result = results.result_of(gallery, uploads[0], found.images[0], found.answers[0], how)
