@@ -55,6 +55,9 @@ def patient_for(seconds: float) -> type[H11Protocol]:
                     h11.EndOfMessage(),
                 ):
                     self.transport.write(self.conn.send(event))
+            if self.cycle is not None:  # what it answers goes nowhere
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             self.transport.close()
 
         def _in_request(self) -> bool:

@@ -104,7 +104,9 @@ class Jobs:
                 log.warning("%s: not a readable job, left alone", path)
                 continue
             self._jobs[job.id] = job
-            if job.state == "receiving":
+            if job.state in ENDED:  # and the service, before it could tidy up
+                shutil.rmtree(folder / "images", ignore_errors=True)
+            elif job.state == "receiving":
                 self._end(job, state="failed", error="the service ended before all images had come: send them again")
             elif job.state == "running":
                 self._interrupt(job)

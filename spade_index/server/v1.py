@@ -39,14 +39,15 @@ router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 @router.get("", response_model=schema.ServiceInfo, tags=["service"])
 async def service(request: Request) -> dict[str, Any]:
-    """What this is, and its limits."""
-    allowed(request)
+    """What this is, its limits, and how many galleries the key may read."""
+    key = allowed(request)
     served = service_of(request)
     settings = served.settings
+    names = await anyio.to_thread.run_sync(served.galleries.names)
     return {
         "service": "spade_index",
         "version": version("spade_index"),
-        "galleries": len(await anyio.to_thread.run_sync(served.galleries.names)),
+        "galleries": sum(key.allows(name, write=False) for name in names),
         "limits": {
             "body_bytes": settings.body_bytes,
             "add_bytes": settings.add_bytes,
