@@ -51,7 +51,7 @@ def flip(path: Path, state: State, rng: random.Random, steps: list[str]) -> Flip
 def files_in_use(path: Path) -> list[str]:
     """The files whose bytes matter; not an index of before the last compaction, which nobody opens any more.
 
-    Nor what SQLite's journal holds of a commit that never began: nothing.
+    Nor a journal of SQLite's: once a writer has closed, one that is there is of a commit that never began.
     """
     with Gallery(path) as gallery:
         index = gallery.catalog.index(gallery.snapshot)
