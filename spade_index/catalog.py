@@ -20,6 +20,8 @@ from .errors import FormatTooNew, GalleryDamaged
 from .settings import ExtractionSettings
 from .shard import FORMAT, VERSION
 
+CALIBRATION = {"thresholds": dict, "quantile": int | float, "snapshot": int, "search": str}  # what `info` shows
+
 
 @dataclass(frozen=True)
 class IndexRow:
@@ -127,11 +129,17 @@ class Catalog(CatalogImages):
         return self._value("SELECT value FROM calibrations WHERE key = ?", str, key)
 
     def calibrations(self) -> list[dict[str, object]]:
-        """All stored thresholds."""
+        """All stored thresholds, as `calibration.calibrate` gives them."""
         try:
-            return [json.loads(row[0]) for row in self._read("SELECT value FROM calibrations")]
-        except (TypeError, ValueError) as error:
+            found = [json.loads(row[0]) for row in self._read("SELECT value FROM calibrations")]
+            for name, kind in CALIBRATION.items():
+                if not all(isinstance(calibration[name], kind) for calibration in found):
+                    raise ValueError(f"unexpected {name}")
+            if not all(isinstance(value, int | float) for one in found for value in one["thresholds"].values()):
+                raise ValueError("not a number")
+        except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(f"a threshold cannot be read ({error})") from error
+        return found
 
     def require_unchanged(self) -> bool:
         """See `catalog_check.require_unchanged`."""
