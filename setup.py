@@ -12,7 +12,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["spade_index", "spade_index.benchmarks", "spade_index.benchmarks.gpu", "spade_index.kernels"],
+    packages=[
+        "spade_index",
+        "spade_index.benchmarks",
+        "spade_index.benchmarks.gpu",
+        "spade_index.kernels",
+        "spade_index.server",
+    ],
     # A top-level package called `kernels` would shadow the one that `transformers` looks for.
     package_dir={
         "spade_index.benchmarks": "benchmarks",
@@ -39,7 +45,7 @@ setup(
     extras_require={
         "cpu": ["faiss-cpu>=1.10"],
         "gpu": ["faiss-gpu>=1.7.2", "cupy-cuda13x>=13.6"],
-        "serve": ["fastapi>=0.115", "uvicorn>=0.32"],
+        "serve": ["fastapi>=0.115", "prometheus-client>=0.21", "python-multipart>=0.0.18", "uvicorn>=0.32"],
         "dev": [
             "adeval>=1.1",
             "hypothesis>=6.100",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .catalog import ImageRow
+from .catalog_images import ImageRow
 from .changes import insert_shard, move_rows, new_snapshot, set_meta
 from .errors import storage_errors
 from .shard import ShardWriter

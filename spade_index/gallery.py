@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from . import readers
-from .catalog import Catalog, ImageRow
+from .catalog import Catalog
 from .catalog_check import REMEDY
+from .catalog_images import ImageRow
 from .descriptors import Blocks, Descriptors, descriptors_file
 from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from .image_search import ImageSearch, Neighbour

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .catalog import ImageRow
+from .catalog_images import ImageRow
 from .changes import NewImage, insert_images, insert_shard, new_snapshot
 from .errors import ImageError, InputError, StorageError, storage_errors
 from .images import DecodedImage, ImageFile

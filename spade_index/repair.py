@@ -7,7 +7,7 @@ snapshots that held it, which cannot be shown any more. Interrupted anywhere, it
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .catalog import ImageRow
+from .catalog_images import ImageRow
 from .changes import lose_images, new_snapshot, set_index_aside
 from .compact import move
 from .errors import GalleryDamaged, storage_errors

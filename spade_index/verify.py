@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .catalog import ImageRow, IndexRow
+from .catalog import IndexRow
+from .catalog_images import ImageRow
 from .descriptors import descriptors_file
 from .errors import GalleryDamaged, StorageError
 from .index import IndexDescription

@@ -21,7 +21,6 @@ from model import BACKBONE
 from tiny import build, write_images
 
 from spade_index.catalog import Catalog
-from spade_index.writer import GalleryWriter
 
 BUILD = """
 import sys
@@ -85,7 +84,7 @@ def deaf_to_readers(patch: pytest.MonkeyPatch) -> None:
 
 
 def untidy(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(GalleryWriter, "_remove_unnamed", lambda writer: None)
+    patch.setattr("spade_index.disuse._remove_unnamed", lambda gallery: None)
 
 
 @pytest.mark.parametrize("broken", [without_transactions, deaf_to_readers, untidy])

@@ -248,9 +248,9 @@ REPAIRING = [
     ("spade_index.repair:_drop", 1, True),
     ("spade_index.repair:lose_images", 1, False),
     ("spade_index.repair:set_index_aside", 1, False),
-    ("spade_index.writer:build_index", 1, True),
-    ("spade_index.writer:replace_index", 1, False),
-    ("spade_index.writer:forget", 1, False),
+    ("spade_index.index_commit:build_index", 1, True),
+    ("spade_index.index_commit:replace_index", 1, False),
+    ("spade_index.disuse:forget", 1, False),
     ("pathlib:Path.unlink", 1, True),
     ("spade_index.catalog_check:make_durable", 1, True),
 ]
