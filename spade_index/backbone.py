@@ -2,7 +2,7 @@
 
 import difflib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import BackboneError
-from .kernels.threads import spread
+from .kernels.threads import pipelined
 from .pretrained import load_model, weights_digest
 from .settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
 
@@ -82,20 +82,24 @@ class Backbone:
 
         Raises BackboneError if a feature cannot be stored as float16.
         """
-        parts = np.array_split(pixels, max(1, min(len(pixels), self._lanes())))
-        found: dict[int, Features] = {}
-
-        def extract(part: int) -> None:
-            found[part] = self._features(parts[part])
-
+        parts = np.array_split(pixels, self.lanes(len(pixels)))
         # On a CPU, threads that each take a part of the batch meet once, and not in each of hundreds of operations.
-        spread(extract, range(len(parts)), len(parts))
-        features = [found[part] for part in range(len(parts))]
+        features = list(pipelined(self._features, parts, len(parts)))
         levels = zip(*[part.pyramid for part in features], strict=True)
         return Features(_joined([part.pooled for part in features]), [_joined(level) for level in levels])
 
-    def _lanes(self) -> int:
-        return torch.get_num_threads() if self.device.type == "cpu" else 1
+    def stream(self, batches: Iterable[np.ndarray], lanes: int) -> Generator[Features]:
+        """Features of every batch, in order; up to `lanes` are in work at a time, and never meet.
+
+        So these are the fastest way through many images: batches of so many images as are a lane's share of what may be
+        in memory. Batches are asked for in the caller's thread, one more than there are lanes before the first features
+        are asked for. An error is raised after the features of the batches before it.
+        """
+        return pipelined(self._features, batches, lanes)
+
+    def lanes(self, images: int) -> int:
+        """In how many lanes so many images are best worked on: on a CPU one a core, on a GPU one."""
+        return max(1, min(images, torch.get_num_threads())) if self.device.type == "cpu" else 1
 
     def _features(self, pixels: np.ndarray) -> Features:
         with torch.inference_mode():

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -29,7 +29,7 @@ def load_all(
     ahead: int,
     on_error: Callable[[ImageError], None],
     processes: bool = False,
-) -> Iterator[DecodedImage]:
+) -> Generator[DecodedImage]:
     """Load images in the order of `files`, about `ahead` of them in advance, on `workers` threads or processes.
 
     Processes decode small images faster, since Python's threads take turns, but take half a second to start, and the

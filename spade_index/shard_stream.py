@@ -17,8 +17,6 @@ from .shard import ShardWriter
 if TYPE_CHECKING:
     from torch import Tensor
 
-WAITING = 2  # batches between backbone and disk
-
 
 @dataclass(frozen=True)
 class FeatureBatch:
@@ -47,13 +45,15 @@ class ShardStream:
     An error on its thread is raised by the next call; shards that were complete before it are handed out still.
     """
 
-    def __init__(self, settings: ExtractionSettings, path_of: Callable[[int], Path], first: int, rows: int) -> None:
-        """`path_of` is where the shard of a number goes, `first` the first one's number."""
+    def __init__(
+        self, settings: ExtractionSettings, path_of: Callable[[int], Path], first: int, rows: int, waiting: int
+    ) -> None:
+        """`path_of` is where the shard of a number goes, `first` the first one's number; so many batches may wait."""
         self._settings = settings
         self._path_of = path_of
         self._number = first
         self._rows = rows
-        self._batches: Queue[FeatureBatch | None] = Queue(WAITING)
+        self._batches: Queue[FeatureBatch | None] = Queue(waiting)
         self._written: Queue[WrittenShard] = Queue()
         self._open: tuple[ShardWriter, WrittenShard] | None = None
         self._error: BaseException | None = None
