@@ -128,11 +128,10 @@ class Ingest:
                 yield np.stack([image.pixels for image in admitted])
 
     def _write(self, batch: list[DecodedImage], features: "Features") -> None:
-        pyramid = [level.half() if level.is_cuda else level for level in features.pyramid]
         images = [_new_image(image) for image in batch]
         thumbnails = [image.thumbnail for image in batch]
         with storage_errors(self._writer.path):
-            self._stream.put(FeatureBatch(images, thumbnails, features.pooled, pyramid))
+            self._stream.put(FeatureBatch(images, thumbnails, features.pooled, features.pyramid))
             for shard in self._stream.written():
                 self._commit(shard)
         self._progress(len(batch))

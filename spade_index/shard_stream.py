@@ -7,8 +7,6 @@ from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .changes import NewImage
 from .moments import image_moments
 from .settings import ExtractionSettings
@@ -109,7 +107,7 @@ class ShardStream:
 
     def _write(self, batch: FeatureBatch) -> None:
         pooled = batch.pooled.cpu().numpy()
-        pyramid = [level.cpu().numpy().astype(np.float16, copy=False) for level in batch.pyramid]
+        pyramid = [level.cpu().numpy() for level in batch.pyramid]
         for place, image in enumerate(batch.images):
             if self._open is None:
                 path = self._path_of(self._number)
