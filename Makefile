@@ -24,7 +24,7 @@ format: $(READY)
 $(READY): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[cpu,dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[cpu,serve,dev]"
 	touch $@
 
 clean:

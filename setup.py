@@ -12,14 +12,24 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["spade_index", "spade_index.benchmarks", "spade_index.benchmarks.gpu", "spade_index.kernels"],
+    packages=[
+        "spade_index",
+        "spade_index.benchmarks",
+        "spade_index.benchmarks.gpu",
+        "spade_index.kernels",
+        "spade_index.server",
+    ],
     # A top-level package called `kernels` would shadow the one that `transformers` looks for.
     package_dir={
         "spade_index.benchmarks": "benchmarks",
         "spade_index.benchmarks.gpu": "benchmarks/gpu",
         "spade_index.kernels": "kernels",
     },
-    package_data={"spade_index": ["py.typed", "templates/*.html"], "spade_index.kernels": ["*.cu"]},
+    package_data={
+        "spade_index": ["py.typed", "templates/*.html"],
+        "spade_index.kernels": ["*.cu"],
+        "spade_index.server": ["page/*", "templates/*"],
+    },
     install_requires=[
         "click>=8.1",
         "efficientnet-lite-pytorch>=0.1.0",
@@ -39,16 +49,25 @@ setup(
     extras_require={
         "cpu": ["faiss-cpu>=1.10"],
         "gpu": ["faiss-gpu>=1.7.2", "cupy-cuda13x>=13.6"],
-        "serve": ["fastapi>=0.115", "uvicorn>=0.32"],
+        "serve": [
+            "fastapi>=0.115",
+            "httpx>=0.27",
+            "prometheus-client>=0.21",
+            "python-multipart>=0.0.18",
+            "uvicorn>=0.32",
+        ],
         "dev": [
             "adeval>=1.1",
             "hypothesis>=6.100",
             "matplotlib>=3.9",
             "mypy>=1.13",
+            "playwright>=1.49",
             "pytest>=8.3",
             "ruff>=0.8",
+            "schemathesis>=4.0",
             "scikit-learn>=1.5",
             "timm>=1.0",
+            "tritonclient[http]>=2.50",
         ],
     },
     entry_points={"console_scripts": ["spade-index = spade_index.cli:main"]},

@@ -41,7 +41,7 @@ from spade_index.benchmarks.ingest_report import draw, line, table
 from spade_index.benchmarks.interleaved import Interleaved, Slice, summary
 from spade_index.benchmarks.photographs import make_photographs
 from spade_index.benchmarks.process_tree import PROC, MemorySample, MemorySampler
-from spade_index.cli import MANY
+from spade_index.cli_change import MANY
 from spade_index.errors import InputError
 from spade_index.images import ImageFile, find_images
 from spade_index.ingest import AddReport

@@ -76,6 +76,7 @@ class MapPool:
         slot_bytes = FusedMaps.slot_bytes(sizes, channels, torch.float16) if fused else self._map_bytes
         slots = budget_bytes // slot_bytes
         self.slots = max(at_least, slots if at_most is None else min(at_most, slots))
+        self.bytes = self.slots * slot_bytes
         self.maps: list[Tensor] | FusedMaps
         if fused:
             self.maps = FusedMaps.empty(self.slots, sizes, channels, torch.float16, self.device)

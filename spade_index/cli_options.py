@@ -1,9 +1,11 @@
-"""The command line's shared options, and what they make: backbones, search settings, progress bars."""
+"""The command line's shared arguments and options, and what they make: backbones, search settings, progress bars."""
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -11,6 +13,7 @@ from tqdm import tqdm
 
 from .errors import InputError
 from .gallery import Gallery
+from .images import ImageFile, find_images
 from .settings import (
     DEFAULT_BACKBONE,
     IMAGE_SCORES,
@@ -75,6 +78,8 @@ def search_options(command: Command) -> Command:
     )(command)
 
 
+gallery_argument = click.argument("gallery", type=click.Path(path_type=Path))
+images_argument = click.argument("images", type=click.Path(path_type=Path))
 maps_option = click.option(
     "--maps",
     type=click.Choice(MAPS),
@@ -170,6 +175,18 @@ def make_search(options: dict[str, Any]) -> SearchSettings:
     if weights is not None and weights not in LEVEL_WEIGHTS:
         chosen["level_weights"] = _numbers("level weights", weights)
     return replace(base, **chosen)
+
+
+def require_images(sources: Iterable[Path]) -> None:
+    """Raise InputError for a source without images."""
+    for source in sources:
+        if next(find_images(source), None) is None:
+            raise InputError(f"{source}: no images in it (JPEG, PNG, BMP, TIFF, WebP)")
+
+
+def files_of(sources: Iterable[Path], prefix: str = "") -> Iterator[ImageFile]:
+    """The images of all sources."""
+    return chain.from_iterable(find_images(source, prefix) for source in sources)
 
 
 class Progress:

@@ -23,8 +23,8 @@ from .errors import GalleryDamaged, GalleryError, InputError
 from .gallery import Gallery
 from .image_search import Neighbour
 from .images import DecodedImage
-from .kernels import MapPool, choose_kernel, nearest_pixels
-from .settings import ImageScore, SearchSettings
+from .kernels import MapPool, PoolStats, choose_kernel, nearest_pixels
+from .settings import ImageScore, Maps, SearchSettings, default_score
 
 POOL_BYTES = 128 << 20  # of neighbours' maps that stay in memory, where no budget is given, without a GPU
 POOL_SHARE = 0.5  # of a GPU's free memory likewise
@@ -95,6 +95,14 @@ class Detection:
         return None if self.threshold is None else self.score > self.threshold
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of one image where that is not what the search settings say."""
+
+    maps: Maps | None = None
+    threshold: float | None = None  # of the image score, and of the pooled score by which `auto` goes
+
+
 class Detector:
     """Finds what is not normal in images, by a gallery of normal ones."""
 
@@ -132,15 +140,11 @@ class Detector:
             raise InputError(str(error)) from error
         self._map_memory = map_memory
         self.weights = level_weights(gallery, self.search)
-        self.thresholds, self.calibrated_on = _calibrated(gallery, self.search)
+        self.thresholds, self.calibrated_on = calibrated_thresholds(gallery, self.search)
         self.kind: ImageScore = self.search.effective_image_score
         if threshold is not None:
             self.thresholds[self.kind] = threshold
-        if self.search.maps == "auto" and "pooled" not in self.thresholds:
-            raise InputError(
-                f"{gallery.path}: --maps auto needs a threshold for these search settings: "
-                f"run `spade-index calibrate {gallery.path}` or give --threshold"
-            )
+        self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
         """Detections of a batch of images, in their order."""
@@ -155,16 +159,25 @@ class Detector:
         `without` is the key of an image that no query may be compared with: for one of the gallery's own, itself.
         """
         nearest = self.nearest_images(pooled, without)
+        judged = dict(self.judge(nearest, pyramid, [Question()] * len(nearest)))
+        return [judged[query] for query in range(len(nearest))]
+
+    def judge(
+        self, nearest: list[list[Neighbour]], pyramid: list[Tensor], questions: Sequence[Question]
+    ) -> Iterator[tuple[int, Detection]]:
+        """Number and detection of each query, as soon as it is known: first those that need no score map."""
         scores = [self.pooled_score(neighbours) for neighbours in nearest]
-        shown = [query for query, score in enumerate(scores) if self._wants_map(score)]
+        shown = []
+        for query, (score, question) in enumerate(zip(scores, questions, strict=True)):
+            if self._wants_map(score, question):
+                shown.append(query)
+            else:
+                yield query, self._detection(question, nearest[query], score, None)
         if len(shown) < len(scores):
             pyramid = [level[shown] for level in pyramid]
         found = self.nearest_pixels(pyramid, [nearest[query] for query in shown])
-        pixels = dict(zip(shown, found, strict=True))
-        return [
-            self._detection(neighbours, score, pixels.get(query))
-            for query, (neighbours, score) in enumerate(zip(nearest, scores, strict=True))
-        ]
+        for query, pixels in zip(shown, found, strict=True):
+            yield query, self._detection(questions[query], nearest[query], scores[query], pixels)
 
     def nearest_images(self, pooled: np.ndarray, without: int | None = None) -> list[list[Neighbour]]:
         """Stage 1: for each descriptor float32 [B, D] the nearest normal images, as many as either stage needs."""
@@ -230,6 +243,16 @@ class Detector:
             at_most=len(self.gallery),
         )
 
+    @property
+    def map_bytes(self) -> int:
+        """Memory that normal images' maps take so far."""
+        return self.map_pool.bytes if "map_pool" in vars(self) else 0
+
+    @property
+    def map_stats(self) -> PoolStats:
+        """How many maps were found in memory, and how many read."""
+        return self.map_pool.stats if "map_pool" in vars(self) else PoolStats()
+
     def score_maps(self, distances: Tensor) -> np.ndarray:
         """Squared distances [B, P, kappa] as score maps, float32 [B, H, W] of the backbone's input size."""
         coarse = distances.mean(2).unflatten(1, self.gallery.settings.sizes[0])  # [B, H0, W0]
@@ -237,10 +260,24 @@ class Detector:
         maps = F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
         return gaussian_filter(maps.cpu().numpy(), self.search.smoothing, axes=(1, 2))
 
-    def _wants_map(self, pooled_score: float) -> bool:
-        if self.search.maps == "auto":
-            return pooled_score > self.thresholds["pooled"]
-        return self.search.maps == "always"
+    def require_answerable(self, question: Question) -> None:
+        """Raise InputError if `auto` has no threshold to go by, or the image score needs a score map."""
+        maps = question.maps or self.search.maps
+        path = self.gallery.path
+        if maps == "auto" and question.threshold is None and "pooled" not in self.thresholds:
+            raise InputError(
+                f"{path}: maps `auto` needs a threshold for these search settings: "
+                f"run `spade-index calibrate {path}`, or give one"
+            )
+        if maps != "always" and self.search.image_score not in (None, "pooled"):
+            raise InputError(f"image score `{self.search.image_score}` needs every image's score map: ask for `always`")
+
+    def _wants_map(self, pooled_score: float, question: Question) -> bool:
+        maps = question.maps or self.search.maps
+        if maps == "auto":
+            threshold = question.threshold
+            return pooled_score > (self.thresholds["pooled"] if threshold is None else threshold)
+        return maps == "always"
 
     def _sharing(self, candidates: list[list[Neighbour]]) -> Iterator[list[int]]:
         """Runs of queries whose neighbours' maps, shared ones once, fit into half of the pool.
@@ -260,16 +297,19 @@ class Detector:
         if group:
             yield group
 
-    def _detection(self, neighbours: list[Neighbour], score: float, pixels: PixelDetection | None) -> Detection:
+    def _detection(
+        self, question: Question, neighbours: list[Neighbour], score: float, pixels: PixelDetection | None
+    ) -> Detection:
         scores: dict[ImageScore, float] = {"pooled": score}
         if pixels is not None:
             scores |= {"map": pixels.score, "both": score * pixels.score}
+        kind = self.search.image_score or default_score(question.maps or self.search.maps)
         return Detection(
             self.gallery.snapshot,
-            self.kind,
+            kind,
             scores,
             neighbours[: self.search.score_neighbours],
-            self.thresholds.get(self.kind),
+            self.thresholds.get(kind) if question.threshold is None else question.threshold,
             pixels,
         )
 
@@ -286,7 +326,7 @@ def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:
     return [float(weight) for weight in search.level_weights]
 
 
-def _calibrated(gallery: Gallery, search: SearchSettings) -> tuple[dict[ImageScore, float], int | None]:
+def calibrated_thresholds(gallery: Gallery, search: SearchSettings) -> tuple[dict[ImageScore, float], int | None]:
     """The stored thresholds for these settings, and the snapshot that they were chosen on."""
     stored = gallery.catalog.calibration(search.calibration_key())
     if stored is None:

@@ -84,13 +84,24 @@ def heatmap(
     Returns:
         RGB, of the image's size.
     """
-    scores, seen = _on_image(score_map, geometry, image.size)
-    overlay = colourise(scores, limits)
-    overlay[~seen] = 0
+    overlay = heat(image.size, score_map, geometry, limits, opacity)
+    return Image.composite(overlay.convert("RGB"), image.convert("RGB"), overlay.getchannel("A"))
+
+
+def heat(
+    size: tuple[int, int],
+    score_map: NDArray[np.float32],
+    geometry: Geometry,
+    limits: tuple[float, float],
+    opacity: float = 0.5,
+) -> Image.Image:
+    """What `heatmap` lays over an image of this (width, height), RGBA, for those who lay it themselves."""
+    scores, seen = _on_image(score_map, geometry, size)
+    colours = colourise(scores, limits)
+    colours[~seen] = 0
     level = _fraction(scores, limits)
     cover = np.where(seen, 1 - (1 - opacity) ** (2 * level), OUTSIDE_DIMMED)
-    blend = Image.fromarray(np.rint(cover * 255).astype(np.uint8))
-    return Image.composite(Image.fromarray(overlay), image.convert("RGB"), blend)
+    return Image.fromarray(np.dstack([colours, np.rint(cover * 255).astype(np.uint8)]))
 
 
 def _fraction(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float32]:

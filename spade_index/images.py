@@ -59,6 +59,11 @@ class Geometry:
         column, row = left + x * (right - left), top + y * (bottom - top)
         return min(max(int(column), 0), self.width - 1), min(max(int(row), 0), self.height - 1)
 
+    def to_input(self, column: int, row: int) -> tuple[float, float]:
+        """Where the middle of a pixel of the original is in the input, as fractions; outside of 0..1 if it is not."""
+        left, top, right, bottom = self.box
+        return (column + 0.5 - left) / (right - left), (row + 0.5 - top) / (bottom - top)
+
 
 @dataclass(frozen=True)
 class DecodedImage:
@@ -91,23 +96,23 @@ def find_images(source: str | Path, prefix: str = "") -> Iterator[ImageFile]:
         yield ImageFile(prefix + file.id, file.path, file.size, file.mtime_ns, file.read) if prefix else file
 
 
-def decode(data: bytes, name: str) -> Image.Image:
+def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An image file's bytes as an upright 8-bit RGB image.
 
     Grey, palette, CMYK and 16-bit images become RGB (16 bits by their upper 8); alpha is laid over white.
-    Raises ImageError naming the file when the bytes cannot be decoded or claim more than MAX_PIXELS.
+    Raises ImageError naming the file when the bytes cannot be decoded or claim more than so many pixels.
     """
-    return _decode(data, name)[0]
+    return _decode(data, name, max_pixels)[0]
 
 
-def _decode(data: bytes, name: str) -> tuple[Image.Image, bool]:
+def _decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, bool]:
     """As `decode`, and whether the bytes are a JPEG that anything shows as that image."""
-    if (plain := decode_plain(data, THUMBNAIL_EDGE)) is not None:
+    if max_pixels >= THUMBNAIL_EDGE**2 and (plain := decode_plain(data, THUMBNAIL_EDGE)) is not None:
         return plain.convert("RGB") if plain.mode == "L" else plain, True
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{name}: {image.width}x{image.height} pixels is over the limit of {MAX_PIXELS:,}")
+            if image.width * image.height > max_pixels:
+                raise ImageError(f"{name}: {image.width}x{image.height} pixels is over the limit of {max_pixels:,}")
             image.load()
             turned = image.getexif().get(ORIENTATION, 1) in TURNED
             shown = image.format == "JPEG" and image.mode in ("L", "RGB") and not turned
@@ -115,7 +120,7 @@ def _decode(data: bytes, name: str) -> tuple[Image.Image, bool]:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: refused, over the limit of {MAX_PIXELS:,} pixels") from error
+        raise ImageError(f"{name}: refused, over the limit of {max_pixels:,} pixels") from error
     except Exception as error:  # Pillow raises nearly anything on damaged files: OSError, SyntaxError, struct.error
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
         raise ImageError(f"{name}: cannot be decoded ({' '.join(reason.split())})") from error
@@ -148,7 +153,7 @@ def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
         data = file.read()
     except OSError as error:
         raise ImageError(f"{file.path}: cannot be read ({error.strerror or error})") from error
-    image, shown = _decode(data, file.path)
+    image, shown = _decode(data, file.path, MAX_PIXELS)
     pixels, geometry = preprocess(image, how)
     small = shown and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE
     thumbnail = data if small else _thumbnail(image)

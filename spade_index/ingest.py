@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .catalog import ImageRow
+from .catalog_images import ImageRow
 from .changes import NewImage, insert_images, insert_shard, new_snapshot
 from .errors import ImageError, InputError, StorageError, storage_errors
 from .images import DecodedImage, ImageFile
@@ -197,7 +197,7 @@ class Ingest:
         with self._gallery.catalog.transaction() as db:
             snapshot = new_snapshot(db, "add", count, moments)
             db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(snapshot, row.key) for row in outdated])
-            insert_shard(db, shard.number, shard.path, shard.digest, len(shard.images))
+            insert_shard(db, shard.number, shard.path, shard.digest, len(shard.images), shard.layout)
             insert_images(db, shard.images, shard.number, snapshot)
         self._gallery.at(snapshot)
         for image in shard.images:

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from .errors import InputError, SettingsMismatch
@@ -15,6 +16,7 @@ PIXEL_PRECISIONS = ("float32", "fast")
 LEVEL_WEIGHTS = ("inverse-variance", "equal")
 
 ImageScore = Literal["pooled", "map", "both"]
+Maps = Literal["always", "auto", "never"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -68,6 +70,11 @@ class ExtractionSettings:
 
     def to_json(self) -> str:
         """These settings as one line of JSON, the same text for equal settings."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
+        # A query of many shards asks for it as often.
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -101,7 +108,7 @@ class SearchSettings:
     pixel_precision: str = "float32"  # of the scan for the nearest pixels, whose distances are float32 either way
     smoothing: float = 4.0  # sigma of the Gaussian on the score map, in pixels of the backbone's input
     image_score: ImageScore | None = None  # None: `both` where every image has a score map, else `pooled`
-    maps: Literal["always", "auto", "never"] = "always"
+    maps: Maps = "always"
 
     def __post_init__(self) -> None:
         for name in ("score_neighbours", "gallery_neighbours", "pixel_neighbours"):
@@ -129,13 +136,18 @@ class SearchSettings:
     @property
     def effective_image_score(self) -> ImageScore:
         """Which of the three scores is the image's."""
-        return self.image_score or ("both" if self.maps == "always" else "pooled")
+        return self.image_score or default_score(self.maps)
 
     def calibration_key(self) -> str:
         """What a threshold depends on: all that changes a score by more than rounding, as one line of JSON."""
         values = asdict(self)
         del values["image_score"], values["maps"], values["pixel_precision"]
         return json.dumps(values, sort_keys=True)
+
+
+def default_score(maps: Maps) -> ImageScore:
+    """Which score is an image's where none is chosen: one that every image has."""
+    return "both" if maps == "always" else "pooled"
 
 
 def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:

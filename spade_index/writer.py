@@ -1,35 +1,34 @@
-"""Changing a gallery: add, remove, restore, compact, index. One writer at a time; every change is one commit."""
+"""Changing a gallery: add, remove, restore, compact, index. One writer at a time; every change is one commit.
 
-import fcntl
+How it is opened is in `writer_open`, what is deleted in `disuse`; longer changes are in `ingest`, `compact`, `repair`
+and `index_commit`.
+"""
+
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import catalog_check, readers
-from .catalog import Catalog, ImageRow, leftovers
-from .changes import forget, new_snapshot, replace_index, restore_image, set_meta
+from .catalog_images import ImageRow
+from .changes import new_snapshot, restore_image
 from .compact import compact, sparse
-from .descriptors import Descriptors, descriptors_file, write_descriptors
-from .errors import GalleryDamaged, GalleryLocked, InputError, StorageError, UnknownImage, storage_errors
-from .gallery import CATALOG, Gallery
+from .disuse import begin_generation, delete_unused
+from .errors import GalleryDamaged, InputError, StorageError, UnknownImage, storage_errors
 from .images import ImageFile
 from .index import IndexDescription, IndexSettings
-from .index_build import build_index
+from .index_commit import rebuild_index
 from .ingest import AddReport, Ingest
 from .moments import image_moments
 from .repair import repair
 from .settings import ExtractionSettings
-from .shard import make_durable
 from .verify import Problem, find_problems
+from .writer_lock import WriterLock
+from .writer_open import note_catalog, open_for_writing
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 SHARD_BYTES = 512 << 20  # of maps; a crash loses at most one shard's work
 SHARD_ROWS = 1024
 RESERVE = 16 << 20  # bytes to leave free on the disk, for the catalog
-LOCK = "writer.lock"
 
 
 class GalleryWriter:
@@ -53,12 +51,13 @@ class GalleryWriter:
         SettingsMismatch (the gallery has other settings), or InputError (the folder holds something else).
         """
         self.path = Path(path)
-        self._lock = -1
+        self._lock = WriterLock(self.path)
         try:
             with storage_errors(self.path):
-                self._open(settings, weights_file)
+                self.gallery = open_for_writing(self.path, self._lock, settings, weights_file)
+                self.forget()
         except BaseException:
-            self._unlock()
+            self._lock.release()
             raise
         self.settings = self.gallery.settings
         self.shard_rows = max(1, min(SHARD_ROWS, SHARD_BYTES // self.settings.map_bytes))
@@ -71,10 +70,10 @@ class GalleryWriter:
             with suppress(StorageError):  # then the next writer does it
                 self.forget()
                 if kind is None or not issubclass(kind, GalleryDamaged):
-                    self._note_catalog()
+                    note_catalog(self.gallery.catalog)
         finally:
             self.gallery.close()
-            self._unlock()
+            self._lock.release()
 
     def add(
         self,
@@ -117,12 +116,14 @@ class GalleryWriter:
         """Take back the removal of images, all or none; returns the new snapshot.
 
         Each is as it was when it was last removed. Raises UnknownImage if no removed image has that id (`compact`
-        forgets them), InputError if an image has it now.
+        forgets them), InputError if an image has it now, or if the same file is there under another id: `add` skips
+        such copies, since a query would find them twice.
         """
         with storage_errors(self.path):
             rows = [self._removed_image(id) for id in dict.fromkeys(ids)]
             if not rows:
                 raise UnknownImage("no image id was given")
+            self._require_no_copies(rows)
             moments = self.moments(plus=map(self.stored_moments, rows))
             with self.gallery.catalog.transaction() as db:
                 # New rows: a score names its snapshot, so what earlier ones hold must not change.
@@ -142,6 +143,15 @@ class GalleryWriter:
                 f"{self.path}: no removed image {id!r}; `spade-index list --removed` names them, `compact` forgets them"
             )
         return row
+
+    def _require_no_copies(self, rows: list[ImageRow]) -> None:
+        there = self.gallery.catalog.ids_by_digest([row.digest for row in rows], self.gallery.snapshot)
+        for row in rows:
+            if (other := there.setdefault(row.digest, row.id)) != row.id:
+                raise InputError(
+                    f"{self.path}: image {row.id!r} is the same file as {other!r}, which would be found twice: remove "
+                    f"{other!r} first, or restore one of them"
+                )
 
     def index_is_stale(self) -> bool:
         """Whether so much was added or removed since the index was built that it should be built again."""
@@ -165,36 +175,7 @@ class GalleryWriter:
         for, or, if there never were any, with images of the gallery. `say` is told what is being done. Raises
         InputError for an empty gallery, or if the settings' memory is too little.
         """
-        images, dim = len(self.gallery), self.settings.pooled_dim
-        if not images:
-            raise InputError(f"{self.path}: the gallery is empty, there is nothing to index")
-        settings = settings or self.index_settings()
-        queries = self.gallery.index_queries() if queries is None else queries
-        snapshot = self.gallery.snapshot
-        path = self._index_path(snapshot)
-        with storage_errors(self.path):
-            path.parent.mkdir(exist_ok=True)
-            beside = descriptors_file(path)
-            temporary = beside.with_suffix(".h5.tmp")
-            write_descriptors(temporary, self.gallery.blocks(), images, dim, queries)
-            digest = make_durable(temporary, beside)
-            blocks = Descriptors(beside).blocks
-            temporary = path.with_suffix(".faiss.tmp")
-            description = build_index(temporary, blocks, images, dim, settings, queries, say)
-            description = replace(description, descriptors=digest)
-            digest = make_durable(temporary, path)
-            with self.gallery.catalog.transaction() as db:
-                replace_index(db, snapshot, path.name, digest, description.to_json())
-                self.next_generation(db)
-        self.gallery.at(snapshot)
-        self.forget()
-        return description
-
-    def _index_path(self, snapshot: int) -> Path:
-        """Where a new index goes: never the name of one that a reader may be about to open."""
-        folder = self.path / "index"
-        names = (f"{snapshot:06d}{f'-{number}' if number > 1 else ''}.faiss" for number in count(1))
-        return next(folder / name for name in names if not (folder / name).exists())
+        return rebuild_index(self, settings, queries, say)
 
     def compact(self, progress: Callable[[int], None] = lambda images: None) -> int:
         """Forget removed images and earlier snapshots; rewrite shards that hold removed images or few images.
@@ -226,24 +207,12 @@ class GalleryWriter:
 
     def next_generation(self, db: sqlite3.Connection) -> None:
         """Inside a transaction that takes something out of use: those who read before it may need that further on."""
-        generation = self.gallery.catalog.generation() + 1
-        readers.prepare(self.path, generation)
-        set_meta(db, "generation", str(generation))
+        begin_generation(self.gallery, db)
 
     def forget(self) -> bool:
         """Delete what has fallen out of use, and leftovers of a crash; False if a reader may still need it."""
-        catalog = self.gallery.catalog
         with storage_errors(self.path):
-            earlier = readers.earlier(self.path, catalog.generation())
-            if any(map(readers.is_held, earlier)):
-                return False
-            if earlier:
-                with catalog.transaction() as db:
-                    forget(db, catalog.oldest_snapshot())
-            self._remove_unnamed()
-            for file in earlier:  # last: they say that there is something to forget
-                file.unlink()
-        return True
+            return delete_unused(self.gallery)
 
     def set_calibration(self, key: str, value: dict[str, object]) -> None:
         """Store the thresholds of search settings."""
@@ -286,77 +255,3 @@ class GalleryWriter:
                 f"{self.path}: the disk is full ({free >> 20} MB free, {needed >> 20} MB needed); what was committed "
                 "is safe: make room and run the same command again"
             )
-
-    def _open(self, settings: ExtractionSettings | None, weights_file: str | None) -> None:
-        if settings is not None and not (self.path / CATALOG).exists():
-            self._make_folder()
-            self._take_lock()
-            if not (self.path / CATALOG).exists():
-                Catalog.create(self.path / CATALOG, settings, weights_file).close()
-        self.gallery = Gallery(self.path)  # before the lock: a folder that is no gallery is left alone
-        if self._lock < 0:
-            self._take_lock()
-        if settings is not None:
-            self.gallery.settings.require_equal(settings, str(self.path))
-        self._require_sound_catalog()
-        self.gallery.catalog.add_places()
-        readers.prepare(self.path, self.gallery.catalog.generation())
-        self.gallery.at()
-        self.forget()
-
-    def _require_sound_catalog(self) -> None:
-        """Raise GalleryDamaged if the catalog is not as it was left: a later note of its bytes must not say it is."""
-        catalog = self.gallery.catalog
-        with suppress(catalog_check.NoteDamaged):
-            if catalog.require_unchanged():
-                return
-        for problem in catalog.own_problems():
-            raise GalleryDamaged(f"{problem}; {catalog_check.REMEDY}")
-        self._note_catalog()
-
-    def _note_catalog(self) -> None:
-        with storage_errors(self.path):
-            catalog_check.write(self.gallery.catalog.path)
-
-    def _make_folder(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        ours = {LOCK, CATALOG, *(path.name for path in leftovers(Path(CATALOG)))}
-        strangers = {entry.name for entry in self.path.iterdir()} - ours
-        if strangers & {"shards", catalog_check.CHECK}:  # they are made after a catalog: it was lost, they must not be
-            raise GalleryDamaged(
-                f"{self.path}: was a gallery and has no {CATALOG}: restore that, or choose a new folder"
-            )
-        if strangers:
-            raise InputError(f"{self.path}: the folder holds something else ({min(strangers)}): choose a new one")
-
-    def _take_lock(self) -> None:
-        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise GalleryLocked(
-                f"{self.path}: another process (pid {owner}) is writing to it: wait until it is done"
-            ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-
-    def _unlock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    def _remove_unnamed(self) -> None:
-        """Delete files that no commit names: a crash's, or those of an index or a shard that fell out of use."""
-        catalog = self.gallery.catalog
-        indexes = [Path(file) for file in catalog.index_files()]
-        named = {
-            "shards": {row["file"] for row in catalog.shards().values()},
-            "index": {path.name for index in indexes for path in (index, descriptors_file(index))},
-        }
-        for folder, names in named.items():
-            for path in (self.path / folder).glob("*"):
-                if path.name not in names:
-                    path.unlink()
-        for path in readers.later(self.path, catalog.generation()):
-            path.unlink()

@@ -146,9 +146,9 @@ def test_killed_at_random_moments(tmp_path: Path, images: Path, whole: Path, see
 
 
 INSTANTS = [
-    ("spade_index.writer:GalleryWriter._take_lock", 1, True),
-    ("spade_index.catalog:now", 1, True),  # the new catalog has its tables
-    ("spade_index.catalog:now", 2, True),  # and its facts
+    ("spade_index.writer_lock:WriterLock.take", 1, True),
+    ("spade_index.catalog_schema:now", 1, True),  # the new catalog has its tables
+    ("spade_index.catalog_schema:now", 2, True),  # and its facts
     ("spade_index.changes:now", 2, False),  # inside the transaction of the second shard
     ("os:rename", 1, True),  # of the catalog
     ("os:rename", 1, False),
@@ -163,10 +163,10 @@ INSTANTS = [
     ("spade_index.ingest:insert_images", 2, False),
     ("spade_index.ingest:insert_images", IMAGES // ROWS + 1, False),
     ("spade_index.gallery:Gallery.at", 4, True),  # committed, and not told
-    ("spade_index.writer:build_index", 1, True),
-    ("spade_index.writer:build_index", 1, False),
-    ("spade_index.writer:make_durable", 1, False),  # of the index
-    ("spade_index.writer:replace_index", 1, False),
+    ("spade_index.index_commit:build_index", 1, True),
+    ("spade_index.index_commit:build_index", 1, False),
+    ("spade_index.index_commit:make_durable", 1, False),  # of the index
+    ("spade_index.index_commit:replace_index", 1, False),
 ]
 
 
@@ -204,8 +204,8 @@ COMPACTING = [
     ("spade_index.compact:set_meta", 1, False),  # history is about to be forgotten
     ("spade_index.readers:prepare", 2, False),
     ("spade_index.gallery:Gallery.at", 3, True),  # it is, and nobody was told
-    ("spade_index.writer:build_index", 1, False),
-    ("spade_index.writer:replace_index", 1, False),
+    ("spade_index.index_commit:build_index", 1, False),
+    ("spade_index.index_commit:replace_index", 1, False),
     ("spade_index.compact:ShardWriter.append", 2, False),
     ("spade_index.compact:ShardWriter.commit", 2, False),
     ("spade_index.compact:insert_shard", 1, False),
@@ -214,10 +214,10 @@ COMPACTING = [
     ("spade_index.writer:GalleryWriter.forget", 4, False),
 ]
 FORGETTING = [
-    ("spade_index.writer:forget", 1, False),
-    ("spade_index.writer:forget", 3, False),
-    ("spade_index.writer:GalleryWriter._remove_unnamed", 2, True),
-    ("spade_index.writer:GalleryWriter._remove_unnamed", 4, False),
+    ("spade_index.disuse:forget", 1, False),
+    ("spade_index.disuse:forget", 3, False),
+    ("spade_index.disuse:_remove_unnamed", 2, True),
+    ("spade_index.disuse:_remove_unnamed", 4, False),
     ("pathlib:Path.unlink", 1, True),
     ("pathlib:Path.unlink", 3, True),
 ]

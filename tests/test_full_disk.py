@@ -98,8 +98,8 @@ FAILURES = [
     ("spade_index.shard:os.rename", OSError(errno.EROFS, os.strerror(errno.EROFS)), 2),
     ("spade_index.ingest:insert_shard", sqlite3.OperationalError("database or disk is full"), 2),
     ("spade_index.ingest:insert_images", sqlite3.OperationalError("disk I/O error"), 2),
-    ("spade_index.writer:make_durable", FULL, 1),
-    ("spade_index.writer:replace_index", sqlite3.OperationalError("database or disk is full"), 1),
+    ("spade_index.index_commit:make_durable", FULL, 1),
+    ("spade_index.index_commit:replace_index", sqlite3.OperationalError("database or disk is full"), 1),
 ]
 
 
@@ -137,7 +137,7 @@ def test_an_index_that_does_not_fit(gallery_path: Path, limit: int, monkeypatch:
 
     with GalleryWriter(gallery_path) as writer:
         writer.remove(["003.png"])
-        monkeypatch.setattr("spade_index.writer.build_index", limited)
+        monkeypatch.setattr("spade_index.index_commit.build_index", limited)
         with pytest.raises(StorageError, match=str(gallery_path)) as raised:
             writer.build_index()
         assert "\n" not in str(raised.value)
@@ -154,9 +154,9 @@ def test_an_index_that_does_not_fit(gallery_path: Path, limit: int, monkeypatch:
         ("spade_index.compact:ShardWriter.append", FULL, 2),
         ("spade_index.compact:ShardWriter.commit", FULL, 1),
         ("spade_index.compact:insert_shard", sqlite3.OperationalError("database or disk is full"), 1),
-        ("spade_index.writer:forget", sqlite3.OperationalError("database or disk is full"), 1),
+        ("spade_index.disuse:forget", sqlite3.OperationalError("database or disk is full"), 1),
         ("spade_index.readers:prepare", FULL, 1),
-        ("spade_index.writer:make_durable", FULL, 1),
+        ("spade_index.index_commit:make_durable", FULL, 1),
         ("spade_index.compact:new_snapshot", sqlite3.OperationalError("database is locked"), 1),
     ],
 )

@@ -1,0 +1,1 @@
+"""HTTP over gallery and detector: `spade-index serve`. Needs the extra `serve`."""

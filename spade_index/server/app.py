@@ -1,0 +1,86 @@
+"""The application: routes, and what happens around them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import anyio
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from ..errors import SpadeIndexError
+from . import docs, page, v1, v1_changes, v2
+from .galleries import LoadBackbone, backbone_of
+from .keys import Keys
+from .limits import Limits, log
+from .metrics import MEDIA_TYPE
+from .problems import InvalidFields, as_problem, problem_response
+from .service import Service, allowed, service_of
+from .settings import ServeSettings
+
+ABOUT = (
+    "SPADE at scale: send an image, get a verdict, a score map and the evidence. Errors are RFC 9457 problem details."
+)
+
+
+def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbone_of) -> FastAPI:
+    """The ASGI application that serves all galleries under a root. `load` makes a gallery's backbone.
+
+    Raises InputError if there is no such root.
+    """
+    service = Service(settings, keys, load)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(service.stop)
+
+    app = FastAPI(
+        title="spade_index",
+        version=version("spade_index"),
+        description=ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.include_router(v1.router)
+    app.include_router(v1_changes.router)
+    app.include_router(v2.router)
+    app.include_router(docs.router)
+    app.include_router(page.router)
+    app.add_api_route("/metrics", metrics, methods=["GET"], include_in_schema=False)
+    root = str(service.galleries.root)
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        if isinstance(error, RequestValidationError):
+            error = InvalidFields(error.errors())
+        problem = as_problem(error, root)
+        if problem.status_code >= 500 and not isinstance(error, HTTPException):
+            log.error("request %s failed", request.state.request_id, exc_info=error)
+        return problem_response(problem, request.url.path, request.state.request_id)
+
+    for kind in (HTTPException, RequestValidationError, SpadeIndexError):
+        app.add_exception_handler(kind, on_error)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "X-Api-Key", "Content-Type", "X-Request-Id"],
+            expose_headers=["X-Request-Id", "X-Score", "X-Anomalous", "X-Snapshot", "Location", "Retry-After"],
+        )
+    app.add_middleware(Limits, settings=settings, metrics=service.metrics, root=root)
+    return app
+
+
+async def metrics(request: Request) -> Any:
+    """What the service measures, for Prometheus."""
+    allowed(request)
+    return Response(service_of(request).metrics.text(), media_type=MEDIA_TYPE)

@@ -1,0 +1,120 @@
+"""What clients send as images: read within limits, decoded in threads."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from ..errors import ImageError
+from ..images import DecodedImage, ImageFile, decode, preprocess
+from ..settings import Preprocessing
+from .metrics import Metrics
+from .problems import Problem
+from .settings import ServeSettings
+
+FIELD = "images"
+RAW = ("application/octet-stream", "binary/octet-stream")
+NAME_LENGTH = 1024  # characters of a file name
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image file as it was sent."""
+
+    name: str | None
+    data: bytes
+    pixels: np.ndarray | None = None  # uint8 [H, W, 3], where they were sent in place of a file
+
+    def opened(self, name: str, max_pixels: int) -> Image.Image:
+        """The image, upright and RGB. Raises ImageError, which calls it by `name`."""
+        if self.pixels is None:
+            return decode(self.data, name, max_pixels)
+        if self.pixels.shape[0] * self.pixels.shape[1] > max_pixels:
+            raise ImageError(f"{name}: over the limit of {max_pixels:,} pixels")
+        return Image.fromarray(self.pixels)
+
+
+def is_multipart(request: Request) -> bool:
+    """Whether the body is a form. Raises Problem (415) if it is neither that nor an image."""
+    kind = request.headers.get("content-type", RAW[0]).partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return True
+    if kind.startswith("image/") or kind in RAW:
+        return False
+    raise Problem(
+        415,
+        f"{kind[:100]}: send images as multipart/form-data in the field `{FIELD}`, or one as the body (image/*)",
+        field="Content-Type",
+    )
+
+
+async def read_uploads(request: Request, most: int) -> list[Upload]:
+    """The images of a query: of a form's field `images`, or the body itself. Raises Problem (4xx)."""
+    if not is_multipart(request):
+        data = await request.body()
+        if not data:
+            raise Problem(422, "the body is empty: send an image", field=FIELD)
+        return [Upload(file_name(request.query_params.get("name")), data)]
+    async with request.form(max_files=most, max_fields=16, max_part_size=1 << 16) as form:
+        return [Upload(file_name(file.filename), await file.read()) for file in files_of(form.multi_items(), most)]
+
+
+def files_of(items: Sequence[tuple[str, UploadFile | str]], most: int) -> list[UploadFile]:
+    """The files of a form's field `images`. Raises Problem (422) for any other field, none, or too many."""
+    files = []
+    for field, value in items:
+        if field != FIELD:
+            raise Problem(422, f"unknown field: send images in the field `{FIELD}`", field=field[:100])
+        if isinstance(value, str):
+            raise Problem(422, "not a file: give it a filename", field=FIELD)
+        files.append(value)
+    if not files:
+        raise Problem(422, f"no image: send at least one in the field `{FIELD}`", field=FIELD)
+    if len(files) > most:
+        raise Problem(422, f"{len(files)} images are over the limit of {most} of a request", field=FIELD)
+    return files
+
+
+class Decoders:
+    """Threads that decode."""
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
+        self._pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._max_pixels = settings.image_pixels
+        self._metrics = metrics
+
+    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[DecodedImage]:
+        """Images as the backbone wants them. Raises Problem (422) naming the first that cannot be decoded."""
+        loop = asyncio.get_running_loop()
+        jobs = [
+            loop.run_in_executor(self._pool, self._decode, number, upload, how) for number, upload in enumerate(uploads)
+        ]
+        return list(await asyncio.gather(*jobs))
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _decode(self, number: int, upload: Upload, how: Preprocessing) -> DecodedImage:
+        begun = time.perf_counter()
+        name = upload.name or f"{FIELD}[{number}]"
+        try:
+            pixels, geometry = preprocess(upload.opened(name, self._max_pixels), how)
+        except (ImageError, MemoryError) as error:
+            detail = str(error) or f"{name}: too large to decode"
+            raise Problem(422, detail, field=f"{FIELD}[{number}]") from error
+        self._metrics.stage("decode", time.perf_counter() - begun)
+        file = ImageFile(name, name, len(upload.data), 0, lambda: upload.data)
+        return DecodedImage(file, b"", pixels, geometry, b"")
+
+
+def file_name(name: str | None) -> str | None:
+    """A file name as it can be shown: one line, of some length."""
+    printable = "".join(letter for letter in name or "" if letter.isprintable())[:NAME_LENGTH]
+    return printable or None

@@ -1,0 +1,246 @@
+"""The queue, the batches made of it, and the one thread that computes.
+
+Images that wait together share a pass through the backbone, whatever their galleries, if those have the same one; and
+images of one gallery share its searches. Nobody waits for company: a batch begins as soon as the thread is free, save
+for a moment in which images that are being decoded may still come.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from ..backbone import Backbone
+from ..detector import Detection, Question
+from ..errors import SpadeIndexError
+from ..images import DecodedImage
+from ..settings import Maps
+from .galleries import Galleries, Served
+from .metrics import Metrics
+from .problems import Problem
+from .settings import ServeSettings
+
+IDLE_SECONDS = 2.0  # between looks at galleries that nobody asks for
+SMOOTHING = 0.1  # of the mean time an image takes
+
+log = logging.getLogger("spade_index.server")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is found for one image, with all that showing it takes, so that no gallery is asked again."""
+
+    detection: Detection
+    originals: dict[str, tuple[int, int]]  # width and height of the images whose pixels were searched, by their ids
+    map_threshold: float | None
+
+
+@dataclass(eq=False)
+class Ask:
+    """One image to be searched for."""
+
+    gallery: str
+    snapshot: int | None
+    image: DecodedImage
+    maps: Maps | None  # None: as the gallery's default
+    threshold: float | None
+    answer: Future[Answer] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Place:
+    """A request's share of the queue."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self.images = 0
+
+    def take(self, images: int) -> None:
+        """Make it so many images in all. Raises Problem (503) if the queue has no room for them."""
+        self._engine.resize(images - self.images)
+        self.images = images
+
+
+class Engine:
+    """Answers images, in the order in which they come."""
+
+    def __init__(self, galleries: Galleries, settings: ServeSettings, metrics: Metrics) -> None:
+        self._galleries = galleries
+        self._settings = settings
+        self._metrics = metrics
+        self._waiting: deque[Ask] = deque()
+        self._admitted = 0  # images of requests that are not answered
+        self._coming = 0  # of those, the ones that are being decoded
+        self._seconds = 0.1  # that an image takes, smoothed
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer what is waiting, then end."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+        self._galleries.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers."""
+        return self._thread.is_alive() and not self._stopping
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """Room in the queue while a request is served: for one image, until it says more. Raises Problem (503)."""
+        place = Place(self)
+        place.take(1)
+        try:
+            yield place
+        finally:
+            place.take(0)
+
+    @contextmanager
+    def coming(self, images: int) -> Iterator[None]:
+        """While images are being decoded, a batch that is not full waits for them a moment."""
+        with self._changed:
+            self._coming += images
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= images
+                self._changed.notify()
+
+    def resize(self, images: int) -> None:
+        """Admit so many more images, or fewer."""
+        with self._changed:
+            if images > 0 and self._stopping:
+                raise Problem(503, "the service is shutting down", retry_after=5)
+            if images > 0 and self._admitted + images > self._settings.queue_images:
+                self._metrics.refused.labels("queue").inc()
+                wait = self._admitted * self._seconds
+                raise Problem(503, f"the queue is full ({self._admitted} images)", retry_after=wait)
+            self._admitted += images
+            self._metrics.queue.set(self._admitted)
+
+    async def detect(
+        self,
+        gallery: str,
+        snapshot: int | None,
+        images: Sequence[DecodedImage],
+        maps: Maps | None = None,
+        threshold: float | None = None,
+    ) -> list[Answer]:
+        """Answers of images, in their order; if nobody waits for them any more, they are not computed.
+
+        Raises Problem (503) where their turn does not come in time, and what opening and searching the gallery raises.
+        """
+        asks = [Ask(gallery, snapshot, image, maps, threshold) for image in images]
+        with self._changed:
+            self._waiting += asks
+            self._changed.notify()
+        return list(await asyncio.gather(*(asyncio.wrap_future(ask.answer) for ask in asks)))
+
+    def _run(self) -> None:
+        while (batch := self._next()) is not None:
+            try:
+                self._answer(batch)
+                self._galleries.tidy()
+            except Exception as error:  # the thread must outlive whatever happens to a batch
+                log.exception("a batch failed")
+                for ask in batch:
+                    _fail(ask, error)
+
+    def _next(self) -> list[Ask] | None:
+        """A batch, empty if nothing came for a while; None at the end."""
+        with self._changed:
+            if not self._waiting:
+                if self._stopping:
+                    return None
+                self._changed.wait(IDLE_SECONDS)
+            until = time.monotonic() + self._settings.batch_window
+            while self._waiting and self._coming and len(self._waiting) < self._settings.batch_images:
+                if (left := until - time.monotonic()) <= 0:
+                    break
+                self._changed.wait(left)
+            count = min(len(self._waiting), self._settings.batch_images)
+            return [self._waiting.popleft() for _ in range(count)]
+
+    def _answer(self, batch: list[Ask]) -> None:
+        begun = time.monotonic()
+        asked: dict[Backbone, list[tuple[Ask, Served]]] = {}
+        for ask in batch:
+            if not ask.answer.set_running_or_notify_cancel():
+                continue
+            self._metrics.stage("wait", begun - ask.arrived)
+            try:
+                if begun - ask.arrived > self._settings.request_seconds:
+                    self._metrics.refused.labels("late").inc()
+                    raise Problem(503, "its turn did not come in time", retry_after=self._seconds * self._admitted)
+                served = self._galleries.use(ask.gallery, ask.snapshot)
+                served.detector.require_answerable(_question(ask, served))
+            except (Problem, SpadeIndexError, OSError) as error:
+                ask.answer.set_exception(error)
+            else:
+                asked.setdefault(served.backbone, []).append((ask, served))
+        for backbone, asks in asked.items():
+            self._search(backbone, asks)
+        if searched := sum(map(len, asked.values())):
+            self._metrics.batch.observe(searched)
+            self._seconds += SMOOTHING * ((time.monotonic() - begun) / searched - self._seconds)
+
+    def _search(self, backbone: Backbone, asks: list[tuple[Ask, Served]]) -> None:
+        """Answer images whose galleries have the same backbone."""
+        try:
+            with self._metrics.timed("backbone"):
+                features = backbone(np.stack([ask.image.pixels for ask, _ in asks]))
+                pooled = features.pooled.cpu().numpy()
+            for served in dict.fromkeys(served for _, served in asks):
+                places = [place for place, (_, of) in enumerate(asks) if of is served]
+                pyramid = features.pyramid
+                if len(places) < len(asks):
+                    pyramid = [level[places] for level in pyramid]
+                self._judge(served, [asks[place][0] for place in places], pooled[places], pyramid)
+        except Exception as error:
+            if not isinstance(error, SpadeIndexError):
+                log.exception("a batch failed")
+            for ask, _ in asks:
+                _fail(ask, error)
+
+    def _judge(self, served: Served, asks: list[Ask], pooled: np.ndarray, pyramid: list[Tensor]) -> None:
+        """Answer images of one gallery, each as soon as its detection is known."""
+        questions = [_question(ask, served) for ask in asks]
+        with self._metrics.timed("images"):
+            nearest = served.detector.nearest_images(pooled)
+        with self._metrics.timed("pixels"):
+            for number, detection in served.detector.judge(nearest, pyramid, questions):
+                asks[number].answer.set_result(_complete(served, detection))
+
+
+def _question(ask: Ask, served: Served) -> Question:
+    return Question(ask.maps or served.default_maps, ask.threshold)
+
+
+def _complete(served: Served, detection: Detection) -> Answer:
+    rows = {}
+    if detection.pixels is not None:
+        rows = served.gallery.catalog.images_by_key([n.key for n in detection.pixels.neighbours])
+    originals = {row.id: (row.width, row.height) for row in rows.values()}
+    return Answer(detection, originals, served.detector.thresholds.get("map"))
+
+
+def _fail(ask: Ask, error: Exception) -> None:
+    if not ask.answer.done():
+        ask.answer.set_exception(error)

@@ -1,0 +1,225 @@
+"""The galleries under one folder: opened when they are asked for, closed by a memory budget, always at the last commit.
+
+A Detector is for one thread, so what is opened here is the engine's alone. Whoever wants to look at a gallery for
+another reason opens it for himself (`Galleries.open`), which takes milliseconds.
+"""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from ..backbone import Backbone, load_backbone
+from ..detector import Detector
+from ..errors import InputError, SpadeIndexError
+from ..gallery import CATALOG, Gallery
+from ..settings import ExtractionSettings, Maps
+from .problems import Problem
+from .settings import ServeSettings
+
+OPEN_BYTES = 64 << 20  # what an open gallery takes besides its maps, about
+
+LoadBackbone = Callable[[Gallery, str], Backbone]
+Identity = tuple[int, int]  # of a catalog's file: device and inode
+
+
+def backbone_of(gallery: Gallery, device: str) -> Backbone:
+    """The backbone that a gallery was built with, loaded anew."""
+    recorded = gallery.settings
+    return load_backbone(
+        recorded.backbone,
+        weights=gallery.catalog.meta("weights_file"),
+        levels=recorded.levels,
+        preprocessing=lambda default: recorded.preprocessing,
+        device=device,
+        precision=recorded.precision,
+    )
+
+
+@dataclass(eq=False)
+class Served:
+    """A gallery that is open for queries."""
+
+    gallery: Gallery
+    backbone: Backbone
+    detector: Detector
+    identity: Identity
+    version: int  # of the catalog's contents, when it was opened
+    used: float = field(default_factory=time.monotonic)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes, about."""
+        return OPEN_BYTES + self.detector.map_bytes
+
+    @property
+    def default_maps(self) -> Maps:
+        """Score maps where a request does not say: of suspicious images, where it is known which those are."""
+        needs_all = self.detector.search.image_score not in (None, "pooled")
+        return "always" if needs_all or "pooled" not in self.detector.thresholds else "auto"
+
+
+class Galleries:
+    """Finds galleries by name."""
+
+    def __init__(self, settings: ServeSettings, load: LoadBackbone = backbone_of) -> None:
+        """`load` makes a gallery's backbone."""
+        self._settings = settings
+        self.root = Path(os.path.abspath(settings.root))
+        if not self.root.is_dir():
+            raise InputError(f"{settings.root}: no such folder: name one that holds galleries")
+        self._load = load
+        self._open: OrderedDict[tuple[str, int | None], Served] = OrderedDict()  # the least recently used first
+        self._retired: list[Served] = []
+        self._backbones: WeakValueDictionary[tuple[ExtractionSettings, str | None], Backbone] = WeakValueDictionary()
+        self._loading = threading.Lock()
+        self._to_reload: set[str] = set()
+        self._known: dict[str, tuple[Identity, ExtractionSettings]] = {}
+
+    def names(self) -> list[str]:
+        """All galleries' names, sorted."""
+        if (self.root / CATALOG).is_file():
+            return [self.root.name]
+        with os.scandir(self.root) as entries:
+            folders = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+        return sorted(name for name in folders if (self.root / name / CATALOG).is_file() and name.isprintable())
+
+    def path(self, name: str) -> Path:
+        """Where a gallery is: a folder directly under the root, never elsewhere. Raises Problem (404)."""
+        if (self.root / CATALOG).is_file():
+            if name == self.root.name:
+                return self.root
+        elif not name.startswith(".") and "/" not in name and name.isprintable():
+            path = self.root / name
+            if name and (path / CATALOG).is_file():
+                return path
+        raise Problem(404, f"no gallery {name!r}; GET /v1/galleries names them", field="gallery")
+
+    def open(self, name: str, snapshot: int | None = None) -> Gallery:
+        """A gallery for the caller's own use, at a snapshot or the latest. Raises Problem (404), GalleryError."""
+        path = self.path(name)
+        try:
+            return Gallery(path, snapshot)
+        except InputError as error:
+            raise Problem(404, f"gallery {name!r} has no snapshot {snapshot} (any more)", field="snapshot") from error
+
+    def settings_of(self, name: str) -> ExtractionSettings:
+        """What a gallery was built with; remembered, for it never changes."""
+        identity = _identity(self.path(name))
+        if name not in self._known or self._known[name][0] != identity:
+            with self.open(name) as gallery:
+                self._known[name] = identity, gallery.settings
+        return self._known[name][1]
+
+    def backbone(self, gallery: Gallery) -> Backbone:
+        """The gallery's backbone: one for all that were built with the same, as long as any uses it."""
+        key = gallery.settings, gallery.catalog.meta("weights_file")
+        with self._loading:
+            backbone = self._backbones.get(key)
+            if backbone is None:
+                backbone = self._backbones[key] = self._load(gallery, self._settings.device)
+            return backbone
+
+    def reload(self, name: str) -> None:
+        """Have a gallery opened anew at its next use."""
+        self.path(name)
+        self._to_reload.add(name)
+
+    def is_open(self, name: str) -> bool:
+        """Whether it is open for queries."""
+        return any(key[0] == name for key in list(self._open))
+
+    def use(self, name: str, snapshot: int | None = None) -> Served:
+        """A gallery to query, at a snapshot or at the latest, whatever a writer has committed by now.
+
+        Raises Problem (404), GalleryError, BackboneError.
+        """
+        key = name, snapshot
+        path = self.path(name)
+        if name in self._to_reload:
+            self._to_reload.discard(name)
+            for other in [other for other in self._open if other[0] == name]:
+                self._retire(other)
+        served = self._open.get(key)
+        if served is None or self._outdated(served, path, snapshot):
+            renewed = self._opened(name, snapshot)  # while the one before holds the backbone that both have
+            if served is not None:
+                self._retire(key)
+            self._open[key] = served = renewed
+        self._open.move_to_end(key)
+        served.used = time.monotonic()
+        return served
+
+    def tidy(self) -> None:
+        """Between batches: close galleries that are over the budget, unused for long, or behind a commit."""
+        now = time.monotonic()
+        while self._retired:
+            self._retired.pop().gallery.close()
+        for key, served in list(self._open.items()):
+            over = sum(served.bytes for served in self._open.values()) > self._settings.memory
+            idle = now - served.used > self._settings.idle_seconds
+            try:
+                if over or idle or self._outdated(served, self.path(key[0]), key[1]):
+                    self._close(key)
+            except (SpadeIndexError, Problem, OSError):
+                self._close(key)
+
+    def close(self) -> None:
+        """Close all."""
+        for key in list(self._open):
+            self._retire(key)
+        self.tidy()
+
+    def pool_stats(self) -> dict[str, int]:
+        """Galleries that are open, their memory, and how many maps their pools found, and had to read."""
+        opened = list(self._open.values())
+        stats = [served.detector.map_stats for served in opened]
+        return {
+            "open": len(opened),
+            "bytes": sum(served.bytes for served in opened),
+            "hits": sum(found.hits for found in stats),
+            "misses": sum(found.misses for found in stats),
+        }
+
+    def _opened(self, name: str, snapshot: int | None) -> Served:
+        gallery = self.open(name, snapshot)
+        try:
+            identity, version = _identity(gallery.path), gallery.catalog.data_version()
+            if snapshot is None:
+                gallery.at()  # what was committed before its version was asked for
+            if not len(gallery):
+                raise Problem(409, f"gallery {name!r} is empty: add normal images first", field="gallery")
+            backbone = self.backbone(gallery)
+            detector = Detector(
+                gallery,
+                backbone,
+                self._settings.search,
+                kernel=self._settings.kernel,
+                map_memory=self._settings.map_memory,
+            )
+        except BaseException:
+            gallery.close()
+            raise
+        return Served(gallery, backbone, detector, identity, version)
+
+    def _outdated(self, served: Served, path: Path, snapshot: int | None) -> bool:
+        """Whether something was committed since it was opened, or another gallery is there now."""
+        if _identity(path) != served.identity:
+            return True
+        return snapshot is None and served.gallery.catalog.data_version() != served.version
+
+    def _retire(self, key: tuple[str, int | None]) -> None:
+        """Use one no more; it is closed by `tidy`, for images of the same batch may still be searched for in it."""
+        self._retired.append(self._open.pop(key))
+
+    def _close(self, key: tuple[str, int | None]) -> None:
+        self._open.pop(key).gallery.close()
+
+
+def _identity(path: Path) -> Identity:
+    status = os.stat(path / CATALOG)
+    return status.st_dev, status.st_ino

@@ -1,0 +1,68 @@
+"""Uvicorn's HTTP/1.1 with a limit on how long a request's head may take: it has none of its own."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .settings import ServeSettings
+
+HEAD_BYTES = 16 << 10  # of a request's head
+
+
+def patient_for(seconds: float) -> type[H11Protocol]:
+    """A protocol that closes connections whose next request's head is not complete in so many seconds.
+
+    A connection that was used before and is idle is uvicorn's own business (`timeout_keep_alive`).
+    """
+
+    class Patient(H11Protocol):
+        _waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._in_request():
+                self._stop_waiting()
+            else:
+                self._wait()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(error)
+
+        def _in_request(self) -> bool:
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def _wait(self) -> None:
+            if self._waiting is None:
+                self._waiting = self.loop.call_later(seconds, self._give_up)
+
+        def _stop_waiting(self) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+
+        def _give_up(self) -> None:
+            self._waiting = None
+            if not self._in_request() and not self.transport.is_closing():
+                self.transport.close()
+
+    return Patient
+
+
+def protocol_options(settings: ServeSettings) -> dict[str, Any]:
+    """Uvicorn's options for a service of these settings, where it listens and what it logs aside."""
+    return {
+        "http": patient_for(settings.head_seconds),
+        "ws": "none",
+        "access_log": False,
+        "server_header": False,
+        "date_header": True,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": int(settings.request_seconds) + 1,
+        "h11_max_incomplete_event_size": HEAD_BYTES,
+    }

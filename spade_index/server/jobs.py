@@ -1,0 +1,299 @@
+"""Jobs that add images: staged on disk, run one at a time, and still known after a kill.
+
+    ROOT/.spade-index/jobs/ID/job.json    what it is and how far it came; written whole or not at all
+    ROOT/.spade-index/jobs/ID/images/     what was sent, until the job has ended
+
+A gallery is at its last commit whatever happens, and an image that is there is not added twice; so a job that was
+interrupted can be resumed.
+"""
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from queue import Queue
+from time import sleep
+from typing import Any, Literal
+
+from ..errors import GalleryLocked, InputError, SpadeIndexError
+from ..images import ImageFile
+from ..ingest import AddReport
+from ..writer import GalleryWriter
+from .galleries import Galleries
+from .problems import Problem, as_problem
+
+State = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
+ENDED = ("done", "failed", "cancelled")
+FOLDER = ".spade-index"
+NOTICES = 100  # lines kept of a job
+KEPT = 100  # ended jobs that are remembered
+LOCKED_SECONDS = 60  # to wait for another writer
+BATCH = 8  # images; queries of the same backbone wait for as many
+
+log = logging.getLogger("spade_index.server")
+
+
+class Cancelled(InputError):
+    """What ends an ingest whose client does not want it any more; what it has done is committed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request to add images, as it is told to clients."""
+
+    id: str
+    gallery: str
+    replace: bool
+    prefix: str
+    action: str = "add"
+    state: State = "receiving"
+    names: list[str] = field(default_factory=list)  # of the staged files 0, 1, ...
+    done: int = 0  # images that were looked at
+    report: dict[str, int] | None = None
+    notices: list[str] = field(default_factory=list)
+    snapshot: int | None = None  # of the gallery when the job ended
+    error: str | None = None
+    created: str = field(default_factory=lambda: _now())
+    started: str | None = None
+    ended: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """As JSON for clients."""
+        values = asdict(self)
+        values["images"] = len(values.pop("names"))
+        return values
+
+
+class Jobs:
+    """All jobs of a root, and the thread that runs them."""
+
+    def __init__(self, galleries: Galleries) -> None:
+        self._galleries = galleries
+        self._folder = galleries.root / FOLDER / "jobs"
+        self._jobs: dict[str, Job] = {}
+        self._queue: Queue[str | None] = Queue()
+        self._lock = threading.Lock()
+        self._unwanted: set[str] = set()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+
+    def start(self) -> None:
+        """Take up what is there: queued jobs go on, those that ran when the service was killed say so."""
+        for path in sorted(self._folder.glob("*/job.json")):
+            try:
+                job = Job(**json.loads(path.read_text()))
+            except (OSError, TypeError, ValueError):
+                log.warning("%s: not a readable job, left alone", path)
+                continue
+            self._jobs[job.id] = job
+            if job.state == "receiving":
+                self._end(job, state="failed", error="the service ended before all images had come: send them again")
+            elif job.state == "running":
+                self._interrupt(job)
+        for job in sorted(self._jobs.values(), key=lambda job: job.created):
+            if job.state == "queued":
+                self._queue.put(job.id)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the running job at its next image; it is queued again, as those behind it still are."""
+        self._stopping = True
+        self._queue.put(None)
+        self._thread.join()
+
+    def all(self) -> list[Job]:
+        """The newest first."""
+        return sorted(self._jobs.values(), key=lambda job: job.created, reverse=True)
+
+    def get(self, id: str) -> Job:
+        """A job. Raises Problem (404)."""
+        if id not in self._jobs:
+            raise Problem(404, "no such job (any more)", field="id")
+        return self._jobs[id]
+
+    def new(self, gallery: str, replace: bool, prefix: str) -> "Staging":
+        """A job whose images are about to come."""
+        job = Job(secrets.token_hex(8), gallery, replace, prefix)
+        folder = self._folder / job.id
+        (folder / "images").mkdir(parents=True)
+        self._put(job)
+        return Staging(self, job, folder / "images")
+
+    def submit(self, job: Job) -> Job:
+        """Have a job run whose images have come."""
+        job = self._put(replace(job, state="queued"))
+        self._queue.put(job.id)
+        return job
+
+    def resume(self, id: str) -> Job:
+        """Run an interrupted job again. Raises Problem (404, 409)."""
+        job = self.get(id)
+        if job.state != "interrupted":
+            raise Problem(409, f"job {id} is {job.state}: only an interrupted one can be resumed", field="id")
+        return self.submit(replace(job, done=0, error=None, notices=[], started=None, ended=None))
+
+    def cancel(self, id: str) -> Job:
+        """End a job; what it has committed stays. Raises Problem (404)."""
+        job = self.get(id)
+        with self._lock:
+            job = self._jobs[id]
+            if job.state == "running":
+                self._unwanted.add(id)
+                return job
+        if job.state not in ENDED:
+            self._end(job, state="cancelled")
+        return self._jobs[id]
+
+    def drop(self, job: Job) -> None:
+        """Forget a job whose images did not come."""
+        with self._lock:
+            self._jobs.pop(job.id, None)
+        shutil.rmtree(self._folder / job.id, ignore_errors=True)
+
+    def _run(self) -> None:
+        while (id := self._queue.get()) is not None and not self._stopping:
+            job = self._jobs.get(id)
+            if job is None or job.state != "queued":
+                continue
+            try:
+                self._add(self._put(replace(job, state="running", started=_now())))
+            except Exception as error:  # the thread must outlive whatever happens to a job
+                problem = as_problem(error, str(self._galleries.root))
+                if problem.status_code == 500 and not isinstance(error, SpadeIndexError):
+                    log.exception("job %s failed", id)
+                self._end(self._jobs[id], state="failed", error=str(problem.detail))
+
+    def _add(self, job: Job) -> None:
+        def note(line: str) -> None:
+            notices = self._jobs[job.id].notices
+            if len(notices) < NOTICES:
+                self._put(replace(self._jobs[job.id], notices=[*notices, line]), durably=False)
+
+        def progress(images: int) -> None:
+            now = self._jobs[job.id]
+            self._put(replace(now, done=now.done + images), durably=False)
+            if self._stopping or job.id in self._unwanted:
+                raise Cancelled("cancelled")
+
+        with self._writer(job) as writer:
+            try:
+                report = writer.add(
+                    self._files(job),
+                    self._galleries.backbone(writer.gallery),
+                    replace=job.replace,
+                    batch_size=BATCH,
+                    notice=note,
+                    progress=progress,
+                )
+            except Cancelled:
+                if self._stopping:
+                    self._put(replace(self._jobs[job.id], state="queued", done=0, notices=[]))
+                else:
+                    self._end(self._jobs[job.id], state="cancelled", snapshot=writer.gallery.snapshot)
+                return
+            snapshot = writer.gallery.snapshot
+            if writer.index_is_stale():
+                try:
+                    writer.build_index()
+                except InputError as error:  # new images are found without
+                    note(f"the index was not built again: {error}")
+        self._end(self._jobs[job.id], state="done", report=_counts(report), snapshot=snapshot)
+
+    def _writer(self, job: Job) -> GalleryWriter:
+        """The gallery, as soon as no other process writes to it, if that is soon."""
+        for _ in range(LOCKED_SECONDS):
+            with suppress(GalleryLocked):
+                return GalleryWriter(self._galleries.path(job.gallery))
+            if self._stopping or job.id in self._unwanted:
+                break
+            sleep(1)
+        return GalleryWriter(self._galleries.path(job.gallery))
+
+    def _files(self, job: Job) -> Iterator[ImageFile]:
+        for number, name in enumerate(job.names):
+            path = self._folder / job.id / "images" / str(number)
+            status = path.stat()
+            read = partial(path.read_bytes)
+            yield ImageFile(job.prefix + name, f"upload::{name}", status.st_size, status.st_mtime_ns, read)
+
+    def _interrupt(self, job: Job) -> None:
+        snapshot, there = None, 0
+        with suppress(SpadeIndexError, Problem), self._galleries.open(job.gallery) as gallery:
+            snapshot = gallery.snapshot
+            ids = [job.prefix + name for name in job.names]
+            there = len(gallery.catalog.images_by_id(ids, snapshot))
+        self._put(
+            replace(
+                job,
+                state="interrupted",
+                snapshot=snapshot,
+                ended=_now(),
+                error=f"the service ended while it ran: {there:,} of {len(job.names):,} images are in the gallery at "
+                f"its last commit, snapshot {snapshot}; POST /v1/jobs/{job.id}/resume adds the rest",
+            )
+        )
+
+    def _end(self, job: Job, **changes: Any) -> None:
+        self._unwanted.discard(job.id)
+        self._put(replace(job, ended=_now(), **changes))
+        shutil.rmtree(self._folder / job.id / "images", ignore_errors=True)
+        ended = [job for job in self.all() if job.state in ENDED]
+        for old in ended[KEPT:]:
+            self.drop(old)
+
+    def _put(self, job: Job, durably: bool = True) -> Job:
+        with self._lock:
+            self._jobs[job.id] = job
+        if durably:
+            path = self._folder / job.id / "job.json"
+            temporary = path.with_suffix(".tmp")
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(asdict(job), file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        return job
+
+
+class Staging:
+    """The images of a job, as they come. Use as a context manager: what is not submitted is dropped."""
+
+    def __init__(self, jobs: Jobs, job: Job, folder: Path) -> None:
+        self._jobs = jobs
+        self._job: Job | None = job
+        self._folder = folder
+        self._names: list[str] = []
+
+    def __enter__(self) -> "Staging":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._job is not None:
+            self._jobs.drop(self._job)
+
+    def put(self, name: str, write: Callable[[Path], None]) -> None:
+        """One more image; `write` puts it into a file."""
+        write(self._folder / str(len(self._names)))
+        self._names.append(name)
+
+    def submit(self) -> Job:
+        """All have come."""
+        assert self._job is not None
+        job, self._job = replace(self._job, names=self._names), None
+        return self._jobs.submit(job)
+
+
+def _counts(report: AddReport) -> dict[str, int]:
+    return dict(vars(report))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

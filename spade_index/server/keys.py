@@ -1,0 +1,103 @@
+"""API keys: who may read which galleries, and who may change them.
+
+One key a line, as `KEY GALLERIES read|write`; what follows a # is a comment. GALLERIES are names by commas, or *.
+
+    9fJ2...  *            read      # the operator's screen
+    x81c...  tiles,bolts  write     # the labelling tool
+"""
+
+import hashlib
+import hmac
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from .problems import Problem
+
+VARIABLE = "SPADE_INDEX_API_KEYS"
+SHORTEST = 16  # characters of a key
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the holder of a key may do."""
+
+    digest: bytes  # SHA-256 of the key: of equal length for all, and the key itself is not kept
+    galleries: frozenset[str] | None  # None: all
+    writes: bool
+
+    def allows(self, gallery: str | None, write: bool) -> bool:
+        """Whether it may look at a gallery, or change it; None is what concerns no single gallery."""
+        there = gallery is None or self.galleries is None or gallery in self.galleries
+        return there and (self.writes or not write)
+
+
+ANYONE = Key(b"", None, True)
+
+
+class Keys:
+    """All keys; none at all: anyone may do everything."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self._keys = tuple(keys)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def of(self, headers: Mapping[str, str]) -> Key:
+        """The key of a request. Raises Problem (401) if there is none, or nobody knows it."""
+        if not self._keys:
+            return ANYONE
+        digest = _digest(_given(headers))
+        found = None
+        for key in self._keys:  # all of them, whichever fits: how long it takes tells nothing
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        if found is None:
+            detail = "give a known API key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
+            raise Problem(401, detail, headers={"WWW-Authenticate": 'Bearer realm="spade_index"'})
+        return found
+
+
+def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> Keys:
+    """Keys of a file, or else of the variable SPADE_INDEX_API_KEYS. Raises InputError."""
+    if file is None:
+        return Keys(_parsed(environment.get(VARIABLE, ""), f"${VARIABLE}"))
+    try:
+        with open(file, encoding="utf-8") as opened:
+            if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o007:
+                raise InputError(f"{file}: anyone on this machine can read or change the API keys: chmod o-rwx it")
+            keys = Keys(_parsed(opened.read(), str(file)))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: API keys cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not keys:
+        raise InputError(f"{file}: there is no key in it: a line is KEY GALLERIES read|write")
+    return keys
+
+
+def _parsed(text: str, where: str) -> list[Key]:
+    keys = []
+    for number, line in enumerate(text.replace(";", "\n").splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 3 or words[2] not in ("read", "write"):
+            raise InputError(f"{where}: line {number}: write KEY GALLERIES read|write")
+        key, galleries, may = words
+        if len(key) < SHORTEST or not key.isascii():
+            raise InputError(f"{where}: line {number}: a key has at least {SHORTEST} ASCII characters")
+        names = None if galleries == "*" else frozenset(filter(None, galleries.split(",")))
+        keys.append(Key(_digest(key), names, may == "write"))
+    return keys
+
+
+def _given(headers: Mapping[str, str]) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,74 @@
+"""What the service measures of itself, for Prometheus."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+IMAGES = (1, 2, 4, 8, 16, 32, 64)
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One service's figures."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        of: dict[str, Any] = {"registry": self.registry, "namespace": "spade_index"}
+        self.requests = Counter("requests", "Requests that were answered", ("method", "route", "status"), **of)
+        self.request_seconds = Histogram("request_seconds", "From head to answer", ("route",), buckets=SECONDS, **of)
+        self._stages = Histogram(
+            "stage_seconds",
+            "decode, wait and render of an image; backbone, images (stage 1) and pixels (stage 2) of a batch",
+            ("stage",),
+            buckets=SECONDS,
+            **of,
+        )
+        self.batch = Histogram("batch_images", "Images that shared a pass through the backbone", buckets=IMAGES, **of)
+        self.queue = Gauge("queue_images", "Images admitted and not answered", **of)
+        self.refused = Counter("refused", "Requests that were refused for want of room or time", ("reason",), **of)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """A stage took so long."""
+        self._stages.labels(name).observe(seconds)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """What is done inside is a stage."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage(name, time.perf_counter() - begun)
+
+    def watch(self, galleries: Callable[[], dict[str, int]], results: Callable[[], dict[str, int]]) -> None:
+        """Ask for the state of open galleries and kept results whenever the figures are wanted."""
+        self.registry.register(_State(galleries, results))
+
+    def text(self) -> bytes:
+        """All figures."""
+        return generate_latest(self.registry)
+
+
+class _State(Collector):
+    def __init__(self, galleries: Callable[[], dict[str, int]], results: Callable[[], dict[str, int]]) -> None:
+        self._galleries, self._results = galleries, results
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges of what there is now."""
+        galleries, results = self._galleries(), self._results()
+        yield GaugeMetricFamily("spade_index_open_galleries", "Galleries that are open", galleries["open"])
+        yield GaugeMetricFamily("spade_index_open_bytes", "Memory of open galleries, about", galleries["bytes"])
+        maps = CounterMetricFamily(
+            "spade_index_maps", "Maps of open galleries' images found in memory, and read", labels=["from"]
+        )
+        maps.add_metric(["memory"], galleries["hits"])
+        maps.add_metric(["disk"], galleries["misses"])
+        yield maps
+        yield GaugeMetricFamily("spade_index_results", "Results that are kept", results["results"])
+        yield GaugeMetricFamily("spade_index_results_bytes", "Their memory", results["bytes"])

@@ -1,0 +1,95 @@
+"""Errors as RFC 9457 problem details: what went wrong, which field is at fault, and nothing of the inside."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from ..errors import (
+    BackboneError,
+    GalleryError,
+    GalleryLocked,
+    GalleryNotFound,
+    InputError,
+    SpadeIndexError,
+    StorageError,
+    UnknownImage,
+)
+
+MEDIA_TYPE = "application/problem+json"
+STATUS: dict[type[SpadeIndexError], int] = {  # the first that fits
+    GalleryNotFound: 404,
+    UnknownImage: 404,
+    GalleryLocked: 409,
+    StorageError: 503,
+    GalleryError: 500,
+    BackboneError: 500,
+    InputError: 422,
+}
+LOCKED_SECONDS = 5  # after which it may be worth trying again
+
+
+class Problem(HTTPException):
+    """An answer that is an error."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        field: str | None = None,
+        retry_after: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """`field` is the one of the request at fault, `retry_after` in seconds."""
+        headers = dict(headers or {})
+        if retry_after is not None:
+            headers["Retry-After"] = str(max(1, round(retry_after)))
+        super().__init__(status, detail, headers)
+        self.fields = [{"field": field, "detail": detail}] if field else []
+
+
+class InvalidFields(Problem):
+    """A request whose parameters are not what they should be."""
+
+    def __init__(self, errors: Sequence[Any]) -> None:
+        """`errors` are pydantic's: `loc` is where in the request, `msg` what is wrong."""
+        fields = [
+            {"field": ".".join(map(str, error["loc"][1:] or error["loc"])), "detail": str(error["msg"])}
+            for error in errors
+        ]
+        super().__init__(422, "; ".join(f"{found['field']}: {found['detail']}" for found in fields))
+        self.fields = fields
+
+
+def as_problem(error: Exception, root: str) -> Problem:
+    """What a client is told of an error; of those that nobody foresaw, nothing. Paths begin below `root`."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    for kind, status in STATUS.items():
+        if isinstance(error, kind):
+            detail = " ".join(str(error).split()).replace(f"{root}/", "")
+            return Problem(status, detail, retry_after=LOCKED_SECONDS if status in (409, 503) else None)
+    return Problem(500, "the service has failed; its log tells why, by the request id")
+
+
+def problem_response(problem: Problem, path: str, request_id: str) -> JSONResponse:
+    """A problem as an answer to a request for `path`."""
+    headers = dict(problem.headers or {})
+    if path.startswith("/v2"):  # as the Open Inference Protocol says
+        return JSONResponse({"error": problem.detail}, problem.status_code, headers)
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status_code).phrase,
+        "status": problem.status_code,
+        "detail": problem.detail,
+        "instance": path,
+        "request_id": request_id,
+    }
+    if problem.fields:
+        body["errors"] = problem.fields
+    return JSONResponse(body, problem.status_code, headers, MEDIA_TYPE)

@@ -1,0 +1,193 @@
+"""Recent results, kept for a while so that their score maps and evidence can be asked for."""
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..detector import Match, PixelDetection
+from ..heatmap import heat, heatmap, score_limits
+from ..images import DecodedImage, Geometry, covered, decode
+from ..settings import Preprocessing
+from .decoding import Upload
+from .engine import Answer
+from .problems import Problem
+
+OVERLAY_EDGE = 2048  # pixels, at most, of the longer edge of pictures that are drawn
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found for one image, and all that drawing and explaining it takes."""
+
+    gallery: str
+    upload: Upload
+    geometry: Geometry
+    answer: Answer
+    limits: tuple[float, float]
+    preprocessing: Preprocessing
+    made: float = field(default_factory=time.monotonic)
+
+    @property
+    def pixels(self) -> PixelDetection:
+        """Stage 2's findings."""
+        assert self.answer.detection.pixels is not None
+        return self.answer.detection.pixels
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes, about."""
+        pixels = self.pixels
+        return len(self.upload.data) + sum(a.nbytes for a in (pixels.score_map, pixels.distances, pixels.matches))
+
+    def overlay(self, opacity: float) -> Image.Image:
+        """The score map over the image."""
+        return heatmap(self._image(), self.pixels.score_map, self.geometry, self.limits, opacity)
+
+    def heat(self) -> Image.Image:
+        """The score map alone, RGBA of the overlay's size."""
+        return heat(_drawn_size(self.geometry), self.pixels.score_map, self.geometry, self.limits)
+
+    def grey(self) -> Image.Image:
+        """The score map in 8 bits, from the lower limit to the upper."""
+        low, high = self.limits
+        scaled = (self.pixels.score_map - low) / (high - low if high > low else 1)
+        return Image.fromarray(np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8))
+
+    def match(self, x: int, y: int) -> dict[str, Any]:
+        """What the place at this pixel of the original was matched with. Raises Problem (422)."""
+        across, down = self.geometry.to_input(x, y)
+        if not (0 <= across < 1 and 0 <= down < 1):
+            raise Problem(422, f"({x}, {y}) is not a pixel that the backbone saw", field="x")
+        score_map: NDArray[np.float32] = self.pixels.score_map
+        row, column = int(down * score_map.shape[0]), int(across * score_map.shape[1])
+        match = self.pixels.match(across, down)
+        width, height = self.answer.originals[match.neighbour.id]
+        snapshot = self.answer.detection.snapshot
+        return {
+            **evidence(match, self.geometry, self.answer, self.preprocessing),
+            "pixel": [x, y],
+            "neighbour_size": [width, height],
+            "score": float(score_map[row, column]),
+            "thumbnail": thumbnail_link(self.gallery, match.neighbour.id, snapshot),
+        }
+
+    def _image(self) -> Image.Image:
+        image = decode(self.upload.data, "the image")
+        return image.resize(_drawn_size(self.geometry), Image.Resampling.BICUBIC)
+
+
+class Results:
+    """Results by unguessable ids, the oldest out when they are too many or too old."""
+
+    def __init__(self, most_bytes: int, seconds: float) -> None:
+        self.seconds = seconds
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[str, Result] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def keep(self, result: Result) -> str:
+        """Keep a result; returns its id."""
+        id = secrets.token_urlsafe(12)
+        with self._lock:
+            self._kept[id] = result
+            self._bytes += result.bytes
+            now = time.monotonic()
+            while self._kept:
+                oldest = next(iter(self._kept.values()))
+                if self._bytes <= self._most_bytes and now - oldest.made <= self.seconds:
+                    break
+                self._bytes -= self._kept.popitem(last=False)[1].bytes
+        return id
+
+    def get(self, id: str) -> Result:
+        """A result. Raises Problem (404) once it was let go."""
+        result = self._kept.get(id)
+        if result is None or time.monotonic() - result.made > self.seconds:
+            raise Problem(404, "no such result (any more): send the image again", field="id")
+        return result
+
+    def stats(self) -> dict[str, int]:
+        """How many there are, and their memory."""
+        return {"results": len(self._kept), "bytes": self._bytes}
+
+
+def described(
+    gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing, results: Results
+) -> dict[str, Any]:
+    """What was found for one image, as JSON. Where there is a score map, it is kept, and linked to."""
+    if answer.detection.pixels is None:
+        return _verdict(upload, image.geometry, answer) | {"evidence": None, "score_map": None}
+    result = result_of(gallery, upload, image, answer, how)
+    return told(results.keep(result), result, results.seconds)
+
+
+def told(id: str, result: Result, seconds: float) -> dict[str, Any]:
+    """A result that is kept for so many seconds, as JSON."""
+    at = f"/v1/results/{id}"
+    return _verdict(result.upload, result.geometry, result.answer) | {
+        "evidence": evidence(result.pixels.worst(), result.geometry, result.answer, result.preprocessing),
+        "score_map": {
+            "id": id,
+            "max": result.pixels.score,
+            "limits": result.limits,
+            "overlay": f"{at}/overlay.png",
+            "heat": f"{at}/heat.png",
+            "grey": f"{at}/grey.png",
+            "npy": f"{at}/score_map.npy",
+            "match": f"{at}/match",
+            "expires": seconds,
+        },
+    }
+
+
+def _verdict(upload: Upload, geometry: Geometry, answer: Answer) -> dict[str, Any]:
+    detection = answer.detection
+    return {
+        "image": upload.name,
+        "width": geometry.width,
+        "height": geometry.height,
+        "score": detection.score,
+        "kind": detection.kind,
+        "scores": detection.scores,
+        "threshold": detection.threshold,
+        "anomalous": detection.anomalous,
+        "snapshot": detection.snapshot,
+        "neighbours": [{"id": n.id, "distance": n.distance} for n in detection.neighbours],
+    }
+
+
+def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing) -> Result:
+    """What can be drawn. The colours of an image without a calibrated threshold say only where its own maximum is."""
+    assert answer.detection.pixels is not None
+    limits = score_limits([answer.detection.pixels.score], answer.map_threshold)
+    return Result(gallery, upload, image.geometry, answer, limits, how)
+
+
+def evidence(match: Match, geometry: Geometry, answer: Answer, how: Preprocessing) -> dict[str, Any]:
+    """A place and the normal place that it was matched with, (x, y) in the originals, as `query --json` tells it."""
+    there = covered(*answer.originals[match.neighbour.id], how)
+    return {
+        "pixel": geometry.to_original(match.x, match.y),
+        "neighbour": match.neighbour.id,
+        "neighbour_pixel": there.to_original(match.neighbour_x, match.neighbour_y),
+        "distance": match.distance,
+    }
+
+
+def thumbnail_link(gallery: str, id: str, snapshot: int) -> str:
+    """Where an image's thumbnail is."""
+    return f"/v1/galleries/{quote(gallery, safe='')}/thumbnail?id={quote(id, safe='')}&snapshot={snapshot}"
+
+
+def _drawn_size(geometry: Geometry) -> tuple[int, int]:
+    scale = min(1.0, OVERLAY_EDGE / max(geometry.width, geometry.height))
+    return max(1, round(geometry.width * scale)), max(1, round(geometry.height * scale))

@@ -1,0 +1,116 @@
+"""What all routes share."""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from ..images import DecodedImage
+from ..settings import Maps
+from .decoding import Decoders, Upload
+from .engine import Answer, Engine
+from .galleries import Galleries, LoadBackbone, backbone_of
+from .jobs import Jobs
+from .keys import ANYONE, Key, Keys
+from .limits import ClientGone
+from .metrics import Metrics
+from .problems import Problem
+from .results import Results
+from .settings import ServeSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A query's images and their answers."""
+
+    images: list[DecodedImage]
+    answers: list[Answer]
+
+
+class Service:
+    """The galleries of one root, served."""
+
+    def __init__(self, settings: ServeSettings, keys: Keys, load: LoadBackbone = backbone_of) -> None:
+        self.settings = settings
+        self.keys = keys
+        self.metrics = Metrics()
+        self.galleries = Galleries(settings, load)
+        self.decoders = Decoders(settings, self.metrics)
+        self.engine = Engine(self.galleries, settings, self.metrics)
+        self.results = Results(settings.results_bytes, settings.results_seconds)
+        self.jobs = Jobs(self.galleries)
+        self.metrics.watch(self.galleries.pool_stats, self.results.stats)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self.engine.start()
+        self.jobs.start()
+
+    def stop(self) -> None:
+        """End: what was admitted is answered, a job that runs is left for the next start."""
+        self.jobs.stop()
+        self.engine.stop()
+        self.decoders.stop()
+
+    async def find(
+        self,
+        request: Request,
+        gallery: str,
+        uploads: Sequence[Upload],
+        *,
+        snapshot: int | None = None,
+        maps: Maps | None = None,
+        threshold: float | None = None,
+    ) -> Found:
+        """Decode images and search for them, for as long as the client waits.
+
+        The request must have its place in the queue. Raises Problem, and what opening and searching a gallery raises.
+        """
+
+        async def found() -> Found:
+            how = (await asyncio.to_thread(self.galleries.settings_of, gallery)).preprocessing
+            with self.engine.coming(len(uploads)):
+                images = await self.decoders.decode(uploads, how)
+            return Found(images, await self.engine.detect(gallery, snapshot, images, maps, threshold))
+
+        return await while_waited_for(request, found())
+
+
+def service_of(request: Request) -> Service:
+    """The service that answers a request."""
+    service: Service = request.app.state.service
+    return service
+
+
+def allowed(request: Request, gallery: str | None = None, *, write: bool = False) -> Key:
+    """The request's key, if it may. Raises Problem (401, 403)."""
+    service = service_of(request)
+    key = service.keys.of(request.headers) if service.keys else ANYONE
+    if not key.allows(gallery, write):
+        raise Problem(403, f"this API key may not {'change' if write else 'read'} {gallery or 'that'}")
+    return key
+
+
+async def while_waited_for(request: Request, work: Awaitable[T]) -> T:
+    """What work gives; it is cancelled if the client goes. The request's body must have been read."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, going = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, going}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGone
+    finally:
+        for task in (working, going):
+            task.cancel()
+            with suppress(BaseException):
+                await task

@@ -1,0 +1,66 @@
+"""What is served, to whom, and within which limits."""
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InputError
+from ..settings import SearchSettings
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Everything that `spade-index serve` can be told; sizes in bytes, times in seconds."""
+
+    root: Path
+    host: str = "127.0.0.1"
+    port: int = 8765
+    allowed_hosts: tuple[str, ...] = ()  # names that requests may give besides the one listened on
+    allowed_origins: tuple[str, ...] = ()  # of other sites' pages that may call the service
+
+    search: SearchSettings = field(default_factory=SearchSettings)  # its `maps` is each request's own
+    device: str = "auto"
+    kernel: str | None = None
+    map_memory: int | None = None  # of each open gallery
+    memory: int = 2048 * MIB  # of all open galleries
+    idle_seconds: float = 600  # after which an unused gallery is closed
+
+    batch_images: int = 16  # that share a pass through the backbone
+    batch_window: float = 0.005  # to wait for images that are being decoded
+    queue_images: int = 256  # admitted and not answered; beyond it requests are refused
+    decoders: int = os.cpu_count() or 2
+
+    body_bytes: int = 64 * MIB
+    add_bytes: int = 1024 * MIB  # body of a request that adds images
+    held_bytes: int = 512 * MIB  # of all bodies that are being received, those of adding aside
+    request_images: int = 32
+    add_images: int = 1000  # of one request
+    image_pixels: int = 50_000_000
+    head_seconds: float = 10  # for a request's head to arrive
+    body_seconds: float = 30  # without a byte of its body
+    request_seconds: float = 60  # from its arrival to its turn
+
+    results_bytes: int = 256 * MIB  # of recent results, whose score maps can be asked for
+    results_seconds: float = 900
+
+    def __post_init__(self) -> None:
+        for name in ("batch_images", "queue_images", "decoders", "request_images", "add_images", "image_pixels"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.queue_images < self.request_images:
+            raise InputError(
+                f"the queue ({self.queue_images} images) must hold at least one request ({self.request_images} images)"
+            )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

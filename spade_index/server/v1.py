@@ -1,0 +1,294 @@
+"""The native API: galleries, queries, score maps and evidence."""
+
+import io
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Annotated, Any, Literal
+
+import anyio
+import numpy as np
+from fastapi import APIRouter, Path, Query, Request, Response
+from PIL import Image
+
+from ..detector import calibrated_thresholds
+from ..errors import SpadeIndexError
+from ..gallery import Gallery
+from ..settings import Maps
+from . import results, schema
+from .decoding import FIELD, read_uploads
+from .problems import MEDIA_TYPE, Problem, as_problem
+from .results import Result
+from .schema import binary, image_body
+from .service import Service, allowed, service_of
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "What is wrong with the request (RFC 9457)", "content": {MEDIA_TYPE: {}}},
+    "5XX": {"description": "What is wrong with the service (RFC 9457)", "content": {MEDIA_TYPE: {}}},
+}
+NPY = "application/x-npy"
+MAX_EDGE = 1 << 30  # pixels
+
+GalleryName = Annotated[str, Path(description="A gallery, as GET /v1/galleries names it")]
+Snapshot = Annotated[int | None, Query(ge=0, le=2**62, description="As of this snapshot [the latest]")]
+ResultId = Annotated[str, Path(description="Of a result's `score_map`")]
+Opacity = Annotated[float, Query(ge=0, le=1, description="Of the overlay half-way between the limits")]
+
+router = APIRouter(prefix="/v1", responses=PROBLEMS)
+
+
+@router.get("", response_model=schema.ServiceInfo, tags=["service"])
+async def service(request: Request) -> dict[str, Any]:
+    """What this is, and its limits."""
+    allowed(request)
+    served = service_of(request)
+    settings = served.settings
+    return {
+        "service": "spade_index",
+        "version": version("spade_index"),
+        "galleries": len(await anyio.to_thread.run_sync(served.galleries.names)),
+        "limits": {
+            "body_bytes": settings.body_bytes,
+            "add_bytes": settings.add_bytes,
+            "image_pixels": settings.image_pixels,
+            "images": settings.request_images,
+            "add_images": settings.add_images,
+            "queue_images": settings.queue_images,
+            "seconds": settings.request_seconds,
+        },
+    }
+
+
+@router.get("/galleries", response_model=schema.GalleryList, tags=["galleries"])
+def galleries(request: Request) -> dict[str, Any]:
+    """All galleries that the key may read."""
+    key, served = allowed(request), service_of(request)
+    names = [name for name in served.galleries.names() if key.allows(name, write=False)]
+    return {"galleries": [_summary(served, name) for name in names]}
+
+
+@router.get("/galleries/{gallery}", response_model=schema.GalleryInfo, tags=["galleries"])
+def gallery(request: Request, gallery: GalleryName) -> dict[str, Any]:
+    """One gallery: what it was built with, its snapshots, thresholds and index."""
+    key, served = allowed(request, gallery), service_of(request)
+    with served.galleries.open(gallery) as opened:
+        return _described(served, gallery, opened) | {"may_write": key.allows(gallery, write=True)}
+
+
+@router.post("/galleries/{gallery}/reload", response_model=schema.GalleryInfo, tags=["galleries"])
+def reload(request: Request, gallery: GalleryName) -> dict[str, Any]:
+    """Have a gallery opened anew. Commits are seen without."""
+    key, served = allowed(request, gallery), service_of(request)
+    served.galleries.reload(gallery)
+    with served.galleries.open(gallery) as opened:
+        return _described(served, gallery, opened) | {"may_write": key.allows(gallery, write=True)}
+
+
+@router.get("/galleries/{gallery}/images", response_model=schema.GalleryImages, tags=["images"])
+def images(
+    request: Request,
+    gallery: GalleryName,
+    after: Annotated[int, Query(ge=-1, le=2**62, description="`next` of the page before")] = -1,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    removed: Annotated[bool, Query(description="Those that can be restored instead")] = False,
+) -> dict[str, Any]:
+    """The images of a gallery, page by page, in the order in which they were added."""
+    allowed(request, gallery)
+    with service_of(request).galleries.open(gallery) as opened:
+        if removed:
+            rows = [row for row in opened.removed_images() if row.key > after][: limit + 1]
+        else:
+            rows = opened.catalog.page(opened.snapshot, after, limit + 1)
+    fields = ("id", "key", "width", "height", "added", "path")
+    told = [{field: getattr(row, field) for field in fields} for row in rows[:limit]]
+    return {"images": told, "next": rows[limit - 1].key if len(rows) > limit else None}
+
+
+@router.get("/galleries/{gallery}/thumbnail", response_class=Response, responses=binary("image/jpeg"), tags=["images"])
+def thumbnail(
+    request: Request,
+    gallery: GalleryName,
+    id: Annotated[str, Query(description="Of an image")],
+    snapshot: Snapshot = None,
+) -> Response:
+    """A small JPEG of one of the gallery's images."""
+    allowed(request, gallery)
+    with service_of(request).galleries.open(gallery, snapshot) as opened:
+        jpeg = opened.thumbnail(opened.image(id))
+    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+
+
+@router.post(
+    "/galleries/{gallery}/query",
+    response_model=schema.QueryAnswer,
+    openapi_extra=image_body(FIELD, many=True),
+    tags=["query"],
+)
+async def query(
+    request: Request,
+    gallery: GalleryName,
+    maps: Annotated[
+        Maps | None,
+        Query(
+            description="Score maps of all images, of those whose pooled score is above its threshold, or of none "
+            "[auto where the gallery has such a threshold, else always]"
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, Query(allow_inf_nan=False, description="Call images anomalous above this score [the calibrated]")
+    ] = None,
+    snapshot: Snapshot = None,
+    name: Annotated[str | None, Query(max_length=1024, description="Of an image that is the whole body")] = None,
+) -> dict[str, Any]:
+    """Score images: one as the body, or some in the form field `images`."""
+    allowed(request, gallery)
+    served = service_of(request)
+    served.galleries.path(gallery)
+    with served.engine.place() as place:
+        uploads = await read_uploads(request, served.settings.request_images)
+        place.take(len(uploads))
+        found = await served.find(request, gallery, uploads, snapshot=snapshot, maps=maps, threshold=threshold)
+        how = served.galleries.settings_of(gallery).preprocessing
+        told = [
+            results.described(gallery, upload, image, answer, how, served.results)
+            for upload, image, answer in zip(uploads, found.images, found.answers, strict=True)
+        ]
+    return {"gallery": gallery, "snapshot": told[0]["snapshot"], "results": told}
+
+
+@router.post(
+    "/galleries/{gallery}/score-map",
+    response_class=Response,
+    responses=binary("image/png", NPY),
+    openapi_extra=image_body(FIELD, many=False),
+    tags=["query"],
+)
+async def score_map(
+    request: Request,
+    gallery: GalleryName,
+    format: Annotated[
+        Literal["overlay", "heat", "grey", "npy"],
+        Query(description="Over the image; its colours alone; 8-bit grey; or float32 values as NumPy keeps them"),
+    ] = "overlay",
+    opacity: Opacity = 0.5,
+    snapshot: Snapshot = None,
+    name: Annotated[str | None, Query(max_length=1024)] = None,
+) -> Response:
+    """The score map of one image, at once. Its score is in the headers."""
+    allowed(request, gallery)
+    served = service_of(request)
+    served.galleries.path(gallery)
+    with served.engine.place():
+        uploads = await read_uploads(request, 1)
+        found = await served.find(request, gallery, uploads, snapshot=snapshot, maps="always")
+        how = served.galleries.settings_of(gallery).preprocessing
+        result = results.result_of(gallery, uploads[0], found.images[0], found.answers[0], how)
+        response = await anyio.to_thread.run_sync(_rendered, served, result, format, opacity)
+    detection = result.answer.detection
+    response.headers["X-Score"] = repr(detection.score)
+    response.headers["X-Snapshot"] = str(detection.snapshot)
+    if detection.anomalous is not None:
+        response.headers["X-Anomalous"] = str(detection.anomalous).lower()
+    return response
+
+
+@router.get("/results/{id}", response_model=schema.ResultInfo, tags=["results"])
+def result(request: Request, id: ResultId) -> dict[str, Any]:
+    """What a query found, again."""
+    return results.told(id, _result(request, id), service_of(request).results.seconds)
+
+
+@router.get("/results/{id}/overlay.png", response_class=Response, responses=binary("image/png"), tags=["results"])
+def overlay(request: Request, id: ResultId, opacity: Opacity = 0.5) -> Response:
+    """The score map over the image, in its own coordinates."""
+    return _rendered(service_of(request), _result(request, id), "overlay", opacity)
+
+
+@router.get("/results/{id}/heat.png", response_class=Response, responses=binary("image/png"), tags=["results"])
+def heat(request: Request, id: ResultId) -> Response:
+    """The overlay's colours alone, transparent where the image is normal, for those who lay it over the image."""
+    return _rendered(service_of(request), _result(request, id), "heat", 0.5)
+
+
+@router.get("/results/{id}/grey.png", response_class=Response, responses=binary("image/png"), tags=["results"])
+def grey(request: Request, id: ResultId) -> Response:
+    """The score map as 8-bit grey over the result's `limits`, of the backbone's input size."""
+    return _rendered(service_of(request), _result(request, id), "grey", 0.5)
+
+
+@router.get("/results/{id}/score_map.npy", response_class=Response, responses=binary(NPY), tags=["results"])
+def npy(request: Request, id: ResultId) -> Response:
+    """The score map, float32 [H, W] of the backbone's input size, as NumPy keeps it."""
+    return _rendered(service_of(request), _result(request, id), "npy", 0.5)
+
+
+@router.get("/results/{id}/match", response_model=schema.MatchInfo, tags=["results"])
+def match(
+    request: Request,
+    id: ResultId,
+    x: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Column of the original, from 0")],
+    y: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Row of the original, from 0")],
+) -> dict[str, Any]:
+    """The normal image and place that a place of the image was matched with."""
+    return _result(request, id).match(x, y)
+
+
+def _result(request: Request, id: str) -> Result:
+    """A kept result, if the key may read its gallery."""
+    allowed(request)
+    found = service_of(request).results.get(id)
+    allowed(request, found.gallery)
+    return found
+
+
+def _rendered(served: Service, result: Result, format: str, opacity: float) -> Response:
+    with served.metrics.timed("render"):
+        if format == "npy":
+            buffer = io.BytesIO()
+            np.save(buffer, result.pixels.score_map, allow_pickle=False)
+            return Response(buffer.getvalue(), media_type=NPY)
+        if format == "overlay":
+            return _png(result.overlay(opacity))
+        return _png(result.heat() if format == "heat" else result.grey())
+
+
+def _png(image: Image.Image) -> Response:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)  # a few percent larger, in a fifth of the time
+    return Response(buffer.getvalue(), media_type="image/png")
+
+
+def _summary(served: Service, name: str) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "name": name,
+        "images": None,
+        "snapshot": None,
+        "backbone": None,
+        "calibrated": False,
+        "error": None,
+    }
+    try:
+        with served.galleries.open(name) as opened:
+            told |= {
+                "images": len(opened),
+                "snapshot": opened.snapshot,
+                "backbone": opened.settings.backbone,
+                "calibrated": opened.catalog.calibration(served.settings.search.calibration_key()) is not None,
+            }
+    except (SpadeIndexError, Problem) as error:
+        told["error"] = as_problem(error, str(served.galleries.root)).detail
+    return told | {"open": served.galleries.is_open(name)}
+
+
+def _described(served: Service, name: str, opened: Gallery) -> dict[str, Any]:
+    info = opened.info()
+    kept = ("images", "snapshot", "snapshots", "created", "removed_images", "shard_bytes", "settings", "index")
+    search = served.settings.search
+    return {
+        "name": name,
+        **{field: info[field] for field in kept},
+        "backbone": opened.settings.backbone,
+        "input_size": list(opened.settings.preprocessing.input_size),
+        "search": {field: value for field, value in asdict(search).items() if field != "maps"},
+        "thresholds": calibrated_thresholds(opened, search)[0],
+        "open": served.galleries.is_open(name),
+    }

@@ -1,0 +1,145 @@
+"""The native API's changes of a gallery: add images (a job), remove and restore them."""
+
+import shutil
+import time
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.datastructures import UploadFile
+
+from ..errors import GalleryLocked, InputError
+from ..writer import GalleryWriter
+from . import schema
+from .decoding import FIELD, file_name, files_of, is_multipart
+from .jobs import Job, Jobs
+from .problems import Problem, as_problem
+from .schema import image_body
+from .service import allowed, service_of
+from .v1 import PROBLEMS, GalleryName
+
+LOCKED_SECONDS = 5  # to wait for another writer
+
+JobId = Annotated[str, Path(description="Of a job")]
+
+router = APIRouter(prefix="/v1", responses=PROBLEMS)
+
+
+@router.post(
+    "/galleries/{gallery}/images",
+    status_code=202,
+    response_model=schema.JobInfo,
+    openapi_extra=image_body(FIELD, raw=False),
+    tags=["images"],
+)
+async def add(
+    request: Request,
+    response: Response,
+    gallery: GalleryName,
+    replace: Annotated[bool, Query(description="Take changed images in place of those with their ids")] = False,
+    prefix: Annotated[str, Query(max_length=256, description="Put before each image's id")] = "",
+) -> dict[str, Any]:
+    """Add normal images; their file names become their ids. Answers with a job as soon as all have come."""
+    allowed(request, gallery, write=True)
+    served = service_of(request)
+    served.galleries.path(gallery)
+    if not is_multipart(request):
+        raise Problem(415, f"send images as multipart/form-data in the field `{FIELD}`", field="Content-Type")
+    most = served.settings.add_images
+    async with request.form(max_files=most, max_fields=16, max_part_size=1 << 16) as form:
+        files = files_of(form.multi_items(), most)
+        job = await anyio.to_thread.run_sync(_staged, served.jobs, gallery, replace, prefix, files)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return job.told()
+
+
+@router.post("/galleries/{gallery}/remove", response_model=schema.Changed, tags=["images"])
+def remove(request: Request, gallery: GalleryName, ids: schema.Ids) -> dict[str, Any]:
+    """Remove images, all or none. Scores change at once; until the gallery is compacted, `restore` takes them back."""
+    return _change(request, gallery, ids, "remove")
+
+
+@router.post("/galleries/{gallery}/restore", response_model=schema.Changed, tags=["images"])
+def restore(request: Request, gallery: GalleryName, ids: schema.Ids) -> dict[str, Any]:
+    """Take back the removal of images, all or none."""
+    return _change(request, gallery, ids, "restore")
+
+
+@router.get("/jobs", response_model=schema.JobList, tags=["jobs"])
+def jobs(request: Request) -> dict[str, Any]:
+    """All jobs of galleries that the key may read, the newest first."""
+    key = allowed(request)
+    return {"jobs": [job.told() for job in service_of(request).jobs.all() if key.allows(job.gallery, write=False)]}
+
+
+@router.get("/jobs/{id}", response_model=schema.JobInfo, tags=["jobs"])
+def job(request: Request, id: JobId) -> dict[str, Any]:
+    """How far a job is."""
+    return _job(request, id, write=False).told()
+
+
+@router.delete("/jobs/{id}", response_model=schema.JobInfo, tags=["jobs"])
+def cancel(request: Request, id: JobId) -> dict[str, Any]:
+    """End a job; what it has committed stays."""
+    _job(request, id, write=True)
+    return service_of(request).jobs.cancel(id).told()
+
+
+@router.post("/jobs/{id}/resume", status_code=202, response_model=schema.JobInfo, tags=["jobs"])
+def resume(request: Request, id: JobId) -> dict[str, Any]:
+    """Go on with a job that was interrupted because the service ended."""
+    _job(request, id, write=True)
+    return service_of(request).jobs.resume(id).told()
+
+
+def _job(request: Request, id: str, *, write: bool) -> Job:
+    allowed(request)
+    found = service_of(request).jobs.get(id)
+    allowed(request, found.gallery, write=write)
+    return found
+
+
+def _staged(jobs: Jobs, gallery: str, replace: bool, prefix: str, files: list[UploadFile]) -> Job:
+    """A job of these files. Raises Problem (422) for names that are no ids."""
+    names = [file_name(file.filename) for file in files]
+    for number, name in enumerate(names):
+        if name is None or name in names[:number]:
+            detail = "a file name must be there, and differ from the others': it becomes the image's id"
+            raise Problem(422, detail, field=f"{FIELD}[{number}]")
+    with jobs.new(gallery, replace, prefix) as staging:
+        for name, file in zip(names, files, strict=True):
+
+            def write(path: FilePath, file: UploadFile = file) -> None:
+                with open(path, "wb") as staged:
+                    shutil.copyfileobj(file.file, staged)
+
+            staging.put(name or "", write)
+        return staging.submit()
+
+
+def _change(request: Request, gallery: str, ids: schema.Ids, action: str) -> dict[str, Any]:
+    allowed(request, gallery, write=True)
+    path = service_of(request).galleries.path(gallery)
+    if not ids.ids:
+        raise Problem(422, "name at least one image", field="ids")
+    with _writer(path) as writer:
+        try:
+            snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)
+        except InputError as error:  # of one to be restored that is there
+            raise Problem(
+                409, as_problem(error, str(service_of(request).galleries.root)).detail, field="ids"
+            ) from error
+        return {"changed": len(set(ids.ids)), "images": len(writer.gallery), "snapshot": snapshot}
+
+
+def _writer(path: FilePath) -> GalleryWriter:
+    """The gallery, for writing, if no other writer is at it for long. Raises GalleryLocked."""
+    until = time.monotonic() + LOCKED_SECONDS
+    while True:
+        try:
+            return GalleryWriter(path)
+        except GalleryLocked:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
