@@ -25,7 +25,11 @@ setup(
         "spade_index.benchmarks.gpu": "benchmarks/gpu",
         "spade_index.kernels": "kernels",
     },
-    package_data={"spade_index": ["py.typed", "templates/*.html"], "spade_index.kernels": ["*.cu"]},
+    package_data={
+        "spade_index": ["py.typed", "templates/*.html"],
+        "spade_index.kernels": ["*.cu"],
+        "spade_index.server": ["page/*"],
+    },
     install_requires=[
         "click>=8.1",
         "efficientnet-lite-pytorch>=0.1.0",
@@ -51,6 +55,7 @@ setup(
             "hypothesis>=6.100",
             "matplotlib>=3.9",
             "mypy>=1.13",
+            "playwright>=1.49",
             "pytest>=8.3",
             "ruff>=0.8",
             "scikit-learn>=1.5",
