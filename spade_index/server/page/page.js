@@ -4,6 +4,8 @@ import { ask, askKey, galleryPath, hasKey, Problem } from "./service.js";
 import { VERDICTS, hide, number, page, show, shown } from "./shown.js";
 
 const AT_ONCE = 4; // queries under way: the service computes together what arrives together
+const WAITING = { state: "waiting", words: "It waits for the images before it." };
+const CANCELLED = "It was not compared with anything.";
 
 let galleries = [];
 let largest = Infinity; // bytes of an image file
@@ -49,8 +51,8 @@ function takeImages(files) {
   if (!page.gallery.value) return notice("Pick a gallery first, then give the images again.");
   if (!files.length) return notice("That was not a file. Save the image first, then drop it here.");
   notice("");
-  const waiting = { state: "waiting", gallery: page.gallery.value, words: "It waits for the images before it." };
-  const fresh = [...files].map((file) => ({ file, url: URL.createObjectURL(file), ...waiting }));
+  const gallery = page.gallery.value;
+  const fresh = [...files].map((file) => ({ file, gallery, url: URL.createObjectURL(file), ...WAITING }));
   for (const item of fresh) page.list.append((item.row = newRow(item)));
   items.push(...fresh);
   show(fresh[0]);
@@ -90,7 +92,7 @@ async function query(item) {
     const verdict = { true: "anomalous", false: "normal", null: "unknown" }[result.anomalous];
     update(item, { state: verdict, result, place: result.evidence?.pixel, words: "" });
   } catch (error) {
-    if (signal.aborted) update(item, { state: "cancelled", words: "It was not compared with anything." });
+    if (signal.aborted) update(item, { state: "cancelled", words: CANCELLED });
     else update(item, { state: "failed", words: error.message });
   }
 }
@@ -109,13 +111,13 @@ async function bytesOf(file) {
 
 function queryAgain(item) {
   forget(item);
-  update(item, { state: "waiting", gallery: page.gallery.value, result: null, words: "" });
+  update(item, { gallery: page.gallery.value, result: null, ...WAITING });
   runQueries();
 }
 
 function cancel(item) {
   if (item.state === "running") item.abort.abort();
-  else update(item, { state: "cancelled", words: "" });
+  else update(item, { state: "cancelled", words: CANCELLED });
 }
 
 function clear() {
