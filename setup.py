@@ -28,7 +28,7 @@ setup(
     package_data={
         "spade_index": ["py.typed", "templates/*.html"],
         "spade_index.kernels": ["*.cu"],
-        "spade_index.server": ["templates/*"],
+        "spade_index.server": ["page/*", "templates/*"],
     },
     install_requires=[
         "click>=8.1",

@@ -204,7 +204,12 @@ class Client:
             time.sleep(pause)
 
     def _json(self, method: str, path: str, files: Any = None, body: Any = None, **parameters: Any) -> Any:
-        return self._asked(method, path, files, body, **parameters).json()
+        response = self._asked(method, path, files, body, **parameters)
+        try:
+            return response.json()
+        except ValueError:
+            told = f"{response.url}: the answer is not JSON: not the address of a service"
+            raise ServiceError(told, status=response.status_code) from None
 
     def _asked(self, method: str, path: str, files: Any = None, body: Any = None, **parameters: Any) -> httpx.Response:
         """A successful answer. Raises ServiceError."""

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from ..errors import SpadeIndexError
-from . import docs, v1, v1_changes, v2
+from . import docs, page, v1, v1_changes, v2
 from .galleries import LoadBackbone, backbone_of
 from .keys import Keys
 from .limits import Limits, log
@@ -54,6 +54,7 @@ def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbon
     app.include_router(v1_changes.router)
     app.include_router(v2.router)
     app.include_router(docs.router)
+    app.include_router(page.router)
     app.add_api_route("/metrics", metrics, methods=["GET"], include_in_schema=False)
     root = str(service.galleries.root)
 

@@ -36,7 +36,9 @@ IDS = r"""-H 'Content-Type: application/json' -d "{\"ids\": [\"$ID\"]}" """.stri
 IMAGE = """printf '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["%s"]}]}' """
 BODIES = {"remove": IDS, "restore": IDS, "infer": "-H 'Content-Type: application/json' -d @-"}
 BEFORE = {"infer": IMAGE + """"$(base64 < "$IMAGE" | tr -d '\\n')" |\n  """}
-SECTIONS = {  # commands at the top of a section, by its tag: what the others there need
+SECTIONS: dict[
+    str, tuple[str, str, list[str | int], str]
+] = {  # commands at the top of a section, by its tag: what the others there need
     "images": ("ID", "/v1/galleries/$GALLERY/images?limit=1", ["images", 0, "id"], ""),
     "results": ("RESULT", "/v1/galleries/$GALLERY/query?maps=always", ["results", 0, "score_map", "id"], "images"),
     "jobs": ("JOB", "/v1/galleries/$GALLERY/images", ["id"], "images"),

@@ -1,5 +1,6 @@
 """Services for tests: one in this process whose backbone can be watched and held, and one of its own to be killed."""
 
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import uvicorn
+from PIL import Image
 from tiny import TinyCNN
 
 from spade_index.backbone import Backbone, Features
@@ -24,6 +26,7 @@ from spade_index.gallery import Gallery
 from spade_index.server.app import create_app
 from spade_index.server.http_protocol import protocol_options
 from spade_index.server.keys import Keys, read_keys
+from spade_index.server.limits import Limits
 from spade_index.server.settings import ServeSettings
 
 PATIENCE = 30  # seconds that anything may take before a test fails
@@ -82,6 +85,10 @@ class Watch:
         """Until a batch waits in a held backbone."""
         eventually(lambda: any(b.entered.is_set() and not b.free.is_set() for b in self.backbones))
 
+    def release(self) -> None:
+        """Go on, before the end of `held`."""
+        self._hold(False)
+
     def _hold(self, hold: bool) -> None:
         self._held = hold
         for backbone in self.backbones:
@@ -125,6 +132,17 @@ class Server:
         answer = self.http.post(f"/v1/galleries/{gallery}/query", content=data, params=parameters)
         assert answer.status_code == 200, answer.text
         return answer.json()["results"][0]
+
+    def wait_until_waiting(self, images: int) -> None:
+        """Until so many images are decoded and wait for their turn."""
+        eventually(lambda: len(self.service.engine._waiting) >= images)
+
+    def middleware_held(self) -> int:
+        """Bytes of bodies that are held."""
+        layer = self.app.middleware_stack
+        while not isinstance(layer, Limits):
+            layer = layer.app
+        return layer._held
 
     def metric(self, line: str) -> float:
         """The value of a figure, by its name and labels as Prometheus writes them; 0 if it was never set."""
@@ -303,6 +321,19 @@ def problem(answer: Any, status: int, field: str | None = None) -> dict[str, Any
     if field is not None:
         assert field in [error["field"] for error in told["errors"]], told
     return told
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    """An image as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def odd() -> bytes:
+    """An image file unlike all of the galleries', 40x36 pixels."""
+    stripes = np.arange(40) // 2 % 2 * np.full((36, 1), 255)
+    return encoded(Image.fromarray(stripes.astype(np.uint8)).convert("RGB"))
 
 
 def parts(*files: tuple[str, bytes], field: str = "images") -> list[tuple[str, tuple[str, bytes, str]]]:

@@ -1,0 +1,41 @@
+"""The page at `/`: a few files that are served as they are. A browser asks each time whether they have changed."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from functools import cache
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+
+FOLDER = Path(__file__).parent / "page"
+FILES = {  # by path: file and media type
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/service.js": ("service.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+router = APIRouter()
+
+
+@cache
+def _read(name: str) -> tuple[bytes, str]:
+    """A file of the page and its entity tag."""
+    data = (FOLDER / name).read_bytes()
+    return data, f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+
+
+def _route(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    async def page_file(request: Request) -> Response:
+        data, tag = _read(name)
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}  # the service may have been updated
+        if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(data, headers=headers, media_type=media_type)
+
+    return page_file
+
+
+for path, (name, media_type) in FILES.items():
+    router.add_route(path, _route(name, media_type), methods=["GET"], include_in_schema=False)
