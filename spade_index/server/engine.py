@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from ..backbone import Backbone
-from ..detector import Detection, Question
+from ..detection import Detection, Question
 from ..errors import SpadeIndexError
 from ..images import DecodedImage
 from ..settings import Maps
