@@ -45,10 +45,17 @@ class WatchedBackbone(Backbone):
         self.entered = threading.Event()  # a batch waits, or has
 
     def __call__(self, pixels: np.ndarray) -> Features:
+        self._come(pixels)
+        return super().__call__(pixels)
+
+    def _stored_features(self, pixels: np.ndarray) -> Features:  # of images that are added
+        self._come(pixels)
+        return super()._stored_features(pixels)
+
+    def _come(self, pixels: np.ndarray) -> None:
         self.batches.append(len(pixels))
         self.entered.set()
         assert self.free.wait(PATIENCE)
-        return super().__call__(pixels)
 
 
 class Watch:

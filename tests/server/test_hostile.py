@@ -13,6 +13,8 @@ from PIL import Image
 from serving import Server, encoded, parts, problem
 from tiny import png, random_image
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow notices in damaged files
+
 FORMATS = {
     "JPEG": {"quality": 90},
     "PNG": {},
