@@ -206,6 +206,8 @@ class Engine:
                     raise Problem(503, "its turn did not come in time", retry_after=self._seconds * self._admitted)
                 served = self._galleries.use(ask.gallery, ask.snapshot)
                 served.detector.require_answerable(_question(ask, served))
+                if ask.image.pixels.shape[:2] != served.gallery.settings.preprocessing.input_size:
+                    raise Problem(503, f"gallery {ask.gallery!r} was built anew meanwhile", retry_after=1)
             except (Problem, SpadeIndexError, OSError) as error:
                 ask.answer.set_exception(error)
             else:

@@ -80,7 +80,7 @@ class Galleries:
         self._backbones: WeakValueDictionary[tuple[ExtractionSettings, str | None], Backbone] = WeakValueDictionary()
         self._loading = threading.Lock()
         self._to_reload: set[str] = set()
-        self._known: dict[str, tuple[Identity, ExtractionSettings]] = {}
+        self._known: dict[str, tuple[int, ExtractionSettings]] = {}
 
     def names(self) -> list[str]:
         """All galleries' names, sorted."""
@@ -100,7 +100,7 @@ class Galleries:
             with suppress(OSError):  # a name that is too long for one
                 if name and (path / CATALOG).is_file():
                     return path
-        raise Problem(404, f"no gallery {name[:100]!r}; GET /v1/galleries names them", field="gallery")
+        raise self._unknown(name)
 
     def open(self, name: str, snapshot: int | None = None) -> Gallery:
         """A gallery for the caller's own use, at a snapshot or the latest. Raises Problem (404), GalleryError."""
@@ -112,11 +112,15 @@ class Galleries:
 
     def settings_of(self, name: str) -> ExtractionSettings:
         """What a gallery was built with; remembered, for it never changes."""
-        identity = _identity(self.path(name))
-        if name not in self._known or self._known[name][0] != identity:
-            with self.open(name) as gallery:
-                self._known[name] = identity, gallery.settings
-        return self._known[name][1]
+        path = self.path(name) / CATALOG
+        with suppress(FileNotFoundError):
+            written = path.stat().st_mtime_ns  # an inode alone may be another file's by now
+            known = self._known.get(name)
+            if known is None or known[0] != written:
+                with self.open(name) as gallery:
+                    known = self._known[name] = written, gallery.settings
+            return known[1]
+        raise self._unknown(name)
 
     def backbone(self, gallery: Gallery) -> Backbone:
         """The gallery's backbone: one for all that were built with the same, as long as any uses it."""
@@ -208,6 +212,9 @@ class Galleries:
             gallery.close()
             raise
         return Served(gallery, backbone, detector, identity, version)
+
+    def _unknown(self, name: str) -> Problem:
+        return Problem(404, f"no gallery {name[:100]!r}; GET /v1/galleries names them", field="gallery")
 
     def _outdated(self, served: Served, path: Path, snapshot: int | None) -> bool:
         """Whether something was committed since it was opened, or another gallery is there now."""

@@ -80,7 +80,7 @@ class Result:
         }
 
     def _image(self) -> Image.Image:
-        image = decode(self.upload.data, "the image")
+        image = decode(self.upload.data, "the image", self.geometry.width * self.geometry.height)
         return image.resize(_drawn_size(self.geometry), Image.Resampling.BICUBIC)
 
 

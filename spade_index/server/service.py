@@ -1,6 +1,7 @@
 """What all routes share."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Service:
         self.decoders = Decoders(settings, self.metrics)
         self.engine = Engine(self.galleries, settings, self.metrics)
         self.results = Results(settings.results_bytes, settings.results_seconds)
+        self.drawing = threading.BoundedSemaphore(settings.decoders)  # whole images are in memory while it is done
         self.jobs = Jobs(self.galleries, settings.image_pixels)
         self.metrics.watch(self.galleries.pool_stats, self.results.stats)
 

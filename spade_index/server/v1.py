@@ -244,7 +244,7 @@ def _result(request: Request, id: str) -> Result:
 
 
 def _rendered(served: Service, result: Result, format: str, opacity: float) -> Response:
-    with served.metrics.timed("render"):
+    with served.drawing, served.metrics.timed("render"):
         if format == "npy":
             buffer = io.BytesIO()
             np.save(buffer, result.pixels.score_map, allow_pickle=False)

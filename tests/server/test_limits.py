@@ -12,6 +12,8 @@ import pytest
 from serving import PATIENCE, Server, eventually, parts, problem
 from tiny import png
 
+from spade_index.server.results import Result
+
 QUERY = "/v1/galleries/plain/query"
 
 
@@ -324,6 +326,28 @@ def test_who_goes_away_while_he_sends_is_no_failure_of_the_service(serve, caplog
 
 def gone(route: str) -> str:
     return f'spade_index_requests_total{{method="POST",route="/v1/galleries/{{gallery}}/{route}",status="499"}}'
+
+
+def test_only_so_many_pictures_are_drawn_at_once(serve, monkeypatch) -> None:
+    """Each takes a whole image's memory."""
+    server = serve(decoders=2)
+    link = server.query("plain", png(3))["score_map"]["overlay"]
+    drawn, lock, draw = [0, 0], threading.Lock(), Result.overlay
+
+    def counted(self: Result, opacity: float) -> object:
+        with lock:
+            drawn[0] += 1
+            drawn[1] = max(drawn)
+        time.sleep(0.05)
+        with lock:
+            drawn[0] -= 1
+        return draw(self, opacity)
+
+    monkeypatch.setattr(Result, "overlay", counted)
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: server.http.get(link).status_code, range(20)))
+    assert answers == [200] * 20
+    assert drawn[1] == 2
 
 
 def test_every_request_beyond_what_the_service_can_do_is_answered(serve) -> None:

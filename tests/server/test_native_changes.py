@@ -127,6 +127,16 @@ def test_a_gallery_that_was_built_anew_under_its_name_is_the_new_one(server: Ser
     assert server.http.get("/v1/galleries/plain").json()["input_size"] == [48, 48]
 
 
+def test_an_image_that_was_decoded_for_the_gallery_before_is_asked_for_again(server: Server, monkeypatch) -> None:
+    other = tiny_backbone(size=48).settings
+    monkeypatch.setattr(server.service.galleries, "settings_of", lambda name: other)
+    answer = server.http.post("/v1/galleries/plain/query", content=png(3))
+    problem(answer, 503)
+    assert "retry-after" in answer.headers
+    monkeypatch.undo()
+    assert server.query("plain", png(3))["neighbours"][0]["id"] == "003.png"
+
+
 def test_a_change_waits_for_another_writer_but_not_for_long(server: Server, root: Path, monkeypatch) -> None:
     monkeypatch.setattr("spade_index.server.v1_changes.LOCKED_SECONDS", 0.3)
     with GalleryWriter(root / "plain"):
