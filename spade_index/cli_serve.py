@@ -81,6 +81,8 @@ def serve(root: Path, **options: Any) -> None:
     app = create_app(settings, keys)
     config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol_options(settings))
     with _listening(settings.host, settings.port) as listener, suppress(KeyboardInterrupt):
+        at = f"[{settings.host}]" if ":" in settings.host else settings.host
+        logging.getLogger("spade_index.server").info("listening on http://%s:%d", at, listener.getsockname()[1])
         uvicorn.Server(config).run(sockets=[listener])
 
 

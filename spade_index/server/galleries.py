@@ -76,6 +76,7 @@ class Galleries:
         self._load = load
         self._open: OrderedDict[tuple[str, int | None], Served] = OrderedDict()  # the least recently used first
         self._retired: list[Served] = []
+        self._hits = self._misses = 0  # of maps, in galleries that are closed
         self._backbones: WeakValueDictionary[tuple[ExtractionSettings, str | None], Backbone] = WeakValueDictionary()
         self._loading = threading.Lock()
         self._to_reload: set[str] = set()
@@ -160,7 +161,7 @@ class Galleries:
         """Between batches: close galleries that are over the budget, unused for long, or behind a commit."""
         now = time.monotonic()
         while self._retired:
-            self._retired.pop().gallery.close()
+            self._end(self._retired.pop())
         for key, served in list(self._open.items()):
             over = sum(served.bytes for served in self._open.values()) > self._settings.memory
             idle = now - served.used > self._settings.idle_seconds
@@ -177,14 +178,14 @@ class Galleries:
         self.tidy()
 
     def pool_stats(self) -> dict[str, int]:
-        """Galleries that are open, their memory, and how many maps their pools found, and had to read."""
-        opened = list(self._open.values())
+        """Galleries that are open, their memory, and how many maps all pools so far found, and had to read."""
+        opened = [*self._open.values(), *self._retired]
         stats = [served.detector.map_stats for served in opened]
         return {
             "open": len(opened),
             "bytes": sum(served.bytes for served in opened),
-            "hits": sum(found.hits for found in stats),
-            "misses": sum(found.misses for found in stats),
+            "hits": self._hits + sum(found.hits for found in stats),
+            "misses": self._misses + sum(found.misses for found in stats),
         }
 
     def _opened(self, name: str, snapshot: int | None) -> Served:
@@ -219,7 +220,13 @@ class Galleries:
         self._retired.append(self._open.pop(key))
 
     def _close(self, key: tuple[str, int | None]) -> None:
-        self._open.pop(key).gallery.close()
+        self._end(self._open.pop(key))
+
+    def _end(self, served: Served) -> None:
+        stats = served.detector.map_stats
+        self._hits += stats.hits
+        self._misses += stats.misses
+        served.gallery.close()
 
 
 def _identity(path: Path) -> Identity:

@@ -6,7 +6,10 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from ..settings import ImageScore
 
-Place = tuple[int, int]  # (x, y) in the original's pixels
+Pair = Annotated[
+    list[int], Field(min_length=2, max_length=2)
+]  # a tuple would be described as OpenAPI 3.1 does not allow
+Place = Pair  # (x, y) in the original's pixels
 
 
 class Limits(BaseModel):
@@ -57,7 +60,7 @@ class GalleryInfo(BaseModel):
     snapshots: list[dict[str, Any]]
     created: str | None
     backbone: str
-    input_size: tuple[int, int]
+    input_size: Pair
     settings: dict[str, Any]
     search: dict[str, Any]
     thresholds: dict[ImageScore, float]
@@ -105,7 +108,7 @@ class Evidence(BaseModel):
 class MatchInfo(Evidence):
     """The same, with what showing it takes."""
 
-    neighbour_size: tuple[int, int]
+    neighbour_size: Pair
     score: float
     thumbnail: str
 
@@ -115,7 +118,7 @@ class ScoreMap(BaseModel):
 
     id: str
     max: float
-    limits: tuple[float, float]
+    limits: Annotated[list[float], Field(min_length=2, max_length=2)]
     overlay: str
     heat: str
     grey: str

@@ -29,8 +29,14 @@ INPUTS = [
     {"name": PIXELS, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},  # B, H, W, RGB
 ]
 EMPTY = np.float32(np.nan)
+ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "What is wrong with the request", "content": {"application/json": {"schema": ERROR}}},
+    "5XX": {"description": "What is wrong with the service", "content": {"application/json": {"schema": ERROR}}},
+}
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS)
 
 
 @router.get("")

@@ -218,7 +218,7 @@ class Process:
         return [json.loads(line) for line in self.log_text().splitlines()]
 
     def _listening(self) -> Any:
-        return re.search(r"running on http://127\.0\.0\.1:(\d+)", self.log_text())
+        return re.search(r"listening on http://127\.0\.0\.1:(\d+)", self.log_text())
 
 
 class Connection:

@@ -19,8 +19,15 @@ SLOWLY = """
 import time, spade_index.writer, spade_index.server.jobs as jobs
 spade_index.writer.SHARD_ROWS = 8
 read = jobs._read
-jobs._read = lambda *arguments: (time.sleep(0.1), read(*arguments))[1]
+jobs._read = lambda *arguments: (time.sleep(SECONDS), read(*arguments))[1]
 """
+
+
+def slowly(seconds: float) -> str:
+    """What has a service take so long to read each image that it adds."""
+    return SLOWLY.replace("SECONDS", str(seconds))
+
+
 START, SENT = 4, 64  # images that are there, and that are added
 AT = "/v1/galleries/tiles"
 
@@ -57,7 +64,7 @@ def started(served: Process, files: list, done: int) -> str:
 
 
 def test_a_job_that_was_killed_says_so_and_can_be_resumed(root: Path, files: list) -> None:
-    with Process(root, before=SLOWLY) as first:
+    with Process(root, before=slowly(0.1)) as first:
         job = started(first, files, 33)
         behind = first.http.post(f"{AT}/images", files=parts(("more.png", encoded(normal(5000))))).json()["id"]
         first.kill()
@@ -85,7 +92,10 @@ def test_a_job_that_was_killed_says_so_and_can_be_resumed(root: Path, files: lis
 
 
 def test_when_told_to_end_it_answers_what_it_has_and_goes_on_with_the_job_later(root: Path, files: list) -> None:
-    with Process(root, before=SLOWLY) as first, httpx.Client(base_url=first.http.base_url, timeout=PATIENCE) as http:
+    with (
+        Process(root, before=slowly(0.5)) as first,
+        httpx.Client(base_url=first.http.base_url, timeout=PATIENCE) as http,
+    ):
         large = parts(*[("a", encoded(normal(7).resize((1600, 1200))))] * 8)
         job = started(first, files, 1)
         with ThreadPoolExecutor(1) as pool:
