@@ -28,7 +28,7 @@ setup(
     package_data={
         "spade_index": ["py.typed", "templates/*.html"],
         "spade_index.kernels": ["*.cu"],
-        "spade_index.server": ["page/*"],
+        "spade_index.server": ["page/*", "templates/*"],
     },
     install_requires=[
         "click>=8.1",
@@ -49,7 +49,13 @@ setup(
     extras_require={
         "cpu": ["faiss-cpu>=1.10"],
         "gpu": ["faiss-gpu>=1.7.2", "cupy-cuda13x>=13.6"],
-        "serve": ["fastapi>=0.115", "prometheus-client>=0.21", "python-multipart>=0.0.18", "uvicorn>=0.32"],
+        "serve": [
+            "fastapi>=0.115",
+            "httpx>=0.27",
+            "prometheus-client>=0.21",
+            "python-multipart>=0.0.18",
+            "uvicorn>=0.32",
+        ],
         "dev": [
             "adeval>=1.1",
             "hypothesis>=6.100",
@@ -58,8 +64,10 @@ setup(
             "playwright>=1.49",
             "pytest>=8.3",
             "ruff>=0.8",
+            "schemathesis>=4.0",
             "scikit-learn>=1.5",
             "timm>=1.0",
+            "tritonclient[http]>=2.50",
         ],
     },
     entry_points={"console_scripts": ["spade-index = spade_index.cli:main"]},

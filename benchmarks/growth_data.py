@@ -30,6 +30,7 @@ from spade_index.loading import load_all
 from spade_index.moments import image_moments
 from spade_index.settings import ExtractionSettings
 from spade_index.shard import PAGE, ShardWriter
+from spade_index.shard_layout import layout_to_keep
 from spade_index.writer import GalleryWriter
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def _commit(writer: GalleryWriter, features: Features, some: Rows) -> None:
     images = [NewImage(id, xxhash.xxh3_128_digest(id.encode()), f"/{id}", len(thumbnail), 0, 32, 32) for id in some.ids]
     with gallery.catalog.transaction() as db:
         snapshot = new_snapshot(db, "add", len(gallery) + len(images), moments)
-        insert_shard(db, number, shard.path, digest, len(images))
+        insert_shard(db, number, shard.path, digest, len(images), layout_to_keep(number, shard.path, features.settings))
         insert_images(db, images, number, snapshot)
     gallery.at(snapshot)
 

@@ -81,8 +81,9 @@ class Work:
         elif self.path.exists() and any(self.path.iterdir()):
             raise InputError(f"{self.path}: the folder holds something else: choose a new one")
         else:
-            (self.path / "sizes").mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             mark.write_text(json.dumps(ours, indent=2) + "\n")
+        (self.path / "sizes").mkdir(exist_ok=True)  # also where only the mark was made
 
     def images(self) -> int:
         """How many the gallery has."""

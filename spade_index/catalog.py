@@ -9,15 +9,18 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from . import catalog_check
 from .catalog_check import REMEDY
 from .catalog_images import CatalogImages
-from .catalog_schema import PLACES, create_catalog
+from .catalog_schema import ADDITIONS, create_catalog
 from .errors import FormatTooNew, GalleryDamaged
 from .settings import ExtractionSettings
 from .shard import FORMAT, VERSION
+
+CALIBRATION = {"thresholds": dict, "quantile": int | float, "snapshot": int, "search": str}  # what `info` shows
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class Catalog(CatalogImages):
         create_catalog(path, settings, weights_file)
         return cls(path)
 
-    def add_places(self) -> None:
-        """Add the index of images by shard to a gallery of before there was one."""
-        self._db.execute(PLACES)
+    def complete(self) -> None:
+        """Add the tables and indexes that a gallery of before does not have."""
+        self._db.executescript(ADDITIONS)
 
     def latest_snapshot(self) -> int:
         """The snapshot of the last commit."""
@@ -95,6 +98,16 @@ class Catalog(CatalogImages):
         """The file name of a shard, or None if it is not there (any more)."""
         return self._value("SELECT file FROM shards WHERE shard = ?", str, shard)
 
+    def layout(self, shard: int) -> bytes | None:
+        """Where in its file a shard's values lie, if that was kept: see `ShardLayout.recall`."""
+        if not self._has_layouts:
+            return None
+        return self._value("SELECT layout FROM layouts WHERE shard = ?", bytes, shard)
+
+    @cached_property
+    def _has_layouts(self) -> bool:
+        return self._value("SELECT 1 FROM sqlite_master WHERE name = 'layouts'", int) is not None
+
     def index(self, snapshot: int) -> IndexRow | None:
         """The newest index that is not newer than a snapshot, and of after `compact`: else it proposes what is gone."""
         query = "SELECT * FROM indexes WHERE snapshot BETWEEN ? AND ? ORDER BY snapshot DESC LIMIT 1"
@@ -116,11 +129,17 @@ class Catalog(CatalogImages):
         return self._value("SELECT value FROM calibrations WHERE key = ?", str, key)
 
     def calibrations(self) -> list[dict[str, object]]:
-        """All stored thresholds."""
+        """All stored thresholds, as `calibration.calibrate` gives them."""
         try:
-            return [json.loads(row[0]) for row in self._read("SELECT value FROM calibrations")]
-        except (TypeError, ValueError) as error:
+            found = [json.loads(row[0]) for row in self._read("SELECT value FROM calibrations")]
+            for name, kind in CALIBRATION.items():
+                if not all(isinstance(calibration[name], kind) for calibration in found):
+                    raise ValueError(f"unexpected {name}")
+            if not all(isinstance(value, int | float) for one in found for value in one["thresholds"].values()):
+                raise ValueError("not a number")
+        except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(f"a threshold cannot be read ({error})") from error
+        return found
 
     def require_unchanged(self) -> bool:
         """See `catalog_check.require_unchanged`."""

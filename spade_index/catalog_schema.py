@@ -6,6 +6,8 @@ An image row carries the snapshot that added it and the one that removed it: a r
 `meta` holds the format and its version, the settings, and two numbers that change: the generation (see `readers`), and
 the oldest snapshot, which is that of the last compaction. What was removed up to it is no longer offered, but stays
 until it is forgotten.
+
+`layouts` spares readers to ask HDF5 where in a shard's file its values lie (see `shard_layout`); a shard needs none.
 """
 
 import os
@@ -43,7 +45,13 @@ CREATE TABLE indexes (
 );
 CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-PLACES = "CREATE INDEX IF NOT EXISTS places ON images (shard, row);"  # galleries of before have no such index
+# What galleries of before do not have. Layouts are a table of their own so that earlier versions can write `shards`.
+ADDITIONS = """
+CREATE INDEX IF NOT EXISTS places ON images (shard, row);
+CREATE TABLE IF NOT EXISTS layouts (
+    shard INTEGER PRIMARY KEY REFERENCES shards ON DELETE CASCADE, layout BLOB NOT NULL
+);
+"""
 
 
 def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str | None) -> None:
@@ -52,7 +60,7 @@ def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str |
     for leftover in leftovers(path):
         leftover.unlink(missing_ok=True)
     with closing(connect(temporary)) as db:
-        db.executescript(SCHEMA + PLACES)
+        db.executescript(SCHEMA + ADDITIONS)
         meta = {"format": FORMAT, "version": str(VERSION), "settings": settings.to_json(), "created": now()}
         if weights_file:
             meta["weights_file"] = os.path.abspath(weights_file)

@@ -34,9 +34,17 @@ def new_snapshot(db: sqlite3.Connection, action: str, images: int, moments: str)
     return snapshot
 
 
-def insert_shard(db: sqlite3.Connection, number: int, path: Path, digest: str, rows: int) -> None:
-    """Note a shard that is on disk."""
+def insert_shard(db: sqlite3.Connection, number: int, path: Path, digest: str, rows: int, layout: bytes | None) -> None:
+    """Note a shard that is on disk, with its layout as `layout_to_keep` gives it."""
     db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", (number, path.name, rows, path.stat().st_size, digest))
+    set_layout(db, number, layout)
+
+
+def set_layout(db: sqlite3.Connection, shard: int, layout: bytes | None) -> None:
+    """Keep a shard's layout, in place of another, or keep none."""
+    db.execute("DELETE FROM layouts WHERE shard = ?", (shard,))
+    if layout is not None:
+        db.execute("INSERT INTO layouts VALUES (?, ?)", (shard, layout))
 
 
 def insert_images(db: sqlite3.Connection, images: Iterable[NewImage], shard: int, snapshot: int) -> None:

@@ -1,6 +1,7 @@
 """The command line: click over gallery and detector.
 
-The commands are in `cli_change`, `cli_look`, `cli_score`, `cli_benchmark`, `cli_serve`; what they share is in `cli_options`.
+The commands are in `cli_change`, `cli_look`, `cli_score`, `cli_serve` and `cli_benchmark`; what they share is in
+`cli_options`.
 """
 
 import os

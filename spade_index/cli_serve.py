@@ -42,7 +42,7 @@ def serve(root: Path, **options: Any) -> None:
         import uvicorn
 
         from .server.app import create_app
-        from .server.http_protocol import patient_for
+        from .server.http_protocol import protocol_options
     except ModuleNotFoundError as error:
         raise InputError(f"{MISSING} ({error.name} is not installed)") from error
     from .server.keys import VARIABLE, read_keys
@@ -80,13 +80,6 @@ def serve(root: Path, **options: Any) -> None:
         create_app(settings, keys),
         host=settings.host,
         port=settings.port,
-        http=patient_for(settings.head_seconds),
-        ws="none",
-        access_log=False,
         log_config=None,
-        server_header=False,
-        date_header=True,
-        proxy_headers=False,
-        timeout_graceful_shutdown=int(settings.request_seconds) + 1,
-        h11_max_incomplete_event_size=16 << 10,
+        **protocol_options(settings),
     )

@@ -14,6 +14,7 @@ from .catalog_images import ImageRow
 from .changes import insert_shard, move_rows, new_snapshot, set_meta
 from .errors import storage_errors
 from .shard import ShardWriter
+from .shard_layout import layout_to_keep
 
 if TYPE_CHECKING:
     from .writer import GalleryWriter
@@ -71,8 +72,9 @@ def move(writer: "GalleryWriter", rows: list[ImageRow]) -> int:
     except BaseException:
         shard.abandon()
         raise
+    layout = layout_to_keep(number, shard.path, writer.settings)
     with gallery.catalog.transaction() as db:
-        insert_shard(db, number, shard.path, digest, len(rows))
+        insert_shard(db, number, shard.path, digest, len(rows), layout)
         move_rows(db, [(row.shard, row.row) for row in rows], number)
         writer.next_generation(db)
     gallery.at(gallery.snapshot)

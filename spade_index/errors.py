@@ -4,6 +4,9 @@
     ├── InputError              what the user handed in cannot be used
     │   └── ImageError          one image cannot be decoded, or is refused
     ├── BackboneError           unknown backbone or level, weights missing or not fitting
+    ├── ServiceError            a service was asked and did not do it (spade_index.client)
+    │   ├── Unavailable         it cannot be reached, or does not answer in time
+    │   └── JobFailed           a job ended without having done its work
     └── GalleryError
         ├── GalleryNotFound     no gallery there
         ├── GalleryLocked       another process is writing
@@ -37,6 +40,36 @@ class ImageError(InputError):
 
 class BackboneError(SpadeIndexError):
     """Unknown backbone or level, or weights that are missing or do not fit."""
+
+
+class ServiceError(SpadeIndexError):
+    """A service answered with an error; `status` is None where it did not answer."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        detail: str | None = None,
+        fields: dict[str, str] | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """`fields` of the request that are at fault, and why; `retry_after` in seconds; its log knows `request_id`."""
+        super().__init__(message)
+        self.status = status
+        self.detail = detail or message
+        self.fields = fields or {}
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+
+class Unavailable(ServiceError):
+    """A service cannot be reached, or does not answer in time."""
+
+
+class JobFailed(ServiceError):
+    """A job failed, was cancelled or interrupted; what it has committed stays."""
 
 
 class GalleryError(SpadeIndexError):

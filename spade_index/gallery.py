@@ -25,7 +25,8 @@ from .errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from .image_search import ImageSearch, Neighbour
 from .index import IndexDescription
 from .moments import moments_variance, read_moments
-from .shard import Features, Shard, ShardLayout, is_finite
+from .shard import Features, Shard, is_finite
+from .shard_layout import ShardLayout
 from .verify import find_problems
 
 CATALOG = "catalog.sqlite"
@@ -247,10 +248,16 @@ class Gallery:
             raise self.forgotten()
         while len(self._shards) >= OPEN_SHARDS:
             self._shards.popitem(last=False)
-        shard = Shard(self.path / "shards" / file, self.settings, self._layouts.get(number))
+        path = self.path / "shards" / file
+        shard = Shard(path, self.settings, self._layouts.get(number) or self.kept_layout(number, path))
         self._layouts[number] = shard.layout
         self._shards[number] = shard
         return shard
+
+    def kept_layout(self, number: int, path: Path) -> ShardLayout | None:
+        """Where the values of a shard lie in its file, if the catalog knows, and the file looks as it did."""
+        kept = self.catalog.layout(number)
+        return None if kept is None else ShardLayout.recall(kept, number, path, self.settings)
 
     def _hold(self) -> readers.Reading | None:
         """A lock on the present generation, if one can be had; the one that is held, if that is it."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from .catalog_check import REMEDY
 from .errors import GalleryDamaged, InputError
+from .index_ahead import ListsAhead
 
 STORAGES = ("flat", "fp16", "sq8", "pq")
 DIMENSIONS = 192  # principal components: ten times as fast as all of 1280 at the same recall after re-ranking
@@ -111,12 +113,15 @@ class Index:
         except (RuntimeError, MemoryError) as error:  # the latter of sizes that are damaged
             raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
         self.description = description
+        self._index = index
+        self._ahead: ListsAhead | None = None
         if description.kind != "flat":
             # FAISS would start that many threads in each search to ask for pages of the file.
             ivf: Any = faiss.extract_index_ivf(index)
             lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
             lists.prefetch_nthread = 0
-        self._index = index
+            with suppress(OSError):
+                self._ahead = ListsAhead(path, index)
 
     def search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The nearest `count` to queries float32 [B, D], leaving out keys `without` int64 [m].
@@ -133,6 +138,8 @@ class Index:
 
     def _search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = min(count, self.description.images)
+        if self._ahead is not None:
+            self._ahead.ask(queries, self.description.nprobe)
         distances, keys = self._index.search(queries, count, params=_parameters(self.description, without))
         if self.description.kind != "flat" and (keys < 0).any():  # the probed lists hold too few: probe all
             every = replace(self.description, nprobe=self.description.nlist)

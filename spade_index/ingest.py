@@ -179,7 +179,7 @@ class Ingest:
         with self._gallery.catalog.transaction() as db:
             snapshot = new_snapshot(db, "add", count, moments)
             db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(snapshot, row.key) for row in outdated])
-            insert_shard(db, shard.number, shard.path, shard.digest, len(shard.images))
+            insert_shard(db, shard.number, shard.path, shard.digest, len(shard.images), shard.layout)
             insert_images(db, shard.images, shard.number, snapshot)
         self._gallery.at(snapshot)
         for image in shard.images:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from .catalog_images import ImageRow
-from .changes import lose_images, new_snapshot, set_index_aside
+from .changes import lose_images, new_snapshot, set_index_aside, set_layout
 from .compact import move
 from .errors import GalleryDamaged, storage_errors
+from .shard_layout import layout_to_keep
 from .verify import Problem
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def repair(
     """See `GalleryWriter.repair`."""
     problems = list(problems)
     for problem in problems:
-        if problem.shard is None and not problem.index:
+        if problem.shard is None and problem.layout is None and not problem.index:
             raise GalleryDamaged(problem.line)
     lost: list[ImageRow] = []
     with storage_errors(writer.path):
@@ -31,6 +32,8 @@ def repair(
             if problem.shard is not None:
                 lost += problem.lost
                 _move_whole(writer, problem.shard, {image.key for image in problem.lost}, say)
+            if problem.layout is not None:
+                _keep_layout(writer, problem.layout, say)
         dropped = _drop(writer, lost, say, progress) if lost else 0
         if _needs_index(writer) or any(problem.index for problem in problems):
             say(f"the index is built again: {writer.build_index()}")
@@ -53,6 +56,14 @@ def _move_whole(writer: "GalleryWriter", shard: int, lost: set[int], say: Callab
         path = writer.path / "shards" / (writer.gallery.catalog.shard_file(shard) or "")
         move(writer, list(images.values()))
         say(f"{path}: {len(images):,} whole images are in a new shard now")
+
+
+def _keep_layout(writer: "GalleryWriter", shard: int, say: Callable[[str], None]) -> None:
+    """Keep the layout of a shard that is whole."""
+    path = writer.path / "shards" / (writer.gallery.catalog.shard_file(shard) or "")
+    with writer.gallery.catalog.transaction() as db:
+        set_layout(db, shard, layout_to_keep(shard, path, writer.settings))
+    say(f"{path}: where its values lie is noted anew")
 
 
 def _drop(

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal
 
 from .errors import InputError, SettingsMismatch
@@ -69,6 +70,11 @@ class ExtractionSettings:
 
     def to_json(self) -> str:
         """These settings as one line of JSON, the same text for equal settings."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
+        # A query of many shards asks for it as often.
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod

@@ -25,13 +25,13 @@ import xxhash
 
 from .errors import GalleryDamaged, GalleryError, StorageError
 from .settings import ExtractionSettings
+from .shard_layout import ShardLayout
 from .sink import Sink
 
 FORMAT = "spade-index"
 VERSION = 1
 PAGE = 4096  # bytes; rows start on pages
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-BEYOND = 1 << 62  # bytes; further than any file goes
 BLOCK = 16 << 20  # bytes read at a time when a whole file is digested
 
 
@@ -105,24 +105,6 @@ class ShardWriter:
 
 
 @dataclass(frozen=True)
-class ShardLayout:
-    """Where in its file a shard's values lie. To find out takes milliseconds, for a shard that never changes."""
-
-    rows: int
-    pooled: int  # byte offset
-    maps: list[np.ndarray]  # of each level: int64 [rows], byte offsets
-    settings: str  # JSON; what it was built with
-
-    @classmethod
-    def read(cls, path: Path, settings: ExtractionSettings) -> "ShardLayout":
-        """Of a file. Raises what h5py raises."""
-        with h5py.File(path, "r") as file:
-            rows: int = file["pooled"].shape[0]
-            maps = [_row_offsets(file[f"maps/{level}"], rows) for level in range(len(settings.level_shapes))]
-            return cls(rows, file["pooled"].id.get_offset(), maps, _settings(file))
-
-
-@dataclass(frozen=True)
 class Features:
     """What a shard holds of an image."""
 
@@ -135,7 +117,7 @@ class Shard:
     """Reads one shard's rows."""
 
     def __init__(self, path: Path, settings: ExtractionSettings, layout: ShardLayout | None = None) -> None:
-        """With its layout, if that is known from when it was open before.
+        """With its layout, if that is known already; else HDF5 is asked.
 
         Raises GalleryDamaged if the file is missing, truncated, or not a shard.
         """
@@ -277,24 +259,3 @@ def _unreadable(path: Path, error: Exception) -> GalleryError:
 def _remedy(path: Path) -> str:
     gallery = path.parent.parent
     return f"restore it from a copy, or `spade-index verify {gallery} --repair` drops what is damaged"
-
-
-def _settings(file: h5py.File) -> str:
-    try:
-        return str(file.attrs["settings"])
-    except Exception:  # h5py raises whatever it comes to in a damaged file
-        return ""
-
-
-def _row_offsets(dataset: h5py.Dataset, rows: int) -> np.ndarray:
-    """Byte offset of every row's chunk, int64 [n]; -1 where that is damaged, which costs no other row."""
-    offsets = np.full(rows, -1, np.int64)
-
-    def note(chunk: h5py.h5d.StoreInfo) -> None:
-        if (row := chunk.chunk_offset[0]) < rows:
-            offsets[row] = min(chunk.byte_offset, BEYOND)
-
-    if len(dataset) != rows:
-        raise ValueError(f"{dataset.name} has another number of rows")
-    dataset.id.chunk_iter(note)
-    return offsets

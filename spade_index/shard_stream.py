@@ -13,6 +13,7 @@ from .changes import NewImage
 from .moments import image_moments
 from .settings import ExtractionSettings
 from .shard import ShardWriter
+from .shard_layout import layout_to_keep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ class WrittenShard:
     number: int
     path: Path
     digest: str = ""
+    layout: bytes | None = None
     images: list[NewImage] = field(default_factory=list)
     moments: list[list[list[int]]] = field(default_factory=list)  # of each image's maps, level by level
 
@@ -126,6 +128,7 @@ class ShardStream:
         assert self._open is not None
         writer, shard = self._open
         shard.digest = writer.commit()
+        shard.layout = layout_to_keep(shard.number, shard.path, self._settings)
         self._open = None
         self._number += 1
         self._written.put(shard)

@@ -12,6 +12,7 @@ from .descriptors import descriptors_file
 from .errors import GalleryDamaged, StorageError
 from .index import IndexDescription
 from .shard import Shard, file_digest
+from .shard_layout import ShardLayout
 
 if TYPE_CHECKING:
     from .gallery import Gallery
@@ -27,6 +28,7 @@ class Problem:
     shard: int | None = None  # that is damaged, and can be replaced
     lost: tuple[ImageRow, ...] = ()  # what cannot be read of it, removed or not
     index: bool = False  # whether it is the index, which can be built again
+    layout: int | None = None  # the shard whose kept layout is wrong, and nothing else
 
 
 def find_problems(gallery: "Gallery", progress: Callable[[int], None]) -> Iterator[Problem]:
@@ -58,8 +60,11 @@ def _shard_problems(
     path = gallery.path / "shards" / file
     try:
         if file_digest(path, progress) == digest:
+            yield from _layout_problems(gallery, number, path)
             return
         damaged = set(Shard(path, gallery.settings).damaged_rows())
+        if damaged and (layout := gallery.kept_layout(number, path)):  # may find what HDF5 does not find any more
+            damaged &= set(Shard(path, gallery.settings, layout).damaged_rows())
     except FileNotFoundError:
         yield Problem(f"{path}: missing ({_named(images)})", number, tuple(images))
     except GalleryDamaged as error:
@@ -74,6 +79,16 @@ def _shard_problems(
         lost = tuple(image for image in images if image.row in damaged)
         where = _named(lost) if lost else "outside of its images"
         yield Problem(f"{path}: bytes have changed since it was written ({where})", number, lost)
+
+
+def _layout_problems(gallery: "Gallery", number: int, path: Path) -> Iterator[Problem]:
+    """Of a shard that is as it was written."""
+    if gallery.catalog.layout(number) is None:
+        return
+    layout = gallery.kept_layout(number, path)
+    if layout is None or not layout.equals(ShardLayout.read(path, gallery.settings)):
+        line = f"{gallery.catalog.path}: says wrongly where the values of {path} lie; "
+        yield Problem(line + f"`spade-index verify {gallery.path} --repair` notes it anew", layout=number)
 
 
 def _index_problems(gallery: "Gallery", progress: Callable[[int], None]) -> Iterator[Problem]:

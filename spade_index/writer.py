@@ -116,12 +116,14 @@ class GalleryWriter:
         """Take back the removal of images, all or none; returns the new snapshot.
 
         Each is as it was when it was last removed. Raises UnknownImage if no removed image has that id (`compact`
-        forgets them), InputError if an image has it now.
+        forgets them), InputError if an image has it now, or if the same file is there under another id: `add` skips
+        such copies, since a query would find them twice.
         """
         with storage_errors(self.path):
             rows = [self._removed_image(id) for id in dict.fromkeys(ids)]
             if not rows:
                 raise UnknownImage("no image id was given")
+            self._require_no_copies(rows)
             moments = self.moments(plus=map(self.stored_moments, rows))
             with self.gallery.catalog.transaction() as db:
                 # New rows: a score names its snapshot, so what earlier ones hold must not change.
@@ -141,6 +143,15 @@ class GalleryWriter:
                 f"{self.path}: no removed image {id!r}; `spade-index list --removed` names them, `compact` forgets them"
             )
         return row
+
+    def _require_no_copies(self, rows: list[ImageRow]) -> None:
+        there = self.gallery.catalog.ids_by_digest([row.digest for row in rows], self.gallery.snapshot)
+        for row in rows:
+            if (other := there.setdefault(row.digest, row.id)) != row.id:
+                raise InputError(
+                    f"{self.path}: image {row.id!r} is the same file as {other!r}, which would be found twice: remove "
+                    f"{other!r} first, or restore one of them"
+                )
 
     def index_is_stale(self) -> bool:
         """Whether so much was added or removed since the index was built that it should be built again."""

@@ -26,7 +26,7 @@ def open_for_writing(
     if settings is not None:
         gallery.settings.require_equal(settings, str(path))
     _require_sound(gallery.catalog)
-    gallery.catalog.add_places()
+    gallery.catalog.complete()
     readers.prepare(path, gallery.catalog.generation())
     gallery.at()
     return gallery

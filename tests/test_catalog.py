@@ -1,10 +1,12 @@
 """The catalog: what a snapshot holds, and files that are no catalog."""
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cli_runs import refused
 
 from spade_index.backbone import Backbone
 from spade_index.catalog import Catalog
@@ -105,15 +107,41 @@ def test_settings_survive(catalog: Catalog, backbone: Backbone) -> None:
         assert again.meta("weights_file") is None
 
 
+CALIBRATION = {"thresholds": {"pooled": 1.5, "map": 2}, "quantile": 0.99, "snapshot": 2, "search": "K=3"}
+
+
 def test_calibrations_are_kept_by_search_settings(gallery_path: Path) -> None:
+    first, second, third = ({**CALIBRATION, "snapshot": snapshot} for snapshot in (1, 2, 3))
     with GalleryWriter(gallery_path) as writer:
-        writer.set_calibration("a", {"value": 1})
-        writer.set_calibration("b", {"value": 2})
-        writer.set_calibration("a", {"value": 3})
+        writer.set_calibration("a", first)
+        writer.set_calibration("b", second)
+        writer.set_calibration("a", third)
     with Gallery(gallery_path) as gallery:
-        assert gallery.catalog.calibration("a") == '{"value": 3}'
+        assert json.loads(gallery.catalog.calibration("a") or "") == third
         assert gallery.catalog.calibration("c") is None
-        assert sorted(c["value"] for c in gallery.info()["calibrations"]) == [2, 3]
+        assert sorted(c["snapshot"] for c in gallery.info()["calibrations"]) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"thresholds"', '"thresholdr"'),
+        ('"quantile"', '"quantild"'),
+        ('"snapshot"', '"snapshos"'),
+        ('"search"', '"searcg"'),
+        ("2", '"2"'),
+        ("0.99", "null"),
+        ("{", "["),
+    ],
+)
+def test_info_names_a_catalog_whose_thresholds_were_altered(gallery_path: Path, old: str, new: str) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        writer.set_calibration("a", CALIBRATION)
+    with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
+        db.execute("UPDATE calibrations SET value = replace(value, ?, ?)", (old, new))
+    for options in ([], ["--json"]):
+        said = refused("info", gallery_path, *options)
+        assert said.startswith(f"{gallery_path}/catalog.sqlite: not a readable catalog (a threshold cannot be read")
 
 
 def test_a_newer_format_says_so(gallery_path: Path) -> None:

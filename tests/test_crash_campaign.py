@@ -21,6 +21,8 @@ from model import BACKBONE
 from tiny import build, write_images
 
 from spade_index.catalog import Catalog
+from spade_index.errors import GalleryNotFound
+from spade_index.gallery import Gallery
 
 BUILD = """
 import sys
@@ -154,11 +156,19 @@ def wait_until(condition: Callable[[], bool]) -> bool:
     return False
 
 
+def committed(path: Path) -> int:
+    try:
+        with Gallery(path) as gallery:
+            return len(gallery)
+    except GalleryNotFound:
+        return 0
+
+
 def test_a_killed_build_leaves_no_process(tmp_path: Path) -> None:
     gallery, images = tmp_path / "gallery", write_images(tmp_path / "images", 600)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", BUILD, gallery, images], env=environment) as process:
-        assert wait_until((gallery / "shards" / "000001.h5").exists)
+        assert wait_until(lambda: committed(gallery) >= 4)
         started = descendants(process.pid)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL

@@ -205,3 +205,11 @@ def test_wrong_distances_are_noticed(measured, monkeypatch):
             shifted = query + (1 if what == "distances are" else 0)
             with pytest.raises(WrongResult, match=what):
                 growth_measure._verify(gallery, shifted, wrong)
+
+
+def test_a_work_folder_that_has_only_its_mark_is_carried_on(tmp_path):
+    work = growth_sizes.Work(growth_sizes.Settings(tmp_path / "photographs", tmp_path / "work"), held=1)
+    work.claim(5)
+    (tmp_path / "work" / "sizes").rmdir()
+    work.claim(5)
+    assert (tmp_path / "work" / "sizes").is_dir()

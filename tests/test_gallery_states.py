@@ -74,7 +74,9 @@ class Changes(RuleBasedStateMachine):
 
     @rule(ids=st.lists(IDS, min_size=1, max_size=3))
     def restore(self, ids: list[str]) -> None:
-        if set(ids) <= set(self.removed) - set(self.model):
+        offered = set(ids) <= set(self.removed) - set(self.model)
+        numbers = [self.removed.get(id) for id in set(ids)]
+        if offered and len(set(numbers)) == len(numbers) and not set(numbers) & set(self.model.values()):
             assert self.writer.restore(ids) == self.writer.gallery.snapshot
             self.model |= {id: self.removed[id] for id in ids}
         else:

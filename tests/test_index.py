@@ -1,6 +1,7 @@
 """FAISS proposes: flat and inverted lists, without removed images, and with the recall that was measured."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,32 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "i.faiss").write_bytes(content)
     with pytest.raises(GalleryDamaged, match=r"i\.faiss.*spade-index index"):
         Index(tmp_path / "i.faiss", IndexDescription("flat", 1))
+
+
+@pytest.mark.parametrize("dimensions", [0, 8])
+def test_a_search_asks_the_disk_once_for_each_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimensions: int
+) -> None:
+    monkeypatch.setattr("spade_index.index_build.EXACT_LIMIT", 100)
+    path, descriptors, keys = tmp_path / "i.faiss", clustered(600), np.arange(600)
+    settings = IndexSettings(dimensions=dimensions)
+    description = build_index(path, lambda: blocks_of(descriptors, keys), 600, 16, settings)
+    assert description.kind == ("pca-ivf" if dimensions else "ivf")
+    queries = clustered(40, seed=1)
+    with monkeypatch.context() as patch:
+        patch.delattr("os.posix_fadvise")
+        expected = Index(path, description).search(queries, 60, NONE)
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.posix_fadvise", lambda fd, start, size, advice: asked.append((start, size)))
+    index = Index(path, description)
+    np.testing.assert_allclose(index.search(queries[:1], 60, NONE)[0][0], expected[0][0], rtol=1e-5)
+    assert 0 < len(asked) <= description.nprobe
+    for _ in range(2):
+        for found, right in zip(index.search(queries, 60, NONE), expected, strict=True):
+            np.testing.assert_array_equal(found, right)
+    index.search(queries, 600, NONE)  # all lists
+    asked.sort()
+    assert len(set(asked)) == len(asked) <= description.nlist
+    assert all(start + size <= after for (start, size), (after, _) in pairwise(asked))
+    assert sum(size for _, size in asked) <= 600 * ((dimensions or 16) + 8)
+    assert asked[-1][0] + asked[-1][1] <= path.stat().st_size

@@ -1,7 +1,9 @@
 """What is damaged is dropped and named, what is not stays as it was, and the gallery is whole afterwards."""
 
 import os
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -130,12 +132,29 @@ def test_a_shard_whose_settings_are_damaged_costs_no_image(gallery_path: Path) -
     check_usable(gallery_path, ALL)
 
 
-def test_a_map_that_cannot_be_found_costs_one_image(gallery_path: Path) -> None:
-    """HDF5's B-trees of chunks: after 24 bytes the row of the first chunk."""
-    shard = shard_of(gallery_path, "005.png")
+def hide(path: Path, id: str) -> Path:
+    """Make HDF5 find no map of the first row of a shard: after 24 bytes of a B-tree comes its first chunk's row."""
+    shard = shard_of(path, id)
     data = bytearray(shard.read_bytes())
     data[data.index(b"TREE\x01") + 24 + 8] ^= 8
     shard.write_bytes(data)
+    return shard
+
+
+def test_a_map_that_only_the_catalog_can_find_is_not_lost(gallery_path: Path) -> None:
+    shard = hide(gallery_path, "005.png")
+    with Gallery(gallery_path) as gallery:
+        assert gallery.features(gallery.image("005.png"))
+        (problem,) = gallery.verify()
+        assert problem.startswith(f"{shard}: bytes have changed")
+    assert repair(gallery_path)[0] == 0
+    check_usable(gallery_path, ALL)
+
+
+def test_a_map_that_cannot_be_found_costs_one_image(gallery_path: Path) -> None:
+    with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
+        db.execute("DELETE FROM layouts")
+    shard = hide(gallery_path, "005.png")
     with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match=str(shard)):
         gallery.maps([gallery.image("005.png").key])
     dropped, said = repair(gallery_path)

@@ -92,3 +92,19 @@ def test_removed_and_restored_again_and_again(gallery_path: Path) -> None:
         assert list(writer.gallery.verify()) == []
         with pytest.raises(UnknownImage, match="compact"):
             writer.restore(["003.png"])
+
+
+def test_what_is_there_under_another_id_is_not_restored(gallery_path: Path, backbone: Backbone) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        writer.add([image_file("once.png", png(60))], backbone)
+        writer.remove(["once.png"])
+        writer.add([image_file("again.png", png(60))], backbone)
+        snapshot = writer.remove(["003.png"])
+        with pytest.raises(InputError, match=r"'once\.png' is the same file as 'again\.png'.*remove"):
+            writer.restore(["003.png", "once.png"])
+        assert (writer.gallery.snapshot, len(writer.gallery)) == (snapshot, 12)
+        writer.remove(["again.png"])
+        with pytest.raises(InputError, match=r"'again\.png' is the same file as 'once\.png'"):
+            writer.restore(["once.png", "again.png"])
+        writer.restore(["once.png"])
+        assert writer.gallery.image("once.png").width == 40

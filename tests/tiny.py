@@ -18,6 +18,7 @@ from spade_index.ingest import AddReport
 from spade_index.moments import image_moments
 from spade_index.settings import ExtractionSettings, Preprocessing
 from spade_index.shard import ShardWriter
+from spade_index.shard_layout import layout_to_keep
 from spade_index.writer import GalleryWriter
 
 Row = tuple[str, np.ndarray, list[np.ndarray], bytes]  # id, pooled [D], maps [H*W, C] of each level, thumbnail
@@ -141,7 +142,7 @@ def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: 
         moments = writer.moments([[image_moments(values) for values in maps]] * len(ids))
         with writer.gallery.catalog.transaction() as db:
             snapshot = new_snapshot(db, "add", len(writer.gallery) + len(ids), moments)
-            insert_shard(db, number, shard.path, digest, len(ids))
+            insert_shard(db, number, shard.path, digest, len(ids), layout_to_keep(number, shard.path, settings))
             insert_images(db, [NewImage(id, id.encode(), f"/{id}", 1, 1, 1, 1) for id in ids], number, snapshot)
 
 

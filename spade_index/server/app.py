@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from ..errors import SpadeIndexError
-from . import page, v1, v1_changes
+from . import docs, page, v1, v1_changes, v2
 from .galleries import LoadBackbone, backbone_of
 from .keys import Keys
 from .limits import Limits, log
@@ -52,6 +52,8 @@ def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbon
     app.state.service = service
     app.include_router(v1.router)
     app.include_router(v1_changes.router)
+    app.include_router(v2.router)
+    app.include_router(docs.router)
     app.include_router(page.router)
     app.add_api_route("/metrics", metrics, methods=["GET"], include_in_schema=False)
     root = str(service.galleries.root)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
@@ -27,6 +29,15 @@ class Upload:
 
     name: str | None
     data: bytes
+    pixels: np.ndarray | None = None  # uint8 [H, W, 3], where they were sent in place of a file
+
+    def opened(self, name: str, max_pixels: int) -> Image.Image:
+        """The image, upright and RGB. Raises ImageError, which calls it by `name`."""
+        if self.pixels is None:
+            return decode(self.data, name, max_pixels)
+        if self.pixels.shape[0] * self.pixels.shape[1] > max_pixels:
+            raise ImageError(f"{name}: over the limit of {max_pixels:,} pixels")
+        return Image.fromarray(self.pixels)
 
 
 def is_multipart(request: Request) -> bool:
@@ -94,7 +105,7 @@ class Decoders:
         begun = time.perf_counter()
         name = upload.name or f"{FIELD}[{number}]"
         try:
-            pixels, geometry = preprocess(decode(upload.data, name, self._max_pixels), how)
+            pixels, geometry = preprocess(upload.opened(name, self._max_pixels), how)
         except (ImageError, MemoryError) as error:
             detail = str(error) or f"{name}: too large to decode"
             raise Problem(422, detail, field=f"{FIELD}[{number}]") from error

@@ -74,6 +74,7 @@ class Galleries:
             raise InputError(f"{settings.root}: no such folder: name one that holds galleries")
         self._load = load
         self._open: OrderedDict[tuple[str, int | None], Served] = OrderedDict()  # the least recently used first
+        self._retired: list[Served] = []
         self._backbones: WeakValueDictionary[tuple[ExtractionSettings, str | None], Backbone] = WeakValueDictionary()
         self._loading = threading.Lock()
         self._to_reload: set[str] = set()
@@ -142,20 +143,22 @@ class Galleries:
         if name in self._to_reload:
             self._to_reload.discard(name)
             for other in [other for other in self._open if other[0] == name]:
-                self._close(other)
+                self._retire(other)
         served = self._open.get(key)
         if served is None or self._outdated(served, path, snapshot):
             renewed = self._opened(name, snapshot)  # while the one before holds the backbone that both have
             if served is not None:
-                self._close(key)
+                self._retire(key)
             self._open[key] = served = renewed
         self._open.move_to_end(key)
         served.used = time.monotonic()
         return served
 
     def tidy(self) -> None:
-        """Close galleries that are over the budget, long unused, or behind a commit whose room they keep."""
+        """Between batches: close galleries that are over the budget, unused for long, or behind a commit."""
         now = time.monotonic()
+        while self._retired:
+            self._retired.pop().gallery.close()
         for key, served in list(self._open.items()):
             over = sum(served.bytes for served in self._open.values()) > self._settings.memory
             idle = now - served.used > self._settings.idle_seconds
@@ -168,7 +171,8 @@ class Galleries:
     def close(self) -> None:
         """Close all."""
         for key in list(self._open):
-            self._close(key)
+            self._retire(key)
+        self.tidy()
 
     def pool_stats(self) -> dict[str, int]:
         """Galleries that are open, their memory, and how many maps their pools found, and had to read."""
@@ -187,6 +191,8 @@ class Galleries:
             identity, version = _identity(gallery.path), gallery.catalog.data_version()
             if snapshot is None:
                 gallery.at()  # what was committed before its version was asked for
+            if not len(gallery):
+                raise Problem(409, f"gallery {name!r} is empty: add normal images first", field="gallery")
             backbone = self.backbone(gallery)
             detector = Detector(
                 gallery,
@@ -205,6 +211,10 @@ class Galleries:
         if _identity(path) != served.identity:
             return True
         return snapshot is None and served.gallery.catalog.data_version() != served.version
+
+    def _retire(self, key: tuple[str, int | None]) -> None:
+        """Use one no more; it is closed by `tidy`, for images of the same batch may still be searched for in it."""
+        self._retired.append(self._open.pop(key))
 
     def _close(self, key: tuple[str, int | None]) -> None:
         self._open.pop(key).gallery.close()

@@ -5,6 +5,10 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .settings import ServeSettings
+
+HEAD_BYTES = 16 << 10  # of a request's head
+
 
 def patient_for(seconds: float) -> type[H11Protocol]:
     """A protocol that closes connections whose next request's head is not complete in so many seconds.
@@ -48,3 +52,17 @@ def patient_for(seconds: float) -> type[H11Protocol]:
                 self.transport.close()
 
     return Patient
+
+
+def protocol_options(settings: ServeSettings) -> dict[str, Any]:
+    """Uvicorn's options for a service of these settings, where it listens and what it logs aside."""
+    return {
+        "http": patient_for(settings.head_seconds),
+        "ws": "none",
+        "access_log": False,
+        "server_header": False,
+        "date_header": True,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": int(settings.request_seconds) + 1,
+        "h11_max_incomplete_event_size": HEAD_BYTES,
+    }

@@ -79,6 +79,9 @@ def as_problem(error: Exception, root: str) -> Problem:
 
 def problem_response(problem: Problem, path: str, request_id: str) -> JSONResponse:
     """A problem as an answer to a request for `path`."""
+    headers = dict(problem.headers or {})
+    if path.startswith("/v2"):  # as the Open Inference Protocol says
+        return JSONResponse({"error": problem.detail}, problem.status_code, headers)
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status_code).phrase,
@@ -89,4 +92,4 @@ def problem_response(problem: Problem, path: str, request_id: str) -> JSONRespon
     }
     if problem.fields:
         body["errors"] = problem.fields
-    return JSONResponse(body, problem.status_code, dict(problem.headers or {}), MEDIA_TYPE)
+    return JSONResponse(body, problem.status_code, headers, MEDIA_TYPE)

@@ -26,6 +26,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     "5XX": {"description": "What is wrong with the service (RFC 9457)", "content": {MEDIA_TYPE: {}}},
 }
 NPY = "application/x-npy"
+MAX_EDGE = 1 << 30  # pixels
 
 GalleryName = Annotated[str, Path(description="A gallery, as GET /v1/galleries names it")]
 Snapshot = Annotated[int | None, Query(ge=0, le=2**62, description="As of this snapshot [the latest]")]
@@ -224,8 +225,8 @@ def npy(request: Request, id: ResultId) -> Response:
 def match(
     request: Request,
     id: ResultId,
-    x: Annotated[int, Query(description="Column of the original, from 0")],
-    y: Annotated[int, Query(description="Row of the original, from 0")],
+    x: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Column of the original, from 0")],
+    y: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Row of the original, from 0")],
 ) -> dict[str, Any]:
     """The normal image and place that a place of the image was matched with."""
     return _result(request, id).match(x, y)

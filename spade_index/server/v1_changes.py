@@ -9,12 +9,12 @@ import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.datastructures import UploadFile
 
-from ..errors import GalleryLocked
+from ..errors import GalleryLocked, InputError
 from ..writer import GalleryWriter
 from . import schema
 from .decoding import FIELD, file_name, files_of, is_multipart
 from .jobs import Job, Jobs
-from .problems import Problem
+from .problems import Problem, as_problem
 from .schema import image_body
 from .service import allowed, service_of
 from .v1 import PROBLEMS, GalleryName
@@ -124,7 +124,12 @@ def _change(request: Request, gallery: str, ids: schema.Ids, action: str) -> dic
     if not ids.ids:
         raise Problem(422, "name at least one image", field="ids")
     with _writer(path) as writer:
-        snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)
+        try:
+            snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)
+        except InputError as error:  # of one to be restored that is there
+            raise Problem(
+                409, as_problem(error, str(service_of(request).galleries.root)).detail, field="ids"
+            ) from error
         return {"changed": len(set(ids.ids)), "images": len(writer.gallery), "snapshot": snapshot}
 
 

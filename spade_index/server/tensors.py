@@ -1,0 +1,215 @@
+"""Tensors as the Open Inference Protocol (KServe, Triton) sends them over HTTP: JSON, and behind it raw bytes.
+
+A body with binary tensors begins with JSON, whose length is in the header Inference-Header-Content-Length; the tensors'
+bytes follow in the order in which the JSON names them, each as long as its parameter `binary_data_size` says. An
+element of type BYTES is its length, four bytes little-endian, and itself; in JSON it is base64 for inputs, which are
+files, and text for outputs, which are names.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+HEADER = "Inference-Header-Content-Length"
+RANK = 8  # of tensors at most
+LENGTH = 4  # bytes that the length of an element takes
+
+Tensor = np.ndarray | list[bytes]  # uint8 of any shape, or the elements of type BYTES
+
+
+class TensorError(ValueError):
+    """A request that is not what the protocol says, in one line."""
+
+
+@dataclass(frozen=True)
+class OutputWish:
+    """An output that is asked for."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A request for an inference."""
+
+    id: str | None
+    parameters: dict[str, Any]
+    inputs: dict[str, Tensor]
+    outputs: list[OutputWish] | None  # None: all of them
+    binary_by_default: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output tensor: FP32 and BOOL arrays, or an object array of str."""
+
+    name: str
+    values: np.ndarray
+    binary: bool
+
+    @property
+    def datatype(self) -> str:
+        """The protocol's name of its elements' type."""
+        return {"f": "FP32", "b": "BOOL", "O": "BYTES"}[self.values.dtype.kind]
+
+
+def parse_request(body: bytes, header_length: int | None) -> InferRequest:
+    """A request's JSON and tensors. Raises TensorError."""
+    head, rest = (body, b"") if header_length is None else (body[:header_length], body[header_length:])
+    if header_length is not None and len(head) != header_length:
+        raise TensorError(f"{HEADER} is beyond the body's end")
+    try:
+        request = json.loads(head)
+    except (ValueError, RecursionError) as error:
+        raise TensorError("the request is not JSON") from error
+    request = _mapping(request, "the request")
+    parameters = _parameters(request)
+    inputs: dict[str, Tensor] = {}
+    for entry in _list(request, "inputs"):
+        tensor = _mapping(entry, "an input")
+        name = str(tensor.get("name"))[:100]
+        if name in inputs:
+            raise TensorError(f"input {name!r} is there twice")
+        size = _parameters(tensor).get("binary_data_size")
+        if size is None:
+            inputs[name] = _from_json(name, tensor)
+        else:
+            if not _is_count(size) or size > len(rest):
+                raise TensorError(f"input {name!r}: its binary_data_size is not there")
+            inputs[name], rest = _from_bytes(name, tensor, rest[:size]), rest[size:]
+    if rest:
+        raise TensorError(f"{len(rest)} bytes behind the last input")
+    binary = parameters.get("binary_data_output", False) is True
+    outputs = [_wish(entry, binary) for entry in _list(request, "outputs")] or None
+    id = request.get("id")
+    return InferRequest(None if id is None else str(id)[:1000], parameters, inputs, outputs, binary)
+
+
+def render_response(facts: Mapping[str, Any], outputs: Sequence[Output]) -> tuple[bytes, int | None]:
+    """The body of an answer, and the length of its JSON if tensors follow it."""
+    entries, behind = [], []
+    for output in outputs:
+        entry: dict[str, Any] = {
+            "name": output.name,
+            "datatype": output.datatype,
+            "shape": list(output.values.shape),
+        }
+        if output.binary:
+            behind.append(_to_bytes(output.values))
+            entry["parameters"] = {"binary_data_size": len(behind[-1])}
+        else:
+            entry["data"] = [_plain(value) for value in output.values.ravel().tolist()]
+        entries.append(entry)
+    head = json.dumps({**facts, "outputs": entries}).encode()
+    return b"".join([head, *behind]), len(head) if behind else None
+
+
+def _from_json(name: str, tensor: Mapping[str, Any]) -> Tensor:
+    shape, data = _shape(name, tensor), tensor.get("data")
+    if tensor.get("datatype") == "BYTES":
+        elements = data if isinstance(data, list) else [data]
+        _require_count(name, shape, len(elements))
+        try:
+            return [base64.b64decode(_text(element), validate=True) for element in elements]
+        except (TypeError, ValueError) as error:
+            raise TensorError(f"input {name!r}: in JSON, an element of BYTES is a string in base64") from error
+    try:
+        values = np.array(data)
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise TensorError(f"input {name!r}: its data is no array") from error
+    if values.dtype.kind not in "iu" or values.size == 0 or values.min() < 0 or values.max() > 255:
+        raise TensorError(f"input {name!r}: its data is not of whole numbers 0 to 255")
+    _require_uint8(name, tensor)
+    _require_count(name, shape, values.size)
+    return values.astype(np.uint8).reshape(shape)
+
+
+def _from_bytes(name: str, tensor: Mapping[str, Any], data: bytes) -> Tensor:
+    shape = _shape(name, tensor)
+    if tensor.get("datatype") == "BYTES":
+        elements = _elements(name, data)
+        _require_count(name, shape, len(elements))
+        return elements
+    _require_uint8(name, tensor)
+    _require_count(name, shape, len(data))
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _elements(name: str, data: bytes) -> list[bytes]:
+    elements, place = [], 0
+    while place < len(data):
+        size = int.from_bytes(data[place : place + LENGTH], "little")
+        place += LENGTH
+        if place + size > len(data):
+            raise TensorError(f"input {name!r}: an element is cut off")
+        elements.append(data[place : place + size])
+        place += size
+    return elements
+
+
+def _to_bytes(values: np.ndarray) -> bytes:
+    if values.dtype.kind != "O":
+        return values.tobytes()
+    texts = [text.encode() for text in values.ravel()]
+    return b"".join(len(text).to_bytes(LENGTH, "little") + text for text in texts)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, which knows no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _wish(entry: Any, binary_by_default: bool) -> OutputWish:
+    output = _mapping(entry, "an output")
+    binary = _parameters(output).get("binary_data", binary_by_default)
+    return OutputWish(str(output.get("name"))[:100], binary is True)
+
+
+def _shape(name: str, tensor: Mapping[str, Any]) -> list[int]:
+    shape = tensor.get("shape")
+    if not isinstance(shape, list) or not 0 < len(shape) <= RANK or not all(map(_is_count, shape)):
+        raise TensorError(f"input {name!r}: its shape is no list of whole numbers")
+    return shape
+
+
+def _require_count(name: str, shape: list[int], count: int) -> None:
+    if math.prod(shape) != count:
+        raise TensorError(f"input {name!r}: {count} elements are not of shape {shape}")
+
+
+def _require_uint8(name: str, tensor: Mapping[str, Any]) -> None:
+    if tensor.get("datatype") != "UINT8":
+        raise TensorError(f"input {name!r}: its datatype is neither BYTES nor UINT8")
+
+
+def _parameters(of: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(_mapping(of.get("parameters") or {}, "`parameters`"))
+
+
+def _list(request: Mapping[str, Any], name: str) -> list[Any]:
+    values = request.get(name) or []
+    if not isinstance(values, list):
+        raise TensorError(f"`{name}` is no list")
+    return values
+
+
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TensorError(f"{what} is no JSON object")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,246 @@
+"""The Open Inference Protocol v2 (KServe, Triton): a gallery is a model, a snapshot its version.
+
+https://github.com/kserve/open-inference-protocol, and Triton's extension for binary tensors.
+"""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import anyio
+import numpy as np
+from fastapi import APIRouter, Path, Request, Response
+from starlette.responses import JSONResponse
+
+from ..errors import SpadeIndexError
+from ..settings import MAPS, Maps
+from .decoding import Upload
+from .engine import Answer
+from .problems import Problem, as_problem
+from .service import Service, allowed, service_of
+from .tensors import HEADER, InferRequest, Output, OutputWish, TensorError, parse_request, render_response
+
+Model = Annotated[str, Path(description="A gallery")]
+Version = Annotated[str, Path(description="One of its snapshots")]
+
+IMAGE, PIXELS = "image", "pixels"
+INPUTS = [
+    {"name": IMAGE, "datatype": "BYTES", "shape": [-1]},  # files; or
+    {"name": PIXELS, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},  # B, H, W, RGB
+]
+EMPTY = np.float32(np.nan)
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+
+@router.get("")
+async def server() -> dict[str, Any]:
+    """What this is."""
+    return {"name": "spade_index", "version": version("spade_index"), "extensions": ["binary_tensor_data"]}
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """Whether the service answers."""
+    return {"live": True}
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> JSONResponse:
+    """Whether it takes queries: 503 if not."""
+    alive = service_of(request).engine.alive
+    return JSONResponse({"ready": alive}, 200 if alive else 503)
+
+
+@router.post("/repository/index")
+def repository(request: Request) -> list[dict[str, str]]:
+    """All models that the key may read."""
+    key, served = allowed(request), service_of(request)
+    return [_state(served, name) for name in served.galleries.names() if key.allows(name, write=False)]
+
+
+@router.get("/models/{model}")
+@router.get("/models/{model}/versions/{version}")
+def metadata(request: Request, model: Model, version: Version | None = None) -> dict[str, Any]:
+    """A model's versions, inputs and outputs."""
+    allowed(request, model)
+    with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
+        height, width = gallery.settings.preprocessing.input_size
+        versions = [str(snapshot["snapshot"]) for snapshot in gallery.catalog.snapshots() if snapshot["images"]]
+    neighbours = service_of(request).settings.search.score_neighbours
+    shapes = {
+        "score": ("FP32", [-1]),
+        "anomalous": ("BOOL", [-1]),
+        "threshold": ("FP32", [-1]),
+        "score_map": ("FP32", [-1, height, width]),
+        "neighbour": ("BYTES", [-1, neighbours]),
+        "distance": ("FP32", [-1, neighbours]),
+    }
+    outputs = [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in shapes.items()]
+    return {"name": model, "versions": versions, "platform": "spade_index", "inputs": INPUTS, "outputs": outputs}
+
+
+@router.get("/models/{model}/ready")
+@router.get("/models/{model}/versions/{version}/ready")
+def model_ready(request: Request, model: Model, version: Version | None = None) -> dict[str, Any]:
+    """Whether a model can be used."""
+    allowed(request, model)
+    with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
+        if not len(gallery):
+            raise Problem(503, f"{model}: the gallery is empty: add normal images first")
+    return {"name": model, "ready": True}
+
+
+@router.post("/models/{model}/infer")
+@router.post("/models/{model}/versions/{version}/infer")
+async def infer(request: Request, model: Model, version: Version | None = None) -> Response:
+    """Score images: the input `image`, files, or `pixels`."""
+    allowed(request, model)
+    served = service_of(request)
+    served.galleries.path(model)
+    snapshot = _snapshot(version)
+    with served.engine.place() as place:
+        asked = await _parsed(request)
+        uploads = _uploads(asked, served.settings.request_images)
+        wishes = _wishes(asked)
+        place.take(len(uploads))
+        found = await served.find(
+            request,
+            model,
+            uploads,
+            snapshot=snapshot,
+            maps=_maps(asked, wishes),
+            threshold=_threshold(asked),
+        )
+        size = served.galleries.settings_of(model).preprocessing.input_size
+        outputs = [Output(wish.name, OUTPUTS[wish.name](found.answers, size), wish.binary) for wish in wishes]
+        facts = {"model_name": model, "model_version": str(found.answers[0].detection.snapshot)}
+        facts |= {"id": asked.id} if asked.id is not None else {}
+        body, head = await anyio.to_thread.run_sync(render_response, facts, outputs)
+    if head is None:
+        return Response(body, media_type="application/json")
+    return Response(body, media_type="application/octet-stream", headers={HEADER: str(head)})
+
+
+async def _parsed(request: Request) -> InferRequest:
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Problem(415, "compressed requests are not supported")
+    length = request.headers.get(HEADER)
+    if length is not None and not (length.isascii() and length.isdigit()):
+        raise Problem(400, f"{HEADER} is not a number")
+    body = await request.body()
+    try:
+        return await anyio.to_thread.run_sync(parse_request, body, None if length is None else int(length))
+    except TensorError as error:
+        raise Problem(400, str(error)) from error
+
+
+def _uploads(asked: InferRequest, most: int) -> list[Upload]:
+    """The images of a request. Raises Problem (400)."""
+    if len(asked.inputs) != 1 or not asked.inputs.keys() <= {IMAGE, PIXELS}:
+        raise Problem(400, f"give one input: {IMAGE!r} (BYTES, files) or {PIXELS!r} (UINT8 [B, H, W, 3])")
+    (name, tensor), *_ = asked.inputs.items()
+    if (name == IMAGE) != isinstance(tensor, list):
+        raise Problem(400, f"input {IMAGE!r} is of datatype BYTES, {PIXELS!r} of UINT8")
+    if not isinstance(tensor, list) and (tensor.ndim != 4 or tensor.shape[3] != 3 or not tensor.size):
+        raise Problem(400, f"input {PIXELS!r}: its shape is not [B, H, W, 3]")
+    if not 0 < len(tensor) <= most:
+        raise Problem(400, f"{len(tensor)} images: a request has 1 to {most}")
+    if isinstance(tensor, list):
+        return [Upload(None, data) for data in tensor]
+    return [Upload(None, b"", pixels) for pixels in tensor]
+
+
+def _wishes(asked: InferRequest) -> list[OutputWish]:
+    wishes = asked.outputs or [OutputWish(name, asked.binary_by_default) for name in OUTPUTS]
+    for wish in wishes:
+        if wish.name not in OUTPUTS:
+            raise Problem(400, f"no output {wish.name!r}: there are {', '.join(OUTPUTS)}")
+    return wishes
+
+
+def _maps(asked: InferRequest, wishes: list[OutputWish]) -> Maps | None:
+    """Which score maps to make: where that is not said, those that are asked for."""
+    maps: Maps | None = asked.parameters.get("maps")
+    if maps is None:
+        return "always" if any(wish.name == "score_map" for wish in wishes) else None
+    if maps not in MAPS:
+        raise Problem(400, f"parameter `maps` must be one of {', '.join(MAPS)}")
+    return maps
+
+
+def _threshold(asked: InferRequest) -> float | None:
+    threshold = asked.parameters.get("threshold")
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not np.isfinite(threshold):
+        raise Problem(400, "parameter `threshold` must be a number")
+    return float(threshold)
+
+
+def _snapshot(version: str | None) -> int | None:
+    if version is None:
+        return None
+    if not (version.isascii() and version.isdigit() and len(version) < 19):
+        raise Problem(404, "a version is the number of a snapshot")
+    return int(version)
+
+
+def _state(served: Service, name: str) -> dict[str, str]:
+    try:
+        with served.galleries.open(name) as gallery:
+            return {"name": name, "version": str(gallery.snapshot), "state": "READY", "reason": ""}
+    except (SpadeIndexError, Problem) as error:
+        reason = str(as_problem(error, str(served.galleries.root)).detail)
+        return {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
+
+
+def _scores(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
+    return np.array([answer.detection.score for answer in answers], "<f4")
+
+
+def _anomalous(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
+    return np.array([bool(answer.detection.anomalous) for answer in answers])
+
+
+def _thresholds(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
+    found = [answer.detection.threshold for answer in answers]
+    return np.array([EMPTY if threshold is None else threshold for threshold in found], "<f4")
+
+
+def _score_maps(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
+    maps = np.full((len(answers), *size), EMPTY, "<f4")
+    for place, answer in enumerate(answers):
+        if answer.detection.pixels is not None:
+            maps[place] = answer.detection.pixels.score_map
+    return maps
+
+
+def _neighbours(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
+    ids = np.full((len(answers), _most(answers)), "", object)
+    for place, answer in enumerate(answers):
+        for rank, neighbour in enumerate(answer.detection.neighbours):
+            ids[place, rank] = neighbour.id
+    return ids
+
+
+def _distances(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
+    distances = np.full((len(answers), _most(answers)), EMPTY, "<f4")
+    for place, answer in enumerate(answers):
+        found = [neighbour.distance for neighbour in answer.detection.neighbours]
+        distances[place, : len(found)] = found
+    return distances
+
+
+def _most(answers: Sequence[Answer]) -> int:
+    return max(len(answer.detection.neighbours) for answer in answers)
+
+
+OUTPUTS = {
+    "score": _scores,
+    "anomalous": _anomalous,
+    "threshold": _thresholds,
+    "score_map": _score_maps,
+    "neighbour": _neighbours,
+    "distance": _distances,
+}

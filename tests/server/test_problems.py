@@ -1,0 +1,251 @@
+"""Tests of errors: problem details that name the field, and tell nothing of the inside."""
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from serving import Server, parts, problem
+from tiny import png
+
+QUERY = "/v1/galleries/plain/query"
+
+LEAVING = [
+    "..",
+    ".",
+    "%2e%2e",
+    "..%2f..%2fetc",
+    "%2e%2e%2fplain",
+    "..%5cplain",
+    "%2Fetc",
+    "//etc/passwd",
+    "plain%2f..%2fplain",
+    "plain%00",
+    "%00",
+    ".spade-index",
+    "%ff%fe",
+    "%ed%a0%80",
+    "%E2%80%AE",
+    "%F0%9F%92%A9",
+    "a" * 300,
+    "a%2f" * 2000,
+    "%0d%0aX-Evil:%201",
+    "~root",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", LEAVING)
+@pytest.mark.parametrize("route", ["", "/images", "/query", "/thumbnail?id=x"])
+def test_no_name_leads_out_of_the_root(shared_server: Server, name: str, route: str) -> None:
+    method, body = ("POST", png(1)) if route == "/query" else ("GET", b"")
+    with shared_server.connect() as connection:
+        answer = connection.request(method, f"/v1/galleries/{name}{route}", body)
+    told = problem(answer, answer.status_code)
+    assert told["status"] in (404, 405)
+    assert "x-evil" not in answer.headers
+    assert str(shared_server.settings.root) not in answer.content.decode()
+
+
+def test_a_link_or_a_file_beside_the_galleries_is_none(serve, root: Path) -> None:
+    (root / "file").write_text("no gallery")
+    (root / "empty").mkdir()
+    (root / "dangling").symlink_to("/nowhere")
+    (root / ".hidden").symlink_to("plain")
+    server = serve()
+    names = [gallery["name"] for gallery in server.http.get("/v1/galleries").json()["galleries"]]
+    assert names == ["calibrated", "cropped", "other", "plain"]
+    for name in ("file", "empty", "dangling", ".hidden"):
+        problem(server.http.get(f"/v1/galleries/{name}"), 404, "gallery")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"maps": "maybe"}, "maps"),
+        ({"threshold": "x"}, "threshold"),
+        ({"threshold": "nan"}, "threshold"),
+        ({"threshold": "inf"}, "threshold"),
+        ({"snapshot": "-1"}, "snapshot"),
+        ({"snapshot": "9" * 30}, "snapshot"),
+        ({"snapshot": "1.5"}, "snapshot"),
+        ({"name": "n" * 2000}, "name"),
+    ],
+)
+def test_a_parameter_that_cannot_be_used_is_named(shared_server: Server, parameters: dict, field: str) -> None:
+    problem(shared_server.http.post(QUERY, content=png(1), params=parameters), 422, field)
+
+
+def test_all_parameters_at_fault_are_named_at_once(shared_server: Server) -> None:
+    told = problem(shared_server.http.post(QUERY, content=png(1), params={"maps": "no", "threshold": "x"}), 422)
+    assert {error["field"] for error in told["errors"]} == {"maps", "threshold"}
+
+
+def test_an_image_that_cannot_be_decoded_is_named_by_its_number_and_nothing_is_computed(
+    shared_server: Server,
+) -> None:
+    before = shared_server.watch.images
+    answer = shared_server.http.post(QUERY, files=parts(("a.png", png(1)), ("b.png", b"no image"), ("c.png", png(2))))
+    told = problem(answer, 422, "images[1]")
+    assert "b.png" in told["detail"]
+    problem(shared_server.http.post(QUERY, content=png(1)[:100]), 422, "images[0]")
+    problem(shared_server.http.post(QUERY, content=b""), 422, "images")
+    assert shared_server.watch.images == before
+
+
+def test_a_form_that_is_none_is_refused(shared_server: Server) -> None:
+    http = shared_server.http
+    problem(http.post(QUERY, files=parts(("a.png", png(1)), field="image")), 422, "image")
+    problem(http.post(QUERY, files={"images": (None, "text")}), 422, "images")
+    empty = {"Content-Type": "multipart/form-data; boundary=b"}
+    problem(http.post(QUERY, content=b"--b--\r\n", headers=empty), 422, "images")
+    problem(http.post(QUERY, content=b"nothing", headers={"Content-Type": "multipart/form-data"}), 400)
+    for body in (
+        b"garbage",
+        b"--b\r\n",
+        b"--b\r\n\r\n",
+        b"--b\r\nbroken\r\n\r\nx\r\n--b--\r\n",
+        b"--b\r\nA: " + b"x" * 99_999,
+    ):
+        answer = http.post(QUERY, content=body, headers=empty)
+        assert answer.status_code in (400, 422), answer.content
+        problem(answer, answer.status_code)
+    cut = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n' + png(1)
+    problem(http.post(QUERY, content=cut, headers=empty), 400)
+
+
+def test_other_kinds_of_bodies_are_refused(shared_server: Server) -> None:
+    for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded"):
+        answer = shared_server.http.post(QUERY, content=png(1), headers={"Content-Type": kind})
+        problem(answer, 415, "Content-Type")
+    answer = shared_server.http.post(
+        "/v1/galleries/plain/images", content=png(1), headers={"Content-Type": "image/png"}
+    )
+    problem(answer, 415, "Content-Type")
+
+
+def test_what_is_not_there_is_404(shared_server: Server) -> None:
+    http = shared_server.http
+    problem(http.get("/v1/nothing"), 404)
+    problem(http.get("/v1/galleries/nothing"), 404, "gallery")
+    problem(http.get("/v1/results/nothing"), 404, "id")
+    problem(http.get("/v1/results/nothing/overlay.png"), 404, "id")
+    problem(http.get("/v1/jobs/nothing"), 404, "id")
+    problem(http.delete("/v1/jobs/nothing"), 404, "id")
+    problem(http.post("/v1/jobs/nothing/resume"), 404, "id")
+    problem(http.get("/v1/galleries/plain/thumbnail", params={"id": "nothing"}), 404)
+    told = problem(http.post("/v1/galleries/plain/remove", json={"ids": ["nothing"]}), 404)
+    assert told["instance"] == "/v1/galleries/plain/remove"
+
+
+def test_ids_can_be_anything_that_json_can_say(server: Server) -> None:
+    at = "/v1/galleries/plain/remove"
+    for body in (
+        b'{"ids": ["\\ud800"]}',
+        b'{"ids": ["\\u0000"]}',
+        b'{"ids": ["' + b"a" * 100_000 + b'"]}',
+        b'{"ids": [1]}',
+        b'{"ids": "a"}',
+        b'{"ids": null}',
+        b"[" * 100_000,
+        b'{"ids": [' + b'"x",' * 100_000 + b'"x"]}',
+        b"\xff\xfe",
+        b"",
+        b"null",
+    ):
+        answer = server.http.post(at, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 404, 422), answer.content[:300]
+        problem(answer, answer.status_code)
+
+
+def test_a_request_id_is_taken_over_if_it_is_sane(shared_server: Server) -> None:
+    http = shared_server.http
+    assert http.get("/v1", headers={"X-Request-Id": "line-7.Screen_2"}).headers["x-request-id"] == "line-7.Screen_2"
+    told = problem(http.get("/v1/nothing", headers={"X-Request-Id": "mine"}), 404)
+    assert told["request_id"] == "mine"
+    for odd in ("a" * 65, "a b", "<script>", '"'):
+        assert http.get("/v1", headers={"X-Request-Id": odd}).headers["x-request-id"] != odd
+
+
+def test_what_nobody_foresaw_is_told_to_the_log_alone(serve, caplog, monkeypatch) -> None:
+    server = serve()
+    secret = "a secret of the inside: /root/secret"
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError(secret)
+
+    monkeypatch.setattr(server.service.galleries, "use", broken)
+    answer = server.http.post(QUERY, content=png(1))
+    told = problem(answer, 500)
+    assert "secret" not in answer.text
+    assert told["request_id"] in caplog.text
+    assert secret in caplog.text
+    monkeypatch.undo()
+    assert server.query("plain", png(1))["neighbours"][0]["id"] == "001.png"
+
+
+def test_no_error_tells_where_the_root_is(serve, root: Path) -> None:
+    (root / "plain" / "shards" / "000001.h5").unlink()
+    for path in (root / "other" / "index").iterdir():
+        path.write_bytes(b"damaged")
+    (root / "cropped" / "catalog.sqlite").write_bytes(b"damaged" * 1000)
+    server = serve()
+    answers = [
+        server.http.post(f"/v1/galleries/{name}/{route}", **options)
+        for name in ("plain", "other", "cropped")
+        for route, options in [
+            ("query", {"content": png(3)}),
+            ("query", {"content": png(3), "params": {"maps": "auto"}}),
+            ("query", {"content": b"no image"}),
+            ("remove", {"json": {"ids": ["nope"]}}),
+            ("remove", {"json": {"ids": ["003.png"]}}),
+            ("restore", {"json": {"ids": ["003.png"]}}),
+            ("reload", {}),
+            ("images", {"files": parts(("a.png", b"no image"))}),
+        ]
+    ]
+    answers += [server.http.get("/v1/galleries"), server.http.get("/v1/jobs")]
+    answers += [server.http.get(f"/v1/galleries/{name}/thumbnail?id=000.png") for name in ("plain", "cropped")]
+    whole = serve(root=root / "plain")
+    answers += [whole.http.get("/v1/galleries"), whole.http.post(QUERY, content=png(3), params={"maps": "auto"})]
+    assert [a for a in answers if a.status_code >= 400]
+    for answer in answers:
+        assert str(root) not in answer.text
+        assert str(root.parent) not in answer.text
+        assert "Traceback" not in answer.text
+
+
+def test_a_backbone_that_cannot_be_loaded_is_told_without_its_path(serve, root: Path) -> None:
+    from spade_index.errors import BackboneError
+
+    server = serve()
+
+    def load(gallery: object, device: str) -> None:
+        raise BackboneError("/secret/weights.safetensors: no such file: give the weights with --weights")
+
+    server.service.galleries._load = load
+    answer = server.http.post(QUERY, content=png(1))
+    problem(answer, 500)
+    assert "/secret" not in answer.text
+
+
+def test_what_an_image_is_called_is_shown_as_one_line(shared_server: Server) -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename="a\x1b[31m\xc2\x85b.png"\r\n\r\n'
+        + b"no image\r\n--b--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    told = problem(shared_server.http.post(QUERY, content=body, headers=headers), 422)
+    assert told["detail"].isprintable()
+
+
+def test_a_picture_of_no_pixels_worth_is_no_matter(shared_server: Server) -> None:
+    for size in ((1, 1), (1, 5000), (5000, 1), (2, 3)):
+        buffer = io.BytesIO()
+        Image.new("L", size, 7).save(buffer, "PNG")
+        told = shared_server.query("plain", buffer.getvalue())
+        assert (told["width"], told["height"]) == size
+        for kind in ("overlay", "heat"):
+            assert shared_server.http.get(told["score_map"][kind]).status_code == 200
+        match = shared_server.http.get(told["score_map"]["match"], params={"x": 0, "y": 0})
+        assert match.status_code == 200

@@ -1,0 +1,89 @@
+"""Tests of docs/serve.md and of the README's section on the service: what they show works, what they list is all."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from commands import photographs, run
+from serving import Server
+from tiny import png
+
+from spade_index.cli import main
+from spade_index.server.settings import ServeSettings
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = (ROOT / "docs" / "serve.md").read_text()
+README = (ROOT / "README.md").read_text().partition("## As a service")[2].partition("\n## ")[0]
+ADDRESS = "127.0.0.1:8765"
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def tiles(serve: Callable[..., Server], root: Path) -> Server:
+    """A service with the gallery that the examples are about."""
+    shutil.copytree(root / "calibrated", root / "tiles")
+    return serve()
+
+
+def test_each_command_works_as_it_is_written(tiles: Server, tmp_path: Path) -> None:
+    commands = [*blocks(REFERENCE, "bash"), *re.findall(r"^    (curl .*)$", README, re.MULTILINE)]
+    commands = [line for block in commands for line in statements(block)]
+    assert len(commands) > 20
+    here = [command.replace(ADDRESS, f"127.0.0.1:{tiles.port}") for command in commands]
+    for command, (status, output) in zip(here, run(here, photographs(tmp_path)), strict=True):
+        assert status == 0, (command, output)
+    assert "new/good2.jpg" in tiles.http.get("/v1/galleries/tiles/images").text
+
+
+def statements(block: str) -> list[str]:
+    """The commands of a block: a line that a command is not finished on goes on in the next."""
+    return re.findall(r"^\S.*(?:\n .*)*", block, re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", [REFERENCE, README], ids=["serve.md", "README"])
+def test_each_python_example_works_as_it_is_written(tiles: Server, tmp_path: Path, text: str) -> None:
+    examples = blocks(text, "python")
+    assert examples
+    for example in examples:
+        code = example.replace(ADDRESS, f"127.0.0.1:{tiles.port}")
+        subprocess.run([sys.executable, "-c", code], cwd=photographs(tmp_path), check=True, timeout=120)
+    assert (tmp_path / "overlay.png").is_file()
+
+
+def test_all_options_are_there_with_their_defaults() -> None:
+    shown = CliRunner().invoke(main, ["serve", "--help"], terminal_width=10_000).output
+    options = re.findall(r"^  (--[a-z-]+)", shown, re.MULTILINE)
+    assert len(options) > 20
+    for option in options:
+        assert f"`{option}`" in REFERENCE, option
+    defaults = dict(re.findall(r"^  (--[a-z-]+) .*\[default: ([^;\]]+)", shown, re.MULTILINE)) | {"--device": None}
+    listed = dict(re.findall(r"^\| `(--[a-z-]+)` \| (\S+) \|", REFERENCE, re.MULTILINE))
+    assert {option: defaults.get(option) for option in listed} == listed
+
+
+def test_all_metrics_are_there(tiles: Server) -> None:
+    tiles.query("tiles", png(1))
+    families = re.findall(r"^# TYPE (\S+)", tiles.http.get("/metrics").text, re.MULTILINE)
+    section = REFERENCE.partition("## Metrics")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`(spade_index_[a-z_]+)`", section))
+    assert listed == {name for name in families if not name.endswith("_created")}
+
+
+def test_fixed_limits_are_those_that_are_told() -> None:
+    usual = ServeSettings(Path())
+    section = REFERENCE.partition("## Limits")[2].partition("\n## ")[0]
+    assert f"`--max-images`; {usual.add_images}" in section
+    assert f"all together | {usual.held_bytes >> 20} MiB" in section
+    assert f"{usual.head_seconds:g} seconds, 16 KiB" in section
+    assert f"within a body | {usual.body_seconds:g} seconds" in section
+    assert f"{usual.results_bytes >> 20} MiB, {usual.results_seconds / 60:g} minutes" in section
+    assert f"nobody used for {usual.idle_seconds / 60:g} minutes" in REFERENCE
