@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import h5py
 import numpy as np
@@ -49,11 +49,14 @@ def flip(path: Path, state: State, rng: random.Random, steps: list[str]) -> Flip
 
 
 def files_in_use(path: Path) -> list[str]:
-    """The files whose bytes matter; not an index of before the last compaction, which nobody opens any more."""
+    """The files whose bytes matter; not an index of before the last compaction, which nobody opens any more.
+
+    Nor a journal of SQLite's: once a writer has closed, one that is there is of a commit that never began.
+    """
     with Gallery(path) as gallery:
         index = gallery.catalog.index(gallery.snapshot)
-    folders = ("shards/", "index/") if index else ("shards/",)
-    return [name for name in sorted(files_of(path)) if name.startswith(("catalog.", *folders))]
+    used = ("catalog.sqlite", "catalog.check", "shards/*", *(["index/*"] if index else []))
+    return [name for name in sorted(files_of(path)) if any(PurePath(name).match(pattern) for pattern in used)]
 
 
 def problems_of(path: Path) -> list[str]:

@@ -13,6 +13,7 @@ from tiny import build, files_of, write_images
 
 from spade_index import catalog_check
 from spade_index.backbone import Backbone
+from spade_index.changes import set_meta
 from spade_index.detector import Detector
 from spade_index.errors import GalleryDamaged, GalleryError, SpadeIndexError
 from spade_index.gallery import Gallery
@@ -123,6 +124,19 @@ def test_files_without_contents_that_matter(gallery: Path) -> None:
             with GalleryWriter(gallery) as writer:
                 assert len(writer.gallery) == 3
     assert problems_of(gallery) == []
+
+
+def test_a_journal_of_a_commit_that_never_began(gallery: Path, tmp_path: Path) -> None:
+    """SQLite writes its head last: without, nothing in it counts, and a changed byte is no damage."""
+    with GalleryWriter(gallery) as writer, writer.gallery.catalog.transaction() as db:
+        set_meta(db, "created", "never")
+        killed = shutil.copytree(gallery, tmp_path / "killed")
+    journal, catalog = killed / "catalog.sqlite-journal", killed / "catalog.sqlite"
+    before, size = catalog.read_bytes(), journal.stat().st_size
+    assert size > 4096
+    for place in flips(journal, [*[0] * 20, *range(28), *range(0, size, 97)]):
+        assert problems_of(killed) == [], place
+        assert catalog.read_bytes() == before
 
 
 def test_the_pages_of_a_catalog_in_tests_hold_what_sqlite_does_not_check(gallery: Path) -> None:

@@ -2,10 +2,12 @@
 
 import os
 import sqlite3
+import struct
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from cli_runs import run
@@ -161,6 +163,19 @@ def test_a_map_that_cannot_be_found_costs_one_image(gallery_path: Path) -> None:
     assert dropped == 1
     assert "dropped 005.png: it is damaged" in said
     check_usable(gallery_path, without("005.png"))
+
+
+@pytest.mark.parametrize("pixels", [64, 16, 4])
+def test_maps_that_say_another_number_of_rows_cost_no_image(gallery_path: Path, pixels: int) -> None:
+    """Where each row's map lies is known all the same."""
+    shard = shard_of(gallery_path, "005.png")
+    data = bytearray(shard.read_bytes())
+    data[data.index(struct.pack("<2Q", 5, pixels))] ^= 0x80  # HDF5's sizes of a dataset, 8 bytes each
+    shard.write_bytes(data)
+    with h5py.File(shard) as file:
+        assert 5 + 0x80 in {len(level) for level in file["maps"].values()}
+    assert repair(gallery_path)[0] == 0
+    check_usable(gallery_path, ALL)
 
 
 @pytest.mark.parametrize("ruin", [os.unlink, lambda path: os.truncate(path, 3000), lambda path: os.truncate(path, 0)])
