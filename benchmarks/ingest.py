@@ -45,7 +45,7 @@ from spade_index.cli_change import MANY
 from spade_index.errors import InputError
 from spade_index.images import ImageFile, find_images
 from spade_index.ingest import AddReport
-from spade_index.loading import load_all
+from spade_index.loading import in_lots, load_all
 from spade_index.writer import GalleryWriter
 
 FEW = 50  # images that are added to a large gallery and to an empty one
@@ -123,6 +123,7 @@ class Ingests:
             preprocessing=lambda default: replace(default, input_size=(edge, edge)),
             device=settings.device,
         )
+        self._lanes = self.backbone.lanes(settings.batch_size)
 
     def ingest(self) -> dict[str, Any]:
         """Every round: all images into a new gallery, which is checked, and some with their features dropped."""
@@ -137,7 +138,7 @@ class Ingests:
                 GalleryWriter(self._gallery, self.backbone.settings) as writer,
                 MemorySampler(partial(getattr, backbone, "images"), partial(len, writer.gallery)) as sampler,
             ):
-                backbone.start(first)
+                backbone.start(first, self._lanes)
                 report = self._add(writer, self._files(), backbone, self.processes)
                 backbone.finish()
             slices += backbone.slices
@@ -190,10 +191,10 @@ class Ingests:
         """Decoding and backbone as in an ingest, and nothing written."""
         files = islice(self._files(), self.settings.dropped_images)
         backbone = self._interleaved("without writing")
-        backbone.start(first)
-        loaded = self._loaded(files)
-        while batch := list(islice(loaded, self.settings.batch_size)):
-            backbone(np.stack([image.pixels for image in batch]))
+        backbone.start(first, self._lanes)
+        lots = in_lots(self._loaded(files), len(first))
+        for _ in backbone.stream((np.stack([image.pixels for image in lot]) for lot in lots), self._lanes):
+            pass
         backbone.finish()
         return backbone.slices
 
@@ -208,8 +209,9 @@ class Ingests:
         )
 
     def _first_batch(self) -> np.ndarray:
-        """Pixels uint8 [B, H, W, 3] to time the backbone on before there are others."""
-        batch = [image.pixels for image in self._loaded(islice(self._files(), self.settings.batch_size))]
+        """Pixels uint8 [B, H, W, 3] to time the backbone on before there are others, as many as a lane is given."""
+        lot = self.settings.batch_size // self._lanes
+        batch = [image.pixels for image in self._loaded(islice(self._files(), lot))]
         if not batch:
             raise InputError(f"{self.settings.photographs}: no images that could be decoded")
         return np.stack(batch)

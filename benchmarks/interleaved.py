@@ -1,21 +1,23 @@
 """A backbone that an ingest runs on, and that stops now and then to be timed alone.
 
 A machine that others use is twice as fast in one minute as in the next, so that two rates can be compared only where
-they were measured side by side. After every few thousand images the ingest's clock is stopped inside the call of the
-backbone, which holds up the rest of the ingest; the backbone alone runs for as many images, on pixels that were just
-decoded; then the clock goes on. Each slice of the ingest is compared with the backbone alone just before and after it.
+they were measured side by side. After every few thousand images the ingest's clock is stopped where it asks for the
+next features, which holds up the rest of the ingest; the backbone alone runs for as many images, on pixels that were
+just decoded and in the same batches and lanes, so that it too is never waited for; then the clock goes on. Each slice
+of the ingest is compared with the backbone alone just before and after it.
 
-The clock goes on until decoding and writing, whose queues are bounded, have nothing left to do: none of that work is
-done for free while the clock stands. So the error is against the ingest: while those finish (`settling`, quoted), the
-backbone does nothing, which it would not in an ingest that is not stopped.
+The clock goes on until the backbone's lanes are empty, and until decoding and writing, whose queues are bounded, have
+nothing left to do: none of that work is done for free while the clock stands. So the error is against the ingest: while
+those finish (`settling`, quoted), the backbone does nothing, which it would not in an ingest that is not stopped.
 """
 
 import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,7 @@ class Interleaved:
 
     def __init__(self, backbone: Backbone, every: int, told: Callable[[Slice], None] = lambda slice: None) -> None:
         """The backbone is timed alone after every so many images; `told` hears of each slice."""
-        self.images = 0  # that it was called with
+        self.images = 0  # that it was given
         self.slices: list[Slice] = []
         self._backbone = backbone
         self._every = every
@@ -66,6 +68,7 @@ class Interleaved:
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
         self._resumed = 0.0
         self._slice_images = 0
+        self._lanes = 1
         self._alone_before = 0.0  # seconds
 
     @property
@@ -73,24 +76,36 @@ class Interleaved:
         """The backbone's."""
         return self._backbone.settings
 
-    def start(self, pixels: np.ndarray) -> None:
+    def lanes(self, images: int) -> int:
+        """The backbone's."""
+        return self._backbone.lanes(images)
+
+    def start(self, pixels: np.ndarray, lanes: int) -> None:
         """Time the backbone alone on a batch uint8 [B, H, W, 3], then start the clock."""
         self._recent.append(pixels)
+        self._lanes = lanes
         self._alone_before = self._time_alone()
         self._resumed = time.perf_counter()
 
-    def __call__(self, pixels: np.ndarray) -> Features:
-        """Features of a batch uint8 [B, H, W, 3]."""
-        features = self._backbone(pixels)
-        self.images += len(pixels)
-        self._slice_images += len(pixels)
-        if len(pixels) == len(self._recent[0]):
-            self._recent.append(pixels)
-        if self._slice_images >= self._every:
+    def stream(self, batches: Iterable[np.ndarray], lanes: int) -> Generator[Features]:
+        """Features of every batch uint8 [B, H, W, 3], as the backbone's own stream gives them."""
+        source = iter(batches)
+        while True:
+            yield from self._backbone.stream(self._slice(source), lanes)
+            if self._slice_images < self._every:
+                return
             asked = time.perf_counter()
             stopped = wait_until_idle()
             self._end_slice(stopped, stopped - asked)
-        return features
+
+    def _slice(self, source: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """The batches of a slice."""
+        while self._slice_images < self._every and (pixels := next(source, None)) is not None:
+            self.images += len(pixels)
+            self._slice_images += len(pixels)
+            if len(pixels) == len(self._recent[0]):
+                self._recent.append(pixels)
+            yield pixels
 
     def finish(self) -> None:
         """Stop the clock; what came after the last slice, the last commit at least, is part of it or a slice."""
@@ -119,10 +134,12 @@ class Interleaved:
 
     def _time_alone(self) -> float:
         """Seconds of the backbone for `_alone_images` images."""
-        self._backbone(self._recent[0])  # brings its weights back into the caches
+        rounds = self._alone_images() // len(self._recent[0])
+        batches = islice(cycle(self._recent), rounds)
+        list(self._backbone.stream(repeat(self._recent[0], self._lanes), self._lanes))  # its weights are in the caches
         started = time.perf_counter()
-        for number in range(self._alone_images() // len(self._recent[0])):
-            self._backbone(self._recent[number % len(self._recent)])
+        for _ in self._backbone.stream(batches, self._lanes):
+            pass
         return time.perf_counter() - started
 
 

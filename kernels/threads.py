@@ -2,13 +2,15 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def spread(function: Callable[[T], None], items: Iterable[T], threads: int) -> None:
@@ -23,6 +25,41 @@ def spread(function: Callable[[T], None], items: Iterable[T], threads: int) -> N
     else:
         for _ in _pool(threads).map(function, items):
             pass
+
+
+def pipelined(function: Callable[[T], R], items: Iterable[T], threads: int) -> Generator[R]:
+    """What a function makes of every item, in their order, in threads as those of `spread`.
+
+    Items are asked for in the caller's thread, and no more than `threads` + 1 of them are taken whose results were not
+    asked for: one more than are worked on, so that no thread waits while the caller is busy with a result. An error, of
+    an item or of asking for it, is raised after the results of those before it. Whatever ends this, no thread works on.
+    """
+    if threads == 1:
+        yield from map(function, items)
+        return
+    pool = _pool(threads)
+    pending: deque[Future[R]] = deque()
+    source = iter(items)
+    failure: Exception | None = None
+    ended = False
+    try:
+        while True:
+            while not ended and len(pending) <= threads:
+                try:
+                    pending.append(pool.submit(function, next(source)))
+                except StopIteration:
+                    ended = True
+                except Exception as error:
+                    ended, failure = True, error
+            if not pending:
+                break
+            result = pending[0].result()
+            pending.popleft()
+            yield result
+        if failure is not None:
+            raise failure
+    finally:
+        wait([future for future in pending if not future.cancel()])
 
 
 _pools: dict[int, ThreadPoolExecutor] = {}

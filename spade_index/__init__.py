@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backbone import Backbone, load_backbone
-    from .detector import Detection, Detector
+    from .detection import Detection
+    from .detector import Detector
     from .errors import SpadeIndexError
     from .gallery import Gallery
     from .image_search import Neighbour
@@ -30,7 +31,8 @@ __all__ = [
 
 _MODULES = {
     "backbone": ("Backbone", "load_backbone"),
-    "detector": ("Detection", "Detector"),
+    "detection": ("Detection",),
+    "detector": ("Detector",),
     "errors": ("SpadeIndexError",),
     "gallery": ("Gallery",),
     "image_search": ("Neighbour",),

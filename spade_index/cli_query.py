@@ -10,7 +10,8 @@ import click
 import numpy as np
 
 from .cli_options import Progress
-from .detector import Detection, Detector
+from .detection import Detection
+from .detector import Detector
 from .errors import ImageError
 from .heatmap import heatmap, score_limits
 from .images import DecodedImage, ImageFile, covered, decode

@@ -1,7 +1,9 @@
 """What `spade-index serve` does: the service until it is told to end."""
 
 import logging
+import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +78,16 @@ def serve(root: Path, **options: Any) -> None:
         logging.getLogger(name).handlers = [handler]
         logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger(name).propagate = False
-    uvicorn.run(
-        create_app(settings, keys),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        **protocol_options(settings),
-    )
+    app = create_app(settings, keys)
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol_options(settings))
+    with _listening(settings.host, settings.port) as listener, suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Where the service will be. Raises InputError."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{host}, port {port}: cannot listen there ({reason}): choose another --port") from error

@@ -8,7 +8,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -19,88 +18,16 @@ from torch import Tensor
 
 from .backbone import Backbone
 from .catalog_check import REMEDY
+from .detection import Detection, PixelDetection, Question
 from .errors import GalleryDamaged, GalleryError, InputError
 from .gallery import Gallery
 from .image_search import Neighbour
 from .images import DecodedImage
 from .kernels import MapPool, PoolStats, choose_kernel, nearest_pixels
-from .settings import ImageScore, Maps, SearchSettings, default_score
+from .settings import ImageScore, SearchSettings, default_score
 
 POOL_BYTES = 128 << 20  # of neighbours' maps that stay in memory, where no budget is given, without a GPU
 POOL_SHARE = 0.5  # of a GPU's free memory likewise
-
-
-@dataclass(frozen=True)
-class Match:
-    """Evidence for one place: the normal place that is most like it. Places are fractions of width and height."""
-
-    x: float
-    y: float
-    neighbour: Neighbour
-    neighbour_x: float
-    neighbour_y: float
-    distance: float  # squared, weighted, between the two pixels' features
-
-
-@dataclass(frozen=True)
-class PixelDetection:
-    """What stage 2 finds for one image."""
-
-    score_map: np.ndarray  # float32 [H, W], the backbone's input size
-    distances: np.ndarray  # float32 [P, kappa], P = H0*W0 pixels of the finest level
-    matches: np.ndarray  # int64 [P, kappa], neighbour * P + pixel
-    size: tuple[int, int]  # H0, W0
-    neighbours: list[Neighbour]
-
-    @property
-    def score(self) -> float:
-        """The maximum of the score map."""
-        return float(self.score_map.max())
-
-    def match(self, x: float, y: float) -> Match:
-        """What the place at these fractions of width and height was matched with."""
-        height, width = self.size
-        column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
-        pixel = row * width + column
-        neighbour, place = divmod(int(self.matches[pixel, 0]), height * width)
-        there = (place % width + 0.5) / width, (place // width + 0.5) / height
-        return Match(x, y, self.neighbours[neighbour], *there, float(self.distances[pixel, 0]))
-
-    def worst(self) -> Match:
-        """The match of the score map's maximum."""
-        height, width = self.score_map.shape
-        row, column = divmod(int(self.score_map.argmax()), width)
-        return self.match((column + 0.5) / width, (row + 0.5) / height)
-
-
-@dataclass(frozen=True)
-class Detection:
-    """The verdict on one image."""
-
-    snapshot: int
-    kind: ImageScore
-    scores: dict[ImageScore, float]  # pooled, and map and both where there is a score map
-    neighbours: list[Neighbour]  # those of the pooled score
-    threshold: float | None
-    pixels: PixelDetection | None = field(repr=False)
-
-    @property
-    def score(self) -> float:
-        """The image score."""
-        return self.scores[self.kind]
-
-    @property
-    def anomalous(self) -> bool | None:
-        """Whether the score is above the threshold; None without one."""
-        return None if self.threshold is None else self.score > self.threshold
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of one image where that is not what the search settings say."""
-
-    maps: Maps | None = None
-    threshold: float | None = None  # of the image score, and of the pooled score by which `auto` goes
 
 
 class Detector:

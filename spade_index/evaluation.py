@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .detector import Detection, Detector
+from .detection import Detection
+from .detector import Detector
 from .errors import ImageError, InputError
 from .images import SUFFIXES, DecodedImage, Geometry, ImageFile, decode, find_images
 from .loading import load_all

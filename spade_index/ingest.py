@@ -1,8 +1,9 @@
 """Images into a gallery: decoding, backbone and writing overlap; committed shard by shard."""
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,14 @@ from .changes import NewImage, insert_images, insert_shard, new_snapshot
 from .errors import ImageError, InputError, StorageError, storage_errors
 from .images import DecodedImage, ImageFile
 from .loading import in_lots, load_all
-from .shard_stream import WAITING, FeatureBatch, ShardStream, WrittenShard
+from .shard_stream import FeatureBatch, ShardStream, WrittenShard
 
 if TYPE_CHECKING:
-    from .backbone import Backbone
+    from .backbone import Backbone, Features
     from .writer import GalleryWriter
 
 TURN = 5e-4  # seconds
+WAITING = 2  # batches between backbone and disk
 LOOKED_UP = 64  # files that are looked up in the catalog at once
 
 
@@ -73,12 +75,16 @@ class Ingest:
         self._ids: dict[str, bytes] = {}  # digests of the images that are admitted and not committed
         self._digests: dict[bytes, str] = {}
         self._outdated: dict[str, ImageRow] = {}  # what they replace
-        self._stream = ShardStream(
-            writer.settings, writer.shard_path, writer.gallery.catalog.next_shard(), writer.shard_rows
-        )
+        self._in_work: deque[list[DecodedImage]] = deque()  # admitted, and their features not there yet
+        self._no_room: StorageError | None = None
 
     def run(self, files: Iterable[ImageFile], batch_size: int, workers: int, processes: bool) -> AddReport:
         """Add all files. Whatever ends it, committed shards stay."""
+        lanes = self._backbone.lanes(batch_size)
+        first = self._gallery.catalog.next_shard()
+        self._stream = ShardStream(
+            self._writer.settings, self._writer.shard_path, first, self._writer.shard_rows, WAITING * lanes
+        )
         loaded = load_all(
             self._unknown(files),
             self._writer.settings.preprocessing,
@@ -88,10 +94,8 @@ class Ingest:
             on_error=self._failed,
         )
         try:
-            with _short_turns():
-                for batch in in_lots(loaded, batch_size):
-                    if admitted := self._admitted(batch):
-                        self._add(admitted)
+            with closing(loaded), _short_turns():
+                self._add(loaded, batch_size // lanes, lanes)
         except (InputError, KeyboardInterrupt):
             self._finish()
             raise
@@ -99,21 +103,35 @@ class Ingest:
             self._stream.abandon()
             raise
         self._finish()
+        if self._no_room is not None:
+            raise self._no_room
         return self._report
 
-    def _add(self, batch: list[DecodedImage]) -> None:
-        """Compute the features of admitted images, and have them written."""
-        try:
-            self._writer.require_room((1 + WAITING) * len(batch))
-        except StorageError:
-            self._finish()  # room for what is under way was asked for before
-            raise
-        features = self._backbone(np.stack([image.pixels for image in batch]))
-        pyramid = [level.half() if level.is_cuda else level for level in features.pyramid]
+    def _add(self, loaded: Iterator[DecodedImage], lot: int, lanes: int) -> None:
+        """Compute the features of what is to be added, and have them written: so many images at a time."""
+        in_writing = (1 + WAITING * lanes) * lot
+        with closing(self._backbone.stream(self._pixels(in_lots(loaded, lot), in_writing), lanes)) as stream:
+            for features in stream:
+                self._write(self._in_work.popleft(), features)
+
+    def _pixels(self, lots: Iterable[list[DecodedImage]], in_writing: int) -> Iterator[np.ndarray]:
+        """Batches uint8 [B, H, W, 3] of the images that are to be added, which are in work from then on."""
+        for lot in lots:
+            if admitted := self._admitted(lot):
+                self._in_work.append(admitted)
+                try:
+                    self._writer.require_room(sum(map(len, self._in_work)) + in_writing)
+                except StorageError as error:  # room for what is under way was asked for before
+                    self._in_work.pop()
+                    self._no_room = error
+                    return
+                yield np.stack([image.pixels for image in admitted])
+
+    def _write(self, batch: list[DecodedImage], features: "Features") -> None:
         images = [_new_image(image) for image in batch]
         thumbnails = [image.thumbnail for image in batch]
         with storage_errors(self._writer.path):
-            self._stream.put(FeatureBatch(images, thumbnails, features.pooled, pyramid))
+            self._stream.put(FeatureBatch(images, thumbnails, features.pooled, features.pyramid))
             for shard in self._stream.written():
                 self._commit(shard)
         self._progress(len(batch))

@@ -5,20 +5,22 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from .errors import ImageError, InputError
-from .images import DecodedImage, ImageFile, load
+from .images import DecodedImage, Geometry, ImageFile, load
 from .settings import Preprocessing
 
 LOT = 8  # images handed to a process at a time
 
 T = TypeVar("T")
-Loaded = DecodedImage | ImageError
+Packed = tuple[bytes, bytes, tuple[int, int, tuple[float, float, float, float]], bytes]
+Loaded = DecodedImage | Packed | ImageError
 
 
 def load_all(
@@ -29,7 +31,7 @@ def load_all(
     ahead: int,
     on_error: Callable[[ImageError], None],
     processes: bool = False,
-) -> Iterator[DecodedImage]:
+) -> Generator[DecodedImage]:
     """Load images in the order of `files`, about `ahead` of them in advance, on `workers` threads or processes.
 
     Processes decode small images faster, since Python's threads take turns, but take half a second to start, and the
@@ -39,7 +41,8 @@ def load_all(
     lot = LOT if processes else 1
     lots = max(ahead // lot, 2 * workers) if processes else ahead
     pool = _processes(workers) if processes else ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    pending: deque[tuple[list[ImageFile], Future[list[Loaded]]]] = deque()
+    work: Callable[[list[ImageFile], Preprocessing], Sequence[Loaded]] = _load_packed if processes else _load
+    pending: deque[tuple[list[ImageFile], Future[Sequence[Loaded]]]] = deque()
     source = in_lots(files, lot)
     failure: Exception | None = None
     try:
@@ -52,7 +55,7 @@ def load_all(
                 except Exception as error:  # a damaged archive: what came before it is loaded first
                     failure = error
                 else:
-                    pending.append((some, pool.submit(_load, some, how)))
+                    pending.append((some, pool.submit(work, some, how)))
             if not pending:
                 break
             some, future = pending.popleft()
@@ -60,7 +63,7 @@ def load_all(
                 if isinstance(loaded, ImageError):
                     on_error(loaded)
                 else:
-                    yield replace(loaded, file=file)
+                    yield loaded if isinstance(loaded, DecodedImage) else _unpacked(file, loaded, how)
         if failure is not None:
             raise failure
     except BrokenProcessPool as error:
@@ -86,15 +89,31 @@ def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield lot
 
 
-def _load(files: list[ImageFile], how: Preprocessing) -> list[Loaded]:
-    found: list[Loaded] = []
+def _load(files: list[ImageFile], how: Preprocessing) -> list[DecodedImage | ImageError]:
+    found: list[DecodedImage | ImageError] = []
     for file in files:
         try:
-            # The caller has the file, and its bytes need not travel back.
-            found.append(replace(load(file, how), file=replace(file, read=bytes)))
+            found.append(load(file, how))
         except ImageError as error:
             found.append(error)
     return found
+
+
+def _load_packed(files: list[ImageFile], how: Preprocessing) -> list[Packed | ImageError]:
+    """As `_load`, of plain values: they travel in half the time. The caller has the files."""
+    return [image if isinstance(image, ImageError) else _packed(image) for image in _load(files, how)]
+
+
+def _packed(image: DecodedImage) -> Packed:
+    geometry = image.geometry
+    return image.digest, image.pixels.tobytes(), (geometry.width, geometry.height, geometry.box), image.thumbnail
+
+
+def _unpacked(file: ImageFile, packed: Packed, how: Preprocessing) -> DecodedImage:
+    digest, pixels, geometry, thumbnail = packed
+    return DecodedImage(
+        file, digest, np.frombuffer(pixels, np.uint8).reshape(*how.input_size, 3), Geometry(*geometry), thumbnail
+    )
 
 
 def _processes(workers: int) -> Executor:

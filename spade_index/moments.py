@@ -11,7 +11,9 @@ import numpy as np
 def image_moments(values: np.ndarray) -> list[int]:
     """Count, sum and sum of squares of a map's values in units of 2**-20."""
     wide = values.astype(np.float64)
-    return [values.size, round(float(wide.sum()) * 2**20), round(float((wide * wide).sum()) * 2**20)]
+    total = float(wide.sum())
+    wide *= wide
+    return [values.size, round(total * 2**20), round(float(wide.sum()) * 2**20)]
 
 
 def moments_variance(count: int, total: int, squares: int) -> float:

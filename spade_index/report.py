@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
 
-from .detector import Detection
+from .detection import Detection
 from .gallery import Gallery
 from .heatmap import ANCHORS, heatmap
 from .images import Geometry, covered

@@ -7,8 +7,6 @@ from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .changes import NewImage
 from .moments import image_moments
 from .settings import ExtractionSettings
@@ -17,8 +15,6 @@ from .shard_layout import layout_to_keep
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-WAITING = 2  # batches between backbone and disk
 
 
 @dataclass(frozen=True)
@@ -49,13 +45,15 @@ class ShardStream:
     An error on its thread is raised by the next call; shards that were complete before it are handed out still.
     """
 
-    def __init__(self, settings: ExtractionSettings, path_of: Callable[[int], Path], first: int, rows: int) -> None:
-        """`path_of` is where the shard of a number goes, `first` the first one's number."""
+    def __init__(
+        self, settings: ExtractionSettings, path_of: Callable[[int], Path], first: int, rows: int, waiting: int
+    ) -> None:
+        """`path_of` is where the shard of a number goes, `first` the first one's number; so many batches may wait."""
         self._settings = settings
         self._path_of = path_of
         self._number = first
         self._rows = rows
-        self._batches: Queue[FeatureBatch | None] = Queue(WAITING)
+        self._batches: Queue[FeatureBatch | None] = Queue(waiting)
         self._written: Queue[WrittenShard] = Queue()
         self._open: tuple[ShardWriter, WrittenShard] | None = None
         self._error: BaseException | None = None
@@ -111,7 +109,7 @@ class ShardStream:
 
     def _write(self, batch: FeatureBatch) -> None:
         pooled = batch.pooled.cpu().numpy()
-        pyramid = [level.cpu().numpy().astype(np.float16, copy=False) for level in batch.pyramid]
+        pyramid = [level.cpu().numpy() for level in batch.pyramid]
         for place, image in enumerate(batch.images):
             if self._open is None:
                 path = self._path_of(self._number)

@@ -18,6 +18,7 @@ class Sink(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
         self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
+        self._place = 0
         self._error: OSError | None = None
 
     @contextmanager
@@ -37,28 +38,36 @@ class Sink(io.RawIOBase):
     def write(self, data: Any, /) -> int:
         """All of it, or an error that is kept."""
         left = memoryview(data).cast("B")
-        size = len(left)
-        while left and self._error is None:
+        size = done = len(left)
+        if self._error is None:
             try:
-                left = left[self._file.write(left) :]
+                done = os.pwrite(self._file.fileno(), left, self._place)
+                while done < size:
+                    done += os.pwrite(self._file.fileno(), left[done:], self._place + done)
             except OSError as error:
                 self._error = error
+        self._place += size
         return size
 
     def readinto(self, buffer: Any, /) -> int:
         """HDF5 reads what it wrote; where that is missing, zeros."""
         target = memoryview(buffer).cast("B")
-        done = self._file.readinto(target) or 0
+        done = os.preadv(self._file.fileno(), [target], self._place)
         target[done:] = bytes(len(target) - done)
+        self._place += len(target)
         return len(target)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """As a file's."""
-        return self._file.seek(offset, whence)
+        if whence == os.SEEK_SET:
+            self._place = offset
+        else:
+            self._place = offset + (self._place if whence == os.SEEK_CUR else os.fstat(self._file.fileno()).st_size)
+        return self._place
 
     def tell(self) -> int:
         """As a file's."""
-        return self._file.tell()
+        return self._place
 
     def truncate(self, size: int | None = None, /) -> int:
         """As a file's, or an error that is kept."""

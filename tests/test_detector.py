@@ -9,7 +9,8 @@ from brute import PlainGallery
 from tiny import build, tiny_backbone
 
 from spade_index.backbone import Backbone
-from spade_index.detector import Detection, Detector
+from spade_index.detection import Detection
+from spade_index.detector import Detector
 from spade_index.errors import GalleryError, InputError, SettingsMismatch
 from spade_index.gallery import Gallery
 from spade_index.images import DecodedImage

@@ -95,9 +95,11 @@ class Clock:
     def __init__(self):
         self.now = 0.0
 
-    def __call__(self, pixels):
-        self.now += 1e-3 * len(pixels)
-        return "features"
+    def stream(self, batches, lanes):
+        assert lanes == 1
+        for pixels in batches:
+            self.now += 1e-3 * len(pixels)
+            yield "features"
 
 
 def test_the_clock_stands_while_the_backbone_runs_alone(monkeypatch):
@@ -113,15 +115,15 @@ def test_the_clock_stands_while_the_backbone_runs_alone(monkeypatch):
     backbone = Interleaved(clock, 8, told.append)
     assert backbone.settings == clock.settings
     batch = np.zeros((4, 2, 2, 3), np.uint8)
-    backbone.start(batch)
-    for _ in range(5):
-        assert backbone(batch) == "features"
-        clock.now += 0.004  # of decoding
+    backbone.start(batch, 1)
+    for features in backbone.stream([batch] * 5, 1):
+        assert features == "features"
+        clock.now += 0.004  # of writing
     backbone.finish()
     first, last = backbone.slices
-    # Two batches and one time of decoding; the other is in the next slice. What was left over is in the last.
-    assert (first.images, first.seconds, first.settling) == (8, pytest.approx(0.014), pytest.approx(0.002))
-    assert (last.images, last.seconds) == (12, pytest.approx(0.030))
+    # Two batches, computed and written. What was left over is in the last.
+    assert (first.images, first.seconds, first.settling) == (8, pytest.approx(0.018), pytest.approx(0.002))
+    assert (last.images, last.seconds) == (12, pytest.approx(0.026))
     assert [first.alone_rate, last.alone_rate] == pytest.approx([1000, 1000])
     assert told[0] == first
     found = summary(backbone.slices)

@@ -255,17 +255,15 @@ def test_shards_without_a_catalog_are_never_deleted(gallery_path: Path, backbone
 
 
 def test_an_interrupt_in_the_first_batch_leaves_nothing(
-    image_folder: Folder, backbone: Backbone, tmp_path: Path
+    image_folder: Folder, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Interrupted:
-        settings = backbone.settings
+    def interrupted(pixels: object) -> object:
+        raise KeyboardInterrupt
 
-        def __call__(self, pixels: object) -> object:
-            raise KeyboardInterrupt
-
+    monkeypatch.setattr(backbone, "_model", interrupted)
     with GalleryWriter(tmp_path / "gallery", backbone.settings) as writer:
         with pytest.raises(KeyboardInterrupt):
-            writer.add(find_images(image_folder(3)), Interrupted())  # type: ignore[arg-type]
+            writer.add(find_images(image_folder(3)), backbone)
         assert len(writer.gallery) == 0
     assert list((tmp_path / "gallery").rglob("*.h5*")) == []
 

@@ -48,6 +48,7 @@ def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbon
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     app.include_router(v1.router)

@@ -1,26 +1,26 @@
 """What clients send as images: read within limits, decoded in threads."""
 
 import asyncio
+import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from ..errors import ImageError
-from ..images import DecodedImage, ImageFile, decode, preprocess
+from ..images import FORMATS, DecodedImage, ImageFile, decode, preprocess
 from ..settings import Preprocessing
+from .forms import FIELD, file_name, read_files
 from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
 
-FIELD = "images"
 RAW = ("application/octet-stream", "binary/octet-stream")
-NAME_LENGTH = 1024  # characters of a file name
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,24 @@ async def read_uploads(request: Request, most: int) -> list[Upload]:
         if not data:
             raise Problem(422, "the body is empty: send an image", field=FIELD)
         return [Upload(file_name(request.query_params.get("name")), data)]
-    async with request.form(max_files=most, max_fields=16, max_part_size=1 << 16) as form:
-        return [Upload(file_name(file.filename), await file.read()) for file in files_of(form.multi_items(), most)]
+    files: list[tuple[str | None, bytearray]] = []
+
+    def begin(number: int, name: str | None) -> _Memory:
+        files.append((name, bytearray()))
+        return _Memory(files[-1][1])
+
+    await read_files(request, most, begin)
+    return [Upload(name, bytes(data)) for name, data in files]
 
 
-def files_of(items: Sequence[tuple[str, UploadFile | str]], most: int) -> list[UploadFile]:
-    """The files of a form's field `images`. Raises Problem (422) for any other field, none, or too many."""
-    files = []
-    for field, value in items:
-        if field != FIELD:
-            raise Problem(422, f"unknown field: send images in the field `{FIELD}`", field=field[:100])
-        if isinstance(value, str):
-            raise Problem(422, "not a file: give it a filename", field=FIELD)
-        files.append(value)
-    if not files:
-        raise Problem(422, f"no image: send at least one in the field `{FIELD}`", field=FIELD)
-    if len(files) > most:
-        raise Problem(422, f"{len(files)} images are over the limit of {most} of a request", field=FIELD)
-    return files
+class _Memory:
+    """A file that is kept in memory."""
+
+    def __init__(self, data: bytearray) -> None:
+        self.write = data.extend
+
+    def close(self) -> None:
+        """Nothing is to be done."""
 
 
 class Decoders:
@@ -114,7 +114,10 @@ class Decoders:
         return DecodedImage(file, b"", pixels, geometry, b"")
 
 
-def file_name(name: str | None) -> str | None:
-    """A file name as it can be shown: one line, of some length."""
-    printable = "".join(letter for letter in name or "" if letter.isprintable())[:NAME_LENGTH]
-    return printable or None
+def require_pixels(data: bytes, name: str, most: int) -> None:
+    """Raise ImageError for a file that claims to have more than so many pixels; what is none is left to `decode`."""
+    with suppress(Image.UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+        if width * height > most:
+            raise ImageError(f"{name}: {width}x{height} pixels is over the limit of {most:,}")

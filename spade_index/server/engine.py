@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from ..backbone import Backbone
-from ..detector import Detection, Question
+from ..detection import Detection, Question
 from ..errors import SpadeIndexError
 from ..images import DecodedImage
 from ..settings import Maps
@@ -103,9 +103,14 @@ class Engine:
 
     @contextmanager
     def place(self) -> Iterator[Place]:
-        """Room in the queue while a request is served: for one image, until it says more. Raises Problem (503)."""
+        """Room in the queue while a request is served, as soon as it knows for how many images.
+
+        Raises Problem (503) if there is none now, before the request's body is read; while that comes, which can take
+        a client long, the room is others'.
+        """
+        with self._changed:
+            self._require_room(1)
         place = Place(self)
-        place.take(1)
         try:
             yield place
         finally:
@@ -126,12 +131,8 @@ class Engine:
     def resize(self, images: int) -> None:
         """Admit so many more images, or fewer."""
         with self._changed:
-            if images > 0 and self._stopping:
-                raise Problem(503, "the service is shutting down", retry_after=5)
-            if images > 0 and self._admitted + images > self._settings.queue_images:
-                self._metrics.refused.labels("queue").inc()
-                wait = self._admitted * self._seconds
-                raise Problem(503, f"the queue is full ({self._admitted} images)", retry_after=wait)
+            if images > 0:
+                self._require_room(images)
             self._admitted += images
             self._metrics.queue.set(self._admitted)
 
@@ -149,9 +150,23 @@ class Engine:
         """
         asks = [Ask(gallery, snapshot, image, maps, threshold) for image in images]
         with self._changed:
+            if self._stopping:
+                raise Problem(503, "the service is shutting down", retry_after=5)
             self._waiting += asks
             self._changed.notify()
-        return list(await asyncio.gather(*(asyncio.wrap_future(ask.answer) for ask in asks)))
+        try:
+            return list(await asyncio.gather(*(asyncio.wrap_future(ask.answer) for ask in asks)))
+        finally:
+            for ask in asks:  # of those that one's failure leaves behind
+                ask.answer.cancel()
+
+    def _require_room(self, images: int) -> None:
+        if self._stopping:
+            raise Problem(503, "the service is shutting down", retry_after=5)
+        if self._admitted + images > self._settings.queue_images:
+            self._metrics.refused.labels("queue").inc()
+            wait = self._admitted * self._seconds
+            raise Problem(503, f"the queue is full ({self._admitted} images)", retry_after=wait)
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -95,9 +96,10 @@ class Galleries:
                 return self.root
         elif not name.startswith(".") and "/" not in name and name.isprintable():
             path = self.root / name
-            if name and (path / CATALOG).is_file():
-                return path
-        raise Problem(404, f"no gallery {name!r}; GET /v1/galleries names them", field="gallery")
+            with suppress(OSError):  # a name that is too long for one
+                if name and (path / CATALOG).is_file():
+                    return path
+        raise Problem(404, f"no gallery {name[:100]!r}; GET /v1/galleries names them", field="gallery")
 
     def open(self, name: str, snapshot: int | None = None) -> Gallery:
         """A gallery for the caller's own use, at a snapshot or the latest. Raises Problem (404), GalleryError."""

@@ -1,10 +1,18 @@
-"""Uvicorn's HTTP/1.1 with a limit on how long a request's head may take: it has none of its own."""
+"""Uvicorn's HTTP/1.1 with a limit on how long a request's head may take, and errors like all others.
+
+What is left of a body after its request was answered, with an error, is thrown away for as long as a head may take:
+who is still sending would not see the answer if the connection were closed at once.
+"""
 
 import asyncio
+import secrets
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .limits import HEADERS
+from .problems import Problem, problem_response
 from .settings import ServeSettings
 
 HEAD_BYTES = 16 << 10  # of a request's head
@@ -33,6 +41,24 @@ def patient_for(seconds: float) -> type[H11Protocol]:
         def connection_lost(self, error: Exception | None) -> None:
             self._stop_waiting()
             super().connection_lost(error)
+
+        def send_400_response(self, msg: str) -> None:
+            """What is no HTTP is answered as any other error is, where an answer has not begun."""
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                id = secrets.token_hex(8)
+                told = problem_response(Problem(400, "this is not an HTTP/1.1 request"), "", id)
+                headers = [*told.raw_headers, (b"connection", b"close"), (b"x-request-id", id.encode())]
+                headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                for event in (
+                    h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                    h11.Data(data=bytes(told.body)),
+                    h11.EndOfMessage(),
+                ):
+                    self.transport.write(self.conn.send(event))
+            if self.cycle is not None:  # what it answers goes nowhere
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            self.transport.close()
 
         def _in_request(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete

@@ -62,8 +62,7 @@ class Limits:
             self._require_known_host(request)
             body = _Body(self, request, receive)
             try:
-                body.require_length()
-                await self._app(scope, body.receive, request.send)
+                await self._app(request.scope, body.receive, request.send)
             finally:
                 self._held -= body.held
         except ClientGone:
@@ -73,7 +72,8 @@ class Limits:
             if problem.status_code == 500:
                 log.exception("request %s failed", request.id)
             if not request.began:
-                await problem_response(problem, scope["path"], request.id)(scope, receive, request.send)
+                answer = problem_response(problem, scope["path"], request.id)
+                await answer(scope, receive, request.send)
         finally:
             self._note(request)
 
@@ -100,10 +100,10 @@ class Limits:
         seconds = time.perf_counter() - request.begun
         scope = request.scope
         route = getattr(scope.get("route"), "path", "other")
-        method = scope["method"] if scope["method"] in (*SAFE_METHODS, "POST", "DELETE") else "other"
+        method = request.method if request.method in (*SAFE_METHODS, "POST", "DELETE") else "other"
         self._metrics.requests.labels(method, route, str(request.status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        told = {"request_id": request.id, "method": scope["method"], "path": scope["path"], "status": request.status}
+        told = {"request_id": request.id, "method": request.method, "path": scope["path"], "status": request.status}
         client = scope.get("client")
         access.info("request", extra={"told": told | {"seconds": round(seconds, 4), "client": client and client[0]}})
 
@@ -112,11 +112,13 @@ class _Request:
     """One request, and what becomes of it."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.scope = scope
+        self.method = scope["method"]
+        # HEAD is answered as GET is; the protocol leaves the body out.
+        self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")
         self.id = given if SANE_ID.fullmatch(given) else secrets.token_hex(8)
-        scope.setdefault("state", {})["request_id"] = self.id
+        self.scope.setdefault("state", {})["request_id"] = self.id
         self.status = 0
         self.began = False  # the answer
         self.begun = time.perf_counter()
@@ -130,7 +132,7 @@ class _Request:
             headers["X-Request-Id"] = self.id
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
-            if self.status in (408, 413):  # the rest of the body is not waited for
+            if self.status == 408:  # the rest of the body is not waited for
                 headers["Connection"] = "close"
         await self._send(message)
 
@@ -142,31 +144,27 @@ class _Body:
         settings = limits._settings
         self._limits = limits
         self._receive = receive
-        self._seconds = settings.body_seconds
         self._request = request
         # What is added goes to the disk as it comes, and is not held.
         self._adds = request.scope["path"].endswith("/images") and request.scope["method"] == "POST"
         self._most = settings.add_bytes if self._adds else settings.body_bytes
         self._size = 0
+        self._told = int(request.headers.get("content-length", 0))  # the protocol lets numbers pass only
         self._complete = False
         self.held = 0
-
-    def require_length(self) -> None:
-        """Raise Problem (413) for a body that says that it is too large, (400) for one that says nonsense."""
-        length = self._request.headers.get("content-length")
-        if length is not None and not (length.isascii() and length.isdigit()):
-            raise Problem(400, "not a number", field="Content-Length")
-        if int(length or 0) > self._most:
-            raise self._too_large()
 
     async def receive(self) -> Message:
         """The next part. Raises Problem if it does not come, or is too much."""
         if self._complete:  # now it is waited for the client to go
             return await self._receive()
+        if self._told > self._most:
+            raise self._too_large()
         try:
-            message = await asyncio.wait_for(self._receive(), self._seconds)
+            message = await asyncio.wait_for(self._receive(), self._patience())
         except TimeoutError:
-            raise Problem(408, f"no more of the body came for {self._seconds:g} seconds") from None
+            raise Problem(408, "the body comes too slowly, or not at all") from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
         size = len(message.get("body", b""))
         self._size += size
         if self._size > self._most:
@@ -176,6 +174,12 @@ class _Body:
             self.held += size
         self._complete = not message.get("more_body", False)
         return message
+
+    def _patience(self) -> float:
+        """Seconds to wait for the next part: not for ever for a body that drips, either."""
+        settings = self._limits._settings
+        due = self._request.begun + settings.body_seconds + self._size / settings.body_rate
+        return max(0.0, min(settings.body_seconds, due - time.perf_counter()))
 
     def _too_large(self) -> Problem:
         return Problem(413, f"the body is over the limit of {self._most:,} bytes")

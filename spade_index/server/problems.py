@@ -1,5 +1,7 @@
 """Errors as RFC 9457 problem details: what went wrong, which field is at fault, and nothing of the inside."""
 
+import os
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -28,6 +30,7 @@ STATUS: dict[type[SpadeIndexError], int] = {  # the first that fits
     BackboneError: 500,
     InputError: 422,
 }
+FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/:;,'\"`()]+/)+")  # of an absolute path
 LOCKED_SECONDS = 5  # after which it may be worth trying again
 
 
@@ -56,12 +59,14 @@ class InvalidFields(Problem):
 
     def __init__(self, errors: Sequence[Any]) -> None:
         """`errors` are pydantic's: `loc` is where in the request, `msg` what is wrong."""
-        fields = [
-            {"field": ".".join(map(str, error["loc"][1:] or error["loc"])), "detail": str(error["msg"])}
-            for error in errors
-        ]
+        fields = [{"field": _field(error["loc"][1:] or error["loc"]), "detail": str(error["msg"])} for error in errors]
         super().__init__(422, "; ".join(f"{found['field']}: {found['detail']}" for found in fields))
         self.fields = fields
+
+
+def _field(place: Sequence[str | int]) -> str:
+    """Where in a request: `ids[3]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
 def as_problem(error: Exception, root: str) -> Problem:
@@ -72,9 +77,14 @@ def as_problem(error: Exception, root: str) -> Problem:
         return Problem(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     for kind, status in STATUS.items():
         if isinstance(error, kind):
-            detail = " ".join(str(error).split()).replace(f"{root}/", "")
+            detail = without_folders(" ".join(str(error).split()), root)
             return Problem(status, detail, retry_after=LOCKED_SECONDS if status in (409, 503) else None)
     return Problem(500, "the service has failed; its log tells why, by the request id")
+
+
+def without_folders(text: str, root: str) -> str:
+    """A message whose paths begin below `root`; of those elsewhere only the last part is left."""
+    return FOLDERS.sub("", text.replace(f"{root}/", "").replace(root, os.path.basename(root)))
 
 
 def problem_response(problem: Problem, path: str, request_id: str) -> JSONResponse:

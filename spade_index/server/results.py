@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..detector import Match, PixelDetection
+from ..detection import Match, PixelDetection
 from ..heatmap import heat, heatmap, score_limits
 from ..images import DecodedImage, Geometry, covered, decode
 from ..settings import Preprocessing

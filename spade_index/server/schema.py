@@ -1,8 +1,8 @@
 """What the native API says, as its OpenAPI page describes it."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, Field
 
 from ..settings import ImageScore
 
@@ -149,10 +149,16 @@ class QueryAnswer(BaseModel):
     results: list[ResultInfo]
 
 
+def _utf8(text: str) -> str:
+    if not text.isascii():
+        text.encode()  # JSON can say half of a surrogate pair, which nothing else can; a ValueError
+    return text
+
+
 class Ids(BaseModel):
     """Ids of images."""
 
-    ids: list[str]
+    ids: Annotated[list[Annotated[str, AfterValidator(_utf8)]], Field(min_length=1)]
 
 
 class Changed(BaseModel):

@@ -43,7 +43,7 @@ class Service:
         self.decoders = Decoders(settings, self.metrics)
         self.engine = Engine(self.galleries, settings, self.metrics)
         self.results = Results(settings.results_bytes, settings.results_seconds)
-        self.jobs = Jobs(self.galleries)
+        self.jobs = Jobs(self.galleries, settings.image_pixels)
         self.metrics.watch(self.galleries.pool_stats, self.results.stats)
 
     def start(self) -> None:

@@ -40,7 +40,8 @@ class ServeSettings:
     add_images: int = 1000  # of one request
     image_pixels: int = 50_000_000
     head_seconds: float = 10  # for a request's head to arrive
-    body_seconds: float = 30  # without a byte of its body
+    body_seconds: float = 30  # without a byte of its body,
+    body_rate: int = 32 << 10  # or for longer with fewer bytes a second than these
     request_seconds: float = 60  # from its arrival to its turn
 
     results_bytes: int = 256 * MIB  # of recent results, whose score maps can be asked for

@@ -15,7 +15,8 @@ from ..errors import SpadeIndexError
 from ..gallery import Gallery
 from ..settings import Maps
 from . import results, schema
-from .decoding import FIELD, read_uploads
+from .decoding import read_uploads
+from .forms import FIELD
 from .problems import MEDIA_TYPE, Problem, as_problem
 from .results import Result
 from .schema import binary, image_body
@@ -38,14 +39,15 @@ router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 @router.get("", response_model=schema.ServiceInfo, tags=["service"])
 async def service(request: Request) -> dict[str, Any]:
-    """What this is, and its limits."""
-    allowed(request)
+    """What this is, its limits, and how many galleries the key may read."""
+    key = allowed(request)
     served = service_of(request)
     settings = served.settings
+    names = await anyio.to_thread.run_sync(served.galleries.names)
     return {
         "service": "spade_index",
         "version": version("spade_index"),
-        "galleries": len(await anyio.to_thread.run_sync(served.galleries.names)),
+        "galleries": sum(key.allows(name, write=False) for name in names),
         "limits": {
             "body_bytes": settings.body_bytes,
             "add_bytes": settings.add_bytes,
@@ -177,8 +179,9 @@ async def score_map(
     allowed(request, gallery)
     served = service_of(request)
     served.galleries.path(gallery)
-    with served.engine.place():
+    with served.engine.place() as place:
         uploads = await read_uploads(request, 1)
+        place.take(1)
         found = await served.find(request, gallery, uploads, snapshot=snapshot, maps="always")
         how = served.galleries.settings_of(gallery).preprocessing
         result = results.result_of(gallery, uploads[0], found.images[0], found.answers[0], how)

@@ -1,19 +1,18 @@
 """The native API's changes of a gallery: add images (a job), remove and restore them."""
 
-import shutil
 import time
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
-from starlette.datastructures import UploadFile
 
-from ..errors import GalleryLocked, InputError
+from ..errors import GalleryLocked, InputError, storage_errors
 from ..writer import GalleryWriter
 from . import schema
-from .decoding import FIELD, file_name, files_of, is_multipart
-from .jobs import Job, Jobs
+from .decoding import is_multipart
+from .forms import FIELD, read_files
+from .jobs import Job
 from .problems import Problem, as_problem
 from .schema import image_body
 from .service import allowed, service_of
@@ -46,10 +45,14 @@ async def add(
     served.galleries.path(gallery)
     if not is_multipart(request):
         raise Problem(415, f"send images as multipart/form-data in the field `{FIELD}`", field="Content-Type")
-    most = served.settings.add_images
-    async with request.form(max_files=most, max_fields=16, max_part_size=1 << 16) as form:
-        files = files_of(form.multi_items(), most)
-        job = await anyio.to_thread.run_sync(_staged, served.jobs, gallery, replace, prefix, files)
+    if not prefix.isprintable():
+        raise Problem(422, "it is not printable", field="prefix")
+    with (
+        storage_errors(served.jobs.folder),
+        await anyio.to_thread.run_sync(served.jobs.new, gallery, replace, prefix) as staging,
+    ):
+        await read_files(request, served.settings.add_images, staging.begin, anyio.to_thread.run_sync)
+        job = await anyio.to_thread.run_sync(staging.submit)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job.told()
 
@@ -100,29 +103,9 @@ def _job(request: Request, id: str, *, write: bool) -> Job:
     return found
 
 
-def _staged(jobs: Jobs, gallery: str, replace: bool, prefix: str, files: list[UploadFile]) -> Job:
-    """A job of these files. Raises Problem (422) for names that are no ids."""
-    names = [file_name(file.filename) for file in files]
-    for number, name in enumerate(names):
-        if name is None or name in names[:number]:
-            detail = "a file name must be there, and differ from the others': it becomes the image's id"
-            raise Problem(422, detail, field=f"{FIELD}[{number}]")
-    with jobs.new(gallery, replace, prefix) as staging:
-        for name, file in zip(names, files, strict=True):
-
-            def write(path: FilePath, file: UploadFile = file) -> None:
-                with open(path, "wb") as staged:
-                    shutil.copyfileobj(file.file, staged)
-
-            staging.put(name or "", write)
-        return staging.submit()
-
-
 def _change(request: Request, gallery: str, ids: schema.Ids, action: str) -> dict[str, Any]:
     allowed(request, gallery, write=True)
     path = service_of(request).galleries.path(gallery)
-    if not ids.ids:
-        raise Problem(422, "name at least one image", field="ids")
     with _writer(path) as writer:
         try:
             snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)

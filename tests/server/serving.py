@@ -24,13 +24,14 @@ from tiny import TinyCNN
 from spade_index.backbone import Backbone, Features
 from spade_index.gallery import Gallery
 from spade_index.server.app import create_app
+from spade_index.server.galleries import LoadBackbone
 from spade_index.server.http_protocol import protocol_options
 from spade_index.server.keys import Keys, read_keys
 from spade_index.server.limits import Limits
 from spade_index.server.settings import ServeSettings
 
 PATIENCE = 30  # seconds that anything may take before a test fails
-PROGRAM = [sys.executable, "-c", "from spade_index.cli import main; main()"]
+PROGRAM = "from spade_index.cli import main; main()"
 
 
 class WatchedBackbone(Backbone):
@@ -99,12 +100,12 @@ class Watch:
 class Server:
     """A service in a thread of this process, on a free port of the loopback interface."""
 
-    def __init__(self, root: Path, keys: str = "", watch: Watch | None = None, **settings: Any) -> None:
+    def __init__(self, root: Path, keys: str = "", load: LoadBackbone | None = None, **settings: Any) -> None:
         """`keys` are lines as in a file of API keys; `settings` are ServeSettings'."""
-        self.watch = watch or Watch()
+        self.watch = Watch()
         self.settings = ServeSettings(root=root, **{"head_seconds": 3, "batch_window": 0.002} | settings)
         known = read_keys(None, {"SPADE_INDEX_API_KEYS": keys}) if keys else Keys([])
-        self.app = create_app(self.settings, known, load=self.watch.load)
+        self.app = create_app(self.settings, known, load or self.watch.load)
         self.service = self.app.state.service
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None, **protocol_options(self.settings))
@@ -157,13 +158,25 @@ class Server:
 class Process:
     """`spade-index serve` in a process of its own, to be killed. Use as a context manager."""
 
-    def __init__(self, root: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, root: Path, *options: str, before: str = "") -> None:
+        """`before` is Python that it runs before it starts."""
         self._log = root.with_name(f"{root.name}-{time.monotonic_ns()}.log")
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
-                [*PROGRAM, "serve", str(root), "--port", "0", "--device", "cpu", *options],
+                [
+                    sys.executable,
+                    "-c",
+                    before + PROGRAM,
+                    "serve",
+                    str(root),
+                    "--port",
+                    "0",
+                    "--device",
+                    "cpu",
+                    *options,
+                ],
                 stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
         try:
             eventually(lambda: self._listening() or self.process.poll() is not None, 2 * PATIENCE)
@@ -258,10 +271,12 @@ class Connection:
         return Answer(status, headers, body)
 
     def is_closed(self, within: float = PATIENCE) -> bool:
-        """Whether the service closes the connection, without another byte."""
+        """Whether the service closes the connection, whatever else it sends before."""
         self.socket.settimeout(within)
         try:
-            return self._file.read(1) == b""
+            while self._file.read(1 << 16):
+                pass
+            return True
         except TimeoutError:
             return False
         except ConnectionError:

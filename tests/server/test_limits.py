@@ -5,10 +5,11 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
-from serving import Server, eventually, parts, problem
+from serving import PATIENCE, Server, eventually, parts, problem
 from tiny import png
 
 QUERY = "/v1/galleries/plain/query"
@@ -54,7 +55,8 @@ def test_a_client_that_sends_far_too_much_gets_to_read_why(serve, kind: str) -> 
     server = serve(body_bytes=10_000)
     data = b"x" * 8_000_000  # far beyond what the system buffers
     if kind == "raw":
-        answer = server.http.post(QUERY, content=data)
+        with server.connect() as connection:
+            answer = connection.request("POST", QUERY, data)
     elif kind == "form":
         answer = server.http.post(QUERY, files=parts(("a.png", data)))
     else:
@@ -127,10 +129,11 @@ def test_a_head_that_drips_is_not_waited_for(serve) -> None:
     with server.connect() as connection:
         began = time.monotonic()
         connection.send(b"GET / HTTP/1.1\r\n")
-        with pytest.raises(OSError):  # noqa: PT011: a reset or a broken pipe
-            while time.monotonic() < began + 30:
+        with suppress(ConnectionError):
+            while time.monotonic() < began + PATIENCE:
                 connection.send(b"X-A: b\r\n")
                 time.sleep(0.05)
+        assert time.monotonic() < began + PATIENCE
 
 
 def test_a_second_request_may_not_drip_either(serve) -> None:
@@ -158,15 +161,10 @@ def test_a_request_that_takes_longer_than_a_head_may_is_answered(serve) -> None:
 def test_a_head_that_is_too_long_is_refused(shared_server: Server, size: int) -> None:
     with shared_server.connect() as connection:
         connection.send(b"GET /v1 HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 15_000)
-        answer = b""
-        try:
+        with suppress(ConnectionError):  # who does not stop may miss the answer
             for _ in range(size // 1000):
                 connection.send(b"a" * 1000)
-            connection.send(b"\r\n\r\n")
-            answer = connection.socket.recv(1000)
-        except OSError:
-            pass
-        assert answer[:13] in (b"", b"HTTP/1.1 400 ", b"HTTP/1.1 431 ")
+            problem(connection.answer(), 400)
         assert connection.is_closed()
     assert shared_server.http.get("/v1").status_code == 200
 

@@ -321,7 +321,9 @@ def test_a_file_that_is_too_large_is_not_even_sent(page: Page, service: str) -> 
     opened(page, service)
     give(page, {"name": "large.png", "mimeType": "image/png", "buffer": bytes(3 * 2**20)})
     expect_verdict(page, "Not judged")
-    expect(page.locator("#explained")).to_have_text("It has 3 MiB; the service takes 1. Use a smaller image.")
+    expect(page.locator("#explained")).to_have_text(
+        "It has 3 MiB, the service takes 1 MiB at most. Use a smaller image."
+    )
 
 
 def test_a_busy_service_is_asked_again(page: Page, service: str) -> None:

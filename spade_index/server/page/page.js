@@ -1,34 +1,22 @@
-// The page: the galleries, the images that were given, and one of these with its verdict, heat map and evidence.
+// The page: pick a gallery, give images, see their verdicts, pick one to look at.
 
-import { ask, askKey, fetchPicture, hasKey, Problem } from "./service.js";
+import { ask, askKey, galleryPath, hasKey, Problem } from "./service.js";
+import { VERDICTS, hide, number, page, show, shown } from "./shown.js";
 
 const AT_ONCE = 4; // queries under way: the service computes together what arrives together
-const STEPS = 56; // of the cursor across an image; finest levels are about as fine
-const VERDICTS = {
-  waiting: "Waiting", running: "Running", failed: "Not judged", cancelled: "Cancelled",
-  anomalous: "Anomalous", normal: "Normal", unknown: "No threshold",
-};
-
-const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
-const number = (value, digits = 4) => value.toLocaleString("en", { maximumSignificantDigits: digits });
-const galleryPath = (name) => `/galleries/${encodeURIComponent(name)}`;
+const WAITING = { state: "waiting", words: "It waits for the images before it." };
+const CANCELLED = "It was not compared with anything.";
 
 let galleries = [];
 let largest = Infinity; // bytes of an image file
 let items = []; // the images that were given, in order
-let shown = null; // the one of them that is looked at
-let matching = false;
-const thumbnails = new Map(); // normal images' pictures, promised, by their paths
-
-// ---- galleries
 
 async function loadGalleries() {
   try {
     const { limits } = await (await ask("")).json();
     largest = limits.body_bytes;
     ({ galleries } = await (await ask("/galleries")).json());
-    page.gallery.replaceChildren(...galleries.map(({ name }) => new Option(name)));
-    notice(galleries.length ? "" : "There is no gallery yet. Build one with “spade-index build IMAGES ROOT/NAME”, then load this page again.");
+    page.gallery.replaceChildren(...galleries.map(({ name }) => new Option(name, name)));
     pickGallery();
   } catch (error) {
     notice(error.message);
@@ -38,9 +26,11 @@ async function loadGalleries() {
 
 // Picks the gallery that the address names (#gallery=NAME), or the first one.
 function pickGallery() {
-  const wanted = new URLSearchParams(location.hash.slice(1)).get("gallery");
-  page.gallery.value = wanted ?? galleries[0]?.name ?? "";
-  if (wanted !== null && !page.gallery.value) notice(`There is no gallery “${wanted}” here. Pick one from the list.`);
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("gallery") ?? galleries[0]?.name ?? "";
+  page.gallery.value = wanted;
+  const build = "“spade-index build IMAGES ROOT/NAME”"; // ROOT: what is served
+  if (!galleries.length) notice(`There is no gallery yet. Build one with ${build}, then load this page again.`);
+  else notice(page.gallery.value ? "" : `There is no gallery “${wanted}” here. Pick one from the list.`);
   showGallery();
 }
 
@@ -57,13 +47,12 @@ function notice(words) {
   page.notice.hidden = !words;
 }
 
-// ---- the images that were given
-
 function takeImages(files) {
   if (!page.gallery.value) return notice("Pick a gallery first, then give the images again.");
   if (!files.length) return notice("That was not a file. Save the image first, then drop it here.");
   notice("");
-  const fresh = [...files].map((file) => ({ file, url: URL.createObjectURL(file), gallery: page.gallery.value, state: "waiting" }));
+  const gallery = page.gallery.value;
+  const fresh = [...files].map((file) => ({ file, gallery, url: URL.createObjectURL(file), ...WAITING }));
   for (const item of fresh) page.list.append((item.row = newRow(item)));
   items.push(...fresh);
   show(fresh[0]);
@@ -89,7 +78,7 @@ function runQueries() {
 async function query(item) {
   item.abort = new AbortController();
   const { signal } = item.abort;
-  update(item, { state: "running", words: "Looking for what is most like it in the normal images.", since: Date.now() });
+  update(item, { state: "running", words: "It is compared with the normal images.", since: Date.now() });
   try {
     const options = new URLSearchParams({ maps: "always", name: item.file.name });
     const response = await ask(`${galleryPath(item.gallery)}/query?${options}`, {
@@ -103,13 +92,16 @@ async function query(item) {
     const verdict = { true: "anomalous", false: "normal", null: "unknown" }[result.anomalous];
     update(item, { state: verdict, result, place: result.evidence?.pixel, words: "" });
   } catch (error) {
-    if (signal.aborted) update(item, { state: "cancelled", words: "It was not compared with anything." });
+    if (signal.aborted) update(item, { state: "cancelled", words: CANCELLED });
     else update(item, { state: "failed", words: error.message });
   }
 }
 
 async function bytesOf(file) {
-  if (file.size > largest) throw new Problem(`It has ${number(file.size / 2 ** 20, 3)} MiB; the service takes ${number(largest / 2 ** 20, 3)}. Use a smaller image.`);
+  if (file.size > largest) {
+    const [has, most] = [file.size, largest].map((bytes) => `${number(bytes / 2 ** 20, 3)} MiB`);
+    throw new Problem(`It has ${has}, the service takes ${most} at most. Use a smaller image.`);
+  }
   try {
     return await file.arrayBuffer();
   } catch {
@@ -119,13 +111,13 @@ async function bytesOf(file) {
 
 function queryAgain(item) {
   forget(item);
-  update(item, { state: "waiting", gallery: page.gallery.value, result: null, words: "" });
+  update(item, { gallery: page.gallery.value, result: null, ...WAITING });
   runQueries();
 }
 
 function cancel(item) {
   if (item.state === "running") item.abort.abort();
-  else update(item, { state: "cancelled", words: "" });
+  else update(item, { state: "cancelled", words: CANCELLED });
 }
 
 function clear() {
@@ -134,13 +126,9 @@ function clear() {
     URL.revokeObjectURL(item.url);
     forget(item);
   }
-  for (const picture of thumbnails.values()) picture.then(URL.revokeObjectURL, () => {});
-  thumbnails.clear();
-  page.list.replaceChildren();
   items = [];
-  shown = null;
-  page.shown.hidden = true;
-  document.title = "spade_index";
+  page.list.replaceChildren();
+  hide();
   showProgress();
   page.files.focus();
 }
@@ -166,187 +154,6 @@ function showProgress() {
   page.given.hidden = !items.length;
   page.progress.textContent = `${judged} of ${items.length} judged${anomalous ? `, ${anomalous} anomalous` : ""}`;
 }
-
-// ---- the one that is looked at
-
-function show(item) {
-  const { result } = (shown = item);
-  item.row.querySelector("input").checked = true;
-  page.shown.hidden = false;
-  showVerdict(item);
-  showImage(item);
-  page.heat.hidden = page.controls.hidden = page.cursor.hidden = page.evidence.hidden = !result?.score_map;
-  page.nearest.hidden = !result;
-  page.pair.hidden = item.state === "failed";
-  if (result?.score_map) {
-    showHeat(item);
-    moveCursor(item.place);
-  }
-  if (result) showNearest(item);
-}
-
-function showVerdict({ file, gallery, state, result, words }) {
-  const underWay = state === "waiting" || state === "running";
-  document.title = `${VERDICTS[state]}: ${file.name}`;
-  page.name.textContent = file.name;
-  page.verdict.textContent = VERDICTS[state];
-  page.verdict.dataset.state = state;
-  page.score.textContent = result ? `score ${number(result.score)}` : "";
-  page.explained.textContent = result ? explain(result, gallery) : words;
-  page.explained.classList.toggle("quiet", state !== "failed");
-  page.elapsed.textContent = "";
-  page.cancel.hidden = !underWay;
-  page.again.hidden = underWay;
-  page.scale.hidden = !result?.threshold;
-  if (result?.threshold) {
-    const whole = 1.15 * Math.max(result.score, result.threshold);
-    page.bar.style.width = `${(100 * result.score) / whole}%`;
-    page.bar.dataset.state = state;
-    page.threshold.style.left = `max(1.7rem, ${(100 * result.threshold) / whole}%)`;
-  }
-}
-
-function explain({ kind, score, threshold, scores, snapshot }, gallery) {
-  const verdict = threshold
-    ? `${number((100 * score) / threshold, 3)} % of the threshold of ${number(threshold)}`
-    : `For a verdict run “spade-index calibrate” on ${gallery}`;
-  const parts = Object.entries(scores).map(([name, value]) => name !== kind && `${name} ${number(value)}`).filter(Boolean);
-  return [verdict, ...parts, `${gallery}, snapshot ${snapshot}`].join(" · ");
-}
-
-async function showImage(item) {
-  if (item.broken && item.result?.score_map) { // a kind of image that only the service can read
-    item.broken = false;
-    item.url = await fetchPicture(`/results/${item.result.score_map.id}/overlay.png?opacity=0`).catch(() => item.url);
-    item.row.querySelector("img").src = item.url;
-    if (item !== shown) return;
-  }
-  if (item.result) setRatio(page.query, item.result.width, item.result.height);
-  if (page.image.src === item.url) return;
-  page.image.onload = () => setRatio(page.query, page.image.naturalWidth, page.image.naturalHeight);
-  page.image.onerror = () => {
-    item.broken = true;
-    showImage(item);
-  };
-  page.image.src = item.url;
-}
-
-async function showHeat(item) {
-  const { id, limits } = item.result.score_map;
-  [page.low.textContent, page.high.textContent] = limits.map((limit) => number(limit, 3));
-  page.heat.removeAttribute("src");
-  item.heat ??= fetchPicture(`/results/${id}/heat.png`);
-  try {
-    const url = await item.heat;
-    if (item === shown) page.heat.src = url;
-  } catch (error) {
-    item.heat = null;
-    if (item === shown) page.match.textContent = error.message;
-  }
-}
-
-function showOpacity() {
-  page.heat.style.opacity = page.opacity.value / 100;
-  page.opacityShown.textContent = `${page.opacity.value} %`;
-}
-
-function showNearest({ result, gallery }) {
-  page.neighbours.replaceChildren(...result.neighbours.map(({ id, distance }) => {
-    const entry = page.near.content.cloneNode(true).firstElementChild;
-    entry.querySelector(".name").textContent = id;
-    entry.querySelector(".distance").textContent = `distance ${number(distance)}`;
-    thumbnail(gallery, id).then((url) => (entry.querySelector("img").src = url), () => {});
-    return entry;
-  }));
-}
-
-function thumbnail(gallery, id) {
-  const path = `${galleryPath(gallery)}/thumbnail?${new URLSearchParams({ id })}`;
-  if (!thumbnails.has(path)) thumbnails.set(path, fetchPicture(path));
-  thumbnails.get(path).catch(() => thumbnails.delete(path));
-  return thumbnails.get(path);
-}
-
-// ---- a place, and what it was matched with
-
-// Puts the cursor at a pixel (x, y) of the original, moved inside where it lies outside.
-function moveCursor(pixel) {
-  const { width, height } = shown.result;
-  const [x, y] = [width, height].map((edge, axis) => Math.min(Math.max(Math.floor(pixel[axis]), 0), edge - 1));
-  shown.place = [x, y];
-  setMark(page.query, x, y, width, height);
-  page.place.textContent = `at (${x}, ${y})`;
-  findMatches();
-}
-
-// Asks for the cursor's match, one request at a time: of the places that it passed meanwhile only the last is asked for.
-async function findMatches() {
-  if (matching) return;
-  matching = true;
-  for (let item = null, place = null; shown?.place && shown.result?.score_map && (item !== shown || place !== shown.place); ) {
-    ({ place } = item = shown);
-    await showMatch(item, place);
-  }
-  matching = false;
-}
-
-async function showMatch(item, [x, y]) {
-  let found, url;
-  try {
-    found = await (await ask(`/results/${item.result.score_map.id}/match?x=${x}&y=${y}`)).json();
-    url = await thumbnail(item.gallery, found.neighbour);
-  } catch (error) {
-    if (item !== shown) return;
-    page.matchedName.textContent = page.matchedPlace.textContent = "";
-    page.match.textContent = {
-      404: "The service keeps results for a while only, and has let this one go. Query again to look at more places.",
-      422: "The backbone does not see this place: it is cropped away.",
-    }[error.status] ?? error.message;
-    page.neighbour.hidden = true;
-    return;
-  }
-  if (item !== shown) return;
-  const [there, size] = [found.neighbour_pixel, found.neighbour_size];
-  page.neighbour.hidden = false;
-  page.matched.src = url;
-  page.matched.alt = `Normal image ${found.neighbour}`;
-  setRatio(page.neighbour, ...size);
-  setMark(page.neighbour, ...there, ...size);
-  page.matchedPlace.textContent = `at (${there.join(", ")})`;
-  page.matchedName.textContent = found.neighbour;
-  page.match.textContent = `distance ${number(found.distance)}, score ${number(found.score)} here`;
-}
-
-function setRatio(picture, width, height) {
-  picture.style.setProperty("--ratio", width / height);
-}
-
-function setMark(picture, x, y, width, height) {
-  const mark = picture.querySelector(".mark");
-  mark.style.left = `${(100 * (x + 0.5)) / width}%`;
-  mark.style.top = `${(100 * (y + 0.5)) / height}%`;
-}
-
-function pointAt(event) {
-  if (!shown?.result?.score_map) return;
-  const box = page.query.getBoundingClientRect();
-  const { width, height } = shown.result;
-  moveCursor([((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height]);
-}
-
-function moveByKey(event) {
-  if (!shown?.result?.score_map || event.ctrlKey || event.altKey || event.metaKey) return;
-  if (event.key === "Home") moveCursor(shown.result.evidence.pixel);
-  const [right, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [];
-  if (right === undefined && event.key !== "Home") return;
-  event.preventDefault();
-  if (right === undefined) return;
-  const { width, height } = shown.result;
-  const step = Math.max(1, Math.round(Math.max(width, height) / STEPS)) * (event.shiftKey ? 5 : 1);
-  moveCursor([shown.place[0] + right * step, shown.place[1] + down * step]);
-}
-
-// ---- what the reader does
 
 page.gallery.onchange = () => {
   history.replaceState(null, "", `#${new URLSearchParams({ gallery: page.gallery.value })}`);
@@ -375,14 +182,5 @@ addEventListener("drop", (event) => {
 page.clear.onclick = clear;
 page.cancel.onclick = () => cancel(shown);
 page.again.onclick = () => queryAgain(shown);
-page.opacity.oninput = showOpacity;
-page.worst.onclick = () => moveCursor(shown.result.evidence.pixel);
-page.query.onclick = pointAt;
-page.query.onpointermove = (event) => event.pointerType === "mouse" && event.buttons & 1 && pointAt(event);
-page.query.onkeydown = moveByKey;
-setInterval(() => {
-  if (shown?.state === "running") page.elapsed.textContent = `${Math.round((Date.now() - shown.since) / 1000)} s`;
-}, 500);
 
-showOpacity();
 loadGalleries();

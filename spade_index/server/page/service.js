@@ -49,6 +49,7 @@ export async function fetchPicture(path, options) {
   return URL.createObjectURL(await (await ask(path, options)).blob());
 }
 
+export const galleryPath = (name) => `/galleries/${encodeURIComponent(name)}`;
 export const hasKey = () => Boolean(key);
 
 export function askKey(words) {

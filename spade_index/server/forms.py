@@ -1,0 +1,136 @@
+"""The files of a form, taken apart while they come: each part of the body goes where it belongs at once.
+
+Frameworks keep files in memory, or in temporary files of which each is a descriptor, until the last has come; a
+thousand images would be too many of either.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from .problems import Problem
+
+FIELD = "images"
+NAME_LENGTH = 1024  # characters of a file name
+
+
+class Sink(Protocol):
+    """Where a file goes."""
+
+    def write(self, data: bytes, /) -> object:
+        """One more piece of it."""
+
+    def close(self) -> object:
+        """It has come whole."""
+
+
+Begin = Callable[[int, str | None], Sink]  # is told a file's number and its name
+
+
+async def in_place(feed: Callable[[bytes], object], data: bytes) -> None:
+    """Take a piece of the body at once."""
+    feed(data)
+
+
+async def read_files(
+    request: Request,
+    most: int,
+    begin: Begin,
+    run: Callable[[Callable[[bytes], object], bytes], Awaitable[object]] = in_place,
+) -> int:
+    """Hand over the files of the form's field `images`; returns how many they were.
+
+    `run` calls a function with a piece of the body: in a thread, where sinks are slow. Raises Problem (400, 422), and
+    what `begin` raises.
+    """
+    _, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if not parameters.get(b"boundary"):
+        raise Problem(400, "a form has a boundary", field="Content-Type")
+    form = _Form(most, begin)
+    parser = MultipartParser(parameters[b"boundary"], form.callbacks())
+    try:
+        async for data in request.stream():
+            await run(parser.write, data)
+    except FormParserError as error:
+        raise Problem(400, "the body is not a form as its Content-Type describes it") from error
+    finally:
+        form.close()
+    if not form.whole:
+        raise Problem(400, "the form ends early")
+    if not form.files:
+        raise Problem(422, f"no image: send at least one in the field `{FIELD}`", field=FIELD)
+    return form.files
+
+
+class _Form:
+    """What the parser finds."""
+
+    def __init__(self, most: int, begin: Begin) -> None:
+        self.files = 0
+        self.whole = False
+        self._most = most
+        self._begin = begin
+        self._sink: Sink | None = None
+        self._header = b""
+        self._value = b""
+        self._disposition = b""
+
+    def callbacks(self) -> dict[str, Callable[..., None]]:  # type: ignore[type-arg, unused-ignore]
+        """For python-multipart."""
+        names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end")
+        return {f"on_{name}": getattr(self, f"_{name}") for name in (*names, "headers_finished")}
+
+    def close(self) -> None:
+        """Close a file that has not come whole."""
+        if self._sink is not None:
+            self._sink.close()
+            self._sink = None
+
+    def _part_begin(self) -> None:
+        self._disposition = b""
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header = self._value = b""
+
+    def _headers_finished(self) -> None:
+        _, parameters = parse_options_header(self._disposition)
+        field = _text(parameters.get(b"name", b""))
+        if field != FIELD:
+            raise Problem(422, f"unknown field: send images in the field `{FIELD}`", field=field[:100] or FIELD)
+        if b"filename" not in parameters:
+            raise Problem(422, "not a file: give it a filename", field=FIELD)
+        if self.files == self._most:
+            raise Problem(422, f"more images than the limit of {self._most:,} of a request", field=FIELD)
+        self._sink = self._begin(self.files, file_name(_text(parameters[b"filename"])))
+        self.files += 1
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._sink is not None:
+            self._sink.write(data[start:end])
+
+    def _part_end(self) -> None:
+        self.close()
+
+    def _end(self) -> None:
+        self.whole = True
+
+
+def file_name(name: str | None) -> str | None:
+    """A file name as it can be shown: one line, of some length."""
+    printable = "".join(letter for letter in name or "" if letter.isprintable())[:NAME_LENGTH]
+    return printable or None
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "replace")

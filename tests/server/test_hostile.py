@@ -1,0 +1,184 @@
+"""Tests of hostile images: mutations of real files, by which decoders are made to fail."""
+
+import io
+import random
+import resource
+import struct
+import zlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import Server, encoded, parts, problem
+from tiny import png, random_image
+
+FORMATS = {
+    "JPEG": {"quality": 90},
+    "PNG": {},
+    "TIFF": {"compression": "tiff_lzw"},
+    "BMP": {},
+    "WEBP": {"quality": 90},
+}
+MUTATIONS = 100  # of each format
+QUERY = "/v1/galleries/plain/query"
+MEMORY = 500 << 20  # bytes that the service may take more after all of them than before
+
+
+def originals(format: str) -> list[bytes]:
+    """Files of one format, of several kinds of pixels."""
+    image = random_image(5, (60, 44))
+    modes = {"JPEG": ["RGB", "L", "CMYK"], "PNG": ["RGB", "RGBA", "P", "1", "I;16"], "TIFF": ["RGB", "L", "CMYK", "F"]}
+    files = [encoded(converted(image, mode), format, **FORMATS[format]) for mode in modes.get(format, ["RGB", "RGBA"])]
+    if format == "JPEG":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        files.append(encoded(image, format, progressive=True, exif=exif))
+    if format == "TIFF":
+        files.append(encoded(image, format, save_all=True, append_images=[image]))
+    return files
+
+
+def converted(image: Image.Image, mode: str) -> Image.Image:
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    return image.convert(mode)
+
+
+def flip(data: bytearray, rng: random.Random, others: list[bytes]) -> bytes:
+    for _ in range(rng.choice([1, 1, 2, 8, 64])):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+
+def flip_early(data: bytearray, rng: random.Random, others: list[bytes]) -> bytes:
+    for _ in range(rng.choice([1, 2, 4])):
+        data[rng.randrange(min(len(data), 64))] = rng.choice([0, 0xFF, 0x7F, 0x80, rng.randrange(256)])
+    return bytes(data)
+
+
+def truncate(data: bytearray, rng: random.Random, others: list[bytes]) -> bytes:
+    return bytes(data[: rng.randrange(1, len(data))])
+
+
+def set_a_number(data: bytearray, rng: random.Random, others: list[bytes]) -> bytes:
+    """A length, an offset or a size becomes extreme."""
+    form = rng.choice([">I", "<I", ">H", "<H"])
+    size = struct.calcsize(form)
+    at = rng.randrange(min(len(data), 400) - size)
+    most = 256**size - 1
+    struct.pack_into(form, data, at, rng.choice([0, 1, most, most // 2, most // 2 + 1, len(data), 0x10000 & most]))
+    return bytes(data)
+
+
+def splice(data: bytearray, rng: random.Random, others: list[bytes]) -> bytes:
+    """The head of one format before the rest of another."""
+    other = rng.choice(others)
+    cut = rng.choice([4, 8, 16, 33, 100])
+    return other[:cut] + bytes(data[rng.choice([0, cut]) :])
+
+
+def repeat(data: bytearray, rng: random.Random, others: list[bytes]) -> bytes:
+    start = rng.randrange(len(data))
+    piece = data[start : start + rng.randrange(1, 200)]
+    return bytes(data[:start] + piece * rng.choice([2, 10, 500]) + data[start:])
+
+
+def drop(data: bytearray, rng: random.Random, others: list[bytes]) -> bytes:
+    start = rng.randrange(len(data))
+    del data[start : start + rng.randrange(1, 100)]
+    return bytes(data)
+
+
+MUTATE = [flip, flip_early, truncate, set_a_number, splice, repeat, drop]
+
+
+def hostile(format: str) -> list[bytes]:
+    rng = random.Random(format)
+    files = originals(format)
+    others = [data for other in FORMATS if other != format for data in originals(other)]
+    return [
+        MUTATE[number % len(MUTATE)](bytearray(rng.choice(files)), rng, others) or b"\0" for number in range(MUTATIONS)
+    ]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_mutated_files_are_answered_and_cost_nothing(shared_server: Server, format: str, caplog) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    answers: Counter[int] = Counter()
+    for number, data in enumerate(hostile(format)):
+        answer = shared_server.http.post(QUERY, content=data)
+        answers[answer.status_code] += 1
+        if answer.status_code == 200:
+            told = answer.json()["results"][0]
+            if number % 5 == 0:
+                assert shared_server.http.get(told["score_map"]["overlay"]).status_code == 200
+        else:
+            problem(answer, 422, "images[0]")
+            assert answer.json()["detail"].isprintable()
+    assert set(answers) == {200, 422}
+    assert shared_server.query("plain", png(3))["neighbours"][0]["id"] == "003.png"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before < MEMORY
+
+
+def test_mutated_files_in_an_add_job_are_left_out(server: Server) -> None:
+    files = [(f"{format}-{number}", data) for format in FORMATS for number, data in enumerate(hostile(format)[:20])]
+    job = server.http.post("/v1/galleries/plain/images", files=parts(*files, ("good.png", png(70)))).json()["id"]
+    told = server.finished(job)
+    report = told["report"]
+    assert report["added"] + report["copies"] + report["failed"] == len(files) + 1
+    assert report["failed"] == len([notice for notice in told["notices"] if "same file" not in notice])
+    assert server.query("plain", png(70))["neighbours"][0]["distance"] == 0
+
+
+@pytest.mark.parametrize("mutate", [flip, truncate, set_a_number, drop])
+def test_mutated_forms_are_answered(shared_server: Server, mutate) -> None:
+    rng = random.Random(mutate.__name__)
+    whole = (
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+        + png(1)
+        + b'\r\n--b\r\nContent-Disposition: form-data; name="images"; filename="b.png"\r\n\r\n'
+        + png(2)
+        + b"\r\n--b--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    for _ in range(25):
+        # Mostly of the heads, where the form is.
+        cut = rng.choice([130, len(whole)])
+        body = mutate(bytearray(whole[:cut]), rng, []) + whole[cut:]
+        answer = shared_server.http.post(QUERY, content=body, headers=headers)
+        assert answer.status_code in (200, 400, 422), answer.content
+    assert shared_server.query("plain", png(3))["neighbours"]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files that become large."""
+    head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 30, 30, 8, 2, 0, 0, 0))
+    end = chunk(b"IDAT", zlib.compress(bytes(30 * 91))) + chunk(b"IEND", b"")
+    large = zlib.compress(bytes(300 << 20), 9)
+    pixels = io.BytesIO()
+    Image.new("1", (16_000, 16_000)).save(pixels, "PNG")
+    tiff = io.BytesIO()
+    Image.new("1", (16_000, 16_000)).save(tiff, "TIFF", compression="group4")
+    return {
+        "text": head + chunk(b"zTXt", b"a\0\0" + large) + end,
+        "profile": head + chunk(b"iCCP", b"a\0\0" + large) + end,
+        "data": head + chunk(b"IDAT", large) + chunk(b"IEND", b""),
+        "pixels": pixels.getvalue(),
+        "tiff": tiff.getvalue(),
+    }
+
+
+def test_small_files_that_become_large_cost_little(shared_server: Server) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    for name, data in bombs().items():
+        assert len(data) < 1 << 20
+        answer = shared_server.http.post(QUERY, content=data)
+        assert answer.status_code in (200, 422), name
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before < MEMORY
+    assert shared_server.query("plain", png(3))["neighbours"]
