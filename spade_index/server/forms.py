@@ -5,7 +5,7 @@ thousand images would be too many of either.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -78,7 +78,7 @@ class _Form:
         self._value = b""
         self._disposition = b""
 
-    def callbacks(self) -> dict[str, Callable[..., None]]:  # type: ignore[type-arg, unused-ignore]
+    def callbacks(self) -> Any:
         """For python-multipart."""
         names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end")
         return {f"on_{name}": getattr(self, f"_{name}") for name in (*names, "headers_finished")}
