@@ -16,7 +16,6 @@ import xxhash
 from PIL import ExifTags, Image, ImageOps
 
 from .errors import ImageError, InputError
-from .plain_jpeg import decode_plain
 from .settings import Preprocessing
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
@@ -27,6 +26,7 @@ THUMBNAIL_EDGE = 192  # pixels
 THUMBNAIL_BYTES = 16 << 10  # of a JPEG that is its own thumbnail
 ORIENTATION = ExifTags.Base.Orientation
 TURNED = frozenset(range(2, 9))  # by EXIF
+PLAIN = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression"})
 
 # `decode` refuses what is too large itself, with a message that names the file.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -106,17 +106,15 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def _decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, bool]:
-    """As `decode`, and whether the bytes are a JPEG that anything shows as that image."""
-    if max_pixels >= THUMBNAIL_EDGE**2 and (plain := decode_plain(data, THUMBNAIL_EDGE)) is not None:
-        return plain.convert("RGB") if plain.mode == "L" else plain, True
+    """As `decode`, and whether the bytes are a JPEG that anything shows as that image, and that tells nothing else."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels is over the limit of {max_pixels:,}")
             image.load()
             turned = image.getexif().get(ORIENTATION, 1) in TURNED
-            shown = image.format == "JPEG" and image.mode in ("L", "RGB") and not turned
-            return _to_rgb(ImageOps.exif_transpose(image) if turned else image), shown
+            plain = image.format == "JPEG" and image.mode in ("L", "RGB") and image.info.keys() <= PLAIN
+            return _to_rgb(ImageOps.exif_transpose(image) if turned else image), plain
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -153,9 +151,9 @@ def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
         data = file.read()
     except OSError as error:
         raise ImageError(f"{file.path}: cannot be read ({error.strerror or error})") from error
-    image, shown = _decode(data, file.path, MAX_PIXELS)
+    image, plain = _decode(data, file.path, MAX_PIXELS)
     pixels, geometry = preprocess(image, how)
-    small = shown and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE
+    small = plain and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE
     thumbnail = data if small else _thumbnail(image)
     return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, thumbnail)
 
@@ -252,5 +250,5 @@ def _thumbnail(image: Image.Image) -> bytes:
         width, height = (max(1, round(edge * THUMBNAIL_EDGE / longest)) for edge in image.size)  # of a line: 192x1
         small = image.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
+    small.save(buffer, "JPEG", quality=85, comment=b"")  # Pillow would write the original's
     return buffer.getvalue()

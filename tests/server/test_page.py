@@ -1,29 +1,18 @@
 """The page, as people use it: in a real Chromium, with the real service behind it."""
 
-import io
 import json
 import re
-import shutil
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from tiny import build, random_image, tiny_backbone, write_images
-
-from spade_index.calibration import calibrate, store
-from spade_index.gallery import Gallery
-from spade_index.server.app import create_app
-from spade_index.server.keys import read_keys
-from spade_index.server.settings import ServeSettings
-from spade_index.settings import SearchSettings
-from spade_index.writer import GalleryWriter
+from serving import Server, encoded
+from serving import odd as odd_image
+from tiny import random_image
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = "--no-first-run --disable-background-networking --disable-component-update --disable-sync --disable-quic"
@@ -35,52 +24,6 @@ ANY_QUERY = "**/query?*"
 expect.set_options(timeout=30_000)
 
 Given = dict[str, object]  # a file, as Playwright gives it to a page
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two galleries of the same images: `tiles`, calibrated, and `plain`, which is not."""
-    folder = tmp_path_factory.mktemp("page")
-    root = folder / "galleries"
-    build(root / "tiles", write_images(folder / "images", 12), tiny_backbone(), batch_size=12)
-    shutil.copytree(root / "tiles", root / "plain")
-    search = SearchSettings()
-    with Gallery(root / "tiles") as gallery:
-        chosen = calibrate(gallery, search, quantile=1.0)
-    with GalleryWriter(root / "tiles") as writer:
-        store(writer, search, chosen)
-    return root
-
-
-@contextmanager
-def serving(root: Path, keys: str = "") -> Iterator[str]:
-    """The service on a free port of this machine, as long as it is used; gives its address."""
-    app = create_app(
-        ServeSettings(root=root, device="cpu"),
-        read_keys(None, {"SPADE_INDEX_API_KEYS": keys}),
-        load=lambda gallery, device: tiny_backbone(),
-    )
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 60
-        while not server.started:
-            assert thread.is_alive(), "the service did not start"
-            assert time.monotonic() < deadline, "the service has not started for a minute"
-            time.sleep(0.02)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def service(root: Path) -> Iterator[str]:
-    """The address of a service that asks for no key."""
-    with serving(root) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -115,27 +58,28 @@ def page(chromium: Browser) -> Iterator[Page]:
     context.close()
 
 
-def as_file(image: Image.Image, name: str, file_format: str = "PNG", **options: object) -> Given:
-    """An image as a file that is given to the page."""
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return {"name": name, "mimeType": "application/octet-stream", "buffer": buffer.getvalue()}
+@pytest.fixture
+def service(shared_server: Server) -> str:
+    """The address of a service that asks for no key."""
+    return f"{shared_server.url}/"
+
+
+def as_file(name: str, data: bytes) -> Given:
+    """A file that is given to the page."""
+    return {"name": name, "mimeType": "application/octet-stream", "buffer": data}
 
 
 def good(name: str = "good.png") -> Given:
-    """One of the gallery's own images."""
-    return as_file(random_image(3, SIZE), name)
+    """One of the galleries' own images."""
+    return as_file(name, encoded(random_image(3, SIZE)))
 
 
 def odd(name: str = "odd.png") -> Given:
-    """An image with stripes, unlike any in the gallery."""
-    stripes = Image.new("RGB", SIZE)
-    stripes.paste((255, 0, 255), (0, 0, SIZE[0], 6))
-    stripes.paste((255, 255, 0), (0, 18, SIZE[0], 24))
-    return as_file(stripes, name)
+    """An image unlike any in the galleries."""
+    return as_file(name, odd_image())
 
 
-def opened(page: Page, address: str, gallery: str = "tiles") -> Page:
+def opened(page: Page, address: str, gallery: str = "calibrated") -> Page:
     """The page, with a gallery picked by the address."""
     page.goto(f"{address}#gallery={gallery}")
     expect(page.get_by_label("Gallery")).to_have_value(gallery)
@@ -183,7 +127,7 @@ def test_an_image_gets_a_verdict_with_its_score_against_the_threshold(page: Page
 
 def test_the_gallery_is_picked_from_a_list_and_kept_in_the_address(page: Page, service: str) -> None:
     page.goto(service)
-    expect(page.locator("#facts")).to_contain_text("12 images · snapshot 1")
+    expect(page.locator("#facts")).to_contain_text("12 images")
     page.get_by_label("Gallery").select_option("plain")
     assert page.url.endswith("#gallery=plain")
     expect(page.locator("#facts")).to_contain_text("no threshold yet")
@@ -199,7 +143,7 @@ def test_the_slider_changes_how_much_of_the_heat_map_is_seen(page: Page, service
     expect_verdict(page, "Anomalous")
     heat = page.locator("#heat")
     assert heat.bounding_box() == page.locator("#image").bounding_box()
-    assert heat.evaluate("image => image.naturalWidth > 0")
+    expect(heat).not_to_have_js_property("naturalWidth", 0)
     for percent in (0, 25, 100):
         page.get_by_label("Heat map").fill(str(percent))
         expect(heat).to_have_css("opacity", f"{percent / 100:g}")
@@ -252,7 +196,9 @@ def test_all_of_it_works_with_the_keyboard_alone(page: Page, service: str) -> No
         pytest.fail(f"Tab never reaches {id}")
 
     tab_to("gallery")
-    page.keyboard.type("tiles")
+    page.keyboard.press("End")
+    page.keyboard.type("cal")
+    expect(page.get_by_label("Gallery")).to_have_value("calibrated")
     tab_to("files")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
@@ -369,30 +315,39 @@ def test_a_result_that_was_let_go_is_explained(page: Page, service: str) -> None
     expect(page.locator("#neighbour")).to_be_hidden()
 
 
-def test_an_api_key_is_asked_for_and_kept_for_the_tab(page: Page, root: Path) -> None:
-    with serving(root, keys=f"{KEY} tiles read") as address:
-        page.goto(f"{address}#gallery=tiles")
-        field = page.get_by_label("Key", exact=True)
-        expect(page.get_by_role("dialog")).to_contain_text("asks for a key")
-        field.fill("not-the-key")
-        page.keyboard.press("Enter")
-        expect(page.get_by_role("dialog")).to_contain_text("does not know this key")
-        field.fill(KEY)
-        page.keyboard.press("Enter")
-        expect(page.get_by_label("Gallery").locator("option")).to_have_text(["tiles"])
-        give(page, odd())
-        expect_verdict(page, "Anomalous")
-        for picture in ("#heat", "#matched", "#neighbours img >> nth=0"):
-            expect(page.locator(picture)).to_have_js_property("complete", True)
-            assert page.locator(picture).evaluate("image => image.naturalWidth > 0 && image.src.startsWith('blob:')")
-        page.reload()
-        expect(page.locator("#facts")).to_contain_text("12 images")  # not asked again
-        assert KEY not in page.content()
-        page.close()
+def test_a_place_that_the_backbone_does_not_see_is_explained(page: Page, service: str) -> None:
+    give(opened(page, service, "cropped"), odd())
+    expect_verdict(page, "No threshold")
+    page.locator("#query").click(position={"x": 1, "y": 1})
+    expect(page.locator("#match")).to_have_text("The backbone does not see this place: it is cropped away.")
+    expect(page.locator("#neighbour")).to_be_hidden()
+    page.keyboard.press("Home")
+    expect(page.locator("#neighbour")).to_be_visible()
+
+
+def test_an_api_key_is_asked_for_and_kept_for_the_tab(page: Page, serve: Callable[..., Server]) -> None:
+    page.goto(serve(keys=f"{KEY} calibrated read").url)
+    field = page.get_by_label("Key", exact=True)
+    expect(page.get_by_role("dialog")).to_contain_text("asks for a key")
+    field.fill("not-the-key")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("does not know this key")
+    field.fill(KEY)
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Gallery").locator("option")).to_have_text(["calibrated"])
+    give(page, odd())
+    expect_verdict(page, "Anomalous")
+    for picture in ("#heat", "#matched", "#neighbours img >> nth=0"):
+        expect(page.locator(picture)).to_have_attribute("src", re.compile("blob:"))
+        expect(page.locator(picture)).not_to_have_js_property("naturalWidth", 0)
+    page.reload()
+    expect(page.locator("#facts")).to_contain_text("12 images")  # not asked again
+    assert KEY not in page.content()
+    page.close()
 
 
 def test_an_image_that_only_the_service_can_read_is_shown_as_it_reads_it(page: Page, service: str) -> None:
-    give(opened(page, service), as_file(random_image(3, SIZE), "scan.tif", "TIFF"))
+    give(opened(page, service), as_file("scan.tif", encoded(random_image(3, SIZE), "TIFF")))
     expect_verdict(page, "Normal")
     expect(page.locator("#image")).to_have_js_property("naturalWidth", SIZE[0])
 
@@ -400,7 +355,8 @@ def test_an_image_that_only_the_service_can_read_is_shown_as_it_reads_it(page: P
 def test_a_photograph_taken_upright_is_shown_upright_under_its_heat_map(page: Page, service: str) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # orientation: to be turned by 90 degrees
-    give(opened(page, service), as_file(random_image(3, (60, 30)), "turned.jpg", "JPEG", exif=turned.tobytes()))
+    photograph = encoded(random_image(3, (60, 30)), "JPEG", exif=turned.tobytes())
+    give(opened(page, service), as_file("turned.jpg", photograph))
     expect(page.locator("#match")).to_contain_text("distance")
     box = page.locator("#query").bounding_box()
     assert box is not None

@@ -84,6 +84,8 @@ def test_fixed_limits_are_those_that_are_told() -> None:
     assert f"`--max-images`; {usual.add_images}" in section
     assert f"all together | {usual.held_bytes >> 20} MiB" in section
     assert f"{usual.head_seconds:g} seconds, 16 KiB" in section
-    assert f"within a body | {usual.body_seconds:g} seconds" in section
+    assert (
+        f"within a body | {usual.body_seconds:g} seconds, or longer at less than {usual.body_rate >> 10} KiB" in section
+    )
     assert f"{usual.results_bytes >> 20} MiB, {usual.results_seconds / 60:g} minutes" in section
     assert f"nobody used for {usual.idle_seconds / 60:g} minutes" in REFERENCE

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -102,7 +102,11 @@ def test_what_is_not_the_protocol_is_refused_in_one_line(body, head, says):
     assert "\n" not in str(refused.value)
 
 
+untimed = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 @given(body=st.binary(max_size=300), head=st.none() | st.integers(0, 300))
+@untimed
 def test_no_bytes_make_it_fail_otherwise(body, head):
     with contextlib.suppress(TensorError):
         parse_request(body, head)
@@ -129,7 +133,7 @@ json_values = st.recursive(
     more=st.dictionaries(st.sampled_from(["parameters", "outputs", "id"]), json_values),
     behind=st.binary(max_size=40),
 )
-@settings(max_examples=300)
+@untimed
 def test_no_json_makes_it_fail_otherwise(tensor, more, behind):
     body, head = request(tensor, behind=behind, **more)
     with contextlib.suppress(TensorError):
@@ -140,6 +144,7 @@ def test_no_json_makes_it_fail_otherwise(tensor, more, behind):
     values=arrays("<f4", array_shapes(max_dims=3, min_side=0), elements=st.floats(width=32, allow_infinity=False)),
     binary=st.booleans(),
 )
+@untimed
 def test_float32_arrives_bit_for_bit(values, binary):
     body, head = render_response({"model_name": "m"}, [Output("score", values, binary)])
     told = json.loads(body[:head])
