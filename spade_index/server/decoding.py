@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,9 @@ from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
 
+MOST_SCANS = 50  # of a JPEG file; those that are made by programs have 20 at most
+MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # of a JPEG file's segments
+SCAN, END = b"\xda", b"\xd9"
 RAW = ("application/octet-stream", "binary/octet-stream")
 
 
@@ -34,6 +38,7 @@ class Upload:
     def opened(self, name: str, max_pixels: int) -> Image.Image:
         """The image, upright and RGB. Raises ImageError, which calls it by `name`."""
         if self.pixels is None:
+            require_cheap(self.data, name, max_pixels)
             return decode(self.data, name, max_pixels)
         if self.pixels.shape[0] * self.pixels.shape[1] > max_pixels:
             raise ImageError(f"{name}: over the limit of {max_pixels:,} pixels")
@@ -114,10 +119,24 @@ class Decoders:
         return DecodedImage(file, b"", pixels, geometry, b"")
 
 
-def require_pixels(data: bytes, name: str, most: int) -> None:
-    """Raise ImageError for a file that claims to have more than so many pixels; what is none is left to `decode`."""
+def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
+    """Raise ImageError for a file that says of itself that decoding it would take too much memory, or time.
+
+    What is no image is left to `decode`.
+    """
+    if data.startswith(b"\xff\xd8") and _scans(data) > MOST_SCANS:
+        raise ImageError(f"{name}: a JPEG file of more than {MOST_SCANS} scans is refused")
     with suppress(Image.UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-        if width * height > most:
-            raise ImageError(f"{name}: {width}x{height} pixels is over the limit of {most:,}")
+        if width * height > most_pixels:
+            raise ImageError(f"{name}: {width}x{height} pixels is over the limit of {most_pixels:,}")
+
+
+def _scans(data: bytes) -> int:
+    """The scans of a JPEG file, as far as there are not too many: each can be a few bytes, and goes over all pixels."""
+    scans, at = 0, 2
+    while scans <= MOST_SCANS and (marker := MARKER.search(data, at)) and marker[1] != END:
+        scans += marker[1] == SCAN
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return scans

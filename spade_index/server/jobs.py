@@ -27,7 +27,7 @@ from ..errors import GalleryLocked, InputError, SpadeIndexError
 from ..images import ImageFile
 from ..ingest import AddReport
 from ..writer import GalleryWriter
-from .decoding import require_pixels
+from .decoding import require_cheap
 from .forms import FIELD
 from .galleries import Galleries
 from .problems import Problem, as_problem
@@ -329,7 +329,7 @@ class Staging:
 
 def _read(path: Path, name: str, max_pixels: int) -> bytes:
     data = path.read_bytes()
-    require_pixels(data, name, max_pixels)
+    require_cheap(data, name, max_pixels)
     return data
 
 

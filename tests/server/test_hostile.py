@@ -184,3 +184,21 @@ def test_small_files_that_become_large_cost_little(shared_server: Server) -> Non
         assert answer.status_code in (200, 422), name
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before < MEMORY
     assert shared_server.query("plain", png(3))["neighbours"]
+
+
+def of_many_scans(scans: int) -> bytes:
+    """A JPEG file whose last scan is there many times."""
+    data = encoded(Image.new("L", (2000, 2000), 128), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * scans + b"\xff\xd9"
+
+
+def test_a_small_file_that_takes_long_is_refused(server: Server) -> None:
+    told = problem(server.http.post(QUERY, content=of_many_scans(100_000)), 422, "images[0]")
+    assert "scans" in told["detail"]
+    assert server.http.post(QUERY, content=of_many_scans(3)).status_code == 200
+    files = parts(("slow.jpg", of_many_scans(100_000)), ("good.png", png(70)))
+    job = server.http.post("/v1/galleries/plain/images", files=files).json()["id"]
+    told = server.finished(job)
+    assert (told["report"]["added"], told["report"]["failed"]) == (1, 1)
+    assert "slow.jpg" in told["notices"][0]
