@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 
 import torch
@@ -179,7 +180,8 @@ class _Search:
     def run(self, memory: int, prune: bool | None) -> None:
         """Find the candidates of all queries, in so many bytes of buffers."""
         threads, maps, tile_bytes = self._fit(memory)
-        limits = [Limits(query.norms, threads, self._allow) for query in self.queries]
+        allow = partial(_allow, self.plan)  # not a method: what refers to itself stays until it is looked for
+        limits = [Limits(query.norms, threads, allow) for query in self.queries]
         idle: SimpleQueue[_Worker] = SimpleQueue()
         for thread in range(threads):
             found = [Found(of_query, thread, self.k) for of_query in limits]
@@ -255,16 +257,17 @@ class _Search:
                 some = [slots[place] for place in places]
                 yield _Chunk(some, [(q, [users[slot][i][1] for slot in some]) for i, q in enumerate(queries)])
 
-    def _allow(self, kth: Tensor, norms: Tensor) -> Tensor:
-        """The scanned distance [n] up to which a pixel may be nearer than one at a scanned distance of `kth`.
 
-        `norms` [2, n] are |q|^2 + |g|^2, and the same of what rounding to bfloat16 took from q and g. In float32,
-        what rounds is that the terms of a distance cancel. In bfloat16, the distance of two vectors moves by no more
-        than both do (the triangle inequality), and 2^-8 of it is rounded in the end.
-        """
-        channels = sum(level.shape[2] for level in self.plan.pool)
-        limit = kth + 4 * torch.finfo(torch.float32).eps * math.sqrt(channels) * norms[0]
-        if torch.bfloat16 in self.plan.dtypes:
-            moved = 2 * (1 + 2**-8) * (2 * norms[1]).sqrt()  # of both vectors, for each of the two distances
-            limit = (limit.clamp(min=0).sqrt_().mul_(1 + 2**-8) + moved).square_()
-        return limit
+def _allow(plan: Plan, kth: Tensor, norms: Tensor) -> Tensor:
+    """The scanned distance [n] up to which a pixel may be nearer than one at a scanned distance of `kth`.
+
+    `norms` [2, n] are |q|^2 + |g|^2, and the same of what rounding to bfloat16 took from q and g. In float32,
+    what rounds is that the terms of a distance cancel. In bfloat16, the distance of two vectors moves by no more
+    than both do (the triangle inequality), and 2^-8 of it is rounded in the end.
+    """
+    channels = sum(level.shape[2] for level in plan.pool)
+    limit = kth + 4 * torch.finfo(torch.float32).eps * math.sqrt(channels) * norms[0]
+    if torch.bfloat16 in plan.dtypes:
+        moved = 2 * (1 + 2**-8) * (2 * norms[1]).sqrt()  # of both vectors, for each of the two distances
+        limit = (limit.clamp(min=0).sqrt_().mul_(1 + 2**-8) + moved).square_()
+    return limit
