@@ -1,5 +1,6 @@
 """The torch backend's buffers: however small, wherever cut and whatever was in them, they change no answer."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -127,3 +128,24 @@ def test_working_memory_bounds_what_a_search_takes():
     assert run.returncode == 0, run.stderr
     growth = json.loads(run.stdout)
     assert max(growth.values()) <= memory + ALLOWANCE, {name: f"{n >> 20} MiB" for name, n in growth.items()}
+
+
+@pytest.mark.parametrize("options", [{}, {"prune": True}, {"precision": "fast"}])
+def test_a_search_leaves_nothing_to_the_garbage_collector(options):
+    """What is in a cycle stays in memory until the collector runs, and tensors do not make it run."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 64), (4, 128)]
+    query, pool = ([torch.randn(n, h * h, c, generator=generator) for h, c in shapes] for n in (2, 6))
+    pages = torch.arange(6).expand(2, 6)
+    nearest_pixels(query, pool, pages, **options)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        nearest_pixels(query, pool, pages, **options)
+        gc.collect()
+        assert not [found for found in gc.garbage if isinstance(found, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
