@@ -15,13 +15,12 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from queue import Queue
 from time import monotonic, sleep
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from ..errors import GalleryLocked, InputError, SpadeIndexError
 from ..images import ImageFile
@@ -30,11 +29,9 @@ from ..writer import GalleryWriter
 from .decoding import require_cheap
 from .forms import FIELD
 from .galleries import Galleries
+from .job import ENDED, RESTING, Job, now
 from .problems import Problem, as_problem
 
-State = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
-ENDED = ("done", "failed", "cancelled")
-RESTING = (*ENDED, "interrupted")
 FOLDER = ".spade-index"
 NOTICES = 100  # lines kept of a job
 WAITING = 100  # jobs that have not been run, beyond which no more are taken
@@ -47,33 +44,6 @@ log = logging.getLogger("spade_index.server")
 
 class Cancelled(InputError):
     """What ends an ingest whose client does not want it any more; what it has done is committed."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request to add images, as it is told to clients."""
-
-    id: str
-    gallery: str
-    replace: bool
-    prefix: str
-    action: str = "add"
-    state: State = "receiving"
-    names: list[str] = field(default_factory=list)  # of the staged files 0, 1, ...
-    done: int = 0  # images that were looked at
-    report: dict[str, int] | None = None
-    notices: list[str] = field(default_factory=list)
-    snapshot: int | None = None  # of the gallery when the job ended
-    error: str | None = None
-    created: str = field(default_factory=lambda: _now())
-    started: str | None = None
-    ended: str | None = None
-
-    def told(self) -> dict[str, Any]:
-        """As JSON for clients."""
-        values = asdict(self)
-        values["images"] = len(values.pop("names"))
-        return values
 
 
 class Jobs:
@@ -183,7 +153,7 @@ class Jobs:
                 job = self._jobs.get(id)
                 if job is None or job.state != "queued":
                     continue
-                job = self._put(replace(job, state="running", started=_now()))
+                job = self._put(replace(job, state="running", started=now()))
             try:
                 self._add(job)
             except Cancelled:
@@ -204,8 +174,8 @@ class Jobs:
                 self._put(replace(self._jobs[job.id], notices=[*notices, line]), durably=False)
 
         def progress(images: int) -> None:
-            now = self._jobs[job.id]
-            self._put(replace(now, done=now.done + images), durably=False)
+            current = self._jobs[job.id]
+            self._put(replace(current, done=current.done + images), durably=False)
             self._require_wanted(job)
 
         with self._writer(job) as writer:
@@ -256,7 +226,7 @@ class Jobs:
                 state="interrupted",
                 done=there,
                 snapshot=snapshot,
-                ended=_now(),
+                ended=now(),
                 error=f"the service ended while it ran: {there:,} of {len(job.names):,} images are in the gallery at "
                 f"its last commit, snapshot {snapshot}; POST /v1/jobs/{job.id}/resume adds the rest",
             )
@@ -272,7 +242,7 @@ class Jobs:
     def _end(self, job: Job, **changes: Any) -> None:
         with self._lock:
             self._unwanted.discard(job.id)
-            self._put(replace(job, ended=_now(), **changes))
+            self._put(replace(job, ended=now(), **changes))
         shutil.rmtree(self.folder / job.id / "images", ignore_errors=True)
         ended = [job for job in self.all() if job.state in ENDED]
         for old in ended[KEPT:]:
@@ -335,7 +305,3 @@ def _read(path: Path, name: str, max_pixels: int) -> bytes:
 
 def _counts(report: AddReport) -> dict[str, int]:
     return dict(vars(report))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -12,7 +12,7 @@ from ..writer import GalleryWriter
 from . import schema
 from .decoding import is_multipart
 from .forms import FIELD, read_files
-from .jobs import Job
+from .job import Job
 from .problems import Problem, as_problem
 from .schema import image_body
 from .service import allowed, service_of

@@ -19,7 +19,7 @@ from tiny import png, random_image
 from spade_index import client as module
 from spade_index.client import Client
 from spade_index.errors import InputError, JobFailed, ServiceError, SpadeIndexError, Unavailable
-from spade_index.server.jobs import Job
+from spade_index.server.job import Job
 
 KEY = "a-key-that-may-read"
 
