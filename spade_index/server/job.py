@@ -1,0 +1,41 @@
+"""A request to add images, as clients are told of it."""
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+State = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
+ENDED = ("done", "failed", "cancelled")
+RESTING = (*ENDED, "interrupted")
+
+
+def now() -> str:
+    """The time, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request to add images, as it is told to clients."""
+
+    id: str
+    gallery: str
+    replace: bool
+    prefix: str
+    action: str = "add"
+    state: State = "receiving"
+    names: list[str] = field(default_factory=list)  # of the staged files 0, 1, ...
+    done: int = 0  # images that were looked at
+    report: dict[str, int] | None = None
+    notices: list[str] = field(default_factory=list)
+    snapshot: int | None = None  # of the gallery when the job ended
+    error: str | None = None
+    created: str = field(default_factory=now)
+    started: str | None = None
+    ended: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """As JSON for clients."""
+        values = asdict(self)
+        values["images"] = len(values.pop("names"))
+        return values
