@@ -165,11 +165,12 @@ def test_whatever_ends_an_ingest_leaves_nothing_at_work(
             raise kind
 
     monkeypatch.setattr(backbone, "_features", counted)
+    before = threading.enumerate()  # those of other tests' services, too
     with pytest.raises(kind) as raised:
         build(path, images, backbone, batch_size=4, shard_rows=3, progress=end, processes=processes)
     assert raised.tb is not None  # what the error still refers to has ended, too
     assert not at_work
-    names = [thread.name for thread in threading.enumerate()]
+    names = [thread.name for thread in threading.enumerate() if thread not in before]
     assert [name for name in names if name.startswith(("decode", "write-shards", "Queue", "Executor"))] == []
     assert files_of(path) == parts_of(path)
     # Interrupted, it keeps all that was told of; after other errors, the shards that were committed.

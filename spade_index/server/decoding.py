@@ -90,7 +90,7 @@ class Decoders:
     """Threads that decode."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
-        self._pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode-uploads")
         self._max_pixels = settings.image_pixels
         self._metrics = metrics
 
