@@ -254,7 +254,10 @@ def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:
 
 
 def calibrated_thresholds(gallery: Gallery, search: SearchSettings) -> tuple[dict[ImageScore, float], int | None]:
-    """The stored thresholds for these settings, and the snapshot that they were chosen on."""
+    """The stored thresholds for these settings, and the snapshot that they were chosen on; none: {} and None.
+
+    Raises GalleryDamaged.
+    """
     stored = gallery.catalog.calibration(search.calibration_key())
     if stored is None:
         return {}, None

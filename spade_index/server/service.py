@@ -10,7 +10,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from ..images import DecodedImage
-from ..settings import Maps
+from ..settings import Maps, Preprocessing
 from .decoding import Decoders, Upload
 from .engine import Answer, Engine
 from .galleries import Galleries, LoadBackbone, backbone_of
@@ -29,6 +29,7 @@ T = TypeVar("T")
 class Found:
     """A query's images and their answers."""
 
+    preprocessing: Preprocessing  # by which the images were made, whatever stands under the gallery's name by now
     images: list[DecodedImage]
     answers: list[Answer]
 
@@ -78,7 +79,7 @@ class Service:
             how = (await asyncio.to_thread(self.galleries.settings_of, gallery)).preprocessing
             with self.engine.coming(len(uploads)):
                 images = await self.decoders.decode(uploads, how)
-            return Found(images, await self.engine.detect(gallery, snapshot, images, maps, threshold))
+            return Found(how, images, await self.engine.detect(gallery, snapshot, images, maps, threshold))
 
         return await while_waited_for(request, found())
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from ..detector import calibrated_thresholds
 from ..errors import SpadeIndexError
-from ..gallery import Gallery
 from ..settings import Maps
 from . import results, schema
 from .decoding import read_uploads
 from .forms import FIELD
+from .keys import Key
 from .problems import MEDIA_TYPE, Problem, as_problem
 from .results import Result
 from .schema import binary, image_body
@@ -71,9 +71,7 @@ def galleries(request: Request) -> dict[str, Any]:
 @router.get("/galleries/{gallery}", response_model=schema.GalleryInfo, tags=["galleries"])
 def gallery(request: Request, gallery: GalleryName) -> dict[str, Any]:
     """One gallery: what it was built with, its snapshots, thresholds and index."""
-    key, served = allowed(request, gallery), service_of(request)
-    with served.galleries.open(gallery) as opened:
-        return _described(served, gallery, opened) | {"may_write": key.allows(gallery, write=True)}
+    return _described(service_of(request), gallery, allowed(request, gallery))
 
 
 @router.post("/galleries/{gallery}/reload", response_model=schema.GalleryInfo, tags=["galleries"])
@@ -81,8 +79,7 @@ def reload(request: Request, gallery: GalleryName) -> dict[str, Any]:
     """Have a gallery opened anew. Commits are seen without."""
     key, served = allowed(request, gallery), service_of(request)
     served.galleries.reload(gallery)
-    with served.galleries.open(gallery) as opened:
-        return _described(served, gallery, opened) | {"may_write": key.allows(gallery, write=True)}
+    return _described(served, gallery, key)
 
 
 @router.get("/galleries/{gallery}/images", response_model=schema.GalleryImages, tags=["images"])
@@ -149,9 +146,8 @@ async def query(
         uploads = await read_uploads(request, served.settings.request_images)
         place.take(len(uploads))
         found = await served.find(request, gallery, uploads, snapshot=snapshot, maps=maps, threshold=threshold)
-        how = served.galleries.settings_of(gallery).preprocessing
         told = [
-            results.described(gallery, upload, image, answer, how, served.results)
+            results.described(gallery, upload, image, answer, found.preprocessing, served.results)
             for upload, image, answer in zip(uploads, found.images, found.answers, strict=True)
         ]
     return {"gallery": gallery, "snapshot": told[0]["snapshot"], "results": told}
@@ -183,8 +179,7 @@ async def score_map(
         uploads = await read_uploads(request, 1)
         place.take(1)
         found = await served.find(request, gallery, uploads, snapshot=snapshot, maps="always")
-        how = served.galleries.settings_of(gallery).preprocessing
-        result = results.result_of(gallery, uploads[0], found.images[0], found.answers[0], how)
+        result = results.result_of(gallery, uploads[0], found.images[0], found.answers[0], found.preprocessing)
         response = await anyio.to_thread.run_sync(_rendered, served, result, format, opacity)
     detection = result.answer.detection
     response.headers["X-Score"] = repr(detection.score)
@@ -282,16 +277,19 @@ def _summary(served: Service, name: str) -> dict[str, Any]:
     return told | {"open": served.galleries.is_open(name)}
 
 
-def _described(served: Service, name: str, opened: Gallery) -> dict[str, Any]:
-    info = opened.info()
-    kept = ("images", "snapshot", "snapshots", "created", "removed_images", "shard_bytes", "settings", "index")
+def _described(served: Service, name: str, key: Key) -> dict[str, Any]:
     search = served.settings.search
+    with served.galleries.open(name) as opened:
+        info, settings = opened.info(), opened.settings
+        thresholds, _ = calibrated_thresholds(opened, search)
+    kept = ("images", "snapshot", "snapshots", "created", "removed_images", "shard_bytes", "settings", "index")
     return {
         "name": name,
         **{field: info[field] for field in kept},
-        "backbone": opened.settings.backbone,
-        "input_size": list(opened.settings.preprocessing.input_size),
+        "backbone": settings.backbone,
+        "input_size": list(settings.preprocessing.input_size),
         "search": {field: value for field, value in asdict(search).items() if field != "maps"},
-        "thresholds": calibrated_thresholds(opened, search)[0],
+        "thresholds": thresholds,
         "open": served.galleries.is_open(name),
+        "may_write": key.allows(name, write=True),
     }

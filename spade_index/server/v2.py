@@ -118,7 +118,7 @@ async def infer(request: Request, model: Model, version: Version | None = None) 
             maps=_maps(asked, wishes),
             threshold=_threshold(asked),
         )
-        size = served.galleries.settings_of(model).preprocessing.input_size
+        size = found.preprocessing.input_size
         outputs = [Output(wish.name, OUTPUTS[wish.name](found.answers, size), wish.binary) for wish in wishes]
         facts = {"model_name": model, "model_version": str(found.answers[0].detection.snapshot)}
         facts |= {"id": asked.id} if asked.id is not None else {}
