@@ -13,6 +13,7 @@ import numpy as np
 # What needs torch, which takes seconds to import, is imported by the commands that use it.
 from .cli_options import (
     Progress,
+    adding_options,
     backbone_options,
     device_option,
     files_of,
@@ -44,9 +45,7 @@ MANY = 500  # images, for which it pays to start decoding processes
 @preset_option
 @device_option
 @loading_options
-@click.option("--prefix", default="", help="Put before each image id.")
-@click.option("--replace", is_flag=True, help="Take changed images in place of the ones with their ids.")
-@click.option("--strict", is_flag=True, help="Stop at the first image that cannot be decoded.")
+@adding_options
 def build(images: Path, gallery: Path, **options: Any) -> None:
     """Create GALLERY from normal IMAGES (a folder, a tar archive, a text list or one file), or carry on building it."""
     require_images([images])
@@ -63,9 +62,7 @@ def build(images: Path, gallery: Path, **options: Any) -> None:
 @backbone_options
 @device_option
 @loading_options
-@click.option("--prefix", default="", help="Put before each image id.")
-@click.option("--replace", is_flag=True, help="Take changed images in place of the ones with their ids.")
-@click.option("--strict", is_flag=True, help="Stop at the first image that cannot be decoded.")
+@adding_options
 def add(gallery: Path, images: tuple[Path, ...], **options: Any) -> None:
     """Add normal IMAGES to GALLERY."""
     require_images(images)

@@ -121,6 +121,15 @@ def loading_options(command: Command) -> Command:
     )(command)
 
 
+def adding_options(command: Command) -> Command:
+    """How images become a gallery's."""
+    return _together(
+        click.option("--prefix", default="", help="Put before each image id."),
+        click.option("--replace", is_flag=True, help="Take changed images in place of the ones with their ids."),
+        click.option("--strict", is_flag=True, help="Stop at the first image that cannot be decoded."),
+    )(command)
+
+
 def make_backbone(options: dict[str, Any], gallery: Gallery | None = None) -> "Backbone":
     """Take the backbone's options out of `options` and load it; unset ones are the gallery's, or the defaults.
 
