@@ -16,8 +16,19 @@ setup(
         "spade_index",
         "spade_index.benchmarks",
         "spade_index.benchmarks.gpu",
+        "spade_index.cli",
+        "spade_index.client",
+        "spade_index.features",
+        "spade_index.gallery",
+        "spade_index.gallery.catalog",
+        "spade_index.gallery.index",
+        "spade_index.gallery.store",
+        "spade_index.gallery.write",
+        "spade_index.images",
         "spade_index.kernels",
+        "spade_index.method",
         "spade_index.server",
+        "spade_index.views",
     ],
     # A top-level package called `kernels` would shadow the one that `transformers` looks for.
     package_dir={
@@ -26,9 +37,11 @@ setup(
         "spade_index.kernels": "kernels",
     },
     package_data={
-        "spade_index": ["py.typed", "templates/*.html"],
+        "spade_index": ["py.typed"],
+        "spade_index.benchmarks": ["*.sh"],
         "spade_index.kernels": ["*.cu"],
         "spade_index.server": ["page/*", "templates/*"],
+        "spade_index.views": ["templates/*.html"],
     },
     install_requires=[
         "click>=8.1",

@@ -23,18 +23,18 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from spade_index.changes import NewImage, insert_images, insert_shard, new_snapshot
 from spade_index.errors import InputError
+from spade_index.gallery.catalog.changes import NewImage, insert_images, insert_shard, new_snapshot
+from spade_index.gallery.catalog.moments import image_moments
+from spade_index.gallery.store.layout import layout_to_keep
+from spade_index.gallery.store.shard import PAGE, ShardWriter
+from spade_index.gallery.write.session import GalleryWriter
 from spade_index.images import ImageFile, find_images
-from spade_index.loading import load_all
-from spade_index.moments import image_moments
+from spade_index.images.loading import load_all
 from spade_index.settings import ExtractionSettings
-from spade_index.shard import PAGE, ShardWriter
-from spade_index.shard_layout import layout_to_keep
-from spade_index.writer import GalleryWriter
 
 if TYPE_CHECKING:
-    from spade_index.backbone import Backbone
+    from spade_index.features.backbone import Backbone
 
 BACKBONE = "efficientnet-lite0"
 SEED = 0
@@ -96,7 +96,7 @@ def extract(work: str, photographs: str, input_size: int, held: int) -> dict[str
 
 def make_backbone(input_size: int) -> "Backbone":
     """The one that all features are made with."""
-    from spade_index.backbone import load_backbone  # imports torch, which takes seconds
+    from spade_index.features.backbone import load_backbone  # imports torch, which takes seconds
 
     return load_backbone(
         BACKBONE, preprocessing=lambda default: replace(default, input_size=(input_size, input_size)), device="cpu"

@@ -14,13 +14,13 @@ import faiss
 import numpy as np
 
 from spade_index.benchmarks.growth_process import above, forget, read_from_disk, resident, timed
-from spade_index.descriptors import Descriptors, descriptors_file
 from spade_index.errors import SpadeIndexError
 from spade_index.gallery import CATALOG, Gallery
-from spade_index.image_search import SPARE, Neighbour
-from spade_index.index import IndexDescription, IndexSettings
-from spade_index.index_build import exact_neighbours
-from spade_index.writer import GalleryWriter
+from spade_index.gallery.index.build import exact_neighbours
+from spade_index.gallery.index.descriptors import Descriptors, descriptors_file
+from spade_index.gallery.index.index import IndexDescription, IndexSettings
+from spade_index.gallery.index.search import SPARE, Neighbour
+from spade_index.gallery.write.session import GalleryWriter
 
 K = 50
 TIED = 1 + 1e-6  # relative: what is as near as the K-th neighbour is as good

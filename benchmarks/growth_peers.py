@@ -19,10 +19,19 @@ import faiss
 import numpy as np
 
 from spade_index.benchmarks import growth_measure
-from spade_index.benchmarks.growth_measure import WARM_UP, K, index_path, latency, recalls, squared, test_of, tuning_of
+from spade_index.benchmarks.growth_measure import (
+    WARM_UP,
+    K,
+    index_path,
+    latency,
+    recalls,
+    squared,
+    test_of,
+    tuning_of,
+)
 from spade_index.benchmarks.growth_process import above, resident, timed
-from spade_index.descriptors import Blocks, Descriptors, descriptors_file
-from spade_index.index import RECALL_TARGET
+from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
+from spade_index.gallery.index.index import RECALL_TARGET
 
 WIDTHS = (50, 70, 100, 140, 200, 280, 400, 560, 800, 1100, 1600)  # of the search in a graph
 LINKS = 24  # M: a node's links in a graph, twice as many at the bottom

@@ -11,10 +11,10 @@ from typing import Any
 from spade_index.benchmarks.environment import environment
 from spade_index.benchmarks.growth_peers import PEERS, TITLES, WITHOUT, view_of
 from spade_index.benchmarks.growth_process import Failed, in_own_process, machine_memory
-from spade_index.descriptors import descriptors_file
 from spade_index.errors import InputError
 from spade_index.gallery import CATALOG, Gallery
-from spade_index.index import STORAGES
+from spade_index.gallery.index.descriptors import descriptors_file
+from spade_index.gallery.index.index import STORAGES
 
 Entry = dict[str, Any]
 Say = Callable[[str], None]

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from spade_index.backbone import Backbone
 from spade_index.errors import GalleryError
+from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
+from spade_index.gallery.write.ingest import AddReport
 from spade_index.images import ImageFile, load
-from spade_index.ingest import AddReport
 
 SAMPLE = 20  # images whose features are computed again
 TOLERANCE = 1e-4  # relative, of descriptors: a batch of another size is rounded otherwise

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from spade_index.backbone import Backbone, Features
 from spade_index.benchmarks.process_tree import wait_until_idle
+from spade_index.features.backbone import Backbone, Features
 from spade_index.settings import ExtractionSettings
 
 RECENT = 8  # batches that the backbone alone is timed on, over and over

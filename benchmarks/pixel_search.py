@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from spade_index.backbone import choose_device
 from spade_index.benchmarks import pixel_sets
 from spade_index.benchmarks.environment import environment
 from spade_index.benchmarks.pixel_checks import TOLERANCES, Oracle, check_small, found_at
@@ -32,6 +31,7 @@ from spade_index.benchmarks.pixel_memory import peak_memory
 from spade_index.benchmarks.pixel_peers import CONTENDERS, OURS, PEERS, Contender, Search, survivors
 from spade_index.benchmarks.pixel_report import draw, table
 from spade_index.errors import InputError
+from spade_index.features.backbone import choose_device
 
 SAMPLE = 64  # query pixels whose exact distances are computed
 GEMM = (3136, 1792, 3136)  # the concatenated product of one map

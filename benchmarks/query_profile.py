@@ -18,9 +18,10 @@ from typing import Any
 import click
 import numpy as np
 
-from spade_index import Detector, Gallery, SearchSettings, detector, find_images, load_backbone
+from spade_index import Detector, Gallery, SearchSettings, find_images, load_backbone
 from spade_index.benchmarks.environment import environment
 from spade_index.images import load
+from spade_index.method import detector
 from spade_index.settings import PIXEL_PRECISIONS
 
 STAGES = ("decoding", "backbone", "nearest images", "reading maps", "pixel search", "score map")

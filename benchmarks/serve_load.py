@@ -30,10 +30,10 @@ import numpy as np
 from spade_index.benchmarks.environment import environment
 from spade_index.benchmarks.process_tree import resident
 from spade_index.benchmarks.serve_clients import Connection, Reply, closed_loop, open_loop
-from spade_index.detection import Question
-from spade_index.detector import Detector
 from spade_index.gallery import Gallery
 from spade_index.images import decode, find_images, preprocess
+from spade_index.method.detection import Question
+from spade_index.method.detector import Detector
 from spade_index.server.galleries import backbone_of
 
 CLIENTS = (1, 8, 64)

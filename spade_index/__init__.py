@@ -4,15 +4,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backbone import Backbone, load_backbone
-    from .detection import Detection
-    from .detector import Detector
+    from spade_index.features.backbone import Backbone, load_backbone
+    from spade_index.gallery.index.search import Neighbour
+    from spade_index.gallery.reader import Gallery
+    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.images.find import find_images
+    from spade_index.method.detection import Detection
+    from spade_index.method.detector import Detector
+
     from .errors import SpadeIndexError
-    from .gallery import Gallery
-    from .image_search import Neighbour
-    from .images import find_images
     from .settings import ExtractionSettings, Preprocessing, SearchSettings
-    from .writer import GalleryWriter
 
 __all__ = [
     "Backbone",
@@ -30,15 +31,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "backbone": ("Backbone", "load_backbone"),
-    "detection": ("Detection",),
-    "detector": ("Detector",),
     "errors": ("SpadeIndexError",),
-    "gallery": ("Gallery",),
-    "image_search": ("Neighbour",),
-    "images": ("find_images",),
+    "features.backbone": ("Backbone", "load_backbone"),
+    "gallery.index.search": ("Neighbour",),
+    "gallery.reader": ("Gallery",),
+    "gallery.write.session": ("GalleryWriter",),
+    "images.find": ("find_images",),
+    "method.detection": ("Detection",),
+    "method.detector": ("Detector",),
     "settings": ("ExtractionSettings", "Preprocessing", "SearchSettings"),
-    "writer": ("GalleryWriter",),
 }
 
 

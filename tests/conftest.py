@@ -7,10 +7,11 @@ from pathlib import Path
 import faiss
 import pytest
 import torch
-from tiny import build, tiny_backbone, write_images
 
-from spade_index.backbone import Backbone
+from spade_index.features.backbone import Backbone
 from spade_index.images import DecodedImage, find_images, load
+
+from helpers.tiny import build, tiny_backbone, write_images
 
 torch.set_num_threads(1)
 faiss.omp_set_num_threads(1)

@@ -20,15 +20,7 @@ from torch import Tensor
 from spade_index import kernels
 from spade_index.benchmarks import pixel_checks, pixel_peers
 from spade_index.benchmarks.gpu import peers as gpu_peers
-from spade_index.benchmarks.gpu.data import (
-    Found,
-    Inputs,
-    Scale,
-    fuse,
-    fused_maps,
-    poisoned,
-    workload,
-)
+from spade_index.benchmarks.gpu.data import Found, Inputs, Scale, fuse, fused_maps, poisoned, workload
 from spade_index.benchmarks.gpu.runner import Missing, Wrong, one_line
 
 BACKENDS: dict[str, dict[str, Any]] = {

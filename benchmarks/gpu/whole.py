@@ -242,7 +242,7 @@ def whole_query(backend: str, scale: Scale, neighbours: int, device: torch.devic
 @lru_cache(maxsize=1)
 def _backbone(device: str, small: bool) -> Any:
     """WideResNet50-2, or a small network where nothing is measured anyway."""
-    from spade_index.backbone import Backbone
+    from spade_index.features.backbone import Backbone
     from spade_index.settings import Preprocessing
 
     try:

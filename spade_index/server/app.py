@@ -11,7 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from ..errors import SpadeIndexError
+from spade_index.errors import SpadeIndexError
+
 from . import docs, page, v1, v1_changes, v2
 from .galleries import LoadBackbone, backbone_of
 from .keys import Keys

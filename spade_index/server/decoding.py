@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 from starlette.requests import Request
 
-from ..errors import ImageError
-from ..images import FORMATS, DecodedImage, ImageFile, decode, preprocess
-from ..settings import Preprocessing
+from spade_index.errors import ImageError
+from spade_index.images.decode import FORMATS, DecodedImage, decode, preprocess
+from spade_index.images.find import ImageFile
+from spade_index.settings import Preprocessing
+
 from .forms import FIELD, file_name, read_files
 from .metrics import Metrics
 from .problems import Problem

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from ..backbone import Backbone
-from ..detection import Detection, Question
-from ..errors import SpadeIndexError
-from ..images import DecodedImage
-from ..settings import Maps
+from spade_index.errors import SpadeIndexError
+from spade_index.features.backbone import Backbone
+from spade_index.images.decode import DecodedImage
+from spade_index.method.detection import Detection, Question
+from spade_index.settings import Maps
+
 from .galleries import Galleries, Served
 from .metrics import Metrics
 from .problems import Problem

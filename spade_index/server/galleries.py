@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from ..backbone import Backbone, load_backbone
-from ..detector import Detector
-from ..errors import InputError, SpadeIndexError
-from ..gallery import CATALOG, Gallery
-from ..settings import ExtractionSettings, Maps
+from spade_index.errors import InputError, SpadeIndexError
+from spade_index.features.backbone import Backbone, load_backbone
+from spade_index.gallery.reader import CATALOG, Gallery
+from spade_index.method.detector import Detector
+from spade_index.settings import ExtractionSettings, Maps
+
 from .problems import Problem
 from .settings import ServeSettings
 

@@ -22,10 +22,11 @@ from queue import Queue
 from time import monotonic, sleep
 from typing import Any, BinaryIO
 
-from ..errors import GalleryLocked, InputError, SpadeIndexError
-from ..images import ImageFile
-from ..ingest import AddReport
-from ..writer import GalleryWriter
+from spade_index.errors import GalleryLocked, InputError, SpadeIndexError
+from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.session import GalleryWriter
+from spade_index.images.find import ImageFile
+
 from .decoding import require_cheap
 from .forms import FIELD
 from .galleries import Galleries

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from spade_index.errors import InputError
+
 from .problems import Problem
 
 VARIABLE = "SPADE_INDEX_API_KEYS"

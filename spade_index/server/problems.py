@@ -9,7 +9,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from ..errors import (
+from spade_index.errors import (
     BackboneError,
     GalleryError,
     GalleryLocked,

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..detection import Match, PixelDetection
-from ..heatmap import heat, heatmap, score_limits
-from ..images import DecodedImage, Geometry, covered, decode
-from ..settings import Preprocessing
+from spade_index.images.decode import DecodedImage, Geometry, covered, decode
+from spade_index.method.detection import Match, PixelDetection
+from spade_index.settings import Preprocessing
+from spade_index.views.heatmap import heat, heatmap, score_limits
+
 from .decoding import Upload
 from .engine import Answer
 from .problems import Problem

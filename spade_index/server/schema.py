@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from ..settings import ImageScore
+from spade_index.settings import ImageScore
 
 Pair = Annotated[
     list[int], Field(min_length=2, max_length=2)

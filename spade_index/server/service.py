@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from ..images import DecodedImage
-from ..settings import Maps, Preprocessing
+from spade_index.images.decode import DecodedImage
+from spade_index.settings import Maps, Preprocessing
+
 from .decoding import Decoders, Upload
 from .engine import Answer, Engine
 from .galleries import Galleries, LoadBackbone, backbone_of

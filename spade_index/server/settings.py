@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import InputError
-from ..settings import SearchSettings
+from spade_index.errors import InputError
+from spade_index.settings import SearchSettings
 
 MIB = 1 << 20
 

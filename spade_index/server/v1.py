@@ -10,9 +10,10 @@ import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
 from PIL import Image
 
-from ..detector import calibrated_thresholds
-from ..errors import SpadeIndexError
-from ..settings import Maps
+from spade_index.errors import SpadeIndexError
+from spade_index.method.detector import calibrated_thresholds
+from spade_index.settings import Maps
+
 from . import results, schema
 from .decoding import read_uploads
 from .forms import FIELD

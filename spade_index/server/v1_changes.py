@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from ..errors import GalleryLocked, InputError, storage_errors
-from ..writer import GalleryWriter
+from spade_index.errors import GalleryLocked, InputError, storage_errors
+from spade_index.gallery.write.session import GalleryWriter
+
 from . import schema
 from .decoding import is_multipart
 from .forms import FIELD, read_files

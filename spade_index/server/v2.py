@@ -12,8 +12,9 @@ import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 from starlette.responses import JSONResponse
 
-from ..errors import SpadeIndexError
-from ..settings import MAPS, Maps
+from spade_index.errors import SpadeIndexError
+from spade_index.settings import MAPS, Maps
+
 from .decoding import Upload
 from .engine import Answer
 from .problems import Problem, as_problem

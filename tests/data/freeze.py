@@ -12,8 +12,8 @@ import skimage.data
 from PIL import Image
 
 from spade_index import Detector, Gallery, GalleryWriter, SearchSettings, find_images, load_backbone
+from spade_index.gallery.store.shard import VERSION
 from spade_index.images import load
-from spade_index.shard import VERSION
 
 EDGE = 64
 SEARCH = SearchSettings(score_neighbours=2, gallery_neighbours=3, smoothing=1.0)

@@ -8,10 +8,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from cases import assert_same, random_search
 
 from spade_index.kernels import cupy_backend, fused, torch_backend
 from spade_index.kernels.cupy_backend import CupyKernels, Kernel, Tiles
+
+from helpers.kernel_cases import assert_same, random_search
 
 SIZES = [(8, 8), (4, 4), (2, 2)]
 OPTIONS = {"sizes": SIZES, "weights": [1.0, 1.0, 1.0], "mode": "concat-nearest"}

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from cases import LARGER, NESTED, OTHER
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spade_index.kernels import pyramid
 from spade_index.kernels.pyramid import TILE, bilinear_taps, make_layout, nearest_index, upsample_bilinear
+
+from helpers.kernel_cases import LARGER, NESTED, OTHER
 
 
 @st.composite

@@ -8,43 +8,30 @@ from itertools import product
 
 import pytest
 import torch
-from cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spade_index.kernels import nearest_pixels
+
+from helpers.kernel_cases import (
     LARGER,
     MODES,
     NESTED,
     OTHER,
     PRECISIONS,
     PRUNE,
+    assert_right,
     assert_same,
     distances_at,
     pyramid_of,
     scale,
     searches,
 )  # fmt: skip
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from spade_index.kernels import nearest_pixels
 
 EXAMPLES = os.environ.get("SPADE_INDEX_EXAMPLES")
 WAYS = list(product(PRUNE, PRECISIONS))
 # Of the k least distances: relative to them, and to the largest squared norm of a pixel.
 TOLERANCE = {"float32": (1e-4, 1e-6), "fast": (1e-4, 1e-5)}
-
-
-def assert_right(search, found, expected, rtol, atol):
-    """That an answer is of k different pixels whose distances are those of the reference, within tolerances."""
-    d, matches = found
-    assert d.dtype == torch.float32
-    assert matches.dtype == torch.int64
-    assert d.shape == matches.shape == expected.shape
-    assert 0 <= matches.min() <= matches.max() < search["pages"].shape[1] * search["query"][0].shape[1]
-    assert (matches.sort(dim=2).values.diff(dim=2) > 0).all(), "a pixel was matched twice"
-    torch.testing.assert_close(d, expected, rtol=rtol, atol=atol * scale(search))
-    if search["mode"] != "per-level":
-        assert (d.diff(dim=2) >= 0).all()
-        interpolation = 0 if search["mode"] == "concat-nearest" else 1e-6 * scale(search)
-        torch.testing.assert_close(d, distances_at(search, matches).float(), rtol=2e-6, atol=interpolation)
 
 
 @settings(max_examples=int(EXAMPLES or 150), deadline=None, derandomize=EXAMPLES is None)

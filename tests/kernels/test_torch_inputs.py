@@ -4,9 +4,10 @@ from itertools import product
 
 import pytest
 import torch
-from cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, pyramid_of, random_search
 
 from spade_index.kernels import nearest_pixels, torch_backend
+
+from helpers.kernel_cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, pyramid_of, random_search
 
 WAYS = list(product(PRUNE, PRECISIONS))
 FEW_WAYS = [(None, "float32"), (True, "fast"), (False, "float32")]

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
-from cases import MODES, NESTED, OTHER, PRUNE, alike_search, assert_same, random_search
 
 from spade_index.kernels import nearest_pixels, torch_backend, torch_found, torch_prune
+
+from helpers.kernel_cases import MODES, NESTED, OTHER, PRUNE, alike_search, assert_same, random_search
 
 PAGES = torch.tensor([[2, 0, 4], [1, 2, 3], [4, 4, 1]])
 WAYS = [(None, "float32"), (True, "fast"), (False, "float32")]

@@ -4,10 +4,21 @@ from itertools import product
 
 import pytest
 import torch
-from cases import MODES, NESTED, OTHER, PRECISIONS, PRUNE, alike_search, assert_same, pyramid_of, random_search
 
 from spade_index.kernels import nearest_pixels, torch_backend, torch_prune
 from spade_index.kernels.torch_backend import SearchStats
+
+from helpers.kernel_cases import (
+    MODES,
+    NESTED,
+    OTHER,
+    PRECISIONS,
+    PRUNE,
+    alike_search,
+    assert_same,
+    pyramid_of,
+    random_search,
+)
 
 SIZES = [(32, 32), (16, 16), (8, 8)]
 PRIME = [(29, 31), (13, 17), (7, 5)]

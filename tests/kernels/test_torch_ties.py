@@ -7,11 +7,12 @@ from itertools import product
 
 import pytest
 import torch
-from cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, distances_at, pyramid_of
 
 from spade_index.kernels import nearest_pixels
 from spade_index.kernels.pyramid import make_layout
 from spade_index.kernels.torch_found import SPARE
+
+from helpers.kernel_cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, distances_at, pyramid_of
 
 WAYS = list(product(PRUNE, PRECISIONS))
 CHANNELS = (3, 4, 5)

@@ -14,14 +14,14 @@ from unittest import mock
 
 import pytest
 import torch
-from cases import KINDS, pyramid_of, scale
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fused import PlainKernels
-from test_torch_backend import assert_right
 
 from spade_index.kernels import fused, nearest_pixels
 from spade_index.kernels.fused import FusedMaps, key_parts
+
+from helpers.kernel_cases import KINDS, assert_right, pyramid_of, scale
+from helpers.plain_kernels import PlainKernels
 
 SMALL = (16, 16, 16, 4, 2)  # rows, columns, channels, warps, stages
 SIZES = {

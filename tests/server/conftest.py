@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Server
-from tiny import INPUT, TinyCNN, build, tiny_backbone, write_images
 
-from spade_index.backbone import Backbone
-from spade_index.calibration import calibrate, store
+from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
+from spade_index.gallery.write.session import GalleryWriter
+from spade_index.method.calibration import calibrate, store
 from spade_index.settings import Preprocessing, SearchSettings
-from spade_index.writer import GalleryWriter
+
+from helpers.serving import Server
+from helpers.tiny import INPUT, TinyCNN, build, tiny_backbone, write_images
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Server, eventually
-from tiny import png, random_image
 
-from spade_index import client as module
 from spade_index.client import Client
+from spade_index.client import client as module
 from spade_index.errors import InputError, JobFailed, ServiceError, SpadeIndexError, Unavailable
 from spade_index.server.job import Job
+
+from helpers.serving import Server, eventually
+from helpers.tiny import png, random_image
 
 KEY = "a-key-that-may-read"
 

@@ -1,8 +1,9 @@
 """Tests of HTTP itself: connections that are used again, methods, hosts, origins and headers."""
 
 import pytest
-from serving import Connection, Server, parts, problem
-from tiny import png
+
+from helpers.serving import Connection, Server, parts, problem
+from helpers.tiny import png
 
 QUERY = "/v1/galleries/plain/query"
 SECURITY = {

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from commands import photographs, run
-from serving import Server
+
+from helpers.commands import photographs, run
+from helpers.serving import Server
 
 KEY = "a-key-that-may-write"
 

@@ -6,10 +6,11 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.parser import text_string_to_metric_families
-from serving import Server, odd, parts
-from tiny import png
 
 from spade_index.server.limits import JsonLines
+
+from helpers.serving import Server, odd, parts
+from helpers.tiny import png
 
 QUERY = "/v1/galleries/plain/query"
 

@@ -10,8 +10,9 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Server, encoded, parts, problem
-from tiny import png, random_image
+
+from helpers.serving import Server, encoded, parts, problem
+from helpers.tiny import png, random_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow notices in damaged files
 

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from serving import Server, eventually, parts, problem
-from tiny import png
 
 from spade_index.gallery import Gallery
-from spade_index.writer import GalleryWriter
+from spade_index.gallery.write.session import GalleryWriter
+
+from helpers.serving import Server, eventually, parts, problem
+from helpers.tiny import png
 
 AT = "/v1/galleries/plain/images"
 

@@ -5,12 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_runs import refused
-from serving import Server, parts, problem
-from tiny import png
 
 from spade_index.errors import InputError
 from spade_index.server.keys import read_keys
+
+from helpers.cli_runs import refused
+from helpers.serving import Server, parts, problem
+from helpers.tiny import png
 
 READER, WRITER, ALL = "reader-0123456789", "writer-0123456789", "all-galleries-0123456789"
 KEYS = f"{READER} plain,calibrated read; {WRITER} plain write; {ALL} * read"

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cli_runs import BACKBONE, normal, refused, run, write_normal
-from serving import PATIENCE, Process, encoded, eventually, parts, problem
 
 from spade_index.gallery import Gallery
 
+from helpers.cli_runs import BACKBONE, normal, refused, run, write_normal
+from helpers.serving import PATIENCE, Process, encoded, eventually, parts, problem
+
 # Commits after every 8 images, and time in between to be killed in.
 SLOWLY = """
-import time, spade_index.writer, spade_index.server.jobs as jobs
-spade_index.writer.SHARD_ROWS = 8
+import time, spade_index.gallery.write.session as session, spade_index.server.jobs as jobs
+session.SHARD_ROWS = 8
 read = jobs._read
 jobs._read = lambda *arguments: (time.sleep(SECONDS), read(*arguments))[1]
 """

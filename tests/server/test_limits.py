@@ -9,10 +9,11 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from serving import PATIENCE, Server, eventually, parts, problem
-from tiny import png
 
 from spade_index.server.results import Result
+
+from helpers.serving import PATIENCE, Server, eventually, parts, problem
+from helpers.tiny import png
 
 QUERY = "/v1/galleries/plain/query"
 

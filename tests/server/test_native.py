@@ -5,8 +5,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Server, odd, parts, problem
-from tiny import INPUT, png, random_image
+
+from helpers.serving import Server, odd, parts, problem
+from helpers.tiny import INPUT, png, random_image
 
 MAPS = ("always", "auto", "never")
 

@@ -5,10 +5,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from serving import Server, parts, problem
-from tiny import build, image_file, png, tiny_backbone, write_images
 
-from spade_index.writer import GalleryWriter
+from spade_index.gallery.write.session import GalleryWriter
+
+from helpers.serving import Server, parts, problem
+from helpers.tiny import build, image_file, png, tiny_backbone, write_images
 
 
 def remove(server: Server, *ids: str, gallery: str = "plain", action: str = "remove"):

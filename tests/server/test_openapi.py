@@ -17,8 +17,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
     unsupported_method,
 )
-from serving import PATIENCE, Server, odd, parts
-from tiny import png
+
+from helpers.serving import PATIENCE, Server, odd, parts
+from helpers.tiny import png
 
 CHECKS = [
     not_a_server_error,

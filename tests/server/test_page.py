@@ -10,9 +10,10 @@ import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from serving import Server, encoded
-from serving import odd as odd_image
-from tiny import random_image
+
+from helpers.serving import Server, encoded
+from helpers.serving import odd as odd_image
+from helpers.tiny import random_image
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = "--no-first-run --disable-background-networking --disable-component-update --disable-sync --disable-quic"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from serving import Server, parts, problem
-from tiny import png
+
+from helpers.serving import Server, parts, problem
+from helpers.tiny import png
 
 QUERY = "/v1/galleries/plain/query"
 

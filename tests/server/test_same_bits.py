@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import BACKBONE, normal, objects, run, write_normal
 from PIL import Image
-from serving import Server
 
 from spade_index.server.galleries import backbone_of
+
+from helpers.cli_runs import BACKBONE, normal, objects, run, write_normal
+from helpers.serving import Server
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from commands import photographs, run
-from serving import Server
-from tiny import png
 
 from spade_index.cli import main
 from spade_index.server.settings import ServeSettings
+
+from helpers.commands import photographs, run
+from helpers.serving import Server
+from helpers.tiny import png
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "serve.md").read_text()

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from click.testing import CliRunner
-from serving import Server
-from tiny import png, random_image, tiny_backbone, write_images
 from tritonclient.utils import InferenceServerException
 
 from spade_index.cli import main
 from spade_index.gallery import Gallery
+
+from helpers.serving import Server
+from helpers.tiny import png, random_image, tiny_backbone, write_images
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ def test_keys_guard_models(serve):
 def test_every_client_gets_the_bits_of_the_command_line(serve, root, tmp_path, monkeypatch):
     """tritonclient, a hand-written client of either API, and `spade-index query` agree to the last bit."""
     backbone = tiny_backbone()
-    monkeypatch.setattr("spade_index.cli_score.make_backbone", lambda options, gallery: backbone_of(options, backbone))
+    monkeypatch.setattr("spade_index.cli.score.make_backbone", lambda options, gallery: backbone_of(options, backbone))
     queries = write_images(tmp_path / "queries", 3, seed=4)
     out = tmp_path / "out"
     ran = CliRunner().invoke(main, ["query", str(root / "plain"), str(queries), "--json", "--out", str(out)])

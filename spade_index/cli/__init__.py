@@ -1,0 +1,5 @@
+"""The command line, `spade-index`."""
+
+from .group import main
+
+__all__ = ["main"]

@@ -1,0 +1,131 @@
+"""What `spade-index benchmark` does: the programs of benchmarks/, by name."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spade_index.errors import InputError
+from spade_index.gallery.index.index import STORAGES
+from spade_index.settings import MODES
+
+from .options import Progress, device_option
+
+
+@click.group()
+def benchmark() -> None:
+    """Measure what spade-index costs on this machine."""
+
+
+@benchmark.command()
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw them, a PNG.")
+@click.option("--neighbours", type=click.IntRange(1), default=50, show_default=True, help="K maps per query.")
+@click.option(
+    "--pixel-neighbours", type=click.IntRange(1, 10), default=1, show_default=True, help="Nearest pixels to find."
+)
+@click.option("--mode", type=click.Choice(MODES), default=MODES[0], show_default=True, help="How levels are combined.")
+@click.option("--sets", help="Names by commas: coffee, cat, camera, brick, grass, gravel, photos, tiles [all]")
+@click.option("--tiles", type=click.Path(path_type=Path), help="A dataset in MVTec layout, as one more set.")
+@click.option(
+    "--shapes",
+    type=click.Choice(["wrn", "native", "both"]),
+    default="both",
+    show_default=True,
+    help="Features in the shapes of WideResNet50-2, or as efficientnet-lite0 makes them.",
+)
+@device_option
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds; medians are quoted.")
+@click.option("--peers", help="Contenders by commas; an unknown one lists them [all]")
+@click.option(
+    "--peer-maps",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Maps that others are timed on; extrapolated to K.",
+)
+@click.option("--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Edge of the images.")
+@click.option("--memory/--no-memory", default=True, help="Measure peak memory, each in a process of its own [yes]")
+def kernel(
+    json_file: Path | None, picture: Path | None, sets: str | None, shapes: str, peers: str | None, **options: Any
+) -> None:
+    """Time the pixel search against other ways of doing it, on features of photographs; verifies all of them first."""
+    from spade_index.benchmarks.pixel_search import Settings, run
+
+    chosen = {"sets": _names(sets), "contenders": _names(peers), "shapes": None if shapes == "both" else (shapes,)}
+    if sets is None and options["tiles"] is not None:
+        chosen["sets"] = (*Settings.sets, "tiles")
+    settings = Settings(**options, **{name: value for name, value in chosen.items() if value is not None})
+    run(settings, json_file, picture, click.echo)
+
+
+@benchmark.command()
+@click.option(
+    "--photographs", type=click.Path(path_type=Path), required=True, help="A folder or .tar of some thousand images."
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A folder for features, the gallery and what is measured; run again, the command carries on there.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw latency, a PNG, and memory, NAME_memory.png.")
+@click.option("--sizes", default="1000,10000,100000,1000000", show_default=True, help="Of the gallery, by commas.")
+@click.option("--storage", type=click.Choice(STORAGES), default="sq8", show_default=True, help="Of inverted lists.")
+@click.option("--queries", type=click.IntRange(20), default=1000, show_default=True, help="Photographs that test.")
+@click.option("--peers", help="By commas, or none: flat, hnswlib, usearch, autofaiss, no-components [all]")
+@click.option("--peer-minutes", type=float, default=15, show_default=True, help="That a peer may take to build.")
+@click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
+@click.option("--keep/--no-keep", default=True, help="Keep the gallery when all is done, to carry on [yes]")
+def gallery(json_file: Path | None, picture: Path | None, sizes: str, peers: str | None, **options: Any) -> None:
+    """Measure one gallery as it grows: latency, recall, memory, disk, and what is read for a query; beside peers."""
+    from spade_index.benchmarks.gallery_growth import Settings, run
+
+    try:
+        options["sizes"] = tuple(int(size) for size in sizes.split(","))
+    except ValueError as error:
+        raise InputError(f"--sizes: {sizes!r} is not a list of numbers by commas") from error
+    if peers is not None:
+        options["peers"] = () if peers == "none" else _names(peers)
+    run(Settings(**options), json_file, picture, click.echo)
+
+
+@benchmark.command()
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw them, a PNG.")
+@click.option(
+    "--photographs", type=click.Path(path_type=Path), help="A folder, .tar, text list or file of images [made ones]"
+)
+@click.option("--images", type=click.IntRange(1), help="Take the first N [all; 4,000 made ones]")
+@click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=os.cpu_count() or 2,
+    help="Decoding threads, or processes [one per core]",
+)
+@click.option("--backbone", default="efficientnet-lite0", show_default=True, help="As in `build`.")
+@device_option
+@click.option(
+    "--slice",
+    "slice_images",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="The backbone is timed alone after every N images.",
+)
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Ingests, all counted.")
+@click.option("--work", type=click.Path(path_type=Path), help="Where galleries are made [a temporary folder]")
+@click.option("--keep", is_flag=True, help="Leave the gallery there.")
+def ingest(json_file: Path | None, picture: Path | None, **options: Any) -> None:
+    """Time taking images into a gallery against the backbone alone, and watch memory; verifies the gallery."""
+    from spade_index.benchmarks.ingest import Settings, run
+
+    run(Settings(**options), json_file, picture, click.echo, Progress.note)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))

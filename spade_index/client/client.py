@@ -1,0 +1,288 @@
+"""A client of `spade-index serve`.
+
+    with Client("http://127.0.0.1:8765") as client:
+        for result in client.query("tiles", ["suspect.jpg"]):
+            print(result.image, result.score, result.anomalous, result.neighbours[0].id)
+            result.overlay().save("overlay.png")
+
+An image is a path, a file's bytes, a PIL image or a NumPy array (uint8, [H, W] grey or [H, W, 3] RGB); the last two are
+sent as PNG, without loss. Whatever goes wrong is a ServiceError, or an InputError where nothing could be sent.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from spade_index.errors import InputError, JobFailed, ServiceError, Unavailable
+
+from .answers import (
+    Change,
+    GalleryImage,
+    GalleryInfo,
+    GallerySummary,
+    Job,
+    Match,
+    Result,
+    ServiceInfo,
+    made,
+    result_of,
+)
+from .images import Images, named_files
+
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("the client needs httpx: pip install 'spade_index[serve]'", name="httpx") from error
+
+LONGEST_WAIT = 30.0  # seconds between two tries
+IDLE = 2.0  # seconds that an unused connection is kept: fewer than the service keeps it
+PAGE = 1000  # images
+
+
+class Client:
+    """A service. Use as a context manager, or call `close`."""
+
+    def __init__(self, url: str, api_key: str | None = None, timeout: float = 120, tries: int = 5) -> None:
+        """`timeout`: seconds without a sign of the service, where a query may wait in line for 60.
+
+        What it refuses because it is busy (503) is sent `tries` times in all, as far apart as it says.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise InputError(f"{url}: not the address of a service: it begins with http:// or https://")
+        self._tries = tries
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = httpx.Limits(keepalive_expiry=IDLE)
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, limits=limits)
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            raise InputError(f"{url}: not the address or the key of a service ({error})") from error
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def ready(self) -> bool:
+        """Whether the service is there and takes queries."""
+        try:
+            return self._sent("GET", "v2/health/ready", tries=1).is_success
+        except ServiceError:
+            return False
+
+    def service(self) -> ServiceInfo:
+        """The service's version and limits."""
+        return made(ServiceInfo, self._json("GET", "v1"))
+
+    def galleries(self) -> list[GallerySummary]:
+        """All galleries that the key may read."""
+        return [made(GallerySummary, one) for one in self._json("GET", "v1/galleries")["galleries"]]
+
+    def gallery(self, name: str) -> GalleryInfo:
+        """One gallery."""
+        return made(GalleryInfo, self._json("GET", _at(name)))
+
+    def reload(self, name: str) -> GalleryInfo:
+        """Have a gallery opened anew. Commits are seen without."""
+        return made(GalleryInfo, self._json("POST", _at(name, "reload")))
+
+    def images(self, gallery: str, removed: bool = False) -> Iterator[GalleryImage]:
+        """The images of a gallery in the order in which they were added, or those that `restore` can take back."""
+        after: int | None = -1
+        while after is not None:
+            page = self._json("GET", _at(gallery, "images"), after=after, limit=PAGE, removed=removed)
+            yield from (made(GalleryImage, one) for one in page["images"])
+            after = page["next"]
+
+    def thumbnail(self, gallery: str, id: str, snapshot: int | None = None) -> Image.Image:
+        """A small picture of one of a gallery's images."""
+        return _picture(self._asked("GET", _at(gallery, "thumbnail"), id=id, snapshot=snapshot))
+
+    def query(
+        self,
+        gallery: str,
+        images: Images,
+        maps: Literal["always", "auto", "never"] | None = None,
+        threshold: float | None = None,
+        snapshot: int | None = None,
+    ) -> list[Result]:
+        """Score images, in their order: as many as the service takes at once (`service().limits["images"]`).
+
+        `maps` says which get a score map; left out, all, or those above a threshold for the pooled score if there is
+        one. Raises ServiceError, whose `fields` name an image that cannot be decoded as images[0], images[1], ...
+        """
+        named = named_files(images)
+        files = [(name or f"images[{number}]", data) for number, (name, data) in enumerate(named)]
+        told = self._json("POST", _at(gallery, "query"), files, maps=maps, threshold=threshold, snapshot=snapshot)
+        return [
+            result_of(self, gallery, name, values) for (name, _), values in zip(named, told["results"], strict=True)
+        ]
+
+    def score_map(self, result_id: str) -> NDArray[np.float32]:
+        """A kept result's score map."""
+        response = self._asked("GET", f"v1/results/{_part(result_id)}/score_map.npy")
+        values: NDArray[np.float32] = np.load(io.BytesIO(response.content), allow_pickle=False)
+        return values
+
+    def picture(
+        self, result_id: str, kind: Literal["overlay", "heat", "grey"], opacity: float | None = None
+    ) -> Image.Image:
+        """A kept result's score map as a picture; `opacity` is the overlay's."""
+        return _picture(self._asked("GET", f"v1/results/{_part(result_id)}/{kind}.png", opacity=opacity))
+
+    def match(self, result_id: str, x: int, y: int) -> Match:
+        """What a pixel of a kept result's image was matched with."""
+        return made(Match, self._json("GET", f"v1/results/{_part(result_id)}/match", x=x, y=y))
+
+    def add(self, gallery: str, images: Images, replace: bool = False, prefix: str = "") -> Job:
+        """Have normal images added; returns as soon as they have come. Their ids are `prefix` and their names.
+
+        Names are paths' last parts; give {name: image} for others, and for images that are not files.
+        """
+        files = []
+        for number, (name, data) in enumerate(named_files(images)):
+            if not name:
+                raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
+            files.append((name, data))
+        return made(Job, self._json("POST", _at(gallery, "images"), files, replace=replace, prefix=prefix))
+
+    def remove(self, gallery: str, ids: Iterable[str]) -> Change:
+        """Remove images, all or none."""
+        return made(Change, self._json("POST", _at(gallery, "remove"), body={"ids": list(ids)}))
+
+    def restore(self, gallery: str, ids: Iterable[str]) -> Change:
+        """Take back the removal of images, all or none."""
+        return made(Change, self._json("POST", _at(gallery, "restore"), body={"ids": list(ids)}))
+
+    def jobs(self) -> list[Job]:
+        """All jobs of galleries that the key may read, the newest first."""
+        return [made(Job, one) for one in self._json("GET", "v1/jobs")["jobs"]]
+
+    def job(self, job: Job | str) -> Job:
+        """A job as it is now."""
+        return made(Job, self._json("GET", _job(job)))
+
+    def cancel(self, job: Job | str) -> Job:
+        """End a job; what it has committed stays."""
+        return made(Job, self._json("DELETE", _job(job)))
+
+    def resume(self, job: Job | str) -> Job:
+        """Go on with a job that was interrupted because the service ended."""
+        return made(Job, self._json("POST", f"{_job(job)}/resume"))
+
+    def wait(
+        self, job: Job | str, progress: Callable[[Job], object] | None = None, timeout: float | None = None
+    ) -> Job:
+        """A job once it is done; `progress` is called with it whenever it has got further.
+
+        Raises JobFailed if it ends otherwise, Unavailable if it takes longer than `timeout` seconds.
+        """
+        until = time.monotonic() + (timeout or float("inf"))
+        before, pause = None, 0.05
+        while True:
+            now = self.job(job)
+            if progress is not None and now != before:
+                progress(now)
+            if now.state == "done":
+                return now
+            if now.over:
+                raise JobFailed(f"job {now.id} of {now.gallery}: {now.state}" + (f": {now.error}" if now.error else ""))
+            if time.monotonic() > until:
+                raise Unavailable(f"job {now.id} of {now.gallery} is {now.state} after {timeout:g} seconds")
+            before, pause = now, min(pause * 1.5, 1.0)
+            time.sleep(pause)
+
+    def _json(self, method: str, path: str, files: Any = None, body: Any = None, **parameters: Any) -> Any:
+        response = self._asked(method, path, files, body, **parameters)
+        try:
+            return response.json()
+        except ValueError:
+            told = f"{response.url}: the answer is not JSON: not the address of a service"
+            raise ServiceError(told, status=response.status_code) from None
+
+    def _asked(self, method: str, path: str, files: Any = None, body: Any = None, **parameters: Any) -> httpx.Response:
+        """A successful answer. Raises ServiceError."""
+        given = {name: value for name, value in parameters.items() if value is not None}
+        form = [("images", file) for file in files] if files is not None else None
+        response = self._sent(method, path, params=given, files=form, json=body)
+        if not response.is_success:
+            raise _error(response)
+        return response
+
+    def _sent(self, method: str, path: str, *, tries: int | None = None, **request: Any) -> httpx.Response:
+        """An answer, after a refusal (503) tried again a few times. Raises Unavailable."""
+        left = tries or self._tries
+        while True:
+            try:
+                response = self._http.request(method, path, **request)
+            except httpx.TimeoutException as error:
+                raise Unavailable(f"{self._http.base_url}: no answer to {method} {path} in time") from error
+            except httpx.TransportError as error:
+                raise Unavailable(f"{self._http.base_url}: cannot be reached ({error})") from error
+            left -= 1
+            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or left <= 0:
+                return response
+            time.sleep(min(_retry_after(response) or 1.0, LONGEST_WAIT))
+
+
+def _picture(response: httpx.Response) -> Image.Image:
+    picture = Image.open(io.BytesIO(response.content))
+    picture.load()
+    return picture
+
+
+def _error(response: httpx.Response) -> ServiceError:
+    """What an answer that is an error says, whoever it is from: a proxy before the service may have its own."""
+    request, status = response.request, response.status_code
+    try:
+        told = response.json()
+        detail = str(told["detail"])
+        fields = {one["field"]: one["detail"] for one in told.get("errors", [])}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        detail, fields = response.reason_phrase or "an answer that is not of spade_index", {}
+        if response.has_redirect_location:
+            detail = f"the service is at {response.headers['Location']}"
+    id = response.headers.get("X-Request-Id")
+    where = f"{request.method} {request.url.copy_with(query=None)}: {status}" + (f", request {id}" if id else "")
+    return ServiceError(
+        f"{detail} ({where})",
+        status=status,
+        detail=detail,
+        fields=fields,
+        request_id=id,
+        retry_after=_retry_after(response),
+    )
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds, of either form that the header may have."""
+    told = response.headers.get("Retry-After", "")
+    try:
+        return float(told) if told.isdigit() else max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _job(job: Job | str) -> str:
+    return f"v1/jobs/{_part(job if isinstance(job, str) else job.id)}"
+
+
+def _at(gallery: str, *rest: str) -> str:
+    return "/".join(("v1/galleries", _part(gallery), *rest))
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path, whatever is in it."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")

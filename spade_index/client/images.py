@@ -1,0 +1,50 @@
+"""Images as files, as the Python client sends them."""
+
+import io
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from spade_index.errors import InputError
+
+AnyImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+Images = AnyImage | Iterable[AnyImage] | Mapping[str, AnyImage]  # one, some, or some by their names
+
+
+def named_files(images: Images) -> list[tuple[str | None, bytes]]:
+    """Images as files, with their names if they have any. Raises InputError."""
+    if isinstance(images, Mapping):
+        files: list[tuple[str | None, bytes]] = [(name, _file(image, name)[1]) for name, image in images.items()]
+    elif isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):
+        files = [_file(images, "the image")]
+    else:
+        files = [_file(image, f"images[{number}]") for number, image in enumerate(images)]
+    if not files:
+        raise InputError("no image: hand in at least one")
+    return files
+
+
+def _file(image: AnyImage, name: str) -> tuple[str | None, bytes]:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return None, bytes(image)
+    if isinstance(image, str | os.PathLike):
+        try:
+            return Path(image).name, Path(image).read_bytes()
+        except OSError as error:
+            raise InputError(f"{image}: cannot be read ({error.strerror or error})") from error
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+            raise InputError(f"{name}: an array must be uint8 [H, W] or [H, W, 3], not {image.dtype} {image.shape}")
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise InputError(f"{name}: not an image: a path, bytes, a PIL image or a NumPy array, not {type(image)}")
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, "PNG", compress_level=1, exif=image.getexif())  # which may say how it is turned
+    except OSError as error:
+        raise InputError(f"{name}: a PIL image of mode {image.mode} has no PNG: convert it to RGB") from error
+    return None, buffer.getvalue()

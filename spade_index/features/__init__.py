@@ -1,0 +1,1 @@
+"""Images to features: pooled descriptors and feature pyramids."""

@@ -1,0 +1,218 @@
+"""Image batch -> pooled descriptors and feature pyramid, from a pretrained CNN."""
+
+import difflib
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spade_index.errors import BackboneError
+from spade_index.kernels.threads import pipelined
+from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
+
+from .pretrained import load_model, weights_digest
+
+STRIDES = (4, 8, 16)  # of the default levels: a quarter, an eighth and a sixteenth of the input
+LARGEST = 65504.0  # feature that float16 can hold
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the backbone makes of a batch of B images."""
+
+    pooled: Tensor  # float32 [B, D], the last feature map averaged over its pixels
+    pyramid: list[Tensor]  # float32, of a stream float16, [B, H*W, C] for each level, raster order, the finest first
+
+
+class Backbone:
+    """A CNN whose chosen modules' outputs are the levels of a feature pyramid."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        levels: tuple[str, ...] | None = None,
+        device: str = "auto",
+        precision: Precision = "float32",
+    ) -> None:
+        """`levels` are names of modules of `model`; by default the last ones at strides 4, 8 and 16.
+
+        Bfloat16 is up to twice as fast on processors with AMX, but it costs the map score on magnetic tiles 0.004 of
+        ROC AUC and pixels 0.001 (benchmarks/results/magnetic_tiles_bfloat16.json), so it has to be asked for. Raises
+        BackboneError if a level is unknown, or is no feature map.
+        """
+        self.device = choose_device(device)
+        self.precision = precision
+        digest = weights_digest(model)
+        self._model = model.eval().requires_grad_(False).to(self.device)
+        self._model.to(memory_format=torch.channels_last)
+        self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1) * 255
+
+        shapes = self._probe(preprocessing.input_size)
+        levels = levels or _default_levels(model, shapes, preprocessing.input_size)
+        for level in levels:
+            if level not in shapes:
+                near = difflib.get_close_matches(level, shapes, n=3) or list(shapes)[:3]
+                raise BackboneError(f"{name} has no feature map {level!r}: try one of {', '.join(near)}")
+        self._levels = sorted(levels, key=lambda level: -shapes[level][1] * shapes[level][2])
+        self._last = list(shapes)[-1]
+        self._captured = threading.local()  # .levels: dict[str, Tensor]
+        modules = dict(model.named_modules())
+        for level in {*self._levels, self._last}:
+            modules[level].register_forward_hook(self._capture(level))
+        self.settings = ExtractionSettings(
+            backbone=name,
+            weights=digest,
+            levels=tuple(self._levels),
+            level_shapes=tuple(shapes[level] for level in self._levels),
+            pooled_dim=shapes[self._last][0],
+            preprocessing=preprocessing,
+            precision=self.precision,
+        )
+
+    def __call__(self, pixels: np.ndarray) -> Features:
+        """Features of a batch uint8 [B, H, W, 3] of the preprocessing's input size, on this backbone's device.
+
+        Raises BackboneError if a feature cannot be stored as float16.
+        """
+        parts = np.array_split(pixels, self.lanes(len(pixels)))
+        # On a CPU, threads that each take a part of the batch meet once, and not in each of hundreds of operations.
+        features = list(pipelined(self._features, parts, len(parts)))
+        levels = zip(*[part.pyramid for part in features], strict=True)
+        return Features(_joined([part.pooled for part in features]), [_joined(level) for level in levels])
+
+    def stream(self, batches: Iterable[np.ndarray], lanes: int) -> Generator[Features]:
+        """Features of every batch, in order, rounded as a gallery stores them; up to `lanes` are in work at a time.
+
+        Lanes never meet, so these are the fastest way through many images: in batches of a lane's share of the images
+        that may be in memory. Batches are asked for in the caller's thread, one more than there are lanes before the
+        first features are asked for. An error is raised after the features of the batches before it.
+        """
+        return pipelined(self._stored_features, batches, lanes)
+
+    def _stored_features(self, pixels: np.ndarray) -> Features:
+        features = self._features(pixels)
+        # Here they are in the cache, and torch, which rounds ten times as fast as numpy, wakes no other threads.
+        return Features(features.pooled, [level.half() for level in features.pyramid])
+
+    def lanes(self, images: int) -> int:
+        """In how many lanes so many images are best worked on: on a CPU one a core, on a GPU one."""
+        return max(1, min(images, torch.get_num_threads())) if self.device.type == "cpu" else 1
+
+    def _features(self, pixels: np.ndarray) -> Features:
+        with torch.inference_mode():
+            self._forward(torch.tensor(pixels))
+            captured = self._captured.levels
+            pyramid = [
+                captured[level].float().permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # [B, H*W, C]
+                for level in self._levels
+            ]
+            pooled = captured[self._last].float().mean((2, 3))  # [B, D]
+            captured.clear()
+            if not all(level.abs().amax() <= LARGEST for level in [pooled, *pyramid]):  # NaN is not, either
+                raise BackboneError(
+                    f"{self.settings.backbone} makes features that are not finite, or over {LARGEST:.0f}, the largest "
+                    "float16: check its weights and the preprocessing"
+                )
+        return Features(pooled, pyramid)
+
+    def _forward(self, pixels: Tensor) -> None:
+        batch = pixels.to(self.device).permute(0, 3, 1, 2).float()  # [B, 3, H, W], channels last in memory
+        batch = batch.sub_(self._mean).div_(self._std)
+        half = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
+            self._model(batch)
+
+    def _capture(self, level: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            vars(self._captured).setdefault("levels", {})[level] = output
+
+        return hook
+
+    def _probe(self, input_size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+        """Channels, height and width of every module's feature map, in the order in which they are last made."""
+        shapes: dict[str, tuple[int, int, int]] = {}
+
+        def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+                    shapes.pop(name, None)
+                    shapes[name] = (output.shape[1], output.shape[2], output.shape[3])
+
+            return hook
+
+        hooks = [m.register_forward_hook(record(n)) for n, m in self._model.named_modules() if n]
+        try:
+            with torch.inference_mode():
+                self._forward(torch.zeros(1, *input_size, 3, dtype=torch.uint8))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise BackboneError(f"the backbone fails on {input_size} pixels ({reason})") from error
+        finally:
+            for handle in hooks:
+                handle.remove()
+        if not shapes:
+            raise BackboneError("the backbone makes no feature maps: use a CNN")
+        return shapes
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of a batch one after the other."""
+    # Not by torch, whose other threads would go on waiting for more while images are decoded.
+    return parts[0] if len(parts) == 1 else torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
+
+
+def load_backbone(
+    name: str = DEFAULT_BACKBONE,
+    *,
+    weights: str | Path | None = None,
+    levels: tuple[str, ...] | None = None,
+    preprocessing: Callable[[Preprocessing], Preprocessing] = lambda default: default,
+    device: str = "auto",
+    precision: Precision = "float32",
+) -> Backbone:
+    """A pretrained backbone by name: `efficientnet-lite0`, `timm:NAME`, or a torchvision CNN.
+
+    `weights` is a file (safetensors, or a .pth of tensors only) to use in place of the published ones;
+    `preprocessing` changes the backbone's own. Raises BackboneError.
+    """
+    model, default = load_model(name, weights)
+    return Backbone(name, model, preprocessing(default), levels=levels, device=device, precision=precision)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of this name; `auto` is the GPU if there is one. Raises BackboneError if it cannot be used."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
+        reason = str(error).splitlines()[0]
+        raise BackboneError(f"device {name!r} cannot be used ({reason}): try --device cpu") from error
+
+
+def _default_levels(
+    model: nn.Module, shapes: dict[str, tuple[int, int, int]], input_size: tuple[int, int]
+) -> tuple[str, ...]:
+    """The last stage at each of STRIDES. A stage is a top-level module, or part of one that spans many sizes."""
+    stages = []
+    for name, child in model.named_children():
+        parts = [f"{name}.{part}" for part, _ in child.named_children() if f"{name}.{part}" in shapes]
+        spans_many = len({shapes[part][1:] for part in parts}) > 2
+        stages += parts if spans_many else [name] * (name in shapes)
+    levels = []
+    for stride in STRIDES:
+        wanted = input_size[0] / stride
+        nearest = min((shapes[stage][1] for stage in stages), key=lambda height: abs(height - wanted), default=0)
+        levels += [[stage for stage in stages if shapes[stage][1] == nearest][-1]] if nearest else []
+    levels = list(dict.fromkeys(levels))
+    if not levels:
+        raise BackboneError("no default levels for this backbone: name them with --levels")
+    return tuple(levels)

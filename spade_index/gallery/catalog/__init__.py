@@ -1,0 +1,1 @@
+"""The catalog: the gallery's SQLite file, and its commit point."""

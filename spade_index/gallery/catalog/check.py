@@ -1,0 +1,97 @@
+"""What the catalog's bytes were when the last writer left: catalog.check, one line beside catalog.sqlite.
+
+    5 0f3a... 9c1e...        SQLite's change counter, xxh3_128 of catalog.sqlite, xxh3_64 of this line up to here
+
+SQLite's own check sees nothing of a changed byte in a column without an index, or in a page that is not in use. A
+counter that is older than the catalog's means that a writer was killed after a commit: then there is only SQLite's.
+"""
+
+import errno
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from spade_index.errors import GalleryDamaged
+from spade_index.gallery.store.shard import BLOCK, make_durable
+
+CHECK = "catalog.check"
+REMEDY = "restore it from a copy, or move the gallery away and build it again"
+
+
+class NoteDamaged(GalleryDamaged):
+    """catalog.check is not what was written."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What catalog.check says."""
+
+    counter: int
+    digest: str
+
+    def line(self) -> bytes:
+        """All of the file."""
+        text = f"{self.counter} {self.digest}"
+        return f"{text} {xxhash.xxh3_64_hexdigest(text.encode())}\n".encode()
+
+    @classmethod
+    def read(cls, path: Path) -> "Note | None":
+        """From a file; None if it is not there. Raises NoteDamaged."""
+        try:
+            line = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        parts = line.decode("ascii", "replace").split()
+        note = cls(int(parts[0]), parts[1]) if len(parts) == 3 and parts[0].isdecimal() else None
+        if note is None or note.line() != line:
+            raise NoteDamaged(f"{path}: its bytes have changed since it was written; the next writer makes it anew")
+        return note
+
+
+def require_unchanged(catalog: Path) -> bool:
+    """Compare a catalog's bytes with what was noted; whether there was something to compare with.
+
+    Nobody may write meanwhile. Raises GalleryDamaged if the catalog has changed, NoteDamaged if the note has.
+    """
+    note = Note.read(catalog.with_name(CHECK))
+    if note is None:
+        return False
+    counter, valid_for, digest = _stamp(catalog)
+    if counter > note.counter and counter == valid_for:
+        return False
+    if counter != note.counter or digest != note.digest:
+        raise GalleryDamaged(f"{catalog}: its bytes have changed since they were written; {REMEDY}")
+    return True
+
+
+def write(catalog: Path) -> None:
+    """Note a catalog's bytes, durably, if that is not done already. Raises OSError."""
+    path = catalog.with_name(CHECK)
+    try:
+        note = Note.read(path)
+    except NoteDamaged:
+        note = None
+    counter, _, digest = _stamp(catalog)
+    if note != Note(counter, digest):
+        temporary = path.with_name(f"{CHECK}.tmp")
+        temporary.write_bytes(Note(counter, digest).line())
+        make_durable(temporary, path)
+
+
+def _stamp(catalog: Path) -> tuple[int, int, str]:
+    """How often a catalog was changed, what that was when its header was last written, and the digest of its bytes."""
+    digest = xxhash.xxh3_128()
+    # Read by a process of its own: if this one closed the file, the system would take away all locks that SQLite holds
+    # on it anywhere in this process, which might be in the middle of a commit.
+    with subprocess.Popen(["cat", os.path.abspath(catalog)], stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        header = process.stdout.read(BLOCK)
+        digest.update(header)
+        while block := process.stdout.read(BLOCK):
+            digest.update(block)
+    if process.returncode:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(catalog))
+    return int.from_bytes(header[24:28]), int.from_bytes(header[92:96]), digest.hexdigest()

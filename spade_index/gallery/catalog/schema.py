@@ -1,0 +1,75 @@
+"""The tables of a catalog, and how an empty one comes to be.
+
+An image row carries the snapshot that added it and the one that removed it: a reader at snapshot s sees
+`added <= s < removed`. Every change is one transaction that ends in a new snapshot.
+
+`meta` holds the format and its version, the settings, and two numbers that change: the generation (see `readers`), and
+the oldest snapshot, which is that of the last compaction. What was removed up to it is no longer offered, but stays
+until it is forgotten.
+
+`layouts` spares readers to ask HDF5 where in a shard's file its values lie (see `shard_layout`); a shard needs none.
+"""
+
+import os
+from contextlib import closing
+from pathlib import Path
+
+from spade_index.gallery.store.shard import FORMAT, VERSION, make_durable
+from spade_index.settings import ExtractionSettings
+
+from .changes import now
+from .connection import connect
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE shards (
+    shard INTEGER PRIMARY KEY AUTOINCREMENT,
+    file TEXT NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL, digest TEXT NOT NULL
+);
+CREATE TABLE images (
+    key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL,
+    shard INTEGER NOT NULL REFERENCES shards, row INTEGER NOT NULL,
+    digest BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL,
+    added INTEGER NOT NULL, removed INTEGER
+);
+CREATE UNIQUE INDEX live_ids ON images (id) WHERE removed IS NULL;
+CREATE INDEX digests ON images (digest);
+CREATE INDEX additions ON images (added);
+CREATE INDEX removals ON images (removed) WHERE removed IS NOT NULL;
+CREATE TABLE snapshots (
+    snapshot INTEGER PRIMARY KEY, created TEXT NOT NULL, action TEXT NOT NULL,
+    images INTEGER NOT NULL, moments TEXT NOT NULL
+);
+CREATE TABLE indexes (
+    snapshot INTEGER PRIMARY KEY, file TEXT NOT NULL, digest TEXT NOT NULL, description TEXT NOT NULL
+);
+CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+# What galleries of before do not have. Layouts are a table of their own so that earlier versions can write `shards`.
+ADDITIONS = """
+CREATE INDEX IF NOT EXISTS places ON images (shard, row);
+CREATE TABLE IF NOT EXISTS layouts (
+    shard INTEGER PRIMARY KEY REFERENCES shards ON DELETE CASCADE, layout BLOB NOT NULL
+);
+"""
+
+
+def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str | None) -> None:
+    """Write an empty catalog at snapshot 0; it appears whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    for leftover in leftovers(path):
+        leftover.unlink(missing_ok=True)
+    with closing(connect(temporary)) as db:
+        db.executescript(SCHEMA + ADDITIONS)
+        meta = {"format": FORMAT, "version": str(VERSION), "settings": settings.to_json(), "created": now()}
+        if weights_file:
+            meta["weights_file"] = os.path.abspath(weights_file)
+        db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        db.execute("INSERT INTO snapshots VALUES (0, ?, 'create', 0, ?)", (now(), "[]"))
+    make_durable(temporary, path)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What a crash while a catalog was created may have left beside it."""
+    return [path.with_suffix(".tmp"), path.with_suffix(".tmp-journal")]

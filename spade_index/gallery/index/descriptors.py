@@ -1,0 +1,89 @@
+"""The pooled descriptors of an index's images in one file, in the order of their keys.
+
+    attrs     format="spade-index", version
+    /key      [n]     int64, ascending
+    /pooled   [n, D]  float32, contiguous
+    /queries  [q, D]  float32: what the index was tuned on, if not on images of its own
+
+Shards hold the same values, but the candidates of one query lie in hundreds of them.
+"""
+
+import mmap
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spade_index.errors import GalleryDamaged
+from spade_index.gallery.store.shard import FORMAT, VERSION
+from spade_index.gallery.store.sink import Sink
+
+BLOCK = 8192  # descriptors read at a time, where all are read
+
+Blocks = Iterator[tuple[np.ndarray, np.ndarray]]  # keys int64 [n], descriptors float32 [n, D]
+
+
+def descriptors_file(index: Path) -> Path:
+    """The file of descriptors beside an index's file."""
+    return index.with_suffix(".h5")
+
+
+class Descriptors:
+    """Reads descriptors by key; they stay in their file, mapped into memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises FileNotFoundError, or GalleryDamaged if the file cannot be read."""
+        self.path = path
+        try:
+            with h5py.File(path, "r") as file:
+                self.keys: np.ndarray = file["key"][:]
+                shape, offset = file["pooled"].shape, file["pooled"].id.get_offset()
+                self.queries: np.ndarray | None = file["queries"][:] if "queries" in file else None
+            self._offset = offset
+            self._pooled = np.memmap(path, "<f4", "r", offset, shape)
+        except FileNotFoundError:
+            raise
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise GalleryDamaged(
+                f"{path}: damaged ({reason}): rebuild it with `spade-index index {path.parent.parent}`"
+            ) from error
+        mapping: mmap.mmap = self._pooled._mmap  # type: ignore[attr-defined]
+        mapping.madvise(mmap.MADV_RANDOM)  # a candidate's neighbours in the file are not read with it
+
+    def places(self, keys: np.ndarray) -> np.ndarray:
+        """Where the descriptors of keys int64 [n] are, -1 for those that are not here."""
+        places = np.searchsorted(self.keys, keys)
+        there = self.keys[np.minimum(places, len(self.keys) - 1)] == keys
+        return np.where(there, places, -1)
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """The descriptors at these places, float32 [n, D]."""
+        return self._pooled[places]
+
+    def blocks(self) -> Blocks:
+        """All of them, read from the file block by block, so that they take no memory."""
+        dim = self._pooled.shape[1]
+        with open(self.path, "rb") as file:
+            file.seek(self._offset)
+            for start in range(0, len(self.keys), BLOCK):
+                keys = self.keys[start : start + BLOCK]
+                yield keys, np.fromfile(file, "<f4", len(keys) * dim).reshape(-1, dim)
+
+
+def write_descriptors(path: Path, blocks: Blocks, images: int, dim: int, queries: np.ndarray | None = None) -> None:
+    """Write the file of so many images, whose keys ascend. Raises OSError."""
+    with closing(Sink(path)) as sink, sink.checked(), h5py.File(sink, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        stored_keys = file.create_dataset("key", (images,), "<i8")
+        stored = file.create_dataset("pooled", (images, dim), "<f4")
+        done = 0
+        for keys, descriptors in blocks:
+            stored_keys[done : done + len(keys)] = keys
+            stored[done : done + len(keys)] = descriptors
+            done += len(keys)
+        if queries is not None:
+            file.create_dataset("queries", data=queries)

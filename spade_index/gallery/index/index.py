@@ -1,0 +1,170 @@
+"""FAISS over pooled descriptors: proposes candidates; the gallery re-ranks them exactly."""
+
+import json
+import math
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from spade_index.errors import GalleryDamaged, InputError
+from spade_index.gallery.catalog.check import REMEDY
+
+from .prefetch import ListsAhead
+
+STORAGES = ("flat", "fp16", "sq8", "pq")
+DIMENSIONS = 192  # principal components: ten times as fast as all of 1280 at the same recall after re-ranking
+MEMORY = 4 << 30  # bytes that building may take
+RECALL_TARGET = 0.99
+RECALL_AT = 50
+# FAISS expands |x - y|^2 for batches of 20 and more, and small distances cancel; below that it takes differences.
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How an index is to be built."""
+
+    storage: str = "sq8"  # of descriptors in inverted lists: float32, float16, 8 bits a value, product quantizer
+    dimensions: int = DIMENSIONS  # principal components that lists hold of longer descriptors; 0: they hold all
+    recall: float = RECALL_TARGET  # of the RECALL_AT nearest, that probes and candidates are chosen for
+    memory: int = MEMORY  # bytes that building may take
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGES:
+            raise InputError(f"the index storage must be one of {', '.join(STORAGES)}, not {self.storage!r}")
+        if not 0 < self.recall <= 1:
+            raise InputError(f"the recall to reach must be in (0, 1], not {self.recall}")
+        if self.dimensions < 0:
+            raise InputError(f"the index dimensions must not be negative (0: all), not {self.dimensions}")
+
+
+@dataclass(frozen=True)
+class IndexDescription:
+    """What was built, and how well it finds."""
+
+    kind: str  # "flat" (exact), "ivf", or "pca-ivf" (of principal components)
+    images: int
+    nlist: int = 0
+    nprobe: int = 0
+    recall: float = 1.0  # measured, of the RECALL_AT nearest after re-ranking
+    storage: str = "flat"
+    dimensions: int = 0
+    candidates: int = RECALL_AT  # proposed for that
+    target: float = RECALL_TARGET
+    memory: int = MEMORY  # bytes that building was allowed
+    queries: int = 0  # that the recall was measured with; 0: images of its own, each left out of what it found
+    descriptors: str | None = None  # digest of the file of descriptors that is beside it
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "IndexDescription":
+        """What `to_json` wrote. Raises GalleryDamaged."""
+        try:
+            description = cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise GalleryDamaged(f"the index's description cannot be read ({error}); {REMEDY}") from error
+        known = description.kind in ("flat", "ivf", "pca-ivf") and isinstance(description.descriptors, str | None)
+        if not known:
+            raise GalleryDamaged(f"the index's description is not one of an index; {REMEDY}")
+        return description
+
+    def settings(self) -> IndexSettings:
+        """What to build the next one with."""
+        return IndexSettings(self.storage, self.dimensions, self.target, self.memory)
+
+    def count(self, k: int) -> int:
+        """How many candidates to ask for to find the k nearest; not fewer than the recall was measured with.
+
+        Few neighbours need no fewer: storage that is not exact may rank the nearest anywhere among them.
+        """
+        if self.exact:
+            return k
+        return math.ceil(self.candidates * max(1, k / RECALL_AT))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the distances of what it finds are the descriptors'."""
+        return self.kind == "flat" or (self.kind == "ivf" and self.storage == "flat")
+
+    def __str__(self) -> str:
+        if self.kind == "flat":
+            return f"flat index of {self.images:,} images, exact"
+        of = f"{self.storage} of {self.dimensions} components" if self.kind == "pca-ivf" else self.storage
+        return (
+            f"ivf index of {self.images:,} images, {of}, nlist {self.nlist}, nprobe {self.nprobe}, "
+            f"{self.candidates} candidates: recall@{RECALL_AT} {self.recall:.4f}"
+        )
+
+
+class Index:
+    """A FAISS index of one snapshot, ids being image keys. Inverted lists stay in their file, mapped into memory."""
+
+    def __init__(self, path: Path, description: IndexDescription) -> None:
+        """Raises GalleryDamaged if the file cannot be read."""
+        try:
+            flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # whose table may be larger than the lists
+            index: Any = faiss.read_index(str(path), 0 if description.kind == "flat" else flags)
+        except (RuntimeError, MemoryError) as error:  # the latter of sizes that are damaged
+            raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
+        self.description = description
+        self._index = index
+        self._ahead: ListsAhead | None = None
+        if description.kind != "flat":
+            # FAISS would start that many threads in each search to ask for pages of the file.
+            ivf: Any = faiss.extract_index_ivf(index)
+            lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
+            lists.prefetch_nthread = 0
+            with suppress(OSError):
+                self._ahead = ListsAhead(path, index)
+
+    def search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest `count` to queries float32 [B, D], leaving out keys `without` int64 [m].
+
+        Returns squared distances float32 [B, count], as exact as the storage, and keys int64 [B, count], -1 where
+        there are no more.
+        """
+        try:
+            starts = range(0, len(queries), BATCH)
+            found = [self._search(queries[start : start + BATCH], count, without) for start in starts]
+        except (AssertionError, RuntimeError) as error:  # so FAISS says that its numbers do not go together
+            raise GalleryDamaged("the index is damaged: rebuild it with `spade-index index GALLERY`") from error
+        return np.concatenate([d for d, _ in found]), np.concatenate([k for _, k in found])
+
+    def _search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = min(count, self.description.images)
+        if self._ahead is not None:
+            self._ahead.ask(queries, self.description.nprobe)
+        distances, keys = self._index.search(queries, count, params=_parameters(self.description, without))
+        if self.description.kind != "flat" and (keys < 0).any():  # the probed lists hold too few: probe all
+            every = replace(self.description, nprobe=self.description.nlist)
+            distances, keys = self._index.search(queries, count, params=_parameters(every, without))
+        return distances, keys
+
+
+def scan(queries: np.ndarray, keys: np.ndarray, block: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exact search of a block float32 [n, D] with keys int64 [n]: distances and keys, as `Index.search`."""
+    count = min(count, len(keys))
+    found = [
+        faiss.knn(queries[start : start + BATCH], block, count)  # squared L2
+        for start in range(0, len(queries), BATCH)
+    ]
+    return np.concatenate([d for d, _ in found]), keys[np.concatenate([i for _, i in found])]
+
+
+def _parameters(description: IndexDescription, without: np.ndarray) -> faiss.SearchParameters | None:
+    arguments: dict[str, Any] = {}
+    if len(without):
+        arguments["sel"] = faiss.IDSelectorNot(faiss.IDSelectorBatch(without))
+    if description.kind != "flat":
+        arguments = {"index_params": faiss.SearchParametersIVF(**arguments, **{"nprobe": description.nprobe})}
+        if description.kind == "ivf":
+            return arguments["index_params"]
+        return faiss.SearchParametersPreTransform(**arguments)
+    return faiss.SearchParameters(**arguments) if arguments else None

@@ -1,0 +1,142 @@
+"""Stage 1 at a snapshot: the index proposes images, those it does not hold are compared, and the nearest are ranked."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spade_index.errors import GalleryDamaged
+from spade_index.gallery.catalog.catalog import IndexRow
+
+from .descriptors import Descriptors, descriptors_file
+from .index import Index, IndexDescription, scan
+
+if TYPE_CHECKING:
+    from spade_index.gallery.reader import Gallery
+
+SPARE = 16  # candidates asked for beyond K, so that rounding in FAISS cannot hide a neighbour
+ROWS = 8  # descriptors whose distances are computed at a time
+ROUNDING = 1e-4  # relative; far above what float32 differences lose
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A normal image that is near a query."""
+
+    id: str
+    key: int
+    distance: float  # squared L2 between pooled descriptors
+
+
+class ImageSearch:
+    """The nearest images of a gallery at the snapshot that it is at."""
+
+    def __init__(self, gallery: "Gallery", row: IndexRow | None) -> None:
+        """Opens the index. Without its file the gallery is searched by scanning; `verify` says that it is missing.
+
+        Raises GalleryDamaged.
+        """
+        self._gallery = gallery
+        self._index: Index | None = None
+        self._descriptors: Descriptors | None = None  # of the index's images
+        self._removed = np.empty(0, np.int64)  # keys that the index proposes and that are gone
+        after = -1
+        if row is not None and (path := gallery.path / "index" / row.file).exists():
+            self._index = Index(path, IndexDescription.from_json(row.description))
+            with suppress(FileNotFoundError):  # an index of earlier versions has none
+                self._descriptors = Descriptors(descriptors_file(path))
+            self._removed = np.array(gallery.catalog.removed_keys(gallery.snapshot, since=row.snapshot), np.int64)
+            after = row.snapshot
+        self._delta = list(gallery.located(after))  # shard, rows and keys of the images that the index does not hold
+
+    def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
+        """See `Gallery.nearest`; k is at most the number of images."""
+        images = len(self._gallery)
+        found: list[list[Neighbour]] = [[] for _ in pooled]
+        pending = list(range(len(pooled))) if k else []
+        described = self._index.description if self._index else None
+        count = max(k + SPARE, described.count(k) if described else 0)
+        while pending:
+            distances, keys = self._candidates(pooled[pending], count)
+            uncertain = []
+            for position, query in enumerate(pending):
+                proposed = keys[position][keys[position] >= 0]
+                if len(proposed) < min(count, images):
+                    self._gallery.require_kept()
+                    path = self._gallery.path
+                    raise GalleryDamaged(f"{path}: the index lacks images: rebuild it with `spade-index index {path}`")
+                found[query] = self._rank(pooled[query], proposed, k)
+                if described is not None and not described.exact:
+                    continue  # its distances say nothing about ties
+                # Ties may go on beyond the last candidate.
+                limit = found[query][-1].distance * (1 + ROUNDING)
+                if len(proposed) < images and float(distances[position][len(proposed) - 1]) <= limit:
+                    uncertain.append(query)
+            pending, count = uncertain, 4 * count
+        return found
+
+    def _candidates(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and keys: from the index, and exactly from what came after it.
+
+        [B, up to count], ascending; of an index whose distances are not exact, `count` of either.
+        """
+        queries = np.ascontiguousarray(queries, np.float32)
+        indexed = [self._index.search(queries, count, self._removed)] if self._index else []
+        exact = self._index is None or self._index.description.exact
+        found = [*indexed] if exact else []
+        for shard, rows, keys in self._delta:
+            found.append(scan(queries, keys, self._gallery.block(shard, rows), count))
+            if len(found) > 16:
+                found = [_merge(found, count)]
+        if exact:
+            return _merge(found, count)
+        return _merge([*indexed, _merge(found, count)] if found else indexed, 2 * count)
+
+    def _rank(self, query: np.ndarray, keys: np.ndarray, k: int) -> list[Neighbour]:
+        """The k nearest of these images: exact distances, ties to the lowest id."""
+        distances = _squared_distances(query, self._stored(keys))
+        near = np.flatnonzero(distances <= np.partition(distances, k - 1)[k - 1]) if k < len(keys) else range(len(keys))
+        ids = self._gallery.catalog.ids([int(keys[place]) for place in near])
+        if len(ids) < len(near):
+            raise self._gallery.forgotten()
+        ranked = sorted((float(distances[place]), ids[int(keys[place])], int(keys[place])) for place in near)
+        return [Neighbour(id, key, distance) for distance, id, key in ranked[:k]]
+
+    def _stored(self, keys: np.ndarray) -> np.ndarray:
+        """Pooled descriptors of these images, float32 [n, D]: from the index's file where they are in it."""
+        stored = np.empty((len(keys), self._gallery.settings.pooled_dim), np.float32)
+        places = self._descriptors.places(keys) if self._descriptors else np.full(len(keys), -1)
+        there = places >= 0
+        if self._descriptors:
+            stored[there] = self._descriptors.at(places[there])
+        elsewhere = np.flatnonzero(~there)
+        rows = self._gallery.catalog.images_by_key(keys[elsewhere])
+        if any(int(key) not in rows for key in keys[elsewhere]):
+            raise self._gallery.forgotten()
+        if len(elsewhere):
+            stored[elsewhere] = self._gallery.pooled([rows[int(key)] for key in keys[elsewhere]])
+        if not np.isfinite(stored).all():  # none such is ever added
+            path = self._gallery.path
+            raise GalleryDamaged(f"{path}: altered descriptors: `spade-index verify {path}` names the file")
+        return stored
+
+
+def _squared_distances(query: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
+    """Of a query float32 [D] and descriptors float32 [n, D], in float64, rounded to float32 [n]."""
+    wide = query.astype(np.float64)
+    distances = np.empty(len(descriptors), np.float32)
+    for start in range(
+        0, len(descriptors), ROWS
+    ):  # what is larger is fresh memory each time, which costs more than this
+        some = slice(start, start + ROWS)
+        distances[some] = ((descriptors[some] - wide) ** 2).sum(1)
+    return distances
+
+
+def _merge(found: list[tuple[np.ndarray, np.ndarray]], count: int) -> tuple[np.ndarray, np.ndarray]:
+    distances = np.concatenate([d for d, _ in found], axis=1)
+    keys = np.concatenate([k for _, k in found], axis=1)
+    distances = np.where(keys < 0, np.inf, distances)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(keys, order, 1)

@@ -1,0 +1,1 @@
+"""Shards: HDF5 files of features that never change once written."""

@@ -1,0 +1,1 @@
+"""Change a gallery: one writer at a time, one transaction a change."""

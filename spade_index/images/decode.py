@@ -1,0 +1,143 @@
+"""Decode image files, and resize them to the input of the backbone."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from PIL import ExifTags, Image, ImageOps
+
+from spade_index.errors import ImageError
+from spade_index.settings import Preprocessing
+
+from .find import ImageFile
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+MAX_PIXELS = 100_000_000  # of one image; a small file can claim far more (decompression bomb)
+THUMBNAIL_EDGE = 192  # pixels
+THUMBNAIL_BYTES = 16 << 10  # of a JPEG that is its own thumbnail
+ORIENTATION = ExifTags.Base.Orientation
+TURNED = frozenset(range(2, 9))  # by EXIF
+PLAIN = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression"})
+
+# `decode` refuses what is too large itself, with a message that names the file.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What Pillow notices in damaged files names neither the file nor what to do.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the backbone's input lies in the original image (upright: EXIF rotation applied)."""
+
+    width: int  # of the original, pixels
+    height: int
+    box: tuple[float, float, float, float]  # left, top, right, bottom: what the input covers, in original pixels
+
+    def to_original(self, x: float, y: float) -> tuple[int, int]:
+        """The original's pixel at a place of the input, given as fractions of its width and height."""
+        left, top, right, bottom = self.box
+        column, row = left + x * (right - left), top + y * (bottom - top)
+        return min(max(int(column), 0), self.width - 1), min(max(int(row), 0), self.height - 1)
+
+    def to_input(self, column: int, row: int) -> tuple[float, float]:
+        """Where the middle of a pixel of the original is in the input, as fractions; outside of 0..1 if it is not."""
+        left, top, right, bottom = self.box
+        return (column + 0.5 - left) / (right - left), (row + 0.5 - top) / (bottom - top)
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image as the backbone wants it, with what a gallery keeps beside its features."""
+
+    file: ImageFile
+    digest: bytes  # xxh3_128 of the file's bytes
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    geometry: Geometry
+    thumbnail: bytes  # a small JPEG
+
+
+def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image file's bytes as an upright 8-bit RGB image.
+
+    Grey, palette, CMYK and 16-bit images become RGB (16 bits by their upper 8); alpha is laid over white.
+    Raises ImageError naming the file when the bytes cannot be decoded or claim more than so many pixels.
+    """
+    return _decode(data, name, max_pixels)[0]
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, bool]:
+    """As `decode`, and whether the bytes are a JPEG that anything shows as that image, and that tells nothing else."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise ImageError(f"{name}: {image.width}x{image.height} pixels is over the limit of {max_pixels:,}")
+            image.load()
+            turned = image.getexif().get(ORIENTATION, 1) in TURNED
+            plain = image.format == "JPEG" and image.mode in ("L", "RGB") and image.info.keys() <= PLAIN
+            return _to_rgb(ImageOps.exif_transpose(image) if turned else image), plain
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: refused, over the limit of {max_pixels:,} pixels") from error
+    except Exception as error:  # Pillow raises nearly anything on damaged files: OSError, SyntaxError, struct.error
+        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
+        raise ImageError(f"{name}: cannot be decoded ({' '.join(reason.split())})") from error
+
+
+def preprocess(image: Image.Image, how: Preprocessing) -> tuple[np.ndarray, Geometry]:
+    """Resize (and crop) an RGB image to the backbone's input: uint8 [H, W, 3], and where that lies in the image."""
+    height, width = how.input_size
+    geometry = covered(image.width, image.height, how)
+    filter_ = Image.Resampling.BICUBIC if how.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    resized = image.resize((width, height), filter_, box=geometry.box)
+    # As np.asarray, at half its price.
+    return np.frombuffer(resized.tobytes(), np.uint8).reshape(height, width, 3), geometry
+
+
+def covered(width: int, height: int, how: Preprocessing) -> Geometry:
+    """Where the backbone's input lies in an image of this size."""
+    if how.resize is None:
+        return Geometry(width, height, (0.0, 0.0, float(width), float(height)))
+    scale = min(width, height) / how.resize  # original pixels per resized pixel
+    crop_height, crop_width = (edge * scale for edge in how.input_size)
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    right, bottom = min(left + crop_width, float(width)), min(top + crop_height, float(height))  # rounding aside
+    return Geometry(width, height, (max(left, 0.0), max(top, 0.0), right, bottom))
+
+
+def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
+    """Read, decode and preprocess one image. Raises ImageError."""
+    try:
+        data = file.read()
+    except OSError as error:
+        raise ImageError(f"{file.path}: cannot be read ({error.strerror or error})") from error
+    image, plain = _decode(data, file.path, MAX_PIXELS)
+    pixels, geometry = preprocess(image, how)
+    small = plain and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE
+    thumbnail = data if small else _thumbnail(image)
+    return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, thumbnail)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        wide = np.asarray(image)
+        image = Image.fromarray((wide.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small = image
+    if (longest := max(image.size)) > THUMBNAIL_EDGE:
+        width, height = (max(1, round(edge * THUMBNAIL_EDGE / longest)) for edge in image.size)  # of a line: 192x1
+        small = image.resize((width, height), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85, comment=b"")  # Pillow would write the original's
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""SPADE: detection, calibration and evaluation."""

@@ -1,0 +1,1 @@
+"""What people see: heat maps and report pages."""

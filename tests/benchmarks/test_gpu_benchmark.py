@@ -1,0 +1,201 @@
+"""The benchmark for GPUs, on a CPU: it leaves nothing out, times nothing wrong, and survives whatever fails."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from spade_index import kernels
+from spade_index.benchmarks import pixel_peers
+from spade_index.benchmarks.gpu import checks as gpu_checks
+from spade_index.benchmarks.gpu import peers as gpu_peers
+from spade_index.benchmarks.gpu import search as gpu_search
+from spade_index.benchmarks.gpu import tasks as gpu_tasks
+from spade_index.benchmarks.gpu import whole as gpu_whole
+from spade_index.benchmarks.gpu.data import SMOKE
+from spade_index.benchmarks.gpu.runner import Missing, State, Task, Wrong, run_tasks, supervise
+from spade_index.benchmarks.gpu.table import table
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+MODE = "concat-nearest"
+BUDGETS = {"checks": 100.0, "benchmark": 100.0}
+
+
+def results_of(tasks, path, **options):
+    """Rows by name, of tasks that are done in this process."""
+    state = State(path / "state.json")
+    assert run_tasks(tasks, state, time.time() + 60, options.pop("budgets", BUDGETS), **options)
+    assert state.running is None
+    assert json.loads(state.path.read_text())["rows"] == state.rows
+    return {row["name"]: row for row in state.rows}
+
+
+def contenders(*keys):
+    """Tasks of the first cell of the benchmark."""
+    neighbours, batch = SMOKE.cells[0]
+    return [Task("benchmark", key, partial(gpu_whole.contend, key, SMOKE, neighbours, batch, CPU)) for key in keys]
+
+
+def test_the_script_does_everything(tmp_path):
+    command = ["bash", ROOT / "benchmarks" / "gpu.sh", "--smoke", "--lanes", "1"]
+    environment = {"PATH": "/usr/bin:/bin", "OUT": str(tmp_path), "PYTHON": sys.executable, "COMMIT": "abc"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=170)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    results = json.loads((tmp_path / "cpu_smoke.json").read_text())
+    assert results["commit"] == "abc"
+    assert list(results["sections"]) == list(gpu_search.BUDGETS)
+    assert results["broken"] == []
+    rows = [row for section in results["sections"].values() for row in section]
+    for row in rows:
+        assert row["status"] in ("ok", "missing"), row
+        if row["status"] == "missing":
+            assert row["reason"].endswith(("needs a CUDA GPU", "a GPU only")), row
+    for section, of_section in results["sections"].items():
+        assert any(row["status"] == "ok" for row in of_section), section
+    for name in ("triton", "torch", "torch-fast"):
+        assert all(row["status"] == "ok" for row in results["sections"]["checks"] if row["name"].startswith(f"{name}:"))
+    timed = {row["contender"]: row for row in results["sections"]["benchmark"] if row["status"] == "ok"}
+    assert set(timed) == set(gpu_peers.CONTENDERS) - {"cupy", "compiled"}
+    assert all(row["ms"] > 0 and row["exact_matches"] == 1 for row in timed.values())
+    assert {row["name"] for row in results["sections"]["pool"]} == {"cold", "warm", "mixed"}
+    assert done.stdout.rstrip().splitlines()[-3] == "== targets"
+
+
+def wrongly(change):
+    """`nearest_pixels`, but for one thing."""
+    right = kernels.nearest_pixels
+
+    def search(*arguments, **options):
+        distances, matches = right(*arguments, **options)
+        if options.get("backend") == "reference":
+            return distances, matches
+        return change(distances, matches)
+
+    return search
+
+
+CHANGES = {
+    "farther": lambda distances, matches: (distances * 1.001, matches),
+    "elsewhere": lambda distances, matches: (distances, matches.flip(1)),
+    "unwritten": lambda distances, matches: (distances.index_fill(1, torch.tensor([0]), float("nan")), matches),
+    "out of range": lambda distances, matches: (distances, matches + 10**6),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_wrong_backend_is_called_wrong_and_not_timed(monkeypatch, tmp_path, change):
+    monkeypatch.setattr(kernels, "nearest_pixels", wrongly(CHANGES[change]))
+    several = replace(SMOKE, random_cases=3)
+    checks = [
+        Task("checks", "shaped", partial(gpu_checks.check_shaped, "torch", SMOKE, torch.float16, 1, MODE, CPU)),
+        Task("checks", "random", partial(gpu_checks.check_random, "torch", several, 0, CPU, 60.0)),
+    ]
+    rows = results_of([*checks, *contenders("torch", "cdist")], tmp_path)
+    assert {name: row["status"] for name, row in rows.items()} == {
+        **dict.fromkeys(("shaped", "random", "torch"), "wrong"),
+        "cdist": "ok",
+    }
+    assert "ms" not in rows["torch"]
+    assert rows["cdist"]["ms"] > 0
+    assert len(gpu_search.broken(list(rows.values()))) == 3
+
+
+def test_a_backend_whose_runs_differ_is_wrong(monkeypatch, tmp_path):
+    noise = wrongly(lambda distances, matches: (distances * (1 + 1e-6 * torch.rand(())), matches))
+    monkeypatch.setattr(kernels, "nearest_pixels", noise)
+    checks = [task for task in gpu_tasks.all_tasks(True, 1) if task.name == f"torch: the same {SMOKE.repeats} times"]
+    (row,) = results_of(checks, tmp_path).values()
+    assert row["status"] == "wrong"
+
+
+def test_a_missing_package_costs_only_its_rows(monkeypatch, tmp_path):
+    monkeypatch.setattr(pixel_peers, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "spade_index.benchmarks.gpu.argmin", None)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setitem(sys.modules, "spade_index.kernels.triton_backend", None)
+    rows = results_of(contenders("triton", "cupy", "argmin", "faiss", "unfused", "concatenated"), tmp_path)
+    missing = {name for name, row in rows.items() if row["status"] == "missing"}
+    assert missing == {"triton", "cupy", "argmin", "faiss"}
+    assert all("ms" in row for name, row in rows.items() if name not in missing)
+    assert gpu_search.broken(list(rows.values())) == []
+    shown = table({"sections": {"benchmark": list(rows.values())}, "machine": "here"})
+    assert "without faiss: FAISS is not installed" in shown
+    assert "not timed" in shown
+
+
+def test_time_that_is_up_leaves_the_rest_out(tmp_path):
+    def slow():
+        time.sleep(0.02)
+        return {}
+
+    tasks = [Task("checks", "first", slow), Task("checks", "second", slow), Task("benchmark", "third", slow)]
+    rows = results_of(tasks, tmp_path, budgets={"checks": 0.01, "benchmark": 1.0})
+    assert [row["status"] for row in rows.values()] == ["ok", "left out", "ok"]
+
+
+def test_whatever_a_task_raises_is_noted(tmp_path):
+    def raising(error):
+        raise error
+
+    errors = {"a": Missing("no such thing"), "b": Wrong("off by one"), "c": RuntimeError("CUDA\nerror")}
+    tasks = [Task("checks", name, partial(raising, error)) for name, error in errors.items()]
+    rows = results_of(tasks, tmp_path)
+    assert [row["status"] for row in rows.values()] == ["missing", "wrong", "failed"]
+    assert rows["c"]["reason"] == "RuntimeError: CUDA error"
+    state = State(tmp_path / "lost.json")
+    again = [*tasks, Task("checks", "d", lambda: {"name": "of a GPU"})]
+    assert not run_tasks(again, state, time.time() + 60, BUDGETS, lost=lambda: len(state.rows) == 3)
+    assert [row["name"] for row in state.rows] == ["a", "b", "c"]
+    assert run_tasks(again, State(state.path), time.time() + 60, BUDGETS)
+    assert [row["name"] for row in State(state.path).rows] == ["a", "b", "c", "d"]
+
+
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from spade_index.benchmarks.gpu.runner import LOST, State, Task, run_tasks
+
+def fail():
+    raise RuntimeError("the context is lost")
+
+tasks = [
+    Task("checks", "dies", lambda: os._exit(9)),
+    Task("checks", "hangs", lambda: time.sleep(60), limit=0.5),
+    Task("checks", "spoils", fail),
+    Task("checks", "works", dict),
+]
+state = State(Path(sys.argv[1]))
+sys.exit(0 if run_tasks(tasks, state, time.time() + 60, {"checks": 50.0}, lost=lambda: True) else LOST)
+"""
+
+
+def test_workers_that_die_or_hang_cost_one_task(tmp_path):
+    paths = [tmp_path / "1.json", tmp_path / "2.json"]
+    commands = [([sys.executable, "-c", WORKER, str(paths[0])], paths[0])]
+    commands.append(([sys.executable, "-c", "raise SystemExit('no torch')"], paths[1]))
+    supervise(commands, time.time() + 60, lambda: None)
+    rows = {row["name"]: row for row in State(paths[0]).rows}
+    assert [rows[name]["status"] for name in ("dies", "hangs", "spoils", "works")] == ["failed"] * 3 + ["ok"]
+    assert "ended with 9" in rows["dies"]["reason"]
+    assert "took more than" in rows["hangs"]["reason"]
+    assert "lost" in rows["spoils"]["reason"]
+    never = State(paths[1]).rows
+    assert never
+    assert all("no torch" in row["reason"] for row in never)
+
+
+def test_every_check_has_a_worker_when_there_are_many():
+    for smoke in (True, False):
+        tasks = gpu_tasks.all_tasks(smoke, 3)
+        assert {task.lane for task in tasks if task.section in ("checks", "compile")} == {1, 2, 3}
+        assert {task.lane for task in tasks if task.section not in ("checks", "compile")} == {0}
+        names = [(task.section, task.name) for task in tasks]
+        assert len(set(names)) == len(names)
+        assert {task.section for task in tasks} == set(gpu_search.BUDGETS)

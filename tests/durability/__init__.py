@@ -1,0 +1,1 @@
+"""Galleries under kills, failing writes and flipped bits."""

@@ -1,0 +1,89 @@
+"""Processes that all write to one gallery: one at a time does, and together they did it in some order."""
+
+import json
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import TextIO
+
+from spade_index.errors import GalleryLocked
+from spade_index.gallery import Gallery
+from spade_index.gallery.write.session import GalleryWriter
+
+from durability.model import Operation, State, check_next_writer, check_state
+from helpers.model import BACKBONE
+
+COMMITS = 6  # of each process
+
+
+def contend(path: Path, processes: int) -> tuple[int, int]:
+    """Let processes write; how many commits they made, and how often one was refused because another wrote."""
+    with GalleryWriter(path, BACKBONE.settings):
+        pass
+    children = {}
+    for number in range(processes):
+        log = path.with_name(f"writer-{number}.log")
+        pid = os.fork()
+        if pid == 0:
+            _write(path, number, log)
+        children[pid] = log
+    refused, turns = 0, []
+    for pid, log in children.items():
+        _, status = os.waitpid(pid, 0)
+        lines = log.read_text().splitlines()
+        assert status == 0, "\n".join(lines)
+        refused += sum(line == "refused" for line in lines)
+        turns += [json.loads(line) for line in lines if line != "refused"]
+        log.unlink()
+    _check_turns(path, sorted(turns, key=lambda turn: turn["after"]))
+    return len(turns), refused
+
+
+def _check_turns(path: Path, turns: list[dict]) -> None:
+    """Each began at the snapshot where the one before had ended, and the gallery holds what they made of it."""
+    state, snapshot = State({}), 0
+    for turn in turns:
+        assert turn["before"] == snapshot, f"two wrote at the same time: {turns}"
+        snapshot = turn["after"]
+        state = Operation(**turn["operation"]).states(state)[-1]
+    check_state(path, [state], may_lack=False)
+    check_next_writer(path)
+
+
+def _write(path: Path, number: int, log: Path) -> None:
+    """In a process of its own: images of its own come and go, whenever it is let."""
+    status = 1
+    with open(log, "w", buffering=1) as file:
+        try:
+            for turn in range(COMMITS):
+                first = 100 * number + 2 * turn
+                operation = Operation("add", 2, {f"{n}.png": n for n in (first, first + 1)})
+                if turn % 3 == 2:
+                    operation = Operation("remove", 2, ids=[f"{first - 2}.png"])
+                while not _try(path, operation, file):
+                    time.sleep(0.001 * (1 + number))
+            status = 0
+        except BaseException:
+            file.write(traceback.format_exc())
+        finally:
+            os._exit(status)
+
+
+def _try(path: Path, operation: Operation, file: TextIO) -> bool:
+    """Whether it was this process's turn."""
+    inside = path.with_name("inside")
+    try:
+        with GalleryWriter(path) as writer:
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if another process is here
+            before = writer.gallery.snapshot
+            operation.perform_with(writer)
+            turn = {"before": before, "after": writer.gallery.snapshot, "operation": vars(operation)}
+            file.write(json.dumps(turn) + "\n")
+            inside.unlink()
+    except GalleryLocked:
+        file.write("refused\n")
+        return False
+    with Gallery(path) as gallery:
+        assert gallery.snapshot >= turn["after"]
+    return True

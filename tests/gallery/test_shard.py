@@ -1,0 +1,204 @@
+"""The shard format, read with plain h5py, and what happens to files that are not as they were written."""
+
+import gc
+import os
+import resource
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from spade_index.errors import GalleryDamaged
+from spade_index.gallery.store.shard import Shard, ShardWriter, file_digest
+from spade_index.settings import ExtractionSettings, Preprocessing
+
+from helpers.tiny import random_rows
+
+SETTINGS = ExtractionSettings("b", "w", ("a", "b"), ((9, 17, 16), (40, 8, 7)), 13, Preprocessing())
+ROWS = random_rows(SETTINGS, 7)
+
+
+@pytest.fixture
+def shard_path(tmp_path: Path) -> Path:
+    path = tmp_path / "000003.h5"
+    writer = ShardWriter(path, SETTINGS)
+    for row in ROWS:
+        writer.append(*row)
+    assert len(writer) == len(ROWS)
+    assert not path.exists()
+    assert writer.commit() == file_digest(path)
+    assert os.listdir(tmp_path) == [path.name]
+    return path
+
+
+def read_all(shard: Shard, row: int) -> list[np.ndarray]:
+    maps = [np.full((h * w, c), np.nan, np.float16) for c, h, w in SETTINGS.level_shapes]
+    shard.read_maps(row, maps)
+    return maps
+
+
+def test_plain_h5py_reads_what_was_written(shard_path: Path) -> None:
+    with h5py.File(shard_path) as file:
+        assert file.attrs["format"] == "spade-index"
+        assert file.attrs["version"] == 1
+        assert ExtractionSettings.from_json(file.attrs["settings"]) == SETTINGS
+        assert set(file) == {"id", "pooled", "maps", "thumbnail", "checksum"}
+        assert set(file["maps"]) == {"0", "1"}
+        assert file["id"].asstr()[:].tolist() == [id for id, *_ in ROWS]
+        assert h5py.check_string_dtype(file["id"].dtype) == ("utf-8", None)
+        np.testing.assert_array_equal(file["pooled"][:], np.stack([pooled for _, pooled, *_ in ROWS]))
+        for level in range(2):
+            np.testing.assert_array_equal(file[f"maps/{level}"][:], np.stack([maps[level] for _, _, maps, _ in ROWS]))
+        assert [thumbnail.tobytes() for thumbnail in file["thumbnail"]] == [thumbnail for *_, thumbnail in ROWS]
+        assert file["checksum"].shape == (len(ROWS),)
+        assert len(set(file["checksum"][:].tolist())) == len(ROWS)
+
+
+def test_layout_is_plain_byte_ranges_on_pages(shard_path: Path) -> None:
+    with h5py.File(shard_path) as file:
+        pooled = file["pooled"]
+        assert pooled.dtype == np.dtype("<f4")
+        assert pooled.chunks is None
+        start = pooled.id.get_offset()
+        stored = np.frombuffer(shard_path.read_bytes(), np.uint8)
+        np.testing.assert_array_equal(stored[start : start + pooled.nbytes].view("<f4").reshape(pooled.shape), pooled)
+        for level, (channels, height, width) in enumerate(SETTINGS.level_shapes):
+            maps = file[f"maps/{level}"]
+            assert maps.dtype == np.dtype("<f2")
+            assert maps.shape == (len(ROWS), height * width, channels)
+            assert maps.chunks == (1, height * width, channels)
+            assert maps.id.get_create_plist().get_nfilters() == 0
+            for row in range(len(ROWS)):
+                chunk = maps.id.get_chunk_info_by_coord((row, 0, 0))
+                assert chunk.byte_offset % 4096 == 0
+                assert chunk.size == 2 * channels * height * width
+                range_ = stored[chunk.byte_offset : chunk.byte_offset + chunk.size]
+                np.testing.assert_array_equal(range_.view("<f2").reshape(maps.shape[1:]), maps[row])
+
+
+def test_shard_reads_what_was_written(shard_path: Path) -> None:
+    shard = Shard(shard_path, SETTINGS)
+    assert shard.rows == len(ROWS)
+    np.testing.assert_array_equal(shard.pooled(), np.stack([pooled for _, pooled, *_ in ROWS]))
+    for row, (_, _, maps, thumbnail) in enumerate(ROWS):
+        for read, written in zip(read_all(shard, row), maps, strict=True):
+            np.testing.assert_array_equal(read, written)
+        assert shard.thumbnail(row) == thumbnail
+    assert shard.damaged_rows() == []
+
+
+def test_an_open_shard_outlives_its_file_name(shard_path: Path) -> None:
+    shard = Shard(shard_path, SETTINGS)
+    shard_path.unlink()
+    np.testing.assert_array_equal(shard.pooled()[2], ROWS[2][1])
+    np.testing.assert_array_equal(read_all(shard, 2)[1], ROWS[2][2][1])
+
+
+@pytest.mark.parametrize("part", ["id", "pooled", "fine map", "coarse map", "thumbnail", "checksum"])
+def test_a_flipped_byte_is_found(shard_path: Path, part: str) -> None:
+    row = 4
+    id, pooled, maps, thumbnail = ROWS[row]
+    with h5py.File(shard_path) as file:
+        checksum = file["checksum"][row].tobytes()
+    parts = {
+        "id": id.encode(),
+        "pooled": pooled.tobytes(),
+        "fine map": maps[0].tobytes(),
+        "coarse map": maps[1].tobytes(),
+        "thumbnail": thumbnail,
+        "checksum": checksum,
+    }
+    before = file_digest(shard_path)
+    data = bytearray(shard_path.read_bytes())
+    assert data.count(parts[part]) == 1
+    data[data.index(parts[part]) + len(parts[part]) // 2] ^= 1
+    shard_path.write_bytes(data)
+    assert Shard(shard_path, SETTINGS).damaged_rows() == [row]
+    assert file_digest(shard_path) != before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.999])
+def test_a_truncated_file_is_named(shard_path: Path, share: float) -> None:
+    os.truncate(shard_path, int(share * shard_path.stat().st_size))
+    with pytest.raises(GalleryDamaged, match=str(shard_path)) as raised:
+        Shard(shard_path, SETTINGS)
+    assert "\n" not in str(raised.value)
+
+
+def test_truncation_under_an_open_reader_is_named(shard_path: Path) -> None:
+    shard = Shard(shard_path, SETTINGS)
+    os.truncate(shard_path, 8192)
+    with pytest.raises(GalleryDamaged, match=str(shard_path)):
+        read_all(shard, 6)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GalleryDamaged, match=str(tmp_path / "000009.h5")):
+        Shard(tmp_path / "000009.h5", SETTINGS)
+
+
+def test_a_file_that_is_no_shard_is_named(shard_path: Path) -> None:
+    shard_path.unlink()
+    with h5py.File(shard_path, "w") as file:
+        file["something"] = 1
+    with pytest.raises(GalleryDamaged, match=str(shard_path)):
+        Shard(shard_path, SETTINGS)
+
+
+def test_a_shard_of_other_settings_is_refused(shard_path: Path) -> None:
+    other = ExtractionSettings("b", "other weights", ("a", "b"), SETTINGS.level_shapes, 13, Preprocessing())
+    shard = Shard(shard_path, other)
+    maps = [np.empty((height * width, channels), "<f2") for channels, height, width in other.level_shapes]
+    for read in (shard.pooled, lambda: shard.read_maps(0, maps)):
+        with pytest.raises(GalleryDamaged, match=f"{shard_path}.*other settings"):
+            read()
+
+
+@pytest.mark.parametrize("limit", [0, 50, 96, 1000, 2100, 4096, 5000, 9000])
+def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """One error, and HDF5 has nothing to say of it."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = ShardWriter(tmp_path / "000001.h5", SETTINGS)
+
+    def write(writer: ShardWriter) -> None:
+        for row in ROWS:
+            writer.append(*row)
+        writer.commit()
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(writer)
+        writer.abandon()
+        del writer
+        gc.collect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_abandon_leaves_nothing(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path / "000001.h5", SETTINGS)
+    writer.append(*ROWS[0])
+    writer.abandon()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_interrupted_append_does_not_damage_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "000001.h5"
+    writer = ShardWriter(path, SETTINGS)
+    writer.append(*ROWS[0])
+
+    def interrupt(*arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("spade_index.gallery.store.shard.row_checksum", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            writer.append(*ROWS[1])
+    writer.commit()
+    shard = Shard(path, SETTINGS)
+    assert shard.rows == 1
+    assert shard.damaged_rows() == []

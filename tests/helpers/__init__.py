@@ -1,0 +1,1 @@
+"""What tests share: images, galleries, services, commands and the cases of the kernels."""

@@ -1,0 +1,73 @@
+"""Running the command line in tests: images of one object, small fast galleries, results taken apart."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from spade_index.cli import main
+
+from helpers.tiny import random_image
+
+BACKBONE = ["--backbone", "efficientnet-lite0", "--input-size", "64", "--precision", "float32", "--workers", "1"]
+SIZE = (90, 70)
+
+
+def run(*arguments: object, status: int = 0) -> Result:
+    """One command; anything but the expected exit status fails, with what it printed."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result
+
+
+def refused(*arguments: object) -> str:
+    """The one line on standard error of a command that must fail."""
+    result = run(*arguments, status=1)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("spade-index: ")
+    return line.removeprefix("spade-index: ")
+
+
+def objects(result: Result) -> list[dict[str, Any]]:
+    """What `--json` printed, one object per line."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def normal(seed: int) -> Image.Image:
+    """The same object every time, under other noise."""
+    noise = np.random.default_rng(seed).integers(-12, 13, (SIZE[1], SIZE[0], 3))
+    return Image.fromarray((np.asarray(random_image(1, SIZE)).astype(int) + noise).clip(0, 255).astype(np.uint8))
+
+
+def write_normal(folder: Path, count: int, start: int = 0) -> Path:
+    """`count` images of the object, 000.png and on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        normal(start + number).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def write_dataset(root: Path) -> Path:
+    """A dataset in MVTec layout, with one kind of defect: a hole."""
+    write_normal(root / "train" / "good", 12)
+    write_normal(root / "test" / "good", 3, start=100)
+    for folder in (root / "test" / "hole", root / "ground_truth" / "hole"):
+        folder.mkdir(parents=True)
+    for number in range(3):
+        image, mask = normal(200 + number), Image.new("L", SIZE)
+        for picture in (image, mask):
+            picture.paste("white", (30, 30, 50, 50))
+        image.save(root / "test" / "hole" / f"{number:03d}.png")
+        mask.save(root / "ground_truth" / "hole" / f"{number:03d}_mask.png")
+    return root
+
+
+def copied(gallery: Path, to: Path) -> Path:
+    """A gallery that a test may change."""
+    return Path(shutil.copytree(gallery, to))

@@ -1,0 +1,31 @@
+"""Running the commands that pages show, as they are written."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from helpers.tiny import random_image
+
+FILES = ("part.jpg", "suspect.jpg", "good1.jpg", "good2.jpg")
+
+
+def photographs(folder: Path) -> Path:
+    """A folder with the photographs that the commands are about."""
+    for number, name in enumerate(FILES):
+        random_image(500 + number).save(folder / name)
+    return folder
+
+
+def run(commands: Sequence[str], folder: Path, **environment: str) -> list[tuple[int, str]]:
+    """Exit status and output of each of some commands, in one shell. curl fails where it is answered with an error."""
+    (folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")
+    script = "set -o pipefail\n"
+    for number, command in enumerate(commands):
+        script += f"{{\n{command}\n}} > .out.{number} 2>&1\necho $? > .status.{number}\n"
+    variables = os.environ | {"CURL_HOME": str(folder)} | environment
+    subprocess.run(["bash", "-c", script], cwd=folder, env=variables, check=True, timeout=120)
+    return [
+        (int((folder / f".status.{number}").read_text()), (folder / f".out.{number}").read_text(errors="replace"))
+        for number in range(len(commands))
+    ]

@@ -1,0 +1,160 @@
+"""A real backbone that costs nothing, images that cost nothing, and galleries made of them."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from spade_index.features.backbone import Backbone
+from spade_index.gallery import Gallery
+from spade_index.gallery.catalog.changes import NewImage, insert_images, insert_shard, new_snapshot
+from spade_index.gallery.catalog.moments import image_moments
+from spade_index.gallery.index.search import Neighbour
+from spade_index.gallery.store.layout import layout_to_keep
+from spade_index.gallery.store.shard import ShardWriter
+from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.session import GalleryWriter
+from spade_index.images import ImageFile, find_images
+from spade_index.settings import ExtractionSettings, Preprocessing
+
+Row = tuple[str, np.ndarray, list[np.ndarray], bytes]  # id, pooled [D], maps [H*W, C] of each level, thumbnail
+
+INPUT = 32  # pixels; levels of 8x8, 4x4 and 2x2
+
+
+class TinyCNN(nn.Module):
+    """Strided convolutions with random weights: feature maps at strides 4, 8 and 16."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(3, 6, 4, stride=4)
+        self.middle = nn.Conv2d(6, 8, 2, stride=2)
+        self.coarse = nn.Conv2d(8, 12, 2, stride=2)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 2 / fan_in**0.5)
+            self.fine.weight *= 4  # levels differ in scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to the last map [B, 12, H/16, W/16]."""
+        fine = self.fine(images)
+        middle = self.middle((fine / 4).tanh())
+        return self.coarse(middle.tanh())
+
+
+def tiny_backbone(seed: int = 0, size: int = INPUT) -> Backbone:
+    """A backbone of TinyCNN; another seed has other weights."""
+    preprocessing = Preprocessing(input_size=(size, size))
+    return Backbone(f"tiny-{seed}", TinyCNN(seed), preprocessing, device="cpu", precision="float32")
+
+
+def random_image(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
+    """An image of smooth blobs with noise, (width, height) pixels; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    blobs = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    noisy = np.asarray(blobs).astype(int) + rng.integers(-12, 13, (size[1], size[0], 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def write_images(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (40, 36)) -> Path:
+    """`count` images, 000.png and on, into a folder; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        random_image(1000 * seed + number, size).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def build(
+    path: Path,
+    images: Path,
+    backbone: Backbone,
+    *,
+    shard_rows: int | None = None,
+    index: bool = True,
+    **options: object,
+) -> AddReport:
+    """Build or carry on a gallery, as `spade-index build` does."""
+    with GalleryWriter(path, backbone.settings) as writer:
+        if shard_rows:
+            writer.shard_rows = shard_rows
+        report = writer.add(find_images(images), backbone, **options)
+        if index and writer.index_is_stale():
+            writer.build_index()
+    return report
+
+
+def image_file(id: str, data: bytes, mtime_ns: int = 1) -> ImageFile:
+    """An image that lies in memory."""
+    return ImageFile(id, f"/nowhere/{id}", len(data), mtime_ns, lambda: data)
+
+
+def png(seed: int) -> bytes:
+    """The file contents of `random_image`."""
+    buffer = io.BytesIO()
+    random_image(seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def random_rows(settings: ExtractionSettings, count: int, seed: int = 0) -> list[Row]:
+    """Id, pooled [D], maps [H*W, C] for each level and thumbnail bytes of made-up images."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            f"folder/ünï-{number}.png",
+            rng.normal(size=settings.pooled_dim).astype(np.float32),
+            [rng.normal(size=(h * w, c)).astype(np.float16) for c, h, w in settings.level_shapes],
+            rng.bytes(20 + 7 * number),
+        )
+        for number in range(count)
+    ]
+
+
+def files_of(path: Path) -> set[str]:
+    """The files of a folder, by their paths below it."""
+    return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+
+
+def parts_of(path: Path) -> set[str]:
+    """The files that a gallery consists of when nothing is left of before: what `files_of` should say."""
+    with Gallery(path) as gallery:
+        catalog = gallery.catalog
+        shards = {f"shards/{row['file']}" for row in catalog.shards().values()}
+        index = {f"index/{Path(file).with_suffix(end)}" for file in catalog.index_files() for end in (".faiss", ".h5")}
+        return shards | index | {"catalog.sqlite", "catalog.check", "writer.lock", f"readers/{catalog.generation()}"}
+
+
+def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: Sequence[str]) -> None:
+    """Add made-up images with these pooled descriptors [n, D] to a gallery, as one commit."""
+    rows = random_rows(settings, 1)
+    maps = rows[0][2]
+    with GalleryWriter(path, settings) as writer:
+        number = writer.gallery.catalog.next_shard()
+        shard = ShardWriter(writer.shard_path(number), settings)
+        for id, pooled in zip(ids, descriptors, strict=True):
+            shard.append(id, pooled, maps, b"thumbnail")
+        digest = shard.commit()
+        moments = writer.moments([[image_moments(values) for values in maps]] * len(ids))
+        with writer.gallery.catalog.transaction() as db:
+            snapshot = new_snapshot(db, "add", len(writer.gallery) + len(ids), moments)
+            insert_shard(db, number, shard.path, digest, len(ids), layout_to_keep(number, shard.path, settings))
+            insert_images(db, [NewImage(id, id.encode(), f"/{id}", 1, 1, 1, 1) for id in ids], number, snapshot)
+
+
+def brute_force(query: np.ndarray, images: dict[str, np.ndarray], k: int) -> list[tuple[str, float]]:
+    """Ids and squared distances of the k nearest of `images`, by definition: float64, ties to the lowest id."""
+    if not images:
+        return []
+    differences = np.stack(list(images.values())).astype(float) - query
+    distances = (differences**2).sum(1).astype(np.float32).tolist()
+    return [(id, distance) for distance, id in sorted(zip(distances, images, strict=True))[:k]]
+
+
+def plain(neighbours: list[Neighbour]) -> list[tuple[str, float]]:
+    """Neighbours as `brute_force` gives them."""
+    return [(n.id, n.distance) for n in neighbours]
