@@ -28,7 +28,7 @@ INPUT = 32  # pixels; levels of 8x8, 4x4 and 2x2
 
 
 class ExactConv(nn.Conv2d):
-    """A convolution whose sums are float64, so that float32 results do not depend on the batch size or the processor."""
+    """A convolution whose sums are float64, so that results do not depend on the batch size or the processor."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] to maps of the same dtype."""
