@@ -1,6 +1,6 @@
 """The crash campaign: galleries that are killed, written to by failing disks and damaged, again and again.
 
-    python tests/crashes.py --runs 500 --json benchmarks/results/crashes.json
+    python -m durability.campaign --runs 500 --json benchmarks/results/crashes.json
 
 Beside every gallery of tiny images is a model, a plain dictionary of what is committed. Every run starts a random
 operation in a process of its own, interrupts it, and compares all that the gallery then holds and answers with the

@@ -78,10 +78,10 @@ class FaultServer:
         if self._server is None:
             preload = {"LD_PRELOAD": str(self._library)} if self._library else {}
             self._server = subprocess.Popen(
-                [sys.executable, __file__, str(self._library or "")],
+                [sys.executable, "-m", "durability.faults", str(self._library or "")],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ | preload,
+                env=os.environ | preload | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 text=True,
             )
 

@@ -97,27 +97,27 @@ def test_killed_at_random_moments(tmp_path: Path, images: Path, whole: Path, see
 
 
 INSTANTS = [
-    ("gallery.write.lock:WriterLock.take", 1, True),
-    ("gallery.catalog.schema:now", 1, True),  # the new catalog has its tables
-    ("gallery.catalog.schema:now", 2, True),  # and its facts
-    ("gallery.catalog.changes:now", 2, False),  # inside the transaction of the second shard
+    ("spade_index.gallery.write.lock:WriterLock.take", 1, True),
+    ("spade_index.gallery.catalog.schema:now", 1, True),  # the new catalog has its tables
+    ("spade_index.gallery.catalog.schema:now", 2, True),  # and its facts
+    ("spade_index.gallery.catalog.changes:now", 2, False),  # inside the transaction of the second shard
     ("os:rename", 1, True),  # of the catalog
     ("os:rename", 1, False),
     ("os:rename", 3, True),  # of the second shard
     ("os:rename", 3, False),
     ("os:fsync", 5, True),
-    ("gallery.store.stream:ShardWriter", 2, False),
-    ("gallery.store.stream:ShardWriter.append", 5, False),
-    ("gallery.store.stream:ShardWriter.commit", 3, True),
-    ("gallery.store.stream:ShardWriter.commit", 3, False),
-    ("gallery.write.ingest:insert_shard", 2, False),
-    ("gallery.write.ingest:insert_images", 2, False),
-    ("gallery.write.ingest:insert_images", IMAGES // ROWS + 1, False),
-    ("gallery.reader:Gallery.at", 4, True),  # committed, and not told
-    ("gallery.write.reindex:build_index", 1, True),
-    ("gallery.write.reindex:build_index", 1, False),
-    ("gallery.write.reindex:make_durable", 1, False),  # of the index
-    ("gallery.write.reindex:replace_index", 1, False),
+    ("spade_index.gallery.store.stream:ShardWriter", 2, False),
+    ("spade_index.gallery.store.stream:ShardWriter.append", 5, False),
+    ("spade_index.gallery.store.stream:ShardWriter.commit", 3, True),
+    ("spade_index.gallery.store.stream:ShardWriter.commit", 3, False),
+    ("spade_index.gallery.write.ingest:insert_shard", 2, False),
+    ("spade_index.gallery.write.ingest:insert_images", 2, False),
+    ("spade_index.gallery.write.ingest:insert_images", IMAGES // ROWS + 1, False),
+    ("spade_index.gallery.reader:Gallery.at", 4, True),  # committed, and not told
+    ("spade_index.gallery.write.reindex:build_index", 1, True),
+    ("spade_index.gallery.write.reindex:build_index", 1, False),
+    ("spade_index.gallery.write.reindex:make_durable", 1, False),  # of the index
+    ("spade_index.gallery.write.reindex:replace_index", 1, False),
 ]
 
 
@@ -152,23 +152,23 @@ def compact(path: Path) -> None:
 
 
 COMPACTING = [
-    ("gallery.write.compact:set_meta", 1, False),  # history is about to be forgotten
-    ("gallery.generations:prepare", 2, False),
-    ("gallery.reader:Gallery.at", 3, True),  # it is, and nobody was told
-    ("gallery.write.reindex:build_index", 1, False),
-    ("gallery.write.reindex:replace_index", 1, False),
-    ("gallery.write.compact:ShardWriter.append", 2, False),
-    ("gallery.write.compact:ShardWriter.commit", 2, False),
-    ("gallery.write.compact:insert_shard", 1, False),
-    ("gallery.write.compact:insert_shard", 2, False),
-    ("gallery.reader:Gallery.at", 6, True),  # rows have moved
-    ("gallery.write.session:GalleryWriter.forget", 4, False),
+    ("spade_index.gallery.write.compact:set_meta", 1, False),  # history is about to be forgotten
+    ("spade_index.gallery.generations:prepare", 2, False),
+    ("spade_index.gallery.reader:Gallery.at", 3, True),  # it is, and nobody was told
+    ("spade_index.gallery.write.reindex:build_index", 1, False),
+    ("spade_index.gallery.write.reindex:replace_index", 1, False),
+    ("spade_index.gallery.write.compact:ShardWriter.append", 2, False),
+    ("spade_index.gallery.write.compact:ShardWriter.commit", 2, False),
+    ("spade_index.gallery.write.compact:insert_shard", 1, False),
+    ("spade_index.gallery.write.compact:insert_shard", 2, False),
+    ("spade_index.gallery.reader:Gallery.at", 6, True),  # rows have moved
+    ("spade_index.gallery.write.session:GalleryWriter.forget", 4, False),
 ]
 FORGETTING = [
-    ("gallery.write.cleanup:forget", 1, False),
-    ("gallery.write.cleanup:forget", 3, False),
-    ("gallery.write.cleanup:_remove_unnamed", 2, True),
-    ("gallery.write.cleanup:_remove_unnamed", 4, False),
+    ("spade_index.gallery.write.cleanup:forget", 1, False),
+    ("spade_index.gallery.write.cleanup:forget", 3, False),
+    ("spade_index.gallery.write.cleanup:_remove_unnamed", 2, True),
+    ("spade_index.gallery.write.cleanup:_remove_unnamed", 4, False),
     ("pathlib:Path.unlink", 1, True),
     ("pathlib:Path.unlink", 3, True),
 ]
@@ -216,7 +216,7 @@ def test_killed_while_compacting_beside_a_reader(thinned: Path, name: str, call:
 
 def test_a_generation_that_was_prepared_and_never_began(thinned: Path) -> None:
     def run() -> None:
-        die_at("gallery.generations:prepare", 2, before=False)
+        die_at("spade_index.gallery.generations:prepare", 2, before=False)
         compact(thinned)
 
     assert killed(forked(run))
@@ -226,7 +226,9 @@ def test_a_generation_that_was_prepared_and_never_began(thinned: Path) -> None:
     assert files_of(thinned) - journal == parts_of(thinned)
 
 
-@pytest.mark.parametrize("name", ["gallery.write.session:new_snapshot", "gallery.write.session:restore_image"])
+@pytest.mark.parametrize(
+    "name", ["spade_index.gallery.write.session:new_snapshot", "spade_index.gallery.write.session:restore_image"]
+)
 def test_killed_while_restoring(thinned: Path, name: str) -> None:
     expected = answers(thinned)
 
@@ -244,7 +246,7 @@ def test_killed_while_restoring(thinned: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["gallery.write.session:new_snapshot", "gallery.write.session:GalleryWriter.moments"],
+    ["spade_index.gallery.write.session:new_snapshot", "spade_index.gallery.write.session:GalleryWriter.moments"],
 )
 def test_killed_while_removing(thinned: Path, name: str) -> None:
     expected = answers(thinned)

@@ -77,9 +77,9 @@ def without_transactions(patch: pytest.MonkeyPatch) -> None:
         yield catalog._db
 
     patch.setattr(Catalog, "transaction", every_statement_by_itself)
-    for module in ("ingest", "writer", "compact"):
-        name = f"spade_index.{module}.new_snapshot"
-        patch.setattr(name, slowly(sys.modules[f"spade_index.{module}"].new_snapshot))
+    for module in ("ingest", "session", "compact"):
+        name = f"spade_index.gallery.write.{module}"
+        patch.setattr(f"{name}.new_snapshot", slowly(sys.modules[name].new_snapshot))
 
 
 def deaf_to_readers(patch: pytest.MonkeyPatch) -> None:

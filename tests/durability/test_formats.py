@@ -11,7 +11,7 @@ from spade_index import Detector, Gallery, SearchSettings, find_images, load_bac
 from spade_index.gallery.store.shard import VERSION
 from spade_index.images import load
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 SEARCH = SearchSettings(score_neighbours=2, gallery_neighbours=3, smoothing=1.0)
 
 

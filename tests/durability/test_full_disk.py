@@ -44,7 +44,7 @@ def failing(target: str, error: Exception, call: int, patch: pytest.MonkeyPatch)
         return original(*arguments, **options)
 
     module, _, path = target.partition(":")
-    original: Any = importlib.import_module(f"spade_index.{module}")
+    original: Any = importlib.import_module(module)
     for name in path.split("."):
         owner, original = original, getattr(original, name)
     patch.setattr(owner, name, replacement)
@@ -90,21 +90,21 @@ def test_it_stops_before_the_disk_is_full(small_disk: Path, image_folder: Folder
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FAILURES = [
-    ("gallery.store.stream:ShardWriter.append", FULL, 6),
-    ("gallery.store.stream:ShardWriter.append", OSError("Can't write data (No space left on device)"), 5),
+    ("spade_index.gallery.store.stream:ShardWriter.append", FULL, 6),
+    ("spade_index.gallery.store.stream:ShardWriter.append", OSError("Can't write data (No space left on device)"), 5),
     (
-        "gallery.store.stream:ShardWriter.append",
+        "spade_index.gallery.store.stream:ShardWriter.append",
         OSError(errno.EFBIG, "Can't write data\n(File too large)"),
         5,
     ),
-    ("gallery.store.stream:ShardWriter.commit", FULL, 2),
-    ("gallery.store.stream:ShardWriter.commit", FULL, 3),  # of the last shard
-    ("gallery.store.shard:os.fsync", OSError(errno.EIO, os.strerror(errno.EIO)), 3),
-    ("gallery.store.shard:os.rename", OSError(errno.EROFS, os.strerror(errno.EROFS)), 2),
-    ("gallery.write.ingest:insert_shard", sqlite3.OperationalError("database or disk is full"), 2),
-    ("gallery.write.ingest:insert_images", sqlite3.OperationalError("disk I/O error"), 2),
-    ("gallery.write.reindex:make_durable", FULL, 1),
-    ("gallery.write.reindex:replace_index", sqlite3.OperationalError("database or disk is full"), 1),
+    ("spade_index.gallery.store.stream:ShardWriter.commit", FULL, 2),
+    ("spade_index.gallery.store.stream:ShardWriter.commit", FULL, 3),  # of the last shard
+    ("spade_index.gallery.store.shard:os.fsync", OSError(errno.EIO, os.strerror(errno.EIO)), 3),
+    ("spade_index.gallery.store.shard:os.rename", OSError(errno.EROFS, os.strerror(errno.EROFS)), 2),
+    ("spade_index.gallery.write.ingest:insert_shard", sqlite3.OperationalError("database or disk is full"), 2),
+    ("spade_index.gallery.write.ingest:insert_images", sqlite3.OperationalError("disk I/O error"), 2),
+    ("spade_index.gallery.write.reindex:make_durable", FULL, 1),
+    ("spade_index.gallery.write.reindex:replace_index", sqlite3.OperationalError("database or disk is full"), 1),
 ]
 
 
@@ -156,13 +156,13 @@ def test_an_index_that_does_not_fit(gallery_path: Path, limit: int, monkeypatch:
 @pytest.mark.parametrize(
     ("target", "error", "call"),
     [
-        ("gallery.write.compact:ShardWriter.append", FULL, 2),
-        ("gallery.write.compact:ShardWriter.commit", FULL, 1),
-        ("gallery.write.compact:insert_shard", sqlite3.OperationalError("database or disk is full"), 1),
-        ("gallery.write.cleanup:forget", sqlite3.OperationalError("database or disk is full"), 1),
-        ("gallery.generations:prepare", FULL, 1),
-        ("gallery.write.reindex:make_durable", FULL, 1),
-        ("gallery.write.compact:new_snapshot", sqlite3.OperationalError("database is locked"), 1),
+        ("spade_index.gallery.write.compact:ShardWriter.append", FULL, 2),
+        ("spade_index.gallery.write.compact:ShardWriter.commit", FULL, 1),
+        ("spade_index.gallery.write.compact:insert_shard", sqlite3.OperationalError("database or disk is full"), 1),
+        ("spade_index.gallery.write.cleanup:forget", sqlite3.OperationalError("database or disk is full"), 1),
+        ("spade_index.gallery.generations:prepare", FULL, 1),
+        ("spade_index.gallery.write.reindex:make_durable", FULL, 1),
+        ("spade_index.gallery.write.compact:new_snapshot", sqlite3.OperationalError("database is locked"), 1),
     ],
 )
 def test_a_compaction_that_fails(gallery_path: Path, target: str, error: Exception, call: int) -> None:
@@ -181,7 +181,9 @@ def test_a_compaction_that_fails(gallery_path: Path, target: str, error: Excepti
 def test_a_removal_that_fails(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path) as writer:
         with pytest.MonkeyPatch.context() as patch:
-            failing("gallery.write.session:new_snapshot", sqlite3.OperationalError("disk I/O error"), 1, patch)
+            failing(
+                "spade_index.gallery.write.session:new_snapshot", sqlite3.OperationalError("disk I/O error"), 1, patch
+            )
             with pytest.raises(StorageError, match="disk I/O error"):
                 writer.remove(["003.png"])
         assert held(gallery_path) == 12
@@ -194,7 +196,7 @@ def test_the_writer_that_failed_can_carry_on(gallery_path: Path, image_folder: F
     with GalleryWriter(gallery_path) as writer:
         writer.shard_rows = 2
         with pytest.MonkeyPatch.context() as patch:
-            failing("gallery.write.ingest:insert_shard", sqlite3.OperationalError("disk is full"), 2, patch)
+            failing("spade_index.gallery.write.ingest:insert_shard", sqlite3.OperationalError("disk is full"), 2, patch)
             with pytest.raises(StorageError):
                 writer.add(files, backbone, batch_size=2)
         report = writer.add(files, backbone, batch_size=2)

@@ -276,18 +276,18 @@ def test_a_damaged_catalog_is_left_alone(gallery_path: Path) -> None:
 
 
 REPAIRING = [
-    ("gallery.write.compact:ShardWriter.append", 2, False),
-    ("gallery.write.compact:ShardWriter.commit", 1, False),
-    ("gallery.write.compact:move_rows", 1, False),
-    ("gallery.write.compact:insert_shard", 2, False),
-    ("gallery.write.repair:_drop", 1, True),
-    ("gallery.write.repair:lose_images", 1, False),
-    ("gallery.write.repair:set_index_aside", 1, False),
-    ("gallery.write.reindex:build_index", 1, True),
-    ("gallery.write.reindex:replace_index", 1, False),
-    ("gallery.write.cleanup:forget", 1, False),
+    ("spade_index.gallery.write.compact:ShardWriter.append", 2, False),
+    ("spade_index.gallery.write.compact:ShardWriter.commit", 1, False),
+    ("spade_index.gallery.write.compact:move_rows", 1, False),
+    ("spade_index.gallery.write.compact:insert_shard", 2, False),
+    ("spade_index.gallery.write.repair:_drop", 1, True),
+    ("spade_index.gallery.write.repair:lose_images", 1, False),
+    ("spade_index.gallery.write.repair:set_index_aside", 1, False),
+    ("spade_index.gallery.write.reindex:build_index", 1, True),
+    ("spade_index.gallery.write.reindex:replace_index", 1, False),
+    ("spade_index.gallery.write.cleanup:forget", 1, False),
     ("pathlib:Path.unlink", 1, True),
-    ("gallery.catalog.check:make_durable", 1, True),
+    ("spade_index.gallery.catalog.check:make_durable", 1, True),
 ]
 
 

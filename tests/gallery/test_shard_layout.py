@@ -24,7 +24,7 @@ from spade_index.settings import ExtractionSettings, Preprocessing
 from helpers.cli_runs import run
 from helpers.tiny import put, random_rows
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 Maps = list[np.ndarray]
 
 

@@ -36,8 +36,8 @@ def killed(pid: int) -> bool:
 def die_at(name: str, call: int, before: bool = True) -> None:
     """Make this process kill itself in the given call of a function, `module:function` or `module:Class.method`."""
     patch = pytest.MonkeyPatch()
-    original = importlib.import_module(f"spade_index.{name.split(':')[0]}")
-    for part in name.split(":")[1].split("."):
+    original, path = importlib.import_module(name.partition(":")[0]), name.partition(":")[2]
+    for part in path.split("."):
         owner, original = original, getattr(original, part)
     left = call
 

@@ -171,7 +171,9 @@ def test_the_image_score_is_the_one_asked_for(
     images = decoded(2)
     for found in detect(gallery_path, backbone, images, image_score=kind):
         assert (found.kind, found.score, found.anomalous) == (kind, found.scores[kind], None)
-    score = found.score
+    # Alone, as below: the last bits of features depend on the batch size on some processors.
+    (alone,) = detect(gallery_path, backbone, images[1:], image_score=kind)
+    score = alone.score
     for threshold, anomalous in ((score, False), (score * 0.999, True)):
         (found,) = detect(gallery_path, backbone, images[1:], image_score=kind, threshold=threshold)
         assert (found.threshold, found.anomalous) == (threshold, anomalous)
