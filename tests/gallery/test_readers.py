@@ -13,9 +13,9 @@ import pytest
 from spade_index.errors import GalleryError, InputError, UnknownImage
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery, generations
-from spade_index.gallery.index.index import IndexSettings
 from spade_index.gallery.index.search import ImageSearch
 from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.settings import IndexSettings
 
 from helpers.processes import answers_of, forked
 from helpers.tiny import files_of, parts_of, put
@@ -121,7 +121,7 @@ def test_a_search_that_is_overtaken_by_compact(
 ) -> None:
     """It answers as before, or says that it cannot: without images that are forgotten meanwhile it would be wrong."""
     if not locked:
-        shutil.rmtree(gallery_path / readers.FOLDER)
+        shutil.rmtree(gallery_path / generations.FOLDER)
     with Gallery(gallery_path) as reader, Gallery(gallery_path) as other, GalleryWriter(gallery_path) as writer:
         removed = reader.pooled([reader.image("003.png")])
         expected = other.nearest(removed, 12)
@@ -200,7 +200,7 @@ def test_a_child_that_closes_takes_nothing_from_its_parent(gallery_path: Path) -
 
 
 def test_galleries_of_before_there_were_locks(gallery_path: Path) -> None:
-    shutil.rmtree(gallery_path / readers.FOLDER)
+    shutil.rmtree(gallery_path / generations.FOLDER)
     with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
         db.execute("DROP INDEX places")
         db.execute("DELETE FROM meta WHERE name IN ('generation', 'oldest')")

@@ -258,7 +258,7 @@ def test_shards_without_a_catalog_are_never_deleted(gallery_path: Path, backbone
 def test_an_interrupt_in_the_first_batch_leaves_nothing(
     image_folder: Folder, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(pixels: object) -> object:
+    def interrupted(*arguments: object, **options: object) -> object:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(backbone, "_model", interrupted)

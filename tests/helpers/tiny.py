@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,14 +22,24 @@ from spade_index.settings import ExtractionSettings, Preprocessing
 INPUT = 32  # pixels; levels of 8x8, 4x4 and 2x2
 
 
+class ExactConv(nn.Conv2d):
+    """A convolution whose sums are float64, so that results do not depend on the batch size or the processor."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] to maps of the same dtype."""
+        assert self.bias is not None
+        maps = F.conv2d(images.double(), self.weight.double(), self.bias.double(), self.stride)
+        return maps.to(images.dtype)
+
+
 class TinyCNN(nn.Module):
     """Strided convolutions with random weights: feature maps at strides 4, 8 and 16."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self.fine = nn.Conv2d(3, 6, 4, stride=4)
-        self.middle = nn.Conv2d(6, 8, 2, stride=2)
-        self.coarse = nn.Conv2d(8, 12, 2, stride=2)
+        self.fine = ExactConv(3, 6, 4, stride=4)
+        self.middle = ExactConv(6, 8, 2, stride=2)
+        self.coarse = ExactConv(8, 12, 2, stride=2)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self.parameters():

@@ -104,7 +104,7 @@ def test_float32_maps_go_to_torch(launches):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_one_line_says_what_is_missing(monkeypatch, installed):
-    monkeypatch.setattr(cupy_backend, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(cupy_backend, "find_spec", lambda name, package=None: object() if installed else None)
     query, pool = random_search(SIZES)
     error, message = (
         (RuntimeError, "the cupy backend needs maps on a CUDA GPU, not on cpu: choose the torch backend")
@@ -119,7 +119,7 @@ def test_launch_passes_what_the_kernel_takes(monkeypatch):
     cupy = mock.MagicMock()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(cupy_backend, "_shared_memory", lambda device: 1000)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: mock.Mock(cuda_stream=77))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *args, **kwargs: mock.Mock(cuda_stream=77))
     compiled = cupy.RawModule.return_value.get_function.return_value
     compiled.shared_size_bytes = 128
     tensor = torch.ones(3)

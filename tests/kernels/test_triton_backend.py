@@ -51,19 +51,26 @@ WEIGHTS = [0.5, 2.0, 1.5, 1.0, 0.0]
 
 
 class Poisoned:
-    """Stands for torch.empty: memory whose values would be noticed, with more of it before and behind."""
+    """Stand-in for torch.empty that fills each tensor with values a test would notice, and adds guard margins.
+
+    It takes whatever torch.empty takes. Tensors of types without a poison, and tensors that are not on a CPU, come
+    from torch.empty unchanged.
+    """
 
     def __init__(self):
         self.buffers = []
+        self.empty = torch.empty
 
-    def __call__(self, *size, dtype=torch.float32, device=None):
-        shape = torch.zeros(*size, device="meta").shape
-        buffer = torch.full((shape.numel() + 2 * MARGIN,), POISON[dtype], dtype=dtype)
+    def __call__(self, *size, **options):
+        asked = self.empty(*size, **options)
+        if asked.dtype not in POISON or asked.device.type != "cpu" or asked.layout != torch.strided:
+            return asked
+        buffer = torch.full((asked.numel() + 2 * MARGIN,), POISON[asked.dtype], dtype=asked.dtype)
         self.buffers.append(buffer)
-        return buffer[MARGIN:-MARGIN].view(shape)
+        return buffer[MARGIN:-MARGIN].view(asked.shape)
 
     def check(self):
-        """That nothing was written beside what was asked for."""
+        """Assert that no kernel wrote outside its tensors."""
         for buffer in self.buffers:
             margins = torch.cat([buffer[:MARGIN], buffer[-MARGIN:]])
             poison = torch.full_like(margins, POISON[buffer.dtype])

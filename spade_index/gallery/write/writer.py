@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spade_index.gallery.catalog.tables import CalibrationRow
-from spade_index.gallery.index.index import IndexDescription, IndexSettings
+from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
+from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
 
 from .append import add_features
 from .compact import compact, images_to_move
@@ -37,8 +38,8 @@ class GalleryWriter(Session):
         *,
         replace: bool = False,
         strict: bool = False,
-        batch_size: int = 16,
-        workers: int = 2,
+        batch_size: int = BATCH_SIZE,
+        workers: int = WORKERS,
         processes: bool = False,
         notice: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
