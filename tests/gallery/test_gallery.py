@@ -10,8 +10,8 @@ from spade_index.errors import GalleryDamaged, InputError, UnknownImage
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.index.build import build_index
-from spade_index.gallery.index.index import IndexSettings
 from spade_index.gallery.write.session import GalleryWriter
+from spade_index.settings import IndexSettings
 
 from helpers.tiny import brute_force, build, plain, put
 

@@ -14,9 +14,9 @@ from spade_index.errors import GalleryError, InputError, UnknownImage
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery import generations as readers
-from spade_index.gallery.index.index import IndexSettings
 from spade_index.gallery.index.search import ImageSearch
 from spade_index.gallery.write.session import GalleryWriter
+from spade_index.settings import IndexSettings
 
 from helpers.processes import answers_of, forked
 from helpers.tiny import files_of, parts_of, put

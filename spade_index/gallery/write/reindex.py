@@ -12,8 +12,9 @@ from spade_index.errors import InputError, storage_errors
 from spade_index.gallery.catalog.changes import replace_index
 from spade_index.gallery.index.build import build_index
 from spade_index.gallery.index.descriptors import Descriptors, descriptors_file, write_descriptors
-from spade_index.gallery.index.index import IndexDescription, IndexSettings
+from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.store.shard import make_durable
+from spade_index.settings import IndexSettings
 
 if TYPE_CHECKING:
     from .session import GalleryWriter

@@ -18,10 +18,10 @@ from spade_index.errors import GalleryDamaged, InputError, StorageError, Unknown
 from spade_index.gallery.catalog.changes import new_snapshot, restore_image
 from spade_index.gallery.catalog.images import ImageRow
 from spade_index.gallery.catalog.moments import image_moments
-from spade_index.gallery.index.index import IndexDescription, IndexSettings
+from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.verify import Problem, find_problems
 from spade_index.images.find import ImageFile
-from spade_index.settings import ExtractionSettings
+from spade_index.settings import BATCH_SIZE, WORKERS, ExtractionSettings, IndexSettings
 
 from .cleanup import begin_generation, delete_unused
 from .compact import compact, sparse
@@ -83,8 +83,8 @@ class GalleryWriter:
         *,
         replace: bool = False,
         strict: bool = False,
-        batch_size: int = 16,
-        workers: int = 2,
+        batch_size: int = BATCH_SIZE,
+        workers: int = WORKERS,
         processes: bool = False,
         notice: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
