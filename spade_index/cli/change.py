@@ -12,7 +12,7 @@ import numpy as np
 
 from spade_index.errors import InputError
 from spade_index.gallery.reader import CATALOG, Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.find import find_images
 from spade_index.images.loading import load_all
 from spade_index.settings import STORAGES, IndexSettings
@@ -170,7 +170,11 @@ def compact(gallery: Path) -> None:
     with GalleryWriter(gallery) as writer:
         with Progress("compact", writer.images_to_move()) as progress:
             freed = writer.compact(progress)
-        when = "freed" if writer.forget() else "to be freed by the next command that writes after readers have closed"
+        when = (
+            "freed"
+            if writer.delete_unused()
+            else "to be freed by the next command that writes after readers have closed"
+        )
         click.echo(
             f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB {when}"
         )
