@@ -52,7 +52,11 @@ def kernel(
     """Time the pixel search against other ways of doing it, on features of photographs; verifies all of them first."""
     from spade_index.benchmarks.pixel_search import Settings, run
 
-    chosen = {"sets": _names(sets), "contenders": _names(peers), "shapes": None if shapes == "both" else (shapes,)}
+    chosen: dict[str, Any] = {
+        "sets": _names(sets),
+        "contenders": _names(peers),
+        "shapes": None if shapes == "both" else (shapes,),
+    }
     if sets is None and options["tiles"] is not None:
         chosen["sets"] = (*Settings.sets, "tiles")
     settings = Settings(**options, **{name: value for name, value in chosen.items() if value is not None})
