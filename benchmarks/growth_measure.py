@@ -20,7 +20,7 @@ from spade_index.gallery.index.build import exact_neighbours
 from spade_index.gallery.index.descriptors import Descriptors, descriptors_file
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.index.search import SPARE, Neighbour
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import IndexSettings
 
 K = 50

@@ -27,7 +27,7 @@ def add(
 ) -> None:
     """Add normal IMAGES to GALLERY."""
     from spade_index.gallery.reader import Gallery
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
 
     require_images(images)
     with Gallery(gallery) as recorded:

@@ -16,7 +16,7 @@ from .sources import files_of
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.features.backbone import Backbone
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
 
 MANY = 500  # images from which it pays to start decoding processes
 

@@ -37,7 +37,7 @@ def build(
 ) -> None:
     """Create GALLERY from normal IMAGES (a folder, a tar archive, a text list or one file), or carry on building it."""
     from spade_index.gallery.reader import CATALOG, Gallery
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
 
     require_images([images])
     if (gallery / CATALOG).exists():

@@ -28,7 +28,7 @@ def calibrate(
 ) -> None:
     """Choose thresholds from GALLERY's own images: a quantile of their leave-one-out scores."""
     from spade_index.features.backbone import choose_device
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import calibration
 
     settings = search.settings(preset)

@@ -12,12 +12,16 @@ from .progress import Progress
 @gallery_argument
 def compact(gallery: Path) -> None:
     """Free the space of removed images and merge small shards. Removed images and earlier snapshots are forgotten."""
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
 
     with GalleryWriter(gallery) as writer:
         with Progress("compact", writer.images_to_move()) as progress:
             freed = writer.compact(progress)
-        when = "freed" if writer.forget() else "to be freed by the next command that writes after readers have closed"
+        when = (
+            "freed"
+            if writer.delete_unused()
+            else "to be freed by the next command that writes after readers have closed"
+        )
         click.echo(
             f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB {when}"
         )

@@ -87,7 +87,7 @@ def index(
 ) -> None:
     """Build the FAISS index of GALLERY anew."""
     from spade_index.gallery.reader import Gallery
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
 
     pooled = None
     if queries is not None:

@@ -14,7 +14,7 @@ ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @ids_argument
 def remove(gallery: Path, ids: tuple[str, ...]) -> None:
     """Remove images by ID, all of them or none. They keep their disk space, and can be restored, until `compact`."""
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
 
     with GalleryWriter(gallery) as writer:
         snapshot = writer.remove(ids)
@@ -27,7 +27,7 @@ def remove(gallery: Path, ids: tuple[str, ...]) -> None:
 @ids_argument
 def restore(gallery: Path, ids: tuple[str, ...]) -> None:
     """Restore removed images by ID, all of them or none. `list --removed` names those that can be restored."""
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
 
     with GalleryWriter(gallery) as writer:
         snapshot = writer.restore(ids)

@@ -36,18 +36,16 @@ def verify(gallery: Path, repair: bool) -> None:
 
 def _problems(gallery: "Gallery") -> list["Problem"]:
     """Find and print all problems."""
-    from spade_index.gallery.verify import bytes_to_check, find_problems
-
     problems = []
-    with Progress("verify", bytes_to_check(gallery), unit="B") as progress:
-        for problem in find_problems(gallery, progress):
+    with Progress("verify", gallery.bytes_to_check(), unit="B") as progress:
+        for problem in gallery.problems(progress):
             problems.append(problem)
             progress.say(problem.line)
     return problems
 
 
 def _repair(path: Path) -> None:
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
 
     with GalleryWriter(path) as writer:
         problems = _problems(writer.gallery)

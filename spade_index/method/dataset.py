@@ -7,7 +7,7 @@ from pathlib import Path
 from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.find import SUFFIXES, ImageFile, find_images
 from spade_index.settings import BATCH_SIZE, WORKERS
 

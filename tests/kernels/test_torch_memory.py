@@ -8,7 +8,10 @@ import sys
 import pytest
 import torch
 
-from spade_index.kernels import nearest_pixels, torch_backend, torch_found, torch_prune
+from spade_index.kernels import nearest_pixels
+from spade_index.kernels.torch_backend import found as torch_found
+from spade_index.kernels.torch_backend import prune as torch_prune
+from spade_index.kernels.torch_backend import search as torch_backend
 
 from helpers.kernel_cases import MODES, NESTED, OTHER, PRUNE, alike_search, assert_same, random_search
 
