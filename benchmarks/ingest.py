@@ -40,13 +40,13 @@ from spade_index.benchmarks.ingest_report import draw, line, table
 from spade_index.benchmarks.interleaved import Interleaved, Slice, summary
 from spade_index.benchmarks.photographs import make_photographs
 from spade_index.benchmarks.process_tree import PROC, MemorySample, MemorySampler
-from spade_index.cli.adding import MANY
 from spade_index.errors import InputError
 from spade_index.features.backbone import load_backbone
 from spade_index.gallery.write.ingest import AddReport
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images
 from spade_index.images.loading import in_lots, load_all
+from spade_index.settings import PROCESSES_FROM
 
 FEW = 50  # images that are added to a large gallery and to an empty one
 FEW_ROUNDS = 3
@@ -116,7 +116,9 @@ class Ingests:
         self._folder = folder
         self._gallery = self._place("gallery", keep=settings.keep)
         self._files = self._sources()
-        self.processes = sum(1 for _ in islice(self._files(), MANY)) == MANY  # as `spade-index build` chooses
+        self.processes = (
+            sum(1 for _ in islice(self._files(), PROCESSES_FROM)) == PROCESSES_FROM
+        )  # as `spade-index build` chooses
         edge = settings.input_size
         self.backbone = load_backbone(
             settings.backbone,
