@@ -54,6 +54,7 @@ QUERIES: dict[str, list[str]] = {
     "never": ["--maps", "never"],
     "pooled": ["--image-score", "pooled"],
 }
+PATIENCE = 60  # seconds until the service must answer
 VOLATILE = ("result", "created", "seconds", "started", "uptime_seconds", "expires")
 Answers = dict[str, Any]
 
@@ -155,12 +156,7 @@ def ask_service(work: Path) -> Answers:
 
 
 def _service_answers(base: str, queries: list[Path]) -> Answers:
-    for _ in range(240):
-        try:
-            fetched(base + "/ready")
-            break
-        except OSError:
-            time.sleep(0.5)
+    _wait_for(base + "/v2/health/ready")
     described = json.loads(fetched(base + "/openapi.json"))
     answers: Answers = {"paths": {path: sorted(methods) for path, methods in described["paths"].items()}}
     for path in ("/v1/galleries", "/v1/galleries/tiles", "/v1/galleries/tiles/images", "/v2/models/tiles"):
@@ -176,6 +172,17 @@ def _service_answers(base: str, queries: list[Path]) -> Answers:
     body = json.dumps({"inputs": [tensor]}).encode()
     answers["POST infer"] = stable(json.loads(fetched(base + "/v2/models/tiles/infer", body, "application/json")))
     return answers
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(PATIENCE):
+        try:
+            fetched(url)
+        except OSError:
+            time.sleep(1)
+        else:
+            return
+    sys.exit(f"{url} does not answer")
 
 
 def fetched(url: str, body: bytes | None = None, kind: str = "") -> bytes:
