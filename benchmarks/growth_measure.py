@@ -18,9 +18,10 @@ from spade_index.errors import SpadeIndexError
 from spade_index.gallery import CATALOG, Gallery
 from spade_index.gallery.index.build import exact_neighbours
 from spade_index.gallery.index.descriptors import Descriptors, descriptors_file
-from spade_index.gallery.index.index import IndexDescription, IndexSettings
+from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.index.search import SPARE, Neighbour
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.settings import IndexSettings
 
 K = 50
 TIED = 1 + 1e-6  # relative: what is as near as the K-th neighbour is as good

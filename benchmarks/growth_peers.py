@@ -31,7 +31,7 @@ from spade_index.benchmarks.growth_measure import (
 )
 from spade_index.benchmarks.growth_process import above, resident, timed
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
-from spade_index.gallery.index.index import RECALL_TARGET
+from spade_index.settings import IndexSettings
 
 WIDTHS = (50, 70, 100, 140, 200, 280, 400, 560, 800, 1100, 1600)  # of the search in a graph
 LINKS = 24  # M: a node's links in a graph, twice as many at the bottom
@@ -175,7 +175,7 @@ def _widened(built: Built, queries: np.ndarray, limits: np.ndarray, descriptors:
     for width in WIDTHS:
         built.widen(width)
         shares = _recalls(queries, [built.search(query[None]) for query in queries], limits, descriptors)
-        if shares.mean() - shares.std() / math.sqrt(len(shares)) >= RECALL_TARGET:
+        if shares.mean() - shares.std() / math.sqrt(len(shares)) >= IndexSettings.recall:
             break
     return width
 

@@ -14,7 +14,7 @@ from spade_index.benchmarks.growth_process import Failed, in_own_process, machin
 from spade_index.errors import InputError
 from spade_index.gallery import CATALOG, Gallery
 from spade_index.gallery.index.descriptors import descriptors_file
-from spade_index.gallery.index.index import STORAGES
+from spade_index.settings import STORAGES
 
 Entry = dict[str, Any]
 Say = Callable[[str], None]

@@ -23,7 +23,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from spade_index.kernels import cupy_backend, fused, triton_backend, triton_kernels
+from spade_index.kernels.fused import cuda_launch, cupy_backend, triton_backend, triton_kernels
+from spade_index.kernels.fused.geometry import raster_layout
+from spade_index.kernels.fused.interface import MakeKernels
+from spade_index.kernels.fused.maps import FusedMaps
+from spade_index.kernels.fused.search import search_maps
 
 WIDE_RESNET50_2 = ([(56, 56), (28, 28), (14, 14)], [256, 512, 1024])
 SHARED_MEMORY = {80: 166_912, 90: 232_448}  # bytes that one block may have
@@ -62,16 +66,14 @@ class _Recorder:
         self.kernel, self.launches = kernel, launches
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        def note(*args: Any, num_warps: int, **constants: Any) -> None:
-            names = [name for name in self.kernel.arg_names if name not in constants]
-            arguments = dict(zip(names, args, strict=True)) | constants
+        def note(num_warps: int, **arguments: Any) -> None:
             self.launches.append(Launch(self.kernel.__name__, arguments, {"num_warps": num_warps}))
 
         return note
 
 
 def search_nothing(
-    make_kernels: fused.MakeKernels,
+    make_kernels: MakeKernels,
     sizes: list[tuple[int, int]],
     channels: list[int],
     dtype: torch.dtype,
@@ -80,11 +82,11 @@ def search_nothing(
 ) -> None:
     """Search for one query whose tensors have shapes and types, but no memory."""
     meta = torch.device("meta")
-    maps = fused.FusedMaps.empty(neighbours, sizes, channels, dtype, meta)
+    maps = FusedMaps.empty(neighbours, sizes, channels, dtype, meta)
     query = [torch.empty(1, h * w, c, device=meta) for (h, w), c in zip(sizes, channels, strict=True)]
     pages = torch.empty(1, neighbours, dtype=torch.int64, device=meta)
-    kernels = make_kernels(dtype, fused.cells_of(tuple(sizes)).cells)
-    fused.search_maps(kernels, query, maps, pages, k, sizes, [1.0] * len(sizes), 1 << 30)
+    kernels = make_kernels(dtype, raster_layout(tuple(sizes)).cells)
+    search_maps(kernels, query, maps, pages, k, sizes=sizes, weights=[1.0] * len(sizes))
 
 
 def launches_of(
@@ -106,15 +108,15 @@ def launches_of(
 
 def cuda_kernels_of(
     sizes: list[tuple[int, int]], channels: list[int], dtype: torch.dtype, neighbours: int, k: int
-) -> list[cupy_backend.Kernel]:
+) -> list[cuda_launch.Kernel]:
     """What a search of one query launches, in CUDA C++."""
-    kernels: list[cupy_backend.Kernel] = []
-    launch = cupy_backend.launch
+    kernels: list[cuda_launch.Kernel] = []
+    launch = cuda_launch.launch
     try:
-        cupy_backend.launch = lambda kernel, blocks, arguments: kernels.append(kernel)
+        cuda_launch.launch = lambda kernel, blocks, **arguments: kernels.append(kernel)
         search_nothing(cupy_backend.CupyKernels, sizes, channels, dtype, neighbours, k)
     finally:
-        cupy_backend.launch = launch
+        cuda_launch.launch = launch
     return kernels
 
 
@@ -148,13 +150,13 @@ def compile_launch(launch: Launch, capability: int) -> dict[str, Any]:
 
 
 @lru_cache
-def compile_cuda(kernel: cupy_backend.Kernel, capability: int) -> dict[str, Any]:
+def compile_cuda(kernel: cuda_launch.Kernel, capability: int) -> dict[str, Any]:
     """What a kernel of nearest.cu takes on a GPU of a compute capability."""
-    source = cupy_backend.SOURCE.read_bytes()
-    program = _nvrtc(nvrtc.nvrtcCreateProgram(source, cupy_backend.SOURCE.name.encode(), 0, [], []))
+    source = cuda_launch.SOURCE.read_bytes()
+    program = _nvrtc(nvrtc.nvrtcCreateProgram(source, cuda_launch.SOURCE.name.encode(), 0, [], []))
     try:
         _nvrtc(nvrtc.nvrtcAddNameExpression(program, kernel.expression.encode()))
-        options = [o.encode() for o in (*cupy_backend.source_options(), f"--gpu-architecture=sm_{capability}")]
+        options = [o.encode() for o in (*cuda_launch.source_options(), f"--gpu-architecture=sm_{capability}")]
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             log = bytearray(_nvrtc(nvrtc.nvrtcGetProgramLogSize(program)))

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from spade_index import Preprocessing, find_images, load_backbone
 from spade_index.errors import InputError
-from spade_index.gallery.catalog.moments import image_moments, moments_variance
+from spade_index.gallery.store.moments import image_moments, moments_variance
 from spade_index.images import decode, load, preprocess
 from spade_index.method.evaluation import GOOD, test_images
 

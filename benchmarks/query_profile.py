@@ -21,7 +21,7 @@ import numpy as np
 from spade_index import Detector, Gallery, SearchSettings, find_images, load_backbone
 from spade_index.benchmarks.environment import environment
 from spade_index.images import load
-from spade_index.method import detector
+from spade_index.method import pixel_search
 from spade_index.settings import PIXEL_PRECISIONS
 
 STAGES = ("decoding", "backbone", "nearest images", "reading maps", "pixel search", "score map")
@@ -74,7 +74,7 @@ def profile(of: Detector, files: list[Any]) -> Iterator[dict[str, float]]:
         replaced(of.gallery, "nearest", timed("nearest images", of.gallery.nearest)),
         replaced(of.map_pool, "fetch", timed("reading maps", of.map_pool.fetch)),
         replaced(of, "score_maps", timed("score map", of.score_maps)),
-        replaced(detector, "nearest_pixels", timed("pixel search", detector.nearest_pixels)),
+        replaced(pixel_search, "nearest_pixels", timed("pixel search", pixel_search.nearest_pixels)),
     ):
         for file in files:
             row.clear()

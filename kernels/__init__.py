@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .dispatch import BACKENDS, KernelChoice, choose_kernel, load
-from .fused import FusedMaps, cells_of
+from .fused.geometry import raster_layout
+from .fused.maps import FusedMaps
 from .map_pool import MapPool, PoolStats
 from .pyramid import Size, square_sizes
 
@@ -150,7 +151,7 @@ def _check_fused(query: Sequence[Tensor], pool: FusedMaps, sizes: Sequence[Size]
     sizes = _check_sizes(query, sizes)
     shapes = [[level.shape[1], c] for level, c in zip(pool.levels, pool.channels, strict=True)]
     wanted = [[level.shape[1], level.shape[2]] for level in query]
-    wanted[0][0] = cells_of(tuple(sizes)).members.numel()
+    wanted[0][0] = raster_layout(tuple(sizes)).members.numel()
     if shapes != wanted:
         raise ValueError(f"maps of rows and channels {shapes} do not fit a query that needs {wanted}")
     if pool.levels[0].device != query[0].device:

@@ -12,8 +12,8 @@ from torch import Tensor
 BACKENDS = {
     "reference": "reference",
     "torch": "torch_backend",
-    "triton": "triton_backend",
-    "cupy": "cupy_backend",
+    "triton": "fused.triton_backend",
+    "cupy": "fused.cupy_backend",
 }
 """Backends by name, and the module of each: imported when first chosen."""
 

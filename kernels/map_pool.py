@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .fused import FusedMaps, cells_of
+from .fused.maps import FusedMaps
 from .pyramid import Size
 
 STAGED = 8  # maps of a buffer that is read into while another's are on their way to the device
@@ -80,7 +80,6 @@ class MapPool:
         self.maps: list[Tensor] | FusedMaps
         if fused:
             self.maps = FusedMaps.empty(self.slots, sizes, channels, torch.float16, self.device)
-            self._members = cells_of(tuple(sizes)).members.flatten().to(self.device)
         else:
             self.maps = [torch.zeros(self.slots, n, c, dtype=torch.float16, device=self.device) for n, c in values]
         self.stats = PoolStats()
@@ -160,7 +159,7 @@ class MapPool:
             self._read(keys[some], [list(level.numpy()) for level in here])
             there = [level.to(self.device, non_blocking=stage.pinned) for level in here]
             if isinstance(self.maps, FusedMaps):
-                self.maps.write(places[some], there, self._members)
+                self.maps.write(places[some], there)
             else:
                 for level, values in zip(self.maps, there, strict=True):
                     level.index_copy_(0, places[some], values)

@@ -15,6 +15,7 @@ def search_levels(
     pool: Sequence[Tensor],
     pages: Tensor,
     k: int,
+    *,
     sizes: Sequence[Size],
     weights: Sequence[float],
     **options: Any,

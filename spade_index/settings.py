@@ -14,6 +14,9 @@ IMAGE_SCORES = ("pooled", "map", "both")
 MAPS = ("always", "auto", "never")
 PIXEL_PRECISIONS = ("float32", "fast")
 LEVEL_WEIGHTS = ("inverse-variance", "equal")
+STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
+BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
+WORKERS = 2  # decoding threads
 
 ImageScore = Literal["pooled", "map", "both"]
 Maps = Literal["always", "auto", "never"]
@@ -143,6 +146,24 @@ class SearchSettings:
         values = asdict(self)
         del values["image_score"], values["maps"], values["pixel_precision"]
         return json.dumps(values, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How a FAISS index is built."""
+
+    storage: str = "sq8"
+    dimensions: int = 192  # principal components kept of longer descriptors; 0: all values. 10 times as fast as 1280
+    recall: float = 0.99  # target that probes and candidates are tuned to, of the 50 nearest images
+    memory: int = 4 << 30  # bytes that building may take
+
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGES:
+            raise InputError(f"the index storage must be one of {', '.join(STORAGES)}, not {self.storage!r}")
+        if not 0 < self.recall <= 1:
+            raise InputError(f"the recall to reach must be in (0, 1], not {self.recall}")
+        if self.dimensions < 0:
+            raise InputError(f"the index dimensions must not be negative (0: all), not {self.dimensions}")
 
 
 def default_score(maps: Maps) -> ImageScore:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spade_index.kernels.fused import FusedMaps, cells_of
+from spade_index.kernels.fused.maps import FusedMaps
 from spade_index.kernels.pyramid import Size
 
 Found = tuple[Tensor, Tensor]  # squared distances float32 [B, P, k], matches int64 [B, P, k]
@@ -152,9 +152,8 @@ def fuse(pool: Sequence[Tensor], sizes: Sequence[Size], step: int = 50) -> Fused
     """Maps in the fused kernels' layout, a few at a time."""
     device, slots = pool[0].device, len(pool[0])
     maps = FusedMaps.empty(slots, sizes, [level.shape[2] for level in pool], pool[0].dtype, device)
-    members = cells_of(tuple(sizes)).members.flatten().to(device)
     for some in torch.arange(slots, device=device).split(step):
-        maps.write(some, [level[some] for level in pool], members)
+        maps.write(some, [level[some] for level in pool])
     return maps
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from spade_index.benchmarks.gpu import peers as gpu_peers
 from spade_index.benchmarks.gpu.data import Scale, fused_maps, graphs, milliseconds, spread_of, workload
 from spade_index.benchmarks.gpu.runner import Missing, Wrong, one_line
-from spade_index.kernels import fused
+from spade_index.kernels.fused import search as fused
+from spade_index.kernels.fused.geometry import raster_layout
 
 KERNELS = {"triton": "TritonKernels", "cupy": "CupyKernels"}
 TILES = (  # the first of each are those that the others are compared with
@@ -65,9 +66,9 @@ class Recorder:
 def recorded(make: Callable[..., Any], scale: Scale, neighbours: int, batch: int, device: torch.device) -> Recorder:
     """A search's calls of its kernels."""
     maps, (one,) = fused_maps(scale, device), workload(scale, device).batches(neighbours, batch, 1)
-    recorder = Recorder(make(torch.float16, fused.cells_of(scale.sizes).cells))
+    recorder = Recorder(make(torch.float16, raster_layout(scale.sizes).cells))
     sizes = list(scale.sizes)
-    fused.search_maps(recorder, one.query, maps, one.pages, 1, sizes, [1.0] * len(sizes), fused.WORKING_MEMORY)
+    fused.search_maps(recorder, one.query, maps, one.pages, 1, sizes=sizes, weights=[1.0] * len(sizes))
     return recorder
 
 
@@ -84,7 +85,7 @@ def time_steps(name: str, scale: Scale, neighbours: int, device: torch.device) -
     for step, arguments, _ in recorder.calls:
         times = milliseconds(lambda call: call[0](*call[1]), [(getattr(recorder.kernels, step), arguments)],
                              device, scale.seconds / 5)  # fmt: skip
-        level = arguments[0] if isinstance(arguments[0], int) else 0
+        level = arguments[1] if isinstance(arguments[1], int) else 0
         flop = 0
         if step in ("coarse_distances", "block_minima"):
             (h, w), channels = scale.sizes[level], scale.channels[level]
@@ -175,9 +176,9 @@ def _search_ms(make: Callable[..., Any], scale: Scale, neighbours: int, device: 
 def _least_of_maps(recorder: Recorder) -> Tensor:
     """The least of what `block_minima` found in each map for each pixel: [B, P, K]."""
     ((_, arguments, minima),) = [call for call in recorder.calls if call[0] == "block_minima"]
-    shape, pages = arguments[0], arguments[3]
-    least: Tensor = minima.unflatten(2, (pages.shape[1], -1)).amin(3)
-    return least[:, shape.query_row.long()]
+    launch = arguments[0]
+    least: Tensor = minima.unflatten(2, (launch.positions, -1)).amin(3)
+    return least[:, launch.geometry.query_row.long()]
 
 
 def _require_close(found: Tensor, expected: Tensor) -> None:

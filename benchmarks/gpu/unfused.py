@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spade_index.benchmarks.gpu.data import Call, Found, Inputs, Prepared, Workload, milliseconds
 from spade_index.benchmarks.gpu.runner import Missing
-from spade_index.kernels.fused import cells_of, geometry
+from spade_index.kernels.fused.geometry import make_geometry, raster_layout
 from spade_index.kernels.pyramid import nearest_index
 
 PREPARED_BYTES = 12 << 30  # for what peers are given, at most
@@ -66,7 +66,7 @@ def _sides(work: Workload, batches: Sequence[Inputs], concatenated: bool) -> lis
     rows = [work.scale.pixels] if concatenated else [h * w for h, w in work.scale.sizes]
     channels = [sum(work.scale.channels)] if concatenated else work.scale.channels
     batches = roomy(batches, 2 * sum(n * (c + 8) for n, c in zip(rows, channels, strict=True)))
-    members = cells_of(tuple(work.scale.sizes)).members.flatten().to(work.device)
+    members = raster_layout(tuple(work.scale.sizes)).members.flatten().to(work.device)
     made = []
     for one in batches:
         sides = []
@@ -112,7 +112,7 @@ def _least(products: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
 def _decomposed(work: Workload, least: Callable[..., Any], maps: int, sides: Sequence[Side]) -> Found:
     """Products level by level, the least of four children, the coarse levels added, the least of all."""
     sizes = work.scale.sizes
-    shape = geometry(sizes, 128, work.device)
+    shape = make_geometry(sizes, 128, work.device)
     members = shape.members.view(shape.planes, shape.cells)
     found = []
     for side in sides:
@@ -125,7 +125,7 @@ def _decomposed(work: Workload, least: Callable[..., Any], maps: int, sides: Seq
             for level in range(len(sizes) - 1, 0, -1):
                 d = (side.query[level] @ some[level].flatten(0, 1).T).unflatten(1, (n, -1))
                 if d.shape[0] != shape.cells:
-                    under = shape.cells_under[level - 1]
+                    under = shape.level_cells[level - 1]
                     d = d[under][:, :, under]
                 coarse = d + coarse
             products = side.query[0] @ some[0].flatten(0, 1).T

@@ -30,7 +30,7 @@ from spade_index.benchmarks.gpu.data import (
     workload,
 )
 from spade_index.benchmarks.gpu.runner import Missing, Wrong, one_line
-from spade_index.kernels.fused import FusedMaps
+from spade_index.kernels.fused.maps import FusedMaps
 
 ROTATED = {1: 6, 8: 2}  # batches that take turns, by their size
 

@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from spade_index.errors import InputError
-from spade_index.gallery.index.index import STORAGES
-from spade_index.settings import MODES
+from spade_index.settings import MODES, STORAGES
 
 from .options import Progress, device_option
 

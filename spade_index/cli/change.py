@@ -11,11 +11,11 @@ import click
 import numpy as np
 
 from spade_index.errors import InputError
-from spade_index.gallery.index.index import DIMENSIONS, MEMORY, RECALL_TARGET, STORAGES
 from spade_index.gallery.reader import CATALOG, Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.find import find_images
 from spade_index.images.loading import load_all
+from spade_index.settings import STORAGES, IndexSettings
 
 # What needs torch, which takes seconds to import, is imported by the commands that use it.
 from .options import (
@@ -105,10 +105,11 @@ def restore(gallery: Path, ids: tuple[str, ...]) -> None:
 @click.option(
     "--dimensions",
     type=click.IntRange(0),
-    help=f"Principal components that lists hold of longer descriptors; 0: all values [as before; {DIMENSIONS}]",
+    help="Principal components that lists hold of longer descriptors; 0: all values "
+    f"[as before; {IndexSettings.dimensions}]",
 )
-@click.option("--recall", type=float, help=f"Of the 50 nearest images, to reach [as before; {RECALL_TARGET:g}]")
-@click.option("--memory", type=click.IntRange(64), help=f"MiB that building may take [{MEMORY >> 20:,}]")
+@click.option("--recall", type=float, help=f"Of the 50 nearest images, to reach [as before; {IndexSettings.recall:g}]")
+@click.option("--memory", type=click.IntRange(64), help=f"MiB that building may take [{IndexSettings.memory >> 20:,}]")
 @click.option(
     "--queries",
     type=click.Path(path_type=Path),
@@ -169,7 +170,11 @@ def compact(gallery: Path) -> None:
     with GalleryWriter(gallery) as writer:
         with Progress("compact", writer.images_to_move()) as progress:
             freed = writer.compact(progress)
-        when = "freed" if writer.forget() else "to be freed by the next command that writes after readers have closed"
+        when = (
+            "freed"
+            if writer.delete_unused()
+            else "to be freed by the next command that writes after readers have closed"
+        )
         click.echo(
             f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB {when}"
         )

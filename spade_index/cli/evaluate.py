@@ -16,7 +16,7 @@ from PIL import Image
 from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.decode import decode
 from spade_index.images.find import find_images
 from spade_index.method.detector import Detector

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from spade_index.errors import InputError
-from spade_index.gallery.catalog.images import ImageRow
+from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.verify import Problem, bytes_to_check, find_problems
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.verify import Problem
+from spade_index.gallery.write.writer import GalleryWriter
 
 from .describe import described
 from .options import Progress, gallery_argument
@@ -63,8 +63,8 @@ def verify(gallery: Path, repair: bool) -> None:
 def _problems(gallery: Gallery) -> list[Problem]:
     """Find and print all problems."""
     problems = []
-    with Progress("verify", bytes_to_check(gallery), unit="B") as progress:
-        for problem in find_problems(gallery, progress):
+    with Progress("verify", gallery.bytes_to_check(), unit="B") as progress:
+        for problem in gallery.problems(progress):
             problems.append(problem)
             progress.say(problem.line)
     return problems

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,7 @@ from spade_index.images.find import ImageFile
 from spade_index.images.loading import load_all
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
+from spade_index.method.evidence import worst_evidence
 from spade_index.views.heatmap import heatmap, score_limits
 from spade_index.views.report import Example, example_of, write_report
 
@@ -58,6 +60,7 @@ class Query:
     def _note(self, image: DecodedImage, detection: Detection) -> dict[str, Any]:
         """Save an image's score map; returns what is printed of it."""
         pixels = detection.pixels
+        evidence = worst_evidence(self._detector.gallery, detection, image.geometry)
         result = {
             "image": image.file.id,
             "path": image.file.path,
@@ -69,7 +72,7 @@ class Query:
             "neighbours": [{"id": n.id, "distance": n.distance} for n in detection.neighbours],
             "score_map": None,
             "heatmap": None,
-            "evidence": self._evidence(image, detection),
+            "evidence": None if evidence is None else asdict(evidence),
         }
         if self._out is not None and pixels is not None:
             path = self._place(self._out / "score_maps", image.file, ".npy")
@@ -83,21 +86,6 @@ class Query:
             self._shown.append((detection.score, image.file.path, detection))
             self._shown = sorted(self._shown, key=lambda shown: -shown[0])[:SHOWN]
         return result
-
-    def _evidence(self, image: DecodedImage, detection: Detection) -> dict[str, Any] | None:
-        """The worst pixel, and the normal pixel that it was matched with; both (x, y) in the originals."""
-        if detection.pixels is None:
-            return None
-        match = detection.pixels.worst()
-        gallery = self._detector.gallery
-        row = gallery.image(match.neighbour.id)
-        there = covered(row.width, row.height, gallery.settings.preprocessing)
-        return {
-            "pixel": image.geometry.to_original(match.x, match.y),
-            "neighbour": match.neighbour.id,
-            "neighbour_pixel": there.to_original(match.neighbour_x, match.neighbour_y),
-            "distance": match.distance,
-        }
 
     def _draw(self, files: Iterable[ImageFile], out: Path) -> None:
         """Heat maps with one colour scale for the whole run, and the page of the highest scores."""

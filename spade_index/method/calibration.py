@@ -9,7 +9,7 @@ import torch
 
 from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import SearchSettings
 
 from .detector import Detector

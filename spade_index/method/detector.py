@@ -4,35 +4,31 @@
    pooled score (section 3.2).
 2. Pixel level: every pixel of the query's feature pyramid finds its kappa nearest among the pixels of only those
    images. Their mean squared distance, resized and smoothed, is the score map (section 3.3).
+
+How the pixel search is scheduled is in `pixel_search`.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from spade_index.errors import GalleryDamaged, GalleryError, InputError
+from spade_index.errors import GalleryError, InputError
 from spade_index.features.backbone import Backbone
-from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import DecodedImage
-from spade_index.kernels import MapPool, PoolStats, choose_kernel, nearest_pixels
+from spade_index.kernels import MapPool, PoolStats, choose_kernel
 from spade_index.settings import ImageScore, SearchSettings, default_score
 
 from .detection import Detection, PixelDetection, Question
-
-POOL_BYTES = 128 << 20  # of neighbours' maps that stay in memory, where no budget is given, without a GPU
-POOL_SHARE = 0.5  # of a GPU's free memory likewise
+from .pixel_search import PixelSearch
+from .scores import calibrated_thresholds, level_weights, pooled_score, score_maps
 
 
 class Detector:
-    """Finds what is not normal in images, by a gallery of normal ones."""
+    """Finds what is not normal in images, by comparison with a gallery of normal images. For one thread at a time."""
 
     def __init__(
         self,
@@ -45,14 +41,22 @@ class Detector:
         kernel: str | None = None,
         map_memory: int | None = None,
     ) -> None:
-        """`threshold` on the image score overrides the calibrated one. Without a backbone only features are searched.
+        """Prepare to search a gallery.
 
-        Pixels are searched on `device`, by default the backbone's, or without one the CPU, by the backend `kernel`
-        (see `choose_kernel`). `map_memory` is how many bytes of normal images' maps stay there, by default 128 MiB, or
-        half of a GPU's free memory; those of one query always fit.
+        Args:
+            gallery: open, and open for as long as the detector is used.
+            backbone: that the gallery was built with; without one only features are searched.
+            search: by default `SearchSettings()`.
+            threshold: on the image score, in place of the calibrated one.
+            device: of the pixel search; by default the backbone's, or without one the CPU.
+            kernel: backend of the pixel search (see `choose_kernel`).
+            map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
+                of a GPU's free memory. The maps of one query always fit.
 
-        Raises SettingsMismatch if the backbone is not the gallery's, GalleryError if the gallery is empty, and
-        InputError if `maps="auto"` has no threshold to go by, the level weights do not fit, or there is no such kernel.
+        Raises:
+            SettingsMismatch: the backbone is not the gallery's.
+            GalleryError: the gallery is empty.
+            InputError: `maps="auto"` has no threshold, the level weights do not fit, or there is no such kernel.
         """
         self.search = search or SearchSettings()
         if backbone is not None:
@@ -66,8 +70,8 @@ class Detector:
             self.kernel = choose_kernel(self.device, kernel)
         except ValueError as error:
             raise InputError(str(error)) from error
-        self._map_memory = map_memory
         self.weights = level_weights(gallery, self.search)
+        self._pixel_search = PixelSearch(gallery, self.search, self.weights, self.kernel, self.device, map_memory)
         self.thresholds, self.calibrated_on = calibrated_thresholds(gallery, self.search)
         self.kind: ImageScore = self.search.effective_image_score
         if threshold is not None:
@@ -75,16 +79,19 @@ class Detector:
         self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
-        """Detections of a batch of images, in their order."""
+        """Return the detections of a batch of images, in their order."""
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
         features = self.backbone(np.stack([image.pixels for image in images]))
         return self.detect_features(features.pooled.cpu().numpy(), features.pyramid)
 
     def detect_features(self, pooled: np.ndarray, pyramid: list[Tensor], without: int | None = None) -> list[Detection]:
-        """Detections of features: pooled float32 [B, D], pyramid [B, H*W, C] for each level.
+        """Return the detections of features.
 
-        `without` is the key of an image that no query may be compared with: for one of the gallery's own, itself.
+        Args:
+            pooled: float32 [B, D].
+            pyramid: levels [B, H*W, C], the finest first.
+            without: key of an image of the gallery that is not searched: the query itself, where it is in the gallery.
         """
         nearest = self.nearest_images(pooled, without)
         judged = dict(self.judge(nearest, pyramid, [Question()] * len(nearest)))
@@ -93,22 +100,27 @@ class Detector:
     def judge(
         self, nearest: list[list[Neighbour]], pyramid: list[Tensor], questions: Sequence[Question]
     ) -> Iterator[tuple[int, Detection]]:
-        """Number and detection of each query, as soon as it is known: first those that need no score map."""
+        """Yield the number and detection of each query as soon as it is known; those without a score map come first."""
         scores = [self.pooled_score(neighbours) for neighbours in nearest]
-        shown = []
+        with_map = []
         for query, (score, question) in enumerate(zip(scores, questions, strict=True)):
             if self._wants_map(score, question):
-                shown.append(query)
+                with_map.append(query)
             else:
                 yield query, self._detection(question, nearest[query], score, None)
-        if len(shown) < len(scores):
-            pyramid = [level[shown] for level in pyramid]
-        found = self.nearest_pixels(pyramid, [nearest[query] for query in shown])
-        for query, pixels in zip(shown, found, strict=True):
+        if len(with_map) < len(scores):
+            pyramid = [level[with_map] for level in pyramid]
+        found = self.nearest_pixels(pyramid, [nearest[query] for query in with_map])
+        for query, pixels in zip(with_map, found, strict=True):
             yield query, self._detection(questions[query], nearest[query], scores[query], pixels)
 
     def nearest_images(self, pooled: np.ndarray, without: int | None = None) -> list[list[Neighbour]]:
-        """Stage 1: for each descriptor float32 [B, D] the nearest normal images, as many as either stage needs."""
+        """Image level: find the nearest normal images of each descriptor, as many as either level needs.
+
+        Args:
+            pooled: float32 [B, D].
+            without: key of an image that is left out.
+        """
         wanted = max(self.search.score_neighbours, self.search.gallery_neighbours)
         if without is None:
             return self.gallery.nearest(pooled, wanted)
@@ -116,80 +128,30 @@ class Detector:
         return [[n for n in neighbours if n.key != without][:wanted] for neighbours in nearest]
 
     def pooled_score(self, neighbours: list[Neighbour]) -> float:
-        """The mean squared distance to the nearest images."""
-        return float(np.mean([n.distance for n in neighbours[: self.search.score_neighbours]]))
+        """Return the mean squared distance to the `score_neighbours` nearest images."""
+        return pooled_score(neighbours[: self.search.score_neighbours])
 
     def nearest_pixels(self, pyramid: list[Tensor], nearest: list[list[Neighbour]]) -> Iterator[PixelDetection]:
-        """Stage 2: each pixel of each query, [B, H*W, C] for each level, among its neighbours' pixels."""
+        """Pixel level: find each query pixel's nearest among the pixels of the `gallery_neighbours` nearest images.
+
+        Args:
+            pyramid: levels [B, H*W, C], the finest first.
+            nearest: of each query, as `nearest_images` found them.
+        """
         candidates = [neighbours[: self.search.gallery_neighbours] for neighbours in nearest]
-        launched = None
-        for queries in self._sharing(candidates):
-            pages = self.map_pool.fetch([[n.key for n in candidates[query]] for query in queries])
-            try:
-                distances, matches = nearest_pixels(
-                    [level[queries[0] : queries[-1] + 1].to(self.device) for level in pyramid],
-                    self.map_pool.maps,
-                    pages,
-                    self.search.pixel_neighbours,
-                    sizes=self.gallery.settings.sizes,
-                    weights=self.weights,
-                    mode=self.search.mode,
-                    backend=self.kernel.backend,
-                    precision=self.search.pixel_precision,
-                )  # [B, P, kappa]
-            except ValueError as error:
-                raise InputError(f"{self.gallery.path}: the pixels cannot be searched so: {error}") from error
-            before, launched = launched, (distances, matches, [candidates[query] for query in queries])
-            if before:  # while a GPU searched these, the next ones' maps were fetched
-                yield from self._pixel_detections(*before)
-        if launched:
-            yield from self._pixel_detections(*launched)
-
-    def _pixel_detections(
-        self, distances: Tensor, matches: Tensor, candidates: list[list[Neighbour]]
-    ) -> Iterator[PixelDetection]:
-        maps, size = self.score_maps(distances), self.gallery.settings.sizes[0]
-        found = zip(maps, distances.cpu().numpy(), matches.cpu().numpy(), candidates, strict=True)
-        for score_map, of_query, matched, neighbours in found:
-            yield PixelDetection(score_map, of_query, matched, size, neighbours)
-
-    @cached_property
-    def map_pool(self) -> MapPool:
-        """The normal images' maps that are in memory where they are searched."""
-        settings = self.gallery.settings
-        budget = self._map_memory
-        if budget is None and self.device.type == "cuda":
-            budget = int(POOL_SHARE * torch.cuda.mem_get_info(self.device)[0])
-        return MapPool(
-            POOL_BYTES if budget is None else budget,
-            settings.sizes,
-            [channels for channels, _, _ in settings.level_shapes],
-            self.gallery.read_maps,
-            device=self.device,
-            fused=self.kernel.fused and self.search.mode == "concat-nearest",
-            at_least=2 * self.search.gallery_neighbours,  # of the query that is searched, and of the next
-            at_most=len(self.gallery),
-        )
-
-    @property
-    def map_bytes(self) -> int:
-        """Memory that normal images' maps take so far."""
-        return self.map_pool.bytes if "map_pool" in vars(self) else 0
-
-    @property
-    def map_stats(self) -> PoolStats:
-        """How many maps were found in memory, and how many read."""
-        return self.map_pool.stats if "map_pool" in vars(self) else PoolStats()
+        grid = self.gallery.settings.sizes[0]
+        for queries, distances, matches in self._pixel_search.nearest(pyramid, candidates):
+            found = zip(self.score_maps(distances), distances.cpu().numpy(), matches.cpu().numpy(), strict=True)
+            for query, (score_map, of_pixels, matched) in zip(queries, found, strict=True):
+                yield PixelDetection(score_map, of_pixels, matched, grid, candidates[query])
 
     def score_maps(self, distances: Tensor) -> np.ndarray:
-        """Squared distances [B, P, kappa] as score maps, float32 [B, H, W] of the backbone's input size."""
-        coarse = distances.mean(2).unflatten(1, self.gallery.settings.sizes[0])  # [B, H0, W0]
-        size = self.gallery.settings.preprocessing.input_size
-        maps = F.interpolate(coarse[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-        return gaussian_filter(maps.cpu().numpy(), self.search.smoothing, axes=(1, 2))
+        """Return score maps, float32 [B, H, W] of the backbone's input size, of squared distances [B, P, kappa]."""
+        settings = self.gallery.settings
+        return score_maps(distances, settings.sizes[0], settings.preprocessing.input_size, self.search.smoothing)
 
     def require_answerable(self, question: Question) -> None:
-        """Raise InputError if `auto` has no threshold to go by, or the image score needs a score map."""
+        """Raise InputError if `auto` has no threshold, or if the image score needs a map that is not computed."""
         maps = question.maps or self.search.maps
         path = self.gallery.path
         if maps == "auto" and question.threshold is None and "pooled" not in self.thresholds:
@@ -200,30 +162,12 @@ class Detector:
         if maps != "always" and self.search.image_score not in (None, "pooled"):
             raise InputError(f"image score `{self.search.image_score}` needs every image's score map: ask for `always`")
 
-    def _wants_map(self, pooled_score: float, question: Question) -> bool:
+    def _wants_map(self, score: float, question: Question) -> bool:
         maps = question.maps or self.search.maps
         if maps == "auto":
             threshold = question.threshold
-            return pooled_score > (self.thresholds["pooled"] if threshold is None else threshold)
+            return score > (self.thresholds["pooled"] if threshold is None else threshold)
         return maps == "always"
-
-    def _sharing(self, candidates: list[list[Neighbour]]) -> Iterator[list[int]]:
-        """Runs of queries whose neighbours' maps, shared ones once, fit into half of the pool.
-
-        The other half is for those that are fetched meanwhile.
-        """
-        slots = max(1, self.map_pool.slots // 2)
-        group: list[int] = []
-        keys: set[int] = set()
-        for query, neighbours in enumerate(candidates):
-            more = keys | {n.key for n in neighbours}
-            if group and len(more) > slots:
-                yield group
-                group, more = [], {n.key for n in neighbours}
-            group.append(query)
-            keys = more
-        if group:
-            yield group
 
     def _detection(
         self, question: Question, neighbours: list[Neighbour], score: float, pixels: PixelDetection | None
@@ -241,30 +185,17 @@ class Detector:
             pixels,
         )
 
+    @property
+    def map_pool(self) -> MapPool:
+        """The normal images' maps that are in memory on the device."""
+        return self._pixel_search.map_pool
 
-def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:
-    """The weight of each level's squared distances. Raises InputError if there are not as many as levels."""
-    levels = len(gallery.settings.levels)
-    if search.level_weights == "equal":
-        return [1.0] * levels
-    if search.level_weights == "inverse-variance":
-        return [1 / variance for variance in gallery.level_variances()]
-    if len(search.level_weights) != levels:
-        raise InputError(f"{gallery.path} has {levels} levels: give as many level weights, not {search.level_weights}")
-    return [float(weight) for weight in search.level_weights]
+    @property
+    def map_bytes(self) -> int:
+        """Memory that normal images' maps take so far, in bytes."""
+        return self._pixel_search.map_bytes
 
-
-def calibrated_thresholds(gallery: Gallery, search: SearchSettings) -> tuple[dict[ImageScore, float], int | None]:
-    """The stored thresholds for these settings, and the snapshot that they were chosen on; none: {} and None.
-
-    Raises GalleryDamaged.
-    """
-    stored = gallery.catalog.calibration(search.calibration_key())
-    if stored is None:
-        return {}, None
-    try:
-        calibration = json.loads(stored)
-        thresholds = {kind: float(threshold) for kind, threshold in calibration["thresholds"].items()}
-        return thresholds, calibration["snapshot"]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise GalleryDamaged(f"{gallery.catalog.path}: a threshold cannot be read; {REMEDY}") from error
+    @property
+    def map_stats(self) -> PoolStats:
+        """How many maps were found in memory, and how many were read."""
+        return self._pixel_search.map_stats

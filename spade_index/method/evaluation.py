@@ -14,7 +14,7 @@ from spade_index.errors import ImageError, InputError
 from spade_index.images.decode import DecodedImage, Geometry, decode
 from spade_index.images.find import SUFFIXES, ImageFile, find_images
 from spade_index.images.loading import load_all
-from spade_index.settings import ImageScore
+from spade_index.settings import BATCH_SIZE, WORKERS, ImageScore
 
 from .detection import Detection
 from .detector import Detector
@@ -138,8 +138,8 @@ def evaluate(
     images: Sequence[TestImage],
     *,
     metric_size: int | None = None,
-    batch_size: int = 8,
-    workers: int = 2,
+    batch_size: int = BATCH_SIZE,
+    workers: int = WORKERS,
     notice: Callable[[str], None] = lambda line: None,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:

@@ -4,7 +4,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spade_index.images.decode import DecodedImage, Geometry, covered, decode
+from spade_index.images.decode import DecodedImage, Geometry, decode
 from spade_index.method.detection import Match, PixelDetection
+from spade_index.method.evidence import locate
 from spade_index.settings import Preprocessing
 from spade_index.views.heatmap import heat, heatmap, score_limits
 
@@ -175,13 +176,7 @@ def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer,
 
 def evidence(match: Match, geometry: Geometry, answer: Answer, how: Preprocessing) -> dict[str, Any]:
     """A place and the normal place that it was matched with, (x, y) in the originals, as `query --json` tells it."""
-    there = covered(*answer.originals[match.neighbour.id], how)
-    return {
-        "pixel": geometry.to_original(match.x, match.y),
-        "neighbour": match.neighbour.id,
-        "neighbour_pixel": there.to_original(match.neighbour_x, match.neighbour_y),
-        "distance": match.distance,
-    }
+    return asdict(locate(match, geometry, answer.originals[match.neighbour.id], how))
 
 
 def thumbnail_link(gallery: str, id: str, snapshot: int) -> str:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from PIL import Image
 
 from spade_index.errors import SpadeIndexError
-from spade_index.method.detector import calibrated_thresholds
+from spade_index.method.scores import calibrated_thresholds
 from spade_index.settings import Maps
 
 from . import results, schema

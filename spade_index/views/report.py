@@ -17,8 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageDraw, ImageFont
 
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry, covered
+from spade_index.images.decode import Geometry
 from spade_index.method.detection import Detection
+from spade_index.method.evidence import worst_evidence
 
 from .heatmap import ANCHORS, heatmap
 
@@ -82,21 +83,19 @@ def example_of(
         mask=mask,
         neighbours=[(neighbour.id, neighbour.distance) for neighbour in detection.neighbours],
     )
-    if detection.pixels is None:
+    evidence = worst_evidence(gallery, detection, geometry)
+    if detection.pixels is None or evidence is None:
         return shown
-    match = detection.pixels.worst()
-    row = gallery.image(match.neighbour.id)
+    row = gallery.image(evidence.neighbour)
     thumbnail = Image.open(io.BytesIO(gallery.thumbnail(row)))
-    there = covered(row.width, row.height, gallery.settings.preprocessing).to_original(
-        match.neighbour_x, match.neighbour_y
-    )
+    x, y = evidence.neighbour_pixel
     return replace(
         shown,
         heatmap=heatmap(image, detection.pixels.score_map, geometry, limits),
-        worst=geometry.to_original(match.x, match.y),
+        worst=evidence.pixel,
         match=thumbnail,
-        match_id=match.neighbour.id,
-        matched=(there[0] * thumbnail.width / row.width, there[1] * thumbnail.height / row.height),
+        match_id=evidence.neighbour,
+        matched=(x * thumbnail.width / row.width, y * thumbnail.height / row.height),
     )
 
 

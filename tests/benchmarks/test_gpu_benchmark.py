@@ -116,10 +116,10 @@ def test_a_backend_whose_runs_differ_is_wrong(monkeypatch, tmp_path):
 
 
 def test_a_missing_package_costs_only_its_rows(monkeypatch, tmp_path):
-    monkeypatch.setattr(pixel_peers, "find_spec", lambda name: None)
+    monkeypatch.setattr(pixel_peers, "find_spec", lambda name, package=None: None)
     monkeypatch.setitem(sys.modules, "spade_index.benchmarks.gpu.argmin", None)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setitem(sys.modules, "spade_index.kernels.triton_backend", None)
+    monkeypatch.setitem(sys.modules, "spade_index.kernels.fused.triton_backend", None)
     rows = results_of(contenders("triton", "cupy", "argmin", "faiss", "unfused", "concatenated"), tmp_path)
     missing = {name for name, row in rows.items() if row["status"] == "missing"}
     assert missing == {"triton", "cupy", "argmin", "faiss"}

@@ -9,7 +9,8 @@ import pytest
 
 from spade_index.errors import GalleryDamaged, InputError
 from spade_index.gallery.index.build import build_index, exact_neighbours
-from spade_index.gallery.index.index import STORAGES, Index, IndexDescription, IndexSettings, scan
+from spade_index.gallery.index.index import Index, IndexDescription, scan
+from spade_index.settings import STORAGES, IndexSettings
 
 NONE = np.empty(0, np.int64)
 

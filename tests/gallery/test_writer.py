@@ -11,7 +11,7 @@ import pytest
 from spade_index.errors import GalleryDamaged, ImageError, InputError, UnknownImage
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage, ImageFile, find_images
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
@@ -258,7 +258,7 @@ def test_shards_without_a_catalog_are_never_deleted(gallery_path: Path, backbone
 def test_an_interrupt_in_the_first_batch_leaves_nothing(
     image_folder: Folder, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(pixels: object) -> object:
+    def interrupted(*arguments: object, **options: object) -> object:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(backbone, "_model", interrupted)

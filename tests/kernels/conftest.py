@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spade_index.kernels import torch_backend
+from spade_index.kernels.torch_backend import search as torch_backend
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from spade_index.kernels import cupy_backend, fused, torch_backend
-from spade_index.kernels.cupy_backend import CupyKernels, Kernel, Tiles
+from spade_index.kernels.fused import cuda_launch, cupy_backend
+from spade_index.kernels.fused.cuda_launch import Kernel
+from spade_index.kernels.fused.cupy_backend import CupyKernels, Tiles
+from spade_index.kernels.fused.geometry import raster_layout
+from spade_index.kernels.fused.maps import FusedMaps
+from spade_index.kernels.fused.search import search_maps
+from spade_index.kernels.torch_backend import search as torch_backend
 
 from helpers.kernel_cases import assert_same, random_search
 
@@ -20,7 +25,7 @@ OPTIONS = {"sizes": SIZES, "weights": [1.0, 1.0, 1.0], "mode": "concat-nearest"}
 
 def parameters_of(kernel):
     """How many arguments and template parameters a kernel of nearest.cu has."""
-    source = re.sub(r"//.*", "", cupy_backend.SOURCE.read_text(encoding="utf-8"))
+    source = re.sub(r"//.*", "", cuda_launch.SOURCE.read_text(encoding="utf-8"))
     template, arguments = re.search(
         rf"template <([^<>]*)>\s*__global__ void __launch_bounds__\([^()]*\) {kernel}\(([^()]*)\)", source
     ).groups()
@@ -31,18 +36,20 @@ def parameters_of(kernel):
 def launches(monkeypatch):
     """What would be launched."""
     found = []
-    monkeypatch.setattr(cupy_backend, "launch", lambda *launch: found.append(launch))
+    monkeypatch.setattr(
+        cuda_launch, "launch", lambda kernel, blocks, **arguments: found.append((kernel, blocks, arguments))
+    )
     return found
 
 
 def search_nothing(sizes, channels, dtype=torch.float16, neighbours=3, k=2, kernels=CupyKernels):
     """A search of tensors without memory."""
     meta = torch.device("meta")
-    maps = fused.FusedMaps.empty(neighbours, sizes, channels, dtype, meta)
+    maps = FusedMaps.empty(neighbours, sizes, channels, dtype, meta)
     query = [torch.empty(1, h * w, c, device=meta) for (h, w), c in zip(sizes, channels, strict=True)]
     pages = torch.zeros(1, neighbours, dtype=torch.int64, device=meta)
-    cells = fused.cells_of(tuple(sizes)).cells
-    fused.search_maps(kernels(dtype, cells), query, maps, pages, k, sizes, [1.0] * len(sizes), 1 << 30)
+    cells = raster_layout(tuple(sizes)).cells
+    search_maps(kernels(dtype, cells), query, maps, pages, k, sizes=sizes, weights=[1.0] * len(sizes))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -57,12 +64,12 @@ def test_launches_fit_the_source(launches, sizes, channels, dtype):
     for kernel, blocks, arguments in launches:
         template, parameters = parameters_of(kernel.name)
         assert len(kernel.parameters) == template
-        assert len(arguments) == len(parameters)
-        for argument, (kind, name) in zip(arguments, parameters, strict=True):
+        assert list(arguments) == [name for _, name in parameters], "CUDA takes arguments by position"
+        for argument, (kind, name) in zip(arguments.values(), parameters, strict=True):
             kinds = {torch.Tensor: "__restrict__", int: "int", float: "float"}
             assert kinds[type(argument)] == kind, f"{name} of {kernel.name}"
         assert blocks > 0
-        assert 0 < kernel.shared_memory <= cupy_backend.SHARED_MEMORY
+        assert 0 < kernel.shared_memory <= cuda_launch.SHARED_MEMORY
         assert kernel.shared_memory % 16 == 0
         assert cupy_backend.TYPES[dtype] in kernel.parameters
 
@@ -85,7 +92,7 @@ def test_deep_levels_and_small_gpus_keep_less_in_shared_memory(launches, monkeyp
     resident, deep = minima(256), minima(1024)
     assert resident.parameters[4:6] == (3, 1)
     assert deep.parameters[4:6] == (3, 0)
-    monkeypatch.setattr(cupy_backend, "_shared_memory", lambda device: 101_376)  # of compute capability 8.6
+    monkeypatch.setattr(cuda_launch, "shared_memory_of", lambda device: 101_376)  # of compute capability 8.6
     small = minima(256)
     assert small.parameters[4:6] == (2, 0)
     assert small.shared_memory <= 101_376
@@ -104,7 +111,7 @@ def test_float32_maps_go_to_torch(launches):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_one_line_says_what_is_missing(monkeypatch, installed):
-    monkeypatch.setattr(cupy_backend, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(cupy_backend, "find_spec", lambda name, package=None: object() if installed else None)
     query, pool = random_search(SIZES)
     error, message = (
         (RuntimeError, "the cupy backend needs maps on a CUDA GPU, not on cpu: choose the torch backend")
@@ -118,17 +125,17 @@ def test_one_line_says_what_is_missing(monkeypatch, installed):
 def test_launch_passes_what_the_kernel_takes(monkeypatch):
     cupy = mock.MagicMock()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(cupy_backend, "_shared_memory", lambda device: 1000)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: mock.Mock(cuda_stream=77))
+    monkeypatch.setattr(cuda_launch, "shared_memory_of", lambda device: 1000)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *args, **kwargs: mock.Mock(cuda_stream=77))
     compiled = cupy.RawModule.return_value.get_function.return_value
     compiled.shared_size_bytes = 128
     tensor = torch.ones(3)
-    for cached in (cupy_backend._compiled, cupy_backend._stream):
+    for cached in (cuda_launch._compiled, cuda_launch._stream):
         cached.cache_clear()
     for _ in range(2):
-        cupy_backend.launch(Kernel("rescan", ("Float32", 8, 1), 8, 64), 5, (tensor, 7, 0.5))
-    cupy_backend.launch(Kernel("rescan", ("Float32", 8, 1), 8, 64), 0, (tensor, 7, 0.5))
-    for cached in (cupy_backend._compiled, cupy_backend._stream):
+        cuda_launch.launch(Kernel("rescan", ("Float32", 8, 1), 8, 64), 5, tensor=tensor, count=7, weight=0.5)
+    cuda_launch.launch(Kernel("rescan", ("Float32", 8, 1), 8, 64), 0, tensor=tensor, count=7, weight=0.5)
+    for cached in (cuda_launch._compiled, cuda_launch._stream):
         cached.cache_clear()
 
     cupy.RawModule.assert_called_once()
@@ -141,5 +148,5 @@ def test_launch_passes_what_the_kernel_takes(monkeypatch):
 
 
 def test_import_needs_no_cupy():
-    code = "import sys; sys.modules['cupy'] = None; import spade_index.kernels.cupy_backend"
+    code = "import sys; sys.modules['cupy'] = None; import spade_index.kernels.fused.cupy_backend"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,8 +12,8 @@ GPU = torch.device("cuda", 0)
 def gpu(monkeypatch):
     """As if there were a GPU, of the compute capability that is set."""
     capability = [9, 0]
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: tuple(capability))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *args, **kwargs: tuple(capability))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *args, **kwargs: "a GPU")
     return capability
 
 
@@ -21,7 +21,7 @@ def gpu(monkeypatch):
 def installed(monkeypatch):
     """The packages that are there."""
     packages = {"triton", "cupy"}
-    monkeypatch.setattr(dispatch, "find_spec", lambda name: name if name in packages else None)
+    monkeypatch.setattr(dispatch, "find_spec", lambda name, package=None: name if name in packages else None)
     return packages
 
 

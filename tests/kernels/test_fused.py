@@ -9,8 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_index.kernels import fused, nearest_pixels
-from spade_index.kernels.fused import FusedMaps, Rows, cells_of, key_parts, padded, scaled_rows
+from spade_index.kernels import nearest_pixels
+from spade_index.kernels.fused import search as fused
+from spade_index.kernels.fused.geometry import make_geometry, raster_layout
+from spade_index.kernels.fused.interface import Launch, split_keys
+from spade_index.kernels.fused.maps import FusedMaps, ScaledRows, padded, scale_rows
 from spade_index.kernels.pyramid import is_nested, nearest_index
 
 from helpers.kernel_cases import (
@@ -40,14 +43,14 @@ def plain_search(query, pool, pages, k=1, *, make=PlainKernels, sizes, weights=N
 @pytest.mark.parametrize("tile_rows", [8, 16, 128])
 @pytest.mark.parametrize("sizes", PYRAMIDS, ids=str)
 def test_every_pixel_has_a_row_a_cell_and_a_place(sizes, tile_rows):
-    shape = fused.geometry(tuple(sizes), tile_rows, CPU)
+    shape = make_geometry(tuple(sizes), tile_rows, CPU)
     pixels = torch.arange(shape.pixels)
     assert len(shape.query_order) == len(shape.row_cells)
     assert len(shape.query_order) % tile_rows == 0
     assert torch.equal(shape.query_order[shape.query_row], pixels)
     assert torch.equal(shape.pixel_cells[shape.query_order], shape.row_cells)
     assert len(shape.members) == len(shape.cell_pixels) == shape.planes * shape.cells
-    assert torch.equal(shape.cell_pixels[shape.place], pixels.int())
+    assert torch.equal(shape.cell_pixels[shape.gallery_row], pixels.int())
     assert torch.equal(shape.cell_pixels[shape.cell_pixels >= 0].sort().values, pixels.int()), "a pixel is there twice"
     there = shape.cell_pixels >= 0
     assert torch.equal(shape.members[there], shape.cell_pixels[there].long())
@@ -56,25 +59,27 @@ def test_every_pixel_has_a_row_a_cell_and_a_place(sizes, tile_rows):
 
 @pytest.mark.parametrize("sizes", PYRAMIDS, ids=str)
 def test_a_cell_lies_on_one_pixel_of_every_coarse_level(sizes):
-    shape = fused.geometry(tuple(sizes), 16, CPU)
+    shape = make_geometry(tuple(sizes), 16, CPU)
     assert shape.nested == is_nested(sizes)
-    for under, size in zip(shape.under, sizes, strict=True):
+    for under, size in zip(shape.level_pixels, sizes, strict=True):
         assert torch.equal(under.long(), nearest_index(size, sizes[0]))
-    for cells_under, under in zip(shape.cells_under, shape.under[1:], strict=True):
-        assert torch.equal(cells_under[shape.pixel_cells], under.long())
+    for level_cells, under in zip(shape.level_cells, shape.level_pixels[1:], strict=True):
+        assert torch.equal(level_cells[shape.pixel_cells], under.long())
     if shape.nested:
-        assert len(sizes) == 1 or torch.equal(shape.pixel_cells, shape.under[1]), "cells are not level 1's pixels"
-        for over, under, above in zip(shape.over, shape.under[1:], shape.under[2:], strict=False):
-            assert torch.equal(over[under], above)
-        assert len(shape.over) == max(0, len(sizes) - 2)
+        assert len(sizes) == 1 or torch.equal(shape.pixel_cells, shape.level_pixels[1]), (
+            "cells are not level 1's pixels"
+        )
+        for parents, under, above in zip(shape.parents, shape.level_pixels[1:], shape.level_pixels[2:], strict=False):
+            assert torch.equal(parents[under], above)
+        assert len(shape.parents) == max(0, len(sizes) - 2)
     else:
-        assert shape.over == []
+        assert shape.parents == []
 
 
 @pytest.mark.parametrize("tile_rows", [4, 16, 64])
 @pytest.mark.parametrize("sizes", [[(8, 8), (4, 4)], [(8, 12), (2, 3)], [(6, 6), (6, 6)], [(9, 9), (3, 3)], [(7, 5)]])
 def test_planes_that_lie_together_are_of_the_same_cells(sizes, tile_rows):
-    shape = fused.geometry(tuple(sizes), tile_rows, CPU)
+    shape = make_geometry(tuple(sizes), tile_rows, CPU)
     together = {1: 1, 4: 4, 16: 16, 9: 1}[shape.planes]
     together = min(together, tile_rows)
     for rows in shape.query_order.view(-1, tile_rows):
@@ -90,7 +95,7 @@ def test_maps_of_a_pool_are_in_the_order_of_members(sizes, dtype):
     channels = [9, 16][: len(sizes)]
     pool = pyramid_of("random", 5, sizes, channels, 1, torch.float32)
     maps, pages = FusedMaps.of(pool, torch.tensor([[4, 1, 4], [2, 4, 2]]), sizes, dtype)
-    shape = fused.geometry(tuple(sizes), 16, CPU)
+    shape = make_geometry(tuple(sizes), 16, CPU)
     assert pages.tolist() == [[2, 0, 2], [1, 2, 1]]
     assert maps.channels == channels
     rows = [pool[0][[1, 2, 4]][:, shape.members], *(level[[1, 2, 4]] for level in pool[1:])]
@@ -114,11 +119,10 @@ def test_norms_do_not_overflow_float16():
 def test_writing_slots_leaves_the_others_alone():
     sizes, channels = [(4, 4), (2, 2)], [3, 8]
     maps = FusedMaps.empty(5, sizes, channels, torch.float16, CPU)
-    members = fused.geometry(tuple(sizes), 16, CPU).members
     for tensor in (*maps.levels, *maps.norms):
         tensor.fill_(7)
     pool = pyramid_of("random", 2, sizes, channels, 1, torch.float16)
-    maps.write(torch.tensor([3, 1]), pool, members)
+    maps.write(torch.tensor([3, 1]), pool)
     expected, _ = FusedMaps.of(pool, torch.tensor([[0, 1]]), sizes, torch.float16)
     for number, c in enumerate(channels):
         assert torch.equal(maps.levels[number][[3, 1], :, :c], expected.levels[number][:, :, :c])
@@ -151,7 +155,7 @@ def test_rows_are_scaled_by_powers_of_two_so_that_float16_holds_them(exponent, d
     generator = torch.Generator().manual_seed(1)
     features = torch.randint(-128, 129, (2, 6, 5), generator=generator) / 128 * 2.0**exponent
     features[1, 2] = 0
-    rows = scaled_rows(features, 8, dtype)
+    rows = scale_rows(features, 8, dtype)
     assert rows.values.dtype == dtype
     assert rows.values.shape == (2, 6, 8)
     assert rows.factors.dtype == torch.float32
@@ -168,7 +172,7 @@ def test_rows_are_scaled_by_powers_of_two_so_that_float16_holds_them(exponent, d
 @given(st.lists(st.floats(2.0**-100, 2.0**127, width=32), min_size=1, max_size=9), st.sampled_from(TYPES))
 def test_scaled_rows_round_relative_to_the_largest(values, dtype):
     features = torch.tensor(values).view(1, 1, -1)
-    rows = scaled_rows(features, len(values), dtype)
+    rows = scale_rows(features, len(values), dtype)
     found = rows.values.double() * rows.factors.double()[..., None] / 2
     assert found.isfinite().all()
     step = torch.finfo(dtype).eps / 2
@@ -178,7 +182,7 @@ def test_scaled_rows_round_relative_to_the_largest(values, dtype):
 @pytest.mark.parametrize("dtype", TYPES)
 def test_features_of_any_type_are_scaled(dtype):
     features = torch.tensor([[[1.5, -0.25]]])
-    rows = scaled_rows(features.to(dtype), 4, torch.float16)
+    rows = scale_rows(features.to(dtype), 4, torch.float16)
     assert rows.values.tolist() == [[[3072.0, -512.0, 0.0, 0.0]]]
     assert rows.factors.tolist() == [[2.0**-10]]
 
@@ -193,9 +197,9 @@ def test_keys_order_by_distance_and_then_by_match(pairs):
         for part, t in zip(zip(*pairs, strict=True), (torch.float32, torch.int64), strict=True)
     )
     keys = keys_of(distances, matches)
-    found = key_parts(keys)
+    found = split_keys(keys)
     assert_same(found, (distances, matches))
-    ordered = key_parts(keys.sort().values)
+    ordered = split_keys(keys.sort().values)
     assert list(zip(*(part.tolist() for part in ordered), strict=True)) == sorted(
         zip(distances.tolist(), matches.tolist(), strict=True)
     )
@@ -204,7 +208,7 @@ def test_keys_order_by_distance_and_then_by_match(pairs):
 @pytest.mark.parametrize("distance", [-math.inf, -1e30, -1.0, -1e-45, 0.0, 1e-45, 1.0, math.inf])
 def test_keys_give_back_what_they_were_made_of(distance):
     distances, matches = torch.tensor([distance] * 3), torch.tensor([0, 1, 2**31 - 1])
-    assert_same(key_parts(keys_of(distances, matches)), (distances, matches))
+    assert_same(split_keys(keys_of(distances, matches)), (distances, matches))
 
 
 @settings(max_examples=120, deadline=None, derandomize=True)
@@ -239,10 +243,10 @@ class Counted(PlainKernels):
         super().__init__(*arguments)
         self.pages = []
 
-    def block_minima(self, shape, rows, maps, pages, weight, coarse):
-        """See fused.py."""
-        self.pages.append(tuple(pages.shape))
-        return super().block_minima(shape, rows, maps, pages, weight, coarse)
+    def block_minima(self, launch, rows, coarse):
+        """See `interface.Kernels`."""
+        self.pages.append(tuple(launch.pages.shape))
+        return super().block_minima(launch, rows, coarse)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +266,7 @@ def test_parts_of_batches_and_pages_give_the_same(sizes, per_query, per_position
     search = {"query": query, "pool": pool, "pages": torch.tensor([[2, 0, 3, 2, 1], [1, 1, 1, 0, 3], [3, 2, 2, 0, 0]])}
     search |= {"sizes": sizes, "k": 4}
     expected = nearest_pixels(**search, backend="reference")
-    monkeypatch.setattr(fused, "_bytes", lambda *_: (per_query, per_position))
+    monkeypatch.setattr(fused, "buffer_bytes", lambda *_: (per_query, per_position))
     kernels = Counted(None, None)
     d, matches = plain_search(**search, make=lambda *_: kernels, working_memory=memory)
     assert kernels.pages == parts
@@ -293,7 +297,7 @@ def test_working_memory_holds_what_the_kernels_write(sizes):
     plain_search(query, pool, torch.arange(neighbours)[None], k, make=Weighed, sizes=sizes)
     maps = FusedMaps.empty(1, sizes, channels, torch.float32, CPU)
     kernels = PlainKernels(None, None)
-    of_query, of_position = fused._bytes(kernels, fused.geometry(tuple(sizes), kernels.tile_rows, CPU), maps, k)
+    of_query, of_position = fused.buffer_bytes(kernels, make_geometry(tuple(sizes), kernels.tile_rows, CPU), maps, k)
     taken = sum(tensor.numel() * tensor.element_size() for tensor in written)
     assert taken <= of_query + neighbours * of_position
 
@@ -306,7 +310,7 @@ def test_a_pool_in_the_kernels_own_layout_gives_the_same():
     slots = torch.tensor([6, 1, 3, 8])
     for tensor in (*maps.levels, *maps.norms):
         tensor[[0, 2, 4, 5, 7]] = math.nan
-    maps.write(slots, pool, fused.geometry(tuple(sizes), 16, CPU).members)
+    maps.write(slots, pool)
     expected = plain_search(query, pool, pages, 3, sizes=sizes)
     assert_same(plain_search(query, maps, slots[pages], 3, sizes=sizes), expected)
 
@@ -391,10 +395,11 @@ def test_rows_are_what_products_are_made_of():
     """Plain kernels measure what a search means: |g|^2 - 2 q.g."""
     query, pool = random_search([(4, 4)], 1, 2)
     maps, pages = FusedMaps.of(pool, torch.tensor([[1, 0]]), [(4, 4)], torch.float32)
-    rows = scaled_rows(query[0], maps.levels[0].shape[2], torch.float32)
-    assert isinstance(rows, Rows)
+    rows = scale_rows(query[0], maps.levels[0].shape[2], torch.float32)
+    assert isinstance(rows, ScaledRows)
     g = pool[0][[1, 0]].double()
     expected = g.square().sum(2).view(1, 1, 2, -1) - 2 * torch.einsum("bqc,kgc->bqkg", query[0].double(), g)
-    found = PlainKernels(None, None).coarse_distances(0, rows, maps, pages, 1.0, None, None)
-    members = cells_of(((4, 4),)).members.flatten()
+    launch = Launch(make_geometry(((4, 4),), 16, CPU), maps, pages.int(), [1.0])
+    found = PlainKernels(None, None).coarse_distances(launch, 0, rows, None)
+    members = raster_layout(((4, 4),)).members.flatten()
     torch.testing.assert_close(found.double(), expected[..., members], rtol=1e-6, atol=1e-6)

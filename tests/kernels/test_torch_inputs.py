@@ -5,7 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from spade_index.kernels import nearest_pixels, torch_backend
+from spade_index.kernels import nearest_pixels
+from spade_index.kernels.torch_backend import search as torch_backend
 
 from helpers.kernel_cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, pyramid_of, random_search
 

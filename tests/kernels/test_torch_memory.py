@@ -8,7 +8,10 @@ import sys
 import pytest
 import torch
 
-from spade_index.kernels import nearest_pixels, torch_backend, torch_found, torch_prune
+from spade_index.kernels import nearest_pixels
+from spade_index.kernels.torch_backend import found as torch_found
+from spade_index.kernels.torch_backend import prune as torch_prune
+from spade_index.kernels.torch_backend import search as torch_backend
 
 from helpers.kernel_cases import MODES, NESTED, OTHER, PRUNE, alike_search, assert_same, random_search
 
@@ -80,7 +83,9 @@ def test_uninitialised_buffers_do_not_leak(sizes, mode, prune, precision, monkey
     empty, new_empty = torch.empty, torch.Tensor.new_empty
 
     def poison(out):
-        return out.fill_(float("nan") if out.is_floating_point() else 2**40)
+        if out.is_floating_point():
+            return out.fill_(float("nan"))
+        return out.fill_(2**40 if out.dtype == torch.int64 else 1)
 
     monkeypatch.setattr(torch, "empty", lambda *shape, **options: poison(empty(*shape, **options)))
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **options: poison(new_empty(*args, **options)))

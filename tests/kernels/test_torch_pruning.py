@@ -5,8 +5,10 @@ from itertools import product
 import pytest
 import torch
 
-from spade_index.kernels import nearest_pixels, torch_backend, torch_prune
-from spade_index.kernels.torch_backend import SearchStats
+from spade_index.kernels import nearest_pixels
+from spade_index.kernels.torch_backend import prune as torch_prune
+from spade_index.kernels.torch_backend import search as torch_backend
+from spade_index.kernels.torch_backend.search import SearchStats
 
 from helpers.kernel_cases import (
     MODES,

@@ -10,7 +10,7 @@ import torch
 
 from spade_index.kernels import nearest_pixels
 from spade_index.kernels.pyramid import make_layout
-from spade_index.kernels.torch_found import SPARE
+from spade_index.kernels.torch_backend.found import SPARE
 
 from helpers.kernel_cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, distances_at, pyramid_of
 

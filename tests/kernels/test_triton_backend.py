@@ -17,8 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_index.kernels import fused, nearest_pixels
-from spade_index.kernels.fused import FusedMaps, key_parts
+from spade_index.kernels import nearest_pixels
+from spade_index.kernels.fused import search as fused
+from spade_index.kernels.fused.interface import split_keys
+from spade_index.kernels.fused.maps import FusedMaps
 
 from helpers.kernel_cases import KINDS, assert_right, pyramid_of, scale
 from helpers.plain_kernels import PlainKernels
@@ -51,19 +53,26 @@ WEIGHTS = [0.5, 2.0, 1.5, 1.0, 0.0]
 
 
 class Poisoned:
-    """Stands for torch.empty: memory whose values would be noticed, with more of it before and behind."""
+    """Stand-in for torch.empty that fills each tensor with values a test would notice, and adds guard margins.
+
+    It takes whatever torch.empty takes. Tensors of types without a poison, and tensors that are not on a CPU, come
+    from torch.empty unchanged.
+    """
 
     def __init__(self):
         self.buffers = []
+        self.empty = torch.empty
 
-    def __call__(self, *size, dtype=torch.float32, device=None):
-        shape = torch.zeros(*size, device="meta").shape
-        buffer = torch.full((shape.numel() + 2 * MARGIN,), POISON[dtype], dtype=dtype)
+    def __call__(self, *size, **options):
+        asked = self.empty(*size, **options)
+        if asked.dtype not in POISON or asked.device.type != "cpu" or asked.layout != torch.strided:
+            return asked
+        buffer = torch.full((asked.numel() + 2 * MARGIN,), POISON[asked.dtype], dtype=asked.dtype)
         self.buffers.append(buffer)
-        return buffer[MARGIN:-MARGIN].view(shape)
+        return buffer[MARGIN:-MARGIN].view(asked.shape)
 
     def check(self):
-        """That nothing was written beside what was asked for."""
+        """Assert that no kernel wrote outside its tensors."""
         for buffer in self.buffers:
             margins = torch.cat([buffer[:MARGIN], buffer[-MARGIN:]])
             poison = torch.full_like(margins, POISON[buffer.dtype])
@@ -72,7 +81,7 @@ class Poisoned:
 
 def by_match(keys, pages, pixels):
     """The finite distances of keys [B, P, n] by match, and how many there are of each pixel."""
-    distances, matches = key_parts(keys)
+    distances, matches = split_keys(keys)
     some = distances < math.inf
     places = matches.masked_fill(~some, 0)
     table = distances.new_full((*keys.shape[:2], pages * pixels), math.inf)
@@ -83,9 +92,9 @@ def search_in_worker(search, tiles, extra, tolerance, slots, memory):
     """What the Triton kernels find for a search; every kernel is compared with a plain one on what it is given.
 
     Runs in the interpreter's process. `extra` is for fused.EXTRA. `slots` put the pool into those of FusedMaps, of
-    which the others are poisoned; `memory` is what `fused._bytes` says, or None.
+    which the others are poisoned; `memory` is what `fused.buffer_bytes` says, or None.
     """
-    from spade_index.kernels import triton_backend
+    from spade_index.kernels.fused import triton_backend
 
     class Checked(triton_backend.TritonKernels):
         def __init__(self, dtype, cells):
@@ -100,10 +109,10 @@ def search_in_worker(search, tiles, extra, tolerance, slots, memory):
             found = super().block_minima(*given)
             return self.agreed("block_minima", found, self.plain.block_minima(*given))
 
-        def rescan(self, shape, *given):
-            found = super().rescan(shape, *given)
-            pages = given[-1] + given[3].shape[1]
-            tables = [by_match(keys, pages, shape.pixels) for keys in (found, self.plain.rescan(shape, *given))]
+        def rescan(self, launch, *given):
+            found = super().rescan(launch, *given)
+            pages, pixels = launch.first_position + launch.positions, launch.geometry.pixels
+            tables = [by_match(keys, pages, pixels) for keys in (found, self.plain.rescan(launch, *given))]
             assert torch.equal(tables[0][1], tables[1][1]), "rescan looked at other pixels, or at some twice"
             self.agreed("rescan", tables[0][0], tables[1][0])
             return found
@@ -126,7 +135,7 @@ def search_in_worker(search, tiles, extra, tolerance, slots, memory):
     with (
         mock.patch.object(torch, "empty", memory_given),
         mock.patch.object(fused, "EXTRA", extra),
-        mock.patch.object(fused, "_bytes", (lambda *_: memory) if memory else fused._bytes),
+        mock.patch.object(fused, "buffer_bytes", (lambda *_: memory) if memory else fused.buffer_bytes),
         mock.patch.object(triton_backend, "DEEP_CHANNELS", 16),
         mock.patch.object(triton_backend, "RESCAN_CHANNELS", 16),
         mock.patch.object(triton_backend, "nearest_pixels", nearest),
@@ -146,14 +155,13 @@ def in_slots(search, slots):
     spare = torch.tensor(sorted(set(range(max(slots) + 2)) - set(slots)))
     for tensor in (*maps.levels, *maps.norms):
         tensor[spare] = math.nan
-    members = fused.cells_of(tuple(sizes)).members.flatten()
-    maps.write(torch.tensor(slots), pool, members)
+    maps.write(torch.tensor(slots), pool)
     return {"pool": maps, "pages": torch.tensor(slots)[search["pages"]]}
 
 
 def unchanged_in_worker(search):
     """What the backend finds as it is."""
-    from spade_index.kernels import triton_backend
+    from spade_index.kernels.fused import triton_backend
 
     assert triton_backend.INTERPRETED
     return nearest_pixels(**search, backend="triton")

@@ -9,7 +9,7 @@ import pytest
 from spade_index.errors import GalleryError, InputError, SettingsMismatch
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
@@ -105,13 +105,12 @@ def test_detections_do_not_depend_on_the_batch(gallery_path: Path, backbone: Bac
             np.testing.assert_array_equal(alone.pixels.matches, found.pixels.matches)
 
 
-def test_a_small_pool_changes_nothing(
-    gallery_path: Path, backbone: Backbone, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_pool_changes_nothing(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
     images = decoded(5)
     roomy = detect(gallery_path, backbone, images, gallery_neighbours=3)
-    monkeypatch.setattr("spade_index.method.detector.POOL_BYTES", 4 * backbone.settings.map_bytes)
-    tight = detect(gallery_path, backbone, images, gallery_neighbours=3)
+    with Gallery(gallery_path) as gallery:
+        search = SearchSettings(gallery_neighbours=3)
+        tight = Detector(gallery, backbone, search, map_memory=4 * backbone.settings.map_bytes).detect(images)
     for one, other in zip(roomy, tight, strict=True):
         assert one.scores == pytest.approx(other.scores, rel=1e-5)
         np.testing.assert_allclose(one.pixels.score_map, other.pixels.score_map, rtol=1e-5)

@@ -15,7 +15,7 @@ from pathlib import Path
 import xxhash
 
 from spade_index.errors import GalleryDamaged
-from spade_index.gallery.store.shard import BLOCK, make_durable
+from spade_index.gallery.store.files import BLOCK, make_durable
 
 CHECK = "catalog.check"
 REMEDY = "restore it from a copy, or move the gallery away and build it again"

@@ -14,11 +14,12 @@ import os
 from contextlib import closing
 from pathlib import Path
 
-from spade_index.gallery.store.shard import FORMAT, VERSION, make_durable
+from spade_index.gallery.store.files import make_durable
+from spade_index.gallery.store.format import FORMAT, VERSION
 from spade_index.settings import ExtractionSettings
 
-from .changes import now
 from .connection import connect
+from .transaction import now
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -10,9 +10,10 @@ import faiss
 import numpy as np
 
 from spade_index.errors import InputError
+from spade_index.settings import STORAGES, IndexSettings
 
 from .descriptors import Blocks
-from .index import RECALL_AT, STORAGES, IndexDescription, IndexSettings
+from .index import RECALL_AT, IndexDescription
 
 EXACT_LIMIT = 20_000  # images up to which a flat scan is as fast as inverted lists
 TRAINING_PER_LIST = 64  # descriptors per inverted list that k-means sees, if memory allows

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from spade_index.errors import GalleryDamaged
-from spade_index.gallery.store.shard import FORMAT, VERSION
+from spade_index.gallery.store.format import FORMAT, VERSION
 from spade_index.gallery.store.sink import Sink
 
 BLOCK = 8192  # descriptors read at a time, where all are read

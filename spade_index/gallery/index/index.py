@@ -10,36 +10,15 @@ from typing import Any
 import faiss
 import numpy as np
 
-from spade_index.errors import GalleryDamaged, InputError
+from spade_index.errors import GalleryDamaged
 from spade_index.gallery.catalog.check import REMEDY
+from spade_index.settings import IndexSettings
 
 from .prefetch import ListsAhead
 
-STORAGES = ("flat", "fp16", "sq8", "pq")
-DIMENSIONS = 192  # principal components: ten times as fast as all of 1280 at the same recall after re-ranking
-MEMORY = 4 << 30  # bytes that building may take
-RECALL_TARGET = 0.99
 RECALL_AT = 50
 # FAISS expands |x - y|^2 for batches of 20 and more, and small distances cancel; below that it takes differences.
 BATCH = 16
-
-
-@dataclass(frozen=True)
-class IndexSettings:
-    """How an index is to be built."""
-
-    storage: str = "sq8"  # of descriptors in inverted lists: float32, float16, 8 bits a value, product quantizer
-    dimensions: int = DIMENSIONS  # principal components that lists hold of longer descriptors; 0: they hold all
-    recall: float = RECALL_TARGET  # of the RECALL_AT nearest, that probes and candidates are chosen for
-    memory: int = MEMORY  # bytes that building may take
-
-    def __post_init__(self) -> None:
-        if self.storage not in STORAGES:
-            raise InputError(f"the index storage must be one of {', '.join(STORAGES)}, not {self.storage!r}")
-        if not 0 < self.recall <= 1:
-            raise InputError(f"the recall to reach must be in (0, 1], not {self.recall}")
-        if self.dimensions < 0:
-            raise InputError(f"the index dimensions must not be negative (0: all), not {self.dimensions}")
 
 
 @dataclass(frozen=True)
@@ -54,8 +33,8 @@ class IndexDescription:
     storage: str = "flat"
     dimensions: int = 0
     candidates: int = RECALL_AT  # proposed for that
-    target: float = RECALL_TARGET
-    memory: int = MEMORY  # bytes that building was allowed
+    target: float = IndexSettings.recall
+    memory: int = IndexSettings.memory  # bytes that building was allowed
     queries: int = 0  # that the recall was measured with; 0: images of its own, each left out of what it found
     descriptors: str | None = None  # digest of the file of descriptors that is beside it
 

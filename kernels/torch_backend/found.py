@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .torch_features import ROOM, Plan, Query
+from .features import ROOM, Plan, Query
 
 BLOCK = 64  # columns whose minimum is looked at before they are
 SPARE = 32  # cells beyond k that are kept of those that rounding cannot tell apart

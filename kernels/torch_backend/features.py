@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .pyramid import Layout, Size, bilinear_taps, make_layout, upsample_bilinear
+from ..pyramid import Layout, Size, bilinear_taps, make_layout, upsample_bilinear
 
 ROOM = 16  # candidates for each row and each of the k nearest that are kept without sorting them out
 NORM_COLUMNS = {torch.float32: 1, torch.bfloat16: 3}

@@ -7,9 +7,9 @@ bounds are compared first; what they give bounds the k-th distance from above, a
 import torch
 from torch import Tensor
 
-from .torch_features import Plan, Query
-from .torch_found import BLOCK, Found
-from .torch_scan import Scanner, ordered, padded
+from .features import Plan, Query
+from .found import BLOCK, Found
+from .scan import Scanner, ordered, padded
 
 SEEDS = 4  # cells that are compared first, at least
 GATHERED = 1024  # gallery cells compared at a time

@@ -1,8 +1,8 @@
 """The pixel search in plain torch, on any device: a few gallery maps at a time, never a P x K*P matrix.
 
-1. Scan: distances as matrix products, decomposed into levels (torch_scan.py). Where the coarse levels alone rule out
-   most of the gallery, only the rest is compared (torch_prune.py). Either way what may be among the k nearest is kept.
-2. Measure: what was kept is compared again as float32 differences, which do not cancel (torch_found.py).
+1. Scan: distances as matrix products, decomposed into levels (scan.py). Where the coarse levels alone rule out
+   most of the gallery, only the rest is compared (prune.py). Either way what may be among the k nearest is kept.
+2. Measure: what was kept is compared again as float32 differences, which do not cancel (found.py).
 """
 
 import math
@@ -16,13 +16,13 @@ from queue import SimpleQueue
 import torch
 from torch import Tensor
 
-from .per_level import search_levels
-from .pyramid import Size
-from .threads import spread
-from .torch_features import Plan, Query, make_plan, prepare_query
-from .torch_found import Found, Limits, candidates, measure
-from .torch_prune import Pruner
-from .torch_scan import TILE_BYTES, Scanner
+from ..per_level import search_levels
+from ..pyramid import Size
+from ..threads import spread
+from .features import Plan, Query, make_plan, prepare_query
+from .found import Found, Limits, candidates, measure
+from .prune import Pruner
+from .scan import TILE_BYTES, Scanner
 
 MAPS = 10  # gallery maps that a thread loads at a time: fewer, larger operations
 DEEP = 64  # channels of the finest level from which its products are quicker in bfloat16
@@ -64,13 +64,13 @@ def nearest_pixels(
 
     Distances are float32 differences, right to about 1e-6 of their value (interpolated features: of their squared
     norm). Matches are the k nearest. Where the rounding of the scan leaves it open which those are, all that it may be
-    are measured; but of crowds of cells that not even float32 tells apart, only k + SPARE (torch_found.py), those of
+    are measured; but of crowds of cells that not even float32 tells apart, only k + SPARE (found.py), those of
     the lowest matches. A query with a crowd in bfloat16 is searched again in float32. `stats` is added to.
     """
     working_memory = working_memory or WORKING_MEMORY
     if mode == "per-level":
         options = {"precision": precision, "prune": prune, "working_memory": working_memory, "stats": stats}
-        return search_levels(nearest_pixels, query, pool, pages, k, sizes, weights, **options)
+        return search_levels(nearest_pixels, query, pool, pages, k, sizes=sizes, weights=weights, **options)
     on_cpu = pool[0].device.type == "cpu"
     if prune is None and not on_cpu:
         prune = False  # elsewhere its many small steps cost more than they save

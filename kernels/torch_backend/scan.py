@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .pyramid import upsample_bilinear
-from .torch_features import Plan, Query, interpolated_norms, write_rows
-from .torch_found import BLOCK, Found
+from ..pyramid import upsample_bilinear
+from .features import Plan, Query, interpolated_norms, write_rows
+from .found import BLOCK, Found
 
 FAR = 1e30  # the squared norm of a map that is not finite
 TILE_BYTES = 15 << 20  # of a tile of distances: fewer, larger operations beat staying in a core's cache

@@ -1,0 +1,175 @@
+"""The pixel search by a fused backend's four kernels.
+
+1. `coarse_distances`: distances of the coarse levels, cells by cells, as products at each level's own resolution.
+2. `block_minima`: products of the finest level, with the coarse term added; only the minimum of each block of cells
+   is stored.
+3. `rescan`: the k nearest pixels lie in the blocks of the k least minima. Those blocks, and EXTRA more to allow for
+   rounding, are compared pixel by pixel.
+4. `differences`: the remaining candidates are measured as float32 differences over all levels.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .. import torch_backend
+from ..per_level import search_levels
+from ..pyramid import Size
+from .geometry import Geometry, make_geometry, raster_layout
+from .interface import Kernels, Launch, MakeKernels, split_keys
+from .maps import FusedMaps, ScaledRows, common_type, scale_rows
+
+WORKING_MEMORY = 1 << 30
+EXTRA = 2  # blocks beyond k that are rescanned
+SPARE = 7  # pixels beyond k that are measured
+GRID = 65_535  # most pairs of a query and a map in one launch: a limit of CUDA's grids
+
+
+def search(
+    make_kernels: MakeKernels,
+    query: Sequence[Tensor],
+    pool: Sequence[Tensor] | FusedMaps,
+    pages: Tensor,
+    k: int = 1,
+    *,
+    sizes: Sequence[Size],
+    weights: Sequence[float],
+    mode: str,
+    precision: str = "float32",
+    prune: bool | None = None,
+    working_memory: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Search as `spade_index.kernels.nearest_pixels` does, with checked arguments.
+
+    Products are computed in the maps' type, to which the query is rounded, and accumulated in float32; the candidates
+    they give are measured as float32 differences. Where more than EXTRA blocks are as near as that rounding, a pixel
+    that is farther by the rounding may be returned; this was seen only with a few channels far from zero. Maps of a
+    pool that is not FusedMaps are copied, in addition to `working_memory`. `precision` and `prune` have no effect.
+    The torch backend computes `concat-bilinear`, which is not fused.
+
+    Raises:
+        ValueError: the pool is FusedMaps and the mode is not `concat-nearest`.
+    """
+    cells = raster_layout(tuple(sizes)).cells
+    if isinstance(pool, FusedMaps):
+        if mode != "concat-nearest":
+            raise ValueError(f"maps in the kernels' own layout are for concat-nearest, not {mode}")
+        maps = pool
+        kernels = make_kernels(maps.levels[0].dtype, cells)
+    elif mode == "per-level":
+        alone = partial(search, make_kernels)
+        return search_levels(alone, query, pool, pages, k, sizes=sizes, weights=weights, working_memory=working_memory)
+    elif mode == "concat-bilinear":
+        return torch_backend.nearest_pixels(
+            query, pool, pages, k, sizes=sizes, weights=weights, mode=mode, precision=precision, prune=prune,
+            working_memory=working_memory,
+        )  # fmt: skip
+    else:
+        kernels = make_kernels(common_type(pool), cells)
+        maps, pages = FusedMaps.of(pool, pages, sizes, kernels.dtype)
+    working_memory = working_memory or WORKING_MEMORY
+    return search_maps(kernels, query, maps, pages, k, sizes=sizes, weights=weights, working_memory=working_memory)
+
+
+@torch.no_grad()
+def search_maps(
+    kernels: Kernels,
+    query: Sequence[Tensor],
+    maps: FusedMaps,
+    pages: Tensor,
+    k: int,
+    *,
+    sizes: Sequence[Size],
+    weights: Sequence[float],
+    working_memory: int = WORKING_MEMORY,
+) -> tuple[Tensor, Tensor]:
+    """Return squared distances float32 [B, P, k] and matches int64 [B, P, k] of `concat-nearest`.
+
+    The batch is cut into groups of queries, and the pages of a query that does not fit into parts, so that buffers
+    take about `working_memory` bytes.
+    """
+    device = maps.levels[0].device
+    geometry = make_geometry(tuple(sizes), kernels.tile_rows, device)
+    launch = Launch(geometry, maps, pages.to(device, torch.int32), weights)
+    distances = torch.empty(launch.batch, geometry.pixels, k, device=device)
+    matches = torch.empty(launch.batch, geometry.pixels, k, dtype=torch.int64, device=device)
+    of_query, of_position = buffer_bytes(kernels, geometry, maps, k)
+    queries = max(1, min(GRID // launch.positions, working_memory // (of_query + of_position * launch.positions)))
+    positions = min(launch.positions, GRID, max(1, (working_memory - of_query) // of_position))
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # kernels run on the current one
+        for first in range(0, launch.batch, queries):
+            group = slice(first, first + queries)
+            levels = [level[group].contiguous() for level in query]
+            part = _Search(kernels, replace(launch, pages=launch.pages[group].contiguous()), levels, k)
+            distances[group], matches[group] = part.nearest(part.candidates(positions))
+    return distances, matches
+
+
+def buffer_bytes(kernels: Kernels, geometry: Geometry, maps: FusedMaps, k: int) -> tuple[int, int]:
+    """Return the bytes of buffers for a query, and for each of its neighbours."""
+    blocks, rows = math.ceil(geometry.cells / kernels.block_cells), len(geometry.query_order)
+    keys = 2 * 8 * geometry.pixels * (k + EXTRA) * geometry.planes * kernels.block_cells
+    pixels = [h * w for h, w in geometry.sizes[1:]]
+    features = sum(
+        n * c * (4 + maps.levels[0].element_size()) for n, c in zip([rows, *pixels], maps.channels, strict=True)
+    )
+    coarse = sum(n * n for n in pixels) + (0 if geometry.nested else 2 * geometry.cells**2)
+    return keys + features, 4 * (rows * blocks + coarse)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search of a group of queries."""
+
+    kernels: Kernels
+    launch: Launch
+    query: Sequence[Tensor]  # levels [B, H*W, C]
+    k: int
+
+    def candidates(self, positions: int) -> Tensor:
+        """Return keys of the pixels that may be the k nearest: int64 [B, P, k + SPARE], or fewer if there are fewer.
+
+        `positions` neighbours are searched at a time.
+        """
+        whole, geometry = self.launch, self.launch.geometry
+        ordered = [self.query[0].index_select(1, geometry.query_order), *self.query[1:]]
+        rows = [scale_rows(q, level.shape[2], level.dtype) for q, level in zip(ordered, whole.maps.levels, strict=True)]
+        keys = torch.empty(whole.batch, geometry.pixels, 0, dtype=torch.int64, device=whole.pages.device)
+        for first in range(0, whole.positions, positions):
+            pages = whole.pages[:, first : first + positions].contiguous()
+            launch = replace(whole, pages=pages, first_position=first)
+            coarse = self._coarse(launch, rows)
+            minima = self.kernels.block_minima(launch, rows[0], coarse)
+            count = min(self.k + EXTRA, minima.shape[2])
+            found = self.kernels.rescan(launch, self.query[0], minima, coarse, count)
+            keys = torch.cat([keys, found], 2) if first else found
+            keys = keys.topk(min(self.k + SPARE, keys.shape[2]), largest=False, sorted=False).values
+        return keys
+
+    def _coarse(self, launch: Launch, rows: Sequence[ScaledRows]) -> Tensor | None:
+        """Return the coarse levels' distances of cells less |q|^2: float32 [B, cells, K, cells]; None without any."""
+        total: Tensor | None = None
+        for level in range(len(rows) - 1, 0, -1):
+            if launch.geometry.nested:  # level 1's pixels are the cells
+                total = self.kernels.coarse_distances(launch, level, rows[level], total)
+            else:
+                pixels = launch.geometry.level_cells[level - 1]
+                alone = self.kernels.coarse_distances(launch, level, rows[level], None)  # [B, H*W, K, H*W]
+                of_cells = alone.index_select(1, pixels).index_select(3, pixels)  # [B, cells, K, cells]
+                total = of_cells if total is None else total.add_(of_cells)
+        return total
+
+    def nearest(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Measure candidates [B, P, n]; return the k nearest, of equal distances those of the lowest matches."""
+        found, matches = split_keys(keys)
+        distances = torch.zeros(keys.shape, device=keys.device)
+        for level, query in enumerate(self.query):
+            self.kernels.differences(self.launch, level, query, matches, distances)
+        distances.masked_fill_(found == math.inf, math.inf)
+        nearest = (distances.view(torch.int32).long() << 32 | matches).topk(self.k, largest=False).values
+        return split_keys(nearest)

@@ -1,0 +1,142 @@
+"""Schedule the pixel search: which maps are in memory, which queries share a launch, and what overlaps with it."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spade_index.errors import InputError
+from spade_index.gallery.index.search import Neighbour
+from spade_index.gallery.reader import Gallery
+from spade_index.kernels import KernelChoice, MapPool, PoolStats, nearest_pixels
+from spade_index.settings import SearchSettings
+
+POOL_BYTES = 128 << 20  # budget of the map pool on a CPU
+POOL_SHARE = 0.5  # budget on a GPU, as a share of its free memory
+
+
+class Found(NamedTuple):
+    """The nearest pixels of some consecutive queries, on the device of the search."""
+
+    queries: range
+    distances: Tensor  # float32 [B, P, kappa], squared
+    matches: Tensor  # int64 [B, P, kappa], neighbour * P + pixel
+
+
+class PixelSearch:
+    """Searches the maps of a gallery's images with one kernel, and keeps the maps used last in memory.
+
+    For one thread at a time.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        search: SearchSettings,
+        weights: Sequence[float],
+        kernel: KernelChoice,
+        device: torch.device,
+        map_memory: int | None = None,
+    ) -> None:
+        """Prepare a search; no map is read, and no memory taken, before the first query.
+
+        Args:
+            gallery: whose maps are searched.
+            search: mode, precision, kappa, and how many neighbours at most each query has.
+            weights: of each level's squared distances.
+            kernel: the backend that searches.
+            device: where it searches.
+            map_memory: bytes of the map pool; by default 128 MiB, or half of a GPU's free memory.
+        """
+        self._gallery = gallery
+        self._search = search
+        self._weights = weights
+        self._kernel = kernel
+        self._device = device
+        self._map_memory = map_memory
+
+    def nearest(self, pyramid: Sequence[Tensor], candidates: Sequence[Sequence[Neighbour]]) -> Iterator[Found]:
+        """Find the kappa nearest pixels of every query pixel among the pixels of the query's candidates.
+
+        Args:
+            pyramid: levels [B, H*W, C], the finest first.
+            candidates: the images to search, for each of the B queries.
+
+        Yields:
+            The results, in the order of the queries.
+
+        Raises:
+            InputError: the kernel refuses the search settings.
+        """
+        running = None
+        for queries in self._launches(candidates):
+            pages = self.map_pool.fetch([[n.key for n in candidates[query]] for query in queries])
+            finished, running = running, self._launch(queries, pyramid, pages)
+            if finished is not None:  # a GPU computed it while the maps of the next launch were fetched
+                yield finished
+        if running is not None:
+            yield running
+
+    def _launch(self, queries: range, pyramid: Sequence[Tensor], pages: Tensor) -> Found:
+        try:
+            distances, matches = nearest_pixels(
+                [level[queries.start : queries.stop].to(self._device) for level in pyramid],
+                self.map_pool.maps,
+                pages,
+                self._search.pixel_neighbours,
+                sizes=self._gallery.settings.sizes,
+                weights=self._weights,
+                mode=self._search.mode,
+                backend=self._kernel.backend,
+                precision=self._search.pixel_precision,
+            )  # [B, P, kappa]
+        except ValueError as error:
+            raise InputError(f"{self._gallery.path}: the pixels cannot be searched so: {error}") from error
+        return Found(queries, distances, matches)
+
+    def _launches(self, candidates: Sequence[Sequence[Neighbour]]) -> Iterator[range]:
+        """Split queries into runs whose maps, shared ones counted once, fit into half of the pool.
+
+        The other half is for the maps that are fetched while a launch is running.
+        """
+        slots = max(1, self.map_pool.slots // 2)
+        first = 0
+        keys: set[int] = set()
+        for query, neighbours in enumerate(candidates):
+            more = {n.key for n in neighbours}
+            if query > first and len(keys | more) > slots:
+                yield range(first, query)
+                first, keys = query, set()
+            keys |= more
+        if candidates:
+            yield range(first, len(candidates))
+
+    @cached_property
+    def map_pool(self) -> MapPool:
+        """The normal images' maps that are in memory on the device."""
+        settings = self._gallery.settings
+        budget = self._map_memory
+        if budget is None and self._device.type == "cuda":
+            budget = int(POOL_SHARE * torch.cuda.mem_get_info(self._device)[0])
+        return MapPool(
+            POOL_BYTES if budget is None else budget,
+            settings.sizes,
+            [channels for channels, _, _ in settings.level_shapes],
+            self._gallery.read_maps,
+            device=self._device,
+            fused=self._kernel.fused and self._search.mode == "concat-nearest",
+            at_least=2 * self._search.gallery_neighbours,  # of the running launch, and of the next
+            at_most=len(self._gallery),
+        )
+
+    @property
+    def map_bytes(self) -> int:
+        """Memory that the map pool takes, in bytes; 0 before the first search."""
+        return self.map_pool.bytes if "map_pool" in vars(self) else 0
+
+    @property
+    def map_stats(self) -> PoolStats:
+        """How many maps were found in memory, and how many were read."""
+        return self.map_pool.stats if "map_pool" in vars(self) else PoolStats()
