@@ -24,11 +24,10 @@ import xxhash
 from PIL import Image
 
 from spade_index.errors import InputError
-from spade_index.gallery.catalog.changes import NewImage, insert_images, insert_shard, new_snapshot
-from spade_index.gallery.catalog.moments import image_moments
-from spade_index.gallery.store.layout import layout_to_keep
-from spade_index.gallery.store.shard import PAGE, ShardWriter
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.store.moments import image_moments
+from spade_index.gallery.store.record import ImageOrigin, NewImage, StoredImage
+from spade_index.gallery.store.shard_writer import PAGE
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images
 from spade_index.images.loading import load_all
 from spade_index.settings import ExtractionSettings
@@ -216,24 +215,14 @@ def _lots(start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _commit(writer: GalleryWriter, features: Features, some: Rows) -> None:
-    """One shard, one snapshot."""
-    gallery, thumbnail = writer.gallery, _thumbnail()
-    number = gallery.catalog.next_shard()
-    shard = ShardWriter(writer.shard_path(number), features.settings)
-    try:
-        for id, pooled, of in zip(some.ids, some.pooled, some.of, strict=True):
-            shard.append(id, pooled, [level[of] for level in features.maps], thumbnail)
-        digest = shard.commit()
-    except BaseException:
-        shard.abandon()
-        raise
-    moments = writer.moments([features.moments[some.of].sum(0).tolist()])
-    images = [NewImage(id, xxhash.xxh3_128_digest(id.encode()), f"/{id}", len(thumbnail), 0, 32, 32) for id in some.ids]
-    with gallery.catalog.transaction() as db:
-        snapshot = new_snapshot(db, "add", len(gallery) + len(images), moments)
-        insert_shard(db, number, shard.path, digest, len(images), layout_to_keep(number, shard.path, features.settings))
-        insert_images(db, images, number, snapshot)
-    gallery.at(snapshot)
+    thumbnail = _thumbnail()
+    writer.add_features(
+        NewImage(
+            ImageOrigin(id, xxhash.xxh3_128_digest(id.encode()), f"/{id}", len(thumbnail), 0, 32, 32),
+            StoredImage(pooled, [level[of] for level in features.maps], thumbnail),
+        )
+        for id, pooled, of in zip(some.ids, some.pooled, some.of, strict=True)
+    )
 
 
 def _thumbnail() -> bytes:

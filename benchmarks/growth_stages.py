@@ -16,7 +16,7 @@ from spade_index.benchmarks.growth_data import ADDED, Features, added, make_back
 from spade_index.benchmarks.growth_measure import K, test_of
 from spade_index.benchmarks.growth_process import forget, read_from_disk, timed
 from spade_index.benchmarks.query_profile import replaced
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile
 
 QUERIES = 30

@@ -40,11 +40,11 @@ from spade_index.benchmarks.ingest_report import draw, line, table
 from spade_index.benchmarks.interleaved import Interleaved, Slice, summary
 from spade_index.benchmarks.photographs import make_photographs
 from spade_index.benchmarks.process_tree import PROC, MemorySample, MemorySampler
-from spade_index.cli.change import MANY
+from spade_index.cli.adding import MANY
 from spade_index.errors import InputError
 from spade_index.features.backbone import load_backbone
 from spade_index.gallery.write.ingest import AddReport
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images
 from spade_index.images.loading import in_lots, load_all
 

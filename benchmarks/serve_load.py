@@ -48,7 +48,8 @@ class PlainLoop:
 
     def __init__(self, path: Path) -> None:
         gallery = Gallery(path)
-        self._detector = Detector(gallery, backbone_of(gallery, "auto"))
+        self._backbone = backbone_of(gallery, "auto")
+        self._detector = Detector(gallery, self._backbone)
         self._how = gallery.settings.preprocessing
 
     def run(self, bodies: Sequence[bytes], maps: Any) -> list[float]:
@@ -56,7 +57,7 @@ class PlainLoop:
         scores = []
         for body in bodies:
             pixels, _ = preprocess(decode(body, "image"), self._how)
-            features = self._detector.backbone(pixels[None])
+            features = self._backbone(pixels[None])
             nearest = self._detector.nearest_images(features.pooled.cpu().numpy())
             ((_, detection),) = self._detector.judge(nearest, features.pyramid, [Question(maps)])
             json.dumps({"score": detection.score, "neighbours": [vars(n) for n in detection.neighbours]})

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from spade_index.features.backbone import Backbone, load_backbone
     from spade_index.gallery.index.search import Neighbour
     from spade_index.gallery.reader import Gallery
-    from spade_index.gallery.write.session import GalleryWriter
+    from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.images.find import find_images
     from spade_index.method.detection import Detection
     from spade_index.method.detector import Detector
@@ -35,7 +35,7 @@ _MODULES = {
     "features.backbone": ("Backbone", "load_backbone"),
     "gallery.index.search": ("Neighbour",),
     "gallery.reader": ("Gallery",),
-    "gallery.write.session": ("GalleryWriter",),
+    "gallery.write.writer": ("GalleryWriter",),
     "images.find": ("find_images",),
     "method.detection": ("Detection",),
     "method.detector": ("Detector",),

@@ -5,10 +5,9 @@ GALLERY/
   shards/000001.h5      immutable once committed
   index/000007.faiss    the FAISS index of snapshot 7; immutable; rebuilt, never edited
   index/000007.h5       the descriptors that its proposals are ranked by, in one file
-  readers/3             locked by those who read since generation 3 (see `readers`)
+  readers/3             locked by the readers of generation 3 (see `generations`)
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,31 +15,31 @@ from typing import Any
 
 import numpy as np
 
-from spade_index.errors import GalleryDamaged, GalleryError, InputError, UnknownImage
+from spade_index.errors import GalleryDamaged, InputError, UnknownImage
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import REMEDY
-from spade_index.gallery.catalog.images import ImageRow
-from spade_index.gallery.catalog.moments import moments_variance, read_moments
+from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.index.search import ImageSearch, Neighbour
-from spade_index.gallery.store.layout import ShardLayout
-from spade_index.gallery.store.shard import Features, Shard, is_finite
+from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
+from spade_index.gallery.store.record import StoredImage
 
-from . import generations as readers
-from .verify import find_problems
+from . import generations
+from .shards import Shards
+from .snapshot import SnapshotView
+from .verify import Problem, bytes_to_check, find_problems
 
 CATALOG = "catalog.sqlite"
-OPEN_SHARDS = 200  # shards held open, of one file descriptor each, or two
 STALE = 0.1  # share of an index's images added or removed since, above which it should be built again,
-STALE_IMAGES = 20_000  # or how many: then comparing with them takes longer than the index does
+STALE_IMAGES = 20_000  # or their number: then comparing with them takes longer than the index does
 
 
 class Gallery:
     """The images of a gallery at one snapshot, for reading.
 
-    What it sees stays as it is, to the bit, until it is closed, whatever other processes commit, index or compact.
-    Where a lock cannot be had (see `readers.hold`), a compaction ends that with a GalleryError.
+    What it reads stays the same, to the bit, until it is closed, whatever other processes commit, index or compact.
+    Where no lock can be held (see `generations.hold`), a compaction ends that with a GalleryError.
     """
 
     def __init__(self, path: str | Path, snapshot: int | None = None) -> None:
@@ -51,34 +50,48 @@ class Gallery:
         self.path = Path(path)
         self.catalog = Catalog(self.path / CATALOG)
         self.settings = self.catalog.settings
-        self._shards: OrderedDict[int, Shard] = OrderedDict()  # the least recently used first
-        self._layouts: dict[int, ShardLayout] = {}  # of all that were ever open
-        self._reading: readers.Reading | None = None
+        self._shards = Shards(self.path / "shards", self.catalog)
+        self._lock: generations.GenerationLock | None = None
         self.at(snapshot)
 
     def at(self, snapshot: int | None = None) -> None:
-        """Move to a snapshot, by default to the latest, and let go of what only the one before needed.
+        """Move to a snapshot, by default to the latest, and release what only the one before needed.
 
-        Raises InputError if there is no such snapshot (any more).
+        Raises InputError if there is no such snapshot, or it was deleted.
         """
-        reading = self._hold()  # before anything is read: from now on it stays
+        lock = self._locked()  # before anything is read: from now on it stays
         oldest = self.catalog.oldest_snapshot()
         snapshot = self.catalog.latest_snapshot() if snapshot is None else snapshot
         row = self.catalog.snapshot(snapshot) if snapshot >= oldest else None
         if row is None:
             raise InputError(f"{self.path}: there is no snapshot {snapshot}; `spade-index info` lists them")
-        self._reading = reading
-        self.snapshot: int = snapshot
-        self._images: int = row["images"]
+        self._lock = lock
         try:
-            self.moments = read_moments(row["moments"], len(self.settings.levels), self._images)
+            moments = read_moments(row.moments, len(self.settings.levels), row.images)
         except ValueError as error:
             raise GalleryDamaged(f"{self.catalog.path}: snapshot {snapshot} {error}; {REMEDY}") from error
+        self.totals = Totals(row.images, moments)
+        self._view = SnapshotView(self.path, self.catalog, self._shards, snapshot, row.images)
         self._search: ImageSearch | None = None  # opened when it is needed
         self._index_row = self.catalog.index(snapshot)
 
+    def _locked(self) -> generations.GenerationLock | None:
+        """Return a lock on the current generation, if one can be held: the one that is held already, if it is that."""
+        while True:
+            generation = self.catalog.generation()
+            if self._lock is not None and self._lock.generation == generation:
+                return self._lock
+            lock = generations.hold(self.path, generation)
+            if self.catalog.generation() == generation:  # else it may be over, and its files deleted
+                return lock
+
+    @property
+    def snapshot(self) -> int:
+        """The snapshot that this gallery is at."""
+        return self._view.snapshot
+
     def __len__(self) -> int:
-        return self._images
+        return len(self._view)
 
     def __enter__(self) -> "Gallery":
         return self
@@ -89,83 +102,71 @@ class Gallery:
     def close(self) -> None:
         """Close all files."""
         self.catalog.close()
-        self._shards.clear()
+        self._shards.close()
         self._search = None
-        self._reading = None
+        self._lock = None
 
     def images(self) -> Iterator[ImageRow]:
-        """All images, in the order in which they were added."""
-        yield from self.catalog.images(self.snapshot)
-        self.require_kept()
+        """Yield all images, in the order in which they were added."""
+        return self._view.images()
 
     def image(self, id: str) -> ImageRow:
-        """One image by its id. Raises UnknownImage."""
+        """Return one image by its id. Raises UnknownImage."""
         row = self.catalog.image_by_id(id, self.snapshot)
         if row is None:
             raise UnknownImage(f"{self.path}: no image {id!r}; `spade-index list` names them")
         return row
 
     def removed_images(self) -> Iterator[ImageRow]:
-        """The images that `restore` can take back, in the order in which they were added."""
+        """Yield the images that `restore` can take back, in the order in which they were added."""
         yield from self.catalog.removed_images()
 
     def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
-        """The k nearest images of each query descriptor, float32 [B, D]: exact distances, ties to the lowest id.
+        """Return the k nearest images of each query descriptor, float32 [B, D]: exact distances, ties to the lowest id.
 
         FAISS proposes; distances are computed again from the stored descriptors, so they do not depend on the index
-        or on the size of the batch. Fewer than k where the gallery holds fewer.
+        or on the size of the batch. Fewer than k where the gallery holds fewer. Raises GalleryDamaged.
         """
-        self.require_kept()
+        self._view.require_kept()
         if self._search is None:
-            self._search = ImageSearch(self, self._index_row)
+            self._search = ImageSearch(self._view, self.path / "index", self._index_row)
         found = self._search.nearest(pooled, min(k, len(self)))
-        self.require_kept()
+        self._view.require_kept()
         return found
 
     def pooled(self, rows: Sequence[ImageRow]) -> np.ndarray:
-        """Pooled descriptors of these images, float32 [n, D]."""
-        return np.stack([self._shard(row.shard).pooled()[row.row] for row in rows])
+        """Return the pooled descriptors of these images, float32 [n, D]."""
+        return self._view.pooled(rows)
 
     def maps(self, keys: Sequence[int]) -> list[np.ndarray]:
-        """Feature maps of these images, float16 [n, H*W, C] for each level."""
+        """Return the feature maps of the images with these keys, float16 [n, H*W, C] for each level."""
         maps = [np.empty((len(keys), h * w, c), "<f2") for c, h, w in self.settings.level_shapes]
         self.read_maps(keys, [list(level) for level in maps])
         return maps
 
     def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
-        """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image].
+        """Read the feature maps of the images with these keys into float16 [H*W, C] arrays, out[level][image].
 
-        Raises GalleryDamaged where they cannot be read, or are no numbers and not what was added.
+        Raises GalleryDamaged if they cannot be read, or have values that are not finite.
         """
-        rows = self.catalog.images_by_key(keys)
-        for place, key in enumerate(keys):
-            if key not in rows:
-                raise self.forgotten()
-            row, maps = rows[key], [level[place] for level in out]
-            shard = self._shard(row.shard)
-            shard.read_maps(row.row, maps)
-            if not all(map(is_finite, maps)):
-                shard.read_whole(row.row, row.id)
+        self._view.read_maps(keys, out)
 
-    def features(self, row: ImageRow) -> Features:
-        """All that is stored of an image, after its checksum was compared. Raises GalleryDamaged."""
-        return self._shard(row.shard).read_whole(row.row, row.id)
+    def stored(self, row: ImageRow) -> StoredImage:
+        """Return all that is stored of an image, compared with its checksum. Raises GalleryDamaged."""
+        return self._view.stored(row)
 
     def thumbnail(self, row: ImageRow) -> bytes:
-        """A small JPEG of an image."""
-        try:
-            return self._shard(row.shard).thumbnail(row.row)
-        except FileNotFoundError as error:
-            raise self.forgotten() from error
+        """Return a small JPEG of an image."""
+        return self._view.thumbnail(row)
 
     def level_variances(self) -> list[float]:
-        """The variance of each level's values over all images of this snapshot."""
-        if not self._images:
+        """Return the variance of each level's values over all images of this snapshot."""
+        if not len(self):
             return [1.0] * len(self.settings.levels)
-        return [moments_variance(*moments) for moments in self.moments]
+        return [moments_variance(*moments) for moments in self.totals.moments]
 
     def info(self) -> dict[str, Any]:
-        """What this gallery is, in values that JSON knows."""
+        """Describe this gallery in values that JSON knows."""
         shards = self.catalog.shards()
         return {
             "path": str(self.path),
@@ -173,13 +174,13 @@ class Gallery:
             "format_version": int(self.catalog.meta("version") or 0),
             "snapshot": self.snapshot,
             "snapshots": [
-                {key: row[key] for key in ("snapshot", "created", "action", "images")}
+                {"snapshot": row.snapshot, "created": row.created, "action": row.action, "images": row.images}
                 for row in self.catalog.snapshots()
             ],
             "images": len(self),
             "removed_images": self.catalog.removed_count(),
             "shards": len(shards),
-            "shard_bytes": sum(row["bytes"] for row in shards.values()),
+            "shard_bytes": sum(row.bytes for row in shards.values()),
             "settings": asdict(self.settings),
             "level_variances": self.level_variances(),
             "index": self.index_info(),
@@ -187,7 +188,7 @@ class Gallery:
         }
 
     def index_info(self) -> dict[str, Any] | None:
-        """What the index is, what has changed since, and whether it is stale: so much that it should be built again."""
+        """Describe the index, what has changed since, and whether so much that it should be built again (`stale`)."""
         row = self._index_row
         if row is None:
             return None
@@ -203,78 +204,29 @@ class Gallery:
         }
 
     def index_queries(self) -> np.ndarray | None:
-        """The descriptors float32 [q, D] that the index was tuned on, or None: on images of its own."""
+        """Return the descriptors float32 [q, D] that the index was tuned on, or None if on images of its own."""
         row = self.catalog.latest_index()
         try:
             return Descriptors(descriptors_file(self.path / "index" / row.file)).queries if row else None
         except (FileNotFoundError, GalleryDamaged):
             return None
 
+    def blocks(self) -> Blocks:
+        """Yield keys int64 [n] and pooled descriptors float32 [n, D] of all images, shard by shard."""
+        return self._view.blocks()
+
     def verify(self, progress: Callable[[int], None] = lambda count: None) -> Iterator[str]:
-        """Check every file against what was committed; yields one line per problem. `progress` is told of bytes."""
-        for problem in find_problems(self, progress):
+        """Check every file against what was committed; yield one line per problem.
+
+        `progress` is called with the number of bytes of each block that was checked.
+        """
+        for problem in self.problems(progress):
             yield problem.line
 
-    def blocks(self, after: int = -1) -> Blocks:
-        """Keys int64 [n] and pooled descriptors float32 [n, D] of the images added after a snapshot, shard by shard."""
-        for shard, rows, keys in self.located(after):
-            yield keys, self.block(shard, rows)
+    def problems(self, progress: Callable[[int], None] = lambda count: None) -> Iterator[Problem]:
+        """Yield what `verify` finds, as `GalleryWriter.repair` takes it."""
+        return find_problems(self._view, progress)
 
-    def located(self, after: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Shard, rows and keys of the images added after a snapshot."""
-        shard = -1
-        rows: list[int] = []
-        keys: list[int] = []
-        for image in self.catalog.images(self.snapshot, after):
-            if image.shard != shard and rows:
-                yield shard, np.array(rows), np.array(keys, np.int64)
-                rows, keys = [], []
-            shard = image.shard
-            rows.append(image.row)
-            keys.append(image.key)
-        if rows:
-            yield shard, np.array(rows), np.array(keys, np.int64)
-
-    def block(self, shard: int, rows: np.ndarray) -> np.ndarray:
-        """Pooled descriptors of some rows of a shard, float32 [n, D]; of all of them, mapped from the file."""
-        pooled = self._shard(shard).pooled()
-        return pooled if np.array_equal(rows, np.arange(len(pooled))) else pooled[rows]
-
-    def _shard(self, number: int) -> Shard:
-        if number in self._shards:
-            self._shards.move_to_end(number)
-            return self._shards[number]
-        file = self.catalog.shard_file(number)
-        if file is None:
-            raise self.forgotten()
-        while len(self._shards) >= OPEN_SHARDS:
-            self._shards.popitem(last=False)
-        path = self.path / "shards" / file
-        shard = Shard(path, self.settings, self._layouts.get(number) or self.kept_layout(number, path))
-        self._layouts[number] = shard.layout
-        self._shards[number] = shard
-        return shard
-
-    def kept_layout(self, number: int, path: Path) -> ShardLayout | None:
-        """Where the values of a shard lie in its file, if the catalog knows, and the file looks as it did."""
-        kept = self.catalog.layout(number)
-        return None if kept is None else ShardLayout.recall(kept, number, path, self.settings)
-
-    def _hold(self) -> readers.Reading | None:
-        """A lock on the present generation, if one can be had; the one that is held, if that is it."""
-        while True:
-            generation = self.catalog.generation()
-            if self._reading is not None and self._reading.generation == generation:
-                return self._reading
-            reading = readers.hold(self.path, generation)
-            if self.catalog.generation() == generation:  # else it may be over, and nothing of it kept for us
-                return reading
-
-    def require_kept(self) -> None:
-        """Raise GalleryError if this snapshot was forgotten; if not, what was read before is whole."""
-        if self.catalog.snapshot(self.snapshot) is None:
-            raise self.forgotten()
-
-    def forgotten(self) -> GalleryError:
-        """What to raise when something is not there any more."""
-        return GalleryError(f"{self.path}: snapshot {self.snapshot} was forgotten since it was opened; open it again")
+    def bytes_to_check(self) -> int:
+        """Return the number of bytes that `verify` reads."""
+        return bytes_to_check(self._view)

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from spade_index.errors import GalleryLocked, InputError, SpadeIndexError
 from spade_index.gallery.write.ingest import AddReport
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.find import ImageFile
 
 from .decoding import require_cheap

@@ -8,7 +8,7 @@ import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from spade_index.errors import GalleryLocked, InputError, storage_errors
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from . import schema
 from .decoding import is_multipart

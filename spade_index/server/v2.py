@@ -73,7 +73,7 @@ def metadata(request: Request, model: Model, version: Version | None = None) -> 
     allowed(request, model)
     with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
         height, width = gallery.settings.preprocessing.input_size
-        versions = [str(snapshot["snapshot"]) for snapshot in gallery.catalog.snapshots() if snapshot["images"]]
+        versions = [str(row.snapshot) for row in gallery.catalog.snapshots() if row.images]
     neighbours = service_of(request).settings.search.score_neighbours
     shapes = {
         "score": ("FP32", [-1]),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision import models
 
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.cli_runs import BACKBONE, copied, normal, objects, refused, run, write_dataset, write_normal
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from spade_index.cli import demonstration as demo
-from spade_index.method.evaluation import test_images
+from spade_index.method.dataset import find_test_images
 from spade_index.settings import SearchSettings
 
 from helpers.cli_runs import objects, run
@@ -61,7 +61,7 @@ def test_its_datasets_are_the_same_every_time_and_complete(out, tmp_path, monkey
     files = sorted(path.relative_to(first) for path in first.rglob("*.png"))
     assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.png"))
     assert all((first / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
-    for image in test_images(first):
+    for image in find_test_images(first):
         if image.mask is not None:
             mask = np.asarray(Image.open(image.mask))
             assert mask.shape == (demo.EDGE, demo.EDGE)

@@ -12,7 +12,7 @@ import skimage.data
 from PIL import Image
 
 from spade_index import Detector, Gallery, GalleryWriter, SearchSettings, find_images, load_backbone
-from spade_index.gallery.store.shard import VERSION
+from spade_index.gallery.store.format import VERSION
 from spade_index.images import load
 
 EDGE = 64

@@ -10,7 +10,7 @@ import numpy as np
 from spade_index.errors import SpadeIndexError
 from spade_index.gallery import Gallery
 from spade_index.gallery.store.shard import row_checksum
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from durability.model import State, check_next_writer, differs, found_in
 from helpers.model import check, features
@@ -102,7 +102,7 @@ def check_repaired(path: Path, state: State, damaged: set[tuple[str, int]], said
 def damaged_images(path: Path, file: Path) -> set[tuple[str, int]]:
     """Id and contents of the images in a file that are not what they should be, when read by h5py alone."""
     with Gallery(path) as gallery:
-        shards = {row["file"]: shard for shard, row in gallery.catalog.shards().items()}
+        shards = {row.file: row.shard for row in gallery.catalog.shards().values()}
         if file.parent.name != "shards":
             return set()
         images = gallery.catalog.images_in(shards[file.name])

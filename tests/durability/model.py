@@ -9,7 +9,7 @@ import numpy as np
 
 from spade_index.errors import GalleryNotFound
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.model import BACKBONE, Model, check, contents, features
 from helpers.tiny import files_of, image_file, parts_of
@@ -151,7 +151,7 @@ def check_state(path: Path, states: list[State], may_lack: bool) -> State:
 
 def differs(gallery: Gallery, id: str, number: int, row: object = None) -> bool:
     """Whether an image's descriptor and maps are not the bits of a fresh computation."""
-    stored = gallery.features(row or gallery.image(id))
+    stored = gallery.stored(row or gallery.image(id))
     pooled, maps = features(number)
     pairs = zip([pooled, *maps], [stored.pooled, *stored.maps], strict=True)
     return not all(np.array_equal(computed, read) for computed, read in pairs)

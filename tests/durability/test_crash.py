@@ -12,7 +12,7 @@ import pytest
 
 from spade_index.errors import GalleryNotFound
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images, load
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
@@ -96,11 +96,12 @@ def test_killed_at_random_moments(tmp_path: Path, images: Path, whole: Path, see
     check_carried_on(path, images, whole)
 
 
+CHANGES = "spade_index.gallery.catalog.transaction:Transaction"
 INSTANTS = [
     ("spade_index.gallery.write.lock:WriterLock.take", 1, True),
     ("spade_index.gallery.catalog.schema:now", 1, True),  # the new catalog has its tables
     ("spade_index.gallery.catalog.schema:now", 2, True),  # and its facts
-    ("spade_index.gallery.catalog.changes:now", 2, False),  # inside the transaction of the second shard
+    ("spade_index.gallery.catalog.transaction:now", 2, False),  # inside the transaction of the second shard
     ("os:rename", 1, True),  # of the catalog
     ("os:rename", 1, False),
     ("os:rename", 3, True),  # of the second shard
@@ -110,14 +111,14 @@ INSTANTS = [
     ("spade_index.gallery.store.stream:ShardWriter.append", 5, False),
     ("spade_index.gallery.store.stream:ShardWriter.commit", 3, True),
     ("spade_index.gallery.store.stream:ShardWriter.commit", 3, False),
-    ("spade_index.gallery.write.ingest:insert_shard", 2, False),
-    ("spade_index.gallery.write.ingest:insert_images", 2, False),
-    ("spade_index.gallery.write.ingest:insert_images", IMAGES // ROWS + 1, False),
+    (f"{CHANGES}.add_shard", 2, False),
+    (f"{CHANGES}.add_images", 2, False),
+    (f"{CHANGES}.add_images", IMAGES // ROWS + 1, False),
     ("spade_index.gallery.reader:Gallery.at", 4, True),  # committed, and not told
     ("spade_index.gallery.write.reindex:build_index", 1, True),
     ("spade_index.gallery.write.reindex:build_index", 1, False),
     ("spade_index.gallery.write.reindex:make_durable", 1, False),  # of the index
-    ("spade_index.gallery.write.reindex:replace_index", 1, False),
+    (f"{CHANGES}.replace_index", 1, False),
 ]
 
 
@@ -152,23 +153,23 @@ def compact(path: Path) -> None:
 
 
 COMPACTING = [
-    ("spade_index.gallery.write.compact:set_meta", 1, False),  # history is about to be forgotten
+    (f"{CHANGES}.set_meta", 1, False),  # history is about to be forgotten
     ("spade_index.gallery.generations:prepare", 2, False),
     ("spade_index.gallery.reader:Gallery.at", 3, True),  # it is, and nobody was told
     ("spade_index.gallery.write.reindex:build_index", 1, False),
-    ("spade_index.gallery.write.reindex:replace_index", 1, False),
-    ("spade_index.gallery.write.compact:ShardWriter.append", 2, False),
-    ("spade_index.gallery.write.compact:ShardWriter.commit", 2, False),
-    ("spade_index.gallery.write.compact:insert_shard", 1, False),
-    ("spade_index.gallery.write.compact:insert_shard", 2, False),
+    (f"{CHANGES}.replace_index", 1, False),
+    ("spade_index.gallery.write.move:ShardWriter.append", 2, False),
+    ("spade_index.gallery.write.move:ShardWriter.commit", 2, False),
+    (f"{CHANGES}.add_shard", 1, False),
+    (f"{CHANGES}.add_shard", 2, False),
     ("spade_index.gallery.reader:Gallery.at", 6, True),  # rows have moved
-    ("spade_index.gallery.write.session:GalleryWriter.forget", 4, False),
+    ("spade_index.gallery.write.session:Session.delete_unused", 4, False),
 ]
 FORGETTING = [
-    ("spade_index.gallery.write.cleanup:forget", 1, False),
-    ("spade_index.gallery.write.cleanup:forget", 3, False),
-    ("spade_index.gallery.write.cleanup:_remove_unnamed", 2, True),
-    ("spade_index.gallery.write.cleanup:_remove_unnamed", 4, False),
+    (f"{CHANGES}.forget_before", 1, False),
+    (f"{CHANGES}.forget_before", 3, False),
+    ("spade_index.gallery.write.cleanup:_delete_unnamed", 2, True),
+    ("spade_index.gallery.write.cleanup:_delete_unnamed", 4, False),
     ("pathlib:Path.unlink", 1, True),
     ("pathlib:Path.unlink", 3, True),
 ]
@@ -196,7 +197,7 @@ def check_nothing_is_left(path: Path) -> None:
     assert files_of(path) == parts_of(path)
     with Gallery(path) as gallery:
         assert len(gallery.catalog.snapshots()) == 1
-        assert sum(shard["rows"] for shard in gallery.catalog.shards().values()) == len(gallery)
+        assert sum(shard.rows for shard in gallery.catalog.shards().values()) == len(gallery)
 
 
 @pytest.mark.parametrize(("name", "call", "before"), COMPACTING + FORGETTING)
@@ -226,9 +227,7 @@ def test_a_generation_that_was_prepared_and_never_began(thinned: Path) -> None:
     assert files_of(thinned) - journal == parts_of(thinned)
 
 
-@pytest.mark.parametrize(
-    "name", ["spade_index.gallery.write.session:new_snapshot", "spade_index.gallery.write.session:restore_image"]
-)
+@pytest.mark.parametrize("name", [f"{CHANGES}.add_snapshot", f"{CHANGES}.restore_image"])
 def test_killed_while_restoring(thinned: Path, name: str) -> None:
     expected = answers(thinned)
 
@@ -246,7 +245,7 @@ def test_killed_while_restoring(thinned: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["spade_index.gallery.write.session:new_snapshot", "spade_index.gallery.write.session:GalleryWriter.moments"],
+    [f"{CHANGES}.add_snapshot", "spade_index.gallery.store.moments:Totals.minus"],
 )
 def test_killed_while_removing(thinned: Path, name: str) -> None:
     expected = answers(thinned)

@@ -18,6 +18,7 @@ import pytest
 from spade_index.errors import GalleryNotFound
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.catalog.transaction import Transaction
 
 from durability.campaign import Campaign, Tally
 from durability.faults import FaultServer
@@ -74,12 +75,10 @@ def slowly(action: Callable[..., Any]) -> Callable[..., Any]:
 def without_transactions(patch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def every_statement_by_itself(catalog: Catalog) -> Iterator[Any]:
-        yield catalog._db
+        yield Transaction(catalog._db)
 
     patch.setattr(Catalog, "transaction", every_statement_by_itself)
-    for module in ("ingest", "session", "compact"):
-        name = f"spade_index.gallery.write.{module}"
-        patch.setattr(f"{name}.new_snapshot", slowly(sys.modules[name].new_snapshot))
+    patch.setattr(Transaction, "add_snapshot", slowly(Transaction.add_snapshot))
 
 
 def deaf_to_readers(patch: pytest.MonkeyPatch) -> None:
@@ -87,7 +86,7 @@ def deaf_to_readers(patch: pytest.MonkeyPatch) -> None:
 
 
 def untidy(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("spade_index.gallery.write.cleanup._remove_unnamed", lambda gallery: None)
+    patch.setattr("spade_index.gallery.write.cleanup._delete_unnamed", lambda gallery: None)
 
 
 @pytest.mark.parametrize("broken", [without_transactions, deaf_to_readers, untidy])
@@ -101,7 +100,7 @@ def test_a_broken_store_is_noticed(
 
 
 def test_a_flip_that_is_not_found_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spade_index.gallery.reader.find_problems", lambda gallery, progress: [])
+    monkeypatch.setattr("spade_index.gallery.reader.find_problems", lambda view, progress: [])
     tally, said = campaign(folder, runs=2, flips=8)
     assert tally.flips_found < tally.flips
     assert tally.broken_states > 0

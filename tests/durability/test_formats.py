@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spade_index import Detector, Gallery, SearchSettings, find_images, load_backbone
-from spade_index.gallery.store.shard import VERSION
+from spade_index.gallery.store.format import VERSION
 from spade_index.images import load
 
 DATA = Path(__file__).parents[1] / "data"

@@ -17,7 +17,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.index.build import build_index
 from spade_index.gallery.index.index import IndexDescription
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
 
 from helpers.tiny import build, files_of, parts_of
@@ -88,6 +88,7 @@ def test_it_stops_before_the_disk_is_full(small_disk: Path, image_folder: Folder
     assert held(small_disk / "gallery") == 0
 
 
+CHANGES = "spade_index.gallery.catalog.transaction:Transaction"
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FAILURES = [
     ("spade_index.gallery.store.stream:ShardWriter.append", FULL, 6),
@@ -99,12 +100,12 @@ FAILURES = [
     ),
     ("spade_index.gallery.store.stream:ShardWriter.commit", FULL, 2),
     ("spade_index.gallery.store.stream:ShardWriter.commit", FULL, 3),  # of the last shard
-    ("spade_index.gallery.store.shard:os.fsync", OSError(errno.EIO, os.strerror(errno.EIO)), 3),
-    ("spade_index.gallery.store.shard:os.rename", OSError(errno.EROFS, os.strerror(errno.EROFS)), 2),
-    ("spade_index.gallery.write.ingest:insert_shard", sqlite3.OperationalError("database or disk is full"), 2),
-    ("spade_index.gallery.write.ingest:insert_images", sqlite3.OperationalError("disk I/O error"), 2),
+    ("spade_index.gallery.store.files:os.fsync", OSError(errno.EIO, os.strerror(errno.EIO)), 3),
+    ("spade_index.gallery.store.files:os.rename", OSError(errno.EROFS, os.strerror(errno.EROFS)), 2),
+    (f"{CHANGES}.add_shard", sqlite3.OperationalError("database or disk is full"), 2),
+    (f"{CHANGES}.add_images", sqlite3.OperationalError("disk I/O error"), 2),
     ("spade_index.gallery.write.reindex:make_durable", FULL, 1),
-    ("spade_index.gallery.write.reindex:replace_index", sqlite3.OperationalError("database or disk is full"), 1),
+    (f"{CHANGES}.replace_index", sqlite3.OperationalError("database or disk is full"), 1),
 ]
 
 
@@ -156,13 +157,13 @@ def test_an_index_that_does_not_fit(gallery_path: Path, limit: int, monkeypatch:
 @pytest.mark.parametrize(
     ("target", "error", "call"),
     [
-        ("spade_index.gallery.write.compact:ShardWriter.append", FULL, 2),
-        ("spade_index.gallery.write.compact:ShardWriter.commit", FULL, 1),
-        ("spade_index.gallery.write.compact:insert_shard", sqlite3.OperationalError("database or disk is full"), 1),
-        ("spade_index.gallery.write.cleanup:forget", sqlite3.OperationalError("database or disk is full"), 1),
+        ("spade_index.gallery.write.move:ShardWriter.append", FULL, 2),
+        ("spade_index.gallery.write.move:ShardWriter.commit", FULL, 1),
+        (f"{CHANGES}.add_shard", sqlite3.OperationalError("database or disk is full"), 1),
+        (f"{CHANGES}.forget_before", sqlite3.OperationalError("database or disk is full"), 1),
         ("spade_index.gallery.generations:prepare", FULL, 1),
         ("spade_index.gallery.write.reindex:make_durable", FULL, 1),
-        ("spade_index.gallery.write.compact:new_snapshot", sqlite3.OperationalError("database is locked"), 1),
+        (f"{CHANGES}.add_snapshot", sqlite3.OperationalError("database is locked"), 1),
     ],
 )
 def test_a_compaction_that_fails(gallery_path: Path, target: str, error: Exception, call: int) -> None:
@@ -181,9 +182,7 @@ def test_a_compaction_that_fails(gallery_path: Path, target: str, error: Excepti
 def test_a_removal_that_fails(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path) as writer:
         with pytest.MonkeyPatch.context() as patch:
-            failing(
-                "spade_index.gallery.write.session:new_snapshot", sqlite3.OperationalError("disk I/O error"), 1, patch
-            )
+            failing(f"{CHANGES}.add_snapshot", sqlite3.OperationalError("disk I/O error"), 1, patch)
             with pytest.raises(StorageError, match="disk I/O error"):
                 writer.remove(["003.png"])
         assert held(gallery_path) == 12
@@ -196,7 +195,7 @@ def test_the_writer_that_failed_can_carry_on(gallery_path: Path, image_folder: F
     with GalleryWriter(gallery_path) as writer:
         writer.shard_rows = 2
         with pytest.MonkeyPatch.context() as patch:
-            failing("spade_index.gallery.write.ingest:insert_shard", sqlite3.OperationalError("disk is full"), 2, patch)
+            failing(f"{CHANGES}.add_shard", sqlite3.OperationalError("disk is full"), 2, patch)
             with pytest.raises(StorageError):
                 writer.add(files, backbone, batch_size=2)
         report = writer.add(files, backbone, batch_size=2)

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from spade_index.errors import GalleryLocked
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from durability.model import Operation, State, check_next_writer, check_state
 from helpers.model import BACKBONE

@@ -11,8 +11,7 @@ from spade_index.errors import FormatTooNew, GalleryDamaged, GalleryNotFound
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.catalog import Catalog
-from spade_index.gallery.catalog.changes import new_snapshot
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.cli_runs import refused
 
@@ -24,8 +23,8 @@ def catalog(tmp_path: Path, backbone: Backbone) -> Catalog:
 
 def change(catalog: Catalog, add: str = "", remove: str = "") -> int:
     """Commit a snapshot that adds and removes images with one-letter ids."""
-    with catalog.transaction() as db:
-        snapshot = new_snapshot(db, "test", 0, "[]")
+    with catalog.transaction() as changes:
+        snapshot, db = changes.add_snapshot("test", 0, "[]"), changes._db
         db.executemany(
             "UPDATE images SET removed = ? WHERE id = ? AND removed IS NULL", [(snapshot, id) for id in remove]
         )
@@ -57,7 +56,7 @@ def test_an_image_is_seen_from_its_adding_until_its_removal(catalog: Catalog) ->
     assert catalog.removed_keys(third, since=third) == []
     assert catalog.removed_count() == 2
     assert catalog.latest_snapshot() == third
-    assert [row["snapshot"] for row in catalog.snapshots()] == [0, first, second, third]
+    assert [row.snapshot for row in catalog.snapshots()] == [0, first, second, third]
 
 
 def test_many_images_come_in_order_and_by_key(catalog: Catalog) -> None:
@@ -84,7 +83,8 @@ def test_a_failed_transaction_changes_nothing(catalog: Catalog) -> None:
 def test_keys_and_shard_numbers_are_never_used_again(catalog: Catalog) -> None:
     snapshot = change(catalog, add="ab")
     number = catalog.next_shard()
-    with catalog.transaction() as db:
+    with catalog.transaction() as changes:
+        db = changes._db
         db.execute("DELETE FROM images WHERE id = 'b'")
         db.execute("INSERT INTO shards VALUES (?, 'x', 1, 1, '')", (number,))
         db.execute("DELETE FROM shards WHERE shard = ?", (number,))
@@ -95,8 +95,8 @@ def test_keys_and_shard_numbers_are_never_used_again(catalog: Catalog) -> None:
 
 def test_a_second_connection_sees_commits_only(catalog: Catalog) -> None:
     with closing(Catalog(catalog.path)) as reader:
-        with catalog.transaction() as db:
-            new_snapshot(db, "test", 0, "[]")
+        with catalog.transaction() as changes:
+            changes.add_snapshot("test", 0, "[]")
             assert reader.latest_snapshot() == 0
         assert reader.latest_snapshot() == 1
 

@@ -14,9 +14,8 @@ from spade_index.errors import GalleryDamaged, GalleryError, SpadeIndexError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog import check as catalog_check
-from spade_index.gallery.catalog.changes import set_meta
 from spade_index.gallery.store.shard import is_finite
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
@@ -129,8 +128,8 @@ def test_files_without_contents_that_matter(gallery: Path) -> None:
 
 def test_a_journal_of_a_commit_that_never_began(gallery: Path, tmp_path: Path) -> None:
     """SQLite writes its head last: without, nothing in it counts, and a changed byte is no damage."""
-    with GalleryWriter(gallery) as writer, writer.gallery.catalog.transaction() as db:
-        set_meta(db, "created", "never")
+    with GalleryWriter(gallery) as writer, writer.gallery.catalog.transaction() as changes:
+        changes.set_meta("created", "never")
         killed = shutil.copytree(gallery, tmp_path / "killed")
     journal, catalog = killed / "catalog.sqlite-journal", killed / "catalog.sqlite"
     before, size = catalog.read_bytes(), journal.stat().st_size

@@ -10,7 +10,7 @@ from spade_index.errors import GalleryDamaged, InputError, UnknownImage
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.index.build import build_index
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import IndexSettings
 
 from helpers.tiny import brute_force, build, plain, put
@@ -19,7 +19,7 @@ from helpers.tiny import brute_force, build, plain, put
 def stored(gallery: Gallery) -> dict[str, np.ndarray]:
     """Id and pooled descriptor of every image, read from the shards with plain h5py."""
     shards = gallery.catalog.shards().items()
-    files = {number: h5py.File(gallery.path / "shards" / row["file"]) for number, row in shards}
+    files = {number: h5py.File(gallery.path / "shards" / row.file) for number, row in shards}
     found = {row.id: files[row.shard]["pooled"][row.row] for row in gallery.images()}
     for file in files.values():
         file.close()
@@ -223,7 +223,7 @@ def test_a_missing_shard_is_named(gallery_path: Path, queries: np.ndarray) -> No
 def test_more_shards_than_files_that_stay_open(
     tmp_path: Path, backbone: Backbone, image_folder, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spade_index.gallery.reader.OPEN_SHARDS", 2)
+    monkeypatch.setattr("spade_index.gallery.shards.OPEN_SHARDS", 2)
     build(tmp_path / "gallery", image_folder(9), backbone, shard_rows=1, batch_size=1, index=False)
     with Gallery(tmp_path / "gallery") as gallery:
         check(gallery, queries, 5)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from spade_index.errors import InputError, UnknownImage
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.model import BACKBONE, Model, check, contents
 from helpers.tiny import files_of, image_file, parts_of

@@ -12,10 +12,9 @@ import pytest
 
 from spade_index.errors import GalleryError, InputError, UnknownImage
 from spade_index.features.backbone import Backbone
-from spade_index.gallery import Gallery
-from spade_index.gallery import generations as readers
+from spade_index.gallery import Gallery, generations
 from spade_index.gallery.index.search import ImageSearch
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import IndexSettings
 
 from helpers.processes import answers_of, forked
@@ -50,7 +49,7 @@ def test_a_reader_keeps_its_snapshot_until_it_closes(gallery_path: Path) -> None
         assert not is_tidy(gallery_path)
     with GalleryWriter(gallery_path) as writer:
         assert is_tidy(gallery_path)
-        assert writer.forget()
+        assert writer.delete_unused()
 
 
 def test_compact_says_whether_it_could_forget(gallery_path: Path) -> None:
@@ -59,9 +58,9 @@ def test_compact_says_whether_it_could_forget(gallery_path: Path) -> None:
             writer.remove(["000.png"])
             freed = writer.compact()
             assert freed > 0
-            assert not writer.forget()
+            assert not writer.delete_unused()
             assert writer.compact() == 0  # not twice
-        assert writer.forget()
+        assert writer.delete_unused()
         assert is_tidy(gallery_path)
 
 
@@ -122,7 +121,7 @@ def test_a_search_that_is_overtaken_by_compact(
 ) -> None:
     """It answers as before, or says that it cannot: without images that are forgotten meanwhile it would be wrong."""
     if not locked:
-        shutil.rmtree(gallery_path / readers.FOLDER)
+        shutil.rmtree(gallery_path / generations.FOLDER)
     with Gallery(gallery_path) as reader, Gallery(gallery_path) as other, GalleryWriter(gallery_path) as writer:
         removed = reader.pooled([reader.image("003.png")])
         expected = other.nearest(removed, 12)
@@ -147,22 +146,22 @@ def test_a_search_that_is_overtaken_by_compact(
 def test_a_reader_that_opens_while_its_generation_ends(
     gallery_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    hold: Callable = readers.hold
+    hold: Callable = generations.hold
     left = 2
 
-    def overtaken(gallery: Path, generation: int) -> readers.Reading | None:
+    def overtaken(gallery: Path, generation: int) -> generations.GenerationLock | None:
         nonlocal left
         left -= 1
         held = hold(gallery, generation) if moment == "after the lock" else None
         if left >= 0:
             with monkeypatch.context() as patch:
-                patch.setattr(readers, "hold", hold)
+                patch.setattr(generations, "hold", hold)
                 with GalleryWriter(gallery_path) as writer:
                     writer.remove([f"00{left}.png"])
                     writer.compact()
         return held or hold(gallery, generation)
 
-    monkeypatch.setattr(readers, "hold", overtaken)
+    monkeypatch.setattr(generations, "hold", overtaken)
     with Gallery(gallery_path) as reader:
         assert left < 0
         expected = answers_of(reader)
@@ -186,10 +185,10 @@ def test_a_forked_child_keeps_what_its_parent_read(gallery_path: Path) -> None:
     change_all(gallery_path)
     reader.close()
     with GalleryWriter(gallery_path) as writer:
-        assert not writer.forget()
+        assert not writer.delete_unused()
         os.close(into)
         os.waitpid(pid, 0)
-        assert writer.forget()
+        assert writer.delete_unused()
 
 
 def test_a_child_that_closes_takes_nothing_from_its_parent(gallery_path: Path) -> None:
@@ -201,7 +200,7 @@ def test_a_child_that_closes_takes_nothing_from_its_parent(gallery_path: Path) -
 
 
 def test_galleries_of_before_there_were_locks(gallery_path: Path) -> None:
-    shutil.rmtree(gallery_path / readers.FOLDER)
+    shutil.rmtree(gallery_path / generations.FOLDER)
     with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
         db.execute("DROP INDEX places")
         db.execute("DELETE FROM meta WHERE name IN ('generation', 'oldest')")

@@ -13,9 +13,8 @@ import pytest
 
 from spade_index.errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from spade_index.gallery import Gallery
-from spade_index.gallery.catalog.moments import image_moments
-from spade_index.gallery.verify import find_problems
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.store.moments import image_moments
+from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.cli_runs import run
 from helpers.processes import answers_of, die_at, forked, killed
@@ -61,11 +60,11 @@ def check_usable(path: Path, ids: list[str]) -> None:
         assert len(gallery) == len(ids)
         totals = np.zeros((3, 3), dtype=object)
         for row in gallery.images():
-            features = gallery.features(row)
+            features = gallery.stored(row)
             totals += np.array([image_moments(values) for values in features.maps], dtype=object)
             (nearest,) = gallery.nearest(features.pooled[None], 1)
             assert nearest[0].id == row.id
-        assert gallery.moments == totals.tolist()
+        assert gallery.totals.moments == totals.tolist()
         assert gallery.index_info() is not None
     with GalleryWriter(path):
         pass
@@ -147,7 +146,7 @@ def hide(path: Path, id: str) -> Path:
 def test_a_map_that_only_the_catalog_can_find_is_not_lost(gallery_path: Path) -> None:
     shard = hide(gallery_path, "005.png")
     with Gallery(gallery_path) as gallery:
-        assert gallery.features(gallery.image("005.png"))
+        assert gallery.stored(gallery.image("005.png"))
         (problem,) = gallery.verify()
         assert problem.startswith(f"{shard}: bytes have changed")
     assert repair(gallery_path)[0] == 0
@@ -275,17 +274,18 @@ def test_a_damaged_catalog_is_left_alone(gallery_path: Path) -> None:
     assert path.read_bytes() == data
 
 
+CHANGES = "spade_index.gallery.catalog.transaction:Transaction"
 REPAIRING = [
-    ("spade_index.gallery.write.compact:ShardWriter.append", 2, False),
-    ("spade_index.gallery.write.compact:ShardWriter.commit", 1, False),
-    ("spade_index.gallery.write.compact:move_rows", 1, False),
-    ("spade_index.gallery.write.compact:insert_shard", 2, False),
+    ("spade_index.gallery.write.move:ShardWriter.append", 2, False),
+    ("spade_index.gallery.write.move:ShardWriter.commit", 1, False),
+    (f"{CHANGES}.move_images", 1, False),
+    (f"{CHANGES}.add_shard", 2, False),
     ("spade_index.gallery.write.repair:_drop", 1, True),
-    ("spade_index.gallery.write.repair:lose_images", 1, False),
-    ("spade_index.gallery.write.repair:set_index_aside", 1, False),
+    (f"{CHANGES}.delete_images", 1, False),
+    (f"{CHANGES}.disable_index", 1, False),
     ("spade_index.gallery.write.reindex:build_index", 1, True),
-    ("spade_index.gallery.write.reindex:replace_index", 1, False),
-    ("spade_index.gallery.write.cleanup:forget", 1, False),
+    (f"{CHANGES}.replace_index", 1, False),
+    (f"{CHANGES}.forget_before", 1, False),
     ("pathlib:Path.unlink", 1, True),
     ("spade_index.gallery.catalog.check:make_durable", 1, True),
 ]
@@ -309,7 +309,7 @@ def test_killed_while_repairing(gallery_path: Path, name: str, call: int, before
 def test_progress_is_told_of_all_bytes(gallery_path: Path) -> None:
     told: list[int] = []
     with Gallery(gallery_path) as gallery:
-        assert list(find_problems(gallery, told.append)) == []
+        assert list(gallery.problems(told.append)) == []
     files = [*(gallery_path / "shards").iterdir(), *(gallery_path / "index").iterdir()]
     assert sum(told) == sum(file.stat().st_size for file in files)
 

@@ -8,7 +8,7 @@ import pytest
 from spade_index.errors import InputError, UnknownImage
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.tiny import image_file, png
 
@@ -19,11 +19,11 @@ def test_a_restored_image_is_as_it_was(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path) as writer:
         gallery = writer.gallery
         before = {id: gallery.image(id) for id in REMOVED}
-        moments = gallery.moments
+        moments = gallery.totals.moments
         removed = writer.remove(REMOVED)
         assert writer.restore([*REMOVED, "007.png"]) == removed + 1 == gallery.snapshot
         assert len(gallery) == 12
-        assert gallery.moments == moments
+        assert gallery.totals.moments == moments
         for id, old in before.items():
             new = gallery.image(id)
             assert new.key > old.key

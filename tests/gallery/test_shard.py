@@ -10,24 +10,29 @@ import numpy as np
 import pytest
 
 from spade_index.errors import GalleryDamaged
-from spade_index.gallery.store.shard import Shard, ShardWriter, file_digest
+from spade_index.gallery.store.files import file_digest
+from spade_index.gallery.store.shard import Shard
+from spade_index.gallery.store.shard_writer import ShardWriter
 from spade_index.settings import ExtractionSettings, Preprocessing
 
-from helpers.tiny import random_rows
+from helpers.tiny import random_images
 
 SETTINGS = ExtractionSettings("b", "w", ("a", "b"), ((9, 17, 16), (40, 8, 7)), 13, Preprocessing())
-ROWS = random_rows(SETTINGS, 7)
+IMAGES = random_images(SETTINGS, 7)
+STORED = [image.stored for image in IMAGES]
 
 
 @pytest.fixture
 def shard_path(tmp_path: Path) -> Path:
     path = tmp_path / "000003.h5"
-    writer = ShardWriter(path, SETTINGS)
-    for row in ROWS:
-        writer.append(*row)
-    assert len(writer) == len(ROWS)
+    writer = ShardWriter(tmp_path, 3, SETTINGS)
+    for image in IMAGES:
+        writer.append(image)
+    assert len(writer) == len(IMAGES)
     assert not path.exists()
-    assert writer.commit() == file_digest(path)
+    written = writer.commit()
+    assert (written.path, written.digest) == (path, file_digest(path))
+    assert written.images == [image.origin for image in IMAGES]
     assert os.listdir(tmp_path) == [path.name]
     return path
 
@@ -45,14 +50,14 @@ def test_plain_h5py_reads_what_was_written(shard_path: Path) -> None:
         assert ExtractionSettings.from_json(file.attrs["settings"]) == SETTINGS
         assert set(file) == {"id", "pooled", "maps", "thumbnail", "checksum"}
         assert set(file["maps"]) == {"0", "1"}
-        assert file["id"].asstr()[:].tolist() == [id for id, *_ in ROWS]
+        assert file["id"].asstr()[:].tolist() == [image.origin.id for image in IMAGES]
         assert h5py.check_string_dtype(file["id"].dtype) == ("utf-8", None)
-        np.testing.assert_array_equal(file["pooled"][:], np.stack([pooled for _, pooled, *_ in ROWS]))
+        np.testing.assert_array_equal(file["pooled"][:], np.stack([image.pooled for image in STORED]))
         for level in range(2):
-            np.testing.assert_array_equal(file[f"maps/{level}"][:], np.stack([maps[level] for _, _, maps, _ in ROWS]))
-        assert [thumbnail.tobytes() for thumbnail in file["thumbnail"]] == [thumbnail for *_, thumbnail in ROWS]
-        assert file["checksum"].shape == (len(ROWS),)
-        assert len(set(file["checksum"][:].tolist())) == len(ROWS)
+            np.testing.assert_array_equal(file[f"maps/{level}"][:], np.stack([image.maps[level] for image in STORED]))
+        assert [thumbnail.tobytes() for thumbnail in file["thumbnail"]] == [image.thumbnail for image in STORED]
+        assert file["checksum"].shape == (len(IMAGES),)
+        assert len(set(file["checksum"][:].tolist())) == len(IMAGES)
 
 
 def test_layout_is_plain_byte_ranges_on_pages(shard_path: Path) -> None:
@@ -66,10 +71,10 @@ def test_layout_is_plain_byte_ranges_on_pages(shard_path: Path) -> None:
         for level, (channels, height, width) in enumerate(SETTINGS.level_shapes):
             maps = file[f"maps/{level}"]
             assert maps.dtype == np.dtype("<f2")
-            assert maps.shape == (len(ROWS), height * width, channels)
+            assert maps.shape == (len(IMAGES), height * width, channels)
             assert maps.chunks == (1, height * width, channels)
             assert maps.id.get_create_plist().get_nfilters() == 0
-            for row in range(len(ROWS)):
+            for row in range(len(IMAGES)):
                 chunk = maps.id.get_chunk_info_by_coord((row, 0, 0))
                 assert chunk.byte_offset % 4096 == 0
                 assert chunk.size == 2 * channels * height * width
@@ -79,34 +84,34 @@ def test_layout_is_plain_byte_ranges_on_pages(shard_path: Path) -> None:
 
 def test_shard_reads_what_was_written(shard_path: Path) -> None:
     shard = Shard(shard_path, SETTINGS)
-    assert shard.rows == len(ROWS)
-    np.testing.assert_array_equal(shard.pooled(), np.stack([pooled for _, pooled, *_ in ROWS]))
-    for row, (_, _, maps, thumbnail) in enumerate(ROWS):
-        for read, written in zip(read_all(shard, row), maps, strict=True):
+    assert shard.rows == len(IMAGES)
+    np.testing.assert_array_equal(shard.pooled(), np.stack([image.pooled for image in STORED]))
+    for row, stored in enumerate(STORED):
+        for read, written in zip(read_all(shard, row), stored.maps, strict=True):
             np.testing.assert_array_equal(read, written)
-        assert shard.thumbnail(row) == thumbnail
+        assert shard.thumbnail(row) == stored.thumbnail
     assert shard.damaged_rows() == []
 
 
 def test_an_open_shard_outlives_its_file_name(shard_path: Path) -> None:
     shard = Shard(shard_path, SETTINGS)
     shard_path.unlink()
-    np.testing.assert_array_equal(shard.pooled()[2], ROWS[2][1])
-    np.testing.assert_array_equal(read_all(shard, 2)[1], ROWS[2][2][1])
+    np.testing.assert_array_equal(shard.pooled()[2], STORED[2].pooled)
+    np.testing.assert_array_equal(read_all(shard, 2)[1], STORED[2].maps[1])
 
 
 @pytest.mark.parametrize("part", ["id", "pooled", "fine map", "coarse map", "thumbnail", "checksum"])
 def test_a_flipped_byte_is_found(shard_path: Path, part: str) -> None:
     row = 4
-    id, pooled, maps, thumbnail = ROWS[row]
+    id, stored = IMAGES[row].origin.id, STORED[row]
     with h5py.File(shard_path) as file:
         checksum = file["checksum"][row].tobytes()
     parts = {
         "id": id.encode(),
-        "pooled": pooled.tobytes(),
-        "fine map": maps[0].tobytes(),
-        "coarse map": maps[1].tobytes(),
-        "thumbnail": thumbnail,
+        "pooled": stored.pooled.tobytes(),
+        "fine map": stored.maps[0].tobytes(),
+        "coarse map": stored.maps[1].tobytes(),
+        "thumbnail": stored.thumbnail,
         "checksum": checksum,
     }
     before = file_digest(shard_path)
@@ -159,11 +164,11 @@ def test_a_shard_of_other_settings_is_refused(shard_path: Path) -> None:
 def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.CaptureFixture[str]) -> None:
     """One error, and HDF5 has nothing to say of it."""
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    writer = ShardWriter(tmp_path / "000001.h5", SETTINGS)
+    writer = ShardWriter(tmp_path, 1, SETTINGS)
 
     def write(writer: ShardWriter) -> None:
-        for row in ROWS:
-            writer.append(*row)
+        for image in IMAGES:
+            writer.append(image)
         writer.commit()
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
@@ -180,24 +185,24 @@ def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.Cap
 
 
 def test_abandon_leaves_nothing(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path / "000001.h5", SETTINGS)
-    writer.append(*ROWS[0])
+    writer = ShardWriter(tmp_path, 1, SETTINGS)
+    writer.append(IMAGES[0])
     writer.abandon()
     assert os.listdir(tmp_path) == []
 
 
 def test_an_interrupted_append_does_not_damage_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "000001.h5"
-    writer = ShardWriter(path, SETTINGS)
-    writer.append(*ROWS[0])
+    writer = ShardWriter(tmp_path, 1, SETTINGS)
+    writer.append(IMAGES[0])
 
     def interrupt(*arguments: object) -> int:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("spade_index.gallery.store.shard.row_checksum", interrupt)
+        patch.setattr("spade_index.gallery.store.shard_writer.row_checksum", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            writer.append(*ROWS[1])
+            writer.append(IMAGES[1])
     writer.commit()
     shard = Shard(path, SETTINGS)
     assert shard.rows == 1

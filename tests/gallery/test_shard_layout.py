@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from spade_index.errors import GalleryDamaged
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.catalog.changes import set_layout
+from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.store.layout import SEAL, ShardLayout, layout_to_keep
-from spade_index.gallery.store.shard import Shard, ShardWriter
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.store.shard import Shard
+from spade_index.gallery.store.shard_writer import ShardWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
 from spade_index.settings import ExtractionSettings, Preprocessing
 
 from helpers.cli_runs import run
-from helpers.tiny import put, random_rows
+from helpers.tiny import put, random_images
 
 DATA = Path(__file__).parents[1] / "data"
 Maps = list[np.ndarray]
@@ -35,12 +36,12 @@ def settings_of(shapes: list[tuple[int, int, int]], dim: int) -> ExtractionSetti
 
 def write_shard(path: Path, settings: ExtractionSettings, rows: int, seed: int = 0) -> list[Maps]:
     """A shard of made-up images; their maps."""
-    written = random_rows(settings, rows, seed)
-    writer = ShardWriter(path, settings)
-    for row in written:
-        writer.append(*row)
-    writer.commit()
-    return [maps for _, _, maps, _ in written]
+    images = random_images(settings, rows, seed)
+    writer = ShardWriter(path.parent, int(path.stem), settings)
+    for image in images:
+        writer.append(image)
+    assert writer.commit().path == path
+    return [image.stored.maps for image in images]
 
 
 def read_row(shard: Shard, settings: ExtractionSettings, row: int) -> Maps:
@@ -65,7 +66,7 @@ def kept(path: Path) -> dict[int, bytes]:
 def keep(path: Path, shard: int, layout: bytes | None) -> None:
     """Change what is kept of a shard; the next writer finds nothing wrong with the catalog."""
     with closing(sqlite3.connect(path / "catalog.sqlite")) as db, db:
-        set_layout(db, shard, layout)
+        Transaction(db).set_layout(shard, layout)
 
 
 shapes = st.tuples(st.integers(1, 90), st.integers(1, 9), st.integers(1, 9))

@@ -42,7 +42,7 @@ def stored(path: Path) -> dict[str, list[np.ndarray]]:
     """Pooled descriptor and maps of every image, after a check of the whole gallery."""
     with Gallery(path) as gallery:
         assert list(gallery.verify()) == []
-        return {row.id: [gallery.features(row).pooled, *gallery.features(row).maps] for row in gallery.images()}
+        return {row.id: [gallery.stored(row).pooled, *gallery.stored(row).maps] for row in gallery.images()}
 
 
 def test_a_stream_gives_what_the_batches_alone_give(backbone: Backbone) -> None:

@@ -11,7 +11,7 @@ import pytest
 from spade_index.errors import GalleryDamaged, ImageError, InputError, UnknownImage
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage, ImageFile, find_images
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings

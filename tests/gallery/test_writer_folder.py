@@ -10,7 +10,7 @@ import pytest
 from spade_index.errors import GalleryLocked, GalleryNotFound, InputError, SettingsMismatch, StorageError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
 
 from helpers.tiny import build, files_of, parts_of, tiny_backbone

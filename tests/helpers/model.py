@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 from spade_index.gallery import Gallery
-from spade_index.gallery.catalog.moments import image_moments, moments_variance
+from spade_index.gallery.store.moments import image_moments, moments_variance
 from spade_index.images import load
 
 from helpers.tiny import brute_force, image_file, plain, png, tiny_backbone

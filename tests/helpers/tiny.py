@@ -12,17 +12,12 @@ from torch import Tensor, nn
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.catalog.changes import NewImage, insert_images, insert_shard, new_snapshot
-from spade_index.gallery.catalog.moments import image_moments
 from spade_index.gallery.index.search import Neighbour
-from spade_index.gallery.store.layout import layout_to_keep
-from spade_index.gallery.store.shard import ShardWriter
+from spade_index.gallery.store.record import ImageOrigin, NewImage, StoredImage
 from spade_index.gallery.write.ingest import AddReport
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images
 from spade_index.settings import ExtractionSettings, Preprocessing
-
-Row = tuple[str, np.ndarray, list[np.ndarray], bytes]  # id, pooled [D], maps [H*W, C] of each level, thumbnail
 
 INPUT = 32  # pixels; levels of 8x8, 4x4 and 2x2
 
@@ -112,11 +107,16 @@ def png(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def random_rows(settings: ExtractionSettings, count: int, seed: int = 0) -> list[Row]:
-    """Id, pooled [D], maps [H*W, C] for each level and thumbnail bytes of made-up images."""
+def new_image(id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail: bytes = b"thumbnail") -> NewImage:
+    """An image with these features, of a made-up origin: pooled float32 [D], maps float16 [H*W, C] for each level."""
+    return NewImage(ImageOrigin(id, id.encode(), f"/{id}", 1, 1, 1, 1), StoredImage(pooled, maps, thumbnail))
+
+
+def random_images(settings: ExtractionSettings, count: int, seed: int = 0) -> list[NewImage]:
+    """Images with random features."""
     rng = np.random.default_rng(seed)
     return [
-        (
+        new_image(
             f"folder/ünï-{number}.png",
             rng.normal(size=settings.pooled_dim).astype(np.float32),
             [rng.normal(size=(h * w, c)).astype(np.float16) for c, h, w in settings.level_shapes],
@@ -135,26 +135,16 @@ def parts_of(path: Path) -> set[str]:
     """The files that a gallery consists of when nothing is left of before: what `files_of` should say."""
     with Gallery(path) as gallery:
         catalog = gallery.catalog
-        shards = {f"shards/{row['file']}" for row in catalog.shards().values()}
+        shards = {f"shards/{row.file}" for row in catalog.shards().values()}
         index = {f"index/{Path(file).with_suffix(end)}" for file in catalog.index_files() for end in (".faiss", ".h5")}
         return shards | index | {"catalog.sqlite", "catalog.check", "writer.lock", f"readers/{catalog.generation()}"}
 
 
 def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: Sequence[str]) -> None:
-    """Add made-up images with these pooled descriptors [n, D] to a gallery, as one commit."""
-    rows = random_rows(settings, 1)
-    maps = rows[0][2]
+    """Add made-up images with these pooled descriptors float32 [n, D] to a gallery, as one commit."""
+    maps = random_images(settings, 1)[0].stored.maps
     with GalleryWriter(path, settings) as writer:
-        number = writer.gallery.catalog.next_shard()
-        shard = ShardWriter(writer.shard_path(number), settings)
-        for id, pooled in zip(ids, descriptors, strict=True):
-            shard.append(id, pooled, maps, b"thumbnail")
-        digest = shard.commit()
-        moments = writer.moments([[image_moments(values) for values in maps]] * len(ids))
-        with writer.gallery.catalog.transaction() as db:
-            snapshot = new_snapshot(db, "add", len(writer.gallery) + len(ids), moments)
-            insert_shard(db, number, shard.path, digest, len(ids), layout_to_keep(number, shard.path, settings))
-            insert_images(db, [NewImage(id, id.encode(), f"/{id}", 1, 1, 1, 1) for id in ids], number, snapshot)
+        writer.add_features(new_image(id, pooled, maps) for id, pooled in zip(ids, descriptors, strict=True))
 
 
 def brute_force(query: np.ndarray, images: dict[str, np.ndarray], k: int) -> list[tuple[str, float]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spade_index.errors import ImageError, InputError
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage, ImageFile, find_images, load
 from spade_index.images.loading import load_all
 from spade_index.settings import Preprocessing

@@ -9,7 +9,7 @@ import pytest
 from spade_index.errors import GalleryError, InputError, SettingsMismatch
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector

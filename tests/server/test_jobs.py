@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.serving import Server, eventually, parts, problem
 from helpers.tiny import png

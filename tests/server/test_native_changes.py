@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spade_index.gallery.write.session import GalleryWriter
+from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.serving import Server, parts, problem
 from helpers.tiny import build, image_file, png, tiny_backbone, write_images

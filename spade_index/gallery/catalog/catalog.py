@@ -1,44 +1,34 @@
-"""Which image is in which shard row: commits, snapshots, removals. One SQLite file, the gallery's commit point.
+"""The catalog: which images, shards, snapshots, index and thresholds a gallery has.
 
-The tables are in `catalog_schema`, the connection in `catalog_file`, the questions about images in `catalog_images`,
-what transactions are made of in `changes`.
+It is one SQLite file, and its transactions are the gallery's commits. The tables are created in `schema`, their rows
+are in `tables`, the queries about images in `images`, the changes in `transaction`.
 """
 
 import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
-from spade_index.gallery.store.shard import FORMAT, VERSION
+from spade_index.gallery.store.format import FORMAT, VERSION
 from spade_index.settings import ExtractionSettings
 
-from . import check as catalog_check
+from . import check
 from .check import REMEDY
-from .images import CatalogImages
+from .images import ImageQueries
 from .schema import ADDITIONS, create_catalog
+from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
-CALIBRATION = {"thresholds": dict, "quantile": int | float, "snapshot": int, "search": str}  # what `info` shows
-
-
-@dataclass(frozen=True)
-class IndexRow:
-    """One FAISS index."""
-
-    snapshot: int
-    file: str
-    digest: str
-    description: str  # JSON
+CALIBRATION = {"thresholds": dict, "quantile": int | float, "snapshot": int, "search": str}  # fields that `info` shows
 
 
-class Catalog(CatalogImages):
+class Catalog(ImageQueries):
     """The gallery's SQLite file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises GalleryNotFound, FormatTooNew, GalleryDamaged."""
+        """Open the file. Raises GalleryNotFound, FormatTooNew, GalleryDamaged."""
         super().__init__(path)
         if self.meta("format") != FORMAT:
             raise GalleryDamaged(f"{path}: not the catalog of a gallery; {REMEDY}")
@@ -54,53 +44,43 @@ class Catalog(CatalogImages):
 
     @classmethod
     def create(cls, path: Path, settings: ExtractionSettings, weights_file: str | None = None) -> "Catalog":
-        """A new, empty catalog at snapshot 0; it appears whole or not at all."""
+        """Create an empty catalog at snapshot 0, atomically, and open it."""
         create_catalog(path, settings, weights_file)
         return cls(path)
 
     def complete(self) -> None:
-        """Add the tables and indexes that a gallery of before does not have."""
+        """Add the tables and indexes that catalogs of earlier versions lack."""
         self._db.executescript(ADDITIONS)
 
     def latest_snapshot(self) -> int:
-        """The snapshot of the last commit."""
+        """Return the snapshot of the last commit."""
         snapshot = self._value("SELECT max(snapshot) FROM snapshots", int)
         if snapshot is None:
             raise self._damaged("it has no snapshots")
         return snapshot
 
-    def snapshot(self, snapshot: int) -> sqlite3.Row | None:
-        """created, action, images and moments of a snapshot, or None if it is not there (any more)."""
-        return next(iter(self._snapshots("WHERE snapshot = ?", snapshot)), None)
+    def snapshot(self, snapshot: int) -> SnapshotRow | None:
+        """Return a snapshot, or None if there is none of this number, or it was deleted."""
+        return self._row(SnapshotRow, "WHERE snapshot = ?", (snapshot,))
 
-    def snapshots(self) -> list[sqlite3.Row]:
-        """All snapshots that can be opened, the oldest first."""
-        return self._snapshots("WHERE snapshot >= ? ORDER BY snapshot", self.oldest_snapshot())
+    def snapshots(self) -> list[SnapshotRow]:
+        """Return all snapshots that can be opened, the oldest first."""
+        return self._rows(SnapshotRow, "WHERE snapshot >= ? ORDER BY snapshot", (self.oldest_snapshot(),))
 
-    def _snapshots(self, which: str, value: int) -> list[sqlite3.Row]:
-        return self._typed(
-            (int, str, str, int, str),
-            f"SELECT snapshot, created, action, images, moments FROM snapshots {which}",
-            (value,),
-        )
-
-    def shards(self) -> dict[int, sqlite3.Row]:
-        """file, rows, bytes and digest of every shard."""
-        rows = self._typed(
-            (int, str, int, int, str), "SELECT shard, file, rows, bytes, digest FROM shards ORDER BY shard"
-        )
-        return {row["shard"]: row for row in rows}
+    def shards(self) -> dict[int, ShardRow]:
+        """Return all shards by number, in ascending order."""
+        return {row.shard: row for row in self._rows(ShardRow, "ORDER BY shard")}
 
     def next_shard(self) -> int:
-        """A number that no shard has ever had."""
+        """Return a number that no shard has ever had."""
         return (self._value("SELECT seq FROM sqlite_sequence WHERE name = 'shards'", int) or 0) + 1
 
     def shard_file(self, shard: int) -> str | None:
-        """The file name of a shard, or None if it is not there (any more)."""
+        """Return the file name of a shard, or None if it was deleted."""
         return self._value("SELECT file FROM shards WHERE shard = ?", str, shard)
 
     def layout(self, shard: int) -> bytes | None:
-        """Where in its file a shard's values lie, if that was kept: see `ShardLayout.recall`."""
+        """Return the layout that is kept of a shard, or None: see `ShardLayout.recall`."""
         if not self._has_layouts:
             return None
         return self._value("SELECT layout FROM layouts WHERE shard = ?", bytes, shard)
@@ -110,29 +90,29 @@ class Catalog(CatalogImages):
         return self._value("SELECT 1 FROM sqlite_master WHERE name = 'layouts'", int) is not None
 
     def index(self, snapshot: int) -> IndexRow | None:
-        """The newest index that is not newer than a snapshot, and of after `compact`: else it proposes what is gone."""
-        query = "SELECT * FROM indexes WHERE snapshot BETWEEN ? AND ? ORDER BY snapshot DESC LIMIT 1"
-        return self._index(query, self.oldest_snapshot(), snapshot)
+        """Return the newest index that is not newer than a snapshot, or None.
+
+        An index from before the last compaction would propose images that are deleted, and is not returned.
+        """
+        condition = "WHERE snapshot BETWEEN ? AND ? ORDER BY snapshot DESC LIMIT 1"
+        return self._row(IndexRow, condition, (self.oldest_snapshot(), snapshot))
 
     def latest_index(self) -> IndexRow | None:
-        """The index that was built last."""
-        return self._index("SELECT * FROM indexes")
-
-    def _index(self, query: str, *values: int) -> IndexRow | None:
-        return next((IndexRow(*row) for row in self._typed((int, str, str, str), query, values)), None)
+        """Return the index that was built last, or None."""
+        return self._row(IndexRow, "", ())
 
     def index_files(self) -> set[str]:
-        """The files of all indexes."""
-        return {row[0] for row in self._read("SELECT file FROM indexes")}
+        """Return the file names of all indexes."""
+        return {file for (file,) in self._read("SELECT file FROM indexes")}
 
     def calibration(self, key: str) -> str | None:
-        """The thresholds stored for search settings, as JSON."""
+        """Return the thresholds stored for search settings, as JSON, or None."""
         return self._value("SELECT value FROM calibrations WHERE key = ?", str, key)
 
     def calibrations(self) -> list[dict[str, object]]:
-        """All stored thresholds, as `calibration.calibrate` gives them."""
+        """Return all stored thresholds, as `calibration.calibrate` gives them. Raises GalleryDamaged."""
         try:
-            found = [json.loads(row[0]) for row in self._read("SELECT value FROM calibrations")]
+            found = [json.loads(row.value) for row in self._rows(CalibrationRow)]
             for name, kind in CALIBRATION.items():
                 if not all(isinstance(calibration[name], kind) for calibration in found):
                     raise ValueError(f"unexpected {name}")
@@ -143,17 +123,17 @@ class Catalog(CatalogImages):
         return found
 
     def require_unchanged(self) -> bool:
-        """See `catalog_check.require_unchanged`."""
+        """Compare the file's bytes with the note of the last writer: see `check.require_unchanged`."""
         with closing(self._connected()) as db:
             try:
                 db.execute("BEGIN")
-                db.execute("SELECT count(*) FROM meta").fetchone()  # from now on nobody commits, until it is closed
+                db.execute("SELECT count(*) FROM meta").fetchone()  # no other process can commit until this is closed
             except (sqlite3.Error, UnicodeError) as error:
                 raise self._unreadable(error) from error
-            return catalog_check.require_unchanged(self.path)
+            return check.require_unchanged(self.path)
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the catalog itself, one line each."""
+        """Yield one line for each problem of the catalog itself."""
         try:
             self.require_unchanged()
         except GalleryDamaged as error:
@@ -161,7 +141,7 @@ class Catalog(CatalogImages):
         yield from self.own_problems()
 
     def own_problems(self) -> Iterator[str]:
-        """What is wrong with the catalog that can be found without a note of its bytes."""
+        """Yield the problems that can be found without a note of the file's bytes."""
         for (line,) in self._read("PRAGMA integrity_check"):
             if line != "ok":
                 yield f"{self.path}: {' '.join(line.split())}"

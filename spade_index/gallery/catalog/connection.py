@@ -1,24 +1,29 @@
-"""The catalog as one SQLite file: its connection, transactions, typed rows, and what its errors mean."""
+"""The catalog as one SQLite file: its connection, transactions, typed rows, and the meaning of its errors."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spade_index.errors import GalleryDamaged, GalleryError, GalleryNotFound, StorageError
 
 from .check import REMEDY
+from .tables import Row, column_types, select
+from .transaction import Transaction
 
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL)
 BUSY_SECONDS = 30  # a commit of another process takes milliseconds
 
+Values = Sequence[object] | dict[str, object]
+R = TypeVar("R", bound=Row)
+
 
 class CatalogFile:
-    """An open catalog. Whatever reading it comes to is a GalleryDamaged, or a StorageError if it is busy."""
+    """An open catalog. Whatever goes wrong in reading it is a GalleryDamaged, or a StorageError if it is busy."""
 
     def __init__(self, path: Path) -> None:
-        """Raises GalleryNotFound, GalleryDamaged."""
+        """Open the file. Raises GalleryNotFound, GalleryDamaged."""
         self.path = path
         if not path.is_file():
             raise GalleryNotFound(f"{path.parent}: no gallery there; make one with `spade-index build IMAGES GALLERY`")
@@ -29,11 +34,11 @@ class CatalogFile:
         self._db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is executed inside happens, durably, or nothing does."""
+    def transaction(self) -> Iterator[Transaction]:
+        """Commit all changes that are made inside, durably, or none of them if anything is raised."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            yield self._db
+            yield Transaction(self._db)
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
@@ -41,25 +46,25 @@ class CatalogFile:
             raise
 
     def meta(self, name: str) -> str | None:
-        """A fact about the gallery as a whole."""
+        """Return a fact about the gallery as a whole."""
         return self._value("SELECT value FROM meta WHERE name = ?", str, name)
 
     def generation(self) -> int:
-        """How many times something has fallen out of use."""
+        """Return the number of the current generation: see `generations`."""
         return self._number("generation")
 
     def data_version(self) -> int:
-        """A number that another one's commit changes, of whatever kind; to ask for it costs nearly nothing."""
+        """Return a number that changes with every commit of another connection; cheap to ask for."""
         return int(self._read("PRAGMA data_version")[0][0])
 
     def oldest_snapshot(self) -> int:
-        """The earliest snapshot that can be opened: that of the last compaction."""
+        """Return the earliest snapshot that can be opened: that of the last compaction."""
         return self._number("oldest")
 
     def _connected(self) -> sqlite3.Connection:
         try:
             return connect(self.path)
-        except (sqlite3.Error, UnicodeError) as error:  # also of a message of SQLite's
+        except (sqlite3.Error, UnicodeError) as error:  # UnicodeError: of SQLite's own message
             raise self._unreadable(error) from error
 
     def _number(self, name: str) -> int:
@@ -69,23 +74,33 @@ class CatalogFile:
             raise self._damaged(str(error)) from error
 
     def _value(self, query: str, kind: type, *values: object) -> Any:
+        """Return the first value of the first row, or None."""
         return next((row[0] for row in self._typed((kind | None,), query, values)), None)
 
-    def _typed(
-        self, kinds: tuple[Any, ...], query: str, values: Sequence[object] | dict[str, object] = ()
-    ) -> list[sqlite3.Row]:
-        """Rows of values of these kinds: SQLite gives whatever it finds in a damaged file."""
+    def _rows(self, row: type[R], condition: str = "", values: Values = ()) -> list[R]:
+        """Return rows of a table; `condition` is what follows the table's name in the query."""
+        return [row(*found) for found in self._typed(column_types(row), select(row, condition), values)]
+
+    def _row(self, row: type[R], condition: str, values: Values) -> R | None:
+        """Return the first of such rows, or None."""
+        return next(iter(self._rows(row, condition, values)), None)
+
+    def _typed(self, kinds: tuple[Any, ...], query: str, values: Values = ()) -> list[tuple[Any, ...]]:
+        """Return rows of values of these kinds. Raises GalleryDamaged: a damaged file may hold any other."""
         rows = self._read(query, values)
         for row in rows:
             if not all(map(isinstance, row, kinds)):
                 raise self._damaged("unexpected values")
         return rows
 
-    def _read(self, query: str, values: Sequence[object] | dict[str, object] = ()) -> list[sqlite3.Row]:
-        """All rows at once: no lock is held while the caller works. Raises GalleryDamaged, StorageError (busy)."""
+    def _read(self, query: str, values: Values = ()) -> list[tuple[Any, ...]]:
+        """Return all rows at once, so that no lock is held while the caller works.
+
+        Raises GalleryDamaged, or StorageError if the catalog is busy.
+        """
         try:
             return self._db.execute(query, values).fetchall()
-        except (sqlite3.Error, UnicodeError) as error:  # also of a message of SQLite's
+        except (sqlite3.Error, UnicodeError) as error:  # UnicodeError: of SQLite's own message
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> GalleryError:
@@ -98,9 +113,8 @@ class CatalogFile:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection to a catalog's file. Raises sqlite3.Error."""
+    """Open a catalog's file. Raises sqlite3.Error."""
     db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    db.row_factory = sqlite3.Row
     # A rollback journal keeps the catalog one file; EXTRA also makes the journal's removal, the commit, durable.
     db.execute("PRAGMA synchronous = EXTRA")
     db.execute("PRAGMA foreign_keys = ON")

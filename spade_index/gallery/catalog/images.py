@@ -1,130 +1,118 @@
-"""What the catalog says about images: which are there at a snapshot, which were removed, and where each one lies."""
+"""Queries about images: which are there at a snapshot, which were removed, and where each one lies."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .connection import CatalogFile
+from .tables import ImageRow
 
-IMAGE = (int, str, int, int, bytes, str, int, int, int, int, int, int | None)  # kinds of an ImageRow's values
+PAGE = 1000  # rows read at a time
 # The plus signs keep SQLite from its index of `added`, by which it would read all images for a page of them.
 LIVE_AT = "+added <= ? AND (removed IS NULL OR removed > ?)"
 LIVE = LIVE_AT.replace("?", ":snapshot")
 GONE = "removed > ? AND NOT EXISTS (SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL)"
 
 
-@dataclass(frozen=True)
-class ImageRow:
-    """One image of a gallery."""
-
-    key: int  # never used again; what the index calls it
-    id: str
-    shard: int
-    row: int
-    digest: bytes
-    path: str  # where it was when it was added
-    size: int
-    mtime_ns: int
-    width: int
-    height: int
-    added: int
-    removed: int | None
-
-
-class CatalogImages(CatalogFile):
+class ImageQueries(CatalogFile):
     """A catalog that can be asked about its images."""
 
     def images(self, snapshot: int, after: int = -1) -> Iterator[ImageRow]:
-        """The images of a snapshot that were added after snapshot `after`, in the order of their keys.
+        """Yield the images of a snapshot that were added after snapshot `after`, in the order of their keys.
 
-        Read page by page, so that no lock is held while the caller works.
+        They are read page by page, so that no lock is held while the caller works.
         """
         # Keys ascend with `added`.
         key = (self._value("SELECT min(key) FROM images WHERE added > ?", int, after) or 0) - 1
-        while page := self.page(snapshot, key, 1000, after):
+        while page := self.page(snapshot, key, PAGE, after):
             yield from page
             key = page[-1].key
 
     def page(self, snapshot: int, key: int, limit: int, after: int = -1) -> list[ImageRow]:
-        """So many of a snapshot's images that were added after snapshot `after`, by their keys, after a key."""
-        query = f"SELECT * FROM images WHERE {LIVE} AND +added > :after AND key > :key ORDER BY key LIMIT :limit"
-        rows = self._typed(IMAGE, query, {"snapshot": snapshot, "after": after, "key": key, "limit": limit})
-        return [ImageRow(*row) for row in rows]
+        """Return up to `limit` images as `images` yields them, with keys greater than `key`."""
+        condition = f"WHERE {LIVE} AND +added > :after AND key > :key ORDER BY key LIMIT :limit"
+        return self._rows(ImageRow, condition, {"snapshot": snapshot, "after": after, "key": key, "limit": limit})
 
     def images_by_key(self, keys: Iterable[int]) -> dict[int, ImageRow]:
-        """Rows of these keys, removed or not."""
-        return {row[0]: ImageRow(*row) for row in self._by_key(IMAGE, "*", keys)}
+        """Return the images that have these keys, removed or not, by key."""
+        parts = _parts(_distinct(keys))
+        return {row.key: row for part in parts for row in self._rows(ImageRow, f"WHERE key IN {_marks(part)}", part)}
 
     def ids(self, keys: Iterable[int]) -> dict[int, str]:
-        """Ids of these keys, removed or not."""
-        return {row[0]: row[1] for row in self._by_key((int, str), "key, id", keys)}
+        """Return the ids of the images that have these keys, removed or not, by key."""
+        found: dict[int, str] = {}
+        for part in _parts(_distinct(keys)):
+            found |= dict(self._typed((int, str), f"SELECT key, id FROM images WHERE key IN {_marks(part)}", part))
+        return found
 
     def image_by_id(self, id: str, snapshot: int) -> ImageRow | None:
-        """The image with this id at a snapshot."""
-        return self._one(f"SELECT * FROM images WHERE id = :id AND {LIVE}", id=id, snapshot=snapshot)
+        """Return the image with this id at a snapshot, or None."""
+        return self._row(ImageRow, f"WHERE id = :id AND {LIVE}", {"id": id, "snapshot": snapshot})
 
     def images_by_id(self, ids: Sequence[str], snapshot: int) -> dict[str, ImageRow]:
-        """Those of these ids that are there at a snapshot."""
-        return {row["id"]: ImageRow(*row) for row in self._live("id", ids, snapshot)}
+        """Return the images at a snapshot that have one of these ids, by id."""
+        return {row.id: row for row in self._live("id", ids, snapshot)}
 
     def ids_by_digest(self, digests: Sequence[bytes], snapshot: int) -> dict[bytes, str]:
-        """The ids of images with these file contents at a snapshot."""
-        return {row["digest"]: row["id"] for row in self._live("digest", digests, snapshot)}
+        """Return the ids of the images at a snapshot whose files have one of these digests, by digest."""
+        return {row.digest: row.id for row in self._live("digest", digests, snapshot)}
 
     def added_count(self, snapshot: int, since: int) -> int:
-        """How many of a snapshot's images were added after an earlier one."""
+        """Return the number of a snapshot's images that were added after an earlier one."""
         query = "SELECT count(*) FROM images WHERE added > ? AND added <= ? AND (removed IS NULL OR removed > ?)"
         return self._value(query, int, since, snapshot, snapshot) or 0
 
     def removed_keys(self, snapshot: int, since: int) -> list[int]:
-        """Keys of images that snapshot `since` held and `snapshot` does not."""
+        """Return the keys of images that snapshot `since` held and `snapshot` does not."""
         query = "SELECT key FROM images WHERE removed > ? AND removed <= ? AND added <= ? ORDER BY key"
-        return [row[0] for row in self._read(query, (since, snapshot, since))]
+        return [key for (key,) in self._read(query, (since, snapshot, since))]
 
     def removed_image(self, id: str) -> ImageRow | None:
-        """The image that had this id last, of those that were removed since the last compaction."""
-        query = "SELECT * FROM images WHERE id = :id AND removed > :oldest ORDER BY removed DESC"
-        return self._one(query, id=id, oldest=self.oldest_snapshot())
+        """Return the image that had this id last, of those removed since the last compaction, or None."""
+        condition = "WHERE id = :id AND removed > :oldest ORDER BY removed DESC"
+        return self._row(ImageRow, condition, {"id": id, "oldest": self.oldest_snapshot()})
 
     def removed_images(self) -> list[ImageRow]:
-        """Those that can be restored, in the order of their keys: the last with its id, and none has it now."""
-        query = f"SELECT * FROM images AS gone WHERE {GONE} ORDER BY removed"
-        rows = self._typed(IMAGE, query, (self.oldest_snapshot(),))
-        latest = {image.id: image for image in (ImageRow(*row) for row in rows)}
+        """Return the images that can be restored, in the order of their keys.
+
+        Of several with one id that is the one removed last; if an image has that id now, none of them can.
+        """
+        rows = self._rows(ImageRow, f"AS gone WHERE {GONE} ORDER BY removed", (self.oldest_snapshot(),))
+        latest = {image.id: image for image in rows}
         return sorted(latest.values(), key=lambda row: row.key)
 
     def removed_count(self) -> int:
-        """Images that are removed and still take room, until `compact`; not those that were restored."""
+        """Return the number of removed images that still take room, until `compact`; restored ones do not count."""
         lives = "SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL AND shard = gone.shard AND row = gone.row"
         places = f"SELECT DISTINCT shard, row FROM images AS gone WHERE removed > ? AND NOT EXISTS ({lives})"
         return self._value(f"SELECT count(*) FROM ({places})", int, self.oldest_snapshot()) or 0
 
     def live_counts(self) -> dict[int, int]:
-        """How many images each shard holds that are not removed; shards that wait to be forgotten are left out."""
+        """Return the number of images in each shard that are not removed, by shard.
+
+        Shards whose images were all removed before the last compaction are left out.
+        """
         query = "SELECT shard, sum(removed IS NULL) FROM images WHERE removed IS NULL OR removed > ? GROUP BY shard"
-        return {row[0]: row[1] for row in self._read(query, (self.oldest_snapshot(),))}
+        return dict(self._read(query, (self.oldest_snapshot(),)))
 
     def images_in(self, shard: int) -> list[ImageRow]:
-        """The images in a shard, removed or not, in the order of their rows."""
-        rows = self._typed(IMAGE, "SELECT * FROM images WHERE shard = ? ORDER BY row, key", (shard,))
-        return [ImageRow(*row) for row in rows]
+        """Return the images in a shard, removed or not, in the order of their rows."""
+        return self._rows(ImageRow, "WHERE shard = ? ORDER BY row, key", (shard,))
 
-    def _live(self, column: str, values: Sequence[object], snapshot: int) -> Iterator[sqlite3.Row]:
-        """Rows at a snapshot whose column has one of these values."""
+    def _live(self, column: str, values: Sequence[object], snapshot: int) -> Iterator[ImageRow]:
+        """Yield the images at a snapshot whose column has one of these values."""
         for part in _parts(values):
-            query = f"SELECT * FROM images WHERE {column} IN ({','.join('?' * len(part))}) AND {LIVE_AT}"
-            yield from self._typed(IMAGE, query, [*part, snapshot, snapshot])
+            condition = f"WHERE {column} IN {_marks(part)} AND {LIVE_AT}"
+            yield from self._rows(ImageRow, condition, [*part, snapshot, snapshot])
 
-    def _by_key(self, kinds: tuple[Any, ...], columns: str, keys: Iterable[int]) -> Iterator[sqlite3.Row]:
-        for part in _parts(list(dict.fromkeys(int(key) for key in keys))):
-            query = f"SELECT {columns} FROM images WHERE key IN ({','.join('?' * len(part))})"
-            yield from self._typed(kinds, query, part)
 
-    def _one(self, query: str, **values: object) -> ImageRow | None:
-        return next((ImageRow(*row) for row in self._typed(IMAGE, query, values)), None)
+def _distinct(keys: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(int(key) for key in keys))
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return f"({','.join('?' * len(values))})"
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """SQLite's limit of variables was once 999."""
+    """Yield values in parts: older versions of SQLite take no more than 999 in one query."""
     return (values[start : start + 500] for start in range(0, len(values), 500))

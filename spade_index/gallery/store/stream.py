@@ -1,80 +1,63 @@
-"""Features into shards on a thread of its own, so that the backbone waits neither for the disk nor for checksums."""
+"""Write new images into shards on a thread, so that the backbone waits neither for the disk nor for checksums."""
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from typing import TYPE_CHECKING
 
-from spade_index.gallery.catalog.changes import NewImage
-from spade_index.gallery.catalog.moments import image_moments
 from spade_index.settings import ExtractionSettings
 
-from .layout import layout_to_keep
-from .shard import ShardWriter
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .moments import Moments, Totals, maps_moments, no_moments
+from .record import NewImage
+from .shard_writer import ShardWriter, WrittenShard
 
 
 @dataclass(frozen=True)
-class FeatureBatch:
-    """What the backbone made of some images."""
+class StreamedShard:
+    """A shard that a stream has written, and the moments of all its images together."""
 
-    images: list[NewImage]
-    thumbnails: list[bytes]
-    pooled: "Tensor"  # float32 [B, D]
-    pyramid: "list[Tensor]"  # float16 [B, H*W, C] for each level
-
-
-@dataclass
-class WrittenShard:
-    """A shard that has its name on disk, and what its commit will put into the catalog."""
-
-    number: int
-    path: Path
-    digest: str = ""
-    layout: bytes | None = None
-    images: list[NewImage] = field(default_factory=list)
-    moments: list[list[list[int]]] = field(default_factory=list)  # of each image's maps, level by level
+    shard: WrittenShard
+    moments: Moments
 
 
 class ShardStream:
-    """Takes batches, writes shards of `rows` images one after the other, and hands them out when they are durable.
+    """Takes batches, writes shards of `rows` images one after the other, and returns those that are durable.
 
-    An error on its thread is raised by the next call; shards that were complete before it are handed out still.
+    An error on its thread is raised by the next call; the shards that were complete before it are still returned.
     """
 
-    def __init__(
-        self, settings: ExtractionSettings, path_of: Callable[[int], Path], first: int, rows: int, waiting: int
-    ) -> None:
-        """`path_of` is where the shard of a number goes, `first` the first one's number; so many batches may wait."""
+    def __init__(self, folder: Path, settings: ExtractionSettings, first: int, rows: int, waiting: int) -> None:
+        """Write into `folder`, shard numbers counting up from `first`; up to `waiting` batches are queued."""
+        self._folder = folder
         self._settings = settings
-        self._path_of = path_of
         self._number = first
         self._rows = rows
-        self._batches: Queue[FeatureBatch | None] = Queue(waiting)
-        self._written: Queue[WrittenShard] = Queue()
-        self._open: tuple[ShardWriter, WrittenShard] | None = None
+        self._batches: Queue[Iterable[NewImage] | None] = Queue(waiting)
+        self._written: Queue[StreamedShard] = Queue()
+        self._writer: ShardWriter | None = None  # of the shard that is not complete
+        self._totals = self._nothing()  # of its images
         self._error: BaseException | None = None
         self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="write-shards", daemon=True)
         self._thread.start()
 
-    def put(self, batch: FeatureBatch) -> None:
-        """Hand over a batch; waits while too many are not written yet. Raises what writing raised, OSError mostly."""
+    def put(self, batch: Iterable[NewImage]) -> None:
+        """Queue a batch, which is iterated over on the stream's thread; wait while the queue is full.
+
+        Raises what writing raised, mostly OSError.
+        """
         self._batches.put(batch)
         if self._error is not None:
             raise self._error
 
-    def written(self) -> Iterator[WrittenShard]:
-        """The shards that were completed since this was asked last, in order."""
+    def written(self) -> Iterator[StreamedShard]:
+        """Yield the shards that were completed since the last call, in order."""
         while not self._written.empty():
             yield self._written.get()
 
-    def close(self) -> Iterator[WrittenShard]:
-        """Write all that was handed over, the last shard being as long as it is; the shards since `written`."""
+    def close(self) -> Iterator[StreamedShard]:
+        """Write all that is queued, the last shard with as many rows as there are; yield the shards not yet yielded."""
         self._stop()
         yield from self.written()
         if self._error is not None:
@@ -97,37 +80,31 @@ class ShardStream:
                 if not self._abandoned:
                     self._write(batch)
             ended = True
-            if self._open and not self._abandoned:
-                self._complete()
+            if self._writer and not self._abandoned:
+                self._complete(self._writer)
         except BaseException as error:
             self._error = error
             self._abandoned = True
-            while not ended and self._batches.get() is not None:  # nobody may wait for room in the queue
+            while not ended and self._batches.get() is not None:  # empties the queue, so that `put` does not block
                 pass
         finally:
-            if self._open:
-                self._open[0].abandon()
+            if self._writer:
+                self._writer.abandon()
 
-    def _write(self, batch: FeatureBatch) -> None:
-        pooled = batch.pooled.cpu().numpy()
-        pyramid = [level.cpu().numpy() for level in batch.pyramid]
-        for place, image in enumerate(batch.images):
-            if self._open is None:
-                path = self._path_of(self._number)
-                self._open = ShardWriter(path, self._settings), WrittenShard(self._number, path)
-            writer, shard = self._open
-            maps = [level[place] for level in pyramid]
-            writer.append(image.id, pooled[place], maps, batch.thumbnails[place])
-            shard.images.append(image)
-            shard.moments.append([image_moments(values) for values in maps])
-            if len(writer) == self._rows:
-                self._complete()
+    def _write(self, batch: Iterable[NewImage]) -> None:
+        for image in batch:
+            if self._writer is None:
+                self._writer = ShardWriter(self._folder, self._number, self._settings)
+            self._writer.append(image)
+            self._totals = self._totals.plus(maps_moments(image.stored.maps))
+            if len(self._writer) == self._rows:
+                self._complete(self._writer)
 
-    def _complete(self) -> None:
-        assert self._open is not None
-        writer, shard = self._open
-        shard.digest = writer.commit()
-        shard.layout = layout_to_keep(shard.number, shard.path, self._settings)
-        self._open = None
+    def _complete(self, writer: ShardWriter) -> None:
+        shard = StreamedShard(writer.commit(), self._totals.moments)
+        self._writer, self._totals = None, self._nothing()
         self._number += 1
         self._written.put(shard)
+
+    def _nothing(self) -> Totals:
+        return Totals(0, no_moments(len(self._settings.level_shapes)))

@@ -1,4 +1,4 @@
-"""The one writer: a lock that ends with its process."""
+"""The lock of a gallery's one writer, which ends with its process."""
 
 import fcntl
 import os
@@ -32,7 +32,7 @@ class WriterLock:
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Give it up, if it is held."""
+        """Release the lock, if it is held."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

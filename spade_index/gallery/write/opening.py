@@ -1,11 +1,11 @@
-"""Opening a gallery for writing: its folder and catalog are made, or found to be as the last writer left them."""
+"""Open a gallery for writing: make its folder and catalog, or check that they are as the last writer left them."""
 
 from contextlib import suppress
 from pathlib import Path
 
 from spade_index.errors import GalleryDamaged, InputError, storage_errors
-from spade_index.gallery import generations as readers
-from spade_index.gallery.catalog import check as catalog_check
+from spade_index.gallery import generations
+from spade_index.gallery.catalog import check
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.schema import leftovers
 from spade_index.gallery.reader import CATALOG, Gallery
@@ -17,19 +17,19 @@ from .lock import LOCK, WriterLock
 def open_for_writing(
     path: Path, lock: WriterLock, settings: ExtractionSettings | None, weights_file: str | None
 ) -> Gallery:
-    """See `GalleryWriter`; takes the lock. Raises OSError besides."""
+    """Open a gallery as `Session` does, and take its lock. Raises OSError besides."""
     if settings is not None and not (path / CATALOG).exists():
         _make_folder(path)
         lock.take()
         if not (path / CATALOG).exists():
             Catalog.create(path / CATALOG, settings, weights_file).close()
-    gallery = Gallery(path)  # before the lock: a folder that is no gallery is left alone
+    gallery = Gallery(path)  # before the lock, so that a folder that is no gallery is left alone
     lock.take()
     if settings is not None:
         gallery.settings.require_equal(settings, str(path))
     _require_sound(gallery.catalog)
     gallery.catalog.complete()
-    readers.prepare(path, gallery.catalog.generation())
+    generations.prepare(path, gallery.catalog.generation())
     gallery.at()
     return gallery
 
@@ -38,23 +38,23 @@ def _make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     ours = {LOCK, CATALOG, *(file.name for file in leftovers(Path(CATALOG)))}
     strangers = {entry.name for entry in path.iterdir()} - ours
-    if strangers & {"shards", catalog_check.CHECK}:  # they are made after a catalog: it was lost, they must not be
+    if strangers & {"shards", check.CHECK}:  # made after a catalog, which was lost: their images must not be
         raise GalleryDamaged(f"{path}: was a gallery and has no {CATALOG}: restore that, or choose a new folder")
     if strangers:
         raise InputError(f"{path}: the folder holds something else ({min(strangers)}): choose a new one")
 
 
 def _require_sound(catalog: Catalog) -> None:
-    """Raise GalleryDamaged if the catalog is not as it was left: a later note of its bytes must not say it is."""
-    with suppress(catalog_check.NoteDamaged):
+    """Raise GalleryDamaged if the catalog has changed, before this writer notes its bytes as good."""
+    with suppress(check.NoteDamaged):
         if catalog.require_unchanged():
             return
     for problem in catalog.own_problems():
-        raise GalleryDamaged(f"{problem}; {catalog_check.REMEDY}")
+        raise GalleryDamaged(f"{problem}; {check.REMEDY}")
     note_catalog(catalog)
 
 
 def note_catalog(catalog: Catalog) -> None:
-    """Note what the catalog's bytes are, for whoever opens it next."""
+    """Note the digest of the catalog's bytes, for the next writer to compare with. Raises StorageError."""
     with storage_errors(catalog.path.parent):
-        catalog_check.write(catalog.path)
+        check.write(catalog.path)

@@ -1,38 +1,50 @@
-"""A gallery's index built anew from its latest snapshot, and committed."""
+"""Build a gallery's index from its latest snapshot, and commit it."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spade_index.errors import InputError, storage_errors
-from spade_index.gallery.catalog.changes import replace_index
+from spade_index.gallery.catalog.tables import IndexRow
 from spade_index.gallery.index.build import build_index
 from spade_index.gallery.index.descriptors import Descriptors, descriptors_file, write_descriptors
 from spade_index.gallery.index.index import IndexDescription
-from spade_index.gallery.store.shard import make_durable
+from spade_index.gallery.store.files import make_durable
 from spade_index.settings import IndexSettings
 
-if TYPE_CHECKING:
-    from .session import GalleryWriter
+from .session import Session
+
+
+def index_is_stale(session: Session) -> bool:
+    """See `GalleryWriter.index_is_stale`."""
+    index = session.gallery.index_info()
+    return len(session.gallery) > 0 if index is None else bool(index["stale"])
+
+
+def index_settings(session: Session) -> IndexSettings:
+    """See `GalleryWriter.index_settings`."""
+    row = session.gallery.catalog.latest_index()
+    return IndexDescription.from_json(row.description).settings() if row else IndexSettings()
 
 
 def rebuild_index(
-    writer: "GalleryWriter", settings: IndexSettings | None, queries: np.ndarray | None, say: Callable[[str], None]
+    session: Session,
+    settings: IndexSettings | None = None,
+    queries: np.ndarray | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> IndexDescription:
     """See `GalleryWriter.build_index`."""
-    gallery = writer.gallery
-    images, dim = len(gallery), writer.settings.pooled_dim
+    gallery = session.gallery
+    images, dim = len(gallery), session.settings.pooled_dim
     if not images:
-        raise InputError(f"{writer.path}: the gallery is empty, there is nothing to index")
-    settings = settings or writer.index_settings()
+        raise InputError(f"{session.path}: the gallery is empty, there is nothing to index")
+    settings = settings or index_settings(session)
     queries = gallery.index_queries() if queries is None else queries
-    snapshot = gallery.snapshot
-    path = _new_path(writer.path, snapshot)
-    with storage_errors(writer.path):
+    path = _new_path(session.path, gallery.snapshot)
+    with storage_errors(session.path):
         path.parent.mkdir(exist_ok=True)
         beside = descriptors_file(path)
         temporary = beside.with_suffix(".h5.tmp")
@@ -43,16 +55,14 @@ def rebuild_index(
         description = build_index(temporary, blocks, images, dim, settings, queries, say)
         description = replace(description, descriptors=digest)
         digest = make_durable(temporary, path)
-        with gallery.catalog.transaction() as db:
-            replace_index(db, snapshot, path.name, digest, description.to_json())
-            writer.next_generation(db)
-    gallery.at(snapshot)
-    writer.forget()
+        with session.commit(retires=True) as changes:
+            changes.replace_index(IndexRow(gallery.snapshot, path.name, digest, description.to_json()))
+    session.delete_unused()
     return description
 
 
 def _new_path(gallery: Path, snapshot: int) -> Path:
-    """Where a new index goes: never the name of one that a reader may be about to open."""
+    """Return where a new index goes: never the name of one that a reader may be about to open."""
     folder = gallery / "index"
     names = (f"{snapshot:06d}{f'-{number}' if number > 1 else ''}.faiss" for number in count(1))
     return next(folder / name for name in names if not (folder / name).exists())

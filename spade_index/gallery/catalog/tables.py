@@ -1,0 +1,106 @@
+"""The rows of the catalog's tables: one dataclass for each, which states the columns that are read and written."""
+
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, ClassVar, Protocol
+
+from spade_index.gallery.store.record import ImageOrigin
+
+
+class Row(Protocol):
+    """A dataclass whose fields are columns of one table."""
+
+    table: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ImageRow(ImageOrigin):
+    """One image of a gallery."""
+
+    table: ClassVar[str] = "images"
+
+    key: int  # never used again; the index knows the image by it
+    shard: int
+    row: int  # of the shard
+    added: int  # the snapshot that added it
+    removed: int | None  # the snapshot that removed it
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """One shard."""
+
+    table: ClassVar[str] = "shards"
+
+    shard: int  # its number, never used again
+    file: str
+    rows: int
+    bytes: int
+    digest: str  # xxh3_128 of the file
+
+
+@dataclass(frozen=True)
+class LayoutRow:
+    """Where the values of a shard lie in its file: see `store.layout`."""
+
+    table: ClassVar[str] = "layouts"
+
+    shard: int
+    layout: bytes
+
+
+@dataclass(frozen=True)
+class SnapshotRow:
+    """One commit that changed which images there are."""
+
+    table: ClassVar[str] = "snapshots"
+
+    snapshot: int
+    created: str  # ISO 8601, UTC
+    action: str
+    images: int
+    moments: str  # JSON: see `store.moments`
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One FAISS index."""
+
+    table: ClassVar[str] = "indexes"
+
+    snapshot: int  # whose images it holds; -1 if it must not be used
+    file: str
+    digest: str  # xxh3_128 of the file
+    description: str  # JSON: see `index.index.IndexDescription`
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """The thresholds of one set of search settings."""
+
+    table: ClassVar[str] = "calibrations"
+
+    key: str  # `SearchSettings.calibration_key`
+    value: str  # JSON
+
+
+def columns(row: type) -> tuple[str, ...]:
+    """Return the names of a row's columns, in the order of its fields."""
+    return tuple(field.name for field in fields(row))
+
+
+@cache
+def column_types(row: type) -> tuple[Any, ...]:
+    """Return the types of a row's values, as `isinstance` takes them."""
+    return tuple(field.type for field in fields(row))
+
+
+def select(row: type[Row], condition: str = "") -> str:
+    """Return the query for a table's rows; `condition` is what follows the table's name."""
+    return f"SELECT {', '.join(columns(row))} FROM {row.table} {condition}"
+
+
+def insert(table: str, names: tuple[str, ...], verb: str = "INSERT") -> str:
+    """Return the statement that inserts values of these columns."""
+    return f"{verb} INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"

@@ -1,0 +1,113 @@
+"""A transaction of the catalog: the changes that it may make."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
+from datetime import UTC, datetime
+from operator import attrgetter
+
+from spade_index.gallery.store.record import ImageOrigin
+from spade_index.gallery.store.shard_writer import WrittenShard
+
+from .tables import CalibrationRow, ImageRow, IndexRow, LayoutRow, ShardRow, SnapshotRow, columns, insert
+
+
+class Transaction:
+    """Changes that are committed together, inside of `Catalog.transaction`. Methods raise sqlite3.Error.
+
+    Images are added, removed and restored by the transaction's own snapshot: `add_snapshot` comes first.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.snapshot = -1  # that `add_snapshot` made
+
+    def set_meta(self, name: str, value: str) -> None:
+        """State a fact about the gallery as a whole."""
+        self._db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+    def add_snapshot(self, action: str, images: int, moments: str) -> int:
+        """Begin the next snapshot, which holds `images` images, and return its number."""
+        names = tuple(name for name in columns(SnapshotRow) if name != "snapshot")
+        snapshot = self._db.execute(insert(SnapshotRow.table, names), (now(), action, images, moments)).lastrowid
+        assert snapshot is not None
+        self.snapshot = snapshot
+        return snapshot
+
+    def add_shard(self, shard: WrittenShard) -> None:
+        """Name a shard that is on disk."""
+        row = ShardRow(
+            shard=shard.number,
+            file=shard.path.name,
+            rows=len(shard.images),
+            bytes=shard.path.stat().st_size,
+            digest=shard.digest,
+        )
+        self._insert(row)
+        self.set_layout(shard.number, shard.layout)
+
+    def set_layout(self, shard: int, layout: bytes | None) -> None:
+        """Keep a shard's layout in place of another, or none."""
+        self._db.execute("DELETE FROM layouts WHERE shard = ?", (shard,))
+        if layout is not None:
+            self._insert(LayoutRow(shard, layout))
+
+    def add_images(self, shard: WrittenShard) -> None:
+        """Add the images of a new shard."""
+        names = columns(ImageOrigin)
+        origin = attrgetter(*names)
+        rows = ((*origin(image), shard.number, row, self.snapshot) for row, image in enumerate(shard.images))
+        self._db.executemany(insert(ImageRow.table, (*names, "shard", "row", "added")), rows)
+
+    def remove_images(self, keys: Iterable[int]) -> None:
+        """Remove images; their rows stay for the snapshots that held them."""
+        self._db.executemany("UPDATE images SET removed = ? WHERE key = ?", [(self.snapshot, key) for key in keys])
+
+    def restore_image(self, key: int) -> None:
+        """Add a removed image once more, under a new key and at the same place."""
+        names = [name for name in columns(ImageRow) if name not in ("key", "added", "removed")]
+        copied = ", ".join(names)
+        query = f"INSERT INTO images ({copied}, added) SELECT {copied}, ? FROM images WHERE key = ?"
+        self._db.execute(query, (self.snapshot, key))
+
+    def move_images(self, images: Sequence[ImageRow], shard: int) -> None:
+        """Let whatever is at the places of these images be in another shard, in this order."""
+        moves = [(shard, row, image.shard, image.row) for row, image in enumerate(images)]
+        self._db.executemany("UPDATE images SET shard = ?, row = ? WHERE shard = ? AND row = ?", moves)
+
+    def delete_images(self, keys: Iterable[int]) -> None:
+        """Delete images, removed or not, and all snapshots but the latest that held one of them."""
+        for key in keys:
+            self._db.execute(
+                "DELETE FROM snapshots WHERE EXISTS (SELECT 1 FROM images WHERE key = ? AND added <= snapshot "
+                "AND (removed IS NULL OR removed > snapshot)) AND snapshot < (SELECT max(snapshot) FROM snapshots)",
+                (key,),
+            )
+            self._db.execute("DELETE FROM images WHERE key = ?", (key,))
+
+    def forget_before(self, oldest: int) -> None:
+        """Delete the rows that no snapshot from `oldest` on can see."""
+        self._db.execute("DELETE FROM images WHERE removed <= ?", (oldest,))
+        self._db.execute("DELETE FROM snapshots WHERE snapshot < ?", (oldest,))
+        self._db.execute("DELETE FROM shards WHERE NOT EXISTS (SELECT 1 FROM images WHERE images.shard = shards.shard)")
+
+    def replace_index(self, index: IndexRow) -> None:
+        """Name this index in place of all earlier ones."""
+        self._db.execute("DELETE FROM indexes")
+        self._insert(index)
+
+    def disable_index(self) -> None:
+        """Let no reader use the index from now on; its row stays for its settings, until it is replaced."""
+        self._db.execute("UPDATE indexes SET snapshot = -1")
+
+    def set_calibration(self, calibration: CalibrationRow) -> None:
+        """Store the thresholds of search settings, in place of earlier ones."""
+        self._insert(calibration, "INSERT OR REPLACE")
+
+    def _insert(self, row: ShardRow | LayoutRow | IndexRow | CalibrationRow, verb: str = "INSERT") -> None:
+        self._db.execute(insert(row.table, columns(type(row)), verb), astuple(row))
+
+
+def now() -> str:
+    """Return the time as the catalog stores it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,62 @@
+"""The shards of a gallery, opened when they are first used, and the cache of their layouts.
+
+HDF5 takes milliseconds to say where in a shard's file its values lie, so the catalog keeps that layout for each shard.
+All of this cache is here, but for its bytes (`store.layout`) and its table (`catalog`): a layout is recalled when a
+shard is opened, stays in memory when the shard is closed again, and is compared with the file by `layout_is_wrong`.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.store.layout import ShardLayout
+from spade_index.gallery.store.shard import Shard
+
+OPEN_SHARDS = 200  # shards held open, of one file descriptor each, or two
+
+
+class Shards:
+    """The shards that a catalog names, by number."""
+
+    def __init__(self, folder: Path, catalog: Catalog) -> None:
+        self.folder = folder
+        self._catalog = catalog
+        self._settings = catalog.settings
+        self._open: OrderedDict[int, Shard] = OrderedDict()  # the least recently used first
+        self._layouts: dict[int, ShardLayout] = {}  # of all that were ever open
+
+    def get(self, number: int) -> Shard | None:
+        """Return a shard, open; None if the catalog does not name it any more. Raises GalleryDamaged."""
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        path = self.path(number)
+        if path is None:
+            return None
+        while len(self._open) >= OPEN_SHARDS:
+            self._open.popitem(last=False)
+        shard = Shard(path, self._settings, self._layouts.get(number) or self.recalled_layout(number, path))
+        self._layouts[number] = shard.layout
+        self._open[number] = shard
+        return shard
+
+    def path(self, number: int) -> Path | None:
+        """Return a shard's file, or None if the catalog does not name it any more."""
+        file = self._catalog.shard_file(number)
+        return None if file is None else self.folder / file
+
+    def close(self) -> None:
+        """Close all shards."""
+        self._open.clear()
+
+    def recalled_layout(self, number: int, path: Path) -> ShardLayout | None:
+        """Return the layout that the catalog keeps of a shard, if the file looks as it did then."""
+        kept = self._catalog.layout(number)
+        return None if kept is None else ShardLayout.recall(kept, number, path, self._settings)
+
+    def layout_is_wrong(self, number: int, path: Path) -> bool:
+        """Return whether the catalog keeps a layout of a shard that is not the one that HDF5 reads from its file."""
+        if self._catalog.layout(number) is None:
+            return False
+        layout = self.recalled_layout(number, path)
+        return layout is None or not layout.equals(ShardLayout.read(path, self._settings))

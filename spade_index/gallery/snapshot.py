@@ -1,0 +1,110 @@
+"""A gallery's images at one snapshot: rows of the catalog, and values of shards."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spade_index.errors import GalleryError
+from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.store.record import StoredImage
+from spade_index.gallery.store.shard import Shard, is_finite
+
+from .shards import Shards
+
+Place = tuple[int, np.ndarray, np.ndarray]  # a shard, rows int64 [n] and keys int64 [n] of images in it
+
+
+class SnapshotView:
+    """Reads the images that a gallery holds at one snapshot.
+
+    Every method raises GalleryError if the snapshot was deleted meanwhile, and GalleryDamaged.
+    """
+
+    def __init__(self, path: Path, catalog: Catalog, shards: Shards, snapshot: int, images: int) -> None:
+        """View `snapshot`, which holds `images` images, of the gallery at `path`."""
+        self.path = path
+        self.catalog = catalog
+        self.shards = shards
+        self.settings = catalog.settings
+        self.snapshot = snapshot
+        self._images = images
+
+    def __len__(self) -> int:
+        return self._images
+
+    def images(self) -> Iterator[ImageRow]:
+        """Yield all images, in the order in which they were added."""
+        yield from self.catalog.images(self.snapshot)
+        self.require_kept()
+
+    def pooled(self, rows: Sequence[ImageRow]) -> np.ndarray:
+        """Return the pooled descriptors of these images, float32 [n, D]."""
+        return np.stack([self._shard(row.shard).pooled()[row.row] for row in rows])
+
+    def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
+        """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image].
+
+        Raises GalleryDamaged if they cannot be read, or have values that are not finite: no such image is ever added.
+        """
+        rows = self.catalog.images_by_key(keys)
+        for place, key in enumerate(keys):
+            if key not in rows:
+                raise self.deleted()
+            row, maps = rows[key], [level[place] for level in out]
+            shard = self._shard(row.shard)
+            shard.read_maps(row.row, maps)
+            if not all(map(is_finite, maps)):
+                shard.read_checked(row.row, row.id)
+
+    def stored(self, row: ImageRow) -> StoredImage:
+        """Return all that is stored of an image, compared with its checksum."""
+        return self._shard(row.shard).read_checked(row.row, row.id)
+
+    def thumbnail(self, row: ImageRow) -> bytes:
+        """Return a small JPEG of an image."""
+        try:
+            return self._shard(row.shard).thumbnail(row.row)
+        except FileNotFoundError as error:
+            raise self.deleted() from error
+
+    def places(self, after: int) -> Iterator[Place]:
+        """Yield where the images lie that were added after a snapshot, shard by shard."""
+        shard = -1
+        rows: list[int] = []
+        keys: list[int] = []
+        for image in self.catalog.images(self.snapshot, after):
+            if image.shard != shard and rows:
+                yield shard, np.array(rows), np.array(keys, np.int64)
+                rows, keys = [], []
+            shard = image.shard
+            rows.append(image.row)
+            keys.append(image.key)
+        if rows:
+            yield shard, np.array(rows), np.array(keys, np.int64)
+
+    def descriptors(self, shard: int, rows: np.ndarray) -> np.ndarray:
+        """Return the pooled descriptors of some rows of a shard, float32 [n, D]; of all rows, mapped from the file."""
+        pooled = self._shard(shard).pooled()
+        return pooled if np.array_equal(rows, np.arange(len(pooled))) else pooled[rows]
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield keys int64 [n] and pooled descriptors float32 [n, D] of all images, shard by shard."""
+        for shard, rows, keys in self.places(after=-1):
+            yield keys, self.descriptors(shard, rows)
+
+    def require_kept(self) -> None:
+        """Raise GalleryError if this snapshot was deleted; if not, all that was read of it before is whole."""
+        if self.catalog.snapshot(self.snapshot) is None:
+            raise self.deleted()
+
+    def deleted(self) -> GalleryError:
+        """Return what to raise when something of this snapshot is not there any more."""
+        return GalleryError(f"{self.path}: snapshot {self.snapshot} was forgotten since it was opened; open it again")
+
+    def _shard(self, number: int) -> Shard:
+        shard = self.shards.get(number)
+        if shard is None:
+            raise self.deleted()
+        return shard

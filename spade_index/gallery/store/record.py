@@ -1,0 +1,56 @@
+"""One image on its way into a gallery: where it came from, and what a shard stores of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from spade_index.errors import InputError
+from spade_index.settings import ExtractionSettings
+
+
+@dataclass(frozen=True)
+class ImageOrigin:
+    """Where an image came from."""
+
+    id: str  # its name in the gallery
+    digest: bytes  # xxh3_128 of its file's bytes
+    path: str  # where it was when it was added; in an archive, ARCHIVE::MEMBER
+    size: int  # of the file, bytes
+    mtime_ns: int  # of the file
+    width: int  # of the upright original, pixels
+    height: int
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """What a shard stores of one image."""
+
+    pooled: np.ndarray  # float32 [D]
+    maps: list[np.ndarray]  # float16 [H*W, C] for each level, the finest first
+    thumbnail: bytes  # a JPEG
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """An image that is about to be added to a gallery."""
+
+    origin: ImageOrigin
+    stored: StoredImage
+
+    def require_fit(self, settings: ExtractionSettings) -> None:
+        """Raise InputError, naming the image, unless its arrays are as a gallery with these settings stores them.
+
+        That is: a pooled descriptor float32 [D] and one map float16 [H*W, C] for each level, all values finite.
+        """
+        arrays = {"pooled descriptor": self.stored.pooled}
+        arrays |= {f"map of level {level}": values for level, values in enumerate(self.stored.maps)}
+        shapes = [(height * width, channels) for channels, height, width in settings.level_shapes]
+        if len(self.stored.maps) != len(shapes):
+            raise InputError(f"image {self.origin.id!r} has maps of {len(self.stored.maps)} levels, not {len(shapes)}")
+        expected = [((settings.pooled_dim,), np.dtype("<f4")), *((shape, np.dtype("<f2")) for shape in shapes)]
+        for (name, values), (shape, dtype) in zip(arrays.items(), expected, strict=True):
+            if values.shape != shape or values.dtype != dtype:
+                found, wanted = f"{values.dtype} {list(values.shape)}", f"{dtype} {list(shape)}"
+                raise InputError(f"image {self.origin.id!r}: its {name} is {found}, not {wanted}")
+            if not np.isfinite(values).all():
+                raise InputError(f"image {self.origin.id!r}: its {name} has values that are not finite")

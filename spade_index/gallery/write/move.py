@@ -1,0 +1,27 @@
+"""Move stored images into a new shard."""
+
+from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.store.record import NewImage
+from spade_index.gallery.store.shard_writer import ShardWriter
+
+from .session import Session
+
+
+def move_images(session: Session, images: list[ImageRow]) -> int:
+    """Copy images into a new shard, commit that they are read there from now on, and return its size in bytes.
+
+    Raises GalleryDamaged if one of them is not what was written, OSError, or StorageError.
+    """
+    gallery = session.gallery
+    writer = ShardWriter(session.path / "shards", gallery.catalog.next_shard(), session.settings)
+    try:
+        for image in images:
+            writer.append(NewImage(image, gallery.stored(image)))
+        shard = writer.commit()
+    except BaseException:
+        writer.abandon()
+        raise
+    with session.commit(retires=True) as changes:
+        changes.add_shard(shard)
+        changes.move_images(images, shard.number)
+    return shard.path.stat().st_size

@@ -1,0 +1,133 @@
+"""Change a gallery: add, remove, restore, compact, repair, index. One writer at a time; every change is one commit."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spade_index.gallery.catalog.tables import CalibrationRow
+from spade_index.gallery.index.index import IndexDescription
+from spade_index.gallery.store.record import NewImage
+from spade_index.gallery.verify import Problem
+from spade_index.images.find import ImageFile
+from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
+
+from .append import add_features
+from .compact import compact, images_to_move
+from .ingest import AddReport, Ingest
+from .reindex import index_is_stale, index_settings, rebuild_index
+from .remove import remove, restore
+from .repair import repair
+from .session import Session
+
+if TYPE_CHECKING:  # it loads torch, which `spade-index list` and the like do without
+    from spade_index.features.backbone import Backbone
+
+
+class GalleryWriter(Session):
+    """A session with the operations as methods; `gallery` reads what they made of it. Use as a context manager."""
+
+    def __enter__(self) -> "GalleryWriter":
+        return self
+
+    def add(
+        self,
+        files: Iterable[ImageFile],
+        backbone: "Backbone",
+        *,
+        replace: bool = False,
+        strict: bool = False,
+        batch_size: int = BATCH_SIZE,
+        workers: int = WORKERS,
+        processes: bool = False,
+        notice: Callable[[str], None] = lambda line: None,
+        progress: Callable[[int], None] = lambda images: None,
+    ) -> AddReport:
+        """Add images. Those that are there already are not read again, so an interrupted call can be repeated.
+
+        An image with a known id and other contents is kept as it was, or replaced with `replace`. One that cannot be
+        decoded is named to `notice` and left out; with `strict` it raises ImageError after what came before is
+        committed. `progress` is called with the number of images that are done with. Images are decoded in `workers`
+        threads, or processes, which are faster where images are small and many (see `load_all`).
+        """
+        self.settings.require_equal(backbone.settings, str(self.path))
+        ingest = Ingest(self, backbone, replace=replace, strict=strict, notice=notice, progress=progress)
+        return ingest.run(files, batch_size=batch_size, workers=workers, processes=processes)
+
+    def add_features(self, images: Iterable[NewImage], progress: Callable[[int], None] = lambda images: None) -> int:
+        """Add images whose features were computed elsewhere, one commit per shard; return their number.
+
+        Each has a pooled descriptor float32 [D] and a map float16 [H*W, C] for each level, as `settings` says, all
+        finite. Copies of a file are not looked for. `progress` is called with the number of images of each batch.
+        Raises InputError for an image with other arrays, or with an id that is there already, and StorageError; what
+        came in batches before it is committed.
+        """
+        return add_features(self, images, progress)
+
+    def remove(self, ids: Iterable[str]) -> int:
+        """Remove images by id, all or none; return the new snapshot. Raises UnknownImage."""
+        return remove(self, ids)
+
+    def restore(self, ids: Iterable[str]) -> int:
+        """Restore removed images by id, all or none, each as it was when it was last removed; return the new snapshot.
+
+        Raises UnknownImage if no removed image has that id (`compact` deletes them), and InputError if an image has
+        it now, or if the same file is there under another id: `add` skips such copies, since a query would find them
+        twice.
+        """
+        return restore(self, ids)
+
+    def index_is_stale(self) -> bool:
+        """Return whether so much was added or removed since the index was built that it should be built again."""
+        return index_is_stale(self)
+
+    def index_settings(self) -> IndexSettings:
+        """Return the settings of the latest index, or the defaults."""
+        return index_settings(self)
+
+    def build_index(
+        self,
+        settings: IndexSettings | None = None,
+        queries: np.ndarray | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> IndexDescription:
+        """Build the FAISS index of the latest snapshot, by default with the settings and queries of the last one.
+
+        The recall is measured with `queries`, descriptors float32 [q, D] of images like those that will be searched
+        for, or, if there never were any, with images of the gallery. `say` is called with a line for each step. Raises
+        InputError for an empty gallery, or if the settings' memory is too little.
+        """
+        return rebuild_index(self, settings, queries, say)
+
+    def compact(self, progress: Callable[[int], None] = lambda images: None) -> int:
+        """Delete removed images and earlier snapshots; rewrite shards that hold removed images or few images.
+
+        Returns the bytes that become free: at once, or when the readers of earlier generations have closed and
+        `delete_unused` is called, as the next writer does. `progress` is called with the number of images that have
+        moved, `images_to_move` in all.
+        """
+        return compact(self, progress)
+
+    def images_to_move(self) -> int:
+        """Return the number of images that `compact` is going to rewrite."""
+        return images_to_move(self)
+
+    def repair(
+        self,
+        problems: Iterable[Problem] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        progress: Callable[[int], None] = lambda images: None,
+    ) -> int:
+        """Drop what is damaged and keep the rest; return the number of dropped images that had not been removed.
+
+        `problems` are those that `Gallery.problems` found since the gallery was opened for writing, by default those
+        that it finds now. `say` is called with a line for everything that is done, `progress` with the number of
+        images that are read again. Raises GalleryDamaged for what cannot be repaired: the catalog.
+        """
+        return repair(self, self.gallery.problems() if problems is None else problems, say, progress)
+
+    def set_calibration(self, key: str, value: dict[str, object]) -> None:
+        """Store the thresholds of search settings, as `calibration.calibrate` gives them."""
+        with self.commit() as changes:
+            changes.set_calibration(CalibrationRow(key, json.dumps(value)))
