@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spade_index.errors import InputError
+from spade_index.settings import PROCESSES_FROM
 
 from .options import AddingOptions, LoadingOptions
 from .progress import Progress
@@ -17,8 +18,6 @@ from .sources import files_of
 if TYPE_CHECKING:  # both take long to import
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.write.writer import GalleryWriter
-
-MANY = 500  # images from which it pays to start decoding processes
 
 
 def add_images(
@@ -38,7 +37,7 @@ def add_images(
             strict=adding.strict,
             batch_size=loading.batch_size,
             workers=loading.workers,
-            processes=sum(1 for _ in islice(files_of(sources), MANY)) == MANY,
+            processes=sum(1 for _ in islice(files_of(sources), PROCESSES_FROM)) == PROCESSES_FROM,
             notice=progress.say,
             progress=progress,
         )

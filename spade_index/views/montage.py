@@ -15,7 +15,7 @@ def montage(examples: Sequence[Example], path: str | Path, edge: int = 220) -> N
 
     Args:
         examples: at least one.
-        path: where to; missing folders are made.
+        path: of the picture; missing folders are made.
         edge: of one picture, in pixels.
 
     Raises:
@@ -34,7 +34,7 @@ def montage(examples: Sequence[Example], path: str | Path, edge: int = 220) -> N
             draw.rectangle((left, top, left + edge - 1, top + edge - 1), fill="#f0f1f3")
             if picture is not None:
                 sheet.paste(picture, (left + (edge - picture.width) // 2, top + (edge - picture.height) // 2))
-            # The end of a long id tells more than its beginning.
+            # Cut at the start: the end of a long id tells more.
             text = caption if len(caption) <= edge // 7 else "…" + caption[1 - edge // 7 :]
             draw.text((left, top + edge + 3), text, fill="#57606a", font=ImageFont.load_default(13))
     write_whole(Path(path), encode(sheet, "PNG"))

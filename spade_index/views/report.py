@@ -24,7 +24,7 @@ TEMPLATES = Environment(
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a report; numbers are written with three decimals and right-aligned, None as a dash."""
+    """A table of a report; numbers have three decimals and are right-aligned, None is a dash."""
 
     title: str
     columns: Sequence[str]
@@ -40,14 +40,14 @@ def write_report(
     examples: Sequence[Example] = (),
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """Write one self-contained HTML page; an earlier file is replaced only by a complete one.
+    """Write one HTML page that needs no other file; an earlier file is replaced only by a complete one.
 
     Args:
-        path: where to; missing folders are made.
+        path: of the page; missing folders are made.
         title: of the page.
-        summary: (name, value) facts, shown first.
-        tables: shown next, in order.
-        examples: one row of pictures each, about 80 kB.
+        summary: (name, value) pairs, shown first.
+        tables: shown next, in this order.
+        examples: a row of pictures for each, about 80 kB.
         limits: (low, high) of the heat maps, for the legend of the colour scale.
 
     Raises:
