@@ -42,7 +42,7 @@ from spade_index.benchmarks.photographs import make_photographs
 from spade_index.benchmarks.process_tree import PROC, MemorySample, MemorySampler
 from spade_index.errors import InputError
 from spade_index.features.backbone import load_backbone
-from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.admission import AddReport
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images
 from spade_index.images.loading import in_lots, load_all

@@ -10,7 +10,7 @@ import numpy as np
 from spade_index.errors import GalleryError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.admission import AddReport
 from spade_index.images import ImageFile, load
 
 SAMPLE = 20  # images whose features are computed again

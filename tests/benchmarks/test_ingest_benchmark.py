@@ -16,7 +16,7 @@ from spade_index.benchmarks.interleaved import Interleaved, Slice, summary
 from spade_index.benchmarks.photographs import make_photographs
 from spade_index.benchmarks.process_tree import MemorySample, MemorySampler, process_tree, resident, wait_until_idle
 from spade_index.errors import GalleryError, InputError
-from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.admission import AddReport
 
 from helpers.cli_runs import refused, run
 from helpers.tiny import build, write_images
