@@ -56,8 +56,8 @@ setup(
         "h5py>=3.11",
         "jinja2>=3.1",
         "numpy>=2.0",
-        # 13.0 ends reads and writes past the buffers of JPEG and TIFF decoders and an endless loop over Exif headers; the
-        # service decodes what strangers send.
+        # 13.0 fixes reads and writes beyond the buffers of the JPEG and TIFF decoders, and an endless loop over Exif
+        # headers. The service decodes files of unknown origin.
         "pillow>=13.0",
         "safetensors>=0.4",
         "scipy>=1.13",

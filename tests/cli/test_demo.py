@@ -71,6 +71,6 @@ def test_its_datasets_are_the_same_every_time_and_complete(out, tmp_path, monkey
 
 def test_without_scikit_image_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "spade_index.cli.demonstration")
-    for name in ("skimage", "skimage.data"):
-        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "skimage.data")
+    monkeypatch.setitem(sys.modules, "skimage", None)
     assert "pip install scikit-image" in refused("demo", "--out", tmp_path / "out")
