@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _list_bytes(file: Path, description: IndexDescription, queries: np.ndarray) 
         return 4.0 * index.ntotal * queries.shape[1]
     if description.kind == "pca-ivf":
         queries = index.chain.at(0).apply(queries)
-    lists = faiss.extract_index_ivf(index)
+    lists: Any = faiss.extract_index_ivf(index)
     probed = lists.quantizer.search(queries, description.nprobe)[1]
     sizes = np.array([lists.invlists.list_size(number) for number in range(lists.nlist)])
     return float(sizes[probed].sum(1).mean() * (lists.code_size + 8))
@@ -136,8 +137,8 @@ def search(gallery: str, queries: str, limits: str) -> dict[str, Any]:
     memory = above(before)
     for query in tuning_of(asked)[:WARM_UP]:
         opened.nearest(query[None], K)
-    found, seconds = zip(*(timed(lambda q=query: opened.nearest(q[None], K)[0]) for query in tests), strict=True)
-    distances = np.array([[neighbour.distance for neighbour in of_query] for of_query in found])
+    found, seconds = zip(*(timed(partial(opened.nearest, query[None], K)) for query in tests), strict=True)
+    distances = np.array([[neighbour.distance for neighbour in of_query] for (of_query,) in found])
     return {
         **latency(seconds),
         "recall": float(recalls(distances, test_of(np.load(limits))).mean()),

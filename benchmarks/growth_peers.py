@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -162,7 +163,7 @@ def _searched(built: Built, queries: np.ndarray) -> tuple[list[np.ndarray], list
     for query in queries:
         if len(times) >= FEWEST and sum(times) > LONGEST:
             break
-        keys, seconds = timed(lambda q=query: built.search(q[None]))
+        keys, seconds = timed(partial(built.search, query[None]))
         found.append(keys)
         times.append(seconds)
     return found, times

@@ -18,6 +18,6 @@ def make_photographs(folder: Path, count: int, edge: float, seed: int = 0) -> No
     for number in range(count):
         picture = pictures[number % len(pictures)]
         top, left = random.integers(0, picture.shape[0] - edge + 1), random.integers(0, picture.shape[1] - edge + 1)
-        crop = np.rot90(picture[top : top + edge, left : left + edge], random.integers(4)).astype(np.int16)
+        crop = np.rot90(picture[top : top + edge, left : left + edge], int(random.integers(4))).astype(np.int16)
         crop += random.integers(-20, 21, 3, np.int16)
         Image.fromarray(crop.clip(0, 255).astype(np.uint8)).save(folder / f"{number:06d}.jpg", quality=90)

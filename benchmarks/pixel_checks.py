@@ -121,8 +121,13 @@ def check_small(contender: Contender, k: int, mode: str, device: torch.device) -
         search = contender.takes(whole, whole.maps, rows)
         oracle = Oracle(search, rows if search.rows is None else search.rows)
         pages = torch.arange(search.maps, device=device)[None]
-        settings = {"sizes": search.sizes, "weights": search.weights, "mode": search.mode}
-        exact, _ = nearest_pixels(search.query, search.pool, pages, k, **settings, backend="reference")
+        exact, _ = nearest_pixels(
+            *(search.query, search.pool, pages, k),
+            sizes=search.sizes,
+            weights=search.weights,
+            mode=search.mode,
+            backend="reference",
+        )
         off = (exact[0, oracle.rows].double() - oracle.nearest).abs() / (oracle.nearest + oracle.scale[:, None])
         if not off.max() < 1e-6:  # float32 is what the reference gives
             raise WrongResult("the exact distances of the check are not those of the reference backend")

@@ -227,7 +227,7 @@ def ours(**options: Any) -> Callable[[Search, Any], Found]:
     """`nearest_pixels` with these options."""
 
     def run(search: Search, given: None) -> Found:
-        distances, matches = nearest_pixels(*_arguments(search), **_settings(search), backend="torch", **options)
+        distances, matches = nearest_pixels(**_arguments(search), backend="torch", **options)
         return distances[0], matches[0]
 
     return run
@@ -238,16 +238,18 @@ def survivors(search: Search, options: dict[str, Any]) -> float | None:
     from spade_index.kernels import torch_backend
 
     stats = torch_backend.SearchStats()
-    torch_backend.nearest_pixels(*_arguments(search), **_settings(search), **options, stats=stats)
+    torch_backend.nearest_pixels(**_arguments(search), **options, stats=stats)
     return stats.compared / stats.pairs if stats.pairs else None
 
 
-def _arguments(search: Search) -> tuple[list[Tensor], list[Tensor], Tensor, int]:
-    return search.query, search.pool, torch.arange(search.maps, device=search.device)[None], search.k
-
-
-def _settings(search: Search) -> dict[str, Any]:
-    return {"sizes": list(search.sizes), "weights": list(search.weights), "mode": search.mode}
+def _arguments(search: Search) -> dict[str, Any]:
+    """The arguments of `nearest_pixels`."""
+    pages = torch.arange(search.maps, device=search.device)[None]
+    sizes, weights = list(search.sizes), list(search.weights)
+    return {
+        **{"query": search.query, "pool": search.pool, "pages": pages, "k": search.k},
+        **{"sizes": sizes, "weights": weights, "mode": search.mode},
+    }
 
 
 def _no_faiss(device: torch.device) -> str | None:

@@ -30,7 +30,7 @@ from spade_index import Preprocessing, find_images, load_backbone
 from spade_index.errors import InputError
 from spade_index.gallery.store.moments import image_moments, moments_variance
 from spade_index.images import decode, load, preprocess
-from spade_index.method.evaluation import GOOD, test_images
+from spade_index.method.dataset import GOOD, find_test_images
 
 BACKBONE = "efficientnet-lite0"
 SHAPES = ("wrn", "native")
@@ -236,7 +236,7 @@ def _damaged(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def _tile_pictures(dataset: Path, count: int, how: Preprocessing, device: str) -> list[Pictures]:
     """The first good and the first defective test image, each with the nearest of train/good."""
-    tested = test_images(dataset)
+    tested = find_test_images(dataset)
     files = list(find_images(dataset / "train" / GOOD))
     if len(files) < count:
         raise InputError(f"{dataset}: train/good has {len(files)} images: ask for no more --neighbours")

@@ -1,4 +1,4 @@
-"""Clients for a load test: bare HTTP/1.1 on asyncio's streams, so that they take little of what the service needs."""
+"""Clients for a load test: bare HTTP/1.1 on asyncio's streams, so that they take little CPU time from the service."""
 
 import asyncio
 import json
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SECONDS = 120.0  # that a request may take before it counts as lost
+TIMEOUT_S = 120.0  # after which a request counts as lost
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request."""
+    """The answer to a request."""
 
     status: int  # 0: no answer
     seconds: float
@@ -20,12 +20,12 @@ class Reply:
     body: bytes
 
     def json(self) -> Any:
-        """The body, parsed."""
+        """Return the parsed body."""
         return json.loads(self.body)
 
 
 class Connection:
-    """A connection that is kept."""
+    """A connection that is kept open between requests."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -33,40 +33,51 @@ class Connection:
 
     async def post(self, path: str, body: bytes) -> Reply:
         """Send an image."""
-        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/octet-stream\r\n"
-        return await self._ask(head + f"Content-Length: {len(body)}\r\n\r\n", body)
+        return await self._request("POST", path, body)
 
     async def get(self, path: str) -> Reply:
-        """Ask for something."""
-        return await self._ask(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n", b"")
+        """Read a resource."""
+        return await self._request("GET", path)
 
-    async def _ask(self, head: str, body: bytes) -> Reply:
-        begun = time.perf_counter()
+    async def _request(self, method: str, path: str, body: bytes = b"") -> Reply:
+        started = time.perf_counter()
         try:
-            async with asyncio.timeout(SECONDS):
-                if self._streams is None:
-                    self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-                reader, writer = self._streams
-                writer.write(head.encode() + body)
-                await writer.drain()
-                status, headers = await _head(reader)
-                answer = await reader.readexactly(int(headers.get("content-length", 0)))
-                if headers.get("connection") == "close":
-                    await self.close()
+            async with asyncio.timeout(TIMEOUT_S):
+                status, headers, answer = await self._exchange(method, path, body)
         except (OSError, EOFError, TimeoutError, ValueError):
-            await self.close()
-            return Reply(0, time.perf_counter() - begun, False, b"")
-        return Reply(status, time.perf_counter() - begun, "retry-after" in headers, answer)
+            self.close()
+            return Reply(0, time.perf_counter() - started, False, b"")
+        return Reply(status, time.perf_counter() - started, "retry-after" in headers, answer)
 
-    async def close(self) -> None:
-        """End it."""
+    async def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Send a request; return status, headers and body of the answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+        if body:
+            head += f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n"
+        writer.write(f"{head}\r\n".encode() + body)
+        await writer.drain()
+        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
+        answer = await reader.readexactly(int(headers.get("content-length", 0)))
+        if headers.get("connection") == "close":
+            self.close()
+        return int(first.split()[1]), headers, answer
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
 
 async def closed_loop(port: int, path: str, bodies: Sequence[bytes], clients: int) -> tuple[float, list[Reply]]:
-    """So many clients that each send the next body when they have their answer; seconds in all, and all answers."""
+    """Run clients that each send the next body once they have their answer; return the total seconds and all replies.
+
+    Replies are in the order of `bodies`.
+    """
     waiting = list(enumerate(bodies))[::-1]
     replies: dict[int, Reply] = {}
 
@@ -75,27 +86,21 @@ async def closed_loop(port: int, path: str, bodies: Sequence[bytes], clients: in
         while waiting:
             number, body = waiting.pop()
             replies[number] = await connection.post(path, body)
-        await connection.close()
+        connection.close()
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
-    return time.perf_counter() - begun, [replies[number] for number in range(len(bodies))]
+    return time.perf_counter() - started, [replies[number] for number in range(len(bodies))]
 
 
 async def open_loop(port: int, path: str, bodies: Sequence[bytes], rate: float) -> list[Reply]:
-    """Bodies that arrive at so many a second, each on a connection of its own, whether or not others are answered."""
+    """Send `rate` bodies per second, each on its own connection, whether or not earlier ones are answered."""
 
     async def client(number: int, body: bytes) -> Reply:
         await asyncio.sleep(number / rate)
         connection = Connection(port)
         reply = await connection.post(path, body)
-        await connection.close()
+        connection.close()
         return reply
 
     return list(await asyncio.gather(*(client(number, body) for number, body in enumerate(bodies))))
-
-
-async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
-    return int(lines[0].split()[1]), headers

@@ -4,48 +4,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spade_index.features.backbone import Backbone, load_backbone
-    from spade_index.gallery.index.search import Neighbour
-    from spade_index.gallery.reader import Gallery
-    from spade_index.gallery.write.writer import GalleryWriter
-    from spade_index.images.find import find_images
-    from spade_index.method.detection import Detection
-    from spade_index.method.detector import Detector
-
-    from .errors import SpadeIndexError
-    from .settings import ExtractionSettings, Preprocessing, SearchSettings
-
-__all__ = [
-    "Backbone",
-    "Detection",
-    "Detector",
-    "ExtractionSettings",
-    "Gallery",
-    "GalleryWriter",
-    "Neighbour",
-    "Preprocessing",
-    "SearchSettings",
-    "SpadeIndexError",
-    "find_images",
-    "load_backbone",
-]
+    from .errors import SpadeIndexError as SpadeIndexError
+    from .features.backbone import Backbone as Backbone
+    from .features.backbone import load_backbone as load_backbone
+    from .gallery.index.search import Neighbour as Neighbour
+    from .gallery.reader import Gallery as Gallery
+    from .gallery.write.writer import GalleryWriter as GalleryWriter
+    from .images.find import find_images as find_images
+    from .method.detection import Detection as Detection
+    from .method.detector import Detector as Detector
+    from .settings import ExtractionSettings as ExtractionSettings
+    from .settings import Preprocessing as Preprocessing
+    from .settings import SearchSettings as SearchSettings
 
 _MODULES = {
-    "errors": ("SpadeIndexError",),
-    "features.backbone": ("Backbone", "load_backbone"),
-    "gallery.index.search": ("Neighbour",),
-    "gallery.reader": ("Gallery",),
-    "gallery.write.writer": ("GalleryWriter",),
-    "images.find": ("find_images",),
-    "method.detection": ("Detection",),
-    "method.detector": ("Detector",),
-    "settings": ("ExtractionSettings", "Preprocessing", "SearchSettings"),
+    "Backbone": "features.backbone",
+    "Detection": "method.detection",
+    "Detector": "method.detector",
+    "ExtractionSettings": "settings",
+    "Gallery": "gallery.reader",
+    "GalleryWriter": "gallery.write.writer",
+    "Neighbour": "gallery.index.search",
+    "Preprocessing": "settings",
+    "SearchSettings": "settings",
+    "SpadeIndexError": "errors",
+    "find_images": "images.find",
+    "load_backbone": "features.backbone",
 }
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when they are first used: torch takes seconds, and `spade-index list` needs none."""
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name when it is first used: torch takes seconds to import, and `spade-index list` needs none."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    return value

@@ -1,20 +1,20 @@
-"""One exception tree; the core raises, the edges (command line, server) translate.
+"""The exceptions of spade_index: the core raises them, the edges (command line, server) translate them.
 
     SpadeIndexError
-    ├── InputError              what the user handed in cannot be used
-    │   └── ImageError          one image cannot be decoded, or is refused
-    ├── BackboneError           unknown backbone or level, weights missing or not fitting
-    ├── ServiceError            a service was asked and did not do it (spade_index.client)
-    │   ├── Unavailable         it cannot be reached, or does not answer in time
-    │   └── JobFailed           a job ended without having done its work
+    ├── InputError              an argument, option or file of the user's cannot be used
+    │   └── ImageError          an image cannot be decoded, or is refused
+    ├── BackboneError           the backbone or level is unknown, or the weights are missing or do not fit
+    ├── ServiceError            a service answered with an error (raised by spade_index.client)
+    │   ├── Unavailable         the service cannot be reached, or does not answer in time
+    │   └── JobFailed           a job failed, or was cancelled or interrupted
     └── GalleryError
-        ├── GalleryNotFound     no gallery there
+        ├── GalleryNotFound     there is no gallery at the path
         ├── GalleryLocked       another process is writing
         ├── GalleryDamaged      a file is missing, truncated or altered
-        ├── FormatTooNew        written by a newer spade_index
-        ├── SettingsMismatch    other weights, levels or preprocessing than the gallery's
-        ├── UnknownImage        an image id that the gallery does not hold
-        └── StorageError        disk full, folder not writable
+        ├── FormatTooNew        the gallery was written by a newer spade_index
+        ├── SettingsMismatch    the weights, levels or preprocessing are not the gallery's
+        ├── UnknownImage        the gallery has no image with this id
+        └── StorageError        the disk is full, or the folder is not writable
 
 Every message is one line that names the file and says what to do.
 """
@@ -27,23 +27,31 @@ from pathlib import Path
 
 
 class SpadeIndexError(Exception):
-    """Base of everything that spade_index raises on purpose."""
+    """Base of all exceptions that spade_index raises on purpose."""
 
 
 class InputError(SpadeIndexError):
-    """What the user handed in cannot be used: an empty folder, a missing path, a bad option."""
+    """An argument, option or file of the user's cannot be used: an empty folder, a missing path, a bad value."""
 
 
 class ImageError(InputError):
-    """One image cannot be decoded, or is refused (decompression bomb)."""
+    """An image cannot be decoded, or is refused because it claims too many pixels (decompression bomb)."""
 
 
 class BackboneError(SpadeIndexError):
-    """Unknown backbone or level, or weights that are missing or do not fit."""
+    """The backbone or level is unknown, or the weights are missing or do not fit."""
 
 
 class ServiceError(SpadeIndexError):
-    """A service answered with an error; `status` is None where it did not answer."""
+    """A service answered with an error.
+
+    Attributes:
+        status: of HTTP, or None where the service did not answer.
+        detail: the service's own words.
+        fields: fields of the request that are at fault -> why.
+        request_id: by which the service's log names the request.
+        retry_after: seconds after which another try may succeed.
+    """
 
     def __init__(
         self,
@@ -55,7 +63,6 @@ class ServiceError(SpadeIndexError):
         request_id: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        """`fields` of the request that are at fault, and why; `retry_after` in seconds; its log knows `request_id`."""
         super().__init__(message)
         self.status = status
         self.detail = detail or message
@@ -65,15 +72,15 @@ class ServiceError(SpadeIndexError):
 
 
 class Unavailable(ServiceError):
-    """A service cannot be reached, or does not answer in time."""
+    """The service cannot be reached, or does not answer in time."""
 
 
 class JobFailed(ServiceError):
-    """A job failed, was cancelled or interrupted; what it has committed stays."""
+    """A job failed, or was cancelled or interrupted; what it had committed is kept."""
 
 
 class GalleryError(SpadeIndexError):
-    """Base of what can be wrong with a gallery on disk."""
+    """Base of the exceptions about a gallery on disk."""
 
 
 class GalleryNotFound(GalleryError):
@@ -93,20 +100,20 @@ class FormatTooNew(GalleryError):
 
 
 class SettingsMismatch(GalleryError):
-    """The gallery was built with other weights, levels or preprocessing."""
+    """The weights, levels or preprocessing are not those that the gallery was built with."""
 
 
 class UnknownImage(GalleryError):
-    """An image id that the gallery does not hold."""
+    """The gallery has no image with this id."""
 
 
 class StorageError(GalleryError):
-    """The gallery could not be written: disk full, folder not writable."""
+    """The gallery cannot be written: the disk is full, or the folder is not writable."""
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the system says about a gallery that cannot be written into a StorageError."""
+    """Translate errors of SQLite and the file system while a gallery is written into StorageError."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -116,5 +123,5 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"{path}: the disk is full; what was committed is safe: make room and run the same command again"
             ) from error
-        reason = " ".join((error.strerror or str(error)).split())  # h5py's go over several lines
+        reason = " ".join((error.strerror or str(error)).split())  # messages of h5py have several lines
         raise StorageError(f"{path}: cannot be written ({reason})") from error

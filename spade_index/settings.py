@@ -1,4 +1,7 @@
-"""Frozen settings: what a gallery was built with, and how it is searched. Each default is stated here, once."""
+"""Frozen settings: how features are made, how a gallery is indexed, and how it is searched.
+
+Each default is stated here, once; the command line and its help take theirs from here.
+"""
 
 import json
 import math
@@ -16,7 +19,8 @@ PIXEL_PRECISIONS = ("float32", "fast")
 LEVEL_WEIGHTS = ("inverse-variance", "equal")
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
-WORKERS = 2  # decoding threads
+WORKERS = 2  # decoding threads, for callers that do not say
+PROCESSES_FROM = 500  # images from which it pays to decode in processes, which take half a second to start
 
 ImageScore = Literal["pooled", "map", "both"]
 Maps = Literal["always", "auto", "never"]
@@ -27,8 +31,8 @@ Precision = Literal["float32", "bfloat16"]
 class Preprocessing:
     """How an image becomes the backbone's input.
 
-    By default the whole image is resized to `input_size`, nothing cropped away: defects live at borders too.
-    With `resize`, the shorter edge is resized to that length and the centre is cropped (the paper: 256, 224).
+    By default the whole image is resized to `input_size` and nothing is cropped: defects occur at borders too.
+    With `resize`, the shorter edge is resized to that length, and the centre is cropped (the paper: 256 and 224).
     """
 
     input_size: tuple[int, int] = (224, 224)  # height, width
@@ -51,10 +55,10 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """Everything that decides which features an image gets; recorded in a gallery, equal for all its images."""
+    """Everything that the features of an image depend on. A gallery records it; it is equal for all its images."""
 
     backbone: str
-    weights: str  # digest of the weights, as `backbone.weights_digest` computes it
+    weights: str  # digest of the weights (see `features.pretrained.weights_digest`)
     levels: tuple[str, ...]  # module names, the finest level first
     level_shapes: tuple[tuple[int, int, int], ...]  # channels, height, width of each level
     pooled_dim: int
@@ -63,52 +67,55 @@ class ExtractionSettings:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each level."""
+        """(height, width) of each level."""
         return [(height, width) for _, height, width in self.level_shapes]
 
     @property
     def map_bytes(self) -> int:
-        """Bytes of one image's feature maps in float16."""
+        """Size of one image's feature maps in float16, in bytes."""
         return 2 * sum(channels * height * width for channels, height, width in self.level_shapes)
 
     def to_json(self) -> str:
-        """These settings as one line of JSON, the same text for equal settings."""
+        """Return these settings as one line of JSON; equal settings give equal text."""
         return self._json
 
     @cached_property
     def _json(self) -> str:
-        # A query of many shards asks for it as often.
+        # Cached: a query compares it with the settings of every shard that it reads.
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ExtractionSettings":
-        """The settings that `to_json` wrote."""
+        """Return the settings that `to_json` wrote."""
         values = json.loads(text)
         values["preprocessing"] = Preprocessing(**_tuples(values["preprocessing"]))
         return cls(**_tuples(values))
 
     def require_equal(self, other: "ExtractionSettings", what: str) -> None:
-        """Raise SettingsMismatch naming the first field in which `other` differs from these, a gallery's."""
-        follow = ("level_shapes", "pooled_dim")  # from the others: named last, they say the least
+        """Raise SettingsMismatch if `other` differs from these settings, which are the gallery `what`'s.
+
+        The message names one field that differs.
+        """
+        follow = ("level_shapes", "pooled_dim")  # they follow from the other fields, so they are compared last
         for field in sorted(fields(self), key=lambda field: field.name in follow):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             if mine != theirs:
                 raise SettingsMismatch(
-                    f"{what} was built with {_worded(field.name, mine, theirs)}: "
+                    f"{what} was built with {_difference(field.name, mine, theirs)}: "
                     "query it with the same, or build another gallery"
                 )
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a gallery is searched: stage 1 (images), stage 2 (pixels), and the scores made of them."""
+    """How a gallery is searched, image level and pixel level, and how scores are computed."""
 
-    score_neighbours: int = 3  # K of the pooled image score
-    gallery_neighbours: int = 50  # K images whose pixels stage 2 searches
+    score_neighbours: int = 3  # K of the pooled score
+    gallery_neighbours: int = 50  # K images whose pixels are searched
     pixel_neighbours: int = 1  # kappa
     mode: str = "concat-nearest"
     level_weights: str | tuple[float, ...] = "inverse-variance"
-    pixel_precision: str = "float32"  # of the scan for the nearest pixels, whose distances are float32 either way
+    pixel_precision: str = "float32"  # of the scan for candidates; distances are float32 either way
     smoothing: float = 4.0  # sigma of the Gaussian on the score map, in pixels of the backbone's input
     image_score: ImageScore | None = None  # None: `both` where every image has a score map, else `pooled`
     maps: Maps = "always"
@@ -120,7 +127,7 @@ class SearchSettings:
         if self.pixel_neighbours > 10:
             raise InputError(f"pixel_neighbours must be at most 10, not {self.pixel_neighbours}")
         if not 0 <= self.smoothing < math.inf:
-            raise InputError(f"smoothing must not be negative, not {self.smoothing}")
+            raise InputError(f"smoothing must be a finite number >= 0, not {self.smoothing}")
         _require_one_of("mode", self.mode, MODES)
         _require_one_of("maps", self.maps, MAPS)
         _require_one_of("pixel_precision", self.pixel_precision, PIXEL_PRECISIONS)
@@ -138,11 +145,11 @@ class SearchSettings:
 
     @property
     def effective_image_score(self) -> ImageScore:
-        """Which of the three scores is the image's."""
+        """The kind of score that is the image score."""
         return self.image_score or default_score(self.maps)
 
     def calibration_key(self) -> str:
-        """What a threshold depends on: all that changes a score by more than rounding, as one line of JSON."""
+        """Return, as one line of JSON, the settings that a threshold depends on: all that change scores."""
         values = asdict(self)
         del values["image_score"], values["maps"], values["pixel_precision"]
         return json.dumps(values, sort_keys=True)
@@ -167,7 +174,7 @@ class IndexSettings:
 
 
 def default_score(maps: Maps) -> ImageScore:
-    """Which score is an image's where none is chosen: one that every image has."""
+    """Return the image score where none is chosen: a score that every image has."""
     return "both" if maps == "always" else "pooled"
 
 
@@ -177,7 +184,7 @@ def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples they were."""
+    """Return values read from JSON, with lists as tuples."""
 
     def freeze(value: Any) -> Any:
         return tuple(freeze(v) for v in value) if isinstance(value, list) else value
@@ -185,7 +192,7 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: freeze(value) for name, value in values.items()}
 
 
-def _worded(name: str, mine: Any, theirs: Any) -> str:
+def _difference(name: str, mine: Any, theirs: Any) -> str:
     if name != "preprocessing":
         return f"{name} {mine}, not {theirs}"
     for field in fields(mine):

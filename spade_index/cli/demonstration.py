@@ -1,4 +1,4 @@
-"""A demonstration that needs no data: photographs of textures that scikit-image carries, with made defects."""
+"""A demonstration that needs no data: photographs of textures that scikit-image ships, with drawn defects."""
 
 import json
 from collections.abc import Callable
@@ -10,13 +10,17 @@ import skimage.data
 from PIL import Image, ImageDraw, ImageFilter
 
 from spade_index.features.backbone import load_backbone
+from spade_index.method.dataset import build_gallery, find_test_images
 from spade_index.method.detector import Detector
-from spade_index.method.evaluation import Evaluation, evaluate, test_images
+from spade_index.method.evaluation import Evaluation, evaluate
 from spade_index.settings import SearchSettings
+from spade_index.views.evaluation import COLUMNS, examples_of, rows_of
+from spade_index.views.example import Example
 from spade_index.views.heatmap import score_limits
-from spade_index.views.report import Example, montage, write_report
+from spade_index.views.montage import montage
+from spade_index.views.report import Table, write_report
 
-from .evaluate import all_figures, build_gallery, examples_of
+from .progress import Progress
 
 TEXTURES = ("brick", "gravel", "grass")  # photographs of 512x512 pixels, CC0
 EDGE = 160  # pixels of a crop
@@ -34,18 +38,21 @@ def run_demo(out: Path, say: Callable[[str], None]) -> None:
         for texture in TEXTURES:
             dataset = out / "data" / texture
             make_dataset(dataset, texture)
-            options = {"batch_size": 8, "workers": 2}
-            gallery = stack.enter_context(build_gallery(dataset, out / "galleries" / texture, backbone, options))
+            with Progress("build") as progress:
+                built = build_gallery(
+                    dataset, out / "galleries" / texture, backbone, notice=progress.say, progress=progress
+                )
+            gallery = stack.enter_context(built)
             detector = Detector(gallery, backbone, SEARCH)
-            evaluation = evaluate(detector, test_images(dataset))
+            evaluation = evaluate(detector, find_test_images(dataset))
             evaluated.append((texture, detector, evaluation))
-            say(f"{texture}: {len(gallery)} images in the gallery, {len(evaluation.images)} tested")
+            say(f"{texture}: {len(gallery)} images in the gallery, {len(evaluation.judged)} tested")
         figures = [(texture, evaluation.summary(detector.kind)) for texture, detector, evaluation in evaluated]
         # A scale for each texture: one is far more regular than another.
         examples = [
             example
             for _, detector, evaluation in evaluated
-            for example in examples_of(detector, evaluation, 1, score_limits(evaluation.score_maps))
+            for example in examples_of(detector, evaluation, 1, _limits(evaluation))
         ]
     summary = [
         ("Backbone", "efficientnet-lite0"),
@@ -57,7 +64,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> None:
         out / "report.html",
         title="spade_index: made defects in photographed textures",
         summary=summary,
-        tables=[all_figures(figures)],
+        tables=[Table("Figures", ["Dataset", *COLUMNS], [[name, *rows_of(of)[-1][1:]] for name, of in figures])],
         examples=examples,
     )
     montage(_one_of_each(examples), out / "demo.png")
@@ -73,7 +80,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> None:
 
 
 def make_dataset(root: Path, texture: str) -> None:
-    """Crops of one photograph as a dataset in MVTec layout; the same files on every call."""
+    """Write crops of one photograph as a dataset in MVTec layout; the same files on every call."""
     random = np.random.default_rng(0)
     photograph = getattr(skimage.data, texture)()  # uint8 [512, 512]
     other = getattr(skimage.data, TEXTURES[TEXTURES.index(texture) - 1])()
@@ -89,7 +96,7 @@ def make_dataset(root: Path, texture: str) -> None:
 
 
 def scratch(image: Image.Image, random: np.random.Generator, other: np.ndarray) -> Drawn:
-    """A thin bright line with a bend."""
+    """Draw a thin bright line with a bend."""
     mask = Image.new("L", image.size)
     points = [tuple(point) for point in random.uniform(0.2 * EDGE, 0.8 * EDGE, (3, 2)).tolist()]
     ImageDraw.Draw(mask).line(points, fill=255, width=4, joint="curve")
@@ -98,14 +105,14 @@ def scratch(image: Image.Image, random: np.random.Generator, other: np.ndarray) 
 
 
 def stain(image: Image.Image, random: np.random.Generator, other: np.ndarray) -> Drawn:
-    """A soft dark blot: the texture is still there, darker and blurred."""
+    """Draw a soft dark blot: the texture is still there, darker and blurred."""
     mask = _blot(random, 0.1, 0.16)
     dull = image.filter(ImageFilter.GaussianBlur(3)).point(lambda value: value * 0.55)
     return Image.composite(dull, image, mask.filter(ImageFilter.GaussianBlur(2))), mask
 
 
 def foreign(image: Image.Image, random: np.random.Generator, other: np.ndarray) -> Drawn:
-    """A piece of another texture, as bright as what it covers."""
+    """Paste a piece of another texture, as bright as what it covers."""
     mask = _blot(random, 0.1, 0.16)
     piece = np.asarray(_crop(other, random, held_out=True)).astype(np.float32)
     piece += np.asarray(image).mean() - piece.mean()
@@ -137,8 +144,12 @@ def _save(image: Image.Image, path: Path) -> None:
     image.save(path)
 
 
+def _limits(evaluation: Evaluation) -> tuple[float, float]:
+    return score_limits([judged.score_map for judged in evaluation.judged])
+
+
 def _one_of_each(examples: list[Example]) -> list[Example]:
-    """A defect of another kind from each texture, and one good image."""
+    """Return an example of one defect per texture, each of another kind, and of one good image."""
     per_texture = len(DEFECTS) + 1
     chosen = [examples[texture * per_texture + texture] for texture in range(len(TEXTURES))]
     return [*chosen, examples[-1]]

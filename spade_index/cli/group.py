@@ -1,7 +1,6 @@
-"""The command line: click over gallery and detector.
+"""The command `spade-index`: one module of this package for each subcommand.
 
-The commands are in `cli_change`, `cli_look`, `cli_score`, `cli_serve` and `cli_benchmark`; what they share is in
-`cli_options`.
+Imports that take long (torch, faiss, h5py, fastapi) are inside the commands, so that `--help` answers at once.
 """
 
 import os
@@ -12,15 +11,42 @@ import click
 
 from spade_index.errors import SpadeIndexError
 
+from .add import add
 from .benchmark import benchmark
-from .change import add, build, calibrate, compact, index, remove, restore
-from .look import info, list_, verify
-from .score import demo, evaluate, query
+from .build import build
+from .calibrate import calibrate
+from .compact import compact
+from .demo import demo
+from .evaluate import evaluate
+from .index import index
+from .info import info
+from .list import list_
+from .query import query
+from .remove import remove, restore
 from .serve import serve
+from .verify import verify
+
+COMMANDS: tuple[click.Command, ...] = (
+    build,
+    add,
+    remove,
+    restore,
+    index,
+    calibrate,
+    compact,
+    list_,
+    info,
+    verify,
+    query,
+    evaluate,
+    demo,
+    benchmark,
+    serve,
+)
 
 
 class Commands(click.Group):
-    """Translates what the core raises into one line and exit status 1."""
+    """Prints what the core raises as one line, with exit status 1."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run a command."""
@@ -30,7 +56,7 @@ class Commands(click.Group):
             message = str(error)
         except KeyboardInterrupt:
             message = "interrupted; what was committed is safe, and the same command carries on"
-        except BrokenPipeError:  # the reader of the output has seen enough
+        except BrokenPipeError:  # the reader of the output has closed it, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except OSError as error:
@@ -42,12 +68,8 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="spade_index")
 def main() -> None:
-    """Find what is not normal in images, by a gallery of normal ones."""
+    """Find what is not normal in images, by comparison with a gallery of normal images."""
 
 
-for command in (build, add, remove, restore, index, calibrate, compact):
+for command in COMMANDS:
     main.add_command(command)
-for command in (list_, info, verify, query, evaluate, demo):
-    main.add_command(command)
-main.add_command(benchmark)
-main.add_command(serve)

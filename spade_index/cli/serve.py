@@ -1,45 +1,184 @@
-"""What `spade-index serve` does: the service until it is told to end."""
+"""`spade-index serve`: serve galleries over HTTP until interrupted."""
 
 import logging
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import click
 
 from spade_index.errors import InputError
+from spade_index.server.settings import MIB, ServeSettings
 
-from .options import device_option, kernel_options, make_kernel, make_search, preset_option, search_options
+from .options import KernelOptions, device_option, preset_option, takes
+from .search_options import SearchOptions
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
+MEGA = 1_000_000
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where the service listens, and its limits; the defaults are those of ServeSettings."""
+
+    host: Annotated[
+        str,
+        click.option(
+            "--host", default=ServeSettings.host, show_default=True, help="Address; any but loopback needs API keys."
+        ),
+    ]
+    port: Annotated[
+        int,
+        click.option(
+            "--port",
+            type=click.IntRange(0, 65535),
+            default=ServeSettings.port,
+            show_default=True,
+            help="0: any that is free.",
+        ),
+    ]
+    api_keys: Annotated[
+        Path | None,
+        click.option(
+            "--api-keys",
+            type=click.Path(path_type=Path),
+            help="File of lines KEY GALLERIES read|write [$SPADE_INDEX_API_KEYS, where ; ends a line]",
+        ),
+    ]
+    allow_host: Annotated[
+        tuple[str, ...],
+        click.option(
+            "--allow-host", multiple=True, help="A name that requests may use for this service, besides localhost."
+        ),
+    ]
+    allow_origin: Annotated[
+        tuple[str, ...],
+        click.option("--allow-origin", multiple=True, help="https://SITE whose pages may call this service."),
+    ]
+    memory: Annotated[
+        int,
+        click.option(
+            "--memory",
+            type=click.IntRange(64),
+            default=ServeSettings.memory // MIB,
+            show_default=True,
+            help="MiB of open galleries.",
+        ),
+    ]
+    batch_size: Annotated[
+        int,
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=ServeSettings.batch_images,
+            show_default=True,
+            help="Images computed together.",
+        ),
+    ]
+    queue: Annotated[
+        int,
+        click.option(
+            "--queue",
+            type=click.IntRange(1),
+            default=ServeSettings.queue_images,
+            show_default=True,
+            help="Images that may wait.",
+        ),
+    ]
+    max_body: Annotated[
+        int,
+        click.option(
+            "--max-body",
+            type=click.IntRange(1),
+            default=ServeSettings.body_bytes // MIB,
+            show_default=True,
+            help="MiB of a query's body.",
+        ),
+    ]
+    max_upload: Annotated[
+        int,
+        click.option(
+            "--max-upload",
+            type=click.IntRange(1),
+            default=ServeSettings.add_bytes // MIB,
+            show_default=True,
+            help="MiB of images to add.",
+        ),
+    ]
+    max_images: Annotated[
+        int,
+        click.option(
+            "--max-images",
+            type=click.IntRange(1),
+            default=ServeSettings.request_images,
+            show_default=True,
+            help="Images of a query.",
+        ),
+    ]
+    max_pixels: Annotated[
+        int,
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(1),
+            default=ServeSettings.image_pixels // MEGA,
+            show_default=True,
+            help="Million pixels of an image.",
+        ),
+    ]
+    timeout: Annotated[
+        float,
+        click.option(
+            "--timeout",
+            type=click.FloatRange(0.1),
+            default=ServeSettings.request_seconds,
+            show_default=True,
+            help="Seconds to wait in line.",
+        ),
+    ]
+
+    def settings(
+        self, root: Path, search: SearchOptions, preset: str | None, device: str, kernel: KernelOptions
+    ) -> ServeSettings:
+        """Return the settings of the service. Raises InputError for values that cannot be."""
+        return ServeSettings(
+            root=root,
+            host=self.host,
+            port=self.port,
+            allowed_hosts=self.allow_host,
+            allowed_origins=self.allow_origin,
+            device=device,
+            memory=self.memory * MIB,
+            batch_images=self.batch_size,
+            queue_images=self.queue,
+            body_bytes=self.max_body * MIB,
+            add_bytes=self.max_upload * MIB,
+            request_images=min(self.max_images, self.queue),
+            image_pixels=self.max_pixels * MEGA,
+            request_seconds=self.timeout,
+            kernel=kernel.kernel,
+            map_memory=kernel.map_bytes,
+            search=search.settings(preset),
+        )
 
 
 @click.command()
 @click.argument("root", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address; any but loopback needs API keys.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
-@click.option(
-    "--api-keys",
-    type=click.Path(path_type=Path),
-    help="File of lines KEY GALLERIES read|write [$SPADE_INDEX_API_KEYS, where ; ends a line]",
-)
-@click.option("--allow-host", multiple=True, help="A name that requests may use for this service, besides localhost.")
-@click.option("--allow-origin", multiple=True, help="https://SITE whose pages may call this service.")
-@click.option("--memory", type=click.IntRange(64), default=2048, show_default=True, help="MiB of open galleries.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images computed together.")
-@click.option("--queue", type=click.IntRange(1), default=256, show_default=True, help="Images that may wait.")
-@click.option("--max-body", type=click.IntRange(1), default=64, show_default=True, help="MiB of a query's body.")
-@click.option("--max-upload", type=click.IntRange(1), default=1024, show_default=True, help="MiB of images to add.")
-@click.option("--max-images", type=click.IntRange(1), default=32, show_default=True, help="Images of a query.")
-@click.option("--max-pixels", type=click.IntRange(1), default=50, show_default=True, help="Million pixels of an image.")
-@click.option("--timeout", type=click.FloatRange(0.1), default=60, show_default=True, help="Seconds to wait in line.")
-@search_options
+@takes("options", ServeOptions)
+@takes("search", SearchOptions)
 @preset_option
 @device_option
-@kernel_options
-def serve(root: Path, **options: Any) -> None:
+@takes("kernel", KernelOptions)
+def serve(
+    root: Path,
+    options: ServeOptions,
+    search: SearchOptions,
+    preset: str | None,
+    device: str,
+    kernel: KernelOptions,
+) -> None:
     """Serve the galleries under ROOT over HTTP: a page to look at, a JSON API, and the Open Inference Protocol."""
     try:
         import uvicorn
@@ -50,27 +189,9 @@ def serve(root: Path, **options: Any) -> None:
         raise InputError(f"{MISSING} ({error.name} is not installed)") from error
     from spade_index.server.keys import VARIABLE, read_keys
     from spade_index.server.limits import JsonLines
-    from spade_index.server.settings import MIB, ServeSettings
 
-    keys = read_keys(options["api_keys"])
-    settings = ServeSettings(
-        root=root,
-        host=options["host"],
-        port=options["port"],
-        allowed_hosts=options["allow_host"],
-        allowed_origins=options["allow_origin"],
-        device=options["device"],
-        memory=options["memory"] * MIB,
-        batch_images=options["batch_size"],
-        queue_images=options["queue"],
-        body_bytes=options["max_body"] * MIB,
-        add_bytes=options["max_upload"] * MIB,
-        request_images=min(options["max_images"], options["queue"]),
-        image_pixels=options["max_pixels"] * 1_000_000,
-        request_seconds=options["timeout"],
-        **make_kernel(options),
-        search=make_search(options),
-    )
+    keys = read_keys(options.api_keys)
+    settings = options.settings(root, search, preset, device, kernel)
     if not settings.on_loopback and not keys:
         raise InputError(f"{settings.host} can be reached from elsewhere: give API keys (--api-keys FILE, ${VARIABLE})")
     handler = logging.StreamHandler(sys.stderr)
@@ -88,7 +209,7 @@ def serve(root: Path, **options: Any) -> None:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """Where the service will be. Raises InputError."""
+    """Return a socket that listens. Raises InputError."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Image batch -> pooled descriptors and feature pyramid, from a pretrained CNN."""
+"""Compute pooled descriptors and feature pyramids of image batches with a pretrained CNN."""
 
 import difflib
 import threading
@@ -17,20 +17,20 @@ from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision
 
 from .pretrained import load_model, weights_digest
 
-STRIDES = (4, 8, 16)  # of the default levels: a quarter, an eighth and a sixteenth of the input
-LARGEST = 65504.0  # feature that float16 can hold
+STRIDES = (4, 8, 16)  # of the default levels
+LARGEST = 65504.0  # the largest finite float16
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the backbone makes of a batch of B images."""
+    """The features of a batch of B images."""
 
     pooled: Tensor  # float32 [B, D], the last feature map averaged over its pixels
-    pyramid: list[Tensor]  # float32, of a stream float16, [B, H*W, C] for each level, raster order, the finest first
+    pyramid: list[Tensor]  # [B, H*W, C] for each level, raster order, the finest first; float32, of `stream` float16
 
 
 class Backbone:
-    """A CNN whose chosen modules' outputs are the levels of a feature pyramid."""
+    """A CNN; the outputs of some of its modules are the levels of a feature pyramid."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class Backbone:
         device: str = "auto",
         precision: Precision = "float32",
     ) -> None:
-        """`levels` are names of modules of `model`; by default the last ones at strides 4, 8 and 16.
+        """Take `model` and its `levels`, names of modules; by default the last stages at strides 4, 8 and 16.
 
         Bfloat16 is up to twice as fast on processors with AMX, but it costs the map score on magnetic tiles 0.004 of
-        ROC AUC and pixels 0.001 (benchmarks/results/magnetic_tiles_bfloat16.json), so it has to be asked for. Raises
-        BackboneError if a level is unknown, or is no feature map.
+        ROC AUC and pixels 0.001 (benchmarks/results/magnetic_tiles_bfloat16.json), so it is not the
+        default. Raises BackboneError if a level is unknown or no feature map, or the device cannot be used.
         """
         self.device = choose_device(device)
         self.precision = precision
@@ -79,32 +79,32 @@ class Backbone:
         )
 
     def __call__(self, pixels: np.ndarray) -> Features:
-        """Features of a batch uint8 [B, H, W, 3] of the preprocessing's input size, on this backbone's device.
+        """Return the features of a batch uint8 [B, H, W, 3] of the preprocessing's input size, on `device`.
 
         Raises BackboneError if a feature cannot be stored as float16.
         """
         parts = np.array_split(pixels, self.lanes(len(pixels)))
-        # On a CPU, threads that each take a part of the batch meet once, and not in each of hundreds of operations.
+        # On a CPU, threads that each take a part of the batch synchronize once, not in each of hundreds of operations.
         features = list(pipelined(self._features, parts, len(parts)))
         levels = zip(*[part.pyramid for part in features], strict=True)
         return Features(_joined([part.pooled for part in features]), [_joined(level) for level in levels])
 
     def stream(self, batches: Iterable[np.ndarray], lanes: int) -> Generator[Features]:
-        """Features of every batch, in order, rounded as a gallery stores them; up to `lanes` are in work at a time.
+        """Yield the features of every batch, in order, rounded as a gallery stores them, in `lanes` parallel threads.
 
-        Lanes never meet, so these are the fastest way through many images: in batches of a lane's share of the images
-        that may be in memory. Batches are asked for in the caller's thread, one more than there are lanes before the
-        first features are asked for. An error is raised after the features of the batches before it.
+        Lanes never synchronize, so this is the fastest way through many images; a batch is one lane's share of the
+        images that may be in memory. The caller's thread iterates over `batches`, up to one more than `lanes` ahead.
+        An error is raised after the features of the batches before it.
         """
         return pipelined(self._stored_features, batches, lanes)
 
     def _stored_features(self, pixels: np.ndarray) -> Features:
         features = self._features(pixels)
-        # Here they are in the cache, and torch, which rounds ten times as fast as numpy, wakes no other threads.
+        # They are in the cache here, and torch, which rounds ten times as fast as numpy, wakes no other threads.
         return Features(features.pooled, [level.half() for level in features.pyramid])
 
     def lanes(self, images: int) -> int:
-        """In how many lanes so many images are best worked on: on a CPU one a core, on a GPU one."""
+        """Return the best number of lanes for this many images: one per core on a CPU, one on a GPU."""
         return max(1, min(images, torch.get_num_threads())) if self.device.type == "cpu" else 1
 
     def _features(self, pixels: np.ndarray) -> Features:
@@ -117,10 +117,10 @@ class Backbone:
             ]
             pooled = captured[self._last].float().mean((2, 3))  # [B, D]
             captured.clear()
-            if not all(level.abs().amax() <= LARGEST for level in [pooled, *pyramid]):  # NaN is not, either
+            if not all(level.abs().amax() <= LARGEST for level in [pooled, *pyramid]):  # also refuses NaN
                 raise BackboneError(
-                    f"{self.settings.backbone} makes features that are not finite, or over {LARGEST:.0f}, the largest "
-                    "float16: check its weights and the preprocessing"
+                    f"{self.settings.backbone} computes features that are not finite, or over {LARGEST:.0f}, the "
+                    "largest float16: check its weights and the preprocessing"
                 )
         return Features(pooled, pyramid)
 
@@ -138,7 +138,7 @@ class Backbone:
         return hook
 
     def _probe(self, input_size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
-        """Channels, height and width of every module's feature map, in the order in which they are last made."""
+        """Return channels, height and width of every module's feature map, in the order of their last computation."""
         shapes: dict[str, tuple[int, int, int]] = {}
 
         def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -160,13 +160,13 @@ class Backbone:
             for handle in hooks:
                 handle.remove()
         if not shapes:
-            raise BackboneError("the backbone makes no feature maps: use a CNN")
+            raise BackboneError("the backbone has no feature maps: use a CNN")
         return shapes
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Parts of a batch one after the other."""
-    # Not by torch, whose other threads would go on waiting for more while images are decoded.
+    """Return the parts of a batch as one tensor."""
+    # Not by torch, whose threads would spin for more work while images are decoded.
     return parts[0] if len(parts) == 1 else torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
 
 
@@ -179,21 +179,21 @@ def load_backbone(
     device: str = "auto",
     precision: Precision = "float32",
 ) -> Backbone:
-    """A pretrained backbone by name: `efficientnet-lite0`, `timm:NAME`, or a torchvision CNN.
+    """Load a pretrained backbone by name: `efficientnet-lite0`, `timm:NAME`, or a torchvision CNN.
 
-    `weights` is a file (safetensors, or a .pth of tensors only) to use in place of the published ones;
-    `preprocessing` changes the backbone's own. Raises BackboneError.
+    `weights` is a file (safetensors, or a .pth of tensors only) that replaces the published ones; `preprocessing`
+    changes the backbone's own. Raises BackboneError.
     """
     model, default = load_model(name, weights)
     return Backbone(name, model, preprocessing(default), levels=levels, device=device, precision=precision)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of this name; `auto` is the GPU if there is one. Raises BackboneError if it cannot be used."""
+    """Return the device of this name; `auto` is the GPU if there is one. Raises BackboneError if it cannot be used."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # an AssertionError where torch is built without CUDA
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         reason = str(error).splitlines()[0]
         raise BackboneError(f"device {name!r} cannot be used ({reason}): try --device cpu") from error
 
@@ -201,7 +201,10 @@ def choose_device(name: str = "auto") -> torch.device:
 def _default_levels(
     model: nn.Module, shapes: dict[str, tuple[int, int, int]], input_size: tuple[int, int]
 ) -> tuple[str, ...]:
-    """The last stage at each of STRIDES. A stage is a top-level module, or part of one that spans many sizes."""
+    """Return the last stage at each of STRIDES.
+
+    A stage is a top-level module, or a direct child of one whose maps have more than two sizes.
+    """
     stages = []
     for name, child in model.named_children():
         parts = [f"{name}.{part}" for part, _ in child.named_children() if f"{name}.{part}" in shapes]

@@ -1,4 +1,4 @@
-"""Pretrained models by name, with the preprocessing that each was trained with; weights from a package, hub or file."""
+"""Load pretrained models by name, each with its own preprocessing; weights come from a package, a hub or a file."""
 
 import difflib
 import sys
@@ -14,7 +14,7 @@ from spade_index.settings import Preprocessing
 
 
 def load_model(name: str, weights: str | Path | None = None) -> tuple[nn.Module, Preprocessing]:
-    """A model with its weights, those of the file `weights` if given, and its own preprocessing.
+    """Return a model with its weights, those of the file `weights` if given, and its own preprocessing.
 
     `efficientnet-lite0`, `timm:NAME`, or a torchvision model's name. Raises BackboneError.
     """
@@ -26,7 +26,7 @@ def load_model(name: str, weights: str | Path | None = None) -> tuple[nn.Module,
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A digest of all parameters and buffers, by name: the same for the same weights however they were stored."""
+    """Return the xxh3_128 of all parameters and buffers, by name: equal for equal weights, however they were stored."""
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -58,7 +58,7 @@ def _torchvision(name: str, weights: str | Path | None) -> tuple[nn.Module, Prep
         choice = published.__members__.get("IMAGENET1K_V1", published.DEFAULT)
         try:
             state = choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+        except (OSError, RuntimeError) as error:  # OSError: also URLError; RuntimeError: a wrong hash
             raise _no_download(name, error) from error
     model = models.get_model(name, weights=None)
     _load_state(model, state, name)
@@ -76,7 +76,7 @@ def _timm(name: str, weights: str | Path | None) -> tuple[nn.Module, Preprocessi
     if weights is None:
         try:
             model = timm.create_model(name, pretrained=True)
-        except Exception as error:  # the hub's client raises its own tree, and RuntimeError for no weights
+        except Exception as error:  # the hub's client has its own exceptions, and RuntimeError means no weights
             raise _no_download(f"timm:{name}", error) from error
     else:
         model = timm.create_model(name, pretrained=False)
@@ -95,7 +95,7 @@ def _no_download(name: str, error: Exception) -> BackboneError:
 
 
 def _read_state(path: str | Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors or .pth file; nothing else is ever unpickled."""
+    """Read tensors by name from a safetensors or .pth file; nothing else is unpickled. Raises BackboneError."""
     path = Path(path)
     if not path.is_file():
         raise BackboneError(f"{path}: no such weights file")
@@ -122,7 +122,7 @@ def _read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def _load_state(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Load weights; only the classification head, which is never used, may be missing or of another shape."""
+    """Load weights; only the classification head, which is not used, may be missing or of another shape."""
     expected = model.state_dict()
     head = list(expected)[-1].rpartition(".")[0]
     body = {

@@ -1,4 +1,4 @@
-"""Photographs to arrays, and places of arrays back to pixels of the photographs."""
+"""Find and decode photographs, and map places of the backbone's input back to their pixels."""
 
 from .decode import DecodedImage, Geometry, covered, decode, load, preprocess
 from .find import ImageFile, find_images

@@ -18,38 +18,39 @@ MAX_PIXELS = 100_000_000  # of one image; a small file can claim far more (decom
 THUMBNAIL_EDGE = 192  # pixels
 THUMBNAIL_BYTES = 16 << 10  # of a JPEG that is its own thumbnail
 ORIENTATION = ExifTags.Base.Orientation
-TURNED = frozenset(range(2, 9))  # by EXIF
+ROTATED = frozenset(range(2, 9))  # values of EXIF's orientation that rotate or mirror
+# Properties of a JPEG that can be its own thumbnail: no EXIF, colour profile or comment.
 PLAIN = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression"})
 
-# `decode` refuses what is too large itself, with a message that names the file.
+# `decode` refuses images that are too large itself, with a message that names the file.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# What Pillow notices in damaged files names neither the file nor what to do.
+# Pillow's warnings of damaged files name neither the file nor a remedy.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the backbone's input lies in the original image (upright: EXIF rotation applied)."""
+    """The part of the original image (upright: EXIF rotation applied) that the backbone's input shows."""
 
     width: int  # of the original, pixels
     height: int
-    box: tuple[float, float, float, float]  # left, top, right, bottom: what the input covers, in original pixels
+    box: tuple[float, float, float, float]  # left, top, right, bottom of that part, in original pixels
 
     def to_original(self, x: float, y: float) -> tuple[int, int]:
-        """The original's pixel at a place of the input, given as fractions of its width and height."""
+        """Return column and row of the original's pixel at a place of the input, in fractions of its edges."""
         left, top, right, bottom = self.box
         column, row = left + x * (right - left), top + y * (bottom - top)
         return min(max(int(column), 0), self.width - 1), min(max(int(row), 0), self.height - 1)
 
     def to_input(self, column: int, row: int) -> tuple[float, float]:
-        """Where the middle of a pixel of the original is in the input, as fractions; outside of 0..1 if it is not."""
+        """Return the place of a pixel's centre in the input, as fractions, outside of 0..1 if it is not there."""
         left, top, right, bottom = self.box
         return (column + 0.5 - left) / (right - left), (row + 0.5 - top) / (bottom - top)
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image as the backbone wants it, with what a gallery keeps beside its features."""
+    """An image as the backbone takes it, with what a gallery stores beside its features."""
 
     file: ImageFile
     digest: bytes  # xxh3_128 of the file's bytes
@@ -59,51 +60,56 @@ class DecodedImage:
 
 
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image file's bytes as an upright 8-bit RGB image.
+    """Decode an image file's bytes to an upright 8-bit RGB image.
 
-    Grey, palette, CMYK and 16-bit images become RGB (16 bits by their upper 8); alpha is laid over white.
-    Raises ImageError naming the file when the bytes cannot be decoded or claim more than so many pixels.
+    Grey, palette, CMYK and 16-bit images become RGB (16 bits by their upper 8); alpha is composed over white.
+    Raises ImageError naming the file if the bytes cannot be decoded, or claim more than `max_pixels` pixels.
     """
     return _decode(data, name, max_pixels)[0]
 
 
 def _decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, bool]:
-    """As `decode`, and whether the bytes are a JPEG that anything shows as that image, and that tells nothing else."""
+    """Return what `decode` does, and whether the bytes are a plain JPEG, which every viewer shows as that image."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels is over the limit of {max_pixels:,}")
             image.load()
-            turned = image.getexif().get(ORIENTATION, 1) in TURNED
+            turned = image.getexif().get(ORIENTATION, 1) in ROTATED
             plain = image.format == "JPEG" and image.mode in ("L", "RGB") and image.info.keys() <= PLAIN
             return _to_rgb(ImageOps.exif_transpose(image) if turned else image), plain
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: refused, over the limit of {max_pixels:,} pixels") from error
-    except Exception as error:  # Pillow raises nearly anything on damaged files: OSError, SyntaxError, struct.error
+    except (
+        Exception
+    ) as error:  # Pillow raises exceptions of many kinds on damaged files: OSError, SyntaxError, struct.error
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
         raise ImageError(f"{name}: cannot be decoded ({' '.join(reason.split())})") from error
 
 
 def preprocess(image: Image.Image, how: Preprocessing) -> tuple[np.ndarray, Geometry]:
-    """Resize (and crop) an RGB image to the backbone's input: uint8 [H, W, 3], and where that lies in the image."""
+    """Resize (and crop) an RGB image to the backbone's input: uint8 [H, W, 3], and the part of the image it shows."""
     height, width = how.input_size
     geometry = covered(image.width, image.height, how)
     filter_ = Image.Resampling.BICUBIC if how.interpolation == "bicubic" else Image.Resampling.BILINEAR
     resized = image.resize((width, height), filter_, box=geometry.box)
-    # As np.asarray, at half its price.
+    # The same as np.asarray, in half the time.
     return np.frombuffer(resized.tobytes(), np.uint8).reshape(height, width, 3), geometry
 
 
 def covered(width: int, height: int, how: Preprocessing) -> Geometry:
-    """Where the backbone's input lies in an image of this size."""
+    """Return the part of an image of this size, in pixels, that the backbone's input shows."""
     if how.resize is None:
         return Geometry(width, height, (0.0, 0.0, float(width), float(height)))
     scale = min(width, height) / how.resize  # original pixels per resized pixel
     crop_height, crop_width = (edge * scale for edge in how.input_size)
     left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    right, bottom = min(left + crop_width, float(width)), min(top + crop_height, float(height))  # rounding aside
+    right, bottom = (
+        min(left + crop_width, float(width)),
+        min(top + crop_height, float(height)),
+    )  # rounding may pass the edge
     return Geometry(width, height, (max(left, 0.0), max(top, 0.0), right, bottom))
 
 
@@ -136,8 +142,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _thumbnail(image: Image.Image) -> bytes:
     small = image
     if (longest := max(image.size)) > THUMBNAIL_EDGE:
-        width, height = (max(1, round(edge * THUMBNAIL_EDGE / longest)) for edge in image.size)  # of a line: 192x1
+        width, height = (
+            max(1, round(edge * THUMBNAIL_EDGE / longest)) for edge in image.size
+        )  # at least 1: of a thin line too
         small = image.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85, comment=b"")  # Pillow would write the original's
+    small.save(buffer, "JPEG", quality=85, comment=b"")  # otherwise Pillow writes the original's
     return buffer.getvalue()

@@ -18,17 +18,17 @@ LIST_SUFFIXES = frozenset({".txt", ".lst"})
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that was found, not yet read."""
+    """An image that was found, and is not read yet."""
 
     id: str  # its name in a gallery: the path below the folder, archive or list that it was found in
     path: str  # absolute path; in an archive, ARCHIVE::MEMBER
     size: int  # bytes
     mtime_ns: int
-    read: Callable[[], bytes]  # can be pickled, to be called in another process
+    read: Callable[[], bytes]  # returns its contents; can be pickled, to be called in another process
 
 
 def find_images(source: str | Path, prefix: str = "") -> Iterator[ImageFile]:
-    """The images of a folder (recursive, sorted), a tar archive, a text list of paths, or a single file.
+    """Yield the images of a folder (recursive, sorted), a tar archive, a text list of paths, or a single file.
 
     `prefix` is put before each id. Raises InputError if `source` does not exist or cannot be read as what it is.
     """
@@ -58,7 +58,9 @@ def _in_folder(folder: Path) -> Iterator[ImageFile]:
         folders.sort()
         for name in sorted(names):
             path = Path(root, name)
-            if path.suffix.lower() in SUFFIXES and not path.is_fifo() and not path.is_socket():  # reading them waits
+            if (
+                path.suffix.lower() in SUFFIXES and not path.is_fifo() and not path.is_socket()
+            ):  # reading one would block
                 yield _on_disk(path, path.relative_to(folder).as_posix())
 
 
@@ -70,7 +72,7 @@ def _in_list(path: Path) -> Iterator[ImageFile]:
     for line in lines:
         name = line.strip()
         if "\0" in name:
-            raise InputError(f"{path}: not a text list of image paths (it has NUL bytes: one path a line, please)")
+            raise InputError(f"{path}: not a text list of image paths (it has NUL bytes: write one path per line)")
         if name and not name.startswith("#"):
             yield _on_disk(path.parent / name, Path(name).as_posix())
 
@@ -100,7 +102,7 @@ def _on_disk(path: Path, name: str) -> ImageFile:
     try:
         status = path.stat()
         size, mtime_ns = status.st_size, status.st_mtime_ns
-    except OSError:  # reading it will say what is wrong
+    except OSError:  # reading it will raise what is wrong
         size, mtime_ns = -1, -1
     return ImageFile(_text(name), _text(os.path.abspath(path)), size, mtime_ns, path.read_bytes)
 
@@ -116,5 +118,5 @@ def _read_range(path: str, offset: int, size: int) -> bytes:
 
 
 def _text(name: str) -> str:
-    """A file name as valid UTF-8: bytes that are not become backslash escapes."""
+    """Return a file name as valid UTF-8; invalid bytes become backslash escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

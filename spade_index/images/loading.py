@@ -1,4 +1,4 @@
-"""Load images ahead of their use, several at once, in threads or in processes."""
+"""Load images in advance, several at once, in threads or in processes."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ from spade_index.settings import Preprocessing
 from .decode import DecodedImage, Geometry, load
 from .find import ImageFile
 
-LOT = 8  # images handed to a process at a time
+LOT = 8  # images that a process loads at a time
 
 T = TypeVar("T")
 Packed = tuple[bytes, bytes, tuple[int, int, tuple[float, float, float, float]], bytes]
@@ -34,11 +34,12 @@ def load_all(
     on_error: Callable[[ImageError], None],
     processes: bool = False,
 ) -> Generator[DecodedImage]:
-    """Load images in the order of `files`, about `ahead` of them in advance, on `workers` threads or processes.
+    """Yield images in the order of `files`, about `ahead` of them loaded in advance, on `workers` threads or processes.
 
-    Processes decode small images faster, since Python's threads take turns, but take half a second to start, and the
-    program that calls this must be importable (`if __name__ == "__main__"`). An image that cannot be loaded goes to
-    `on_error`, which may raise to stop, and is left out. Raises InputError if a process dies.
+    Processes decode small images faster, since Python's threads take turns, but need half a second to start, and the
+    calling program must be importable (`if __name__ == "__main__"`). `on_error` is called for an image that cannot be
+    loaded, which is left out; it may raise to stop. Raises InputError if a process dies, and what iterating over
+    `files` raises, after the images before it.
     """
     lot = LOT if processes else 1
     lots = max(ahead // lot, 2 * workers) if processes else ahead
@@ -54,7 +55,7 @@ def load_all(
                     some = next(source)
                 except StopIteration:
                     break
-                except Exception as error:  # a damaged archive: what came before it is loaded first
+                except Exception as error:  # a damaged archive, for example; the images before it are loaded first
                     failure = error
                 else:
                     pending.append((some, pool.submit(work, some, how)))
@@ -75,7 +76,7 @@ def load_all(
 
 
 def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of so many; where the items end by an error, first a shorter one of those before it."""
+    """Yield lists of `size` items; if the items raise, the last items before that first, as a shorter list."""
     lot: list[T] = []
     try:
         for item in items:
@@ -102,7 +103,7 @@ def _load(files: list[ImageFile], how: Preprocessing) -> list[DecodedImage | Ima
 
 
 def _load_packed(files: list[ImageFile], how: Preprocessing) -> list[Packed | ImageError]:
-    """As `_load`, of plain values: they travel in half the time. The caller has the files."""
+    """Load as `_load` does, but return plain values, which are pickled in half the time; the caller has the files."""
     return [image if isinstance(image, ImageError) else _packed(image) for image in _load(files, how)]
 
 
@@ -119,12 +120,12 @@ def _unpacked(file: ImageFile, packed: Packed, how: Preprocessing) -> DecodedIma
 
 
 def _processes(workers: int) -> Executor:
-    # Not forked: what has threads cannot be, and torch has.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin)
+    # Not forked: torch has threads, and a process with threads cannot be forked safely.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_process)
 
 
-def _begin() -> None:
-    """In a new process: what interrupts the program is its parent's business, and without its parent it ends."""
+def _prepare_process() -> None:
+    """Prepare a new process: its parent handles interrupts, and it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

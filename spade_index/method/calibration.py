@@ -1,8 +1,8 @@
-"""Thresholds from normal images only."""
+"""Thresholds from normal images only: a quantile of leave-one-out scores."""
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +10,25 @@ import torch
 from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.settings import SearchSettings
+from spade_index.settings import ImageScore, SearchSettings
 
 from .detector import Detector
 
 RULE = "quantile of leave-one-out scores of the gallery's own images"
-MINIMUM = 10  # images below which a quantile means nothing
+MINIMUM = 10  # images; a quantile of fewer scores says nothing
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds, and how they were chosen, as a gallery stores them."""
+
+    rule: str
+    quantile: float
+    images: int  # that were scored
+    snapshot: int  # of the gallery
+    created: str  # ISO 8601, UTC
+    search: str  # `SearchSettings.calibration_key` of the settings that the thresholds hold for
+    thresholds: dict[ImageScore, float]
 
 
 def calibrate(
@@ -25,23 +38,37 @@ def calibrate(
     quantile: float = 0.99,
     sample: int = 200,
     progress: Callable[[int], None] = lambda images: None,
-    **where: Any,
-) -> dict[str, object]:
-    """Score up to `sample` of the gallery's images, each against all the others, and take a quantile of the scores.
+    device: torch.device | str | None = None,
+    kernel: str | None = None,
+    map_memory: int | None = None,
+) -> Calibration:
+    """Score up to `sample` of the gallery's images, each against all others, and take a quantile of the scores.
 
-    The threshold of each kind of score is the smallest such score that at least `quantile` of the sample does not
-    exceed, so about 1 - quantile of normal images will be called anomalous. Images that resemble each other more
-    than new ones resemble them (frames of a film, say) make it too low. `where` are the Detector's device, kernel and
-    map_memory. Raises InputError for too few images.
+    The threshold of each kind of score is the smallest score of the sample that at least `quantile` of the sample does
+    not exceed: about 1 - quantile of normal images will be called anomalous. The threshold is too low where the
+    gallery's images resemble each other more than new images resemble them (frames of a film, for example).
+
+    Args:
+        gallery: with at least 10 images.
+        search: the settings to calibrate for.
+        quantile: in (0, 1].
+        sample: number of images to score at most, evenly spaced.
+        progress: called with 1 after each image.
+        device: of the pixel search, as for `Detector`.
+        kernel: as for `Detector`.
+        map_memory: as for `Detector`.
+
+    Raises:
+        InputError: the quantile is out of range, or the gallery has too few images.
     """
     if not 0 < quantile <= 1:
         raise InputError(f"the quantile must be in (0, 1], not {quantile}")
     if len(gallery) < MINIMUM:
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to calibrate on; add at least {MINIMUM}")
-    every = SearchSettings(**{**vars(search), "maps": "always", "image_score": None})
-    detector = Detector(gallery, search=every, **where)
+    all_scores = replace(search, maps="always", image_score=None)
+    detector = Detector(gallery, search=all_scores, device=device, kernel=kernel, map_memory=map_memory)
     wanted = set(np.linspace(0, len(gallery) - 1, min(sample, len(gallery))).round().astype(int).tolist())
-    scores = []
+    scores: list[dict[ImageScore, float]] = []
     for position, row in enumerate(gallery.images()):
         if position not in wanted:
             continue
@@ -49,20 +76,19 @@ def calibrate(
         (detection,) = detector.detect_features(gallery.pooled([row]), pyramid, without=row.key)
         scores.append(detection.scores)
         progress(1)
-    thresholds = {
-        kind: float(np.quantile([score[kind] for score in scores], quantile, method="higher")) for kind in scores[0]
-    }
-    return {
-        "rule": RULE,
-        "quantile": quantile,
-        "images": len(scores),
-        "snapshot": gallery.snapshot,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "search": search.calibration_key(),
-        "thresholds": thresholds,
-    }
+    return Calibration(
+        rule=RULE,
+        quantile=quantile,
+        images=len(scores),
+        snapshot=gallery.snapshot,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        search=search.calibration_key(),
+        thresholds={
+            kind: float(np.quantile([score[kind] for score in scores], quantile, method="higher")) for kind in scores[0]
+        },
+    )
 
 
-def store(writer: GalleryWriter, search: SearchSettings, calibration: dict[str, object]) -> None:
-    """Keep a calibration in the gallery, in place of an earlier one for the same search settings."""
-    writer.set_calibration(search.calibration_key(), calibration)
+def store(writer: GalleryWriter, search: SearchSettings, calibration: Calibration) -> None:
+    """Store a calibration in the gallery; an earlier one for the same search settings is replaced."""
+    writer.set_calibration(search.calibration_key(), asdict(calibration))

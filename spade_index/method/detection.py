@@ -1,4 +1,4 @@
-"""What a detector is asked, and what it finds: the verdict on an image, its score map, and the evidence."""
+"""Questions to a detector, and its answers: the verdict on an image, its score map, and matched pixels."""
 
 from dataclasses import dataclass, field
 
@@ -10,19 +10,19 @@ from spade_index.settings import ImageScore, Maps
 
 @dataclass(frozen=True)
 class Match:
-    """Evidence for one place: the normal place that is most like it. Places are fractions of width and height."""
+    """A place of the query and the nearest normal place; both as fractions of the input's width and height."""
 
     x: float
     y: float
     neighbour: Neighbour
     neighbour_x: float
     neighbour_y: float
-    distance: float  # squared, weighted, between the two pixels' features
+    distance: float  # squared, weighted, between the features of the two pixels
 
 
 @dataclass(frozen=True)
 class PixelDetection:
-    """What stage 2 finds for one image."""
+    """The result of the pixel level for one image."""
 
     score_map: np.ndarray  # float32 [H, W], the backbone's input size
     distances: np.ndarray  # float32 [P, kappa], P = H0*W0 pixels of the finest level
@@ -36,7 +36,7 @@ class PixelDetection:
         return float(self.score_map.max())
 
     def match(self, x: float, y: float) -> Match:
-        """What the place at these fractions of width and height was matched with."""
+        """Return the match of the place at these fractions of width and height, each in 0..1."""
         height, width = self.size
         column, row = min(int(x * width), width - 1), min(int(y * height), height - 1)
         pixel = row * width + column
@@ -45,7 +45,7 @@ class PixelDetection:
         return Match(x, y, self.neighbours[neighbour], *there, float(self.distances[pixel, 0]))
 
     def worst(self) -> Match:
-        """The match of the score map's maximum."""
+        """Return the match of the score map's maximum."""
         height, width = self.score_map.shape
         row, column = divmod(int(self.score_map.argmax()), width)
         return self.match((column + 0.5) / width, (row + 0.5) / height)
@@ -55,10 +55,10 @@ class PixelDetection:
 class Detection:
     """The verdict on one image."""
 
-    snapshot: int
+    snapshot: int  # of the gallery
     kind: ImageScore
-    scores: dict[ImageScore, float]  # pooled, and map and both where there is a score map
-    neighbours: list[Neighbour]  # those of the pooled score
+    scores: dict[ImageScore, float]  # `pooled`; with a score map also `map` and `both`
+    neighbours: list[Neighbour]  # the images of the pooled score, the nearest first
     threshold: float | None
     pixels: PixelDetection | None = field(repr=False)
 
@@ -75,7 +75,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of one image where that is not what the search settings say."""
+    """What is asked about one image; None: as the search settings and the calibration say."""
 
     maps: Maps | None = None
-    threshold: float | None = None  # of the image score, and of the pooled score by which `auto` goes
+    threshold: float | None = None  # for the image score, and for the pooled score where maps are `auto`

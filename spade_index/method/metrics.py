@@ -1,12 +1,12 @@
-"""How well scores separate defects from normality: ROC AUC and PRO, exact.
+"""Exact ROC AUC and PRO: how well scores separate defects from normality.
 
-Both are areas under a curve that rises with every defective item as the threshold falls, and that moves to the
-right with every normal one. Such a curve is a weighted sum of ramps, one for each defective item: 0 up to the
-false positive rate `above` (the normal items that score higher), 1 from `above + tied` on, and a straight line
-between. So the normal scores are sorted once, and no grid of thresholds is needed:
+Both are areas under a curve of the true positive rate over the false positive rate. Such a curve is a weighted sum of
+ramps, one for each defective item: 0 up to the false positive rate `above` (the share of normal items that score
+higher), 1 from `above + tied` on, and a straight line between. The areas of ramps have a closed form, so the normal
+scores are sorted once, and no grid of thresholds is needed:
 
-- ROC AUC weighs every defective item alike and integrates to a false positive rate of 1;
-- PRO weighs every ground-truth region alike, whatever its size, and integrates to 0.3.
+- ROC AUC gives every defective item the same weight, and integrates to a false positive rate of 1;
+- PRO gives every ground-truth region the same weight, whatever its size, and integrates to 0.3.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class PixelMetrics:
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """The chance that a defective item scores higher than a normal one; a tie counts half.
+    """Return the chance that a defective item scores higher than a normal one; a tie counts half.
 
     Args:
         labels: [n] bool, True where defective.
@@ -53,7 +53,7 @@ def pixel_metrics(
     score_maps: Sequence[NDArray[np.float32]],
     fpr_limit: float = 0.3,
 ) -> PixelMetrics:
-    """ROC AUC over all pixels, and PRO: the per-region overlap (Bergmann et al. 2020, MVTec AD).
+    """Return ROC AUC over all pixels, and PRO: the per-region overlap (Bergmann et al. 2020, MVTec AD).
 
     PRO averages, over the regions (8-connected, found in each mask), the share of a region that is above the
     threshold; it is the area under that average as a function of the false positive rate over the normal pixels
@@ -84,7 +84,7 @@ def pixel_metrics(
 def _collect(
     masks: Sequence[NDArray[Any]], score_maps: Sequence[NDArray[Any]]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Ascending scores of normal [n] and of defective pixels [m]; weights [m], those of a region sum to 1."""
+    """Return the ascending scores of normal [n] and defective pixels [m], and weights [m] that sum to 1 per region."""
     normal_parts: list[NDArray[Any]] = [np.empty(0, dtype=np.float32)]
     hit_parts: list[NDArray[Any]] = [np.empty(0, dtype=np.float32)]
     weight_parts: list[NDArray[np.float64]] = [np.empty(0)]
@@ -99,7 +99,7 @@ def _collect(
     normal = np.concatenate(normal_parts)
     normal.sort()
     hits = np.concatenate(hit_parts)
-    # Looking up ascending values walks through `normal` once; in another order every look-up misses the cache.
+    # searchsorted of ascending values walks through `normal` once; in another order every look-up misses the cache.
     order = np.argsort(hits)
     return normal, hits[order], np.concatenate(weight_parts)[order]
 
@@ -108,7 +108,7 @@ def _checked(defective: NDArray[Any], values: NDArray[Any], what: str) -> tuple[
     if defective.size == 0:
         defective = defective.astype(bool)
     if defective.dtype != bool:
-        # Taking "not 0" for defective would swell the regions of masks that were stored as grey levels.
+        # "not 0" would grow the regions of masks that are stored as grey levels.
         raise ValueError(f"{what}: the ground truth must be bool, not {defective.dtype}")
     if defective.shape != values.shape:
         raise ValueError(f"{what} differ in shape: {defective.shape} and {values.shape}")
@@ -118,7 +118,7 @@ def _checked(defective: NDArray[Any], values: NDArray[Any], what: str) -> tuple[
 
 
 def _false_positive_rates(hits: NDArray[Any], normal: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each of hits [m]: the share of normal [n] (ascending) that scores higher, and the share that ties."""
+    """Return, for each of hits [m], the share of normal [n] (ascending) that scores higher, and the share that ties."""
     if normal.size == 0:
         return np.full(hits.size, np.nan), np.full(hits.size, np.nan)
     below = np.searchsorted(normal, hits, side="left")
@@ -129,7 +129,7 @@ def _false_positive_rates(hits: NDArray[Any], normal: NDArray[Any]) -> tuple[NDA
 def _mean_area(
     above: NDArray[np.float64], tied: NDArray[np.float64], weights: NDArray[np.float64], limit: float
 ) -> float:
-    """Weighted mean of the ramps' areas from 0 to `limit`, over `limit`: in 0..1, as each ramp's is."""
+    """Return the weighted mean of the ramps' areas from 0 to `limit`, divided by `limit`: 0..1."""
     total = float(weights.sum())
     if total == 0:
         return float("nan")

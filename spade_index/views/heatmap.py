@@ -1,4 +1,4 @@
-"""Score maps as colours, over the image they belong to and where they belong."""
+"""Draw score maps as colours over the original image, aligned with it."""
 
 import math
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from PIL import Image, ImageColor
 
 from spade_index.images.decode import Geometry
 
-# Equally spaced colours of matplotlib's `inferno` (CC0): lightness rises evenly, also for colour-blind eyes. Its
-# darkest quarter is left out: laid over a dark image it would not be seen.
+# Equally spaced colours of matplotlib's `inferno` (CC0): lightness rises evenly, also for colour-blind people. Its
+# darkest quarter is left out, because it could not be seen over a dark image.
 ANCHORS = ("#57106e", "#8a226a", "#bc3754", "#e35933", "#f98c0a", "#f9c932", "#fcffa4")
 
 
 def _shades() -> NDArray[np.uint8]:
-    """[256, 3] RGB, from the first anchor to the last."""
+    """Return 256 colours from the first anchor to the last, uint8 RGB [256, 3]."""
     anchors = np.array([ImageColor.getrgb(anchor) for anchor in ANCHORS])
     places = np.linspace(0, len(anchors) - 1, 256)
     channels = [np.interp(places, np.arange(len(anchors)), channel) for channel in anchors.T]
@@ -25,15 +25,15 @@ def _shades() -> NDArray[np.uint8]:
 
 SHADES = _shades()
 
-OUTSIDE_DIMMED = 0.35
+OUTSIDE_DIMMED = 0.35  # opacity of the black over what the backbone did not see
 
 
 def colourise(values: ArrayLike, limits: tuple[float, float]) -> NDArray[np.uint8]:
-    """Colours from dark (low) to bright (high), evenly spaced to the eye.
+    """Return colours from dark (low) to bright (high), perceptually uniform.
 
     Args:
         values: [H, W] numbers; those outside the limits are clipped.
-        limits: (low, high); where both are equal, whatever exceeds them is bright.
+        limits: (low, high); if both are equal, larger values are bright.
 
     Returns:
         [H, W, 3] uint8, RGB.
@@ -42,18 +42,18 @@ def colourise(values: ArrayLike, limits: tuple[float, float]) -> NDArray[np.uint
 
 
 def score_limits(scores: Iterable[ArrayLike], threshold: float | None = None) -> tuple[float, float]:
-    """Limits (low, high) shared by the heat maps of a page, so that equal colours mean equal scores.
+    """Return limits (low, high) shared by the heat maps of a page, so that equal colours mean equal scores.
 
-    Low is what most of the calmest image scores; high is the upper quartile of the images' maxima. With a threshold,
-    high is held where the threshold lies between a third and half of the scale: normal images do not look alarming,
-    and one extreme defect does not darken the others.
+    Low is the smallest median of the score maps; high is the upper quartile of their maxima. With a threshold, high is
+    clipped so that the threshold lies between a third and half of the scale: normal images do not look alarming, and
+    one extreme defect does not darken the others.
 
     Args:
         scores: score maps [H, W], or just their maxima.
-        threshold: of the score map's values; without effect where even the calmest image exceeds it.
+        threshold: of the score map's values; without effect if it is not above low.
     """
     arrays = [array for array in map(np.asarray, scores) if array.size]
-    # A lone maximum says nothing of the quiet places; half of it keeps those of the calmest image dark.
+    # A maximum alone says nothing about the rest of the map; half of it keeps the calmest image dark.
     quiet = [float(array) / 2 if array.ndim == 0 else float(np.median(array)) for array in arrays]
     low = min(quiet, default=0.0)
     high = float(np.quantile([array.max() for array in arrays], 0.75)) if arrays else low + 1.0
@@ -69,17 +69,17 @@ def heatmap(
     limits: tuple[float, float],
     opacity: float = 0.5,
 ) -> Image.Image:
-    """The score map laid over the image it belongs to, where it belongs.
+    """Return an image with its score map over it.
 
-    Normal places stay visible: the overlay grows from transparent at the low limit to nearly opaque at the high one.
-    What the backbone did not see, outside `geometry.box`, is dimmed.
+    The overlay is transparent at the low limit and nearly opaque at the high limit, so normal places stay visible. What
+    the backbone did not see, outside `geometry.box`, is dimmed.
 
     Args:
-        image: the upright original, RGB; a smaller copy of it serves as well.
+        image: the upright original, RGB, or a smaller copy of it.
         score_map: [h, w] float32, covering `geometry.box`.
         geometry: the original's size and the box, in its pixels.
         limits: (low, high) of the colour scale.
-        opacity: of the overlay half-way between the limits, 0..1.
+        opacity: of the overlay halfway between the limits, 0..1.
 
     Returns:
         RGB, of the image's size.
@@ -95,7 +95,7 @@ def heat(
     limits: tuple[float, float],
     opacity: float = 0.5,
 ) -> Image.Image:
-    """What `heatmap` lays over an image of this (width, height), RGBA, for those who lay it themselves."""
+    """Return the overlay of `heatmap` alone, RGBA of this (width, height), for clients that compose it themselves."""
     scores, seen = _on_image(score_map, geometry, size)
     colours = colourise(scores, limits)
     colours[~seen] = 0
@@ -105,7 +105,7 @@ def heat(
 
 
 def _fraction(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float32]:
-    """Where values lie between the limits, 0..1."""
+    """Return the position of values between the limits, 0..1."""
     low, high = limits
     if high <= low:
         return (values > high).astype(np.float32)
@@ -115,12 +115,12 @@ def _fraction(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.f
 def _on_image(
     score_map: NDArray[np.float32], geometry: Geometry, size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The score map in the coordinates of an image of this (width, height): scores [H, W], and where it has any."""
+    """Return the score map resampled to an image of this (width, height), [H, W], and a mask of where it covers it."""
     x_scale, y_scale = size[0] / geometry.width, size[1] / geometry.height
     left, right = geometry.box[0] * x_scale, geometry.box[2] * x_scale
     top, bottom = geometry.box[1] * y_scale, geometry.box[3] * y_scale
     field = Image.fromarray(np.ascontiguousarray(score_map, dtype=np.float32))
-    # Sampling a large map at few points could miss a small peak; resize() looks at every value.
+    # Sampling a large map at few points could miss a small peak; resize() uses every value.
     covered = (max(1, math.ceil(right - left)), max(1, math.ceil(bottom - top)))
     field = field.resize((min(field.width, covered[0]), min(field.height, covered[1])), Image.Resampling.BILINEAR)
     across, down = field.width / (right - left), field.height / (bottom - top)

@@ -27,8 +27,8 @@ def measured(tmp_path_factory):
     (folder / "sitecustomize.py").write_text(
         "import sys\n"
         "if '-c' in sys.orig_argv:\n"
-        "    from spade_index import index_build\n"
-        f"    index_build.EXACT_LIMIT = {EXACT}\n"
+        "    from spade_index.gallery.index import build\n"
+        f"    build.EXACT_LIMIT = {EXACT}\n"
     )
     arguments = ["--photographs", folder / "photographs", "--work", folder / "work", "--sizes", "400,100"]
     arguments += [

@@ -1,4 +1,4 @@
-"""The ingest benchmark: it compares slices with the backbone beside them, and quotes nothing of a wrong gallery."""
+"""Tests of the ingest benchmark: slices are compared with the backbone beside them, a wrong gallery has no figures."""
 
 import json
 import threading
@@ -10,13 +10,20 @@ import pytest
 from PIL import Image
 
 from spade_index import Gallery, find_images
-from spade_index.benchmarks import ingest, interleaved
-from spade_index.benchmarks.ingest_checks import check_gallery
-from spade_index.benchmarks.interleaved import Interleaved, Slice, summary
+from spade_index.benchmarks import ingest, ingest_clock
+from spade_index.benchmarks.ingest import check_gallery
+from spade_index.benchmarks.ingest_clock import (
+    Interleaved,
+    MemorySample,
+    MemorySampler,
+    Slice,
+    memory_growth,
+    summary,
+)
 from spade_index.benchmarks.photographs import make_photographs
-from spade_index.benchmarks.process_tree import MemorySample, MemorySampler, process_tree, resident, wait_until_idle
+from spade_index.benchmarks.processes import process_tree, resident_mb, wait_until_idle
 from spade_index.errors import GalleryError, InputError
-from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.admission import AddReport
 
 from helpers.cli_runs import refused, run
 from helpers.tiny import build, write_images
@@ -69,7 +76,7 @@ def test_made_photographs_and_rounds_leave_nothing_behind(tmp_path):
     assert not list(work.iterdir())
 
 
-def test_what_cannot_be_measured_is_one_line(tmp_path):
+def test_an_impossible_request_is_refused_in_one_line(tmp_path):
     assert "--work DIR" in refused("benchmark", "ingest", "--keep")
     assert "no such folder" in refused("benchmark", "ingest", "--picture", tmp_path / "nowhere" / "ingest.png")
     (tmp_path / "images").mkdir()
@@ -110,8 +117,8 @@ def test_the_clock_stands_while_the_backbone_runs_alone(monkeypatch):
         clock.now += 0.002
         return clock.now
 
-    monkeypatch.setattr(interleaved, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    monkeypatch.setattr(interleaved, "wait_until_idle", idle)
+    monkeypatch.setattr(ingest_clock, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(ingest_clock, "wait_until_idle", idle)
     told: list[Slice] = []
     backbone = Interleaved(clock, 8, told.append)
     assert backbone.settings == clock.settings
@@ -132,7 +139,7 @@ def test_the_clock_stands_while_the_backbone_runs_alone(monkeypatch):
     assert found["ratio_without_settling"] == pytest.approx(20 / 0.040 / 1000)
 
 
-def test_what_works_is_waited_for():
+def test_wait_until_idle_waits_for_a_busy_thread():
     end = threading.Event()
 
     def work():
@@ -152,16 +159,16 @@ def test_memory_is_sampled_until_the_end():
         time.sleep(0.1)
     assert len(sampler.samples) > 1
     assert {(sample.images, sample.committed) for sample in sampler.samples} == {(7, 3)}
-    assert sampler.samples[0].megabytes == pytest.approx(resident(process_tree()), rel=0.2)
+    assert sampler.samples[0].megabytes == pytest.approx(resident_mb(process_tree()), rel=0.2)
 
 
 def test_growth_is_measured_between_the_first_commit_and_the_last_batch():
     flat = [MemorySample(float(n), 100.0 + n, images=10 * n + 10, committed=10 * (n >= 5)) for n in range(25)]
-    found = ingest._memory([*flat, MemorySample(25.0, 50.0, images=260, committed=260)], 260)
+    found = memory_growth([*flat, MemorySample(25.0, 50.0, images=260, committed=260)], 260)
     assert found["peak_mb"] == 124
     assert (found["first_tenth_mb"], found["last_tenth_mb"]) == (105.5, 123.5)
     assert found["growth"] == pytest.approx(123.5 / 105.5 - 1)
-    assert ingest._memory(flat[:9], 260)["growth"] is None
+    assert memory_growth(flat[:9], 260)["growth"] is None
 
 
 def test_a_wrong_gallery_is_found(tmp_path, backbone, image_folder):

@@ -1,6 +1,7 @@
 """The demonstration runs from nothing, and its files can be used with the other commands."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 from PIL import Image
 
 from spade_index.cli import demonstration as demo
-from spade_index.method.evaluation import test_images
+from spade_index.method.dataset import find_test_images
 from spade_index.settings import SearchSettings
 
-from helpers.cli_runs import objects, run
+from helpers.cli_runs import objects, refused, run
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,15 @@ def test_its_datasets_are_the_same_every_time_and_complete(out, tmp_path, monkey
     files = sorted(path.relative_to(first) for path in first.rglob("*.png"))
     assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.png"))
     assert all((first / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
-    for image in test_images(first):
+    for image in find_test_images(first):
         if image.mask is not None:
             mask = np.asarray(Image.open(image.mask))
             assert mask.shape == (demo.EDGE, demo.EDGE)
             assert 0 < (mask >= 128).mean() < 0.3
+
+
+def test_without_scikit_image_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "spade_index.cli.demonstration")
+    monkeypatch.delitem(sys.modules, "skimage.data")
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    assert "pip install scikit-image" in refused("demo", "--out", tmp_path / "out")

@@ -1,7 +1,6 @@
 """Writes that fail: one StorageError, the gallery as it was, and the same command carries on when there is room."""
 
 import errno
-import importlib
 import os
 import resource
 import sqlite3
@@ -14,12 +13,16 @@ import pytest
 
 from spade_index.errors import StorageError
 from spade_index.features.backbone import Backbone
-from spade_index.gallery import Gallery
+from spade_index.gallery import Gallery, generations
+from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.index.build import build_index
 from spade_index.gallery.index.index import IndexDescription
+from spade_index.gallery.store.shard_writer import ShardWriter
+from spade_index.gallery.write import reindex
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
 
+from helpers.calls import Target, fail_from
 from helpers.tiny import build, files_of, parts_of
 
 Folder = Callable[..., Path]
@@ -30,24 +33,6 @@ def held(path: Path) -> int:
     with Gallery(path) as gallery:
         assert list(gallery.verify()) == []
         return sum(1 for _ in gallery.images())
-
-
-def failing(target: str, error: Exception, call: int, patch: pytest.MonkeyPatch) -> None:
-    """Make a call of a function fail, `module:function` or `module:Class.method`, and all later ones."""
-    left = call
-
-    def replacement(*arguments: object, **options: object) -> object:
-        nonlocal left
-        left -= 1
-        if left <= 0:
-            raise error
-        return original(*arguments, **options)
-
-    module, _, path = target.partition(":")
-    original: Any = importlib.import_module(module)
-    for name in path.split("."):
-        owner, original = original, getattr(original, name)
-    patch.setattr(owner, name, replacement)
 
 
 @pytest.fixture
@@ -88,36 +73,35 @@ def test_it_stops_before_the_disk_is_full(small_disk: Path, image_folder: Folder
     assert held(small_disk / "gallery") == 0
 
 
-CHANGES = "spade_index.gallery.catalog.transaction:Transaction"
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FAILURES = [
-    ("spade_index.gallery.store.stream:ShardWriter.append", FULL, 6),
-    ("spade_index.gallery.store.stream:ShardWriter.append", OSError("Can't write data (No space left on device)"), 5),
+    ((ShardWriter, "append"), FULL, 6),
+    ((ShardWriter, "append"), OSError("Can't write data (No space left on device)"), 5),
     (
-        "spade_index.gallery.store.stream:ShardWriter.append",
+        (ShardWriter, "append"),
         OSError(errno.EFBIG, "Can't write data\n(File too large)"),
         5,
     ),
-    ("spade_index.gallery.store.stream:ShardWriter.commit", FULL, 2),
-    ("spade_index.gallery.store.stream:ShardWriter.commit", FULL, 3),  # of the last shard
-    ("spade_index.gallery.store.files:os.fsync", OSError(errno.EIO, os.strerror(errno.EIO)), 3),
-    ("spade_index.gallery.store.files:os.rename", OSError(errno.EROFS, os.strerror(errno.EROFS)), 2),
-    (f"{CHANGES}.add_shard", sqlite3.OperationalError("database or disk is full"), 2),
-    (f"{CHANGES}.add_images", sqlite3.OperationalError("disk I/O error"), 2),
-    ("spade_index.gallery.write.reindex:make_durable", FULL, 1),
-    (f"{CHANGES}.replace_index", sqlite3.OperationalError("database or disk is full"), 1),
+    ((ShardWriter, "commit"), FULL, 2),
+    ((ShardWriter, "commit"), FULL, 3),  # of the last shard
+    ((os, "fsync"), OSError(errno.EIO, os.strerror(errno.EIO)), 3),
+    ((os, "rename"), OSError(errno.EROFS, os.strerror(errno.EROFS)), 2),
+    ((Transaction, "add_shard"), sqlite3.OperationalError("database or disk is full"), 2),
+    ((Transaction, "add_images"), sqlite3.OperationalError("disk I/O error"), 2),
+    ((reindex, "make_durable"), FULL, 1),
+    ((Transaction, "replace_index"), sqlite3.OperationalError("database or disk is full"), 1),
 ]
 
 
 @pytest.mark.parametrize(("target", "error", "call"), FAILURES)
 def test_a_write_that_fails(
-    tmp_path: Path, image_folder: Folder, backbone: Backbone, target: str, error: Exception, call: int
+    tmp_path: Path, image_folder: Folder, backbone: Backbone, target: Target, error: Exception, call: int
 ) -> None:
     path, images = tmp_path / "gallery", image_folder(10)
     build(path, image_folder(2, seed=5, name="first"), backbone)
     first = held(path)
     with pytest.MonkeyPatch.context() as patch:
-        failing(target, error, call, patch)
+        fail_from(patch, target, call, error)
         with pytest.raises(StorageError, match=str(path)) as raised:
             build(path, images, backbone, shard_rows=4, batch_size=2, replace=True)
     assert "\n" not in str(raised.value)
@@ -143,7 +127,7 @@ def test_an_index_that_does_not_fit(gallery_path: Path, limit: int, monkeypatch:
 
     with GalleryWriter(gallery_path) as writer:
         writer.remove(["003.png"])
-        monkeypatch.setattr("spade_index.gallery.write.reindex.build_index", limited)
+        monkeypatch.setattr(reindex, "build_index", limited)
         with pytest.raises(StorageError, match=str(gallery_path)) as raised:
             writer.build_index()
         assert "\n" not in str(raised.value)
@@ -157,20 +141,20 @@ def test_an_index_that_does_not_fit(gallery_path: Path, limit: int, monkeypatch:
 @pytest.mark.parametrize(
     ("target", "error", "call"),
     [
-        ("spade_index.gallery.write.move:ShardWriter.append", FULL, 2),
-        ("spade_index.gallery.write.move:ShardWriter.commit", FULL, 1),
-        (f"{CHANGES}.add_shard", sqlite3.OperationalError("database or disk is full"), 1),
-        (f"{CHANGES}.forget_before", sqlite3.OperationalError("database or disk is full"), 1),
-        ("spade_index.gallery.generations:prepare", FULL, 1),
-        ("spade_index.gallery.write.reindex:make_durable", FULL, 1),
-        (f"{CHANGES}.add_snapshot", sqlite3.OperationalError("database is locked"), 1),
+        ((ShardWriter, "append"), FULL, 2),
+        ((ShardWriter, "commit"), FULL, 1),
+        ((Transaction, "add_shard"), sqlite3.OperationalError("database or disk is full"), 1),
+        ((Transaction, "forget_before"), sqlite3.OperationalError("database or disk is full"), 1),
+        ((generations, "prepare"), FULL, 1),
+        ((reindex, "make_durable"), FULL, 1),
+        ((Transaction, "add_snapshot"), sqlite3.OperationalError("database is locked"), 1),
     ],
 )
-def test_a_compaction_that_fails(gallery_path: Path, target: str, error: Exception, call: int) -> None:
+def test_a_compaction_that_fails(gallery_path: Path, target: Target, error: Exception, call: int) -> None:
     with GalleryWriter(gallery_path) as writer:
         writer.remove(["003.png", "008.png"])
         with pytest.MonkeyPatch.context() as patch:
-            failing(target, error, call, patch)
+            fail_from(patch, target, call, error)
             with pytest.raises(StorageError, match=str(gallery_path)):
                 writer.compact()
         assert held(gallery_path) == 10
@@ -182,7 +166,7 @@ def test_a_compaction_that_fails(gallery_path: Path, target: str, error: Excepti
 def test_a_removal_that_fails(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path) as writer:
         with pytest.MonkeyPatch.context() as patch:
-            failing(f"{CHANGES}.add_snapshot", sqlite3.OperationalError("disk I/O error"), 1, patch)
+            fail_from(patch, (Transaction, "add_snapshot"), 1, sqlite3.OperationalError("disk I/O error"))
             with pytest.raises(StorageError, match="disk I/O error"):
                 writer.remove(["003.png"])
         assert held(gallery_path) == 12
@@ -195,7 +179,7 @@ def test_the_writer_that_failed_can_carry_on(gallery_path: Path, image_folder: F
     with GalleryWriter(gallery_path) as writer:
         writer.shard_rows = 2
         with pytest.MonkeyPatch.context() as patch:
-            failing(f"{CHANGES}.add_shard", sqlite3.OperationalError("disk is full"), 2, patch)
+            fail_from(patch, (Transaction, "add_shard"), 2, sqlite3.OperationalError("disk is full"))
             with pytest.raises(StorageError):
                 writer.add(files, backbone, batch_size=2)
         report = writer.add(files, backbone, batch_size=2)

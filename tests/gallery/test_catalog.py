@@ -11,6 +11,17 @@ from spade_index.errors import FormatTooNew, GalleryDamaged, GalleryNotFound
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.catalog.tables import (
+    CalibrationRow,
+    ImageRow,
+    IndexRow,
+    LayoutRow,
+    Row,
+    ShardRow,
+    SnapshotRow,
+    column_types,
+    columns,
+)
 from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.cli_runs import refused
@@ -39,6 +50,18 @@ def change(catalog: Catalog, add: str = "", remove: str = "") -> int:
 
 def ids(catalog: Catalog, snapshot: int, after: int = -1) -> str:
     return "".join(row.id for row in catalog.images(snapshot, after))
+
+
+@pytest.mark.parametrize("row", [ImageRow, ShardRow, LayoutRow, SnapshotRow, IndexRow, CalibrationRow])
+def test_a_row_states_all_columns_of_its_table(catalog: Catalog, row: type[Row]) -> None:
+    with closing(sqlite3.connect(catalog.path)) as db:
+        described = db.execute(f"PRAGMA table_info({row.table})").fetchall()
+    assert set(columns(row)) == {name for _, name, *_ in described}
+    kinds = {"INTEGER": int, "TEXT": str, "BLOB": bytes}
+    declared = {
+        name: kinds[kind] if needed or key else kinds[kind] | None for _, name, kind, needed, _, key in described
+    }
+    assert dict(zip(columns(row), column_types(row), strict=True)) == declared
 
 
 def test_an_image_is_seen_from_its_adding_until_its_removal(catalog: Catalog) -> None:

@@ -13,76 +13,19 @@ import pytest
 
 from spade_index.errors import GalleryDamaged, GalleryError, InputError, UnknownImage
 from spade_index.gallery import Gallery
-from spade_index.gallery.store.moments import image_moments
 from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.cli_runs import run
-from helpers.processes import answers_of, die_at, forked, killed
-from helpers.tiny import files_of, parts_of
-
-
-def shard_of(path: Path, id: str) -> Path:
-    with Gallery(path) as gallery:
-        row = gallery.image(id)
-        return path / "shards" / str(gallery.catalog.shard_file(row.shard))
-
-
-def damage(path: Path, id: str) -> Path:
-    """Change one bit of an image's coarsest map, which no search sees; returns its shard."""
-    shard = shard_of(path, id)
-    with Gallery(path) as gallery:
-        stored = gallery.maps([gallery.image(id).key])[2].tobytes()
-    data = bytearray(shard.read_bytes())
-    data[data.index(stored) + 1] ^= 1
-    shard.write_bytes(data)
-    return shard
-
-
-def damage_outside(path: Path, id: str) -> Path:
-    """Change the last byte of a shard, which belongs to no image."""
-    shard = shard_of(path, id)
-    shard.write_bytes(shard.read_bytes() + b"\0")
-    return shard
-
-
-def repair(path: Path) -> tuple[int, list[str]]:
-    said: list[str] = []
-    with GalleryWriter(path) as writer:
-        dropped = writer.repair(say=said.append)
-    return dropped, said
-
-
-def check_usable(path: Path, ids: list[str]) -> None:
-    """The gallery holds these images, and is as if there had never been others."""
-    with Gallery(path) as gallery:
-        assert list(gallery.verify()) == []
-        assert [row.id for row in gallery.images()] == ids
-        assert len(gallery) == len(ids)
-        totals = np.zeros((3, 3), dtype=object)
-        for row in gallery.images():
-            features = gallery.stored(row)
-            totals += np.array([image_moments(values) for values in features.maps], dtype=object)
-            (nearest,) = gallery.nearest(features.pooled[None], 1)
-            assert nearest[0].id == row.id
-        assert gallery.totals.moments == totals.tolist()
-        assert gallery.index_info() is not None
-    with GalleryWriter(path):
-        pass
-    assert files_of(path) == parts_of(path)
-
-
-ALL = [f"{number:03d}.png" for number in range(12)]  # in shards of 5, 5 and 2
-
-
-def without(*ids: str) -> list[str]:
-    return [id for id in ALL if id not in ids]
+from helpers.damage import ALL, check_usable, damage, damage_outside, damage_removed, hide, repaired, shard_of, without
+from helpers.processes import answers_of
+from helpers.tiny import files_of
 
 
 def test_a_whole_gallery_is_left_as_it_is(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path):
         pass
     before = {name: (gallery_path / name).read_bytes() for name in files_of(gallery_path) if name != "writer.lock"}
-    assert repair(gallery_path) == (0, [])
+    assert repaired(gallery_path) == (0, [])
     assert {name: (gallery_path / name).read_bytes() for name in before} == before
 
 
@@ -93,7 +36,7 @@ def test_damaged_images_are_dropped_and_their_neighbours_kept(gallery_path: Path
         (line,) = gallery.verify()
         snapshot = gallery.snapshot
     assert f"{shard}: bytes have changed since it was written (images 001.png, 003.png)" == line
-    dropped, said = repair(gallery_path)
+    dropped, said = repaired(gallery_path)
     assert dropped == 2
     assert [line for line in said if "dropped" in line] == [
         "dropped 001.png: it is damaged",
@@ -112,7 +55,7 @@ def test_damage_outside_of_images_costs_nothing(gallery_path: Path) -> None:
     with Gallery(gallery_path) as reader:
         before = answers_of(reader)
         shard = damage_outside(gallery_path, "007.png")
-        dropped, said = repair(gallery_path)
+        dropped, said = repaired(gallery_path)
         assert dropped == 0
         assert answers_of(reader) == before
         assert list(reader.verify()) == []
@@ -130,17 +73,8 @@ def test_a_shard_whose_settings_are_damaged_costs_no_image(gallery_path: Path) -
     shard.write_bytes(data)
     with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match=f"{shard}.*other settings"):
         gallery.maps([gallery.image("007.png").key])
-    assert repair(gallery_path)[0] == 0
+    assert repaired(gallery_path)[0] == 0
     check_usable(gallery_path, ALL)
-
-
-def hide(path: Path, id: str) -> Path:
-    """Make HDF5 find no map of the first row of a shard: after 24 bytes of a B-tree comes its first chunk's row."""
-    shard = shard_of(path, id)
-    data = bytearray(shard.read_bytes())
-    data[data.index(b"TREE\x01") + 24 + 8] ^= 8
-    shard.write_bytes(data)
-    return shard
 
 
 def test_a_map_that_only_the_catalog_can_find_is_not_lost(gallery_path: Path) -> None:
@@ -149,7 +83,7 @@ def test_a_map_that_only_the_catalog_can_find_is_not_lost(gallery_path: Path) ->
         assert gallery.stored(gallery.image("005.png"))
         (problem,) = gallery.verify()
         assert problem.startswith(f"{shard}: bytes have changed")
-    assert repair(gallery_path)[0] == 0
+    assert repaired(gallery_path)[0] == 0
     check_usable(gallery_path, ALL)
 
 
@@ -159,7 +93,7 @@ def test_a_map_that_cannot_be_found_costs_one_image(gallery_path: Path) -> None:
     shard = hide(gallery_path, "005.png")
     with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match=str(shard)):
         gallery.maps([gallery.image("005.png").key])
-    dropped, said = repair(gallery_path)
+    dropped, said = repaired(gallery_path)
     assert dropped == 1
     assert "dropped 005.png: it is damaged" in said
     check_usable(gallery_path, without("005.png"))
@@ -174,14 +108,14 @@ def test_maps_that_say_another_number_of_rows_cost_no_image(gallery_path: Path, 
     shard.write_bytes(data)
     with h5py.File(shard) as file:
         assert 5 + 0x80 in {len(level) for level in file["maps"].values()}
-    assert repair(gallery_path)[0] == 0
+    assert repaired(gallery_path)[0] == 0
     check_usable(gallery_path, ALL)
 
 
 @pytest.mark.parametrize("ruin", [os.unlink, lambda path: os.truncate(path, 3000), lambda path: os.truncate(path, 0)])
 def test_a_shard_that_is_gone(gallery_path: Path, ruin: Callable[[Path], None]) -> None:
     ruin(shard_of(gallery_path, "007.png"))
-    dropped, said = repair(gallery_path)
+    dropped, said = repaired(gallery_path)
     assert dropped == 5
     assert sum("dropped" in line for line in said) == 5
     check_usable(gallery_path, without(*ALL[5:10]))
@@ -192,7 +126,7 @@ def test_a_shard_that_is_gone(gallery_path: Path, ruin: Callable[[Path], None]) 
 def test_all_that_can_be_lost(gallery_path: Path) -> None:
     for shard in (gallery_path / "shards").iterdir():
         shard.unlink()
-    assert repair(gallery_path)[0] == 12
+    assert repaired(gallery_path)[0] == 12
     with Gallery(gallery_path) as gallery:
         assert len(gallery) == 0
         assert list(gallery.verify()) == []
@@ -203,7 +137,7 @@ def test_all_that_can_be_lost(gallery_path: Path) -> None:
 def test_an_index_is_built_again(gallery_path: Path, ruin: Callable[[Path], None], suffix: str) -> None:
     (file,) = (gallery_path / "index").glob(f"*{suffix}")
     ruin(file)
-    dropped, said = repair(gallery_path)
+    dropped, said = repaired(gallery_path)
     assert dropped == 0
     assert "index" in said[0]
     check_usable(gallery_path, ALL)
@@ -216,7 +150,7 @@ def test_removed_images_that_are_damaged_are_forgotten(gallery_path: Path) -> No
     with GalleryWriter(gallery_path) as writer:
         writer.remove(["005.png", "008.png"])
     damage_removed(gallery_path, "005.png")
-    dropped, said = repair(gallery_path)
+    dropped, said = repaired(gallery_path)
     assert dropped == 1
     assert "dropped the removed 005.png: it is damaged" in said
     check_usable(gallery_path, without("005.png", "006.png", "008.png"))
@@ -227,22 +161,12 @@ def test_removed_images_that_are_damaged_are_forgotten(gallery_path: Path) -> No
         assert list(writer.gallery.verify()) == []
 
 
-def damage_removed(path: Path, id: str) -> None:
-    with Gallery(path) as gallery:
-        row = next(row for row in gallery.removed_images() if row.id == id)
-        shard = path / "shards" / f"{row.shard:06d}.h5"
-        stored = gallery.maps([row.key])[0].tobytes()
-    data = bytearray(shard.read_bytes())
-    data[data.index(stored)] ^= 1
-    shard.write_bytes(data)
-
-
 def test_an_image_that_was_restored_is_one_image(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path) as writer:
         writer.remove(["006.png", "007.png"])
         writer.restore(["006.png", "007.png"])
     damage(gallery_path, "006.png")
-    dropped, _ = repair(gallery_path)
+    dropped, _ = repaired(gallery_path)
     assert dropped == 1
     with Gallery(gallery_path) as gallery:
         assert list(gallery.verify()) == []
@@ -253,7 +177,7 @@ def test_a_reader_of_what_was_dropped_is_told(gallery_path: Path) -> None:
     with Gallery(gallery_path) as reader, Gallery(gallery_path, 1) as early:
         before = answers_of(early)
         damage(gallery_path, "008.png")
-        assert repair(gallery_path)[0] == 1
+        assert repaired(gallery_path)[0] == 1
         with pytest.raises(GalleryError, match="open it again"):
             reader.nearest(np.zeros((1, 12), np.float32), 3)
         assert answers_of(early) == before
@@ -270,40 +194,8 @@ def test_a_damaged_catalog_is_left_alone(gallery_path: Path) -> None:
     data[-9] ^= 1
     path.write_bytes(data)
     with pytest.raises(GalleryDamaged, match="restore it from a copy, or move the gallery away and build it again"):
-        repair(gallery_path)
+        repaired(gallery_path)
     assert path.read_bytes() == data
-
-
-CHANGES = "spade_index.gallery.catalog.transaction:Transaction"
-REPAIRING = [
-    ("spade_index.gallery.write.move:ShardWriter.append", 2, False),
-    ("spade_index.gallery.write.move:ShardWriter.commit", 1, False),
-    (f"{CHANGES}.move_images", 1, False),
-    (f"{CHANGES}.add_shard", 2, False),
-    ("spade_index.gallery.write.repair:_drop", 1, True),
-    (f"{CHANGES}.delete_images", 1, False),
-    (f"{CHANGES}.disable_index", 1, False),
-    ("spade_index.gallery.write.reindex:build_index", 1, True),
-    (f"{CHANGES}.replace_index", 1, False),
-    (f"{CHANGES}.forget_before", 1, False),
-    ("pathlib:Path.unlink", 1, True),
-    ("spade_index.gallery.catalog.check:make_durable", 1, True),
-]
-
-
-@pytest.mark.parametrize(("name", "call", "before"), REPAIRING)
-def test_killed_while_repairing(gallery_path: Path, name: str, call: int, before: bool) -> None:
-    damage(gallery_path, "001.png")
-    damage(gallery_path, "008.png")
-    shard_of(gallery_path, "011.png").unlink()
-
-    def run() -> None:
-        die_at(name, call, before)
-        repair(gallery_path)
-
-    assert killed(forked(run))
-    repair(gallery_path)
-    check_usable(gallery_path, without("001.png", "008.png", "010.png", "011.png"))
 
 
 def test_progress_is_told_of_all_bytes(gallery_path: Path) -> None:

@@ -37,12 +37,6 @@ def shard_path(tmp_path: Path) -> Path:
     return path
 
 
-def read_all(shard: Shard, row: int) -> list[np.ndarray]:
-    maps = [np.full((h * w, c), np.nan, np.float16) for c, h, w in SETTINGS.level_shapes]
-    shard.read_maps(row, maps)
-    return maps
-
-
 def test_plain_h5py_reads_what_was_written(shard_path: Path) -> None:
     with h5py.File(shard_path) as file:
         assert file.attrs["format"] == "spade-index"
@@ -82,24 +76,6 @@ def test_layout_is_plain_byte_ranges_on_pages(shard_path: Path) -> None:
                 np.testing.assert_array_equal(range_.view("<f2").reshape(maps.shape[1:]), maps[row])
 
 
-def test_shard_reads_what_was_written(shard_path: Path) -> None:
-    shard = Shard(shard_path, SETTINGS)
-    assert shard.rows == len(IMAGES)
-    np.testing.assert_array_equal(shard.pooled(), np.stack([image.pooled for image in STORED]))
-    for row, stored in enumerate(STORED):
-        for read, written in zip(read_all(shard, row), stored.maps, strict=True):
-            np.testing.assert_array_equal(read, written)
-        assert shard.thumbnail(row) == stored.thumbnail
-    assert shard.damaged_rows() == []
-
-
-def test_an_open_shard_outlives_its_file_name(shard_path: Path) -> None:
-    shard = Shard(shard_path, SETTINGS)
-    shard_path.unlink()
-    np.testing.assert_array_equal(shard.pooled()[2], STORED[2].pooled)
-    np.testing.assert_array_equal(read_all(shard, 2)[1], STORED[2].maps[1])
-
-
 @pytest.mark.parametrize("part", ["id", "pooled", "fine map", "coarse map", "thumbnail", "checksum"])
 def test_a_flipped_byte_is_found(shard_path: Path, part: str) -> None:
     row = 4
@@ -129,13 +105,6 @@ def test_a_truncated_file_is_named(shard_path: Path, share: float) -> None:
     with pytest.raises(GalleryDamaged, match=str(shard_path)) as raised:
         Shard(shard_path, SETTINGS)
     assert "\n" not in str(raised.value)
-
-
-def test_truncation_under_an_open_reader_is_named(shard_path: Path) -> None:
-    shard = Shard(shard_path, SETTINGS)
-    os.truncate(shard_path, 8192)
-    with pytest.raises(GalleryDamaged, match=str(shard_path)):
-        read_all(shard, 6)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Thresholds from a gallery's own images, each compared with all the others."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -40,20 +41,20 @@ def test_thresholds_by_definition(gallery_path: Path, by_definition: list[dict[s
     told: list[int] = []
     with Gallery(gallery_path) as gallery:
         found = calibrate(gallery, SEARCH, quantile=quantile, progress=told.append)
-    assert (found["images"], found["snapshot"], found["quantile"], sum(told)) == (12, 3, quantile, 12)
-    for kind, threshold in found["thresholds"].items():
+    assert (found.images, found.snapshot, found.quantile, sum(told)) == (12, 3, quantile, 12)
+    for kind, threshold in found.thresholds.items():
         scores = sorted(score[kind] for score in by_definition)
         assert threshold == pytest.approx(scores[int(np.ceil(quantile * 11 - 1e-9))], rel=1e-4)
         assert np.mean([score <= threshold * (1 + 1e-4) for score in scores]) >= quantile
-    json.dumps(found)
+    json.dumps(asdict(found))
 
 
 def test_a_sample_is_spread_over_the_gallery(gallery_path: Path, by_definition: list[dict[str, float]]) -> None:
     with Gallery(gallery_path) as gallery:
         found = calibrate(gallery, SEARCH, quantile=1.0, sample=3)
-    assert found["images"] == 3
+    assert found.images == 3
     expected = max(by_definition[position]["pooled"] for position in (0, 6, 11))
-    assert found["thresholds"]["pooled"] == pytest.approx(expected, rel=1e-4)
+    assert found.thresholds["pooled"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_with_every_image_as_neighbour(gallery_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_with_every_image_as_neighbour(gallery_path: Path) -> None:
         found = calibrate(gallery, SearchSettings(score_neighbours=50, gallery_neighbours=50), quantile=1.0)
     plain = PlainGallery(gallery_path)
     means = [np.mean([d for _, d in plain.nearest(pooled, 12)[1:]]) for pooled in plain.pooled.values()]
-    assert found["thresholds"]["pooled"] == pytest.approx(max(means), rel=1e-4)
+    assert found.thresholds["pooled"] == pytest.approx(max(means), rel=1e-4)
 
 
 def test_an_image_with_twins_is_left_out_itself(gallery_path: Path, backbone: Backbone) -> None:
@@ -70,7 +71,7 @@ def test_an_image_with_twins_is_left_out_itself(gallery_path: Path, backbone: Ba
         files = [image_file(f"twin-{number}.png", png(50) + bytes(number)) for number in range(30)]
         assert writer.add(files, backbone).added == 30
         found = calibrate(writer.gallery, SEARCH, quantile=0.5)
-    assert found["thresholds"] == {"pooled": 0.0, "map": pytest.approx(0, abs=1e-3), "both": 0.0}
+    assert found.thresholds == {"pooled": 0.0, "map": pytest.approx(0, abs=1e-3), "both": 0.0}
 
 
 def test_stored_and_used_for_the_same_search_only(gallery_path: Path, backbone: Backbone) -> None:
@@ -78,13 +79,13 @@ def test_stored_and_used_for_the_same_search_only(gallery_path: Path, backbone: 
         calibration = calibrate(writer.gallery, SEARCH)
         store(writer, SEARCH, calibration)
     with Gallery(gallery_path) as gallery:
-        assert gallery.info()["calibrations"] == [calibration]
-        for kind, threshold in calibration["thresholds"].items():
+        assert gallery.info()["calibrations"] == [asdict(calibration)]
+        for kind, threshold in calibration.thresholds.items():
             search = SearchSettings(**{**vars(SEARCH), "image_score": kind})
             assert Detector(gallery, backbone, search).thresholds[kind] == threshold
             assert Detector(gallery, backbone, search, threshold=1.5).thresholds[kind] == 1.5
         auto = Detector(gallery, backbone, SearchSettings(**{**vars(SEARCH), "maps": "auto"}))
-        assert auto.thresholds["pooled"] == calibration["thresholds"]["pooled"]
+        assert auto.thresholds["pooled"] == calibration.thresholds["pooled"]
         for other in ({"score_neighbours": 3}, {"smoothing": 2.0}, {"mode": "per-level"}, {"level_weights": "equal"}):
             assert Detector(gallery, backbone, SearchSettings(**{**vars(SEARCH), **other})).thresholds == {}
 

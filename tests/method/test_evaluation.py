@@ -13,8 +13,10 @@ from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.images import covered, load
+from spade_index.images.masks import read_mask
+from spade_index.method.dataset import find_test_images
 from spade_index.method.detector import Detector
-from spade_index.method.evaluation import Evaluation, evaluate, read_mask, test_images
+from spade_index.method.evaluation import Evaluation, evaluate
 from spade_index.method.metrics import pixel_metrics
 from spade_index.settings import Preprocessing, SearchSettings
 
@@ -51,7 +53,7 @@ def write_dataset(root: Path, good: int = 4, bad: int = 3) -> Path:
 
 def run(root: Path, gallery_path: Path, backbone: Backbone, **options: object) -> Evaluation:
     with Gallery(gallery_path) as gallery:
-        return evaluate(Detector(gallery, backbone, SEARCH), test_images(root), **options)
+        return evaluate(Detector(gallery, backbone, SEARCH), find_test_images(root), **options)
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -73,7 +75,7 @@ def gallery_of(dataset: Path, tmp_path: Path, backbone: Backbone) -> Path:
 
 
 def test_the_test_set_is_found_with_its_masks(dataset):
-    found = test_images(dataset)
+    found = find_test_images(dataset)
     assert [image.file.id for image in found] == [
         *(f"good/{n:03d}.png" for n in range(4)),
         *(f"{kind}/{n:03d}.png" for kind in ("hole", "scratch") for n in range(3)),
@@ -88,7 +90,7 @@ def test_figures_equal_those_computed_directly(dataset, gallery_of, backbone):
     figures = evaluation.summary("map")
     with Gallery(gallery_of) as gallery:
         detector = Detector(gallery, backbone, SEARCH)
-        images = test_images(dataset)
+        images = find_test_images(dataset)
         detections = [detector.detect([load(i.file, gallery.settings.preprocessing)])[0] for i in images]
     labels = [image.kind != "good" for image in images]
     for score in ("pooled", "map", "both"):
@@ -113,9 +115,9 @@ def test_figures_of_a_kind_are_against_the_good_images(dataset, gallery_of, back
     evaluation = run(dataset, gallery_of, backbone)
     figures = evaluation.summary("pooled")
     assert set(figures["kinds"]) == {"hole", "scratch"}
-    chosen = [place for place, image in enumerate(evaluation.images) if image.kind in ("good", "hole")]
-    labels = [evaluation.images[place].kind == "hole" for place in chosen]
-    scores = [evaluation.detections[place].scores["pooled"] for place in chosen]
+    chosen = [judged for judged in evaluation.judged if judged.kind in ("good", "hole")]
+    labels = [judged.kind == "hole" for judged in chosen]
+    scores = [judged.detection.scores["pooled"] for judged in chosen]
     assert figures["kinds"]["hole"]["image_roc_auc"] == pytest.approx(auc(labels, scores))
     assert figures["kinds"]["hole"]["images"] == 3
     json.dumps(figures)
@@ -132,11 +134,11 @@ def test_figures_do_not_depend_on_batches_or_threads(dataset, gallery_of, backbo
 
 def test_pixels_can_be_compared_at_another_size(dataset, gallery_of, backbone):
     evaluation = run(dataset, gallery_of, backbone, metric_size=64)
-    assert {values.shape for values in evaluation.score_maps} == {(64, 64)}
-    assert {mask.shape for mask in evaluation.masks} == {(64, 64)}
-    place = [image.kind for image in evaluation.images].index("hole")
+    assert {judged.score_map.shape for judged in evaluation.judged} == {(64, 64)}
+    assert {judged.mask.shape for judged in evaluation.judged} == {(64, 64)}
+    hole = next(judged for judged in evaluation.judged if judged.kind == "hole")
     left, _, _, bottom = BOXES["hole"]
-    rows, columns = np.nonzero(evaluation.masks[place])
+    rows, columns = np.nonzero(hole.mask)
     assert columns.min() * SIZE[0] / 64 == pytest.approx(left, abs=1)
     assert (rows.max() + 1) * SIZE[1] / 64 == pytest.approx(bottom, abs=1)
 
@@ -147,11 +149,11 @@ def test_the_maximum_of_a_map_lies_in_the_mask_with_a_centre_crop(dataset, tmp_p
     cropped = Backbone("cropped", plain._model, preprocessing, device="cpu", precision="float32")
     build(tmp_path / "cropped", dataset / "train" / "good", cropped)
     evaluation = run(dataset, tmp_path / "cropped", cropped)
-    for image, mask, score_map in zip(evaluation.images, evaluation.masks, evaluation.score_maps, strict=True):
-        if image.kind == "hole":
-            assert mask.any()
-            near = ndimage.binary_dilation(mask, iterations=4)  # a pixel of the finest level
-            assert near[np.unravel_index(score_map.argmax(), score_map.shape)]
+    for judged in evaluation.judged:
+        if judged.kind == "hole":
+            assert judged.mask.any()
+            near = ndimage.binary_dilation(judged.mask, iterations=4)  # a pixel of the finest level
+            assert near[np.unravel_index(judged.score_map.argmax(), judged.score_map.shape)]
 
 
 def test_a_mask_counts_from_grey_level_128(tmp_path):
@@ -196,7 +198,7 @@ def test_an_image_that_cannot_be_decoded_is_named_and_left_out(dataset, gallery_
 def test_a_dataset_that_lacks_a_folder_is_refused(dataset, folder, words):
     (dataset / folder).rename(dataset.parent / "elsewhere")
     with pytest.raises(InputError, match=words) as raised:
-        test_images(dataset)
+        find_test_images(dataset)
     assert str(dataset) in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -204,13 +206,13 @@ def test_a_dataset_that_lacks_a_folder_is_refused(dataset, folder, words):
 def test_a_dataset_without_defects_is_refused(tmp_path):
     root = write_dataset(tmp_path / "dataset", bad=0)
     with pytest.raises(InputError, match="test/KIND"):
-        test_images(root)
+        find_test_images(root)
 
 
 def test_a_missing_mask_names_its_image(dataset):
     (dataset / "ground_truth" / "hole" / "001_mask.png").unlink()
     with pytest.raises(InputError, match=r"test/hole/001\.png: has no mask"):
-        test_images(dataset)
+        find_test_images(dataset)
 
 
 @pytest.mark.parametrize("contents", ["another size", "no image"])

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from tritonclient.utils import InferenceServerException
 
 from spade_index.cli import main
+from spade_index.cli.backbone_options import BackboneOptions
 from spade_index.gallery import Gallery
 
 from helpers.serving import Server
@@ -201,8 +202,7 @@ def test_keys_guard_models(serve):
 
 def test_every_client_gets_the_bits_of_the_command_line(serve, root, tmp_path, monkeypatch):
     """tritonclient, a hand-written client of either API, and `spade-index query` agree to the last bit."""
-    backbone = tiny_backbone()
-    monkeypatch.setattr("spade_index.cli.score.make_backbone", lambda options, gallery: backbone_of(options, backbone))
+    monkeypatch.setattr(BackboneOptions, "load", lambda self, device, gallery=None, preset=None: tiny_backbone())
     queries = write_images(tmp_path / "queries", 3, seed=4)
     out = tmp_path / "out"
     ran = CliRunner().invoke(main, ["query", str(root / "plain"), str(queries), "--json", "--out", str(out)])
@@ -243,11 +243,3 @@ def test_every_client_gets_the_bits_of_the_command_line(serve, root, tmp_path, m
             )
             behind = answer.content[int(answer.headers["inference-header-content-length"]) :]
             assert behind == score_map.tobytes()
-
-
-def backbone_of(options: dict, backbone):
-    """In place of `make_backbone`, which loads one by its name, and takes its options out."""
-    names = "backbone weights levels device precision input_size resize interpolation mean std"
-    for name in names.split():
-        options.pop(name)
-    return backbone

@@ -12,8 +12,10 @@ from PIL import Image
 from scipy import ndimage
 
 from spade_index.images import Geometry
+from spade_index.views.example import Example, mark
 from spade_index.views.heatmap import colourise, heatmap, score_limits
-from spade_index.views.report import Example, Table, mark, montage, write_report
+from spade_index.views.montage import montage
+from spade_index.views.report import Table, write_report
 
 GREY = (90, 90, 90)
 

@@ -1,9 +1,9 @@
-"""What the catalog's bytes were when the last writer left: catalog.check, one line beside catalog.sqlite.
+"""A note of the catalog's bytes as the last writer left them: catalog.check, one line beside catalog.sqlite.
 
     5 0f3a... 9c1e...        SQLite's change counter, xxh3_128 of catalog.sqlite, xxh3_64 of this line up to here
 
-SQLite's own check sees nothing of a changed byte in a column without an index, or in a page that is not in use. A
-counter that is older than the catalog's means that a writer was killed after a commit: then there is only SQLite's.
+SQLite's own integrity check does not see a changed byte in a column without an index, or in an unused page. If the
+note's counter is older than the catalog's, a writer was killed after a commit, and only SQLite's check is left.
 """
 
 import errno
@@ -22,24 +22,24 @@ REMEDY = "restore it from a copy, or move the gallery away and build it again"
 
 
 class NoteDamaged(GalleryDamaged):
-    """catalog.check is not what was written."""
+    """catalog.check has changed since it was written."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """What catalog.check says."""
+    """The contents of catalog.check."""
 
     counter: int
     digest: str
 
     def line(self) -> bytes:
-        """All of the file."""
+        """Return the whole file."""
         text = f"{self.counter} {self.digest}"
         return f"{text} {xxhash.xxh3_64_hexdigest(text.encode())}\n".encode()
 
     @classmethod
     def read(cls, path: Path) -> "Note | None":
-        """From a file; None if it is not there. Raises NoteDamaged."""
+        """Read a note, or return None if there is no file. Raises NoteDamaged."""
         try:
             line = path.read_bytes()
         except FileNotFoundError:
@@ -52,9 +52,9 @@ class Note:
 
 
 def require_unchanged(catalog: Path) -> bool:
-    """Compare a catalog's bytes with what was noted; whether there was something to compare with.
+    """Compare a catalog's bytes with the note of them; return False if there is no note that applies.
 
-    Nobody may write meanwhile. Raises GalleryDamaged if the catalog has changed, NoteDamaged if the note has.
+    The caller prevents writes meanwhile. Raises GalleryDamaged if the catalog has changed, NoteDamaged if the note has.
     """
     note = Note.read(catalog.with_name(CHECK))
     if note is None:
@@ -68,7 +68,7 @@ def require_unchanged(catalog: Path) -> bool:
 
 
 def write(catalog: Path) -> None:
-    """Note a catalog's bytes, durably, if that is not done already. Raises OSError."""
+    """Write the note of a catalog's bytes, durably, unless it is there already. Raises OSError."""
     path = catalog.with_name(CHECK)
     try:
         note = Note.read(path)
@@ -82,10 +82,13 @@ def write(catalog: Path) -> None:
 
 
 def _stamp(catalog: Path) -> tuple[int, int, str]:
-    """How often a catalog was changed, what that was when its header was last written, and the digest of its bytes."""
+    """Return a catalog's change counter, the version that its header is valid for, and the digest of its bytes.
+
+    The two numbers are at bytes 24 and 92 of a database file: https://www.sqlite.org/fileformat.html
+    """
     digest = xxhash.xxh3_128()
-    # Read by a process of its own: if this one closed the file, the system would take away all locks that SQLite holds
-    # on it anywhere in this process, which might be in the middle of a commit.
+    # Read in a child process: closing the file in this one would release all locks that SQLite holds on it anywhere in
+    # this process, which may be in the middle of a commit.
     with subprocess.Popen(["cat", os.path.abspath(catalog)], stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None
         header = process.stdout.read(BLOCK)

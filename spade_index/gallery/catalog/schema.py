@@ -1,17 +1,18 @@
-"""The tables of a catalog, and how an empty one comes to be.
+"""The schema of a catalog, and the creation of an empty one. The rows are in `tables`.
 
 An image row carries the snapshot that added it and the one that removed it: a reader at snapshot s sees
-`added <= s < removed`. Every change is one transaction that ends in a new snapshot.
+`added <= s < removed`. Every change of the images is one transaction with a new snapshot.
 
-`meta` holds the format and its version, the settings, and two numbers that change: the generation (see `readers`), and
-the oldest snapshot, which is that of the last compaction. What was removed up to it is no longer offered, but stays
-until it is forgotten.
+`meta` holds the format and its version, the settings, and two numbers that change: the generation (see `generations`),
+and the oldest snapshot, which is that of the last compaction. Images that were removed before it can no longer be
+restored, and their rows are deleted as soon as no reader may need them.
 
-`layouts` spares readers to ask HDF5 where in a shard's file its values lie (see `shard_layout`); a shard needs none.
+`layouts` is a cache (see `store.layout`), which a shard can do without.
 """
 
 import os
 from contextlib import closing
+from dataclasses import astuple
 from pathlib import Path
 
 from spade_index.gallery.store.files import make_durable
@@ -19,6 +20,7 @@ from spade_index.gallery.store.format import FORMAT, VERSION
 from spade_index.settings import ExtractionSettings
 
 from .connection import connect
+from .tables import SnapshotRow, columns, insert
 from .transaction import now
 
 SCHEMA = """
@@ -47,7 +49,7 @@ CREATE TABLE indexes (
 );
 CREATE TABLE calibrations (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-# What galleries of before do not have. Layouts are a table of their own so that earlier versions can write `shards`.
+# Galleries of earlier versions lack these. `layouts` is a table of its own so that those versions can write `shards`.
 ADDITIONS = """
 CREATE INDEX IF NOT EXISTS places ON images (shard, row);
 CREATE TABLE IF NOT EXISTS layouts (
@@ -57,7 +59,7 @@ CREATE TABLE IF NOT EXISTS layouts (
 
 
 def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str | None) -> None:
-    """Write an empty catalog at snapshot 0; it appears whole or not at all."""
+    """Write an empty catalog at snapshot 0, atomically. Raises OSError, sqlite3.Error."""
     temporary = path.with_suffix(".tmp")
     for leftover in leftovers(path):
         leftover.unlink(missing_ok=True)
@@ -66,11 +68,12 @@ def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str |
         meta = {"format": FORMAT, "version": str(VERSION), "settings": settings.to_json(), "created": now()}
         if weights_file:
             meta["weights_file"] = os.path.abspath(weights_file)
-        db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        db.execute("INSERT INTO snapshots VALUES (0, ?, 'create', 0, ?)", (now(), "[]"))
+        db.executemany(insert("meta", ("name", "value")), meta.items())
+        created = SnapshotRow(snapshot=0, created=now(), action="create", images=0, moments="[]")
+        db.execute(insert(SnapshotRow.table, columns(SnapshotRow)), astuple(created))
     make_durable(temporary, path)
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What a crash while a catalog was created may have left beside it."""
+    """Return the files that a crash during `create_catalog` may have left beside a catalog."""
     return [path.with_suffix(".tmp"), path.with_suffix(".tmp-journal")]

@@ -1,4 +1,4 @@
-"""Building the FAISS index: within a memory budget, and with the probes and candidates that reach a recall."""
+"""Build the FAISS index: within a memory budget, with the fewest probes and candidates that reach a recall."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ from .descriptors import Blocks
 from .index import RECALL_AT, IndexDescription
 
 EXACT_LIMIT = 20_000  # images up to which a flat scan is as fast as inverted lists
-TRAINING_PER_LIST = 64  # descriptors per inverted list that k-means sees, if memory allows
-LEAST_PER_LIST = 39  # FAISS warns of fewer
-OTHER_TRAINING = 65_536  # descriptors that components, 8-bit ranges and product quantizers are learnt from
+TRAINING_PER_LIST = 64  # descriptors per inverted list in the sample for k-means, if memory allows
+LEAST_PER_LIST = 39  # FAISS warns below it
+OTHER_TRAINING = 65_536  # descriptors in the sample for components, 8-bit ranges and product quantizers
 PQ_DIMENSIONS = 8  # that one byte of a product quantizer's code stands for
-RECALL_QUERIES = 256  # of its own images, where no queries are given
-MOST_CANDIDATES = {"flat": 2, "fp16": 2, "sq8": 4, "pq": 20}  # times RECALL_AT; of components 2 times as many
-SURELY = 2  # standard errors by which the recall of these queries is to be above the one to reach
-COMPARED = 8192  # descriptors compared at a time with the queries of the recall
-WRITTEN = 1 << 16  # bytes of the index handed over at a time
+RECALL_QUERIES = 256  # of the gallery's own images, where no queries are given
+MOST_CANDIDATES = {"flat": 2, "fp16": 2, "sq8": 4, "pq": 20}  # times RECALL_AT; with components twice as many
+MARGIN = 2  # standard errors by which the measured recall is to be above the target
+SCAN_BLOCK = 8192  # descriptors compared with the queries at a time
+WRITE_BLOCK = 1 << 16  # bytes that FAISS hands over at a time
 
 Say = Callable[[str], None]
 
@@ -38,12 +38,12 @@ def build_index(
     queries: np.ndarray | None = None,
     say: Say = lambda line: None,
 ) -> IndexDescription:
-    """Build and write the index of all descriptors that `blocks` yields (it is called several times).
+    """Build and write the index of all descriptors that `blocks` yields; it is called several times.
 
-    Exact up to EXACT_LIMIT images, inverted lists beyond, for which probes and candidates are chosen so that the
-    recall reaches the settings', measured with `queries` float32 [q, D], or with some of the images themselves.
-    Descriptors are read block by block, and k-means sees a sample that fits into the settings' memory. `say` is told
-    what is being done. Raises InputError if no index fits into the memory, OSError.
+    It is exact up to EXACT_LIMIT images, and has inverted lists beyond. Their probes and candidates are chosen so that
+    the recall reaches the settings' target, measured with `queries` float32 [q, D], or with some of the images.
+    Descriptors are read block by block, and k-means gets a sample that fits into the settings' memory. `say` is called
+    with a line for each step. Raises InputError if no index fits into the memory, OSError.
     """
     settings = settings or IndexSettings()
     kind = "flat" if images <= EXACT_LIMIT else "pca-ivf" if 0 < settings.dimensions < dim else "ivf"
@@ -62,21 +62,21 @@ def build_index(
         index = _empty_lists(blocks, dim, description, say)
         _add(index, blocks(), images, say)
         description = _tune(index, description, blocks, queries, say)
-    # FAISS's own file says nothing when the disk has no room for what is written as it is closed.
+    # FAISS's own file reports no error when the disk is full as the file is closed.
     with open(path, "wb") as file:
-        writer = faiss.PyCallbackIOWriter(file.write, WRITTEN)  # type: ignore[attr-defined]
+        writer = faiss.PyCallbackIOWriter(file.write, WRITE_BLOCK)  # type: ignore[attr-defined]
         faiss.write_index(index, writer)
     return description
 
 
 def _empty_lists(blocks: Callable[[], Blocks], dim: int, described: IndexDescription, say: Say) -> Any:
-    """Inverted lists that nothing is in yet, whose centres and codes are learnt."""
+    """Return trained inverted lists, empty."""
     images, reduced = described.images, described.kind == "pca-ivf"
     nlist = min(int(4 * math.sqrt(images)), images // LEAST_PER_LIST)
     lists = _lists(described.dimensions if reduced else dim, nlist, described.storage)
     left = described.memory - images * (lists.code_size + 8) - 4 * lists.d * nlist
     left -= 4 * dim * min(images, OTHER_TRAINING) * reduced
-    fits = left // (2 * 4 * lists.d)  # with room for copies
+    fits = left // (2 * 4 * lists.d)  # descriptors of the sample, with room for copies
     if fits < LEAST_PER_LIST * nlist:
         needed = described.memory - left + LEAST_PER_LIST * nlist * 2 * 4 * lists.d
         raise InputError(
@@ -100,20 +100,20 @@ def _empty_lists(blocks: Callable[[], Blocks], dim: int, described: IndexDescrip
 
 
 def _centres(sample: np.ndarray, nlist: int) -> np.ndarray:
-    """Of so many lists, float32 [nlist, D]: k-means on all GPUs there are, or on the CPU."""
+    """Return the centres of the lists, float32 [nlist, D], by k-means on all GPUs, or on the CPU if there is none."""
     dim = sample.shape[1]
     nearest: Any = faiss.IndexFlatL2(dim)
     if hasattr(faiss, "index_cpu_to_all_gpus") and faiss.get_num_gpus():
         nearest = faiss.index_cpu_to_all_gpus(nearest)
     clustering = faiss.Clustering(dim, nlist)
-    clustering.niter = 10  # as FAISS takes for inverted lists
+    clustering.niter = 10  # the default of faiss.IndexIVF
     clustering.min_points_per_centroid = LEAST_PER_LIST
     clustering.train(sample, nearest)
     return faiss.vector_to_array(clustering.centroids).reshape(nlist, dim)
 
 
 def _lists(dim: int, nlist: int, storage: str) -> Any:
-    """Untrained lists; codes are of what is left when a list's centre is taken away."""
+    """Return untrained lists, whose codes are of residuals: of descriptors without their list's centre."""
     coarse = faiss.IndexFlatL2(dim)
     if storage == "flat":
         return faiss.IndexIVFFlat(coarse, dim, nlist)
@@ -142,15 +142,15 @@ def _tune(
     queries: np.ndarray | None,
     say: Say,
 ) -> IndexDescription:
-    """The fewest probes, and then the fewest candidates, with which the recall is reached surely (SURELY).
+    """Choose the fewest probes, and then the fewest candidates, whose recall is above the target by MARGIN.
 
-    Without queries these are some of the gallery's own images, each of which is left out of what it finds. If the
-    recall cannot be reached, all lists are probed, and the recall says so.
+    Without queries, some of the gallery's own images are searched for, each left out of its own results. If the target
+    cannot be reached, all lists are probed, and the description has the recall that was measured.
     """
     say("recall: the exact neighbours of some images")
     if given := queries is not None and len(queries) > 0:
         queries = np.ascontiguousarray(queries, np.float32)
-        keys = np.full(len(queries), -2)  # no image's, nor FAISS's word for none
+        keys = np.full(len(queries), -2)  # neither an image's key nor FAISS's -1 for none
     else:
         keys, queries = _sample(blocks(), description.images, RECALL_QUERIES)
     exact = exact_neighbours(keys, queries, blocks(), RECALL_AT)
@@ -160,12 +160,12 @@ def _tune(
     description = replace(description, nlist=lists.nlist)
 
     def recalls(nprobe: int) -> tuple[np.ndarray, np.ndarray]:
-        """The recall [most] with 1, 2, .. candidates, and what it surely is of other queries."""
+        """Return the recall [most] with 1, 2, .. candidates, and the same less MARGIN standard errors."""
         lists.nprobe = nprobe
         found = _others(index.search(queries, most + 1)[1], keys)
         hits = np.stack([np.isin(row, of_query) for row, of_query in zip(found, exact, strict=True)])
         recall = hits.cumsum(1) / exact.shape[1]  # [Q, most]
-        return recall.mean(0), recall.mean(0) - SURELY * recall.std(0) / math.sqrt(len(recall))
+        return recall.mean(0), recall.mean(0) - MARGIN * recall.std(0) / math.sqrt(len(recall))
 
     few, enough = 0, 1
     while recalls(enough)[1][-1] < description.target and enough < description.nlist:
@@ -173,11 +173,11 @@ def _tune(
     while enough - few > max(1, enough // 16):
         middle = (few + enough) // 2
         few, enough = (middle, enough) if recalls(middle)[1][-1] < description.target else (few, middle)
-    # A little more is probed than needed, so that fewer candidates do.
+    # Probing a little more than needed lets fewer candidates suffice.
     enough = min(math.ceil(1.25 * enough), description.nlist)
-    reached, surely = recalls(enough)
+    reached, safe = recalls(enough)
     least = min(RECALL_AT, most)
-    sufficient = np.flatnonzero(surely[least - 1 :] >= description.target)
+    sufficient = np.flatnonzero(safe[least - 1 :] >= description.target)
     candidates = least + int(sufficient[0]) if len(sufficient) else most
     found = replace(
         description,
@@ -191,10 +191,13 @@ def _tune(
 
 
 def exact_neighbours(keys: np.ndarray, queries: np.ndarray, blocks: Blocks, count: int) -> np.ndarray:
-    """Keys of the nearest `count` of each query float32 [Q, D] but itself, by comparing all: int64 [Q, count]."""
+    """Return the keys int64 [Q, count] of each query's nearest, itself excluded, by comparing it with all descriptors.
+
+    `keys` int64 [Q] are the queries' own, `queries` float32 [Q, D].
+    """
     distances: np.ndarray = np.empty((len(queries), 0), np.float32)
     nearest: np.ndarray = np.empty((len(queries), 0), np.int64)
-    for block_keys, descriptors in _together(blocks, COMPARED):
+    for block_keys, descriptors in _together(blocks, SCAN_BLOCK):
         d, place = faiss.knn(queries, descriptors, min(count + 1, len(descriptors)))
         distances, nearest = np.hstack([distances, d]), np.hstack([nearest, block_keys[place]])
         order = distances.argsort(1, kind="stable")[:, : count + 1]
@@ -203,14 +206,14 @@ def exact_neighbours(keys: np.ndarray, queries: np.ndarray, blocks: Blocks, coun
 
 
 def _others(found: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """What each query found [Q, n + 1] without itself, or without the last: [Q, n]."""
+    """Return what each query found [Q, n + 1] without itself, or else without the last: [Q, n]."""
     own = found == keys[:, None]
     own[~own.any(1), -1] = True
     return found[~own].reshape(len(found), -1)
 
 
 def _together(blocks: Blocks, size: int) -> Blocks:
-    """Blocks in lots of about `size`."""
+    """Yield blocks joined to at least `size` descriptors each, but for the last."""
     lot: list[tuple[np.ndarray, np.ndarray]] = []
     for block in blocks:
         lot.append(block)
@@ -226,7 +229,7 @@ def _joined(lot: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 
 def _sample(blocks: Blocks, images: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Evenly spaced images, about `wanted` and no more: keys int64 [n] and descriptors float32 [n, D]."""
+    """Return keys int64 [n] and descriptors float32 [n, D] of evenly spaced images, at most `wanted`."""
     step = math.ceil(images / wanted)
     sampled = np.empty(math.ceil(images / step), np.int64)
     sample, seen, filled = np.empty((0, 0), np.float32), 0, 0

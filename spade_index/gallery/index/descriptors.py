@@ -3,7 +3,7 @@
     attrs     format="spade-index", version
     /key      [n]     int64, ascending
     /pooled   [n, D]  float32, contiguous
-    /queries  [q, D]  float32: what the index was tuned on, if not on images of its own
+    /queries  [q, D]  float32: the descriptors that the index was tuned on, unless they are its own
 
 Shards hold the same values, but the candidates of one query lie in hundreds of them.
 """
@@ -20,13 +20,13 @@ from spade_index.errors import GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, VERSION
 from spade_index.gallery.store.sink import Sink
 
-BLOCK = 8192  # descriptors read at a time, where all are read
+BLOCK = 8192  # descriptors read at a time by `Descriptors.blocks`
 
 Blocks = Iterator[tuple[np.ndarray, np.ndarray]]  # keys int64 [n], descriptors float32 [n, D]
 
 
 def descriptors_file(index: Path) -> Path:
-    """The file of descriptors beside an index's file."""
+    """Return the path of the descriptors that belong to an index's file."""
     return index.with_suffix(".h5")
 
 
@@ -34,7 +34,7 @@ class Descriptors:
     """Reads descriptors by key; they stay in their file, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
-        """Raises FileNotFoundError, or GalleryDamaged if the file cannot be read."""
+        """Open the file. Raises FileNotFoundError, or GalleryDamaged if it cannot be read."""
         self.path = path
         try:
             with h5py.File(path, "r") as file:
@@ -51,20 +51,20 @@ class Descriptors:
                 f"{path}: damaged ({reason}): rebuild it with `spade-index index {path.parent.parent}`"
             ) from error
         mapping: mmap.mmap = self._pooled._mmap  # type: ignore[attr-defined]
-        mapping.madvise(mmap.MADV_RANDOM)  # a candidate's neighbours in the file are not read with it
+        mapping.madvise(mmap.MADV_RANDOM)  # so that no pages around a candidate are read with it
 
     def places(self, keys: np.ndarray) -> np.ndarray:
-        """Where the descriptors of keys int64 [n] are, -1 for those that are not here."""
+        """Return the rows int64 [n] of the descriptors with keys int64 [n], -1 for those that are not here."""
         places = np.searchsorted(self.keys, keys)
         there = self.keys[np.minimum(places, len(self.keys) - 1)] == keys
         return np.where(there, places, -1)
 
     def at(self, places: np.ndarray) -> np.ndarray:
-        """The descriptors at these places, float32 [n, D]."""
+        """Return the descriptors of these rows, float32 [n, D]."""
         return self._pooled[places]
 
     def blocks(self) -> Blocks:
-        """All of them, read from the file block by block, so that they take no memory."""
+        """Yield all keys and descriptors, read from the file block by block, so that they are not held in memory."""
         dim = self._pooled.shape[1]
         with open(self.path, "rb") as file:
             file.seek(self._offset)
@@ -74,7 +74,7 @@ class Descriptors:
 
 
 def write_descriptors(path: Path, blocks: Blocks, images: int, dim: int, queries: np.ndarray | None = None) -> None:
-    """Write the file of so many images, whose keys ascend. Raises OSError."""
+    """Write the file of `images` images, whose keys ascend. Raises OSError."""
     with closing(Sink(path)) as sink, sink.checked(), h5py.File(sink, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION

@@ -1,4 +1,4 @@
-"""FAISS over pooled descriptors: proposes candidates; the gallery re-ranks them exactly."""
+"""A FAISS index over pooled descriptors. It proposes candidates, which `search` ranks exactly."""
 
 import json
 import math
@@ -14,16 +14,16 @@ from spade_index.errors import GalleryDamaged
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.settings import IndexSettings
 
-from .prefetch import ListsAhead
+from .prefetch import ListPrefetcher
 
 RECALL_AT = 50
-# FAISS expands |x - y|^2 for batches of 20 and more, and small distances cancel; below that it takes differences.
+# FAISS computes |x|^2 - 2xy + |y|^2 for batches of 20 and more, where small distances cancel; below, differences.
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class IndexDescription:
-    """What was built, and how well it finds."""
+    """How an index was built, and the recall that was measured."""
 
     kind: str  # "flat" (exact), "ivf", or "pca-ivf" (of principal components)
     images: int
@@ -32,19 +32,21 @@ class IndexDescription:
     recall: float = 1.0  # measured, of the RECALL_AT nearest after re-ranking
     storage: str = "flat"
     dimensions: int = 0
-    candidates: int = RECALL_AT  # proposed for that
+    candidates: int = RECALL_AT  # proposed to reach that recall
     target: float = IndexSettings.recall
     memory: int = IndexSettings.memory  # bytes that building was allowed
-    queries: int = 0  # that the recall was measured with; 0: images of its own, each left out of what it found
-    descriptors: str | None = None  # digest of the file of descriptors that is beside it
+    queries: int = (
+        0  # given ones that the recall was measured with; 0: images of the gallery, each left out of its results
+    )
+    descriptors: str | None = None  # digest of the file of descriptors beside the index
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return this as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "IndexDescription":
-        """What `to_json` wrote. Raises GalleryDamaged."""
+        """Read what `to_json` wrote. Raises GalleryDamaged."""
         try:
             description = cls(**json.loads(text))
         except (TypeError, ValueError) as error:
@@ -55,13 +57,13 @@ class IndexDescription:
         return description
 
     def settings(self) -> IndexSettings:
-        """What to build the next one with."""
+        """Return the settings to build the next index with."""
         return IndexSettings(self.storage, self.dimensions, self.target, self.memory)
 
     def count(self, k: int) -> int:
-        """How many candidates to ask for to find the k nearest; not fewer than the recall was measured with.
+        """Return the number of candidates to ask for to find the k nearest; at least that of the measured recall.
 
-        Few neighbours need no fewer: storage that is not exact may rank the nearest anywhere among them.
+        A smaller k needs no fewer: inexact storage may rank the nearest image anywhere among them.
         """
         if self.exact:
             return k
@@ -69,7 +71,7 @@ class IndexDescription:
 
     @property
     def exact(self) -> bool:
-        """Whether the distances of what it finds are the descriptors'."""
+        """Whether the distances that the index returns are those of the descriptors."""
         return self.kind == "flat" or (self.kind == "ivf" and self.storage == "flat")
 
     def __str__(self) -> str:
@@ -83,52 +85,54 @@ class IndexDescription:
 
 
 class Index:
-    """A FAISS index of one snapshot, ids being image keys. Inverted lists stay in their file, mapped into memory."""
+    """A FAISS index of one snapshot, with image keys as ids. Inverted lists stay in their file, mapped into memory."""
 
     def __init__(self, path: Path, description: IndexDescription) -> None:
-        """Raises GalleryDamaged if the file cannot be read."""
+        """Open the file. Raises GalleryDamaged if it cannot be read."""
         try:
-            flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # whose table may be larger than the lists
+            flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # the table may be larger than the lists
             index: Any = faiss.read_index(str(path), 0 if description.kind == "flat" else flags)
-        except (RuntimeError, MemoryError) as error:  # the latter of sizes that are damaged
+        except (RuntimeError, MemoryError) as error:  # MemoryError: a damaged size
             raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
         self.description = description
         self._index = index
-        self._ahead: ListsAhead | None = None
+        self._prefetcher: ListPrefetcher | None = None
         if description.kind != "flat":
-            # FAISS would start that many threads in each search to ask for pages of the file.
+            # Otherwise FAISS starts threads in each search to prefetch pages of the file.
             ivf: Any = faiss.extract_index_ivf(index)
             lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
             lists.prefetch_nthread = 0
             with suppress(OSError):
-                self._ahead = ListsAhead(path, index)
+                self._prefetcher = ListPrefetcher(path, index)
 
     def search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest `count` to queries float32 [B, D], leaving out keys `without` int64 [m].
+        """Find the `count` nearest to each of queries float32 [B, D], leaving out keys `without` int64 [m].
 
         Returns squared distances float32 [B, count], as exact as the storage, and keys int64 [B, count], -1 where
-        there are no more.
+        there are no more. Raises GalleryDamaged.
         """
         try:
             starts = range(0, len(queries), BATCH)
             found = [self._search(queries[start : start + BATCH], count, without) for start in starts]
-        except (AssertionError, RuntimeError) as error:  # so FAISS says that its numbers do not go together
+        except (AssertionError, RuntimeError) as error:  # FAISS raises these for inconsistent numbers
             raise GalleryDamaged("the index is damaged: rebuild it with `spade-index index GALLERY`") from error
         return np.concatenate([d for d, _ in found]), np.concatenate([k for _, k in found])
 
     def _search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = min(count, self.description.images)
-        if self._ahead is not None:
-            self._ahead.ask(queries, self.description.nprobe)
+        if self._prefetcher is not None:
+            self._prefetcher.prefetch(queries, self.description.nprobe)
         distances, keys = self._index.search(queries, count, params=_parameters(self.description, without))
-        if self.description.kind != "flat" and (keys < 0).any():  # the probed lists hold too few: probe all
+        if (
+            self.description.kind != "flat" and (keys < 0).any()
+        ):  # the probed lists hold too few images: probe all lists
             every = replace(self.description, nprobe=self.description.nlist)
             distances, keys = self._index.search(queries, count, params=_parameters(every, without))
         return distances, keys
 
 
 def scan(queries: np.ndarray, keys: np.ndarray, block: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact search of a block float32 [n, D] with keys int64 [n]: distances and keys, as `Index.search`."""
+    """Search a block of descriptors float32 [n, D] with keys int64 [n] exactly; return what `Index.search` does."""
     count = min(count, len(keys))
     found = [
         faiss.knn(queries[start : start + BATCH], block, count)  # squared L2

@@ -1,4 +1,4 @@
-"""Stage 1 at a snapshot: the index proposes images, those it does not hold are compared, and the nearest are ranked."""
+"""Find the nearest images at a snapshot: the index proposes candidates, newer images are compared, all are ranked."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from spade_index.gallery.snapshot import SnapshotView
 from .descriptors import Descriptors, descriptors_file
 from .index import Index, IndexDescription, scan
 
-SPARE = 16  # candidates asked for beyond K, so that rounding in FAISS cannot hide a neighbour
+SPARE = 16  # candidates beyond K, so that rounding in FAISS cannot hide a neighbour
 ROWS = 8  # descriptors whose distances are computed at a time
-ROUNDING = 1e-4  # relative; far above what float32 differences lose
+ROUNDING = 1e-4  # relative; far above the error of float32 differences
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A normal image that is near a query."""
+    """A normal image near a query."""
 
     id: str
     key: int
@@ -49,7 +49,7 @@ class ImageSearch:
         self._delta = list(images.places(after))  # of the images that the index does not hold
 
     def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
-        """See `Gallery.nearest`; k is at most the number of images."""
+        """Return the k nearest images of each query: see `Gallery.nearest`. k is at most the number of images."""
         images = len(self._images)
         found: list[list[Neighbour]] = [[] for _ in pooled]
         pending = list(range(len(pooled))) if k else []
@@ -66,8 +66,8 @@ class ImageSearch:
                     raise GalleryDamaged(f"{path}: the index lacks images: rebuild it with `spade-index index {path}`")
                 found[query] = self._rank(pooled[query], proposed, k)
                 if described is not None and not described.exact:
-                    continue  # its distances say nothing about ties
-                # Ties may go on beyond the last candidate.
+                    continue  # its distances cannot tell ties
+                # There may be ties beyond the last candidate.
                 limit = found[query][-1].distance * (1 + ROUNDING)
                 if len(proposed) < images and float(distances[position][len(proposed) - 1]) <= limit:
                     uncertain.append(query)
@@ -75,9 +75,9 @@ class ImageSearch:
         return found
 
     def _candidates(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and keys: from the index, and exactly from what came after it.
+        """Return distances and keys [B, n] of candidates: from the index, and of images that came after it.
 
-        [B, up to count], ascending; of an index whose distances are not exact, `count` of either.
+        Distances ascend. n is at most `count`, or `count` of either kind if the index's distances are not exact.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         indexed = [self._index.search(queries, count, self._removed)] if self._index else []
@@ -92,7 +92,7 @@ class ImageSearch:
         return _merge([*indexed, _merge(found, count)] if found else indexed, 2 * count)
 
     def _rank(self, query: np.ndarray, keys: np.ndarray, k: int) -> list[Neighbour]:
-        """The k nearest of these images: exact distances, ties to the lowest id."""
+        """Return the k nearest of the images with these keys: exact distances, ties to the lowest id."""
         distances = _squared_distances(query, self._stored(keys))
         near = np.flatnonzero(distances <= np.partition(distances, k - 1)[k - 1]) if k < len(keys) else range(len(keys))
         ids = self._images.catalog.ids([int(keys[place]) for place in near])
@@ -102,8 +102,9 @@ class ImageSearch:
         return [Neighbour(id, key, distance) for distance, id, key in ranked[:k]]
 
     def _stored(self, keys: np.ndarray) -> np.ndarray:
-        """Pooled descriptors of these images, float32 [n, D]: from the index's file where they are in it."""
+        """Return the pooled descriptors of the images with these keys, float32 [n, D]."""
         stored = np.empty((len(keys), self._images.settings.pooled_dim), np.float32)
+        # Those of the index's images are in one file; others are read from shards.
         places = self._descriptors.places(keys) if self._descriptors else np.full(len(keys), -1)
         there = places >= 0
         if self._descriptors:
@@ -114,19 +115,17 @@ class ImageSearch:
             raise self._images.deleted()
         if len(elsewhere):
             stored[elsewhere] = self._images.pooled([rows[int(key)] for key in keys[elsewhere]])
-        if not np.isfinite(stored).all():  # none such is ever added
+        if not np.isfinite(stored).all():  # such a descriptor is never added
             path = self._images.path
             raise GalleryDamaged(f"{path}: altered descriptors: `spade-index verify {path}` names the file")
         return stored
 
 
 def _squared_distances(query: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
-    """Of a query float32 [D] and descriptors float32 [n, D], in float64, rounded to float32 [n]."""
+    """Return the distances float32 [n] of a query float32 [D] to descriptors float32 [n, D], computed in float64."""
     wide = query.astype(np.float64)
     distances = np.empty(len(descriptors), np.float32)
-    for start in range(
-        0, len(descriptors), ROWS
-    ):  # what is larger is fresh memory each time, which costs more than this
+    for start in range(0, len(descriptors), ROWS):  # larger parts would be fresh memory each time, which costs more
         some = slice(start, start + ROWS)
         distances[some] = ((descriptors[some] - wide) ** 2).sum(1)
     return distances

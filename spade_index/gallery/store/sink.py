@@ -1,7 +1,7 @@
-"""A file that HDF5 writes to and that never fails it.
+"""A file that HDF5 writes to, and whose writes never fail from HDF5's point of view.
 
-HDF5 cannot be relied on once a write has failed: what it held is closed again and again, it prints, and it may end the
-process. So it is never told. The first error is kept, what comes after it is not written, and `checked` raises it.
+HDF5 is unreliable once a write has failed: it tries to close the same objects again and again, prints errors, and may
+end the process. So no error reaches it: the first one is kept, nothing is written after it, and `checked` raises it.
 """
 
 import io
@@ -13,17 +13,17 @@ from typing import Any
 
 
 class Sink(io.RawIOBase):
-    """What `h5py.File` takes for a file. Use as a context manager."""
+    """A file object for `h5py.File`."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError."""
+        """Create the file, or truncate it. Raises OSError."""
         self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
-        self._place = 0
+        self._position = 0
         self._error: OSError | None = None
 
     @contextmanager
     def checked(self) -> Iterator[None]:
-        """Whatever HDF5 does inside; then the first error is raised, before any that HDF5 made of it."""
+        """Let HDF5 write inside; then raise the first error, in place of any that HDF5 made of it."""
         try:
             yield
         finally:
@@ -36,41 +36,43 @@ class Sink(io.RawIOBase):
         super().close()
 
     def write(self, data: Any, /) -> int:
-        """All of it, or an error that is kept."""
+        """Write all of `data`, or keep the error."""
         left = memoryview(data).cast("B")
         size = done = len(left)
         if self._error is None:
             try:
-                done = os.pwrite(self._file.fileno(), left, self._place)
+                done = os.pwrite(self._file.fileno(), left, self._position)
                 while done < size:
-                    done += os.pwrite(self._file.fileno(), left[done:], self._place + done)
+                    done += os.pwrite(self._file.fileno(), left[done:], self._position + done)
             except OSError as error:
                 self._error = error
-        self._place += size
+        self._position += size
         return size
 
     def readinto(self, buffer: Any, /) -> int:
-        """HDF5 reads what it wrote; where that is missing, zeros."""
+        """Read what HDF5 wrote; zeros where it was not written."""
         target = memoryview(buffer).cast("B")
-        done = os.preadv(self._file.fileno(), [target], self._place)
+        done = os.preadv(self._file.fileno(), [target], self._position)
         target[done:] = bytes(len(target) - done)
-        self._place += len(target)
+        self._position += len(target)
         return len(target)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As a file's."""
+        """Move as a file does."""
         if whence == os.SEEK_SET:
-            self._place = offset
+            self._position = offset
         else:
-            self._place = offset + (self._place if whence == os.SEEK_CUR else os.fstat(self._file.fileno()).st_size)
-        return self._place
+            self._position = offset + (
+                self._position if whence == os.SEEK_CUR else os.fstat(self._file.fileno()).st_size
+            )
+        return self._position
 
     def tell(self) -> int:
-        """As a file's."""
-        return self._place
+        """Return the position as a file does."""
+        return self._position
 
     def truncate(self, size: int | None = None, /) -> int:
-        """As a file's, or an error that is kept."""
+        """Truncate as a file does, or keep the error."""
         try:
             if self._error is None:
                 self._file.truncate(size)
@@ -79,4 +81,4 @@ class Sink(io.RawIOBase):
         return size or 0
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no write is buffered."""

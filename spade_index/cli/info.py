@@ -1,10 +1,28 @@
-"""What `spade-index info` prints."""
+"""`spade-index info`: describe a gallery."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import click
 
-def described(facts: dict[str, Any]) -> str:
-    """A gallery's `info` for people."""
+from .options import gallery_argument
+
+
+@click.command()
+@gallery_argument
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def info(gallery: Path, as_json: bool) -> None:
+    """Describe GALLERY: images, settings, index, thresholds, snapshots."""
+    from spade_index.gallery.reader import Gallery
+
+    with Gallery(gallery) as opened:
+        facts = opened.info()
+    click.echo(json.dumps(facts, indent=2) if as_json else description(facts))
+
+
+def description(facts: dict[str, Any]) -> str:
+    """Return a gallery's `info` as text."""
     settings, index = facts["settings"], facts["index"]
     shapes = ", ".join(
         f"{level} {channels}x{height}x{width}"
@@ -31,7 +49,7 @@ def described(facts: dict[str, Any]) -> str:
         lines["index"] = (
             f"{index['kind']}{storage}, snapshot {index['snapshot']}, {index['images']:,} images, "
             f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"
-            + (": stale, `spade-index index` builds it anew" if index["stale"] else "")
+            + (": stale, `spade-index index` builds it again" if index["stale"] else "")
         )
     printed = list(lines.items())
     for calibration in facts["calibrations"]:

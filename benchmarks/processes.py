@@ -1,0 +1,144 @@
+"""Work in processes of its own, so that its memory is its own, and what processes hold and read.
+
+Peak memory is the process's VmHWM when it is done, above what its libraries took. `os.wait4` and `getrusage` would
+count what was resident before `exec` as well: the parent's.
+"""
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+
+from spade_index.errors import SpadeIndexError
+
+from .harness import Figures, one_line
+
+MB = 1e6
+
+
+class Failed(SpadeIndexError):
+    """A process that gave no result; the message is one line that says why."""
+
+
+def in_own_process(function: Callable[..., Figures], *arguments: object, limit_s: float | None = None) -> Figures:
+    """Call a function of a module in a new process; return its figures as JSON gives them back.
+
+    The function and its arguments are pickled. Two figures are added: `before_mb`, the memory of the libraries, and
+    `peak_mb`, the peak above it. Raises Failed if the process fails or takes longer than `limit_s` seconds.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(limit_s):
+            raise Failed(f"was not done after {limit_s:,.0f} s")
+        error, result = receiver.recv()
+    except EOFError:
+        process.join()
+        status = process.exitcode or 0
+        raise Failed(f"was killed by signal {-status}" if status < 0 else f"ended with status {status}") from None
+    finally:
+        process.kill()
+        process.join()
+    if error is not None:
+        raise Failed(error)
+    figures: Figures = json.loads(result)
+    return figures
+
+
+def _child(sender: Connection, function: Callable[..., Figures], arguments: tuple[object, ...]) -> None:
+    before = memory_status("VmRSS")  # of the libraries: the function's module is imported
+    try:
+        figures = function(*arguments)
+        peak = memory_status("VmHWM") - before
+        sender.send((None, json.dumps({**figures, "before_mb": before / MB, "peak_mb": peak / MB})))
+    except SpadeIndexError as error:
+        sender.send((str(error), None))
+    except Exception as error:
+        sender.send((one_line(error), None))
+
+
+def memory_status(name: str) -> int:
+    """Return bytes of a line of this process's status: VmRSS, resident; VmHWM, the peak of it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def resident() -> dict[str, float]:
+    """Return the resident megabytes of this process: its own, and of mapped files, which the system may take back."""
+    memory = psutil.Process().memory_info()
+    return {"anonymous_mb": (memory.rss - memory.shared) / MB, "file_mb": memory.shared / MB}
+
+
+def above(before: dict[str, float]) -> dict[str, float]:
+    """Return what is resident now, less what was before."""
+    return {name: value - before[name] for name, value in resident().items()}
+
+
+def process_tree() -> list[psutil.Process]:
+    """Return this process and all that descend from it."""
+    return [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+
+def resident_mb(processes: Iterable[psutil.Process]) -> float:
+    """Return the resident megabytes of processes. Pages that they share, those of libraries, count in each."""
+    total = 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total / MB
+
+
+def wait_until_idle(still: float = 0.02, limit: float = 5.0) -> float:
+    """Wait until no other thread of the process tree runs, is ready to, or waits for a disk, for `still` seconds.
+
+    Returns when that began, on the clock of time.perf_counter; after `limit` seconds, the present time.
+    """
+    processes, caller = [process.pid for process in process_tree()], threading.get_native_id()
+    began = time.perf_counter()
+    idle_since: float | None = None
+    while (now := time.perf_counter()) < began + limit:
+        if _busy(processes, caller):
+            idle_since = None
+        elif idle_since is None:
+            idle_since = now
+        elif now - idle_since >= still:
+            return idle_since
+        time.sleep(0.002)
+    return now
+
+
+def _busy(processes: Iterable[int], caller: int) -> bool:
+    """Return whether a thread other than the caller is in the state R or D; psutil knows no states of threads."""
+    for process in processes:
+        for stat in Path(f"/proc/{process}/task").glob("*/stat"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                state = stat.read_text().rpartition(")")[2].split()[0]
+                if int(stat.parent.name) != caller and state in "RD":
+                    return True
+    return False
+
+
+def read_from_disk() -> int:
+    """Return the bytes that the system has read from disk for this process; 0 where the kernel does not count them."""
+    return int(psutil.Process().io_counters().read_bytes)
+
+
+def forget(paths: Iterable[Path]) -> None:
+    """Drop files from the system's cache, except for pages that a process has mapped."""
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)  # pages that are not written yet would stay
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)

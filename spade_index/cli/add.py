@@ -1,0 +1,36 @@
+"""`spade-index add`: add images to a gallery."""
+
+from pathlib import Path
+
+import click
+
+from .adding import add_images
+from .backbone_options import BackboneOptions
+from .options import AddingOptions, LoadingOptions, device_option, gallery_argument, many_images_argument, takes
+from .sources import require_images
+
+
+@click.command()
+@gallery_argument
+@many_images_argument
+@takes("backbone", BackboneOptions)
+@device_option
+@takes("loading", LoadingOptions)
+@takes("adding", AddingOptions)
+def add(
+    gallery: Path,
+    images: tuple[Path, ...],
+    backbone: BackboneOptions,
+    device: str,
+    loading: LoadingOptions,
+    adding: AddingOptions,
+) -> None:
+    """Add normal IMAGES to GALLERY."""
+    from spade_index.gallery.reader import Gallery
+    from spade_index.gallery.write.writer import GalleryWriter
+
+    require_images(images)
+    with Gallery(gallery) as recorded:
+        loaded = backbone.load(device, recorded)
+    with GalleryWriter(gallery) as writer:
+        add_images(writer, images, loaded, loading, adding)

@@ -1,0 +1,51 @@
+"""Add images to a gallery that is open for writing, for `build` and `add`."""
+
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spade_index.errors import InputError
+from spade_index.settings import PROCESSES_FROM
+
+from .options import AddingOptions, LoadingOptions
+from .progress import Progress
+from .sources import files_of
+
+if TYPE_CHECKING:  # both take long to import
+    from spade_index.features.backbone import Backbone
+    from spade_index.gallery.write.writer import GalleryWriter
+
+
+def add_images(
+    writer: "GalleryWriter",
+    sources: Sequence[Path],
+    backbone: "Backbone",
+    loading: LoadingOptions,
+    adding: AddingOptions,
+) -> None:
+    """Add all images of the sources, build the index again if it is stale, and print what was done."""
+    total = sum(1 for _ in files_of(sources)) if sys.stderr.isatty() else None
+    with Progress("add", total) as progress:
+        report = writer.add(
+            files_of(sources, adding.prefix),
+            backbone,
+            replace=adding.replace,
+            strict=adding.strict,
+            batch_size=loading.batch_size,
+            workers=loading.workers,
+            processes=sum(1 for _ in islice(files_of(sources), PROCESSES_FROM)) == PROCESSES_FROM,
+            notice=progress.say,
+            progress=progress,
+        )
+    if report.failed and not len(writer.gallery):
+        raise InputError(f"none of {report.failed:,} images could be decoded")
+    if writer.index_is_stale():
+        try:
+            writer.build_index()
+        except InputError as error:  # new images are found without an index
+            Progress.say(f"the index was not built again: {error}")
+    click.echo(f"{report}; {len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}")

@@ -1,0 +1,84 @@
+"""Score images one batch after the other, and print a line or a JSON object for each."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spade_index.errors import ImageError
+from spade_index.images.decode import DecodedImage
+from spade_index.images.find import ImageFile
+from spade_index.images.loading import load_all
+from spade_index.method.detection import Detection
+from spade_index.method.detector import Detector
+from spade_index.method.evidence import worst_evidence
+from spade_index.views.drawing import Drawing
+
+from .options import LoadingOptions
+from .progress import Progress
+
+
+def answer_images(
+    detector: Detector,
+    files: Callable[[], Iterable[ImageFile]],
+    loading: LoadingOptions,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Score all images and print their answers; with `out`, draw those that have a score map.
+
+    `files` is called once to score, and once to draw. Returns the number of images that could not be decoded.
+    """
+    failed = 0
+    drawing = None if out is None else Drawing(detector, out)
+    with Progress("query") as progress:
+
+        def on_error(error: ImageError) -> None:
+            nonlocal failed
+            failed += 1
+            progress.say(f"skipped {error}")
+            progress(1)
+
+        preprocessing = detector.gallery.settings.preprocessing
+        size = loading.batch_size
+        images = load_all(files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error)
+        while batch := list(islice(images, size)):
+            for image, detection in zip(batch, detector.detect(batch), strict=True):
+                answer = answer_of(detector, image, detection, drawing)
+                click.echo(json.dumps(answer) if as_json else line_of(answer))
+            progress(len(batch))
+    if drawing is not None:
+        with Progress("draw", len(drawing)) as progress:
+            drawing.draw(files(), progress.say, progress)
+    return failed
+
+
+def answer_of(detector: Detector, image: DecodedImage, detection: Detection, drawing: Drawing | None) -> dict[str, Any]:
+    """Return the answer of `query --json` for an image; its score map is saved by `drawing`."""
+    evidence = worst_evidence(detector.gallery, detection, image.geometry)
+    saved = drawing.save(image.file, detection) if drawing is not None else None
+    score_map, heatmap = saved if saved is not None else (None, None)
+    return {
+        "image": image.file.id,
+        "path": image.file.path,
+        "score": detection.score,
+        "scores": detection.scores,
+        "threshold": detection.threshold,
+        "anomalous": detection.anomalous,
+        "snapshot": detection.snapshot,
+        "neighbours": [{"id": n.id, "distance": n.distance} for n in detection.neighbours],
+        "score_map": None if score_map is None else str(score_map),
+        "heatmap": None if heatmap is None else str(heatmap),
+        "evidence": None if evidence is None else asdict(evidence),
+    }
+
+
+def line_of(answer: dict[str, Any]) -> str:
+    """Return an answer as one line of text."""
+    verdict = {None: "", True: "anomalous", False: "normal"}[answer["anomalous"]]
+    nearest = answer["neighbours"][0]["id"]
+    return f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  (nearest {nearest})"

@@ -1,0 +1,96 @@
+"""The options of a backbone."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import click
+
+from spade_index.settings import DEFAULT_BACKBONE, PAPER_PREPROCESSING, Precision, Preprocessing
+
+from .parsing import names, numbers, size
+
+if TYPE_CHECKING:  # both take long to import, and commands that have no backbone do without
+    from spade_index.features.backbone import Backbone
+    from spade_index.gallery.reader import Gallery
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """How features are made, as a gallery records it; None: the gallery's value, the preset's, or the default."""
+
+    name: Annotated[
+        str | None,
+        click.option(
+            "--backbone", "name", help=f"Backbone: torchvision NAME, timm:NAME, efficientnet-lite0 [{DEFAULT_BACKBONE}]"
+        ),
+    ]
+    weights: Annotated[
+        str | None,
+        click.option("--weights", type=click.Path(), help="Weights file: safetensors, or .pth with tensors only."),
+    ]
+    levels: Annotated[
+        str | None,
+        click.option("--levels", help="Comma-separated names of the pyramid's modules, the finest first."),
+    ]
+    input_size: Annotated[
+        str | None, click.option("--input-size", help="Edge, or HEIGHTxWIDTH, of the backbone's input in pixels [224]")
+    ]
+    resize: Annotated[
+        int | None,
+        click.option("--resize", type=int, help="Resize the shorter edge to this, then crop the centre [whole image]"),
+    ]
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic"] | None,
+        click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Of the resizing [bilinear]"),
+    ]
+    mean: Annotated[
+        str | None,
+        click.option("--mean", help="Comma-separated means of the inputs in 0..1 [the backbone's own]"),
+    ]
+    std: Annotated[str | None, click.option("--std", help="Comma-separated standard deviations [the backbone's own]")]
+    precision: Annotated[
+        Precision | None,
+        click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the backbone [float32]"),
+    ]
+
+    def load(self, device: str, gallery: "Gallery | None" = None, preset: str | None = None) -> "Backbone":
+        """Load the backbone; options that were not given are the gallery's, or the defaults.
+
+        An option that differs from the gallery's is not an error here: whoever uses the backbone compares the settings.
+        Raises BackboneError and InputError.
+        """
+        from spade_index.features.backbone import load_backbone
+
+        changes = self._changes()
+        recorded = gallery.settings if gallery is not None else None
+        same_name = recorded is not None and self.name in (None, recorded.backbone)
+        weights = self.weights
+        if gallery is not None and same_name and not weights:
+            weights = gallery.catalog.meta("weights_file")
+
+        def preprocessing(default: Preprocessing) -> Preprocessing:
+            if recorded is not None:
+                default = recorded.preprocessing
+            elif preset == "paper":
+                default = replace(default, input_size=PAPER_PREPROCESSING.input_size, resize=PAPER_PREPROCESSING.resize)
+            return replace(default, **changes)
+
+        return load_backbone(
+            self.name or (recorded.backbone if recorded else DEFAULT_BACKBONE),
+            weights=weights,
+            levels=names(self.levels) or (recorded.levels if recorded and same_name else None),
+            preprocessing=preprocessing,
+            device=device,
+            precision=self.precision or (recorded.precision if recorded else "float32"),
+        )
+
+    def _changes(self) -> dict[str, Any]:
+        """Return the fields of the preprocessing that were given."""
+        values = {
+            "input_size": size(self.input_size),
+            "resize": self.resize,
+            "interpolation": self.interpolation,
+            "mean": numbers("mean", self.mean, 3),
+            "std": numbers("std", self.std, 3),
+        }
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,21 @@
+"""`spade-index demo`: a demonstration that needs no data."""
+
+from pathlib import Path
+
+import click
+
+from spade_index.errors import InputError
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to use.")
+def demo(out: Path) -> None:
+    """Build, query and evaluate on photographs of textures with made defects; needs no data and no download."""
+    try:
+        from .demonstration import run_demo
+    except ModuleNotFoundError as error:
+        if error.name != "skimage":
+            raise
+        raise InputError("the demo needs the photographs of scikit-image: pip install scikit-image") from error
+
+    run_demo(out, say=click.echo)

@@ -1,0 +1,38 @@
+"""Parse the values of options that hold several."""
+
+from typing import overload
+
+from spade_index.errors import InputError
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Return the names of a comma-separated list; None without one."""
+    return tuple(name.strip() for name in text.split(",")) if text else None
+
+
+@overload
+def numbers(what: str, text: str, count: int | None = None) -> tuple[float, ...]: ...
+@overload
+def numbers(what: str, text: None, count: int | None = None) -> None: ...
+def numbers(what: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:
+    """Return the numbers of a comma-separated list. Raises InputError unless there are `count`, where that is given."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{what}: {text!r} is not a comma-separated list of numbers") from error
+    if count is not None and len(values) != count:
+        raise InputError(f"{what}: give {count} comma-separated numbers, not {text!r}")
+    return values
+
+
+def size(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) of EDGE or HEIGHTxWIDTH. Raises InputError."""
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError as error:
+        raise InputError(f"input size: give an edge (224) or HEIGHTxWIDTH (224x320), not {text!r}") from error

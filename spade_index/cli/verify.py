@@ -1,0 +1,56 @@
+"""`spade-index verify`: check a gallery's files, and repair it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spade_index.errors import InputError
+
+from .options import gallery_argument
+from .progress import Progress
+
+if TYPE_CHECKING:  # both take long to import
+    from spade_index.gallery.reader import Gallery
+    from spade_index.gallery.verify import Problem
+
+
+@click.command()
+@gallery_argument
+@click.option("--repair", is_flag=True, help="Drop damaged images, name them, and keep the rest usable.")
+def verify(gallery: Path, repair: bool) -> None:
+    """Check every file of GALLERY against what was committed."""
+    from spade_index.gallery.reader import Gallery
+
+    if repair:
+        _repair(gallery)
+        return
+    with Gallery(gallery) as opened:
+        if problems := _problems(opened):
+            raise InputError(
+                f"{gallery}: {len(problems):,} problems; restore the files from a copy, build it again, or "
+                f"`spade-index verify {gallery} --repair` drops what is damaged"
+            )
+        click.echo(f"{gallery}: {len(opened):,} images at snapshot {opened.snapshot}, no problems")
+
+
+def _problems(gallery: "Gallery") -> list["Problem"]:
+    """Find and print all problems."""
+    problems = []
+    with Progress("verify", gallery.bytes_to_check(), unit="B") as progress:
+        for problem in gallery.problems(progress):
+            problems.append(problem)
+            progress.say(problem.line)
+    return problems
+
+
+def _repair(path: Path) -> None:
+    from spade_index.gallery.write.writer import GalleryWriter
+
+    with GalleryWriter(path) as writer:
+        problems = _problems(writer.gallery)
+        images = len(writer.gallery) if any(problem.lost for problem in problems) else 0
+        with Progress("repair", images) as progress:
+            dropped = writer.repair(problems, progress.say, progress)
+        now = f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}"
+    click.echo(f"{path}: {f'{dropped:,} images dropped; ' if problems else ''}{now}, no problems")

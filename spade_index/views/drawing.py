@@ -1,0 +1,126 @@
+"""The files about queries: score maps, heat maps with one colour scale, and a page of the highest scores."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from spade_index.errors import ImageError
+from spade_index.images.decode import Geometry, covered, decode
+from spade_index.images.find import ImageFile
+from spade_index.method.detection import Detection
+from spade_index.method.detector import Detector
+
+from .example import Example, example_of
+from .heatmap import heatmap, score_limits
+from .report import write_report
+
+SHOWN = 60  # images on the page, those with the highest scores
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image for the page."""
+
+    score: float
+    path: str
+    detection: Detection
+
+
+class Drawing:
+    """Score maps go to the disk as they come, so memory does not grow with the number of images.
+
+    Images are known by their paths, for the ids of two folders may be equal.
+    """
+
+    def __init__(self, detector: Detector, out: Path) -> None:
+        """Prepare to write below the folder `out`."""
+        self._detector = detector
+        self._out = out
+        self._maxima: dict[str, float] = {}  # path -> maximum of the score map
+        self._names: dict[str, str] = {}  # path -> name of the image's files
+        self._taken: set[str] = set()
+        self._shown: list[Shown] = []
+
+    def __len__(self) -> int:
+        """The number of images with a score map."""
+        return len(self._maxima)
+
+    def save(self, file: ImageFile, detection: Detection) -> tuple[Path, Path] | None:
+        """Save the score map of an image; return its path and the heat map's, or None where there is no map."""
+        if detection.pixels is None:
+            return None
+        path = self._score_map(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, detection.pixels.score_map)
+        self._maxima[file.path] = detection.pixels.score
+        self._shown.append(Shown(detection.score, file.path, detection))
+        self._shown = sorted(self._shown, key=lambda shown: -shown.score)[:SHOWN]
+        return path, self._heatmap(file)
+
+    def draw(self, files: Iterable[ImageFile], notice: Callable[[str], None], progress: Callable[[int], None]) -> None:
+        """Draw the heat maps of the images that were saved, and write the page.
+
+        Args:
+            files: the images again, in any order.
+            notice: told of images that have changed and cannot be read any more.
+            progress: told of the number of images drawn.
+        """
+        gallery = self._detector.gallery
+        limits = score_limits(list(self._maxima.values()), self._detector.thresholds.get("map"))
+        shown = {image.path: image.detection for image in self._shown}
+        examples: dict[str, Example] = {}
+        for file in files:
+            if file.path not in self._maxima:
+                continue
+            try:
+                image = decode(file.read(), file.path)
+            except (ImageError, OSError) as error:
+                notice(f"no heat map: {error}")
+                continue
+            geometry = covered(image.width, image.height, gallery.settings.preprocessing)
+            self._draw_one(file, image, geometry, limits)
+            if file.path in shown:
+                examples[file.path] = example_of(gallery, shown[file.path], image, file.id, geometry, limits)
+            progress(1)
+        self._write_page([examples[image.path] for image in self._shown if image.path in examples], limits)
+
+    def _draw_one(self, file: ImageFile, image: Image.Image, geometry: Geometry, limits: tuple[float, float]) -> None:
+        score_map = np.load(self._score_map(file), allow_pickle=False)
+        path = self._heatmap(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        heatmap(image, score_map, geometry, limits).save(path)
+
+    def _write_page(self, examples: list[Example], limits: tuple[float, float]) -> None:
+        gallery = self._detector.gallery
+        write_report(
+            self._out / "report.html",
+            title=f"Queries of {gallery.path.name}",
+            summary=[
+                ("Images", len(self)),
+                ("Gallery", f"{len(gallery):,} images"),
+                ("Snapshot", gallery.snapshot),
+                ("Image score", self._detector.kind),
+            ],
+            examples=examples,
+            limits=limits,
+        )
+
+    def _score_map(self, file: ImageFile) -> Path:
+        return self._out / "score_maps" / f"{self._name(file)}.npy"
+
+    def _heatmap(self, file: ImageFile) -> Path:
+        return self._out / "heatmaps" / f"{self._name(file)}.png"
+
+    def _name(self, file: ImageFile) -> str:
+        """Return the name of an image's files: always below a folder, and never another image's."""
+        if file.path not in self._names:
+            name = "/".join(part for part in PurePosixPath(file.id).parts if part not in ("/", ".."))
+            unique, number = name, 2
+            while unique in self._taken:
+                unique, number = f"{name}~{number}", number + 1
+            self._taken.add(unique)
+            self._names[file.path] = unique
+        return self._names[file.path]

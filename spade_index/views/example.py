@@ -1,0 +1,126 @@
+"""An image with its heat map, ground truth and evidence, as pictures for people to look at."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image, ImageDraw
+
+from spade_index.gallery.reader import Gallery
+from spade_index.images.decode import Geometry
+from spade_index.method.detection import Detection
+from spade_index.method.evidence import worst_evidence
+
+from .heatmap import heatmap
+
+COLUMNS = ("Image", "Heat map", "Ground truth", "Matched normal image")
+SMALLEST_EDGE = 240  # pixels; smaller pictures are enlarged
+
+
+@dataclass(frozen=True)
+class Example:
+    """A judged image with its evidence. Pictures may have any size; places are in their own pixels."""
+
+    image_id: str
+    kind: str  # "good", or what is wrong: "crack"
+    image: Image.Image
+    score: float
+    threshold: float | None = None
+    verdict: str | None = None  # "anomalous" and "normal" are coloured; other words are shown as they are
+    heatmap: Image.Image | None = None
+    mask: Image.Image | None = None
+    match: Image.Image | None = None  # the normal image with the matched place
+    match_id: str | None = None
+    worst: tuple[float, float] | None = None  # pixel (x, y) of `image`
+    matched: tuple[float, float] | None = None  # pixel (x, y) of `match`
+    neighbours: Sequence[tuple[str, float]] = ()  # (id, distance), nearest first
+
+
+def example_of(
+    gallery: Gallery,
+    detection: Detection,
+    image: Image.Image,
+    image_id: str,
+    geometry: Geometry,
+    limits: tuple[float, float],
+    *,
+    kind: str = "",
+    mask: Image.Image | None = None,
+) -> Example:
+    """Return what to show of a detection.
+
+    Args:
+        gallery: that the image was compared with.
+        detection: of the image.
+        image: the upright original, RGB.
+        image_id: its name on the page.
+        geometry: where the backbone's input lies in the image.
+        limits: (low, high) of the heat map's colours.
+        kind: "good", or the kind of defect.
+        mask: the ground truth.
+    """
+    verdict = {None: None, True: "anomalous", False: "normal"}[detection.anomalous]
+    shown = Example(
+        image_id,
+        kind,
+        image,
+        detection.score,
+        detection.threshold,
+        verdict,
+        mask=mask,
+        neighbours=[(neighbour.id, neighbour.distance) for neighbour in detection.neighbours],
+    )
+    evidence = worst_evidence(gallery, detection, geometry)
+    if detection.pixels is None or evidence is None:
+        return shown
+    row = gallery.image(evidence.neighbour)
+    thumbnail = Image.open(io.BytesIO(gallery.thumbnail(row)))
+    x, y = evidence.neighbour_pixel
+    return replace(
+        shown,
+        heatmap=heatmap(image, detection.pixels.score_map, geometry, limits),
+        worst=evidence.pixel,
+        match=thumbnail,
+        match_id=evidence.neighbour,
+        matched=(x * thumbnail.width / row.width, y * thumbnail.height / row.height),
+    )
+
+
+def pictures_of(example: Example, edge: int) -> list[Image.Image | None]:
+    """Return the pictures of COLUMNS, RGB with the places marked, at most `edge` pixels; None for a missing one."""
+
+    def fitted(picture: Image.Image | None, place: tuple[float, float] | None = None) -> Image.Image | None:
+        if picture is None:
+            return None
+        longest = max(picture.size)
+        scale = min(max(longest, min(SMALLEST_EDGE, edge)), edge) / longest
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        small = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        if place is None:
+            return small
+        return mark(small, ((place[0] + 0.5) * scale, (place[1] + 0.5) * scale), max(size) / 9)
+
+    return [
+        fitted(example.image, example.worst),
+        fitted(example.heatmap),
+        fitted(example.mask),
+        fitted(example.match, example.matched),
+    ]
+
+
+def mark(image: Image.Image, xy: tuple[float, float], size: float) -> Image.Image:
+    """Return a copy of an image with a box around the pixel `xy`; `size` is the edge of the box in pixels.
+
+    The box is white with a black outline, visible on any image. A box that would leave the image is moved inside.
+    """
+    marked = image.convert("RGB")
+    line = max(1, round(max(image.size) / 160))
+    left, top = (
+        min(max(place - size / 2, line), max(extent - size - 1 - line, line))
+        for place, extent in zip(xy, image.size, strict=True)
+    )
+    draw = ImageDraw.Draw(marked)
+    for colour, grown, width in (("black", line, 3 * line), ("white", 0, line)):
+        box = (left - grown, top - grown, left + size + grown, top + size + grown)
+        draw.rectangle(box, outline=colour, width=width)
+    return marked
