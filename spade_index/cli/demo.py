@@ -14,7 +14,7 @@ def demo(out: Path) -> None:
     try:
         from .demonstration import run_demo
     except ModuleNotFoundError as error:
-        if error.name != "skimage":
+        if (error.name or "").partition(".")[0] != "skimage":
             raise
         raise InputError("the demo needs the photographs of scikit-image: pip install scikit-image") from error
 
