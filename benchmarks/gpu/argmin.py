@@ -1,4 +1,4 @@
-"""A peer in Triton: the nearest row of concatenated features, kept while products are taken (as flash-kmeans does)."""
+"""A peer in Triton: the nearest concatenated row, kept while products are computed (as in flash-kmeans)."""
 
 import math
 
@@ -8,7 +8,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-TILES = ((128, 128, 64, 8, 4), (128, 256, 64, 8, 3), (128, 128, 64, 4, 3))  # rows, columns, channels, warps, stages
+Tiles = tuple[int, int, int, int, int]  # rows, columns, channels, warps, stages
+TILES: tuple[Tiles, ...] = ((128, 128, 64, 8, 4), (128, 256, 64, 8, 3), (128, 128, 64, 4, 3))
+INTERPRETED_TILES: Tiles = (16, 16, 16, 4, 1)
 
 
 @triton.jit
@@ -26,7 +28,7 @@ def online_argmin(
     BD: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """The least |g|^2 - 2 q.g of each query row among a map's columns: grid (row blocks, maps)."""
+    """Find the least |g|^2 - 2 q.g of each query row among a map's columns: grid (row blocks, maps)."""
     first_row, number = tl.program_id(0) * BM, tl.program_id(1)
     best = tl.full((BM,), float("inf"), tl.float32)
     place = tl.zeros((BM,), tl.int32)
@@ -49,32 +51,20 @@ def online_argmin(
     tl.store(where + number * rows + row, place, mask=row < rows)
 
 
-def nearest_rows(
-    query: Tensor, gallery: Tensor, norms: Tensor, tiles: tuple[int, int, int, int, int]
-) -> tuple[Tensor, Tensor]:
-    """The nearest of gallery rows to each of query [P, C]: |g|^2 - 2 q.g float32 [P] and its row int64 [P].
+def nearest_rows(query: Tensor, gallery: Tensor, norms: Tensor, tiles: Tiles) -> Tensor:
+    """Return the nearest gallery row, int64 [P], of each query row, float16 [P, C].
 
-    gallery is float16 [maps, P, C], norms float32 [maps, P].
+    `gallery` is float16 [maps, P, C], `norms` its squared norms, float32 [maps, P].
     """
-    rows, channels = query.shape
-    maps, columns = norms.shape
+    (rows, channels), (maps, columns) = query.shape, norms.shape
     height, width, depth, warps, stages = tiles
     least = torch.empty(maps, rows, device=query.device)
     where = torch.empty(maps, rows, dtype=torch.int32, device=query.device)
     online_argmin[(math.ceil(rows / height), maps)](
-        TensorDescriptor.from_tensor(query, [height, depth]),
-        TensorDescriptor.from_tensor(gallery.flatten(0, 1), [width, depth]),
-        norms,
-        least,
-        where,
-        rows,
-        columns,
-        CHUNKS=math.ceil(channels / depth),
-        BM=height,
-        BN=width,
-        BD=depth,
-        STAGES=stages,
-        num_warps=warps,
-    )
-    values, of_map = least.min(0)
-    return values, of_map * columns + where.gather(0, of_map[None])[0]
+        query=TensorDescriptor.from_tensor(query, [height, depth]),
+        gallery=TensorDescriptor.from_tensor(gallery.flatten(0, 1), [width, depth]),
+        norms=norms, least=least, where=where, rows=rows, columns=columns,
+        CHUNKS=math.ceil(channels / depth), BM=height, BN=width, BD=depth, STAGES=stages, num_warps=warps,
+    )  # fmt: skip
+    of_map = least.argmin(0)
+    return of_map * columns + where.gather(0, of_map[None])[0]

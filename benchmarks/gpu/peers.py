@@ -1,11 +1,10 @@
-"""The contenders of benchmarks/gpu.sh: ours with resident maps, and what else a GPU can be made to do.
+"""The contenders of the GPU benchmark: ours with resident maps, and what else a GPU can be made to do.
 
 A contender is prepared for some batches, outside the time, and then called with what was prepared for each.
 """
 
 import importlib
 import os
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,42 +12,41 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spade_index import kernels
 from spade_index.benchmarks import pixel_peers
-from spade_index.benchmarks.gpu.data import Found, Inputs, Prepared, Workload, fused_maps, milliseconds
 from spade_index.benchmarks.gpu.runner import Missing
-from spade_index.benchmarks.gpu.unfused import Side, compiled, concatenate, measured, product, roomy, stack, unfused
+from spade_index.benchmarks.gpu.timing import median_ms
+from spade_index.benchmarks.gpu.unfused import (
+    compiled,
+    concatenate,
+    map_bytes,
+    measured,
+    prepare,
+    product,
+    roomy,
+    unfused,
+)
+from spade_index.benchmarks.gpu.workload import MODE, Found, Inputs, Prepared, Workload, fused_maps
 
 FUSED = ("triton", "cupy")
-MODE = "concat-nearest"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do the search."""
+    """One way to search."""
 
     key: str
     title: str
     prepare: Callable[[Workload, Sequence[Inputs]], Prepared]
-    ours: bool = False
-    concatenated: bool = False  # does the products of concatenated features
     once: bool = False  # in the first cell only
-    alone: bool = False  # for batches of 1
+    alone: bool = False  # for batches of 1 only
     graph: bool = True  # never waits for the GPU, so that a CUDA graph of it may be captured
 
 
-def fused_search(name: str) -> Callable[..., Found]:
-    """A fused backend's search, that takes resident maps. Raises Missing."""
-    module = backend_module(name)
-    found: Callable[..., Found] = module.nearest_pixels
-    return found
-
-
 def backend_module(name: str) -> Any:
-    """A backend's module, if it can be run here. Raises Missing."""
-    if name not in kernels.BACKENDS:
-        raise Missing(f"there is no backend {name!r}")
+    """Return a backend's module, if it can run here. Raises Missing."""
     if name in FUSED and not torch.cuda.is_available() and (name != "triton" or not os.environ.get("TRITON_INTERPRET")):
         raise Missing(f"{name} needs a CUDA GPU")
     if name in FUSED and find_spec(name) is None:
@@ -63,54 +61,46 @@ def backend_module(name: str) -> Any:
 
 
 def _fused(name: str, work: Workload, batches: Sequence[Inputs]) -> Prepared:
-    search, maps = fused_search(name), fused_maps(work.scale, work.device)
-    options = {"sizes": list(work.scale.sizes), "weights": work.weights, "mode": MODE}
-    return (lambda given: search(given.query, maps, given.pages, 1, **options)), list(batches), {}
+    search, maps = backend_module(name).nearest_pixels, fused_maps(work.scale, work.device)
+    return (lambda one: search(one.query, maps, one.pages, 1, **work.options)), list(batches), {}
 
 
 def _public(work: Workload, batches: Sequence[Inputs]) -> Prepared:
-    """As a program calls it, arguments checked; pages that are on the CPU need no wait for that."""
+    """Call as a program does, with arguments checked; pages on the CPU need no wait for that."""
     backend_module("triton")
-    maps, options = fused_maps(work.scale, work.device), {"sizes": list(work.scale.sizes), "backend": "triton"}
+    maps, sizes = fused_maps(work.scale, work.device), work.scale.sizes
     given = [Inputs(one.query, one.pages.cpu()) for one in batches]
-    return (lambda one: kernels.nearest_pixels(one.query, maps, one.pages, **options)), given, {}
+    return (lambda one: kernels.nearest_pixels(one.query, maps, one.pages, sizes=sizes, backend="triton")), given, {}
 
 
 def _torch(precision: str, work: Workload, batches: Sequence[Inputs]) -> Prepared:
-    options = {"sizes": list(work.scale.sizes), "backend": "torch", "precision": precision}
-    return (lambda given: kernels.nearest_pixels(given.query, work.pool, given.pages, **options)), list(batches), {}
+    options: dict[str, Any] = {"sizes": work.scale.sizes, "backend": "torch", "precision": precision}
+    return (lambda one: kernels.nearest_pixels(one.query, work.pool, one.pages, **options)), list(batches), {}
 
 
 def _argmin(work: Workload, batches: Sequence[Inputs]) -> Prepared:
     if work.device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
         raise Missing("triton needs a CUDA GPU")
     try:
-        from spade_index.benchmarks.gpu import argmin as gpu_argmin
+        from spade_index.benchmarks.gpu import argmin
     except ImportError as error:
         raise Missing(f"triton cannot be imported ({error})") from error
-    batches = roomy(batches, 4 * work.scale.pixels * sum(work.scale.channels))
-    given = []
-    for one in batches:
-        sides = []
-        for number, page in enumerate(one.pages):
-            levels = [level[page] for level in work.pool]
-            exact = concatenate(work, [level[number : number + 1] for level in one.query])[0]
-            gallery = concatenate(work, levels)
-            norms = torch.linalg.vector_norm(gallery, dim=2, dtype=torch.float32).square_()
-            sides.append((Side([exact.half()], [gallery], exact, page), norms))
-        given.append(sides)
 
-    def call(tiles: Any, sides: Any) -> Found:
-        nearest = [gpu_argmin.nearest_rows(s.query[0], s.maps[0], norms, tiles)[1] for s, norms in sides]
-        return stack([measured(work, s, m) for (s, _), m in zip(sides, nearest, strict=True)])
+    def both(query: list[Tensor], maps: list[Tensor], exact: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        gallery = concatenate(work, maps)
+        return [exact.half()], [gallery, torch.linalg.vector_norm(gallery, dim=2, dtype=torch.float32).square_()]
 
+    def call(tiles: argmin.Tiles, sides: Any) -> Found:
+        return measured(work, sides, [argmin.nearest_rows(s.query[0], s.maps[0], s.maps[1], tiles) for s in sides])
+
+    given: list[Any] = prepare(work, batches, map_bytes(work, 4), both)
     if work.device.type != "cuda":
-        return partial(call, (16, 16, 16, 4, 1)), given, {}
-    times: dict[Any, float] = {}
-    for tiles in gpu_argmin.TILES:
+        return partial(call, argmin.INTERPRETED_TILES), given, {}
+    times: dict[argmin.Tiles, float] = {}
+    for tiles in argmin.TILES:
         try:
             call(tiles, given[0])
-            times[tiles] = statistics.median(milliseconds(partial(call, tiles), [given[0]], work.device, 0.03))
+            times[tiles] = median_ms(partial(call, tiles), given[:1], work.device, 0.03)
         except Exception as error:  # too large for this GPU
             last = error
     if not times:
@@ -119,29 +109,31 @@ def _argmin(work: Workload, batches: Sequence[Inputs]) -> Prepared:
     return partial(call, best), given, {"tiles": best, "tiles_ms": {str(t): ms for t, ms in times.items()}}
 
 
-def _searches(work: Workload, one: Inputs) -> list[pixel_peers.Search]:
-    """A batch's queries one by one, as pixel_peers takes them."""
-    pools = [[level[page] for level in work.pool] for page in one.pages]
-    return [
-        pixel_peers.Search(
-            [level[number : number + 1] for level in one.query], pool, work.scale.sizes, work.weights, 1, MODE
-        )
-        for number, pool in enumerate(pools)
-    ]
-
-
 def _as_on_cpu(key: str, work: Workload, batches: Sequence[Inputs]) -> Prepared:
-    """A contender of pixel_peers.py, map by map, from float32."""
+    """Prepare a contender of pixel_peers.py, which goes map by map, from float32."""
     contender = pixel_peers.CONTENDERS[key]
     if reason := contender.missing(work.device):
         raise Missing(reason)
-    batches = roomy(batches, 4 * work.scale.pixels * sum(work.scale.channels))
-    given = [[(search, contender.prepare(search)) for search in _searches(work, one)] for one in batches]
-    return (lambda each: stack([contender.run(*one) for one in each])), given, {}
+
+    def search(query: Sequence[Tensor], page: Tensor) -> tuple[pixel_peers.Search, Any]:
+        pool, weights = [level[page] for level in work.pool], work.options["weights"]
+        one = pixel_peers.Search([level[None] for level in query], pool, work.scale.sizes, weights, 1, MODE)
+        return one, contender.prepare(one)
+
+    given = [
+        [search([level[number] for level in one.query], page) for number, page in enumerate(one.pages)]
+        for one in roomy(batches, map_bytes(work, 4))
+    ]
+
+    def call(each: Any) -> Found:
+        found = [contender.run(*one) for one in each]
+        return torch.stack([d for d, _ in found]), torch.stack([m for _, m in found])
+
+    return call, given, {}
 
 
 def _faiss(work: Workload, batches: Sequence[Inputs]) -> Prepared:
-    """FAISS's brute force on the GPU, over all maps at once, from float16."""
+    """Prepare FAISS's brute force on the GPU, over all maps at once, from float16."""
     if reason := pixel_peers.CONTENDERS["faiss"].missing(work.device):
         raise Missing(reason)
     if work.device.type != "cuda":
@@ -149,39 +141,30 @@ def _faiss(work: Workload, batches: Sequence[Inputs]) -> Prepared:
     import faiss
     import faiss.contrib.torch_utils
 
-    batches = roomy(batches, 2 * work.scale.pixels * sum(work.scale.channels))
     resources = faiss.StandardGpuResources()
-    given = []
-    for one in batches:
-        sides = []
-        for number, page in enumerate(one.pages):
-            levels = [level[page] for level in work.pool]
-            exact = concatenate(work, [level[number : number + 1] for level in one.query])[0]
-            sides.append(Side([exact.half()], [concatenate(work, levels).flatten(0, 1)], exact, page))
-        given.append(sides)
 
     def call(sides: Any) -> Found:
-        nearest = [faiss.knn_gpu(resources, side.query[0], side.maps[0], 1)[1][:, 0] for side in sides]
-        return stack([measured(work, side, matches) for side, matches in zip(sides, nearest, strict=True)])
+        return measured(
+            work, sides, [faiss.knn_gpu(resources, side.query[0], side.maps[0], 1)[1][:, 0] for side in sides]
+        )
 
-    return call, given, {}
+    def both(query: list[Tensor], maps: list[Tensor], exact: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        return [exact.half()], [concatenate(work, maps).flatten(0, 1)]
+
+    return call, prepare(work, batches, map_bytes(work, 2), both), {}
 
 
-CONTENDERS = {
-    contender.key: contender
-    for contender in (
-        Contender("triton", "ours, Triton", partial(_fused, "triton"), ours=True),
-        Contender("public", "ours, nearest_pixels", _public, ours=True, once=True, graph=False),
-        Contender("cupy", "ours, CuPy", partial(_fused, "cupy"), ours=True),
-        Contender("unfused", "torch, decomposed, unfused, float16", unfused),
-        Contender("concatenated", "torch, concatenated product + min, float16", product, concatenated=True, alone=True),
-        Contender("argmin", "Triton online argmin, concatenated, float16", _argmin, concatenated=True, alone=True),
-        Contender("cdist", "torch.cdist + topk, float32", partial(_as_on_cpu, "cdist"), concatenated=True, alone=True),
-        Contender("faiss", "FAISS knn, concatenated", _faiss, concatenated=True, alone=True, graph=False),
-        Contender("torch-fast", "our torch backend, fast", partial(_torch, "fast"), ours=True, alone=True, graph=False),
-        Contender(
-            "torch", "our torch backend, float32", partial(_torch, "float32"), ours=True, alone=True, graph=False
-        ),
-        Contender("compiled", "torch, decomposed, min by torch.compile", compiled, once=True),
-    )
-}
+_ALL = (
+    Contender("triton", "ours, Triton", partial(_fused, "triton")),
+    Contender("public", "ours, nearest_pixels", _public, once=True, graph=False),
+    Contender("cupy", "ours, CuPy", partial(_fused, "cupy")),
+    Contender("unfused", "torch, decomposed, unfused, float16", unfused),
+    Contender("concatenated", "torch, concatenated product + min, float16", product, alone=True),
+    Contender("argmin", "Triton online argmin, concatenated, float16", _argmin, alone=True),
+    Contender("cdist", "torch.cdist + topk, float32", partial(_as_on_cpu, "cdist"), alone=True),
+    Contender("faiss", "FAISS knn, concatenated", _faiss, alone=True, graph=False),
+    Contender("torch-fast", "our torch backend, fast", partial(_torch, "fast"), alone=True, graph=False),
+    Contender("torch", "our torch backend, float32", partial(_torch, "float32"), alone=True, graph=False),
+    Contender("compiled", "torch, decomposed, min by torch.compile", compiled, once=True),
+)
+CONTENDERS = {contender.key: contender for contender in _ALL}

@@ -1,41 +1,41 @@
-"""How benchmarks/gpu.sh gets through its tasks: workers that are started again, and note all that they have done."""
+"""Run tasks in worker processes that are restarted when they die, and record every result in a file."""
 
 import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 STARTED = 150.0  # seconds that a worker may take to begin a task
 RESTARTS = 25
-LOST = 86  # exit status of a worker whose GPU's context is lost
+LOST = 86  # exit status of a worker whose GPU context is lost
 
 
 class Missing(Exception):
-    """What is to be run is not there: no fault."""
+    """Something that a task needs is not installed or not present; not a fault."""
 
 
 class Wrong(Exception):
-    """A result is not right; the message says how far off it is."""
+    """A result is wrong; the message says how far off it is."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to measure, by one worker."""
+    """One measurement, by one worker."""
 
     section: str
     name: str
     run: Callable[[], Row]
-    limit: float = 60.0  # seconds after which it is killed
-    lane: int = 0  # which worker's
+    limit: float = 60.0  # seconds after which its worker is killed
+    lane: int = 0  # the worker's number
 
 
 class State:
-    """A worker's file: what it has done, and what it is doing."""
+    """A worker's file: its results, and the task that it is running."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,23 +44,22 @@ class State:
         self.running: Row | None = found.get("running")
 
     def write(self) -> None:
-        """At once, or not at all."""
+        """Replace the file atomically."""
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps({"rows": self.rows, "running": self.running}, default=str))
         temporary.replace(self.path)
 
     def fail(self, reason: str) -> None:
-        """What it is doing has come to an end."""
+        """Record that the running task failed."""
         running = self.running or {"section": "environment", "name": "worker", "since": time.time()}
-        seconds = time.time() - running["since"]
-        row = {"section": running["section"], "name": running["name"], "seconds": seconds}
+        row = {"section": running["section"], "name": running["name"], "seconds": time.time() - running["since"]}
         self.rows.append({**row, "status": "failed", "reason": reason})
         self.running = None
         self.write()
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, shortly."""
+    """Return an error's type and message on one short line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:400]
 
 
@@ -71,9 +70,9 @@ def run_tasks(
     budgets: Mapping[str, float],
     lost: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Do what is not done yet; False if the GPU was lost on the way, and the rest is for another process.
+    """Run the tasks that have no result yet; return False if the GPU was lost and another process must go on.
 
-    No task is begun after the deadline, or when those of its section have taken more than its budget of seconds.
+    No task starts after the deadline, or once those of its section have taken more than its budget of seconds.
     """
     done = {(row["section"], row["name"]) for row in state.rows}
     for task in tasks:
@@ -93,7 +92,7 @@ def run_tasks(
             row |= {"status": "missing", "reason": str(error)}
         except Wrong as error:
             row |= {"status": "wrong", "reason": str(error)}
-        except Exception as error:  # whatever it is, the others go on
+        except Exception as error:  # the other tasks still run
             row |= {"status": "failed", "reason": one_line(error)}
         state.rows.append({**row, "seconds": time.time() - started})
         state.running = None
@@ -104,21 +103,13 @@ def run_tasks(
     return True
 
 
-@dataclass
 class Worker:
-    """A process that does the tasks of a lane, started again when it dies."""
+    """A process that runs the tasks of a lane, restarted when it dies or hangs."""
 
-    command: Sequence[str]
-    path: Path
-    deadline: float
-    restarts: int = 0
-    done: bool = False
-    process: Any = None
-    started: float = 0.0
-    log: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.log = self.path.with_suffix(".log")
+    def __init__(self, command: Sequence[str], path: Path, deadline: float) -> None:
+        self.command, self.path, self.deadline = command, path, deadline
+        self.log = path.with_suffix(".log")
+        self.restarts, self.done = 0, False
         self.start()
 
     def start(self) -> None:
@@ -128,44 +119,32 @@ class Worker:
             self.process = subprocess.Popen([*self.command], stdout=log, stderr=log)
 
     def look(self) -> None:
-        """See whether it is still alive and on its way, and do what is to be done if not."""
-        status = self.process.poll()
-        now = time.time()
-        running = State(self.path).running
-        if status is None:
-            since, limit = (running["since"], running["limit"]) if running else (self._last_written(), STARTED)
-            if now < since + limit and now < self.deadline + 15:
-                return
-            self._end(f"it took more than {now - since:.0f} s")
-        elif status == 0:
+        """Check whether the process is alive and in time; restart it if not."""
+        status, now, running = self.process.poll(), time.time(), State(self.path).running
+        if status == 0:
             self.done = True
             return
-        elif status != LOST or running is not None:
-            self._end(f"its process ended with {status}: {self._last_words()}")
-        self.restarts += 1
-        never = running is None and status != LOST
-        if self.restarts > (1 if never else RESTARTS) or now > self.deadline:
-            self.done = True
-        else:
-            self.start()
-
-    def _last_written(self) -> float:
-        return max(self.started, self.path.stat().st_mtime) if self.path.exists() else self.started
-
-    def _end(self, reason: str) -> None:
-        if self.process.poll() is None:
+        if status is None:
+            written = max(self.started, self.path.stat().st_mtime) if self.path.exists() else self.started
+            since, limit = (running["since"], running["limit"]) if running else (written, STARTED)
+            if now < since + limit and now < self.deadline + 15:
+                return
             self.process.kill()
-            with suppress(subprocess.TimeoutExpired):  # a driver may not let go of it
+            with suppress(subprocess.TimeoutExpired):  # a driver may not release it
                 self.process.wait(10)
-        State(self.path).fail(reason)
-
-    def _last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return " ".join(lines[-2:])[-300:]
+            State(self.path).fail(f"it took more than {now - since:.0f} s")
+        elif status != LOST or running is not None:
+            words = " ".join(self.log.read_text(errors="replace").strip().splitlines()[-2:])[-300:]
+            State(self.path).fail(f"its process ended with {status}: {words}")
+        self.restarts += 1
+        at_most = 1 if running is None and status != LOST else RESTARTS  # it may never start at all
+        self.done = self.restarts > at_most or now > self.deadline
+        if not self.done:
+            self.start()
 
 
 def supervise(commands: Sequence[tuple[Sequence[str], Path]], deadline: float, notice: Callable[[], None]) -> None:
-    """Have workers do their tasks, all at a time; `notice` is called whenever something may have changed."""
+    """Run one worker for each command and state file; call `notice` whenever results may have changed."""
     workers = [Worker(command, path, deadline) for command, path in commands]
     while not all(worker.done for worker in workers):
         time.sleep(0.1)

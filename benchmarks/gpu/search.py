@@ -1,11 +1,10 @@
-"""Is the pixel search right on this GPU, and how fast is it? Everything in one run; benchmarks/gpu.sh starts it.
+"""Check the pixel search on this GPU, and time it. benchmarks/gpu.sh starts this.
 
     python -m spade_index.benchmarks.gpu.search [--results benchmarks/results] [--smoke] [--minutes 6.75]
 
-Work is cut into tasks, the most valuable first, that workers do and note in a file. Whatever happens to a worker (a
-kernel that hangs, or spoils the GPU's context, or kills the process) costs the one task: the next worker goes on. The
-checks are spread over many workers at a time, for compilers take most of it; what is timed has the GPU to itself, and
-most of it has been compiled by then.
+Work is cut into tasks, the most valuable first, that workers run and record. Whatever happens to a worker (a kernel
+hangs, spoils the GPU's context or kills the process) costs one task: the next worker goes on. Checks run in many
+workers at a time, since compilers take most of the time; what is timed has the GPU to itself.
 """
 
 import argparse
@@ -26,27 +25,19 @@ from spade_index.benchmarks.gpu.table import table
 LANES = 10  # workers that check at a time
 MINUTES = 6.75
 BUDGETS = {
-    "environment": 20.0,
-    "checks": 90.0,
-    "compile": 40.0,
-    "tuning": 55.0,
-    "kernels": 40.0,
-    "ceilings": 20.0,
-    "benchmark": 160.0,
-    "pool": 40.0,
-    "query": 60.0,
-}
-"""The sections, and seconds after which no task of one is begun (by each worker)."""
-PACKAGES = ("torch", "triton", "cupy-cuda13x", "faiss-cpu", "faiss-gpu", "numpy", "torchvision", "hypothesis", "h5py")
+    "environment": 20.0, "checks": 90.0, "compile": 40.0, "tuning": 55.0, "kernels": 40.0, "ceilings": 20.0,
+    "benchmark": 160.0, "pool": 40.0,
+}  # fmt: skip
+"""The sections, and the seconds of each worker after which it starts no more tasks of one."""
+PACKAGES = ("torch", "triton", "cupy-cuda13x", "faiss-cpu", "faiss-gpu", "numpy")
 CLOCKS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu"
 
 
 def work(arguments: argparse.Namespace) -> int:
-    """Be a worker."""
+    """Run a worker's tasks; return its exit status."""
     import torch
 
-    from spade_index.benchmarks.gpu import data as gpu_data
-    from spade_index.benchmarks.gpu import tasks as gpu_tasks
+    from spade_index.benchmarks.gpu import tasks, timing
 
     def lost() -> bool:
         try:
@@ -54,35 +45,27 @@ def work(arguments: argparse.Namespace) -> int:
                 torch.cuda.synchronize()
         except RuntimeError:
             return True
-        return gpu_data.failed_captures > 0
+        return timing.failed_captures > 0
 
     torch.set_num_threads(2 if arguments.worker else max(1, (os.cpu_count() or 2) // 2))
     only = arguments.only.split(",") if arguments.only else list(BUDGETS)
-    tasks = [task for task in gpu_tasks.all_tasks(arguments.smoke, arguments.lanes) if task.lane == arguments.worker]
-    whole = run_tasks(
-        [t for t in tasks if t.section in only], State(arguments.state), arguments.deadline, BUDGETS, lost
-    )
-    return 0 if whole else LOST
+    every = tasks.all_tasks(arguments.smoke, arguments.lanes)
+    mine = [task for task in every if task.lane == arguments.worker and task.section in only]
+    return 0 if run_tasks(mine, State(arguments.state), arguments.deadline, BUDGETS, lost) else LOST
 
 
 def gpu() -> dict[str, str]:
-    """What nvidia-smi says, empty without it."""
+    """Return what nvidia-smi reports, empty without it."""
+    command = ["nvidia-smi", f"--query-gpu={CLOCKS}", "--format=csv,noheader"]
     try:
-        shown = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={CLOCKS}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
-    values = shown.stdout.strip().splitlines()[0].split(", ")
-    return dict(zip(CLOCKS.split(","), values, strict=False))
+    return dict(zip(CLOCKS.split(","), shown.stdout.strip().splitlines()[0].split(", "), strict=False))
 
 
 def describe(smoke: bool) -> Row:
-    """Machine, versions and commit; the commit may be told by the environment where there is no git."""
+    """Return machine, versions and commit; the environment's COMMIT stands in where there is no git."""
     found = environment.environment()
     found["versions"] = {name: environment._version(name) for name in PACKAGES}
     found["commit"] = os.environ.get("COMMIT") or found["commit"]
@@ -90,24 +73,22 @@ def describe(smoke: bool) -> Row:
 
 
 def broken(rows: Sequence[Row]) -> list[Row]:
-    """The rows that say that something of ours is not right."""
-    return [
-        row for row in rows if row["status"] == "wrong" or (row["section"] == "checks" and row["status"] == "failed")
-    ]
+    """Return the rows that report a fault of ours."""
+    return [r for r in rows if r["status"] == "wrong" or (r["section"] == "checks" and r["status"] == "failed")]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do everything, and write the results after every task."""
+    """Run all workers, write the results after every task, and return the exit status."""
     started = time.time()
     deadline = started + 60 * arguments.minutes
     results = describe(arguments.smoke)
     name = re.sub(r"\W+", "_", results["gpu"].get("name") or "cpu").strip("_").lower()
     arguments.results.mkdir(parents=True, exist_ok=True)
     target = arguments.results / f"{name}{'_smoke' if arguments.smoke else ''}.json"
+    if arguments.smoke:
+        os.environ["TRITON_INTERPRET"] = "1"
+    seen: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="gpu-search-") as folder:
-        if arguments.smoke:
-            os.environ["TRITON_INTERPRET"] = "1"
-        seen: list[Row] = []
 
         def write() -> None:
             rows = [row for path in sorted(Path(folder).glob("*.json")) for row in State(path).rows]
@@ -139,14 +120,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """See the module."""
+    """Parse the command line, and run, work or show."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder of the JSON file")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, on a CPU, in Triton's interpreter")
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--lanes", type=int, default=LANES, help="workers that check at a time; 1: one for everything")
     parser.add_argument("--only", help=f"sections, of {','.join(BUDGETS)}")
-    parser.add_argument("--show", type=Path, help="print the table of a JSON file, and do nothing")
+    parser.add_argument("--show", type=Path, help="print the table of a JSON file, and do nothing else")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--state", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)

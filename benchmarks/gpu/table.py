@@ -1,24 +1,37 @@
-"""The results of benchmarks/gpu.sh for people: short enough for the end of a log."""
+"""Print the results of the GPU benchmark: short enough for the end of a log."""
 
 from collections.abc import Iterator
-from typing import Any
 
-Row = dict[str, Any]
+from spade_index.benchmarks.gpu.runner import Row
+
 CONCATENATED = ("concatenated", "argmin", "cdist", "faiss")
 TARGET_MS = 0.7  # of a query, at K = 50 and a batch of 1
 SHOWN = 8  # wrong or failed rows of a section
+UNITS = {
+    "ms": "ms", "search_ms": "ms search", "tflops": "TFLOP/s", "gb_per_s": "GB/s", "fetch_ms": "ms fetch",
+    "missed": "read",
+}  # fmt: skip
 
 
 def table(results: Row) -> str:
-    """All sections, and whether the targets are met."""
+    """Return all sections, and whether the targets are met."""
     sections: dict[str, list[Row]] = results.get("sections", {})
-    lines = [_machine(results)]
+    gpu, versions = results.get("gpu") or {}, results.get("versions", {})
+    lines = [
+        f"{gpu.get('name', results.get('machine'))}, driver {gpu.get('driver_version')}",
+        f"commit {results.get('commit')}",
+        ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        f"{results.get('seconds', 0):.0f} s",
+    ]
+    peak = peak_tflops(sections)
     for name, rows in sections.items():
-        counts = {status: sum(row["status"] == status for row in rows) for status in _statuses(rows)}
-        lines += ["", f"== {name}: " + ", ".join(f"{n} {status}" for status, n in counts.items())]
-        lines += list(
-            {"checks": _checks, "compile": _nothing, "benchmark": _benchmark}.get(name, _plain)(rows, sections)
-        )
+        lines += ["", f"== {name}: {_counts(rows)}"]
+        if name == "checks":
+            lines += _checks(rows)
+        elif name == "benchmark":
+            lines += _benchmark(rows, peak)
+        elif name != "compile":
+            lines += _plain(rows)
         bad = [row for row in rows if row["status"] in ("wrong", "failed")]
         lines += [f"  {row['status'].upper()} {row['name']}: {row.get('reason', '')[:240]}" for row in bad[:SHOWN]]
     lines += ["", "== targets", *targets(sections)]
@@ -26,21 +39,18 @@ def table(results: Row) -> str:
 
 
 def targets(sections: dict[str, list[Row]]) -> Iterator[str]:
-    """Each target, and what was reached."""
+    """Yield each target and what was reached."""
     found = {(row["contender"], row["neighbours"], row["batch"]): row for row in _ok(sections, "benchmark")}
     at = next(((k, b) for c, k, b in found if c == "triton"), None)
     if at is None:
         yield "  our Triton kernel was not timed"
         return
-    peak = peak_tflops(sections)
+    ours, peak = found["triton", *at], peak_tflops(sections)
     for how, ms, tflops in (("as called", "ms", "tflops"), ("by CUDA graph", "graph_ms", "graph_tflops")):
-        ours = found["triton", *at]
         if ms not in ours:
             yield f"  {how}: not measured ({ours.get('graph', '')})"
             continue
-        peers: dict[str, float] = {
-            c: float(row.get(ms) or row["ms"]) for (c, *cell), row in found.items() if tuple(cell) == at
-        }
+        peers = {c: float(row.get(ms) or row["ms"]) for (c, *cell), row in found.items() if tuple(cell) == at}
         parts = [f"{ours[ms]:.3f} ms (at most {TARGET_MS})"]
         parts.append(f"{ours[tflops] / peak:.0%} of the matmul peak (55%)" if peak else "no matmul peak")
         unfused = [peers[c] for c in ("unfused", "compiled") if c in peers]
@@ -52,7 +62,7 @@ def targets(sections: dict[str, list[Row]]) -> Iterator[str]:
 
 
 def peak_tflops(sections: dict[str, list[Row]]) -> float:
-    """The best product of the run in float16."""
+    """Return the rate of the run's best product in float16."""
     rows = [row for row in _ok(sections, "ceilings") if row.get("dtype") == "float16"]
     return max((row["tflops"] for row in rows), default=0.0)
 
@@ -61,68 +71,47 @@ def _ok(sections: dict[str, list[Row]], name: str) -> list[Row]:
     return [row for row in sections.get(name, []) if row["status"] == "ok"]
 
 
-def _statuses(rows: list[Row]) -> list[str]:
-    return list(dict.fromkeys(row["status"] for row in rows))
+def _counts(rows: list[Row]) -> str:
+    statuses = [row["status"] for row in rows]
+    return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
 
 
-def _machine(results: Row) -> str:
-    gpu = results.get("gpu") or {}
-    versions = results.get("versions", {})
-    return "\n".join(
-        [
-            f"{gpu.get('name', results.get('machine'))}, driver {gpu.get('driver_version')}",
-            f"commit {results.get('commit')}",
-            ", ".join(f"{name} {version}" for name, version in versions.items() if version),
-            f"{results.get('seconds', 0):.0f} s",
-        ]
-    )
-
-
-def _checks(rows: list[Row], sections: dict[str, list[Row]]) -> Iterator[str]:
-    names = dict.fromkeys(row["name"].split(":")[0] for row in rows)
-    for name in names:
+def _checks(rows: list[Row]) -> Iterator[str]:
+    for name in dict.fromkeys(row["name"].split(":")[0] for row in rows):
         mine = [row for row in rows if row["name"].startswith(f"{name}:")]
-        counts = ", ".join(f"{sum(r['status'] == s for r in mine)} {s}" for s in _statuses(mine))
         searches = sum(row.get("searches", 0) for row in mine)
-        why = next((row["reason"] for row in mine if row["status"] == "missing"), "")
-        yield f"  {name:12}{counts}; {searches} random searches{f' ({why})' if why else ''}"
-    repeats = [row["name"] for row in rows if row["status"] == "left out"]
-    if repeats:
-        yield f"  left out: {', '.join(repeats)}"[:300]
+        why = next((f" ({row['reason']})" for row in mine if row["status"] == "missing"), "")
+        yield f"  {name:12}{_counts(mine)}; {searches} random searches{why}"
+    if left_out := [row["name"] for row in rows if row["status"] == "left out"]:
+        yield f"  left out: {', '.join(left_out)}"[:300]
 
 
-def _benchmark(rows: list[Row], sections: dict[str, list[Row]]) -> Iterator[str]:
-    peak = peak_tflops(sections)
-    cells = dict.fromkeys((row["neighbours"], row["batch"]) for row in rows if "neighbours" in row)
-    for neighbours, batch in cells:
-        here = [row for row in rows if (row.get("neighbours"), row.get("batch")) == (neighbours, batch)]
-        ours = next((row for row in here if row["contender"] == "triton"), {})
-        yield f"  K = {neighbours}, batch {batch}: ms a query as called, by graph; TFLOP/s, share of matmul; times ours"
+def _benchmark(rows: list[Row], peak: float) -> Iterator[str]:
+    timed = [row for row in rows if "neighbours" in row]
+    best = {row["name"]: min(row["ms"], row.get("graph_ms", row["ms"])) for row in timed}
+    for cell in dict.fromkeys((row["neighbours"], row["batch"]) for row in timed):
+        here = [row for row in timed if (row["neighbours"], row["batch"]) == cell]
+        ours = next((best[row["name"]] for row in here if row["contender"] == "triton"), float("nan"))
+        yield f"  K = {cell[0]}, batch {cell[1]}: ms a query as called, by graph; TFLOP/s, share of matmul; times ours"
         for row in sorted(here, key=lambda row: row["ms"]):
             tflops = max(row["tflops"], row.get("graph_tflops", 0))
             share = f"{tflops / peak:6.1%}" if peak else ""
-            best = min(row["ms"], row.get("graph_ms", row["ms"]))
-            ratio = best / min(ours["ms"], ours.get("graph_ms", ours["ms"])) if ours else float("nan")
             graph = f"{row['graph_ms']:9.3f}" if "graph_ms" in row else "        -"
+            ratio = best[row["name"]] / ours
             yield f"    {row['contender']:13}{row['ms']:9.3f}{graph}{tflops:8.1f}{share:>8}{ratio:8.2f}x"
     absent = {row["name"].split(",")[0]: row["reason"] for row in rows if row["status"] == "missing"}
     yield from (f"  without {name}: {reason[:100]}" for name, reason in absent.items())
-    uncaptured = {row["contender"]: row["graph"] for row in rows if row.get("graph", "ok") != "ok"}
+    uncaptured = {row["contender"]: row["graph"] for row in timed if row.get("graph", "ok") != "ok"}
     yield from (f"  no graph of {name}: {why[:100]}" for name, why in uncaptured.items())
 
 
-def _nothing(rows: list[Row], sections: dict[str, list[Row]]) -> Iterator[str]:
-    yield from ()
-
-
-def _plain(rows: list[Row], sections: dict[str, list[Row]]) -> Iterator[str]:
+def _plain(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         if row["status"] == "missing":
             yield f"  {row['name']}: {row['reason'][:120]}"
         if row["status"] != "ok":
             continue
         parts = [f"{row[key]:.4g} {unit}" for key, unit in UNITS.items() if key in row]
-        parts += [f"{stage} {ms:.2f}" for stage, ms in row.get("stages_ms", {}).items()]
         parts += [f"{s['step']}[{s['level']}] {s['ms']:.3f}" for s in row.get("steps", [])]
         if "launches" in row:
             parts.append(f"{row['launches']:.0f} launches")
@@ -134,15 +123,3 @@ def _plain(rows: list[Row], sections: dict[str, list[Row]]) -> Iterator[str]:
     for kind in dict.fromkeys(" ".join(row["name"].split()[:2]) for row in tiles):
         best = min((row for row in tiles if row["name"].startswith(kind)), key=lambda row: row["ms"])
         yield f"  best: {best['name']}"
-
-
-UNITS = {
-    "ms": "ms",
-    "search_ms": "ms search",
-    "tflops": "TFLOP/s",
-    "gb_per_s": "GB/s",
-    "fetch_ms": "ms fetch",
-    "cold_ms": "ms cold",
-    "batch_ms": "ms in a batch",
-    "missed": "read",
-}

@@ -84,5 +84,5 @@ def shared_memory_of(device: torch.device) -> int:
     """Return the bytes of shared memory that a block may have on a device."""
     if device.type != "cuda":
         return SHARED_MEMORY
-    found: int = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-    return found
+    properties: Any = torch.cuda.get_device_properties(device)  # torch's stubs lack the field
+    return int(properties.shared_memory_per_block_optin)

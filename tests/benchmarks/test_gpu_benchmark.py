@@ -1,6 +1,7 @@
 """The benchmark for GPUs, on a CPU: it leaves nothing out, times nothing wrong, and survives whatever fails."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -18,9 +19,9 @@ from spade_index.benchmarks.gpu import peers as gpu_peers
 from spade_index.benchmarks.gpu import search as gpu_search
 from spade_index.benchmarks.gpu import tasks as gpu_tasks
 from spade_index.benchmarks.gpu import whole as gpu_whole
-from spade_index.benchmarks.gpu.data import SMOKE
 from spade_index.benchmarks.gpu.runner import Missing, State, Task, Wrong, run_tasks, supervise
 from spade_index.benchmarks.gpu.table import table
+from spade_index.benchmarks.gpu.workload import SMOKE
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -66,6 +67,21 @@ def test_the_script_does_everything(tmp_path):
     assert all(row["ms"] > 0 and row["exact_matches"] == 1 for row in timed.values())
     assert {row["name"] for row in results["sections"]["pool"]} == {"cold", "warm", "mixed"}
     assert done.stdout.rstrip().splitlines()[-3] == "== targets"
+
+
+def test_the_script_works_where_the_package_is_installed_and_faiss_is_not(tmp_path):
+    installed = shutil.copytree(ROOT / "spade_index", tmp_path / "site" / "spade_index")  # links become folders
+    (tmp_path / "faiss.py").write_text("raise ImportError('there is no FAISS')")
+    command = ["bash", installed / "benchmarks" / "gpu.sh", "--smoke", "--lanes", "1", "--only", "environment,pool"]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    results = json.loads((tmp_path / "benchmarks" / "results" / "cpu_smoke.json").read_text())
+    assert str(installed) in results["command"]
+    rows = results["sections"]["environment"] + results["sections"]["pool"]
+    assert [row["status"] for row in rows] == ["ok"] * 4
 
 
 def wrongly(change):

@@ -19,7 +19,7 @@ FUSED = set(BACKENDS) - {"reference", "torch"}
 MEASURE = """
 import json, sys
 from spade_index.benchmarks import kernel_resources
-kernel_resources.CASES[:] = [case for case in kernel_resources.CASES if case[0] in json.loads(sys.argv[1])]
+kernel_resources.CASES[:] = [case for case in kernel_resources.CASES if case.name in json.loads(sys.argv[1])]
 print(json.dumps(list(kernel_resources.measure((int(sys.argv[2]),)))))
 """
 

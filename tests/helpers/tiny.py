@@ -14,7 +14,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.store.record import ImageOrigin, NewImage, StoredImage
-from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.admission import AddReport
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images
 from spade_index.settings import ExtractionSettings, Preprocessing
