@@ -1,6 +1,7 @@
 """The demonstration needs no input, and its files work with the other commands."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from spade_index.cli import demonstration as demo
 from spade_index.method.dataset import find_test_images
 from spade_index.settings import SearchSettings
 
-from helpers.cli_runs import objects, run
+from helpers.cli_runs import objects, refused, run
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,10 @@ def test_demo_datasets_are_complete_and_reproducible(out, tmp_path, monkeypatch)
             mask = np.asarray(Image.open(image.mask))
             assert mask.shape == (demo.EDGE, demo.EDGE)
             assert 0 < (mask >= 128).mean() < 0.3
+
+
+def test_without_scikit_image_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "spade_index.cli.demonstration")
+    monkeypatch.delitem(sys.modules, "skimage.data")
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    assert "pip install scikit-image" in refused("demo", "--out", tmp_path / "out")
