@@ -1,4 +1,4 @@
-"""Groups of options: each is added to a command, and reaches it as one object with the stated defaults."""
+"""Groups of options: a command receives each as one object, with the defaults of the settings."""
 
 from collections.abc import Sequence
 from typing import get_type_hints
@@ -34,7 +34,7 @@ def parsed(group: type, arguments: Sequence[str] = ()) -> object:
     return received[0]
 
 
-def test_options_that_are_not_given_mean_the_default_settings(tmp_path):
+def test_options_default_to_the_settings(tmp_path):
     assert parsed(SearchOptions).settings(None) == SearchSettings()
     assert parsed(SearchOptions).settings("paper") == PAPER_SEARCH
     assert parsed(IndexOptions).settings(IndexSettings()) == IndexSettings()
@@ -44,7 +44,7 @@ def test_options_that_are_not_given_mean_the_default_settings(tmp_path):
     assert serve == ServeSettings(root=tmp_path)
 
 
-def test_options_that_are_given_override(tmp_path):
+def test_options_override_the_settings(tmp_path):
     search = parsed(SearchOptions, ["--score-neighbours", "5", "--level-weights", "1,0.5,2", "--smoothing", "0"])
     expected = {"score_neighbours": 5, "level_weights": (1, 0.5, 2), "smoothing": 0}
     assert search.settings(None, "auto") == SearchSettings(**expected, maps="auto")
@@ -57,7 +57,7 @@ def test_options_that_are_given_override(tmp_path):
     assert parsed(AddingOptions, ["--prefix", "p/", "--strict"]) == AddingOptions("p/", replace=False, strict=True)
 
 
-def test_values_that_cannot_be_are_named():
+def test_invalid_values_are_named():
     with pytest.raises(InputError, match="level weights"):
         parsed(SearchOptions, ["--level-weights", "1,x"]).settings(None)
 
