@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from spade_index.errors import GalleryDamaged, InputError
-from spade_index.gallery.index.build import build_index, exact_neighbours
+from spade_index.gallery.index.build import build_index
 from spade_index.gallery.index.index import Index, IndexDescription, scan
+from spade_index.gallery.index.tune import exact_neighbours
 from spade_index.settings import STORAGES, IndexSettings
 
 NONE = np.empty(0, np.int64)

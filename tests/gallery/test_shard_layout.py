@@ -208,7 +208,7 @@ def test_verify_finds_a_wrong_layout_and_repair_replaces_it(gallery_path: Path) 
         assert len(found) == 1
         assert f"shards/{shard:06d}.h5" in found[0]
         done = run("verify", gallery_path, "--repair")
-        assert "noted anew" in done.stderr
+        assert "replaced the layout" in done.stderr
         assert done.stdout == f"{gallery_path}: 0 images dropped; 12 images at snapshot 3, no problems\n"
         assert kept(gallery_path)[1] == first
         assert kept(gallery_path)[2] == second
