@@ -1,32 +1,61 @@
-# `make demo` and `make test` set up everything they need in .venv.
+# `make demo` and `make test` set up everything they need in .venv, in the versions of requirements/lock.txt.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 CHROMIUM := /usr/bin/chromium
+# Tests that import most of the package and take little time: what a lower bound may break.
+QUICK := tests/features tests/gallery tests/images tests/method tests/views tests/test_settings.py
+# Fails, and names them, where files are longer than 300 lines.
+LONG_FILES := git ls-files '*.py' '*.sh' '*.js' '*.css' '*.html' '*.md' | xargs wc -l | \
+	awk '$$1 > 300 && $$2 != "total" { print $$2 ": " $$1 " lines, 300 at most"; long = 1 } END { exit long }'
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-lowest check format lock clean
 
 demo: $(READY)
 	$(BIN)/spade-index demo --out demo
 
+# All cores; a process that has finished its half of the tests takes some from the other's.
 test: $(READY) $(CHROMIUM)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# At the lower bounds that setup.py promises.
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(QUICK)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	@$(LONG_FILES)
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(READY): setup.py
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[cpu,serve,dev]"
-	touch $@
+# Choose today's versions of everything, and of everything at the lower bounds.
+lock:
+	$(PYTHON) requirements/lock.py
+
+# $(1): a virtual environment, $(2): a constraints file, $(3): the extras
+define install
+$(PYTHON) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --constraint $(2) pip setuptools
+$(1)/bin/python -m pip install --quiet --constraint $(2) --no-build-isolation --editable ".[$(3)]"
+touch $(1)/.ready
+endef
+
+ALL := cpu,demo,serve,test,dev
+RUNTIME := cpu,demo,serve,test
+
+$(READY): setup.py requirements/lock.txt
+	$(call install,$(VENV),requirements/lock.txt,$(ALL))
+
+$(LOWEST)/.ready: setup.py requirements/lowest.txt
+	$(call install,$(LOWEST),requirements/lowest.txt,$(RUNTIME))
 
 # The page's tests need a browser.
 $(CHROMIUM):
@@ -35,4 +64,4 @@ $(CHROMIUM):
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium
 
 clean:
-	rm -rf $(VENV) build *.egg-info demo
+	rm -rf $(VENV) $(LOWEST) build *.egg-info demo

@@ -35,7 +35,7 @@ from spade_index.benchmarks.photographs import make_photographs
 from spade_index.errors import GalleryError, InputError
 from spade_index.features.backbone import Backbone, load_backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.admission import AddReport
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images, load
 from spade_index.images.loading import in_lots, load_all

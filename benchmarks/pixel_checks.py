@@ -1,8 +1,8 @@
-"""Is what a contender found right? Exact distances of a sample of query pixels to every gallery pixel, in float64.
+"""Verifies a contender against exact distances, in float64, of sampled query pixels to all gallery pixels.
 
-A distance must be the exact one within `rtol` of it and `atol` of the scale: the squared norm of the query pixel plus
-the largest one of a gallery pixel, whose difference it is where the expanded form is used. So must the exact distance
-of the match, which therefore may be another pixel than the nearest only where the two are as near.
+A distance may differ from the exact one by `rtol` of it plus `atol` of the scale: the squared norm of the query pixel
+plus the largest one of a gallery pixel, since the expanded form takes the difference of such norms. The exact distance
+of the match must be as close, so a match may be another pixel than the nearest only if both are equally near.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spade_index.benchmarks.harness import WrongResult
 from spade_index.benchmarks.pixel_peers import PER_LEVEL, Contender, Found, Search
 from spade_index.kernels import nearest_pixels
 from spade_index.kernels.pyramid import Size, nearest_index, upsample_bilinear
@@ -17,7 +18,7 @@ from spade_index.kernels.pyramid import Size, nearest_index, upsample_bilinear
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a distance may be off."""
+    """The permitted error of a distance."""
 
     rtol: float
     atol: float  # of the scale
@@ -26,15 +27,11 @@ class Tolerance:
 TOLERANCES = {False: Tolerance(1e-4, 1e-6), True: Tolerance(1e-2, 1e-3)}  # by whether a contender may round
 
 
-class WrongResult(Exception):
-    """What a contender found is not right; the message says how far off it is."""
-
-
 class Oracle:
-    """The exact answer of a search for some query pixels.
+    """The exact result of a search for some query pixels.
 
-    rows: int64 [n], the query pixels. nearest: float64 [n, k], ascending. pairs: float64 [n, K*P], the distances by
-    which matches are judged: of level 0 in `per-level`. scale: float64 [n].
+    rows: int64 [n], the query pixels. nearest: float64 [n, k], ascending. pairs: float64 [n, K*P], the distances that
+    matches are judged by: those of level 0 in `per-level`. scale: float64 [n].
     """
 
     def __init__(self, search: Search, rows: Tensor) -> None:
@@ -44,9 +41,10 @@ class Oracle:
         self.best = self.pairs.topk(search.k, largest=False).values if self.per_level else self.nearest  # [n, k]
 
     def check(self, found: Found, fast: bool = False) -> dict[str, float]:
-        """Compare (distances [n, k], matches [n, k]) of the sampled pixels; raises WrongResult.
+        """Compare (distances [n, k], matches [n, k]) of the sampled pixels with the exact ones.
 
-        Returns the largest relative error of a distance, and the share of pixels whose match is a nearest one.
+        Returns the largest relative error of a distance, and the share of pixels whose match is a nearest one. Raises
+        WrongResult.
         """
         distances, matches = found
         shape = (len(self.rows), self.search.k)
@@ -58,16 +56,17 @@ class Oracle:
             raise WrongResult("a gallery pixel was found twice")
         tolerance = TOLERANCES[fast]
         there = self.pairs.gather(1, matches)  # [n, k]
-        for what, values, exact in (("distances", distances, self.nearest), ("matches", there, self.best)):
+        for name, values, exact in (("distances", distances, self.nearest), ("matches", there, self.best)):
             error = (values.double() - exact).abs()
             over = error / (tolerance.rtol * exact + tolerance.atol * self.scale[:, None])
             if not bool((over <= 1).all()):  # NaN is not, either
-                raise WrongResult(f"{what} are {over.max():.3g} times as far off as is allowed")
+                raise WrongResult(f"{name} are {over.max():.3g} times as far off as is allowed")
         relative = (distances.double() - self.nearest).abs() / (self.nearest + 1e-6 * self.scale[:, None])
         exact_matches = (there[:, 0] <= self.best[:, 0] * (1 + 1e-9)).double().mean()
         return {"distance_error": float(relative.max()), "exact_matches": float(exact_matches)}
 
     def _concatenated(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pairs, nearest and scale."""
         search = self.search
         q = self._map([level[0] for level in search.query])[self.rows]
         pairs, norms = [], []
@@ -79,7 +78,7 @@ class Oracle:
         return both, both.topk(search.k, largest=False).values, q.square().sum(1) + torch.stack(norms).amax()
 
     def _map(self, levels: list[Tensor]) -> Tensor:
-        """Levels [H*W, C] of one image upsampled, weighted and concatenated: float64 [P, D]."""
+        """Return levels [H*W, C] of one image upsampled, weighted and concatenated: float64 [P, D]."""
         search, up = self.search, []
         for level, size, weight in zip(levels, search.sizes, search.weights, strict=True):
             level = level.double() * weight**0.5
@@ -90,7 +89,7 @@ class Oracle:
         return torch.cat(up, 1)
 
     def _of_levels(self) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_concatenated`; a coarse level needs all its pixels, because their distances are interpolated."""
+        """Return the same; a coarse level needs all its pixels, because their distances are interpolated."""
         search = self.search
         pairs: list[Tensor] = []
         total = torch.zeros(len(self.rows), search.k, dtype=torch.float64, device=search.device)
@@ -114,7 +113,7 @@ class Oracle:
 
 
 def check_small(contender: Contender, k: int, mode: str, device: torch.device) -> None:
-    """Compare a contender with the reference backend on small maps of odd and of nested sizes. Raises WrongResult."""
+    """Compare a contender with the reference backend on small maps of odd and of nested sizes; raises WrongResult."""
     for sizes in ([(9, 7), (5, 4), (3, 3)], [(12, 8), (6, 4), (3, 4)], [(7, 11)]):
         whole = small_search(sizes, k, mode, device)
         rows = torch.arange(whole.pixels, device=device)
@@ -129,13 +128,13 @@ def check_small(contender: Contender, k: int, mode: str, device: torch.device) -
             backend="reference",
         )
         off = (exact[0, oracle.rows].double() - oracle.nearest).abs() / (oracle.nearest + oracle.scale[:, None])
-        if not off.max() < 1e-6:  # float32 is what the reference gives
+        if not off.max() < 1e-6:  # the reference returns float32
             raise WrongResult("the exact distances of the check are not those of the reference backend")
         oracle.check(found_at(oracle.rows, search, contender.run(search, contender.prepare(search))), contender.fast)
 
 
 def small_search(sizes: list[Size], k: int, mode: str, device: torch.device) -> Search:
-    """Random features in a few maps of these sizes."""
+    """Return a search of random features in three maps of these sizes."""
     random = torch.Generator().manual_seed(0)
 
     def level(count: int, size: Size, channels: int) -> Tensor:
@@ -148,14 +147,14 @@ def small_search(sizes: list[Size], k: int, mode: str, device: torch.device) -> 
 
 
 def found_at(rows: Tensor, search: Search, found: Found) -> Found:
-    """What was found for these query pixels, by a contender that was run for all or for `search.rows`."""
+    """Return the result for these query pixels of a contender that ran for all of them or for `search.rows`."""
     return found if search.rows is not None else (found[0][rows], found[1][rows])
 
 
 def _square_distances(q: Tensor, g: Tensor) -> Tensor:
-    """Squared distances of q [n, C] to g [m, C], both float64: [n, m]. What the expanded form loses is 1e-16 of |g|^2.
+    """Return the squared distances of q [n, C] to g [m, C], both float64: [n, m].
 
-    That is far below any tolerance here, and differences would take a minute for each query.
+    The expanded form loses 1e-16 of |g|^2, far below any tolerance here; differences would take a minute per query.
     """
     norms = q.square().sum(1, keepdim=True) + g.square().sum(1)
     return norms.addmm_(q, g.T, alpha=-2).clamp_(min=0)

@@ -1,73 +1,51 @@
-"""Peak memory of one search above its maps, measured in a process of its own.
+"""Peak memory of one search above its maps, in a process of its own.
 
-On a CPU it is the resident size's peak, reset when the maps and, by a small search, the libraries are loaded. On a GPU
-it is what torch allocates.
+On a CPU it is the peak of the resident size, reset when maps and libraries are loaded; on a GPU what torch allocates.
 """
 
-import json
-import subprocess
-import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
+from spade_index.benchmarks.harness import Figures
 from spade_index.benchmarks.pixel_checks import small_search
 from spade_index.benchmarks.pixel_peers import CONTENDERS, Contender, Search
+from spade_index.benchmarks.processes import Failed, in_own_process, memory_status
 
 
 def peak_memory(contender: Contender, search: Search) -> float | None:
-    """Megabytes of one call; None where they cannot be measured. What a contender wants prepared is not counted."""
+    """Return the peak MB of one call, without what is prepared; None where it cannot be measured."""
     with tempfile.TemporaryDirectory(prefix="spade-index-") as folder:
         file = Path(folder) / "search.pt"
-        torch.save({name: getattr(search, name) for name in ("query", "pool", "sizes", "weights", "k", "mode")}, file)
-        code = "from spade_index.benchmarks.pixel_memory import main; main()"
-        rows = [] if search.rows is None else search.rows.tolist()
-        given = [contender.key, str(file), str(search.device), str(torch.get_num_threads()), json.dumps(rows)]
-        child = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=False)
-    try:
-        found: float | None = json.loads(child.stdout)
-    except ValueError:  # it was killed, or failed: here it ran before, so that the reason is this machine's
-        return None
-    return found
+        torch.save({field.name: getattr(search, field.name) for field in fields(search)}, file)
+        try:
+            found = in_own_process(peak_of_file, contender.key, str(file), str(search.device), torch.get_num_threads())
+        except Failed:  # the contender ran before, so the reason is this machine's
+            return None
+    peak: float | None = found["search_mb"]
+    return peak
 
 
-def main() -> None:
-    """The process: load, search once, print the megabytes."""
-    key, file, device, threads, rows = sys.argv[1:]
-    torch.set_num_threads(int(threads))
+def peak_of_file(key: str, file: str, device: str, threads: int) -> Figures:
+    """Run one search in this process; return its peak in MB as `search_mb`."""
+    torch.set_num_threads(threads)
     contender = CONTENDERS[key]
     search = Search(**torch.load(file, map_location=device, weights_only=True))
-    if wanted := json.loads(rows):
-        search = replace(search, rows=torch.tensor(wanted, device=device))
-    print(json.dumps(_measured(contender, search)))
-
-
-def _measured(contender: Contender, search: Search) -> float | None:
     small = small_search([(16, 16), (8, 8), (4, 4)], search.k, search.mode, search.device)
-    contender.run(small, contender.prepare(small))
+    contender.run(small, contender.prepare(small))  # loads libraries
     given = contender.prepare(search)
     if search.device.type == "cuda":
-        if contender.key.startswith("faiss"):  # it allocates by itself
-            return None
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         contender.run(search, given)
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        # FAISS allocates by itself.
+        return {"search_mb": None if key.startswith("faiss") else (torch.cuda.max_memory_allocated() - before) / 1e6}
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is now the present size
-        before = _resident_peak()
-        contender.run(search, given)
-        return (_resident_peak() - before) / 1e6
-    except OSError:  # no Linux, or not allowed
-        return None
-
-
-def _resident_peak() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-
-
-if __name__ == "__main__":
-    main()
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present size
+    except OSError:  # not allowed
+        return {"search_mb": None}
+    before = memory_status("VmHWM")
+    contender.run(search, given)
+    return {"search_mb": (memory_status("VmHWM") - before) / 1e6}

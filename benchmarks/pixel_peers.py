@@ -1,9 +1,9 @@
-"""The contenders of the pixel search, under one signature: what people use now, and `nearest_pixels`.
+"""The contenders of the pixel search, under one signature: common ways of doing it, and `nearest_pixels`.
 
-All of them take a `Search`, give (distances [n, k], matches [n, k]) as `nearest_pixels` does, and run where its tensors
-lie. The gallery's float16 maps are read and converted within the time, one by one, by everyone but the contenders
-called `prepared`: those find both sides converted, upsampled and concatenated to float32, which no gallery stores (it
-would be ten times as large), but which is how such code is usually timed. Ratios are against `prepared` ones.
+Each takes a `Search`, returns (distances [n, k], matches [n, k]) as `nearest_pixels` does, and runs on the device of
+its tensors. Contenders read and convert the gallery's float16 maps within the time, one by one, except those with
+`prepare=prepared`: they get both sides converted, upsampled and concatenated to float32. No gallery stores that, since
+it would be ten times as large, but it is how such code is usually timed. Ratios are against `prepared` contenders.
 """
 
 import math
@@ -19,13 +19,14 @@ from spade_index.kernels import nearest_pixels
 from spade_index.kernels.pyramid import Size, nearest_index, upsample_bilinear
 
 Found = tuple[Tensor, Tensor]  # squared distances float32 [n, k], matches int64 [n, k]: position * P + pixel
+Run = Callable[["Search", Any], Found]  # the second argument is the result of `prepare`
 CONCATENATED = ("concat-nearest", "concat-bilinear")
 PER_LEVEL = "per-level"
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a contender is given."""
+    """The input of a contender."""
 
     query: list[Tensor]  # levels [1, H*W, C], float32, the finest first
     pool: list[Tensor]  # levels [K, H*W, C], float16
@@ -33,7 +34,7 @@ class Search:
     weights: Sequence[float]
     k: int
     mode: str
-    rows: Tensor | None = None  # int64 [n], the query pixels that are wanted; None for all P
+    rows: Tensor | None = None  # int64 [n], the query pixels to search for; None for all P
 
     @property
     def maps(self) -> int:
@@ -47,20 +48,28 @@ class Search:
 
     @property
     def device(self) -> torch.device:
-        """Where it is to be run."""
+        """The device to run on."""
         return self.query[0].device
 
     def first(self, maps: int) -> "Search":
-        """The same search among the first few maps."""
+        """Return the same search among the first maps."""
         return replace(self, pool=[level[:maps] for level in self.pool])
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `nearest_pixels`."""
+        pages = torch.arange(self.maps, device=self.device)[None]
+        return {
+            **{"query": self.query, "pool": self.pool, "pages": pages, "k": self.k},
+            **{"sizes": list(self.sizes), "weights": list(self.weights), "mode": self.mode},
+        }
+
     def concatenated_query(self) -> Tensor:
-        """The query on the finest grid, weighted: float32 [n, D]."""
+        """Return the query on the finest grid, weighted: float32 [n, D]."""
         q = self._concatenated([level[0] for level in self.query])
         return q if self.rows is None else q[self.rows]
 
     def concatenated_maps(self) -> Iterator[Tensor]:
-        """The gallery's maps likewise, one by one: float32 [P, D]."""
+        """Yield the gallery's maps on the finest grid, weighted, one by one: float32 [P, D]."""
         for slot in range(self.maps):
             yield self._concatenated([level[slot] for level in self.pool])
 
@@ -91,26 +100,36 @@ class Contender:
 
     key: str  # as --peers takes it
     title: str
-    run: Callable[[Search, Any], Found]  # the second argument is what `prepare` gave
-    prepare: Callable[[Search], Any] = lambda search: None  # outside the time
+    run: Run
+    prepare: Callable[[Search], Any] = lambda search: None  # is not timed
     ours: bool = False
-    fast: bool = False  # may round: it is checked by another tolerance
-    dense: bool = False  # does every product of the decomposed form, so that it has a share of the GEMM peak
+    fast: bool = False  # may round: it is checked with a wider tolerance
+    dense: bool = False  # computes every product of the decomposed form, so that it has a share of the GEMM peak
     modes: Sequence[str] = CONCATENATED
-    own_mode: str | None = None  # it always searches so, whatever the mode is
-    rows: int | None = None  # query pixels that it is run for, where each takes as much memory as a map
-    missing: Callable[[torch.device], str | None] = lambda device: None  # why it cannot be run there
+    own_mode: str | None = None  # its mode, whatever is asked for
+    rows: int | None = None  # query pixels that it runs for, if each takes as much memory as a map
+    missing: Callable[[torch.device], str | None] = lambda device: None  # returns why it cannot run there
 
     def takes(self, search: Search, maps: int, rows: Tensor) -> Search:
-        """The part of a search that this contender is run for: ours all of it, others the first `maps` maps."""
+        """Return the part of a search that this contender runs for: ours all of it, others the first `maps` maps."""
         search = replace(search, mode=self.own_mode or search.mode)
         search = search if self.ours else search.first(maps)
         return search if self.rows is None else replace(search, rows=rows[: self.rows])
 
 
 def prepared(search: Search) -> Prepared:
-    """Concatenate both sides beforehand."""
+    """Concatenate both sides."""
     return Prepared(search.concatenated_query(), list(search.concatenated_maps()))
+
+
+def map_by_map(find: Callable[[Tensor, Tensor, int], Found]) -> Run:
+    """Return a contender that finds the k nearest of query [n, D] in each map [P, D], and then those of all maps."""
+
+    def run(search: Search, given: Prepared | None) -> Found:
+        query, maps = _sides(search, given)
+        return _nearest(search, [find(query, g, search.k) for g in maps])
+
+    return run
 
 
 def _sides(search: Search, given: Prepared | None) -> tuple[Tensor, Iterator[Tensor]]:
@@ -119,81 +138,58 @@ def _sides(search: Search, given: Prepared | None) -> tuple[Tensor, Iterator[Ten
     return search.concatenated_query(), search.concatenated_maps()
 
 
-class _Nearest:
-    """What is found map by map."""
-
-    def __init__(self, search: Search) -> None:
-        self.k, self.pixels = search.k, search.pixels
-        self.found: list[Found] = []
-
-    def add(self, values: Tensor, places: Tensor) -> None:
-        """Take the k smallest values [n, k] of the next map, and its pixels [n, k]."""
-        self.found.append((values, places + len(self.found) * self.pixels))
-
-    def result(self) -> Found:
-        """The k smallest of all maps."""
-        values, matches = (torch.cat(parts, 1) for parts in zip(*self.found, strict=True))  # [n, K*k]
-        best, order = values.topk(self.k, largest=False)
-        return best, matches.gather(1, order)
+def _nearest(search: Search, found: Sequence[Found]) -> Found:
+    """Return the k smallest of all maps from those of each, whose matches are its pixels."""
+    values = torch.cat([of_map for of_map, _ in found], 1)  # [n, K*k]
+    matches = torch.cat([pixels + number * search.pixels for number, (_, pixels) in enumerate(found)], 1)
+    best, order = values.topk(search.k, largest=False)
+    return best, matches.gather(1, order)
 
 
-def broadcast_difference(search: Search, given: Prepared | None) -> Found:
-    """(q - g)^2 by broadcasting, and the sum over channels."""
-    query, maps = _sides(search, given)
-    nearest = _Nearest(search)
-    for g in maps:
-        d = (query[:, None] - g[None]).square_().sum(2)
-        nearest.add(*d.topk(search.k, largest=False))
-    return nearest.result()
+def broadcast_difference(query: Tensor, g: Tensor, k: int) -> Found:
+    """Compute (q - g)^2 by broadcasting, and sum over channels."""
+    values, pixels = (query[:, None] - g[None]).square_().sum(2).topk(k, largest=False)
+    return values, pixels
 
 
-def cdist_topk(search: Search, given: Prepared | None) -> Found:
-    """torch.cdist, which multiplies matrices, and the k smallest."""
-    query, maps = _sides(search, given)
-    nearest = _Nearest(search)
-    for g in maps:
-        d, places = torch.cdist(query, g).topk(search.k, largest=False)
-        nearest.add(d.square_(), places)
-    return nearest.result()
+def cdist_topk(query: Tensor, g: Tensor, k: int) -> Found:
+    """Use torch.cdist, which multiplies matrices, and topk."""
+    values, pixels = torch.cdist(query, g).topk(k, largest=False)
+    return values.square_(), pixels
 
 
 def concatenated_gemm(search: Search, given: Prepared | None) -> Found:
-    """|q|^2 + |g|^2 - 2 q.g by one product into a buffer that is used again."""
+    """Compute |q|^2 + |g|^2 - 2 q.g by one product into a buffer that is used again."""
     query, maps = _sides(search, given)
-    nearest = _Nearest(search)
     buffer = query.new_empty(len(query), search.pixels)
+    found: list[Found] = []
     for g in maps:
         torch.addmm(g.square().sum(1), query, g.T, alpha=-2, out=buffer)
-        if search.k == 1:
-            values, places = buffer.min(1, keepdim=True)
-        else:
-            values, places = buffer.topk(search.k, largest=False)
-        nearest.add(values, places)
-    values, matches = nearest.result()
+        best = buffer.min(1, keepdim=True) if search.k == 1 else buffer.topk(search.k, largest=False)
+        found.append((best[0], best[1]))
+    values, matches = _nearest(search, found)
     return (values + query.square().sum(1, keepdim=True)).clamp_(min=0), matches
 
 
 def faiss_knn(search: Search, given: Prepared | None) -> Found:
-    """faiss.knn, or knn_gpu, map by map."""
+    """Use faiss.knn, or knn_gpu, map by map."""
     import faiss
 
-    query, maps = _sides(search, given)
-    nearest = _Nearest(search)
     if search.device.type == "cuda":
-        import faiss.contrib.torch_utils  # lets it take torch's tensors
+        import faiss.contrib.torch_utils  # makes knn_gpu accept torch's tensors
 
         resources = faiss.StandardGpuResources()
-        for g in maps:
-            nearest.add(*faiss.knn_gpu(resources, query, g, search.k))
-    else:
-        for g in maps:
-            d, places = faiss.knn(query.numpy(), g.numpy(), search.k)
-            nearest.add(torch.from_numpy(d), torch.from_numpy(places))
-    return nearest.result()
+        return map_by_map(lambda query, g, k: faiss.knn_gpu(resources, query, g, k))(search, given)
+
+    def find(query: Tensor, g: Tensor, k: int) -> Found:
+        values, pixels = faiss.knn(query.numpy(), g.numpy(), k)
+        return torch.from_numpy(values), torch.from_numpy(pixels)
+
+    return map_by_map(find)(search, given)
 
 
 def faiss_per_level(search: Search, given: None) -> Found:
-    """A flat index of every level's gallery pixels, maps of distances upsampled and averaged, as SPADE-fast does it."""
+    """Search a flat index of each level's gallery pixels; upsample and average the distances, as SPADE-fast does."""
     import faiss
 
     total = torch.zeros(search.pixels, search.k, device=search.device)
@@ -211,45 +207,31 @@ def faiss_per_level(search: Search, given: None) -> Found:
     return total, finest
 
 
-def keops_argkmin(search: Search, given: Prepared | None) -> Found:
-    """KeOps' Kmin and argKmin."""
+def keops_argkmin(query: Tensor, g: Tensor, k: int) -> Found:
+    """Use KeOps' Kmin_argKmin."""
     from pykeops.torch import LazyTensor
 
-    query, maps = _sides(search, given)
-    nearest = _Nearest(search)
-    for g in maps:
-        d = ((LazyTensor(query[:, None]) - LazyTensor(g[None])) ** 2).sum(-1)
-        nearest.add(*d.Kmin_argKmin(search.k, dim=1))
-    return nearest.result()
+    values, pixels = ((LazyTensor(query[:, None]) - LazyTensor(g[None])) ** 2).sum(-1).Kmin_argKmin(k, dim=1)
+    return values, pixels
 
 
-def ours(**options: Any) -> Callable[[Search, Any], Found]:
-    """`nearest_pixels` with these options."""
+def ours(**options: Any) -> Run:
+    """Return a contender that calls `nearest_pixels` with these options."""
 
     def run(search: Search, given: None) -> Found:
-        distances, matches = nearest_pixels(**_arguments(search), backend="torch", **options)
+        distances, matches = nearest_pixels(**search.arguments(), backend="torch", **options)
         return distances[0], matches[0]
 
     return run
 
 
 def survivors(search: Search, options: dict[str, Any]) -> float | None:
-    """The share of level 0's pairs of pixels whose product is taken, with these options."""
+    """Return the share of level 0's pairs of pixels whose product is computed, with these options."""
     from spade_index.kernels import torch_backend
 
     stats = torch_backend.SearchStats()
-    torch_backend.nearest_pixels(**_arguments(search), **options, stats=stats)
+    torch_backend.nearest_pixels(**search.arguments(), **options, stats=stats)
     return stats.compared / stats.pairs if stats.pairs else None
-
-
-def _arguments(search: Search) -> dict[str, Any]:
-    """The arguments of `nearest_pixels`."""
-    pages = torch.arange(search.maps, device=search.device)[None]
-    sizes, weights = list(search.sizes), list(search.weights)
-    return {
-        **{"query": search.query, "pool": search.pool, "pages": pages, "k": search.k},
-        **{"sizes": sizes, "weights": weights, "mode": search.mode},
-    }
 
 
 def _no_faiss(device: torch.device) -> str | None:
@@ -264,7 +246,7 @@ def _no_keops(device: torch.device) -> str | None:
     return None if find_spec("pykeops") else "pykeops is not installed"
 
 
-CDIST = "cdist"  # what ratios are against
+CDIST = "cdist"  # the contender that ratios are against
 OURS: dict[str, dict[str, Any]] = {
     "dense": {"precision": "float32", "prune": False},
     "pruned": {"precision": "float32", "prune": True},
@@ -273,30 +255,25 @@ OURS: dict[str, dict[str, Any]] = {
     "fast": {"precision": "fast", "prune": None},
 }
 PEERS = (
-    Contender("difference", "broadcast difference", broadcast_difference, prepared, rows=8),
-    Contender(CDIST, "torch.cdist + topk", cdist_topk, prepared),
-    Contender("cdist-float16", "torch.cdist + topk, from float16", cdist_topk),
+    Contender("difference", "broadcast difference", map_by_map(broadcast_difference), prepared, rows=8),
+    Contender(CDIST, "torch.cdist + topk", map_by_map(cdist_topk), prepared),
+    Contender("cdist-float16", "torch.cdist + topk, from float16", map_by_map(cdist_topk)),
     Contender("gemm", "concatenated GEMM", concatenated_gemm, prepared),
     Contender("gemm-float16", "concatenated GEMM, from float16", concatenated_gemm),
     Contender("faiss", "faiss.knn", faiss_knn, prepared, missing=_no_faiss),
     Contender("faiss-per-level", "FAISS flat, per level", faiss_per_level, own_mode=PER_LEVEL, missing=_no_faiss),
-    Contender("keops", "KeOps argKmin", keops_argkmin, prepared, missing=_no_keops),
+    Contender("keops", "KeOps argKmin", map_by_map(keops_argkmin), prepared, missing=_no_keops),
 )
-CONTENDERS = {
-    contender.key: contender
-    for contender in (
-        *PEERS,
-        *(
-            Contender(
-                key,
-                f"ours {key.replace('-', ' ')}",
-                ours(**options),
-                ours=True,
-                fast=key.startswith("fast"),
-                dense=options["prune"] is False,
-                modes=(*CONCATENATED, PER_LEVEL),
-            )
-            for key, options in OURS.items()
-        ),
+_OURS = (
+    Contender(
+        key,
+        f"ours {key.replace('-', ' ')}",
+        ours(**options),
+        ours=True,
+        fast=key.startswith("fast"),
+        dense=options["prune"] is False,
+        modes=(*CONCATENATED, PER_LEVEL),
     )
-}
+    for key, options in OURS.items()
+)
+CONTENDERS = {contender.key: contender for contender in (*PEERS, *_OURS)}

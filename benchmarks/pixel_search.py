@@ -3,19 +3,18 @@
     python benchmarks/pixel_search.py --json benchmarks/results/pixel_search.json --picture kernel.png [OPTIONS]
 
 1. Every contender is compared with the reference backend on small maps, and on each search with exact distances in
-   float64 at sampled pixels (pixel_checks.py). One that is wrong gets no time.
-2. All run in turn, in every round, on the same threads; quoted are medians. Ours search all K maps. The others search
-   the first few, and their times are extrapolated in proportion (`measured_maps`, `measured_pixels`).
-3. A large matrix product is timed in the same rounds. Its share is that of the decomposed form's operations, for the
-   contenders that do them all: of the best product of the run (`peak_share`), and of the median one in the same rounds
-   (`gemm_share`), for on a shared machine both products and searches lose time to others.
+   float64 at sampled pixels (pixel_checks.py). A contender that is wrong is not timed.
+2. All take turns in every round, with the same number of threads; the figures are medians. Ours search all K maps. The
+   others search the first few, and their times are extrapolated in proportion (`measured_maps`, `measured_pixels`).
+3. A large matrix product is timed in the same rounds. Contenders that compute all products of the decomposed form get
+   their share of its rate: of the best product of the run (`peak_share`), and of the median one in the same rounds
+   (`gemm_share`), since on a shared machine both products and searches lose time to other processes.
+4. Peak memory of one search above its maps is measured in a process of its own (pixel_memory.py).
 """
 
-import json
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -25,23 +24,33 @@ from typing import Any
 import torch
 
 from spade_index.benchmarks import pixel_sets
-from spade_index.benchmarks.environment import environment
+from spade_index.benchmarks.harness import (
+    Figures,
+    attempt,
+    check_outputs,
+    environment,
+    plain,
+    require_known,
+    spread,
+    take_turns,
+    timed,
+    write_json,
+)
 from spade_index.benchmarks.pixel_checks import TOLERANCES, Oracle, check_small, found_at
 from spade_index.benchmarks.pixel_memory import peak_memory
 from spade_index.benchmarks.pixel_peers import CONTENDERS, OURS, PEERS, Contender, Search, survivors
-from spade_index.benchmarks.pixel_report import draw, table
+from spade_index.benchmarks.pixel_report import draw, report
 from spade_index.errors import InputError
 from spade_index.features.backbone import choose_device
 
 SAMPLE = 64  # query pixels whose exact distances are computed
 GEMM = (3136, 1792, 3136)  # the concatenated product of one map
 GEMM_REPEATS = {"cpu": 2, "cuda": 50}
-Entry = dict[str, Any]  # a contender's row of the results
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """The searches and contenders to measure. Raises InputError for unknown names."""
 
     sets: tuple[str, ...] = pixel_sets.SETS
     shapes: tuple[str, ...] = pixel_sets.SHAPES
@@ -51,38 +60,34 @@ class Settings:
     mode: str = "concat-nearest"
     contenders: tuple[str, ...] = tuple(CONTENDERS)
     repeats: int = 3
-    peer_maps: int = 2  # that the contenders which are not ours are run for
+    peer_maps: int = 2  # that contenders other than ours run for
     input_size: int = 224
     memory: bool = True
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _require_known("set", self.sets, (*pixel_sets.SETS, pixel_sets.TILES))
-        _require_known("contender", self.contenders, CONTENDERS)
+        require_known("set", self.sets, (*pixel_sets.SETS, pixel_sets.TILES))
+        require_known("contender", self.contenders, CONTENDERS)
         if pixel_sets.TILES in self.sets and self.tiles is None:
             raise InputError("the set `tiles` needs a dataset: give --tiles DATASET")
 
 
-def run(settings: Settings, json_file: Path | None, picture: Path | None, say: Callable[[str], None]) -> Entry:
+def run(settings: Settings, json_file: Path | None, picture: Path | None, say: Callable[[str], None]) -> Figures:
     """Measure all sets, print a table of each search, write JSON after each, and the picture at the end."""
-    if picture is not None and find_spec("matplotlib") is None:
-        raise InputError(f"{picture}: a picture needs matplotlib: pip install matplotlib")
-    if picture is not None and not picture.parent.is_dir():
-        raise InputError(f"{picture}: no such folder")
+    check_outputs(json_file, picture)
     device = choose_device(settings.device)
-    threads = _same_threads()
-    results: Entry = {
+    results: Figures = {
         **environment(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": threads,
+        "threads": _same_threads(),
         "features": " ".join((pixel_sets.__doc__ or "").split()),
-        "settings": json.loads(json.dumps(asdict(settings), default=str)),
+        "settings": plain(settings),
         "tolerances": {name: asdict(TOLERANCES[fast]) for name, fast in (("float32", False), ("fast", True))},
         "sets_left_out": {},
         "cases": [],
     }
-    _write(results, json_file)  # before anything is measured, so that a path that cannot be written costs nothing
-    wrong = _wrong_on_small(settings, device)
+    write_json(json_file, results)
+    wrong = wrong_on_small(settings, device)
     peaks: dict[str, float] = {}
     for name in settings.sets:
         try:
@@ -91,16 +96,16 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: C
             )
         except pixel_sets.NoPicture as error:
             results["sets_left_out"][name] = str(error)
-            _write(results, json_file)
+            write_json(json_file, results)
             say(f"{name}: left out, {error}\n")
             continue
         for shapes in settings.shapes:
             for case in pixel_sets.make_cases(pictures, shapes, str(device)):
-                # Memory depends on the shapes alone, but for what was pruned.
+                # Memory depends on the shapes only, except for what is pruned.
                 memory = settings.memory and all(done["shapes"] != shapes for done in results["cases"])
                 results["cases"].append(measure(case, settings, wrong, memory, peaks))
-                _write(results, json_file)
-                say(table(results["cases"][-1]) + "\n")
+                write_json(json_file, results)
+                say(report(results["cases"][-1]) + "\n")
     if picture is not None and results["cases"]:
         draw(results, picture)
     return results
@@ -108,40 +113,34 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: C
 
 def measure(
     case: pixel_sets.Case, settings: Settings, wrong: dict[str, str], memory: bool, peaks: dict[str, float]
-) -> Entry:
+) -> Figures:
     """Verify and time all contenders on one search.
 
-    `wrong` has those that are out already, with the reasons. `peaks` are the best products so far, which are updated:
-    what else the machine does takes from each, so that only the best of many is a peak.
+    `wrong` has the contenders that failed already, with the reasons. `peaks` are the best rates of the product so far,
+    in GFLOP/s, and are updated: other processes slow each product, so only the best of many is a peak.
     """
     search = Search(case.levels, case.pool, case.sizes, case.weights, settings.pixel_neighbours, settings.mode)
     rows = torch.randperm(search.pixels, generator=torch.Generator().manual_seed(0))[:SAMPLE].to(search.device)
-    entries: dict[str, Entry] = {}
-    parts: dict[str, Search] = {}  # what the contenders that are right are timed on
-    oracles: dict[tuple[Any, ...], Oracle] = {}
-    for key in settings.contenders:
-        contender = CONTENDERS[key]
-        part = contender.takes(search, min(settings.peer_maps, search.maps), rows)
-        entries[key] = {"contender": key, "title": contender.title, "mode": part.mode, "status": "ok"}
-        if reason := _unfit(contender, part):
-            entries[key] |= {"status": "skipped", "reason": reason}
-        elif key in wrong:
-            entries[key] |= {"status": "failed", "reason": wrong[key]}
-        else:
-            try:
-                entries[key] |= _verified(contender, part, rows, oracles)
-                parts[key] = part
-            except Exception as error:  # a contender may fail in any way; the others go on
-                entries[key] |= {"status": "failed", "reason": _one_line(error)}
-    oracles.clear()
-    times, rates = _timed(parts, settings.repeats, search.device, peaks)
+    parts = {
+        key: CONTENDERS[key].takes(search, min(settings.peer_maps, search.maps), rows) for key in settings.contenders
+    }
+    entries = _verified(parts, rows, wrong)
+    right = {key: part for key, part in parts.items() if entries[key]["status"] == "ok"}
+    timers = {key: partial(_search_ms, CONTENDERS[key], part) for key, part in right.items()}
+    products = {str(dtype).removeprefix("torch."): dtype for dtype in _product_types(search.device)}
+    timers |= {name: partial(_product_gflops, dtype, search.device) for name, dtype in products.items()}
+    times = take_turns(timers, settings.repeats)
+    rates = {name: statistics.median(times[name]) for name in products}
+    peaks |= {name: max(peaks.get(name, 0.0), *times[name]) for name in products}
     flop = 2 * search.maps * sum(level.shape[1] ** 2 * level.shape[2] for level in search.query)
-    for key, part in parts.items():
-        entries[key] |= _figures(CONTENDERS[key], search, part, times[key], flop, peaks, rates)
+    for key, part in right.items():
+        entries[key] |= _speeds(CONTENDERS[key], search, part, times[key], flop, peaks, rates)
         if memory:
             entries[key]["memory_mb"] = peak_memory(CONTENDERS[key], part)
-    for entry in (entries[key] for key in parts):
-        entry["faster_than"] = {peer.key: entries[peer.key]["ms"] / entry["ms"] for peer in PEERS if peer.key in parts}
+    for key in right:
+        entries[key]["faster_than"] = {
+            peer.key: entries[peer.key]["ms"] / entries[key]["ms"] for peer in PEERS if peer.key in right
+        }
     return {
         **{name: getattr(case, name) for name in ("set", "query", "shapes", "sizes", "weights")},
         "channels": [level.shape[2] for level in search.query],
@@ -150,142 +149,121 @@ def measure(
         "mode": search.mode,
         "dense_gflop": flop / 1e9,
         "gemm_peak_gflops": dict(peaks),
-        "gemm_gflops": {name: statistics.median(of_type) for name, of_type in rates.items()},
+        "gemm_gflops": rates,
         "contenders": list(entries.values()),
     }
 
 
-def _wrong_on_small(settings: Settings, device: torch.device) -> dict[str, str]:
-    """The contenders that are not right on small maps, with the reasons."""
+def wrong_on_small(settings: Settings, device: torch.device) -> dict[str, str]:
+    """Return the contenders that are wrong on small maps, with the reasons."""
     wrong = {}
     for key in settings.contenders:
         contender = CONTENDERS[key]
         if contender.missing(device) is None and (contender.own_mode or settings.mode in contender.modes):
-            try:
-                check_small(contender, settings.pixel_neighbours, settings.mode, device)
-            except Exception as error:
-                wrong[key] = f"on small maps: {_one_line(error)}"
+            reason = attempt(partial(check_small, contender, settings.pixel_neighbours, settings.mode, device))
+            if reason is not None:
+                wrong[key] = f"on small maps: {reason}"
     return wrong
 
 
-def _unfit(contender: Contender, part: Search) -> str | None:
+def unfit(contender: Contender, part: Search) -> str | None:
+    """Return why a contender cannot do a search."""
     if part.mode not in contender.modes and contender.own_mode is None:
         return f"does not search {part.mode}"
     return contender.missing(part.device)
 
 
-def _verified(
-    contender: Contender, part: Search, rows: torch.Tensor, oracles: dict[tuple[Any, ...], Oracle]
-) -> dict[str, Any]:
-    """Run once, which also warms up, and compare. Raises WrongResult, or what the contender raises."""
-    rows = rows if part.rows is None else part.rows
-    asked = (part.mode, part.maps, len(rows))
-    if asked not in oracles:
-        oracles[asked] = Oracle(part, rows)
-    found = contender.run(part, contender.prepare(part))
-    checked: dict[str, Any] = oracles[asked].check(found_at(rows, part, found), contender.fast)
-    if contender.ours and not contender.dense:
-        checked["survivors"] = survivors(part, OURS[contender.key])
-    return checked
+def _verified(parts: dict[str, Search], rows: torch.Tensor, wrong: dict[str, str]) -> dict[str, Figures]:
+    """Run every contender once, which also warms it up, and compare. Returns its row of the results."""
+    entries: dict[str, Figures] = {}
+    oracles: dict[tuple[Any, ...], Oracle] = {}
+
+    def verify(contender: Contender, part: Search) -> None:
+        wanted = rows if part.rows is None else part.rows
+        asked = (part.mode, part.maps, len(wanted))
+        if asked not in oracles:
+            oracles[asked] = Oracle(part, wanted)
+        found = contender.run(part, contender.prepare(part))
+        entries[contender.key] |= oracles[asked].check(found_at(wanted, part, found), contender.fast)
+        if contender.ours and not contender.dense:
+            entries[contender.key]["survivors"] = survivors(part, OURS[contender.key])
+
+    for key, part in parts.items():
+        contender = CONTENDERS[key]
+        entries[key] = {"contender": key, "title": contender.title, "mode": part.mode, "status": "ok"}
+        if reason := unfit(contender, part):
+            entries[key] |= {"status": "skipped", "reason": reason}
+        elif reason := wrong.get(key) or attempt(partial(verify, contender, part)):
+            entries[key] |= {"status": "failed", "reason": reason}
+    return entries
 
 
-def _timed(
-    parts: dict[str, Search], repeats: int, device: torch.device, peaks: dict[str, float]
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Milliseconds, and GFLOP/s of a large product in each type, of every round; the best product goes to `peaks`."""
-    times: dict[str, list[float]] = {key: [] for key in parts}
-    rates: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        for key, part in parts.items():
-            given = CONTENDERS[key].prepare(part)
-            times[key].append(_milliseconds(partial(CONTENDERS[key].run, part, given), device))
-            del given
-        for dtype in (torch.float32, torch.bfloat16) if _has_bfloat16(device) else (torch.float32,):
-            name = str(dtype).removeprefix("torch.")
-            rates.setdefault(name, []).append(_gemm_gflops(dtype, device))
-            peaks[name] = max(peaks.get(name, 0.0), rates[name][-1])
-    return times, rates
-
-
-def _figures(
+def _speeds(
     contender: Contender,
     search: Search,
     part: Search,
     times: list[float],
     flop: int,
     peaks: dict[str, float],
-    rates: dict[str, list[float]],
-) -> dict[str, Any]:
+    rates: dict[str, float],
+) -> Figures:
+    """Return times in ms, extrapolated to the whole search, and shares of the products' rates."""
     rows = search.pixels if part.rows is None else len(part.rows)
     whole = search.maps / part.maps * search.pixels / rows
-    ms = [whole * t for t in times]
+    ms = spread([whole * time for time in times], "ms")
     dtype = "bfloat16" if contender.fast and "bfloat16" in peaks else "float32"
-    gflops = flop / 1e6 / statistics.median(ms)
+    gflops = flop / 1e6 / ms["ms"]
     return {
         "measured_maps": part.maps,
         "measured_pixels": rows,
         "extrapolated": whole != 1,
-        "ms": statistics.median(ms),
-        "ms_min": min(ms),
-        "ms_max": max(ms),
-        "ms_per_map": statistics.median(ms) / search.maps,
+        **ms,
+        "ms_per_map": ms["ms"] / search.maps,
         "peak_share": gflops / peaks[dtype] if contender.dense else None,
-        "gemm_share": gflops / statistics.median(rates[dtype]) if contender.dense else None,
+        "gemm_share": gflops / rates[dtype] if contender.dense else None,
     }
 
 
-def _milliseconds(function: Callable[[], Any], device: torch.device) -> float:
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
-    synchronize(device)
-    started = time.perf_counter()
-    function()
-    synchronize(device)
-    return 1e3 * (time.perf_counter() - started)
+def _search_ms(contender: Contender, part: Search) -> float:
+    given = contender.prepare(part)
+    return 1e3 * timed(partial(contender.run, part, given), _synchronize(part.device))[1]
 
 
-def _gemm_gflops(dtype: torch.dtype, device: torch.device) -> float:
+def _product_gflops(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the rate of a large matrix product."""
     n, inner, m = GEMM
     a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((n, inner), (inner, m)))
     out = a @ b
-    repeats = GEMM_REPEATS.get(device.type, 2)
+    repeats, wait = GEMM_REPEATS.get(device.type, 2), _synchronize(device)
     if device.type == "cpu":
-        ms = min(_milliseconds(lambda: torch.mm(a, b, out=out), device) for _ in range(repeats))
-    else:  # many at once, for starting one takes longer than some of them
-        ms = _milliseconds(lambda: [torch.mm(a, b, out=out) for _ in range(repeats)], device) / repeats
-    return 2 * n * inner * m / 1e6 / ms
+        seconds = min(timed(lambda: torch.mm(a, b, out=out), wait)[1] for _ in range(repeats))
+    else:  # many at once: starting one takes longer than some of them
+        seconds = timed(lambda: [torch.mm(a, b, out=out) for _ in range(repeats)], wait)[1] / repeats
+    return 2 * n * inner * m / 1e9 / seconds
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself; emulated, it would be slow and no peak."""
+def _synchronize(device: torch.device) -> Callable[[], object]:
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+
+def _product_types(device: torch.device) -> list[torch.dtype]:
+    """Return float32, and bfloat16 if the device multiplies it; emulated, it would be slow and no peak."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
-    return any(getattr(torch.cpu, name, lambda: False)() for name in features)
+        multiplies = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
+        multiplies = any(getattr(torch.cpu, name, lambda: False)() for name in features)
+    return [torch.float32, torch.bfloat16] if multiplies else [torch.float32]
 
 
 def _same_threads() -> int:
-    """Give FAISS as many threads as torch has."""
+    """Give FAISS as many threads as torch has; return their number."""
     threads = torch.get_num_threads()
     if find_spec("faiss"):
         import faiss
 
         faiss.omp_set_num_threads(threads)
     return threads
-
-
-def _require_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(f"unknown {what} {name!r}: choose from {', '.join(known)}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-def _write(results: Entry, file: Path | None) -> None:
-    if file is not None:
-        file.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

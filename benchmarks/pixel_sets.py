@@ -1,23 +1,25 @@
-"""Features to search: those that a CNN makes of photographs, because random ones have nothing in common to prune.
+"""Features to search: those of a CNN on photographs, because random features have nothing in common to prune.
 
-Objects are one photograph cropped again and again at nearly the same place, textures are crops of which the queries'
-come from another part of the picture than the gallery's, `photos` are crops of anything. All pictures come with
-scikit-image (two more with scikit-learn); nothing is downloaded. `tiles` is a dataset in MVTec layout, searched as the
-detector does: among the K images of train/good whose pooled descriptors are nearest to the query's.
+Objects are one photograph cropped repeatedly at nearly the same place; textures are crops, with queries from another
+part of the picture than the gallery's; `photos` are crops of any photograph. All pictures come with scikit-image (two
+more with scikit-learn); nothing is downloaded. `tiles` is a dataset in MVTec layout, searched as the detector does:
+among the K images of train/good whose pooled descriptors are nearest to the query's.
 
-Every query exists twice: good, and with a defect. The features are efficientnet-lite0's, in one of two shapes:
+There are two queries of each set: a good one, and one with a defect. The features are efficientnet-lite0's, in one of
+two shapes:
 
-- `native`: its usual pyramid, weighted by inverse variance, as a gallery of it is searched.
-- `wrn`: the shapes of WideResNet50-2, whose weights cannot be had without a download: 256, 512 and 1024 channels. The
-  expanded features in front of the same blocks' projections (144, 240 and 672 channels) are multiplied by a matrix
-  with orthonormal columns. That keeps all distances, so what can be pruned is what real features allow, while the cost
-  is that of WideResNet50-2. Weights are 1.
+- `native`: its usual pyramid, weighted by inverse variance, as in a search of its gallery.
+- `wrn`: the shapes of WideResNet50-2, whose weights would have to be downloaded: 256, 512 and 1024 channels. The
+  expanded features before the projections of the same blocks (144, 240 and 672 channels) are multiplied by a matrix
+  with orthonormal columns. That keeps all distances, so that pruning gains what real features allow, at the cost of
+  WideResNet50-2. Weights are 1.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skimage.data
@@ -28,6 +30,7 @@ from torch import Tensor
 
 from spade_index import Preprocessing, find_images, load_backbone
 from spade_index.errors import InputError
+from spade_index.features.backbone import Backbone
 from spade_index.gallery.store.moments import image_moments, moments_variance
 from spade_index.images import decode, load, preprocess
 from spade_index.method.dataset import GOOD, find_test_images
@@ -38,7 +41,7 @@ WRN_CHANNELS = (256, 512, 1024)  # of layer1 to layer3
 TILES = "tiles"
 BATCH = 8
 
-OBJECTS = {  # file, row and column of the centre, edge of the crop; pixels of shift, degrees of turn
+OBJECTS = {  # file, row and column of the centre, edge of the crop, pixels of shift, degrees of rotation
     "coffee": ("coffee.png", 200, 300, 380, 4, 2),
     "cat": ("chelsea.png", 140, 230, 260, 4, 2),
     "camera": ("camera.png", 200, 250, 400, 12, 10),
@@ -58,7 +61,7 @@ class NoPicture(Exception):
 
 @dataclass(frozen=True)
 class Pictures:
-    """One query and what it is compared with."""
+    """One query and its gallery."""
 
     set: str
     query: str  # `good` or `defective`
@@ -80,30 +83,30 @@ class Case:
 
 
 def make_pictures(name: str, count: int, edge: int, tiles: Path | None, device: str) -> list[Pictures]:
-    """The good and the defective query of a set, each with `count` gallery images of edge x edge pixels.
+    """Return the good and the defective query of a set, each with `count` gallery images of edge x edge pixels.
 
     Raises NoPicture if a picture is not installed, InputError if `tiles` cannot be used.
     """
-    how = Preprocessing(input_size=(edge, edge))
+    preprocessing = Preprocessing(input_size=(edge, edge))
     if name == TILES:
         assert tiles is not None
-        return _tile_pictures(tiles, count, how, device)
+        return _tile_pictures(tiles, count, preprocessing, device)
     random = np.random.default_rng(list(name.encode()))
     crop = _object(name) if name in OBJECTS else _texture(name) if name in TEXTURES else _photo()
-    gallery = np.stack([_input(crop(random, True), how) for _ in range(count)])
-    good, other = (_input(crop(random, False), how) for _ in range(2))
+    gallery = np.stack([_input(crop(random, True), preprocessing) for _ in range(count)])
+    good, other = (_input(crop(random, False), preprocessing) for _ in range(2))
     return [Pictures(name, "good", good, gallery), Pictures(name, "defective", _damaged(other, random), gallery)]
 
 
 def make_cases(pictures: Sequence[Pictures], shapes: str, device: str) -> Iterator[Case]:
-    """The searches of a set in one of `SHAPES`, one at a time. A gallery that queries share is made once."""
+    """Yield the searches of a set in one of `SHAPES`. Features of a gallery that queries share are computed once."""
     extract, sizes = _extractor(shapes, pictures[0].image.shape[0], device)
     gallery, pool, weights = None, [], []
     for of in pictures:
         if of.gallery is not gallery:
             gallery = of.gallery
             pool = extract(gallery, torch.float16)
-            # As in a gallery: of the values that are stored, over all its images.
+            # As in a gallery: of the stored values of all its images.
             variances = [moments_variance(*image_moments(level.cpu().numpy())) for level in pool]
             weights = [1.0] * len(pool) if shapes == "wrn" else [1 / variance for variance in variances]
         yield Case(of.set, of.query, shapes, extract(of.image[None], torch.float32), pool, sizes, weights)
@@ -112,17 +115,13 @@ def make_cases(pictures: Sequence[Pictures], shapes: str, device: str) -> Iterat
 def _extractor(
     shapes: str, edge: int, device: str
 ) -> tuple[Callable[[np.ndarray, torch.dtype], list[Tensor]], list[tuple[int, int]]]:
-    """A function from images uint8 [n, H, W, 3] and a dtype to levels [n, H*W, C], and the sizes of the levels."""
-
-    def sized(default: Preprocessing) -> Preprocessing:
-        return replace(default, input_size=(edge, edge))
-
-    backbone = load_backbone(BACKBONE, preprocessing=sized, device=device)
+    """Return a function from images uint8 [n, H, W, 3] and a dtype to levels [n, H*W, C], and the levels' sizes."""
+    backbone = _backbone((edge, edge), device)
     bases: list[Tensor] | None = None
     if shapes == "wrn":
-        # A block uses one activation twice; what is captured is its last output, which the projection takes.
+        # A block calls one activation twice; the last output, which the projection takes, is captured.
         expanded = tuple(f"{level}._swish" for level in backbone.settings.levels)
-        backbone = load_backbone(BACKBONE, levels=expanded, preprocessing=sized, device=device)
+        backbone = _backbone((edge, edge), device, levels=expanded)
         channels = [shape[0] for shape in backbone.settings.level_shapes]
         bases = [_orthonormal(wide, c).to(backbone.device) for wide, c in zip(WRN_CHANNELS, channels, strict=True)]
 
@@ -138,8 +137,14 @@ def _extractor(
     return extract, backbone.settings.sizes
 
 
+def _backbone(input_size: tuple[int, int], device: str, **options: Any) -> Backbone:
+    return load_backbone(
+        BACKBONE, preprocessing=lambda default: replace(default, input_size=input_size), device=device, **options
+    )
+
+
 def _orthonormal(rows: int, columns: int) -> Tensor:
-    """A fixed matrix float32 [rows, columns] with orthonormal columns."""
+    """Return a fixed matrix float32 [rows, columns] with orthonormal columns."""
     random = torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(rows))
     return torch.linalg.qr(random).Q.float()
 
@@ -159,7 +164,7 @@ def _object(name: str) -> Callable[[np.random.Generator, bool], np.ndarray]:
 def _texture(name: str) -> Callable[[np.random.Generator, bool], np.ndarray]:
     picture = _picture(f"{name}.png")
     height, width = picture.shape[:2]
-    # Corners of a turned crop lie this far from its centre, so that the parts stay apart.
+    # The corners of a rotated crop are this far from its centre, so the parts do not overlap.
     reach = TEXTURE_EDGE / 2 * 1.06
 
     def crop(random: np.random.Generator, gallery: bool) -> np.ndarray:
@@ -175,7 +180,7 @@ def _photo() -> Callable[[np.random.Generator, bool], np.ndarray]:
     for file in PHOTOS:
         try:
             pictures.append(_picture(file))
-        except NoPicture:  # any will do
+        except NoPicture:
             continue
     if len(pictures) < 2:
         raise NoPicture("fewer than two of the photographs are installed with scikit-image")
@@ -191,7 +196,7 @@ def _photo() -> Callable[[np.random.Generator, bool], np.ndarray]:
 
 @cache
 def _picture(file: str) -> np.ndarray:
-    """A picture that scikit-image or scikit-learn was installed with, float32 [H, W, 3] in 0..1."""
+    """Return a picture that was installed with scikit-image or scikit-learn, float32 [H, W, 3] in 0..1."""
     folders = [Path(skimage.data.__file__).parent]
     try:
         import sklearn.datasets
@@ -199,7 +204,7 @@ def _picture(file: str) -> np.ndarray:
         folders.append(Path(sklearn.datasets.__file__).parent / "images")
     except ImportError:
         pass
-    # Not through skimage.data's functions: they download what is not there.
+    # The functions of skimage.data would download a picture that is not there.
     for path in (folder / file for folder in folders):
         if path.is_file():
             return np.asarray(decode(path.read_bytes(), str(path)), np.float32) / 255
@@ -209,7 +214,7 @@ def _picture(file: str) -> np.ndarray:
 def _crop(
     picture: np.ndarray, y: float, x: float, edge: float, random: np.random.Generator, angle: float, bright: float
 ) -> np.ndarray:
-    """A square of `edge` pixels around (y, x), turned by `angle` degrees, with sensor noise: uint8 [edge, edge, 3]."""
+    """Return a square of `edge` pixels around (y, x), rotated by `angle` degrees, with noise: uint8 [edge, edge, 3]."""
     pixels = round(edge)
     centred = SimilarityTransform(translation=(-pixels / 2, -pixels / 2))
     turned = SimilarityTransform(scale=edge / pixels, rotation=np.deg2rad(angle), translation=(x, y))
@@ -218,12 +223,12 @@ def _crop(
     return (255 * cut.clip(0, 1)).round().astype(np.uint8)
 
 
-def _input(crop: np.ndarray, how: Preprocessing) -> np.ndarray:
-    return preprocess(Image.fromarray(crop), how)[0]
+def _input(crop: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    return preprocess(Image.fromarray(crop), preprocessing)[0]
 
 
 def _damaged(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The image with a defect: a piece of it, upside down and off colour, in another place."""
+    """Return the image with a defect: a piece of it, upside down and off colour, in another place."""
     edge = len(image)
     height, width = (round(part * edge) for part in random.uniform(0.06, 0.16, 2))
     top, left = (int(part * edge) for part in random.uniform(0.27, 0.67, 2))
@@ -234,21 +239,19 @@ def _damaged(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return damaged
 
 
-def _tile_pictures(dataset: Path, count: int, how: Preprocessing, device: str) -> list[Pictures]:
-    """The first good and the first defective test image, each with the nearest of train/good."""
+def _tile_pictures(dataset: Path, count: int, preprocessing: Preprocessing, device: str) -> list[Pictures]:
+    """Return the first good and the first defective test image, each with the nearest images of train/good."""
     tested = find_test_images(dataset)
     files = list(find_images(dataset / "train" / GOOD))
     if len(files) < count:
         raise InputError(f"{dataset}: train/good has {len(files)} images: ask for no more --neighbours")
-    backbone = load_backbone(
-        BACKBONE, preprocessing=lambda default: replace(default, input_size=how.input_size), device=device
-    )
-    gallery = np.stack([load(file, how).pixels for file in files])
+    backbone = _backbone(preprocessing.input_size, device)
+    gallery = np.stack([load(file, preprocessing).pixels for file in files])
     pooled = torch.cat([backbone(gallery[start : start + BATCH]).pooled for start in range(0, len(files), BATCH)])
     found = []
     for query, wanted in (("good", True), ("defective", False)):
         file = next(image.file for image in tested if (image.kind == GOOD) == wanted)
-        image = load(file, how).pixels
+        image = load(file, preprocessing).pixels
         distances = (pooled - backbone(image[None]).pooled).square().sum(1)
         nearest = distances.topk(count, largest=False).indices.cpu().numpy()
         found.append(Pictures(TILES, query, image, gallery[nearest]))

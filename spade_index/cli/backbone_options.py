@@ -29,7 +29,8 @@ class BackboneOptions:
         click.option("--weights", type=click.Path(), help="Weights file: safetensors, or .pth with tensors only."),
     ]
     levels: Annotated[
-        str | None, click.option("--levels", help="Names of the pyramid's modules, by commas; the finest level first.")
+        str | None,
+        click.option("--levels", help="Comma-separated names of the pyramid's modules, the finest first."),
     ]
     input_size: Annotated[
         str | None, click.option("--input-size", help="Edge, or HEIGHTxWIDTH, of the backbone's input in pixels [224]")
@@ -43,9 +44,10 @@ class BackboneOptions:
         click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Of the resizing [bilinear]"),
     ]
     mean: Annotated[
-        str | None, click.option("--mean", help="Three means of the inputs in 0..1, by commas [the backbone's own]")
+        str | None,
+        click.option("--mean", help="Comma-separated means of the inputs in 0..1 [the backbone's own]"),
     ]
-    std: Annotated[str | None, click.option("--std", help="Three standard deviations, by commas [the backbone's own]")]
+    std: Annotated[str | None, click.option("--std", help="Comma-separated standard deviations [the backbone's own]")]
     precision: Annotated[
         Precision | None,
         click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the backbone [float32]"),

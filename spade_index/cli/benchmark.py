@@ -26,7 +26,7 @@ def benchmark() -> None:
     "--pixel-neighbours", type=click.IntRange(1, 10), default=1, show_default=True, help="Nearest pixels to find."
 )
 @click.option("--mode", type=click.Choice(MODES), default=MODES[0], show_default=True, help="How levels are combined.")
-@click.option("--sets", help="Names by commas: coffee, cat, camera, brick, grass, gravel, photos, tiles [all]")
+@click.option("--sets", help="Comma-separated names: coffee, cat, camera, brick, grass, gravel, photos, tiles [all]")
 @click.option("--tiles", type=click.Path(path_type=Path), help="A dataset in MVTec layout, as one more set.")
 @click.option(
     "--shapes",
@@ -37,16 +37,16 @@ def benchmark() -> None:
 )
 @device_option
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds; medians are quoted.")
-@click.option("--peers", help="Contenders by commas; an unknown one lists them [all]")
+@click.option("--peers", help="Comma-separated contenders; an unknown one lists them [all]")
 @click.option(
     "--peer-maps",
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Maps that others are timed on; extrapolated to K.",
+    help="Maps that peers are timed with; extrapolated to K.",
 )
 @click.option("--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Edge of the images.")
-@click.option("--memory/--no-memory", default=True, help="Measure peak memory, each in a process of its own [yes]")
+@click.option("--memory/--no-memory", default=True, help="Measure peak memory, in a process for each contender [yes]")
 def kernel(
     json_file: Path | None,
     picture: Path | None,
@@ -63,7 +63,7 @@ def kernel(
     input_size: int,
     memory: bool,
 ) -> None:
-    """Time the pixel search against other ways of doing it, on features of photographs; verifies all of them first."""
+    """Time the pixel search against other implementations, on features of photographs; all are verified first."""
     from spade_index.benchmarks.pixel_search import Settings, run
 
     all_sets = Settings.sets if tiles is None else (*Settings.sets, "tiles")
@@ -92,17 +92,28 @@ def kernel(
     "--work",
     type=click.Path(path_type=Path),
     required=True,
-    help="A folder for features, the gallery and what is measured; run again, the command carries on there.",
+    help="A folder for features, the gallery and the figures; the same command continues there.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw latency, a PNG, and memory, NAME_memory.png.")
-@click.option("--sizes", default="1000,10000,100000,1000000", show_default=True, help="Of the gallery, by commas.")
+@click.option(
+    "--sizes",
+    default="1000,10000,100000,1000000",
+    show_default=True,
+    help="Comma-separated sizes of the gallery, in images.",
+)
 @click.option("--storage", type=click.Choice(STORAGES), default="sq8", show_default=True, help="Of inverted lists.")
-@click.option("--queries", type=click.IntRange(20), default=1000, show_default=True, help="Photographs that test.")
-@click.option("--peers", help="By commas, or none: flat, hnswlib, usearch, autofaiss, no-components [all]")
-@click.option("--peer-minutes", type=float, default=15, show_default=True, help="That a peer may take to build.")
+@click.option(
+    "--queries",
+    type=click.IntRange(20),
+    default=1000,
+    show_default=True,
+    help="Photographs to query with.",
+)
+@click.option("--peers", help="Comma-separated, or none: flat, hnswlib, usearch, autofaiss, no-components [all]")
+@click.option("--peer-minutes", type=float, default=15, show_default=True, help="Time that a peer may take to build.")
 @click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
-@click.option("--keep/--no-keep", default=True, help="Keep the gallery when all is done, to carry on [yes]")
+@click.option("--keep/--no-keep", default=True, help="Keep the gallery at the end, to carry on later [yes]")
 def gallery(
     photographs: Path,
     work: Path,
@@ -116,14 +127,13 @@ def gallery(
     input_size: int,
     keep: bool,
 ) -> None:
-    """Measure one gallery as it grows: latency, recall, memory, disk, and what is read for a query; beside peers."""
-    from spade_index.benchmarks.gallery_growth import run
-    from spade_index.benchmarks.growth_sizes import Settings
+    """Measure a growing gallery: latency, recall, memory, disk space and bytes read per query; beside peers."""
+    from spade_index.benchmarks.gallery_growth import Settings, run
 
     try:
         whole = tuple(int(size) for size in sizes.split(","))
     except ValueError as error:
-        raise InputError(f"--sizes: {sizes!r} is not a list of numbers by commas") from error
+        raise InputError(f"--sizes: {sizes!r} is not a comma-separated list of numbers") from error
     settings = Settings(
         photographs=photographs,
         work=work,
@@ -142,9 +152,11 @@ def gallery(
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw them, a PNG.")
 @click.option(
-    "--photographs", type=click.Path(path_type=Path), help="A folder, .tar, text list or file of images [made ones]"
+    "--photographs",
+    type=click.Path(path_type=Path),
+    help="A folder, .tar, text list or file of images [synthetic ones]",
 )
-@click.option("--images", type=click.IntRange(1), help="Take the first N [all; 4,000 made ones]")
+@click.option("--images", type=click.IntRange(1), help="Take the first N [all; 4,000 synthetic images]")
 @click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
 @click.option(
@@ -163,9 +175,9 @@ def gallery(
     show_default=True,
     help="The backbone is timed alone after every N images.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Ingests, all counted.")
-@click.option("--work", type=click.Path(path_type=Path), help="Where galleries are made [a temporary folder]")
-@click.option("--keep", is_flag=True, help="Leave the gallery there.")
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Number of ingests.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for galleries [a temporary folder]")
+@click.option("--keep", is_flag=True, help="Keep the gallery in that folder.")
 def ingest(
     json_file: Path | None,
     picture: Path | None,
@@ -181,7 +193,7 @@ def ingest(
     work: Path | None,
     keep: bool,
 ) -> None:
-    """Time the ingest of images into a gallery against the backbone alone, and watch memory; verifies the gallery."""
+    """Time the ingest of images into a gallery against the backbone alone, and its memory; verifies the gallery."""
     from spade_index.benchmarks.ingest import Settings, run
 
     settings = Settings(

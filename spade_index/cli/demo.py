@@ -4,11 +4,18 @@ from pathlib import Path
 
 import click
 
+from spade_index.errors import InputError
+
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to use.")
 def demo(out: Path) -> None:
     """Build, query and evaluate on photographs of textures with made defects; needs no data and no download."""
-    from .demonstration import run_demo
+    try:
+        from .demonstration import run_demo
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "skimage":
+            raise
+        raise InputError("the demo needs the photographs of scikit-image: pip install scikit-image") from error
 
     run_demo(out, say=click.echo)

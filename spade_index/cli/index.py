@@ -29,9 +29,9 @@ class IndexOptions:
         click.option(
             "--storage",
             type=click.Choice(STORAGES),
-            help="What large galleries' lists hold: float32, float16, 8 bits a value, or a product quantizer's "
-            f"codes [as before; {IndexSettings.storage}]. Distances are computed again from the stored descriptors "
-            "either way.",
+            help="What the inverted lists of large galleries hold: float32, float16, 8 bits a value, or codes of a "
+            f"product quantizer [as before; {IndexSettings.storage}]. Distances are computed again from the stored "
+            "descriptors either way.",
         ),
     ]
     dimensions: Annotated[
@@ -39,14 +39,16 @@ class IndexOptions:
         click.option(
             "--dimensions",
             type=click.IntRange(0),
-            help="Principal components that lists hold of longer descriptors; 0: all values "
+            help="Principal components of longer descriptors that the lists hold; 0: all values "
             f"[as before; {IndexSettings.dimensions}]",
         ),
     ]
     recall: Annotated[
         float | None,
         click.option(
-            "--recall", type=float, help=f"Of the 50 nearest images, to reach [as before; {IndexSettings.recall:g}]"
+            "--recall",
+            type=float,
+            help=f"Recall of the 50 nearest images [as before; {IndexSettings.recall:g}]",
         ),
     ]
     memory: Annotated[
@@ -72,7 +74,7 @@ class IndexOptions:
 @click.option(
     "--queries",
     type=click.Path(path_type=Path),
-    help="Images like those that will be searched for, to reach the recall with [as before; some of the gallery's own]",
+    help="Images like future queries, to measure the recall with [as before; some of the gallery's own]",
 )
 @takes("backbone", BackboneOptions)
 @device_option
@@ -85,7 +87,7 @@ def index(
     device: str,
     loading: LoadingOptions,
 ) -> None:
-    """Build the FAISS index of GALLERY anew."""
+    """Build the FAISS index of GALLERY again."""
     from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
 
@@ -101,7 +103,8 @@ def index(
     click.echo(str(built))
     if built.recall < built.target:
         click.echo(
-            f"the recall is below {built.target:g}: take another storage, or fewer neighbours will be found", err=True
+            f"the recall is below {built.target:g}: choose another --storage, or accept that neighbours are missed",
+            err=True,
         )
 
 

@@ -49,7 +49,7 @@ def description(facts: dict[str, Any]) -> str:
         lines["index"] = (
             f"{index['kind']}{storage}, snapshot {index['snapshot']}, {index['images']:,} images, "
             f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"
-            + (": stale, `spade-index index` builds it anew" if index["stale"] else "")
+            + (": stale, `spade-index index` builds it again" if index["stale"] else "")
         )
     printed = list(lines.items())
     for calibration in facts["calibrations"]:

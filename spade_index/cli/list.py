@@ -9,15 +9,15 @@ from .options import gallery_argument
 
 @click.command(name="list")
 @gallery_argument
-@click.option("--long", "long_", is_flag=True, help="Also size in pixels, snapshot, and where the image came from.")
+@click.option("--long", "long_", is_flag=True, help="Also size in pixels, snapshot, and path of the original.")
 @click.option("--snapshot", type=int, help="As of this snapshot [the latest]")
-@click.option("--removed", is_flag=True, help="Those that `restore` can take back instead.")
+@click.option("--removed", is_flag=True, help="List removed images that `restore` can take back.")
 def list_(gallery: Path, long_: bool, snapshot: int | None, removed: bool) -> None:
     """Name the images of GALLERY, one a line."""
     from spade_index.gallery.reader import Gallery
 
     if removed and snapshot is not None:
-        raise click.UsageError("--removed has no --snapshot: what can be restored is what is not there now")
+        raise click.UsageError("--removed cannot be combined with --snapshot: it lists what can be restored now")
     with Gallery(gallery, snapshot) as opened:
         for row in opened.removed_images() if removed else opened.images():
             click.echo(f"{row.id}\t{row.width}x{row.height}\t{row.added}\t{row.path}" if long_ else row.id)

@@ -21,9 +21,9 @@ def numbers(what: str, text: str | None, count: int | None = None) -> tuple[floa
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"{what}: {text!r} is not a list of numbers by commas") from error
+        raise InputError(f"{what}: {text!r} is not a comma-separated list of numbers") from error
     if count is not None and len(values) != count:
-        raise InputError(f"{what}: give {count} numbers by commas, not {text!r}")
+        raise InputError(f"{what}: give {count} comma-separated numbers, not {text!r}")
     return values
 
 

@@ -67,7 +67,7 @@ def query(
         if threshold is None and detector.calibrated_on not in (None, opened.snapshot):
             click.echo(
                 f"the threshold was chosen on snapshot {detector.calibrated_on}, this is {opened.snapshot}: "
-                f"`spade-index calibrate {gallery}` chooses it anew",
+                f"`spade-index calibrate {gallery}` chooses it again",
                 err=True,
             )
         failed = answer_images(detector, lambda: files_of(images), loading, out, as_json)

@@ -54,7 +54,7 @@ class SearchOptions:
     level_weights: Annotated[
         str | None,
         click.option(
-            "--level-weights", help=f"{', '.join(LEVEL_WEIGHTS)}, or numbers by commas [{DEFAULT.level_weights}]"
+            "--level-weights", help=f"{', '.join(LEVEL_WEIGHTS)}, or comma-separated numbers [{DEFAULT.level_weights}]"
         ),
     ]
     pixel_precision: Annotated[

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # both take long to import
 
 @click.command()
 @gallery_argument
-@click.option("--repair", is_flag=True, help="Drop images that are damaged, name them, and keep the rest usable.")
+@click.option("--repair", is_flag=True, help="Drop damaged images, name them, and keep the rest usable.")
 def verify(gallery: Path, repair: bool) -> None:
     """Check every file of GALLERY against what was committed."""
     from spade_index.gallery.reader import Gallery

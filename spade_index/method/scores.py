@@ -1,4 +1,4 @@
-"""Scores and what scales them: level weights, the pooled score, score maps, and calibrated thresholds."""
+"""Compute scores and what scales them: level weights, the pooled score, score maps, and calibrated thresholds."""
 
 import json
 from collections.abc import Sequence

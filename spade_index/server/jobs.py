@@ -23,7 +23,7 @@ from time import monotonic, sleep
 from typing import Any, BinaryIO
 
 from spade_index.errors import GalleryLocked, InputError, SpadeIndexError
-from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.admission import AddReport
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.find import ImageFile
 

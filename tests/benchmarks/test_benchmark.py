@@ -9,7 +9,8 @@ import torch
 
 from spade_index import Detector, Gallery, SearchSettings, find_images, load_backbone
 from spade_index.benchmarks import pixel_search, pixel_sets, query_profile
-from spade_index.benchmarks.pixel_checks import Oracle, WrongResult, check_small, small_search
+from spade_index.benchmarks.harness import WrongResult
+from spade_index.benchmarks.pixel_checks import Oracle, check_small, small_search
 from spade_index.benchmarks.pixel_memory import peak_memory
 from spade_index.benchmarks.pixel_peers import CONTENDERS, PER_LEVEL, Prepared, prepared
 from spade_index.kernels import MODES, nearest_pixels
@@ -129,7 +130,7 @@ def test_a_contender_that_is_wrong_gets_no_time(case, monkeypatch, wrong):
     with pytest.raises((WrongResult, RuntimeError)):
         check_small(contender, 1, "concat-nearest", CPU)
     chosen = settings("cdist", "gemm")
-    assert list(pixel_search._wrong_on_small(chosen, CPU)) == ["gemm"]
+    assert list(pixel_search.wrong_on_small(chosen, CPU)) == ["gemm"]
     for out_before in ({}, {"gemm": "on small maps: it was wrong"}):
         good, failed = pixel_search.measure(case, chosen, out_before, memory=False, peaks={})["contenders"]
         assert good["status"] == "ok"
@@ -165,7 +166,7 @@ def test_contenders_are_right(contender, mode, k):
         check_small(contender, k, mode, CPU)
     else:
         case_of_mode = contender.takes(small_search([(4, 4), (2, 2)], k, mode, CPU), 1, torch.arange(16))
-        assert contender.own_mode == PER_LEVEL or pixel_search._unfit(contender, case_of_mode)
+        assert contender.own_mode == PER_LEVEL or pixel_search.unfit(contender, case_of_mode)
 
 
 def test_prepared_contenders_do_not_read_the_gallery(case):

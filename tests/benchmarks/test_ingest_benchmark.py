@@ -23,7 +23,7 @@ from spade_index.benchmarks.ingest_clock import (
 from spade_index.benchmarks.photographs import make_photographs
 from spade_index.benchmarks.processes import process_tree, resident_mb, wait_until_idle
 from spade_index.errors import GalleryError, InputError
-from spade_index.gallery.write.ingest import AddReport
+from spade_index.gallery.write.admission import AddReport
 
 from helpers.cli_runs import refused, run
 from helpers.tiny import build, write_images

@@ -1,6 +1,7 @@
 """Commit shards of new images, and add images whose features were computed elsewhere."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from spade_index.errors import InputError, storage_errors
 from spade_index.gallery.catalog.tables import ImageRow
@@ -14,10 +15,37 @@ WAITING = 2  # batches between the caller and the disk
 BATCH = 64  # images that are checked, and then queued, together
 
 
-def shard_stream(session: Session, waiting: int) -> ShardStream:
-    """Return a stream that writes a session's next shards; `waiting` batches are queued."""
-    first = session.gallery.catalog.next_shard()
-    return ShardStream(session.path / "shards", session.settings, first, session.shard_rows, waiting)
+class Appender:
+    """Writes new images into shards on a thread, and commits each shard that is complete. Use as a context manager.
+
+    At the end, and after InputError or KeyboardInterrupt, all images that were put are committed. After any other
+    exception those of the shard that is not complete are given up.
+    """
+
+    def __init__(self, session: Session, commit: Callable[[StreamedShard], None], waiting: int = WAITING) -> None:
+        """Call `commit` for each shard; up to `waiting` batches are queued between `put` and the disk."""
+        self._path = session.path
+        self._commit = commit
+        first = session.gallery.catalog.next_shard()
+        self._stream = ShardStream(session.path / "shards", session.settings, first, session.shard_rows, waiting)
+
+    def put(self, batch: Iterable[NewImage]) -> None:
+        """Queue a batch, which is iterated over on the writing thread. Raises StorageError, and what `commit` does."""
+        with storage_errors(self._path):
+            self._stream.put(batch)
+            for shard in self._stream.written():
+                self._commit(shard)
+
+    def __enter__(self) -> "Appender":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None or issubclass(kind, InputError | KeyboardInterrupt):
+            with storage_errors(self._path):
+                for shard in self._stream.close():
+                    self._commit(shard)
+        else:
+            self._stream.abandon()
 
 
 def commit_shard(session: Session, streamed: StreamedShard, replaced: Sequence[ImageRow] = ()) -> None:
@@ -34,34 +62,14 @@ def commit_shard(session: Session, streamed: StreamedShard, replaced: Sequence[I
 
 def add_features(session: Session, images: Iterable[NewImage], progress: Callable[[int], None]) -> int:
     """See `GalleryWriter.add_features`."""
-    stream = shard_stream(session, WAITING)
     seen: set[str] = set()
-    try:
+    with Appender(session, partial(commit_shard, session)) as appender:
         for batch in in_lots(images, BATCH):
             _require_new(session, batch, seen)
             session.require_room(len(batch) * (WAITING + 2))
-            with storage_errors(session.path):
-                stream.put(batch)
-                _commit_all(session, stream.written())
+            appender.put(batch)
             progress(len(batch))
-    except (InputError, KeyboardInterrupt):
-        _finish(session, stream)
-        raise
-    except BaseException:
-        stream.abandon()
-        raise
-    _finish(session, stream)
     return len(seen)
-
-
-def _finish(session: Session, stream: ShardStream) -> None:
-    with storage_errors(session.path):
-        _commit_all(session, stream.close())
-
-
-def _commit_all(session: Session, shards: Iterable[StreamedShard]) -> None:
-    for shard in shards:
-        commit_shard(session, shard)
 
 
 def _require_new(session: Session, batch: list[NewImage], seen: set[str]) -> None:
