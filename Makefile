@@ -7,23 +7,30 @@ LOWEST := .venv-lowest
 CHROMIUM := /usr/bin/chromium
 # Tests that import most of the package and take little time: what a lower bound may break.
 QUICK := tests/features tests/gallery tests/images tests/method tests/views tests/test_settings.py
+# Fails, and names them, where files are longer than 300 lines.
+LONG_FILES := git ls-files '*.py' '*.sh' '*.js' '*.css' '*.html' '*.md' | xargs wc -l | \
+	awk '$$1 > 300 && $$2 != "total" { print $$2 ": " $$1 " lines, 300 at most"; long = 1 } END { exit long }'
 
-.PHONY: demo test test-lowest check docs format lock clean
+.PHONY: demo test test-lowest check format lock clean
 
 demo: $(READY)
 	$(BIN)/spade-index demo --out demo
 
+# All cores; a process that has finished its half of the tests takes some from the other's.
 test: $(READY) $(CHROMIUM)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # At the lower bounds that setup.py promises.
 test-lowest: $(LOWEST)/.ready
-	$(LOWEST)/bin/python -m pytest -p no:cacheprovider $(QUICK)
+	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(QUICK)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	@$(LONG_FILES)
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 format: $(READY)
 	$(BIN)/ruff format .
