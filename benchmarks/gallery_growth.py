@@ -2,74 +2,77 @@
 
     python benchmarks/gallery_growth.py --photographs cifar10.tar --work DIR --json growth.json --picture growth.png
 
-1. Real photographs first, then descriptors drawn around real ones (growth_data.py). Photographs that tune and test are
-   never in the gallery.
-2. At each size the index is built as `spade-index index --queries` does, what it finds is verified, and then measured,
-   each in a process of its own (growth_measure.py, growth_stages.py); peers on the same descriptors (growth_peers.py).
-3. All that was measured is kept in WORK/sizes, and the gallery in WORK/gallery: the same command carries on.
+1. Real photographs come first, then descriptors drawn around real ones (growth_data.py). Photographs that tune and test
+   are never in the gallery.
+2. At each size the index is built as `spade-index index --queries` does, verified, and then measured, each step in a
+   process of its own (growth_measure.py, growth_stages.py); then peers on the same descriptors (growth_peers.py).
+3. All measurements are kept in WORK/sizes, and the gallery in WORK/gallery: the same command continues there.
 """
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from spade_index.benchmarks.environment import environment
+import psutil
+
+from spade_index.benchmarks import growth_data, growth_measure, growth_peers, growth_stages
+from spade_index.benchmarks.growth_peers import PEERS, TITLES, WITHOUT, view_of
 from spade_index.benchmarks.growth_pictures import draw_latency, draw_memory
-from spade_index.benchmarks.growth_process import in_own_process, machine_memory
-from spade_index.benchmarks.growth_report import costs, table
-from spade_index.benchmarks.growth_sizes import LEAST, Settings, Work
+from spade_index.benchmarks.growth_report import costs, report
+from spade_index.benchmarks.harness import Figures, check_outputs, environment, require_known, write_json
+from spade_index.benchmarks.processes import Failed, in_own_process
 from spade_index.errors import InputError
+from spade_index.gallery import CATALOG, Gallery
+from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.images import find_images
+from spade_index.settings import STORAGES
 
-Entry = dict[str, Any]
+Say = Callable[[str], None]
+
+LEAST = 100  # images of a size: K is 50
+ADDED = 50
+RESERVE = 1 << 30  # bytes of disk to leave free
+PATIENCE = 3  # a peer is stopped after so many times --peer-minutes
+OURS = ("index", "check", "disk", "search", "cold", "pixels", "add")
 
 
-def run(settings: Settings, json_file: Path | None, picture: Path | None, say: Callable[[str], None]) -> Entry:
+@dataclass(frozen=True)
+class Settings:
+    """The sizes and peers to measure. Raises InputError for values that cannot be used."""
+
+    photographs: Path
+    work: Path
+    sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    storage: str = "sq8"
+    queries: int = 1_000  # photographs that test; half as many tune, and half as many are left to be added
+    peers: tuple[str, ...] = tuple(TITLES)
+    peer_minutes: float = 15  # that a peer may take to build
+    input_size: int = 64
+    keep: bool = True  # the gallery, at the end
+
+    def __post_init__(self) -> None:
+        require_known("storage", [self.storage], STORAGES)
+        if min(self.sizes, default=0) < LEAST:
+            raise InputError(f"sizes must be at least {LEAST} images")
+        require_known("peer", self.peers, TITLES)
+
+
+def run(settings: Settings, json_file: Path | None, picture: Path | None, say: Say) -> Figures:
     """Measure all sizes, print the tables, write JSON after each size, and the pictures at the end."""
-    if picture is not None and find_spec("matplotlib") is None:
-        raise InputError(f"{picture}: a picture needs matplotlib: pip install matplotlib")
-    for path in filter(None, (json_file, picture)):
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: no such folder")
+    check_outputs(json_file, picture)
     photographs = sum(1 for _ in find_images(settings.photographs))
     if photographs < 2 * LEAST:
         raise InputError(f"{settings.photographs}: {photographs} photographs are too few: give at least {2 * LEAST}")
     held = min(2 * settings.queries, photographs // 3)
-    results = _results(settings, photographs, held)
-    _write(results, json_file)
-    work = Work(settings, held)
-    work.claim(photographs)
-    say(f"features of {photographs:,} photographs")
-    of = in_own_process("growth_data:extract", settings.work, settings.photographs, settings.input_size, held)
-    results |= {name: of[name] for name in ("real", "dim", "map_bytes")}
-    if work.images():
-        in_own_process("growth_data:tidy", settings.work, held)
-    for size in sorted(settings.sizes):
-        if reason := work.unfit(size, of):
-            results["sizes_left_out"][f"{size}"] = reason
-            say(f"{size:,} images: left out, {reason}")
-        else:
-            results["sizes"].append(work.measure(size, of, results["sizes"], say))
-        _write(results, json_file)
-    if results["sizes"]:
-        say("\n" + table(results) + "\n\n" + costs(results))
-    if picture is not None and results["sizes"]:
-        draw_latency(results, picture)
-        draw_memory(results, picture.with_stem(f"{picture.stem}_memory"))
-    if not settings.keep:
-        shutil.rmtree(work.gallery, ignore_errors=True)
-    return results
-
-
-def _results(settings: Settings, photographs: int, held: int) -> Entry:
     read_ahead = sorted(Path("/sys/block").glob("*/queue/read_ahead_kb"))
-    return {
+    results: Figures = {
         **environment(),
-        "memory_gb": machine_memory("MemTotal") / 1e9,
+        "memory_gb": psutil.virtual_memory().total / 1e9,
         "read_ahead_kb": {path.parts[3]: int(path.read_text()) for path in read_ahead},
         "photographs": photographs,
         "held_out": held,
@@ -80,11 +83,196 @@ def _results(settings: Settings, photographs: int, held: int) -> Entry:
         "sizes_left_out": {},
         "sizes": [],
     }
+    write_json(json_file, results)
+    work = Work(settings, held)
+    work.claim(photographs)
+    say(f"features of {photographs:,} photographs")
+    data = in_own_process(growth_data.extract, settings.work, settings.photographs, settings.input_size, held)
+    results |= {name: data[name] for name in ("real", "dim", "map_bytes")}
+    if work.images():
+        in_own_process(growth_data.tidy, settings.work, held)
+    for size in sorted(settings.sizes):
+        if reason := work.unfit(size, data):
+            results["sizes_left_out"][f"{size}"] = reason
+            say(f"{size:,} images: left out, {reason}")
+        else:
+            results["sizes"].append(work.measure(size, data, results["sizes"], say))
+        write_json(json_file, results)
+    if results["sizes"]:
+        say("\n" + report(results) + "\n\n" + costs(results))
+    if picture is not None and results["sizes"]:
+        draw_latency(results, picture)
+        draw_memory(results, picture.with_stem(f"{picture.stem}_memory"))
+    if not settings.keep:
+        shutil.rmtree(work.gallery, ignore_errors=True)
+    return results
 
 
-def _write(results: Entry, file: Path | None) -> None:
-    if file is not None:
-        file.write_text(json.dumps(results, indent=2) + "\n")
+class Work:
+    """The folder --work: features, the gallery, and the measurements of each size."""
+
+    def __init__(self, settings: Settings, held: int) -> None:
+        self.settings = settings
+        self.held = held
+        self.path = settings.work
+        self.gallery = self.path / "gallery"
+        self._queries = self.path / "features" / "queries.npy"
+        self._limits = self.path / "limits.npy"
+
+    def claim(self, photographs: int) -> None:
+        """Make the folder, or raise InputError if it is of other photographs or settings."""
+        mark = self.path / "growth.json"
+        ours = {
+            "photographs": str(self.settings.photographs.resolve()),
+            "count": photographs,
+            "input_size": self.settings.input_size,
+            "held_out": self.held,
+            "storage": self.settings.storage,
+        }
+        if mark.exists():
+            theirs = json.loads(mark.read_text())
+            for name, value in ours.items():
+                if theirs.get(name) != value:
+                    found = f"a gallery of {name} {theirs.get(name)}, not {value}"
+                    raise InputError(f"{self.path}: has {found}: take another --work")
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise InputError(f"{self.path}: the folder holds something else: choose a new one")
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(mark, ours)
+        (self.path / "sizes").mkdir(exist_ok=True)  # a run may have been interrupted before it
+
+    def images(self) -> int:
+        """Return the number of images in the gallery."""
+        if not (self.gallery / CATALOG).exists():
+            return 0
+        with Gallery(self.gallery) as gallery:
+            return len(gallery)
+
+    def unfit(self, size: int, data: Figures) -> str | None:
+        """Return why this size cannot be measured."""
+        present = self.images()
+        if present > size and not set(OURS) <= set(self._known(size)):
+            return f"the gallery has grown to {present:,} images; for smaller sizes take a new --work"
+        needed = (size - present) * data["row_bytes"] + size * 5 * data["dim"] + RESERVE  # descriptors, index
+        free = shutil.disk_usage(self.path).free
+        if present < size and free < needed:
+            return f"it takes {needed / 1e9:,.1f} GB of disk, and {free / 1e9:,.1f} are free"
+        return None
+
+    def measure(self, size: int, data: Figures, before: list[Figures], say: Say) -> Figures:
+        """Measure what is not known of this size yet, and return all of it. `before` has the smaller sizes."""
+        entry = self._known(size) or {
+            "images": size,
+            "real": min(size, data["real"]),
+            "drawn": max(0, size - data["real"]),
+            "commit": environment()["commit"],
+            "peers": {},
+        }
+        for name, part in self._parts(size).items():
+            if name not in entry:
+                say(f"{size:,} images: {name}")
+                entry[name] = part()
+                self._keep(entry)
+        for key in self.settings.peers:
+            if key not in entry["peers"]:
+                say(f"{size:,} images: {TITLES[key]}")
+                entry["peers"][key] = self._peer(key, entry, data, before)
+                self._keep(entry)
+        return entry
+
+    def _parts(self, size: int) -> dict[str, Callable[[], Figures]]:
+        """Return the steps of a size, in order; all but `disk` run in a process."""
+        settings, gallery, held = self.settings, self.gallery, self.held
+        searched = gallery, self._queries, self._limits
+        added = settings.photographs, settings.input_size, held, min(ADDED, held // 4)
+        return {
+            "grow": partial(in_own_process, growth_data.grow, self.path, held, size),
+            "index": partial(in_own_process, growth_measure.build, gallery, self._queries, settings.storage, None),
+            "check": partial(in_own_process, growth_measure.check, *searched),
+            "disk": self._disk,
+            "search": partial(in_own_process, growth_measure.search, *searched),
+            "cold": partial(in_own_process, growth_measure.cold, gallery, self._queries),
+            "pixels": partial(in_own_process, growth_stages.pixels, self.path, held),
+            "add": partial(in_own_process, growth_stages.add, self.path, *added),
+        }
+
+    def _peer(self, key: str, entry: Figures, data: Figures, before: list[Figures]) -> Figures:
+        seconds = extrapolated(key, entry["images"], before)
+        reason = self._peer_unfit(key, entry, data, seconds)
+        try:
+            if reason is None:
+                found = self._without_components() if key == WITHOUT else self._run_peer(key)
+                return {"status": "ok", **found}
+        except Failed as error:
+            reason = str(error)
+        return {"status": "left out", "reason": reason, "extrapolated_s": seconds}
+
+    def _peer_unfit(self, key: str, entry: Figures, data: Figures, seconds: float | None) -> str | None:
+        images, dim = entry["images"], data["dim"]
+        if self.images() != images:
+            return "the gallery has grown past this size"
+        if key == WITHOUT and entry["index"]["kind"] != "pca-ivf":
+            return "the same as ours at this size"
+        if key in PEERS and (missing := PEERS[key].missing()):
+            return missing
+        if seconds is not None and seconds > 60 * self.settings.peer_minutes:
+            return f"would take about {seconds / 60:,.1f} minutes to build"
+        needs = PEERS[key].needs(images, dim) if key in PEERS else 0
+        if needs > 0.9 * (free := psutil.virtual_memory().available):
+            return f"may take {needs / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} are free"
+        if key == WITHOUT and shutil.disk_usage(self.path).free < 9 * dim * images + RESERVE:
+            return "the disk has no room for its descriptors"
+        return None
+
+    def _run_peer(self, key: str) -> Figures:
+        searched = self.gallery, self._queries, self._limits
+        return in_own_process(growth_peers.run, key, *searched, limit_s=self._patience())
+
+    def _without_components(self) -> Figures:
+        view, given = view_of(self.gallery), (self._queries, self._limits)
+        settings, limit_s = self.settings, self._patience()
+        try:
+            built = in_own_process(
+                growth_peers.without_components, self.gallery, *given, settings.storage, limit_s=limit_s
+            )
+            found = in_own_process(growth_measure.search, view, *given)
+        finally:
+            shutil.rmtree(view, ignore_errors=True)  # its shards are a link
+        return {**found, **{name: built[name] for name in ("seconds", "peak_mb", "text")}}
+
+    def _patience(self) -> float:
+        return PATIENCE * 60 * self.settings.peer_minutes
+
+    def _disk(self) -> Figures:
+        """Return the bytes of the gallery's files."""
+        index, _ = growth_measure.index_path(self.gallery)
+        return {
+            "shards": sum(path.stat().st_size for path in (self.gallery / "shards").iterdir()),
+            "descriptors": descriptors_file(index).stat().st_size,
+            "index": index.stat().st_size,
+            "catalog": (self.gallery / CATALOG).stat().st_size,
+        }
+
+    def _known(self, size: int) -> Figures:
+        file = self._file(size)
+        known: Figures = json.loads(file.read_text()) if file.exists() else {}
+        return known
+
+    def _keep(self, entry: Figures) -> None:
+        write_json(self._file(entry["images"]), entry)
+
+    def _file(self, size: int) -> Path:
+        return self.path / "sizes" / f"{size}.json"
+
+
+def extrapolated(key: str, images: int, before: list[Figures]) -> float | None:
+    """Return the expected seconds to build, from the largest size that was built: as images x log(images)."""
+    built = [entry for entry in before if entry["peers"].get(key, {}).get("status") == "ok"]
+    if not built:
+        return None
+    fewer, seconds = built[-1]["images"], built[-1]["peers"][key]["seconds"]
+    return float(seconds * images * math.log(images) / (fewer * math.log(fewer)))
 
 
 if __name__ == "__main__":

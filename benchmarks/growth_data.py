@@ -1,11 +1,11 @@
-"""Images by the million: real photographs, then descriptors drawn around real ones; and the gallery made of them.
+"""A gallery of up to millions of images: real photographs, then descriptors drawn around real ones.
 
-A drawn descriptor is r + 0.7 * sum over j < 8 of g_j * (n_j - r) / sqrt(8): r a real one chosen at random, n_j its
-nearest others, g_j standard normal. Its maps are r's. Features of photographs are computed once:
+A drawn descriptor is r + 0.7 * sum over j < 8 of g_j * (n_j - r) / sqrt(8): r is a real one chosen at random, n_j are
+its nearest others, and g_j is standard normal. Its maps are those of r. Features of photographs are computed once:
 
-    WORK/features/  pooled.npy  float32 [n, D]      maps_0.npy ..  float16 [n, H*W, C]     moments.npy  int64 [n, L, 3]
-                    ids.json    [n]                 settings.json  what they were made with
-                    nearest.npy int64 [n - held out, 8]
+    WORK/features/  pooled.npy  float32 [n, D]      maps_0.npy ..  float16 [n, H*W, C]
+                    ids.json    [n]                 settings.json  of the extraction
+                    nearest_HELD.npy  int64 [n - HELD, 8]          queries.npy  float32 [HELD, D]
 """
 
 import io
@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
 import xxhash
 from PIL import Image
 
+from spade_index.benchmarks.harness import Figures
 from spade_index.errors import InputError
-from spade_index.gallery.store.moments import image_moments
 from spade_index.gallery.store.record import ImageOrigin, NewImage, StoredImage
 from spade_index.gallery.store.shard_writer import PAGE
 from spade_index.gallery.write.writer import GalleryWriter
@@ -37,33 +37,32 @@ if TYPE_CHECKING:
 
 BACKBONE = "efficientnet-lite0"
 SEED = 0
-LOT = 1024  # rows of a commit; drawn together, so that they are the same wherever a run was interrupted
+LOT = 1024  # rows that are drawn and added together, so that an interrupted run draws the same ones
 BATCH = 64
 AROUND = 8  # real neighbours that a descriptor is drawn between
 SPREAD = 0.7
-ADDED = "added/"  # before the ids of photographs that are added and removed again
+ADDED = "added/"  # prefix of the ids of photographs that are added and removed again
 OTHER_BYTES = 2048  # of an image on disk, about: id, thumbnail, catalog
 
 
 @dataclass(frozen=True)
 class Features:
-    """Those of all photographs, shuffled. The first `held` are never in the gallery."""
+    """The features of all photographs, shuffled. The first `held` are never in the gallery."""
 
     settings: ExtractionSettings
     pooled: np.ndarray  # float32 [n, D]
     maps: list[np.ndarray]  # float16 [n, H*W, C] of each level
-    moments: np.ndarray  # int64 [n, levels, 3]
     ids: list[str]
     held: int
 
     @classmethod
     def read(cls, work: Path, held: int) -> "Features":
-        """What `extract` wrote, mapped from its files."""
+        """Map the files that `extract` wrote."""
         folder = work / "features"
         settings = ExtractionSettings.from_json((folder / "settings.json").read_text())
         maps = [np.load(folder / f"maps_{level}.npy", mmap_mode="r") for level in range(len(settings.levels))]
-        pooled, moments = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pooled", "moments"))
-        return cls(settings, pooled, maps, moments, json.loads((folder / "ids.json").read_text()), held)
+        pooled = np.load(folder / "pooled.npy", mmap_mode="r")
+        return cls(settings, pooled, maps, json.loads((folder / "ids.json").read_text()), held)
 
     @property
     def real(self) -> int:
@@ -71,16 +70,19 @@ class Features:
         return len(self.ids) - self.held
 
 
-def extract(work: str, photographs: str, input_size: int, held: int) -> dict[str, Any]:
-    """Features of all photographs into WORK/features, if they are not there, and the first `held` into queries.npy."""
-    folder = Path(work, "features")
+def extract(work: Path, photographs: Path, input_size: int, held: int) -> Figures:
+    """Write the features of all photographs to WORK/features, unless they are there, and `held` into queries.npy.
+
+    Returns the number of photographs for the gallery and the bytes of an image.
+    """
+    folder = work / "features"
     if not folder.exists():
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _extract(temporary, shuffled(photographs), make_backbone(input_size))
         temporary.rename(folder)
-    features = Features.read(Path(work), held)
+    features = Features.read(work, held)
     np.save(folder / "queries.npy", features.pooled[:held])
     settings = features.settings
     levels = [2 * channels * height * width for channels, height, width in settings.level_shapes]
@@ -94,16 +96,16 @@ def extract(work: str, photographs: str, input_size: int, held: int) -> dict[str
 
 
 def make_backbone(input_size: int) -> "Backbone":
-    """The one that all features are made with."""
-    from spade_index.features.backbone import load_backbone  # imports torch, which takes seconds
+    """Return the backbone of all features."""
+    from spade_index.features.backbone import load_backbone  # loads torch, which takes seconds
 
     return load_backbone(
         BACKBONE, preprocessing=lambda default: replace(default, input_size=(input_size, input_size)), device="cpu"
     )
 
 
-def shuffled(photographs: str) -> list[ImageFile]:
-    """All photographs in the same random order every time."""
+def shuffled(photographs: Path) -> list[ImageFile]:
+    """Return all photographs, in the same random order every time."""
     files = list(find_images(photographs))
     return [files[place] for place in np.random.default_rng(SEED).permutation(len(files))]
 
@@ -116,26 +118,22 @@ def _extract(folder: Path, files: list[ImageFile], backbone: "Backbone") -> None
         for level, shape in enumerate(shapes)
     ]
     pooled = np.empty((len(files), settings.pooled_dim), np.float32)
-    moments = np.empty((len(files), len(maps), 3), np.int64)
     ids: list[str] = []
-    loaded = load_all(files, settings.preprocessing, workers=2, ahead=4 * BATCH, on_error=_raise, processes=True)
+    loaded = load_all(files, settings.preprocessing, workers=2, ahead=4 * BATCH, on_error=_refuse, processes=True)
     while batch := list(islice(loaded, BATCH)):
         features = backbone(np.stack([image.pixels for image in batch]))
         here = slice(kept, kept + len(batch))
         pooled[here] = features.pooled.numpy()
         for level, values in zip(maps, features.pyramid, strict=True):
             level[here] = values.half().numpy()
-        for row in range(here.start, here.stop):
-            moments[row] = [image_moments(level[row]) for level in maps]
         ids += [image.file.id for image in batch]
         kept += len(batch)
     np.save(folder / "pooled.npy", pooled)
-    np.save(folder / "moments.npy", moments)
     (folder / "ids.json").write_text(json.dumps(ids))
     (folder / "settings.json").write_text(settings.to_json())
 
 
-def _raise(error: Exception) -> None:
+def _refuse(error: Exception) -> None:
     raise InputError(f"{error}: every photograph is needed")
 
 
@@ -149,7 +147,7 @@ class Rows:
 
 
 def rows(features: Features, nearest: np.ndarray, start: int, stop: int) -> Rows:
-    """The gallery's images `start` to `stop`, all of one lot: the real ones come first."""
+    """Return the gallery's images `start` to `stop`, which are of one lot; the real ones come first."""
     lot, held, real = start // LOT, features.held, features.real
     numbers = np.arange(start, stop)
     rng = np.random.default_rng((SEED, lot))
@@ -164,7 +162,7 @@ def rows(features: Features, nearest: np.ndarray, start: int, stop: int) -> Rows
 
 
 def nearest_real(work: Path, features: Features) -> np.ndarray:
-    """The AROUND nearest other photographs of each one of the gallery, int64 [real, AROUND], about."""
+    """Return the (approximately) AROUND nearest other photographs of each in the gallery, int64 [real, AROUND]."""
     file = work / "features" / f"nearest_{features.held}.npy"
     if not file.exists():
         base = np.ascontiguousarray(features.pooled[features.held :])
@@ -180,31 +178,15 @@ def nearest_real(work: Path, features: Features) -> np.ndarray:
     return np.load(file)
 
 
-def grow(work: str, held: int, size: int) -> dict[str, Any]:
-    """Bring WORK/gallery to so many images, from wherever it is."""
-    features = Features.read(Path(work), held)
-    drawn = size > features.real
-    nearest = nearest_real(Path(work), features) if drawn else np.empty((0, AROUND), np.int64)
-    with GalleryWriter(Path(work, "gallery"), features.settings) as writer:
+def grow(work: Path, held: int, size: int) -> Figures:
+    """Add images to WORK/gallery until it has `size`."""
+    features = Features.read(work, held)
+    nearest = nearest_real(work, features) if size > features.real else np.empty((0, AROUND), np.int64)
+    with GalleryWriter(work / "gallery", features.settings) as writer:
         start = len(writer.gallery)
         for first, last in _lots(start, size):
-            _commit(writer, features, rows(features, nearest, first, last))
+            writer.add_features(_new_images(features, rows(features, nearest, first, last)))
         return {"images": len(writer.gallery), "added": size - start}
-
-
-def tidy(work: str, held: int) -> dict[str, Any]:
-    """Remove the images that a run which was interrupted had added."""
-    features = Features.read(Path(work), held)
-    with GalleryWriter(Path(work, "gallery"), features.settings) as writer:
-        left = added(writer, [ADDED + id for id in features.ids[:held]])
-        if left:
-            writer.remove(left)
-        return {"removed": len(left)}
-
-
-def added(writer: GalleryWriter, ids: list[str]) -> list[str]:
-    """Those of these ids that are in the gallery."""
-    return list(writer.gallery.catalog.images_by_id(ids, writer.gallery.snapshot))
 
 
 def _lots(start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -214,18 +196,25 @@ def _lots(start: int, stop: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _commit(writer: GalleryWriter, features: Features, some: Rows) -> None:
-    thumbnail = _thumbnail()
-    writer.add_features(
-        NewImage(
-            ImageOrigin(id, xxhash.xxh3_128_digest(id.encode()), f"/{id}", len(thumbnail), 0, 32, 32),
-            StoredImage(pooled, [level[of] for level in features.maps], thumbnail),
-        )
-        for id, pooled, of in zip(some.ids, some.pooled, some.of, strict=True)
-    )
-
-
-def _thumbnail() -> bytes:
+def _new_images(features: Features, some: Rows) -> Iterator[NewImage]:
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), "grey").save(buffer, "JPEG")
-    return buffer.getvalue()
+    thumbnail = buffer.getvalue()
+    for id, pooled, of in zip(some.ids, some.pooled, some.of, strict=True):
+        origin = ImageOrigin(id, xxhash.xxh3_128_digest(id.encode()), f"/{id}", len(thumbnail), 0, 32, 32)
+        yield NewImage(origin, StoredImage(pooled, [level[of] for level in features.maps], thumbnail))
+
+
+def tidy(work: Path, held: int) -> Figures:
+    """Remove the images that an interrupted run had added."""
+    features = Features.read(work, held)
+    with GalleryWriter(work / "gallery", features.settings) as writer:
+        left = present(writer, [ADDED + id for id in features.ids[:held]])
+        if left:
+            writer.remove(left)
+        return {"removed": len(left)}
+
+
+def present(writer: GalleryWriter, ids: list[str]) -> list[str]:
+    """Return those of these ids that are in the gallery."""
+    return list(writer.gallery.catalog.images_by_id(ids, writer.gallery.snapshot))

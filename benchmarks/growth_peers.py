@@ -1,8 +1,8 @@
-"""What else finds nearest descriptors, on those of the same gallery; all but the last hold them in memory.
+"""Peers of the gallery's index, on the same descriptors; all but the last hold them in memory.
 
-Each is built and searched in a process of its own, one query at a time, as ours. What has a parameter for the width of
-its search gets the least with which the tuning queries reach the recall that our index is built for by a
-standard error; ours is built to reach it by two.
+Each is built and searched in a process of its own, one query at a time, as ours. A peer with a search width gets the
+least one with which the recall of the tuning queries exceeds, by a standard error, the recall that our index is built
+for; ours is built to exceed it by two.
 """
 
 import math
@@ -14,7 +14,6 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
@@ -30,21 +29,22 @@ from spade_index.benchmarks.growth_measure import (
     test_of,
     tuning_of,
 )
-from spade_index.benchmarks.growth_process import above, resident, timed
+from spade_index.benchmarks.harness import Figures, timed
+from spade_index.benchmarks.processes import above, resident
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
 from spade_index.settings import IndexSettings
 
 WIDTHS = (50, 70, 100, 140, 200, 280, 400, 560, 800, 1100, 1600)  # of the search in a graph
 LINKS = 24  # M: a node's links in a graph, twice as many at the bottom
 BUILD_WIDTH = 200
-LONGEST = 120  # seconds of searching, after which
-FEWEST = 100  # queries are enough
+LONGEST = 120  # seconds of searching, after which FEWEST queries are enough
+FEWEST = 100
 WITHOUT = "no-components"
 
 
 @dataclass(frozen=True)
 class Built:
-    """A peer's index, and how it is searched."""
+    """A peer's index and its search."""
 
     search: Callable[[np.ndarray], np.ndarray]  # query float32 [1, D] -> keys int64 [K]
     widen: Callable[[int], None] | None  # sets the width of the search
@@ -57,12 +57,12 @@ class Peer:
 
     key: str  # as --peers takes it
     title: str
-    build: Callable[[Blocks, int, int], Built]  # of so many descriptors of D values
-    needs: Callable[[int, int], float]  # bytes of memory, at the most, for the same
+    build: Callable[[Blocks, int, int], Built]  # descriptors, their number, D
+    needs: Callable[[int, int], float]  # largest bytes of memory for a number of descriptors and D
     package: str | None = None
 
     def missing(self) -> str | None:
-        """Why it cannot be run."""
+        """Return why it cannot be run."""
         return f"{self.package} is not installed" if self.package and find_spec(self.package) is None else None
 
 
@@ -130,34 +130,33 @@ PEERS = {
 TITLES = {key: peer.title for key, peer in PEERS.items()} | {WITHOUT: "ours, all of a descriptor's values"}
 
 
-def run(key: str, gallery: str, queries: str, limits: str) -> dict[str, Any]:
-    """A process's work: build, choose the width, measure."""
-    descriptors = Descriptors(descriptors_file(index_path(Path(gallery))[0]))
+def run(key: str, gallery: Path, queries: Path, limits: Path) -> Figures:
+    """Build a peer, choose its search width, and measure it; runs in a process."""
+    descriptors = Descriptors(descriptors_file(index_path(gallery)[0]))
     asked, limit = np.load(queries), np.load(limits)
     images, dim = len(descriptors.keys), asked.shape[1]
     peer = PEERS[key]
     if peer.package:
         import_module(peer.package)
     before = resident()
-    built, seconds = timed(lambda: peer.build(descriptors.blocks(), images, dim))
+    built, seconds = timed(partial(peer.build, descriptors.blocks(), images, dim))
     width = _widened(built, tuning_of(asked), tuning_of(limit), descriptors)
     for query in tuning_of(asked)[:WARM_UP]:
         built.search(query[None])
     found, times = _searched(built, test_of(asked))
     memory = above(before)
+    shares = _recalls(test_of(asked)[: len(found)], found, test_of(limit)[: len(found)], descriptors)
     return {
         "text": built.text + (f", search width {width}" if width else ""),
         "seconds": seconds,
         **latency(times),
-        "recall": float(
-            _recalls(test_of(asked)[: len(found)], found, test_of(limit)[: len(found)], descriptors).mean()
-        ),
+        "recall": float(shares.mean()),
         "resident": memory,
     }
 
 
 def _searched(built: Built, queries: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
-    """Keys [K] and seconds of each query; of the first ones if all of them took too long."""
+    """Return keys [K] and seconds of each query; of the first ones if all would take too long."""
     found: list[np.ndarray] = []
     times: list[float] = []
     for query in queries:
@@ -170,7 +169,7 @@ def _searched(built: Built, queries: np.ndarray) -> tuple[list[np.ndarray], list
 
 
 def _widened(built: Built, queries: np.ndarray, limits: np.ndarray, descriptors: Descriptors) -> int | None:
-    """The least of WIDTHS with which the recall is reached; else the most."""
+    """Set and return the least of WIDTHS that reaches the recall, else the largest."""
     if built.widen is None:
         return None
     for width in WIDTHS:
@@ -184,7 +183,7 @@ def _widened(built: Built, queries: np.ndarray, limits: np.ndarray, descriptors:
 def _recalls(
     queries: np.ndarray, found: Sequence[np.ndarray], limits: np.ndarray, descriptors: Descriptors
 ) -> np.ndarray:
-    """Of what was found, keys [K] of each query: by the distances of the stored descriptors."""
+    """Return the recall of each query's keys [K] by the distances of the stored descriptors."""
     distances = np.full((len(queries), K), np.inf)
     for row, (query, keys) in enumerate(zip(queries, found, strict=True)):
         there = np.unique(keys[keys >= 0])
@@ -192,22 +191,22 @@ def _recalls(
     return recalls(distances, limits)
 
 
-def without_components(gallery: str, queries: str, limits: str, storage: str) -> dict[str, Any]:
-    """Our own pipeline on a copy of the gallery whose shards are the same files; a process's work, but not the search.
+def without_components(gallery: Path, queries: Path, limits: Path, storage: str) -> Figures:
+    """Build and verify our index without PCA on a view of the gallery that shares its shards; runs in a process.
 
-    Returns what `growth_measure.build` does.
+    Returns the figures of `growth_measure.build`.
     """
-    copy = view_of(Path(gallery))
+    copy = view_of(gallery)
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
-    (copy / "shards").symlink_to(Path(gallery, "shards").resolve())
-    for file in Path(gallery).glob("catalog.*"):
+    (copy / "shards").symlink_to((gallery / "shards").resolve())
+    for file in gallery.glob("catalog.*"):
         shutil.copy(file, copy)
-    built = growth_measure.build(str(copy), queries, storage, 0)
-    growth_measure.check(str(copy), queries, limits)
+    built = growth_measure.build(copy, queries, storage, 0)
+    growth_measure.check(copy, queries, limits)
     return built
 
 
 def view_of(gallery: Path) -> Path:
-    """Where that copy is."""
+    """Return the path of that view."""
     return gallery.with_name("gallery-no-components")

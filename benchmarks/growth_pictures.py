@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from spade_index.benchmarks.growth_peers import TITLES
+from spade_index.benchmarks.harness import LINE, OURS, Figures, picture, tidy
 
-Entry = dict[str, Any]
 Label = tuple[float, float, str, str]  # x, y, text, colour
+SIZE = (8.6, 5)  # inches
 
-OURS = "#1f6f8b"
 COLOURS = {
     "flat": "#8a8a8a",
     "hnswlib": "#c8553d",
@@ -16,12 +16,18 @@ COLOURS = {
     "autofaiss": "#7d5ba6",
     "no-components": "#7fb3c4",
 }
-MAPS = "#333333"
 
 
-def draw_latency(results: Entry, path: Path) -> None:
-    """Median and p99 of a query's nearest images; the recall is written beside each point."""
-    figure, axes = _axes(results)
+def draw_latency(results: Figures, path: Path) -> None:
+    """Draw the median and p99 of a search for nearest images, with the recall beside each point."""
+    title = "Nearest 50 images of one query: median, and up to the 99th percentile (band, lines); left of it recall@50"
+    with picture(path, title, SIZE) as axes:
+        _prepare(axes, results)
+        _draw_latency(axes, results)
+        _finish(axes, results)
+
+
+def _draw_latency(axes: Any, results: Figures) -> None:
     names: list[Label] = []
     recalls: dict[int, list[Label]] = {}
     for key, title, colour, entries in _contenders(results):
@@ -38,17 +44,22 @@ def draw_latency(results: Entry, path: Path) -> None:
     for labels in recalls.values():
         _write(axes, labels, -6, 7)
     _write(axes, names, 9, 9)
-    title = "Nearest 50 images of one query: median, and up to the 99th percentile (band, lines); left of it recall@50"
-    _finish(figure, axes, results, title, path)
 
 
-def draw_memory(results: Entry, path: Path) -> None:
-    """What a process that searches holds in memory of its own, and of files."""
-    figure, axes = _axes(results)
+def draw_memory(results: Figures, path: Path) -> None:
+    """Draw the resident memory of a process that searches: its own, and that of files."""
+    title = "Memory of a process that searches for nearest images, above its libraries; dotted: all maps held in memory"
+    with picture(path, title, SIZE) as axes:
+        _prepare(axes, results)
+        _draw_memory(axes, results)
+        _finish(axes, results)
+
+
+def _draw_memory(axes: Any, results: Figures) -> None:
     sizes = [entry["images"] for entry in results["sizes"]]
     maps = [n * results["map_bytes"] / 1e6 for n in sizes]
-    axes.plot(sizes, maps, linestyle=":", linewidth=1.8, color=MAPS)
-    names: list[Label] = [(sizes[-1], maps[-1], "all feature maps", MAPS)]
+    axes.plot(sizes, maps, linestyle=":", linewidth=1.8, color=LINE)
+    names: list[Label] = [(sizes[-1], maps[-1], "all feature maps", LINE)]
     for key, title, colour, entries in _contenders(results):
         images, own = [n for n, _ in entries], [max(e["resident"]["anonymous_mb"], 0.1) for _, e in entries]
         _line(axes, images, own, colour, key == "ours")
@@ -59,12 +70,10 @@ def draw_memory(results: Entry, path: Path) -> None:
             names.append((images[-1], both[-1], "ours, with pages of its files", colour))
     axes.set(ylabel="MB resident after all queries (log scale)")
     _write(axes, names, 9, 9)
-    title = "Memory of a process that searches for nearest images, above its libraries; dotted: all maps held in memory"
-    _finish(figure, axes, results, title, path)
 
 
-def _contenders(results: Entry) -> list[tuple[str, str, str, list[tuple[int, Entry]]]]:
-    """Key, title, colour, and the sizes that each was measured at with its figures; ours first."""
+def _contenders(results: Figures) -> list[tuple[str, str, str, list[tuple[int, Figures]]]]:
+    """Return key, title and colour of each, and its figures by size; ours first."""
     rows = [("ours", "ours", OURS, [(entry["images"], entry["search"]) for entry in results["sizes"]])]
     for key, title in TITLES.items():
         found = [(entry["images"], entry["peers"].get(key, {})) for entry in results["sizes"]]
@@ -75,13 +84,7 @@ def _contenders(results: Entry) -> list[tuple[str, str, str, list[tuple[int, Ent
     return rows
 
 
-def _axes(results: Entry) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8.6, 5), layout="constrained")
+def _prepare(axes: Any, results: Figures) -> None:
     sizes = [entry["images"] for entry in results["sizes"]]
     axes.set(xscale="log", yscale="log", xlim=(0.5 * sizes[0], sizes[-1] * (sizes[-1] / sizes[0]) ** 0.42 * 1.5))
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
@@ -96,7 +99,6 @@ def _axes(results: Entry) -> Any:
             color="#777777",
             va="top",
         )
-    return figure, axes
 
 
 def _line(axes: Any, x: list[int], y: list[float], colour: str, ours: bool) -> None:
@@ -104,7 +106,7 @@ def _line(axes: Any, x: list[int], y: list[float], colour: str, ours: bool) -> N
 
 
 def _write(axes: Any, labels: list[Label], right: float, size: float) -> None:
-    """Texts beside their points, `right` points from them, moved up or down where they would lie on each other."""
+    """Write texts `right` points beside their points, moved up or down so that they do not overlap."""
     from matplotlib.patheffects import withStroke
 
     axes.figure.draw_without_rendering()
@@ -128,7 +130,7 @@ def _write(axes: Any, labels: list[Label], right: float, size: float) -> None:
 
 
 def _apart(places: list[float], gap: float) -> list[float]:
-    """Ascending places, moved as little as that each is `gap` above the one before."""
+    """Return ascending places, moved as little as possible, each at least `gap` above the one before."""
     groups: list[list[float]] = []  # each is spread about its mean
     for place in places:
         groups.append([place])
@@ -143,15 +145,9 @@ def _span(group: list[float], gap: float) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def _finish(figure: Any, axes: Any, results: Entry, title: str, path: Path) -> None:
-    from matplotlib import pyplot
-
+def _finish(axes: Any, results: Figures) -> None:
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}")
     axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("images in the gallery (log scale)")
-    figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.7, zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.text(0.995, 0.005, results["machine"], fontsize=6.5, color="#999999", ha="right", va="bottom")
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    tidy(axes, "y")
+    axes.figure.text(0.995, 0.005, results["machine"], fontsize=6.5, color="#999999", ha="right", va="bottom")

@@ -1,4 +1,4 @@
-"""Settings are checked when they are made, survive JSON unchanged, and say in which field two galleries differ."""
+"""Settings are validated, survive JSON unchanged, and name the field in which two galleries differ."""
 
 import json
 from dataclasses import FrozenInstanceError, replace
@@ -86,7 +86,7 @@ def test_a_mismatch_names_the_gallery_the_field_and_both_values(other, words):
         {"std": (0.1, 0.0, 0.1)},
     ],
 )
-def test_preprocessing_refuses_what_cannot_work(values):
+def test_preprocessing_refuses_invalid_values(values):
     with pytest.raises(InputError) as raised:
         Preprocessing(**values)
     assert "\n" not in str(raised.value)
@@ -108,7 +108,7 @@ def test_preprocessing_refuses_what_cannot_work(values):
         {"image_score": "both", "maps": "auto"},
     ],
 )
-def test_search_settings_refuse_what_cannot_work(values):
+def test_search_settings_refuse_invalid_values(values):
     with pytest.raises(InputError) as raised:
         SearchSettings(**values)
     message = str(raised.value)
@@ -116,7 +116,7 @@ def test_search_settings_refuse_what_cannot_work(values):
     assert any(name in message or name.replace("_", " ") in message for name in values)
 
 
-def test_settings_cannot_be_changed_afterwards():
+def test_settings_are_frozen():
     with pytest.raises(FrozenInstanceError):
         SearchSettings().smoothing = 1.0
     with pytest.raises(FrozenInstanceError):
@@ -133,11 +133,11 @@ def test_settings_cannot_be_changed_afterwards():
         ({"image_score": "map"}, "map"),
     ],
 )
-def test_the_image_score_needs_maps_only_where_every_image_has_one(values, score):
+def test_the_default_image_score_depends_on_maps(values, score):
     assert SearchSettings(**values).effective_image_score == score
 
 
-def test_a_calibration_holds_for_settings_that_leave_scores_as_they_are():
+def test_a_calibration_is_valid_for_settings_with_the_same_scores():
     base = SearchSettings()
     key = base.calibration_key()
     json.loads(key)
@@ -154,7 +154,7 @@ def test_a_calibration_holds_for_settings_that_leave_scores_as_they_are():
     assert len(keys | {key}) == len(changed) + 1
 
 
-def test_the_paper_preset_is_the_papers():
+def test_the_preset_equals_the_paper():
     assert (PAPER_PREPROCESSING.resize, PAPER_PREPROCESSING.input_size) == (256, (224, 224))
     assert (PAPER_SEARCH.score_neighbours, PAPER_SEARCH.gallery_neighbours, PAPER_SEARCH.pixel_neighbours) == (
         50,

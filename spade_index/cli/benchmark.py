@@ -128,8 +128,7 @@ def gallery(
     keep: bool,
 ) -> None:
     """Measure a growing gallery: latency, recall, memory, disk space and bytes read per query; beside peers."""
-    from spade_index.benchmarks.gallery_growth import run
-    from spade_index.benchmarks.growth_sizes import Settings
+    from spade_index.benchmarks.gallery_growth import Settings, run
 
     try:
         whole = tuple(int(size) for size in sizes.split(","))

@@ -101,7 +101,7 @@ class SnapshotView:
 
     def deleted(self) -> GalleryError:
         """Return what to raise when something of this snapshot is not there any more."""
-        return GalleryError(f"{self.path}: snapshot {self.snapshot} was forgotten since it was opened; open it again")
+        return GalleryError(f"{self.path}: snapshot {self.snapshot} was deleted since it was opened; open it again")
 
     def _shard(self, number: int) -> Shard:
         shard = self.shards.get(number)

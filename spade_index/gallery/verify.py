@@ -78,8 +78,8 @@ def _shard_problems(view: SnapshotView, row: ShardRow, images: list[ImageRow], p
 def _layout_problems(view: SnapshotView, shard: int, path: Path) -> Iterator[Problem]:
     """Check the layout that is kept of a shard whose bytes are as they were written."""
     if view.shards.layout_is_wrong(shard, path):
-        line = f"{view.catalog.path}: says wrongly where the values of {path} lie; "
-        yield Problem(line + f"`spade-index verify {view.path} --repair` notes it anew", layout=shard)
+        line = f"{view.catalog.path}: the layout that it keeps of {path} is wrong; "
+        yield Problem(line + f"`spade-index verify {view.path} --repair` replaces it", layout=shard)
 
 
 def _index_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]:

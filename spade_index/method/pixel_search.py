@@ -93,7 +93,7 @@ class PixelSearch:
                 precision=self._search.pixel_precision,
             )  # [B, P, kappa]
         except ValueError as error:
-            raise InputError(f"{self._gallery.path}: the pixels cannot be searched so: {error}") from error
+            raise InputError(f"{self._gallery.path}: the pixel search refuses these settings: {error}") from error
         return Found(queries, distances, matches)
 
     def _launches(self, candidates: Sequence[Sequence[Neighbour]]) -> Iterator[range]:
@@ -101,6 +101,8 @@ class PixelSearch:
 
         The other half is for the maps that are fetched while a launch is running.
         """
+        if not candidates:
+            return  # and leave the pool unallocated
         slots = max(1, self.map_pool.slots // 2)
         first = 0
         keys: set[int] = set()
@@ -110,8 +112,7 @@ class PixelSearch:
                 yield range(first, query)
                 first, keys = query, set()
             keys |= more
-        if candidates:
-            yield range(first, len(candidates))
+        yield range(first, len(candidates))
 
     @cached_property
     def map_pool(self) -> MapPool:

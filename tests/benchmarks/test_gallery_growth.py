@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from spade_index import Gallery
-from spade_index.benchmarks import growth_data, growth_peers, growth_pictures, growth_report, growth_sizes
-from spade_index.benchmarks.growth_measure import WrongResult, recalls
-from spade_index.benchmarks.growth_process import Failed, in_own_process
+from spade_index.benchmarks import (
+    gallery_growth,
+    growth_data,
+    growth_measure,
+    growth_peers,
+    growth_pictures,
+    growth_report,
+)
+from spade_index.benchmarks.growth_measure import recalls
+from spade_index.benchmarks.harness import WrongResult
+from spade_index.benchmarks.processes import Failed, in_own_process
 
 from helpers.cli_runs import refused, run
 from helpers.tiny import write_images
@@ -143,13 +151,13 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
 
 def test_a_peer_that_would_take_too_long_is_left_out():
     before = [{"images": 1000, "peers": {"flat": {"status": "ok", "seconds": 3.0}}}]
-    assert growth_sizes._extrapolated("flat", 1_000_000, before) == pytest.approx(3.0 * 1000 * 2)
-    assert growth_sizes._extrapolated("hnswlib", 1_000_000, before) is None
+    assert gallery_growth.extrapolated("flat", 1_000_000, before) == pytest.approx(3.0 * 1000 * 2)
+    assert gallery_growth.extrapolated("hnswlib", 1_000_000, before) is None
 
 
 def test_a_size_for_which_the_disk_has_no_room_is_left_out(measured, monkeypatch):
     folder, _, arguments, _ = measured
-    monkeypatch.setattr(growth_sizes, "RESERVE", 1 << 60)
+    monkeypatch.setattr(gallery_growth, "RESERVE", 1 << 60)
     printed = run("benchmark", "gallery", *arguments[:4], *arguments[6:10], "--sizes", "500").stdout
     assert "500 images: left out, it takes" in printed
     assert (folder / "work" / "gallery").exists()
@@ -178,11 +186,11 @@ def test_peers_find_the_nearest(measured):
 
 def test_a_process_that_fails_says_why(tmp_path):
     with pytest.raises(Failed, match=r"no gallery there; make one with"):
-        in_own_process("growth_measure:cold", tmp_path, tmp_path)
+        in_own_process(growth_measure.cold, tmp_path, tmp_path)
     with pytest.raises(Failed, match="No such file"):
-        in_own_process("growth_data:tidy", tmp_path, 1)
+        in_own_process(growth_data.tidy, tmp_path, 1)
     with pytest.raises(Failed, match=r"was not done after 0 s"):
-        in_own_process("growth_measure:cold", tmp_path, tmp_path, seconds=0.01)
+        in_own_process(growth_measure.cold, tmp_path, tmp_path, limit_s=0.01)
 
 
 def test_labels_move_apart_no_more_than_they_must():
@@ -191,25 +199,23 @@ def test_labels_move_apart_no_more_than_they_must():
 
 
 def test_a_kernel_that_does_not_count_what_it_reads_is_said():
-    assert growth_report._megabytes(None) == "not counted"
+    assert growth_report._cost({"cold": {"bytes": None}}, ["cold", "bytes"], 1e6, ",.3g") == "not counted"
 
 
 def test_wrong_distances_are_noticed(measured, monkeypatch):
-    from spade_index.benchmarks import growth_measure
-
     folder, _, _, _ = measured
     query = np.load(folder / "work" / "features" / "queries.npy")[0]
     with Gallery(folder / "work" / "gallery") as gallery:
         found = gallery.nearest(query[None], 50)[0]
-        growth_measure._verify(gallery, query, found)
+        growth_measure.verify(gallery, query, found)
         for wrong, what in ((found[::-1], "ascend"), ([found[0], *found[:-1]], "different"), (found, "distances are")):
             shifted = query + (1 if what == "distances are" else 0)
             with pytest.raises(WrongResult, match=what):
-                growth_measure._verify(gallery, shifted, wrong)
+                growth_measure.verify(gallery, shifted, wrong)
 
 
 def test_a_work_folder_that_has_only_its_mark_is_carried_on(tmp_path):
-    work = growth_sizes.Work(growth_sizes.Settings(tmp_path / "photographs", tmp_path / "work"), held=1)
+    work = gallery_growth.Work(gallery_growth.Settings(tmp_path / "photographs", tmp_path / "work"), held=1)
     work.claim(5)
     (tmp_path / "work" / "sizes").rmdir()
     work.claim(5)

@@ -1,4 +1,4 @@
-"""Whatever goes wrong is one line on standard error that names the file, and exit status 1; misuse is 2."""
+"""Errors are one line on standard error that names the file, with exit status 1; usage errors exit with 2."""
 
 import sqlite3
 from pathlib import Path
@@ -32,7 +32,7 @@ def gallery(built: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Two good images and, between them, a truncated one."""
+    """A folder of two good images and, between them, a truncated one."""
     folder = write_normal(tmp_path / "mixed", 3, start=60)
     path = folder / "001.png"
     path.write_bytes(path.read_bytes()[:3000])
@@ -62,7 +62,7 @@ def test_an_empty_folder(built, tmp_path):
     assert not (tmp_path / "g").exists()
 
 
-def test_images_that_are_not_there(gallery, tmp_path):
+def test_missing_images(gallery, tmp_path):
     nothing = tmp_path / "nothing"
     for command in (["build", nothing, tmp_path / "g"], ["add", gallery, nothing], ["query", gallery, nothing]):
         assert f"{nothing}: no such file or folder" in refused(*command)
@@ -111,7 +111,7 @@ def test_strict_stops_at_the_first_bad_image(mixed, tmp_path):
     ],
     ids=lambda command: command[0],
 )
-def test_a_gallery_that_is_not_there(command, images, tmp_path):
+def test_a_missing_gallery(command, images, tmp_path):
     places = {"GALLERY": tmp_path / "none", "IMAGES": images}
     line = refused(*(places.get(part, part) for part in command))
     assert str(tmp_path / "none") in line
@@ -149,7 +149,7 @@ def test_a_gallery_of_a_newer_format(gallery, images):
         assert "pip install --upgrade" in line
 
 
-def test_a_catalog_that_is_no_catalog(gallery):
+def test_a_catalog_of_another_file_type(gallery):
     (gallery / "catalog.sqlite").write_bytes(b"not a database, but long enough to be one" * 100)
     assert str(gallery / "catalog.sqlite") in refused("info", gallery)
 
@@ -168,7 +168,7 @@ def test_other_preprocessing(built, images, option):
     assert option[0].removeprefix("--").replace("-", "_") in line
 
 
-def test_a_folder_that_holds_something_else(images, tmp_path):
+def test_a_folder_with_other_files(images, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("precious")
     line = refused("build", images, tmp_path / "thesis", *BACKBONE)
@@ -176,7 +176,7 @@ def test_a_folder_that_holds_something_else(images, tmp_path):
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
 
 
-def test_a_place_that_cannot_be_written(built, images, tmp_path):
+def test_a_path_that_cannot_be_written(built, images, tmp_path):
     (tmp_path / "file").write_text("no folder")
     for line in (
         refused("build", images, tmp_path / "file" / "gallery", *BACKBONE),
@@ -194,7 +194,7 @@ def test_an_unknown_image_removes_nothing(gallery):
     assert len(run("list", gallery).stdout.splitlines()) == 10
 
 
-def test_a_second_writer_is_told_of_the_first(gallery, images):
+def test_a_second_writer_is_refused(gallery, images):
     with GalleryWriter(gallery):
         for command in (
             ["add", gallery, images],
@@ -244,7 +244,7 @@ def test_maps_auto_needs_a_threshold(built, images):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_options_that_cannot_be(built, images, options, words):
+def test_invalid_options(built, images, options, words):
     assert words in refused("query", built, images, *options)
 
 
@@ -271,7 +271,7 @@ def test_a_dataset_that_lacks_a_folder(tmp_path, folder, words):
     assert words in refused("evaluate", dataset, *BACKBONE)
 
 
-def test_a_dataset_none_of_whose_images_can_be_decoded(built, tmp_path):
+def test_a_dataset_without_an_image_that_can_be_decoded(built, tmp_path):
     dataset = write_dataset(tmp_path / "dataset")
     for path in (dataset / "test").rglob("*.png"):
         path.write_bytes(b"")
@@ -285,5 +285,5 @@ def test_a_dataset_none_of_whose_images_can_be_decoded(built, tmp_path):
     [["bild"], ["build"], ["query", "g"], ["query", "g", "x", "--mode", "sum"], ["list", "g", "--snapshot", "one"]],
     ids=" ".join,
 )
-def test_misuse_is_another_exit_status(arguments):
+def test_usage_errors_exit_with_status_2(arguments):
     assert "Usage:" in run(*arguments, status=2).stderr

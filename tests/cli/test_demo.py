@@ -1,4 +1,4 @@
-"""The demonstration runs from nothing, and its files can be used with the other commands."""
+"""The demonstration needs no input, and its files work with the other commands."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from helpers.cli_runs import objects, refused, run
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demonstration with fewer images and neighbours than it has."""
+    """Run the demonstration with fewer images and neighbours; return its folder."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "NORMAL", 12)
@@ -29,7 +29,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_finds_the_made_defects(out):
+def test_demo_finds_the_drawn_defects(out):
     figures = json.loads((out / "figures.json").read_text())
     assert set(figures) == set(demo.TEXTURES)
     for of in figures.values():
@@ -38,7 +38,7 @@ def test_it_finds_the_made_defects(out):
         assert of["pixel_roc_auc"] > 0.7
 
 
-def test_it_shows_them(out):
+def test_demo_writes_a_page_and_a_picture(out):
     page = (out / "report.html").read_text()
     assert all(name in page for name in (*demo.TEXTURES, *demo.DEFECTS))
     with Image.open(out / "demo.png") as picture:
@@ -46,7 +46,7 @@ def test_it_shows_them(out):
         assert picture.width > 500
 
 
-def test_what_it_made_can_be_queried(out):
+def test_demo_galleries_can_be_queried(out):
     texture = demo.TEXTURES[0]
     image = out / "data" / texture / "test" / "scratch" / "000.png"
     (answer,) = objects(run("query", out / "galleries" / texture, image, "--json"))
@@ -54,7 +54,7 @@ def test_what_it_made_can_be_queried(out):
     assert len(run("list", out / "galleries" / texture).stdout.splitlines()) == 12
 
 
-def test_its_datasets_are_the_same_every_time_and_complete(out, tmp_path, monkeypatch):
+def test_demo_datasets_are_complete_and_reproducible(out, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "NORMAL", 12)
     monkeypatch.setattr(demo, "TEST", 2)
     first = out / "data" / demo.TEXTURES[0]

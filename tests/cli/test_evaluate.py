@@ -30,7 +30,7 @@ def test_evaluate_with_a_given_gallery_gives_the_same_figures(dataset, built, tm
         assert own[name] == given[name]
 
 
-def test_figures_that_are_not_defined_are_null(built, tmp_path):
+def test_undefined_figures_are_null(built, tmp_path):
     dataset = write_dataset(tmp_path / "dataset")
     for path in (dataset / "ground_truth" / "hole").iterdir():
         Image.new("L", SIZE).save(path)

@@ -1,4 +1,4 @@
-"""The commands that make, change and describe a gallery."""
+"""The commands that create, change and describe a gallery."""
 
 import json
 import tarfile
@@ -12,7 +12,7 @@ from spade_index.gallery import Gallery
 from helpers.cli_runs import BACKBONE, SIZE, objects, run, write_normal
 
 
-def test_build_counts_and_repeats_nothing(dataset, tmp_path):
+def test_build_can_be_repeated(dataset, tmp_path):
     images = dataset / "train" / "good"
     first = run("build", images, tmp_path / "g", *BACKBONE)
     assert first.stdout == "12 added; 12 images at snapshot 1\n"
@@ -42,7 +42,7 @@ def test_add_takes_archives_lists_and_several_sources(gallery, tmp_path):
     assert run("list", gallery).stdout.splitlines()[12:] == ["packed/a.png", "more/001.png", "single.png"]
 
 
-def test_changed_images_are_kept_until_they_are_to_be_replaced(gallery, tmp_path):
+def test_changed_images_are_replaced_only_with_replace(gallery, tmp_path):
     changed = write_normal(tmp_path / "changed", 1, start=70)
     kept = run("add", gallery, changed)
     assert "0 added, 1 changed but kept" in kept.stdout
@@ -50,13 +50,13 @@ def test_changed_images_are_kept_until_they_are_to_be_replaced(gallery, tmp_path
     assert "1 added, 1 of them replaced; 12 images" in run("add", gallery, changed, "--replace").stdout
 
 
-def test_list_can_say_more(built):
+def test_list_long(built):
     first = run("list", built, "--long").stdout.splitlines()[0].split("\t")
     assert first[:3] == ["000.png", f"{SIZE[0]}x{SIZE[1]}", "1"]
     assert first[3].endswith("train/good/000.png")
 
 
-def test_info_for_people_and_programs(built):
+def test_info_as_text_and_as_json(built):
     text = run("info", built).stdout
     assert "efficientnet-lite0" in text
     assert "64x64" in text
@@ -68,7 +68,7 @@ def test_info_for_people_and_programs(built):
     assert [row["snapshot"] for row in facts["snapshots"]] == [0, 1]
 
 
-def test_remove_changes_the_answers_and_snapshots_keep_them(gallery, dataset):
+def test_remove_changes_answers_but_not_those_of_earlier_snapshots(gallery, dataset):
     query = dataset / "train" / "good" / "003.png"
     (before,) = objects(run("query", gallery, query, "--json"))
     assert before["neighbours"][0] == {"id": "003.png", "distance": pytest.approx(0, abs=1e-3)}
@@ -82,7 +82,7 @@ def test_remove_changes_the_answers_and_snapshots_keep_them(gallery, dataset):
     assert then == before
 
 
-def test_compact_makes_room_and_keeps_the_answers(gallery, dataset):
+def test_compact_frees_space_and_keeps_the_answers(gallery, dataset):
     run("remove", gallery, "003.png")
     query = dataset / "test" / "hole"
     before = objects(run("query", gallery, query, "--json"))
@@ -109,7 +109,7 @@ def test_a_gallery_remembers_its_weights_file(dataset, tmp_path):
     assert len(objects(run("query", tmp_path / "g", images, "--json"))) == 3
 
 
-def test_restore_takes_back_a_removal(gallery, dataset):
+def test_restore_undoes_remove(gallery, dataset):
     query = dataset / "train" / "good" / "003.png"
     (before,) = objects(run("query", gallery, query, "--json"))
     run("remove", gallery, "003.png", "004.png")
@@ -121,7 +121,7 @@ def test_restore_takes_back_a_removal(gallery, dataset):
     assert "--snapshot" in run("list", gallery, "--removed", "--snapshot", "1", status=2).stderr
 
 
-def test_compact_beside_a_reader_says_when_there_will_be_room(gallery):
+def test_compact_beside_a_reader_says_when_space_will_be_freed(gallery):
     run("remove", gallery, "003.png")
     with Gallery(gallery) as reader:
         assert "MB to be freed by the next command that writes after readers" in run("compact", gallery).stdout

@@ -1,6 +1,8 @@
-"""Groups of options: each is added to a command, and reaches it as one object with the stated defaults."""
+"""Groups of options: a command receives each as one object, with the defaults of the settings."""
 
+import importlib
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from typing import get_type_hints
 
 import click
@@ -34,7 +36,7 @@ def parsed(group: type, arguments: Sequence[str] = ()) -> object:
     return received[0]
 
 
-def test_options_that_are_not_given_mean_the_default_settings(tmp_path):
+def test_options_default_to_the_settings(tmp_path):
     assert parsed(SearchOptions).settings(None) == SearchSettings()
     assert parsed(SearchOptions).settings("paper") == PAPER_SEARCH
     assert parsed(IndexOptions).settings(IndexSettings()) == IndexSettings()
@@ -44,7 +46,7 @@ def test_options_that_are_not_given_mean_the_default_settings(tmp_path):
     assert serve == ServeSettings(root=tmp_path)
 
 
-def test_options_that_are_given_override(tmp_path):
+def test_options_override_the_settings(tmp_path):
     search = parsed(SearchOptions, ["--score-neighbours", "5", "--level-weights", "1,0.5,2", "--smoothing", "0"])
     expected = {"score_neighbours": 5, "level_weights": (1, 0.5, 2), "smoothing": 0}
     assert search.settings(None, "auto") == SearchSettings(**expected, maps="auto")
@@ -57,7 +59,7 @@ def test_options_that_are_given_override(tmp_path):
     assert parsed(AddingOptions, ["--prefix", "p/", "--strict"]) == AddingOptions("p/", replace=False, strict=True)
 
 
-def test_values_that_cannot_be_are_named():
+def test_invalid_values_are_named():
     with pytest.raises(InputError, match="level weights"):
         parsed(SearchOptions, ["--level-weights", "1,x"]).settings(None)
 
@@ -75,3 +77,19 @@ def test_every_option_of_every_command_is_explained(name):
     for each in commands:
         assert each.help
         assert [option.name for option in each.params if isinstance(option, click.Option) and not option.help] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("kernel", "pixel_search"), ("gallery", "growth_sizes"), ("ingest", "ingest")]
+)
+def test_the_defaults_of_benchmarks_are_those_of_their_settings(name, module):
+    settings = importlib.import_module(f"spade_index.benchmarks.{module}").Settings
+    defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    options = {
+        option.name: option.default
+        for option in main.commands["benchmark"].commands[name].params
+        if option.name in defaults and not isinstance(defaults[option.name], tuple) and not callable(option.default)
+    }
+    assert len(options) > 4
+    given = {option: default for option, default in options.items() if isinstance(default, (int, float, str))}
+    assert given == {option: defaults[option] for option in given}

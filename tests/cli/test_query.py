@@ -15,7 +15,7 @@ from helpers.cli_runs import SIZE, normal, objects, run
 CONTRACT = {"image", "score", "threshold", "anomalous", "snapshot", "neighbours", "score_map", "heatmap"}
 
 
-def test_query_prints_the_contract_and_draws(built, dataset, tmp_path):
+def test_query_prints_answers_and_draws_heat_maps(built, dataset, tmp_path):
     result = run("query", built, dataset / "test" / "hole", "--out", tmp_path / "out", "--json")
     answers = objects(result)
     assert result.stderr == ""
@@ -55,7 +55,7 @@ def test_query_without_json_is_a_line_for_each_image(built, dataset):
     assert all(f"{number:03d}.png" in line for number, line in enumerate(lines))
 
 
-def test_maps_never_gives_scores_alone(built, dataset, tmp_path):
+def test_maps_never_gives_scores_only(built, dataset, tmp_path):
     result = run("query", built, dataset / "test" / "good", "--maps", "never", "--out", tmp_path / "out", "--json")
     with_maps = objects(run("query", built, dataset / "test" / "good", "--json"))
     for answer, other in zip(objects(result), with_maps, strict=True):
@@ -77,7 +77,7 @@ def test_the_papers_preset(built, dataset):
     assert len(answer["neighbours"]) == 12
 
 
-def test_images_of_one_name_from_two_folders_get_files_of_their_own(built, dataset, tmp_path):
+def test_images_of_the_same_name_get_different_files(built, dataset, tmp_path):
     sources = dataset / "test" / "good", dataset / "test" / "hole"
     answers = objects(run("query", built, *sources, "--out", tmp_path / "out", "--json"))
     assert [answer["image"] for answer in answers] == ["000.png", "001.png", "002.png"] * 2
@@ -87,7 +87,7 @@ def test_images_of_one_name_from_two_folders_get_files_of_their_own(built, datas
     assert len({Path(answer["heatmap"]).read_bytes() for answer in answers}) == 6
 
 
-def test_output_stays_below_its_folder_whatever_the_ids_are(built, dataset, tmp_path):
+def test_output_stays_below_its_folder_for_any_id(built, dataset, tmp_path):
     image = dataset / "test" / "hole" / "000.png"
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name in ("../x.png", "../../x.png", "/etc/x.png", "a/../../x.png"):
@@ -105,7 +105,7 @@ def test_output_stays_below_its_folder_whatever_the_ids_are(built, dataset, tmp_
     assert after == before
 
 
-def test_calibrated_thresholds_judge(gallery, dataset):
+def test_calibrated_thresholds_give_verdicts(gallery, dataset):
     printed = run("calibrate", gallery).stdout
     assert "12 images" in printed
     answers = objects(run("query", gallery, dataset / "test" / "hole", "--json"))
@@ -119,14 +119,14 @@ def test_calibrated_thresholds_judge(gallery, dataset):
     assert all(answer["score"] == answer["scores"]["pooled"] for answer in automatic)
 
 
-def test_a_given_threshold_judges(built, dataset):
+def test_a_given_threshold_gives_verdicts(built, dataset):
     image = dataset / "test" / "good" / "000.png"
     for threshold, anomalous in ((0, True), (1e9, False)):
         (answer,) = objects(run("query", built, image, "--threshold", threshold, "--json"))
         assert (answer["threshold"], answer["anomalous"]) == (threshold, anomalous)
 
 
-def test_as_a_program(built, dataset):
+def test_query_as_a_program(built, dataset):
     program = [sys.executable, "-c", "from spade_index.cli import main; main()"]
     for arguments, status in (
         (["query", built, dataset / "test" / "good", "--json"], 0),
@@ -143,7 +143,7 @@ def test_as_a_program(built, dataset):
             assert "Traceback" not in done.stderr
 
 
-def test_what_pillow_says_of_damaged_files_is_not_repeated(built, tmp_path):
+def test_warnings_of_pillow_are_not_printed(built, tmp_path):
     normal(0).save(tmp_path / "x.tiff", compression="tiff_lzw")
     data = (tmp_path / "x.tiff").read_bytes()
     (tmp_path / "x.tiff").write_bytes(data[: len(data) // 2])

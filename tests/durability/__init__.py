@@ -1,1 +1,1 @@
-"""Galleries under kills, failing writes and flipped bits."""
+"""Tests of galleries under kills, failing writes and flipped bits."""

@@ -1,4 +1,4 @@
-"""The crash campaign: galleries that are killed, written to by failing disks and damaged, again and again.
+"""The crash campaign: operations on galleries are killed, their writes fail, and bits are flipped, many times.
 
     python -m durability.campaign --runs 500 --json benchmarks/results/crashes.json
 
@@ -38,23 +38,23 @@ READERS = 2  # at a time
 
 @dataclass
 class Tally:
-    """What happened."""
+    """Counts of what happened."""
 
     galleries: int = 0
-    runs: int = 0  # operations in processes that were to be killed
-    kills: int = 0  # of them that hit
-    finished: int = 0  # before the signal, or left to finish
-    faults: int = 0  # writes that failed or were short, each in an operation of its own
-    faults_refused: int = 0  # of these operations: ended with one StorageError
-    faults_survived: int = 0  # ended well
-    flips: int = 0  # bits of files with content
+    runs: int = 0  # operations in processes that were started to be killed
+    kills: int = 0  # of them, killed before the end
+    finished: int = 0  # of them, done before the signal, or left to finish
+    faults: int = 0  # operations with one write that failed or was short
+    faults_refused: int = 0  # of them, ended with one StorageError
+    faults_survived: int = 0  # of them, succeeded
+    flips: int = 0  # flipped bits of files whose contents matter
     flips_found: int = 0
     flips_dropped: int = 0  # damaged images that `verify --repair` dropped
-    commits_in_turn: int = 0  # of processes that wrote at the same time
+    commits_in_turn: int = 0  # of processes that all wrote to one gallery
     writers_refused: int = 0  # because another was writing
-    readers: int = 0  # of earlier snapshots, read again after every run
-    images_checked: int = 0  # bit by bit
-    images_lost: int = 0  # committed or not damaged, and gone or with other bits
+    readers: int = 0  # opened at some snapshot, and compared after every run
+    images_checked: int = 0  # compared bit by bit
+    images_lost: int = 0  # committed and undamaged, and missing or with other bits
     broken_states: int = 0
     operations: dict[str, int] = field(default_factory=dict)
 
@@ -79,14 +79,14 @@ class LivingGallery:
         self.killer = Killer(self.rng, campaign.seconds)
 
     def run(self, kinds: list[str]) -> None:
-        """One step after the other, each a kill, a fault or a flip; raises Broken at the first bad state."""
+        """Take steps, each a kill, a fault or a flip. Raises Broken at the first bad state."""
         steps: dict[str, Callable[[], None]] = {"kill": self.kill, "fault": self.fault, "flip": self.flip}
         for kind in kinds:
             self.change_readers()
             steps[kind]()
 
     def kill(self) -> None:
-        """An operation that is killed, or finishes before."""
+        """Run an operation and kill it, unless it finishes before."""
         operation = self.drawn()
         killed = False
 
@@ -103,7 +103,7 @@ class LivingGallery:
         self.tally.finished += not killed
 
     def fault(self) -> None:
-        """An operation one of whose writes fails."""
+        """Run an operation in which a write fails."""
         operation = self.drawn()
         outcome = None
 
@@ -121,7 +121,7 @@ class LivingGallery:
         self.tally.faults_refused += outcome.hit and not outcome.well
 
     def flip(self) -> None:
-        """A flipped bit in a copy."""
+        """Flip a bit in a copy."""
         if not self.state.live:
             return self.kill()
         copy = self.copied()
@@ -139,7 +139,7 @@ class LivingGallery:
         return None
 
     def drawn(self) -> Operation:
-        """A random operation."""
+        """Draw a random operation."""
         operation = draw(self.rng, self.state, self.rows, self.fresh)
         self.fresh += len(operation.images)
         self.steps.append(str(operation))
@@ -147,7 +147,7 @@ class LivingGallery:
         return operation
 
     def interrupted(self, operation: Operation, interrupt: Callable[[], list[State]]) -> None:
-        """Interrupt an operation, check all there is, and go on from where it was interrupted."""
+        """Interrupt an operation, check the gallery and its readers, and go on with the state it left."""
         before = self.state
         states, checked = operation.states(before), self.path
         never_there = not before.live and not (self.path / "catalog.sqlite").exists()
@@ -163,7 +163,7 @@ class LivingGallery:
         self.tally.images_checked += len(self.state.live)
 
     def check_copy(self, copy: Path, operation: Operation, before: State) -> None:
-        """In a copy, nothing is left when the next writer has closed, and the same operation completes."""
+        """Check on a copy that the next writer leaves no unused file, and that the same operation completes."""
         if (copy / "catalog.sqlite").exists():
             check_next_writer(copy)
         if not operation.is_done(self.state, before):
@@ -172,7 +172,7 @@ class LivingGallery:
         check_next_writer(copy)
 
     def copied(self) -> Path:
-        """A copy of the gallery, which nobody reads."""
+        """Copy the gallery, without readers."""
         copy = self.folder / "copy"
         shutil.rmtree(copy, ignore_errors=True)
         if self.path.exists():
@@ -180,7 +180,7 @@ class LivingGallery:
         return copy
 
     def change_readers(self) -> None:
-        """Open a reader of what is there now, or close one."""
+        """Open a reader, or close one."""
         if self.state.live and len(self.readers) < READERS and self.rng.random() < 0.3:
             reader = Gallery(self.path)
             self.readers.append((reader, answers_of(reader)))
@@ -189,7 +189,7 @@ class LivingGallery:
             self.readers.pop(0)[0].close()
 
     def broken(self, states: list[State], path: Path) -> Broken:
-        """Count a bad state, and keep what is needed to look into it."""
+        """Count a bad state, and keep the gallery for inspection."""
         self.tally.broken_states += 1
         self.tally.images_lost += lost_images(path, states) if path == self.path else 0
         kept = self.folder / "broken"
@@ -198,7 +198,7 @@ class LivingGallery:
         return Broken(f"broken, kept in {kept}; shards of {self.rows}, steps:\n  " + "\n  ".join(self.steps))
 
     def close(self, keep: bool) -> None:
-        """Let go of it all."""
+        """Close the readers and delete the gallery."""
         for reader, _ in self.readers:
             reader.close()
         if not keep:
@@ -206,19 +206,19 @@ class LivingGallery:
 
 
 class Campaign:
-    """Galleries one after the other, and what is known of all of them."""
+    """Runs galleries one after the other, and tallies them."""
 
     def __init__(self, seed: int, folder: Path, say: Callable[[str], None] = print) -> None:
-        """Galleries are made in `folder`, where those that broke stay."""
+        """Create galleries in `folder`, where broken ones are kept."""
         self.seed, self.folder, self.say = seed, folder, say
         self.tally = Tally()
-        self.seconds: dict[str, list[float]] = {}  # that operations take
+        self.seconds: dict[str, list[float]] = {}  # durations of each kind of operation
         self.faults = FaultServer()
 
     def run(self, runs: int, faults: int, flips: int, writers: int = 0, only: int | None = None) -> Tally:
-        """So many steps of each kind, in random order, and processes that all write at the same time.
+        """Take steps of each kind, in random order, and let processes write at the same time; return the tally.
 
-        What breaks is said, and the next gallery begins.
+        A broken gallery is printed and kept, and the next one begins.
         """
         steps = ["kill"] * runs + ["fault"] * faults + ["flip"] * flips
         random.Random(self.seed).shuffle(steps)
@@ -235,7 +235,7 @@ class Campaign:
         return self.tally
 
     def live(self, number: int, steps: list[str]) -> None:
-        """One gallery's life."""
+        """Take one gallery through its steps."""
         gallery = LivingGallery(self, number)
         self.tally.galleries += 1
         broken = False
@@ -250,7 +250,7 @@ class Campaign:
 
 
 def table(tally: Tally) -> str:
-    """The tally, one line for each number."""
+    """Return the tally, one line for each number."""
     return "\n".join(f"{name.replace('_', ' '):<20}{value}" for name, value in asdict(tally).items())
 
 

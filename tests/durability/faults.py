@@ -1,4 +1,4 @@
-"""Operations whose writes fail: by a shim beneath Python (faults.c), or by a limit of the size of files.
+"""Operations in which writes fail: by a preloaded library (faults.c), or by a limit on the size of files.
 
 The shim is preloaded into a server, a Python process that has imported everything and forks a child for every
 operation. Without a compiler there are only limits.
@@ -25,18 +25,18 @@ from durability.model import Operation
 KINDS = ["nothing", "EIO", "ENOSPC", "half is written", "half is written and the disk full", "disk full"]  # faults.c
 LIMITED = "limit"  # of the size of files
 NEVER = 1 << 60
-LATEST = 8  # of an operation's numbers of calls
-PATIENCE = 300  # seconds, and it hangs: nothing here takes one
+LATEST = 8  # numbers of calls that are kept for each kind of operation
+PATIENCE = 300  # seconds until an operation counts as hanging; none takes one second
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an operation ended whose writes failed."""
+    """How an operation with a failing write ended."""
 
     fault: str
     well: bool
-    hit: bool  # whether the fault came before the end
-    calls: int  # that concerned a file of the gallery
+    hit: bool  # whether the fault happened before the end
+    calls: int  # of functions that write to a file of the gallery
     error: str = ""
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Outcome:
 
 
 class FaultServer:
-    """Performs operations with failing writes in processes of its own."""
+    """Runs operations with failing writes in child processes."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -53,7 +53,7 @@ class FaultServer:
         self._server: subprocess.Popen[str] | None = None
 
     def run(self, operation: Operation, path: Path, rng: random.Random) -> Outcome:
-        """Perform an operation; AssertionError unless it ends well or with one line of a StorageError."""
+        """Run an operation. Raises AssertionError unless it succeeds, or ends with a StorageError of one line."""
         calls = self._calls.setdefault(operation.kind, [])
         kind, at = rng.randrange(1, len(KINDS) + 1), rng.random()
         largest = max((file.stat().st_size for file in path.rglob("*") if file.is_file()), default=50_000)
@@ -74,7 +74,7 @@ class FaultServer:
         return outcome
 
     def start(self) -> None:
-        """Start the server, which takes seconds, if it does not run yet."""
+        """Start the server unless it runs; it takes seconds."""
         if self._server is None:
             preload = {"LD_PRELOAD": str(self._library)} if self._library else {}
             self._server = subprocess.Popen(
@@ -106,7 +106,7 @@ class FaultServer:
 
 
 def compiled(folder: Path) -> Path | None:
-    """The shim as a shared library, or None where there is no compiler."""
+    """Compile the library; return None if there is no compiler."""
     library, compiler = folder / "faults.so", shutil.which("cc")
     if compiler is None:
         return None
@@ -116,13 +116,13 @@ def compiled(folder: Path) -> Path | None:
 
 
 def serve(library: str) -> None:
-    """Answer every line of standard input, a request, by a line of how it ended."""
+    """Answer every line of standard input, a request, with a line that says how it ended."""
     import faiss
     import torch
 
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    os.environ.pop("LD_PRELOAD", None)  # what is started from here is none of ours
+    os.environ.pop("LD_PRELOAD", None)  # not for child processes of other programs
     shim = ctypes.CDLL(library) if library else None
     for line in sys.stdin:
         reading, writing = os.pipe()
@@ -145,7 +145,7 @@ def serve(library: str) -> None:
 
 
 def performed(request: dict[str, Any], shim: Any) -> dict[str, Any]:
-    """Perform an operation of whose writes one fails."""
+    """Run an operation in which one write fails."""
     from spade_index.errors import StorageError
 
     operation, path = Operation(**request["operation"]), Path(request["path"])
@@ -165,7 +165,7 @@ def performed(request: dict[str, Any], shim: Any) -> dict[str, Any]:
     resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     calls, hits = (shim.faults_calls(), shim.faults_hits()) if shim else (0, 0)
     if request["limit"] >= 0:
-        hits = error is not None  # what was refused and did not matter cannot be known
+        hits = error is not None  # a refused write without consequences cannot be seen
     return {"hit": bool(hits), "calls": calls, "refused": refused, "error": error}
 
 

@@ -1,4 +1,4 @@
-"""A bit flipped anywhere in a gallery: found, named, and repaired without harm to what is not damaged."""
+"""Flip a bit anywhere in a gallery: it is found and named, and its repair costs no undamaged image."""
 
 import random
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from helpers.tiny import files_of
 
 @dataclass(frozen=True)
 class Flipped:
-    """What became of a bit."""
+    """The result of a flipped bit."""
 
     found: bool
-    dropped: int = 0  # images by `repair`
-    lost: int = 0  # of them, those that were not damaged
+    dropped: int = 0  # images that `repair` dropped
+    lost: int = 0  # of them, not damaged
 
 
 def flip(path: Path, state: State, rng: random.Random, steps: list[str]) -> Flipped:
-    """Flip a bit of a gallery that holds this state, and repair it; raises AssertionError if that goes wrong."""
-    with GalleryWriter(path):  # after a crash the catalog's bytes are noted by the next writer
+    """Flip a bit of a gallery with this state, and repair it. Raises AssertionError if the result is wrong."""
+    with GalleryWriter(path):  # after a crash, the next writer notes the catalog's bytes
         pass
     file = path / rng.choice(files_in_use(path))
     data = bytearray(file.read_bytes())
@@ -50,9 +50,10 @@ def flip(path: Path, state: State, rng: random.Random, steps: list[str]) -> Flip
 
 
 def files_in_use(path: Path) -> list[str]:
-    """The files whose bytes matter; not an index of before the last compaction, which nobody opens any more.
+    """Return the files whose bytes matter.
 
-    Nor a journal of SQLite's: once a writer has closed, one that is there is of a commit that never began.
+    An index from before the last compaction is not opened any more. Once a writer has closed, a journal of SQLite's
+    belongs to a commit that never began.
     """
     with Gallery(path) as gallery:
         index = gallery.catalog.index(gallery.snapshot)
@@ -61,7 +62,7 @@ def files_in_use(path: Path) -> list[str]:
 
 
 def problems_of(path: Path) -> list[str]:
-    """What `verify` says, also when it cannot even open the gallery."""
+    """Return the problems that `verify` finds, or the error of opening the gallery."""
     try:
         with Gallery(path) as gallery:
             return list(gallery.verify())
@@ -70,7 +71,7 @@ def problems_of(path: Path) -> list[str]:
 
 
 def check_refused(path: Path, file: Path, data: bytes) -> None:
-    """Nobody writes to a gallery whose catalog is damaged, which stays as it is."""
+    """Check that a gallery with a damaged catalog is not written to."""
     refusal = None
     try:
         with GalleryWriter(path) as writer:
@@ -83,7 +84,7 @@ def check_refused(path: Path, file: Path, data: bytes) -> None:
 
 
 def check_repaired(path: Path, state: State, damaged: set[tuple[str, int]], said: list[str]) -> Flipped:
-    """The gallery is whole again, what it lacks is named, and was damaged."""
+    """Check that a gallery is whole again, and that the images it lacks were damaged and are named."""
     with Gallery(path) as gallery:
         problems = list(gallery.verify())
         assert not problems, f"after the repair: {problems}"
@@ -100,7 +101,7 @@ def check_repaired(path: Path, state: State, damaged: set[tuple[str, int]], said
 
 
 def damaged_images(path: Path, file: Path) -> set[tuple[str, int]]:
-    """Id and contents of the images in a file that are not what they should be, when read by h5py alone."""
+    """Return id and contents of the images in a file that are damaged when read with h5py alone."""
     with Gallery(path) as gallery:
         shards = {row.file: row.shard for row in gallery.catalog.shards().values()}
         if file.parent.name != "shards":
@@ -116,7 +117,7 @@ def is_whole(file: Path, row: int, id: str, number: int) -> bool:
             stored = [shard["pooled"][row], *(shard[f"maps/{level}"][row] for level in range(len(maps)))]
             thumbnail, name = shard["thumbnail"][row].tobytes(), shard["id"].asstr()[row]
             checksum = int(shard["checksum"][row])
-    except Exception:  # whatever h5py comes to
+    except Exception:  # h5py raises exceptions of any kind
         return False
     same = all(np.array_equal(computed, read) for computed, read in zip([pooled, *maps], stored, strict=True))
     return same and name == id and checksum == row_checksum(id, pooled, maps, thumbnail)

@@ -1,4 +1,4 @@
-"""Operations in processes of their own that are killed at random moments."""
+"""Run operations in child processes, and kill them at random moments."""
 
 import os
 import random
@@ -10,20 +10,20 @@ from statistics import mean
 
 from durability.model import Operation
 
-LEFT_ALONE = 0.15  # share of operations that are left to finish, for the time that they take
-LATEST = 8  # of an operation's times
+LEFT_ALONE = 0.15  # share of operations that are not killed, to measure how long they take
+LATEST = 8  # durations that are kept for each kind of operation
 
 
 class Killer:
-    """Starts operations and kills them, uniformly over the time that they take when nothing kills them."""
+    """Starts operations and kills them, uniformly over the time that they take undisturbed."""
 
     def __init__(self, rng: random.Random, seconds: dict[str, list[float]]) -> None:
-        """`seconds` that each kind of operation took so far, to be added to."""
+        """Add to `seconds` how long each kind of operation takes."""
         self._rng = rng
         self._seconds = seconds
 
     def run(self, operation: Operation, path: Path) -> tuple[bool, str]:
-        """Whether a process was killed before it was done, and when; raises AssertionError if it failed by itself."""
+        """Return whether the operation was killed before its end, and when. Raises AssertionError if it failed."""
         times = self._seconds.setdefault(operation.kind, [])
         share = self._rng.random()
         spared = self._rng.random() < LEFT_ALONE
@@ -47,7 +47,7 @@ class Killer:
 
 
 def started(operation: Operation, path: Path) -> tuple[int, int]:
-    """A process that has begun an operation, and a pipe that ends with it and says how it failed."""
+    """Start a process that runs an operation; return its id, and a pipe that has its error, and ends with it."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,4 @@
-"""What may be done to a gallery of tiny images, and all states that it may be in if that is interrupted."""
+"""Operations on a gallery of tiny images, and the states that it may be in if one is interrupted."""
 
 import random
 from collections.abc import Callable
@@ -20,13 +20,13 @@ WEIGHTS = {"build": 1, "add": 3, "replace": 3, "remove": 3, "restore": 3, "index
 
 @dataclass(frozen=True)
 class State:
-    """What a gallery holds; an image's contents are a number that no other image has."""
+    """The contents of a gallery; an image is a number that no other image has."""
 
     live: Model
-    removed: Model = field(default_factory=dict)  # what each id was when it was last removed
+    removed: Model = field(default_factory=dict)  # contents of each id when it was last removed
 
     def offered(self) -> Model:
-        """What `restore` can take back."""
+        """Return the images that can be restored."""
         return {id: number for id, number in self.removed.items() if id not in self.live}
 
     def plus(self, images: Model) -> "State":
@@ -40,7 +40,7 @@ class State:
 
 @dataclass(frozen=True)
 class Operation:
-    """One call of a writer, in values that can be sent to another process."""
+    """One call of a writer, in values that can be sent to another process as JSON."""
 
     kind: str
     rows: int  # of a shard
@@ -51,13 +51,13 @@ class Operation:
         return f"{self.kind} {self.images or self.ids or ''}".strip()
 
     def perform(self, path: Path) -> None:
-        """Do it. Raises whatever that raises."""
+        """Open the gallery and call the writer. Raises what that raises."""
         creates = self.kind == "build"
         with GalleryWriter(path, BACKBONE.settings if creates else None) as writer:
             self.perform_with(writer)
 
     def perform_with(self, writer: GalleryWriter) -> None:
-        """Do it with a gallery that is open for writing."""
+        """Call a writer that is open."""
         writer.shard_rows = self.rows
         files = [image_file(id, contents(number), mtime_ns=number) for id, number in self.images.items()]
         actions: dict[str, Callable[[], object]] = {
@@ -76,7 +76,7 @@ class Operation:
         writer.add(files, BACKBONE, replace=self.kind == "replace", batch_size=1)
 
     def states(self, before: State) -> list[State]:
-        """The state before, after every commit, and at the end."""
+        """Return the states before, after every commit, and at the end."""
         if self.kind == "remove":
             return [before, before.minus(self.ids)]
         if self.kind == "restore":
@@ -94,12 +94,12 @@ class Operation:
         return states
 
     def is_done(self, state: State, before: State) -> bool:
-        """Whether to call it again would be an error of the caller's."""
+        """Return whether calling it again would be an error of the caller's."""
         return self.kind in ("remove", "restore") and state == self.states(before)[-1]
 
 
 def draw(rng: random.Random, state: State, rows: int, fresh: int) -> Operation:
-    """A random operation that makes sense; `fresh` and what follows are contents that no image ever had."""
+    """Draw a random valid operation; `fresh` and the numbers after it are contents that no image has had."""
     possible = WEIGHTS
     if len(state.live) < 4:
         possible = {"build": 1}
@@ -125,13 +125,13 @@ def draw(rng: random.Random, state: State, rows: int, fresh: int) -> Operation:
 
 
 def found_in(gallery: Gallery) -> State:
-    """Ids and contents of a gallery's images, by what the catalog says."""
+    """Return ids and contents of a gallery's images, as the catalog states them."""
     removed = {row.id: row.mtime_ns for row in gallery.removed_images()}
     return State({row.id: row.mtime_ns for row in gallery.images()}, removed)
 
 
 def check_state(path: Path, states: list[State], may_lack: bool) -> State:
-    """A gallery is whole, in one of these states, and every bit is as it was computed; returns the state."""
+    """Check that a gallery is whole and in one of these states, bit by bit; return the state."""
     if may_lack and not (path / "catalog.sqlite").exists():
         try:
             Gallery(path).close()
@@ -150,7 +150,7 @@ def check_state(path: Path, states: list[State], may_lack: bool) -> State:
 
 
 def differs(gallery: Gallery, id: str, number: int, row: object = None) -> bool:
-    """Whether an image's descriptor and maps are not the bits of a fresh computation."""
+    """Return whether an image's stored features differ from freshly computed ones."""
     stored = gallery.stored(row or gallery.image(id))
     pooled, maps = features(number)
     pairs = zip([pooled, *maps], [stored.pooled, *stored.maps], strict=True)
@@ -158,7 +158,7 @@ def differs(gallery: Gallery, id: str, number: int, row: object = None) -> bool:
 
 
 def lost_images(path: Path, states: list[State]) -> int:
-    """How many images that all of these states hold cannot be had of a gallery, or have other bits."""
+    """Return the number of images in all of these states that are missing from a gallery, or have other bits."""
     certain = set.intersection(*(set(state.live.items()) for state in states))
     try:
         gallery = Gallery(path)
@@ -175,9 +175,9 @@ def lost_images(path: Path, states: list[State]) -> int:
 
 
 def check_next_writer(path: Path) -> None:
-    """Nothing is left of before once a writer has opened and closed, where nobody reads."""
+    """Check that without readers, a writer that opens and closes leaves no unused file."""
     with GalleryWriter(path):
         pass
-    # A journal that holds nothing is SQLite's business, which deletes it at the next commit.
+    # SQLite deletes an empty journal at the next commit.
     left, parts = files_of(path) - {"catalog.sqlite-journal"}, parts_of(path)
     assert left == parts, f"left over: {sorted(left - parts)}; missing: {sorted(parts - left)}"

@@ -1,4 +1,4 @@
-"""The crash campaign (crashes.py), in small; and that it would notice."""
+"""The crash campaign with few runs; and that it notices broken stores."""
 
 import os
 import random
@@ -36,14 +36,14 @@ build(Path(sys.argv[1]), Path(sys.argv[2]), tiny_backbone(), workers=2, processe
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """In memory, where flushing costs nothing."""
+    """Return a folder in memory, where flushing costs nothing."""
     path = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
     yield path
     shutil.rmtree(path)
 
 
 def campaign(folder: Path, runs: int = 0, faults: int = 0, flips: int = 0, writers: int = 0) -> tuple[Tally, str]:
-    """A campaign's tally, and what it said."""
+    """Run a campaign; return its tally and what it printed."""
     said: list[str] = []
     return Campaign(7, folder, said.append).run(runs, faults, flips, writers), "\n".join(said)
 
@@ -62,7 +62,7 @@ def test_nothing_is_lost_and_no_state_is_broken(folder: Path) -> None:
 
 
 def slowly(action: Callable[..., Any]) -> Callable[..., Any]:
-    """What takes longer is killed more often."""
+    """Slow an action down, so that kills hit it more often."""
 
     def slow(*arguments: Any) -> Any:
         result = action(*arguments)
@@ -125,7 +125,7 @@ def test_an_operation_that_ends_with_another_error_is_noticed(tmp_path: Path) ->
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes that a process started, and so on."""
+    """Return the processes that a process has started, and their descendants."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -148,7 +148,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
-    """Whether it came true, within a time in which it always should."""
+    """Wait for a condition; return whether it came true in time."""
     for _ in range(600):
         if condition():
             return True

@@ -1,4 +1,4 @@
-"""Galleries of every format version that was ever released open and give the scores that they gave then."""
+"""Galleries of every released format version open and give the scores that they gave then."""
 
 import json
 import shutil

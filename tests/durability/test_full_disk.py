@@ -1,4 +1,4 @@
-"""Writes that fail: one StorageError, the gallery as it was, and the same command carries on when there is room."""
+"""Writes that fail raise one StorageError and lose nothing; the same command carries on when there is room."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ Folder = Callable[..., Path]
 
 
 def held(path: Path) -> int:
-    """How many images a gallery holds, after a check of all its files."""
+    """Check all files of a gallery; return the number of its images."""
     with Gallery(path) as gallery:
         assert list(gallery.verify()) == []
         return sum(1 for _ in gallery.images())
@@ -37,7 +37,7 @@ def held(path: Path) -> int:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
+    """Mount a file system of 1 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
@@ -114,7 +114,7 @@ def test_a_write_that_fails(
 
 @pytest.mark.parametrize("limit", [0, 100, 600])
 def test_an_index_that_does_not_fit(gallery_path: Path, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when it is only the last bytes that do not, which FAISS writes as it closes its file."""
+    """Not even its last bytes, which FAISS writes as it closes its file."""
     before = sorted((gallery_path / "index").iterdir())
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
 

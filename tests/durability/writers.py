@@ -1,4 +1,4 @@
-"""Processes that all write to one gallery: one at a time does, and together they did it in some order."""
+"""Processes that all write to one gallery: one at a time, and the result is that of some order."""
 
 import json
 import os
@@ -18,7 +18,7 @@ COMMITS = 6  # of each process
 
 
 def contend(path: Path, processes: int) -> tuple[int, int]:
-    """Let processes write; how many commits they made, and how often one was refused because another wrote."""
+    """Let processes write; return the number of commits, and of refusals because another process wrote."""
     with GalleryWriter(path, BACKBONE.settings):
         pass
     children = {}
@@ -41,7 +41,7 @@ def contend(path: Path, processes: int) -> tuple[int, int]:
 
 
 def _check_turns(path: Path, turns: list[dict]) -> None:
-    """Each began at the snapshot where the one before had ended, and the gallery holds what they made of it."""
+    """Check that each turn began at the snapshot where the last one ended, and that the gallery has the final state."""
     state, snapshot = State({}), 0
     for turn in turns:
         assert turn["before"] == snapshot, f"two wrote at the same time: {turns}"
@@ -52,7 +52,7 @@ def _check_turns(path: Path, turns: list[dict]) -> None:
 
 
 def _write(path: Path, number: int, log: Path) -> None:
-    """In a process of its own: images of its own come and go, whenever it is let."""
+    """Add and remove images of this process whenever the gallery is not locked; then exit."""
     status = 1
     with open(log, "w", buffering=1) as file:
         try:
@@ -71,7 +71,7 @@ def _write(path: Path, number: int, log: Path) -> None:
 
 
 def _try(path: Path, operation: Operation, file: TextIO) -> bool:
-    """Whether it was this process's turn."""
+    """Run an operation; return False if another process holds the lock."""
     inside = path.with_name("inside")
     try:
         with GalleryWriter(path) as writer:

@@ -1,4 +1,4 @@
-"""A backbone's levels are its modules' outputs; weights come from any usual file, and from nowhere else."""
+"""Backbones: levels are the outputs of modules; weights are read from files of all usual kinds, without code."""
 
 import pickle
 from dataclasses import replace
@@ -55,7 +55,7 @@ def weights(resnet18, tmp_path_factory) -> Path:
     return path
 
 
-def test_the_default_backbone_gives_the_papers_levels(tmp_path):
+def test_the_default_backbone_has_the_papers_levels(tmp_path):
     path = tmp_path / "wrn.pth"
     torch.save(models.get_model("wide_resnet50_2", weights=None).state_dict(), path)
     settings = load_backbone(weights=path, device="cpu", precision="float32").settings
@@ -178,7 +178,7 @@ def test_another_number_of_classes_fits(tmp_path, weights):
 
 
 class Attack:
-    """Pickled, it writes a file when it is loaded."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -256,7 +256,7 @@ def test_an_input_that_is_too_small_for_the_model_is_refused():
 
 
 @pytest.mark.parametrize("error", [URLError("Name or service not known"), RuntimeError("invalid hash value")])
-def test_weights_that_cannot_be_downloaded_offer_ways_out(monkeypatch, error):
+def test_weights_that_cannot_be_downloaded_are_named_with_a_remedy(monkeypatch, error):
     def fail(self, *arguments, **options):
         raise error
 
@@ -267,7 +267,7 @@ def test_weights_that_cannot_be_downloaded_offer_ways_out(monkeypatch, error):
     assert "wide_resnet50_2" in message
 
 
-def test_timm_models_bring_their_own_preprocessing(tmp_path):
+def test_timm_models_have_their_own_preprocessing(tmp_path):
     torch.save(timm.create_model("resnet10t", pretrained=False).state_dict(), tmp_path / "t.pth")
     backbone = load_backbone("timm:resnet10t", weights=tmp_path / "t.pth", device="cpu", precision="float32")
     assert backbone.settings.backbone == "timm:resnet10t"
@@ -277,7 +277,7 @@ def test_timm_models_bring_their_own_preprocessing(tmp_path):
     assert "do not fit" in refusal("timm:resnet18", tmp_path / "t.pth")
 
 
-def test_timm_weights_that_cannot_be_downloaded_offer_ways_out(monkeypatch):
+def test_timm_weights_that_cannot_be_downloaded_are_named_with_a_remedy(monkeypatch):
     def fail(*arguments, **options):
         raise OSError("We couldn't connect to the hub\nto load the files")
 

@@ -1,4 +1,4 @@
-"""Images whose features were computed elsewhere: added as `add` adds them, or refused by name."""
+"""Images whose features were computed elsewhere are stored as `add` stores them, or refused by name."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

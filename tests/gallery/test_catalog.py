@@ -1,4 +1,4 @@
-"""The catalog: what a snapshot holds, and files that are no catalog."""
+"""The catalog: snapshots, rows, stored thresholds, and damaged files."""
 
 import json
 import sqlite3
@@ -64,7 +64,7 @@ def test_a_row_states_all_columns_of_its_table(catalog: Catalog, row: type[Row])
     assert dict(zip(columns(row), column_types(row), strict=True)) == declared
 
 
-def test_an_image_is_seen_from_its_adding_until_its_removal(catalog: Catalog) -> None:
+def test_a_snapshot_holds_images_added_and_not_removed(catalog: Catalog) -> None:
     first = change(catalog, add="abc")
     second = change(catalog, add="d", remove="b")
     third = change(catalog, add="b", remove="a")
@@ -158,7 +158,7 @@ def test_calibrations_are_kept_by_search_settings(gallery_path: Path) -> None:
         ("{", "["),
     ],
 )
-def test_info_names_a_catalog_whose_thresholds_were_altered(gallery_path: Path, old: str, new: str) -> None:
+def test_info_names_a_catalog_with_altered_thresholds(gallery_path: Path, old: str, new: str) -> None:
     with GalleryWriter(gallery_path) as writer:
         writer.set_calibration("a", CALIBRATION)
     with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
@@ -168,7 +168,7 @@ def test_info_names_a_catalog_whose_thresholds_were_altered(gallery_path: Path, 
         assert said.startswith(f"{gallery_path}/catalog.sqlite: not a readable catalog (a threshold cannot be read")
 
 
-def test_a_newer_format_says_so(gallery_path: Path) -> None:
+def test_a_newer_format_is_refused(gallery_path: Path) -> None:
     with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
         db.execute("UPDATE meta SET value = '2' WHERE name = 'version'")
     with pytest.raises(FormatTooNew, match=rf"{gallery_path}.*version 2.*upgrade"):
@@ -176,7 +176,7 @@ def test_a_newer_format_says_so(gallery_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1000, b"SQLite format 3\0" + bytes(4080)])
-def test_a_file_that_is_no_catalog_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_catalog_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "catalog.sqlite"
     path.write_bytes(content)
     with pytest.raises(GalleryDamaged, match=str(path)):

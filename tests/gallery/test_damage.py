@@ -1,4 +1,4 @@
-"""A byte that changed, anywhere in a gallery, is found and named, and does not lead to a traceback."""
+"""A changed byte anywhere in a gallery is found and named, and never raises an unexpected exception."""
 
 import random
 import shutil
@@ -45,7 +45,7 @@ def gallery(small: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def answer(backbone: Backbone, decoded: Callable[..., list[DecodedImage]]) -> Answers:
-    """Everything that reads, on one query."""
+    """Call every method that reads, with one query."""
     (image,) = decoded(1)
 
     def ask(path: Path) -> object:
@@ -72,7 +72,7 @@ def flips(path: Path, places: list[int], seed: int = 0) -> Iterator[int]:
 
 
 def problems_of(path: Path, whole: bool = True) -> list[str]:
-    """What `verify` says, also when it cannot even open the gallery; of all files or of the catalog only."""
+    """Return the problems that `verify` finds in all files or in the catalog, or the error of opening the gallery."""
     try:
         with Gallery(path) as opened:
             found = list(opened.verify() if whole else opened.catalog.problems())
@@ -83,7 +83,7 @@ def problems_of(path: Path, whole: bool = True) -> list[str]:
 
 
 def check_found(gallery: Path, name: str, places: list[int], answer: Answers, asked: int = 1) -> None:
-    """Every flip is a problem that names the file; every so many flips, the gallery is also used."""
+    """Check that every flip is a problem that names the file; every few flips, also use the gallery."""
     others = files_of(gallery)
     for number, place in enumerate(flips(gallery / name, places)):
         found = problems_of(gallery, whole=name != "catalog.sqlite")
@@ -126,8 +126,8 @@ def test_files_without_contents_that_matter(gallery: Path) -> None:
     assert problems_of(gallery) == []
 
 
-def test_a_journal_of_a_commit_that_never_began(gallery: Path, tmp_path: Path) -> None:
-    """SQLite writes its head last: without, nothing in it counts, and a changed byte is no damage."""
+def test_a_journal_without_a_header(gallery: Path, tmp_path: Path) -> None:
+    """SQLite writes a journal's header last. Without it the journal is ignored, and a changed byte is no damage."""
     with GalleryWriter(gallery) as writer, writer.gallery.catalog.transaction() as changes:
         changes.set_meta("created", "never")
         killed = shutil.copytree(gallery, tmp_path / "killed")
@@ -139,8 +139,8 @@ def test_a_journal_of_a_commit_that_never_began(gallery: Path, tmp_path: Path) -
         assert catalog.read_bytes() == before
 
 
-def test_the_pages_of_a_catalog_in_tests_hold_what_sqlite_does_not_check(gallery: Path) -> None:
-    """Else the tests above would show nothing that `PRAGMA integrity_check` does not."""
+def test_sqlite_does_not_check_all_bytes_of_the_test_catalog(gallery: Path) -> None:
+    """Otherwise the tests above would show no more than `PRAGMA integrity_check` does."""
     path = gallery / "catalog.sqlite"
     with closing(sqlite3.connect(path)) as db:
         (stored,) = db.execute("SELECT path FROM images LIMIT 1").fetchone()
@@ -155,8 +155,8 @@ def test_the_pages_of_a_catalog_in_tests_hold_what_sqlite_does_not_check(gallery
     assert "build it again" in line
 
 
-def test_nobody_writes_to_a_damaged_catalog(gallery: Path) -> None:
-    """A later note of its bytes would say that they are as they should be."""
+def test_a_damaged_catalog_is_not_written_to(gallery: Path) -> None:
+    """A later note of its bytes would declare them good."""
     for _ in flips(gallery / "catalog.sqlite", [5000]):
         before = {name: (gallery / name).read_bytes() for name in files_of(gallery)}
         with pytest.raises(GalleryDamaged, match=r"catalog\.sqlite.*restore it from a copy"):
@@ -193,7 +193,7 @@ def test_an_older_note_of_a_damaged_catalog(gallery: Path) -> None:
 
 
 def test_a_catalog_older_than_its_note(gallery: Path) -> None:
-    """A copy of before, laid over the catalog."""
+    """An earlier copy was put in the catalog's place."""
     before = (gallery / "catalog.sqlite").read_bytes()
     with GalleryWriter(gallery) as writer:
         writer.remove(["000.png"])
@@ -216,14 +216,14 @@ def test_galleries_without_a_note_and_with_a_damaged_one(gallery: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -np.nan])
-def test_values_that_are_no_numbers(value: float) -> None:
+def test_values_that_are_not_finite(value: float) -> None:
     values = np.array([[0, -65504, 65504], [6e-8, -0.0, 1]], np.float16)
     assert is_finite(values)
     values[1, 2] = value
     assert not is_finite(values)
 
 
-def test_a_map_that_is_read_and_looks_damaged(gallery: Path, answer: Answers) -> None:
+def test_a_map_with_values_that_are_not_finite(gallery: Path, answer: Answers) -> None:
     with Gallery(gallery) as opened:
         row = opened.image("002.png")
         shard = gallery / "shards" / f"{row.shard:06d}.h5"
@@ -236,8 +236,8 @@ def test_a_map_that_is_read_and_looks_damaged(gallery: Path, answer: Answers) ->
             use(gallery)
 
 
-def test_damage_is_not_taken_over_into_new_files(gallery: Path) -> None:
-    """Neither by a compaction, whose new shard would say that all is well, nor by the moments after a removal."""
+def test_damage_is_not_copied_to_new_files(gallery: Path) -> None:
+    """Neither by a compaction, whose new shard would have valid checksums, nor by the moments after a removal."""
     with Gallery(gallery) as opened:
         row = opened.image("002.png")
         stored = opened.maps([row.key])[1].tobytes()

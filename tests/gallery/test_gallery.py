@@ -17,7 +17,7 @@ from helpers.tiny import brute_force, build, plain, put
 
 
 def stored(gallery: Gallery) -> dict[str, np.ndarray]:
-    """Id and pooled descriptor of every image, read from the shards with plain h5py."""
+    """Return the pooled descriptor of every image by id, read from the shards with plain h5py."""
     shards = gallery.catalog.shards().items()
     files = {number: h5py.File(gallery.path / "shards" / row.file) for number, row in shards}
     found = {row.id: files[row.shard]["pooled"][row.row] for row in gallery.images()}
@@ -27,7 +27,7 @@ def stored(gallery: Gallery) -> dict[str, np.ndarray]:
 
 
 def check(gallery: Gallery, queries: np.ndarray, k: int) -> None:
-    """Nearest images are those of the brute force, with the same float32 distances alone and in batches."""
+    """Check that the nearest images are those of brute force, with the same distances alone and in batches."""
     images = stored(gallery)
     assert len(images) == len(gallery)
     together = gallery.nearest(queries, k)
@@ -46,7 +46,7 @@ def descriptors() -> np.ndarray:
 
 
 def names(count: int, first: int = 0) -> list[str]:
-    """Ids whose order is not that of their numbers."""
+    """Return ids whose order is not that of their numbers."""
     return [f"{(number * 7919) % 10007:05d}" for number in range(first, first + count)]
 
 
@@ -113,7 +113,7 @@ def test_without_its_index_file(gallery_path: Path, queries: np.ndarray) -> None
         assert [line for line in gallery.verify() if "rebuild it" in line]
 
 
-def test_an_index_that_lacks_images_says_so(gallery_path: Path, queries: np.ndarray) -> None:
+def test_an_index_that_lacks_images_is_named(gallery_path: Path, queries: np.ndarray) -> None:
     (file,) = (gallery_path / "index").glob("*.faiss")
     with Gallery(gallery_path) as gallery:
         keys, descriptors = next(gallery.blocks())
@@ -187,7 +187,7 @@ def test_maps_and_thumbnails(gallery_path: Path) -> None:
             gallery.image("nothing.png")
 
 
-def test_level_variances_are_numpys(gallery_path: Path) -> None:
+def test_level_variances_equal_numpys(gallery_path: Path) -> None:
     with Gallery(gallery_path) as gallery:
         maps = gallery.maps([row.key for row in gallery.images()])
         expected = [values.astype(float).var() for values in maps]
@@ -220,7 +220,7 @@ def test_a_missing_shard_is_named(gallery_path: Path, queries: np.ndarray) -> No
         gallery.maps([n.key for n in gallery.nearest(queries, 12)[0]])
 
 
-def test_more_shards_than_files_that_stay_open(
+def test_more_shards_than_stay_open(
     tmp_path: Path, backbone: Backbone, image_folder, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("spade_index.gallery.shards.OPEN_SHARDS", 2)

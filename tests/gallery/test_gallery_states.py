@@ -1,4 +1,4 @@
-"""Any sequence of changes leaves what a plain dictionary says, and readers keep seeing the snapshot they opened."""
+"""After any sequence of changes a gallery equals a plain dictionary, and readers keep the snapshot they opened."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""FAISS proposes: flat and inverted lists, without removed images, and with the recall that was measured."""
+"""FAISS indexes, flat and with inverted lists: removed images, measured recall, memory, damaged files."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from spade_index.errors import GalleryDamaged, InputError
-from spade_index.gallery.index.build import build_index, exact_neighbours
+from spade_index.gallery.index.build import build_index
 from spade_index.gallery.index.index import Index, IndexDescription, scan
+from spade_index.gallery.index.tune import exact_neighbours
 from spade_index.settings import STORAGES, IndexSettings
 
 NONE = np.empty(0, np.int64)
@@ -66,7 +67,7 @@ def test_recall_is_recorded(built: tuple) -> None:
         assert 1 <= description.nprobe <= description.nlist
 
 
-def test_the_recall_is_that_of_other_queries_too(built: tuple) -> None:
+def test_the_measured_recall_holds_for_other_queries(built: tuple) -> None:
     index, descriptors, keys = built
     queries = clustered(100, seed=5)
     exact = exact_neighbours(np.full(100, -1), queries, blocks_of(descriptors, keys), 50)
@@ -100,7 +101,7 @@ def test_smaller_storage_makes_smaller_files(tmp_path: Path, monkeypatch: pytest
     assert sizes[0] > 1.6 * sizes[1] > 2.5 * sizes[2] > 2.5 * sizes[3]
 
 
-def test_building_keeps_within_its_memory_or_says_what_it_needs(
+def test_building_keeps_within_its_memory_or_names_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 100)
@@ -151,7 +152,7 @@ def test_removed_keys_are_left_out(built: tuple) -> None:
     assert (found >= 0).all()
 
 
-def test_asks_every_list_when_too_few_are_left(built: tuple) -> None:
+def test_all_lists_are_probed_when_too_few_images_are_left(built: tuple) -> None:
     index, descriptors, keys = built
     without = keys[5:]
     _, found = index.search(descriptors[:2], 50, without)
@@ -160,7 +161,7 @@ def test_asks_every_list_when_too_few_are_left(built: tuple) -> None:
         assert (row[5:] == -1).all()
 
 
-def test_more_than_there_are(built: tuple) -> None:
+def test_more_neighbours_than_images(built: tuple) -> None:
     index, descriptors, keys = built
     _, found = index.search(descriptors[:2], 10_000, NONE)
     for row in found:
@@ -178,7 +179,7 @@ def test_scan_is_exact() -> None:
 
 
 def test_small_distances_survive_batches() -> None:
-    """Far from the origin |x - y|^2 expanded into squares would lose them."""
+    """Far from the origin, |x|^2 - 2xy + |y|^2 would cancel them."""
     descriptors = (1000 + 1e-2 * clustered(64)).astype(np.float32)
     distances, found = scan(descriptors, np.arange(64), descriptors, 2)
     np.testing.assert_array_equal(distances[:, 0], 0)
@@ -187,16 +188,14 @@ def test_small_distances_survive_batches() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100])
-def test_a_damaged_file_says_what_to_do(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_named_with_a_remedy(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "i.faiss").write_bytes(content)
     with pytest.raises(GalleryDamaged, match=r"i\.faiss.*spade-index index"):
         Index(tmp_path / "i.faiss", IndexDescription("flat", 1))
 
 
 @pytest.mark.parametrize("dimensions", [0, 8])
-def test_a_search_asks_the_disk_once_for_each_list(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimensions: int
-) -> None:
+def test_each_list_is_prefetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimensions: int) -> None:
     monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 100)
     path, descriptors, keys = tmp_path / "i.faiss", clustered(600), np.arange(600)
     settings = IndexSettings(dimensions=dimensions)

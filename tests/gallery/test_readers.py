@@ -1,4 +1,4 @@
-"""Whoever reads keeps what it reads; what fell out of use goes when nobody needs it any more."""
+"""Readers keep their snapshot; what fell out of use is deleted when no reader may need it any more."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ QUERIES = np.random.default_rng(3).normal(size=(4, 12)).astype(np.float32)
 
 
 def change_all(path: Path, remove: tuple[str, ...] = ("000.png", "006.png", "011.png")) -> None:
-    """Remove, index and compact, so that no file and no row of before is in use."""
+    """Remove, index and compact, so that no earlier file or row is in use."""
     with GalleryWriter(path) as writer:
         writer.remove(remove)
         writer.build_index()
@@ -52,7 +52,7 @@ def test_a_reader_keeps_its_snapshot_until_it_closes(gallery_path: Path) -> None
         assert writer.delete_unused()
 
 
-def test_compact_says_whether_it_could_forget(gallery_path: Path) -> None:
+def test_deletion_waits_for_readers(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path) as writer:
         with Gallery(gallery_path):
             writer.remove(["000.png"])
@@ -64,7 +64,7 @@ def test_compact_says_whether_it_could_forget(gallery_path: Path) -> None:
         assert is_tidy(gallery_path)
 
 
-def test_what_compact_forgot_is_not_offered_while_it_is_still_there(gallery_path: Path) -> None:
+def test_images_removed_before_a_compaction_cannot_be_restored(gallery_path: Path) -> None:
     with Gallery(gallery_path) as reader:
         change_all(gallery_path)
         assert len(reader) == 12
@@ -78,7 +78,7 @@ def test_what_compact_forgot_is_not_offered_while_it_is_still_there(gallery_path
                 writer.restore(["000.png"])
 
 
-def test_a_reader_that_moves_on_lets_go(gallery_path: Path) -> None:
+def test_a_reader_that_moves_releases_its_generation(gallery_path: Path) -> None:
     with Gallery(gallery_path) as reader, Gallery(gallery_path) as other:
         change_all(gallery_path)
         before = answers_of(reader)
@@ -93,10 +93,10 @@ def test_a_reader_that_moves_on_lets_go(gallery_path: Path) -> None:
         assert len(answers_of(reader)[2]) == 9
 
 
-def test_an_index_that_is_not_exact_stays_too(
+def test_an_inexact_index_is_kept_for_readers(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By scanning, or by another index, a reader would find others than before."""
+    """By scanning, or with another index, a reader would find other images than before."""
     monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 100)
     path = tmp_path / "gallery"
     descriptors = np.random.default_rng(6).normal(size=(300, 12)).astype(np.float32)
@@ -119,7 +119,7 @@ def test_an_index_that_is_not_exact_stays_too(
 def test_a_search_that_is_overtaken_by_compact(
     gallery_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, locked: bool
 ) -> None:
-    """It answers as before, or says that it cannot: without images that are forgotten meanwhile it would be wrong."""
+    """It answers as before, or raises: an answer without images deleted meanwhile would be wrong."""
     if not locked:
         shutil.rmtree(gallery_path / generations.FOLDER)
     with Gallery(gallery_path) as reader, Gallery(gallery_path) as other, GalleryWriter(gallery_path) as writer:
@@ -199,7 +199,7 @@ def test_a_child_that_closes_takes_nothing_from_its_parent(gallery_path: Path) -
         assert answers_of(reader) == expected
 
 
-def test_galleries_of_before_there_were_locks(gallery_path: Path) -> None:
+def test_galleries_without_generation_locks(gallery_path: Path) -> None:
     shutil.rmtree(gallery_path / generations.FOLDER)
     with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
         db.execute("DROP INDEX places")

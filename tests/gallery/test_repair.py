@@ -1,4 +1,4 @@
-"""What is damaged is dropped and named, what is not stays as it was, and the gallery is whole afterwards."""
+"""A repair drops and names damaged images, keeps all others, and leaves a gallery without problems."""
 
 import os
 import sqlite3
@@ -21,7 +21,7 @@ from helpers.processes import answers_of
 from helpers.tiny import files_of
 
 
-def test_a_whole_gallery_is_left_as_it_is(gallery_path: Path) -> None:
+def test_a_gallery_without_damage_is_not_changed(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path):
         pass
     before = {name: (gallery_path / name).read_bytes() for name in files_of(gallery_path) if name != "writer.lock"}
@@ -77,7 +77,7 @@ def test_a_shard_whose_settings_are_damaged_costs_no_image(gallery_path: Path) -
     check_usable(gallery_path, ALL)
 
 
-def test_a_map_that_only_the_catalog_can_find_is_not_lost(gallery_path: Path) -> None:
+def test_a_map_that_only_the_kept_layout_finds_is_not_lost(gallery_path: Path) -> None:
     shard = hide(gallery_path, "005.png")
     with Gallery(gallery_path) as gallery:
         assert gallery.stored(gallery.image("005.png"))
@@ -100,8 +100,8 @@ def test_a_map_that_cannot_be_found_costs_one_image(gallery_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pixels", [64, 16, 4])
-def test_maps_that_say_another_number_of_rows_cost_no_image(gallery_path: Path, pixels: int) -> None:
-    """Where each row's map lies is known all the same."""
+def test_a_damaged_number_of_rows_costs_no_image(gallery_path: Path, pixels: int) -> None:
+    """The places of the rows' maps are known nevertheless."""
     shard = shard_of(gallery_path, "005.png")
     data = bytearray(shard.read_bytes())
     data[data.index(struct.pack("<2Q", 5, pixels))] ^= 0x80  # HDF5's sizes of a dataset, 8 bytes each
@@ -113,7 +113,7 @@ def test_maps_that_say_another_number_of_rows_cost_no_image(gallery_path: Path, 
 
 
 @pytest.mark.parametrize("ruin", [os.unlink, lambda path: os.truncate(path, 3000), lambda path: os.truncate(path, 0)])
-def test_a_shard_that_is_gone(gallery_path: Path, ruin: Callable[[Path], None]) -> None:
+def test_a_missing_or_truncated_shard(gallery_path: Path, ruin: Callable[[Path], None]) -> None:
     ruin(shard_of(gallery_path, "007.png"))
     dropped, said = repaired(gallery_path)
     assert dropped == 5
@@ -123,7 +123,7 @@ def test_a_shard_that_is_gone(gallery_path: Path, ruin: Callable[[Path], None]) 
         assert len(gallery) == len(list(gallery.images())) == 5
 
 
-def test_all_that_can_be_lost(gallery_path: Path) -> None:
+def test_all_shards_are_missing(gallery_path: Path) -> None:
     for shard in (gallery_path / "shards").iterdir():
         shard.unlink()
     assert repaired(gallery_path)[0] == 12
@@ -143,7 +143,7 @@ def test_an_index_is_built_again(gallery_path: Path, ruin: Callable[[Path], None
     check_usable(gallery_path, ALL)
 
 
-def test_removed_images_that_are_damaged_are_forgotten(gallery_path: Path) -> None:
+def test_damaged_removed_images_are_dropped(gallery_path: Path) -> None:
     damage(gallery_path, "006.png")
     with GalleryWriter(gallery_path) as writer, pytest.raises(GalleryDamaged, match="--repair"):
         writer.remove(["006.png"])
@@ -173,7 +173,7 @@ def test_an_image_that_was_restored_is_one_image(gallery_path: Path) -> None:
         assert {row.id for row in gallery.images()} == set(without("006.png"))
 
 
-def test_a_reader_of_what_was_dropped_is_told(gallery_path: Path) -> None:
+def test_a_reader_of_dropped_images_gets_an_error(gallery_path: Path) -> None:
     with Gallery(gallery_path) as reader, Gallery(gallery_path, 1) as early:
         before = answers_of(early)
         damage(gallery_path, "008.png")
@@ -198,7 +198,7 @@ def test_a_damaged_catalog_is_left_alone(gallery_path: Path) -> None:
     assert path.read_bytes() == data
 
 
-def test_progress_is_told_of_all_bytes(gallery_path: Path) -> None:
+def test_progress_counts_all_bytes(gallery_path: Path) -> None:
     told: list[int] = []
     with Gallery(gallery_path) as gallery:
         assert list(gallery.problems(told.append)) == []

@@ -1,4 +1,4 @@
-"""Taking back a removal: the same image under a new key, until `compact`; all ids or none; history stays."""
+"""Restoring removed images: the same image under a new key, until `compact`; all ids or none; history stays."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_a_restored_image_is_as_it_was(gallery_path: Path) -> None:
 
 
 def test_all_of_a_shard_restored_in_another_order(gallery_path: Path) -> None:
-    """A block of descriptors is in the order of its keys, which is not that of the shard's rows any more."""
+    """A block of descriptors is in the order of its keys, which now differs from the order of the shard's rows."""
     with GalleryWriter(gallery_path) as writer:
         gallery = writer.gallery
         ids = [row.id for row in gallery.images() if row.shard == 1]
@@ -63,7 +63,7 @@ def test_all_ids_or_none(gallery_path: Path) -> None:
         assert [row.id for row in writer.gallery.removed_images()] == REMOVED
 
 
-def test_what_was_removed_last_comes_back(gallery_path: Path, backbone: Backbone) -> None:
+def test_the_image_removed_last_is_restored(gallery_path: Path, backbone: Backbone) -> None:
     with GalleryWriter(gallery_path) as writer:
         writer.add([image_file("003.png", png(50))], backbone, replace=True)
         with pytest.raises(InputError, match="is there"):
@@ -95,7 +95,7 @@ def test_removed_and_restored_again_and_again(gallery_path: Path) -> None:
             writer.restore(["003.png"])
 
 
-def test_what_is_there_under_another_id_is_not_restored(gallery_path: Path, backbone: Backbone) -> None:
+def test_a_copy_of_a_live_image_is_not_restored(gallery_path: Path, backbone: Backbone) -> None:
     with GalleryWriter(gallery_path) as writer:
         writer.add([image_file("once.png", png(60))], backbone)
         writer.remove(["once.png"])

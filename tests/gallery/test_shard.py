@@ -1,4 +1,4 @@
-"""The shard format, read with plain h5py, and what happens to files that are not as they were written."""
+"""The shard format, read with plain h5py; shards that were altered; writes that fail."""
 
 import gc
 import os
@@ -112,7 +112,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         Shard(tmp_path / "000009.h5", SETTINGS)
 
 
-def test_a_file_that_is_no_shard_is_named(shard_path: Path) -> None:
+def test_a_file_that_is_not_a_shard_is_named(shard_path: Path) -> None:
     shard_path.unlink()
     with h5py.File(shard_path, "w") as file:
         file["something"] = 1
@@ -131,7 +131,7 @@ def test_a_shard_of_other_settings_is_refused(shard_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [0, 50, 96, 1000, 2100, 4096, 5000, 9000])
 def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """One error, and HDF5 has nothing to say of it."""
+    """It raises one error, and HDF5 prints nothing."""
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = ShardWriter(tmp_path, 1, SETTINGS)
 

@@ -1,4 +1,4 @@
-"""Layouts that the catalog keeps: they say what HDF5 says, or are not believed."""
+"""Layouts that the catalog keeps: they equal those that HDF5 reads, or are not used."""
 
 import sqlite3
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def settings_of(shapes: list[tuple[int, int, int]], dim: int) -> ExtractionSetti
 
 
 def write_shard(path: Path, settings: ExtractionSettings, rows: int, seed: int = 0) -> list[Maps]:
-    """A shard of made-up images; their maps."""
+    """Write a shard of random images; return their maps."""
     images = random_images(settings, rows, seed)
     writer = ShardWriter(path.parent, int(path.stem), settings)
     for image in images:
@@ -51,7 +51,7 @@ def read_row(shard: Shard, settings: ExtractionSettings, row: int) -> Maps:
 
 
 def all_maps(path: Path) -> dict[str, list[bytes]]:
-    """The maps of all images of a gallery."""
+    """Return the maps of all images of a gallery."""
     with Gallery(path) as gallery:
         rows = list(gallery.images())
         levels = gallery.maps([row.key for row in rows])
@@ -64,7 +64,7 @@ def kept(path: Path) -> dict[int, bytes]:
 
 
 def keep(path: Path, shard: int, layout: bytes | None) -> None:
-    """Change what is kept of a shard; the next writer finds nothing wrong with the catalog."""
+    """Change the layout kept of a shard, such that the catalog is consistent."""
     with closing(sqlite3.connect(path / "catalog.sqlite")) as db, db:
         Transaction(db).set_layout(shard, layout)
 
@@ -74,7 +74,7 @@ shapes = st.tuples(st.integers(1, 90), st.integers(1, 9), st.integers(1, 9))
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(shapes, min_size=1, max_size=4), st.integers(1, 700), st.integers(1, 150), st.integers(1, 9999))
-def test_what_is_kept_is_what_the_file_says(
+def test_a_kept_layout_equals_the_files(
     tmp_path: Path, shapes: list[tuple[int, int, int]], dim: int, rows: int, number: int
 ) -> None:
     path, own = tmp_path / f"{number:06d}.h5", settings_of(shapes, dim)
@@ -92,14 +92,14 @@ def test_what_is_kept_is_what_the_file_says(
     assert ShardLayout.recall(layout, number, path, settings_of(shapes, dim + 1)) is None
 
 
-def test_a_shard_takes_few_bytes_of_the_catalog(tmp_path: Path) -> None:
+def test_a_kept_layout_is_small(tmp_path: Path) -> None:
     own = settings_of([(64, 14, 14), (128, 7, 7), (256, 4, 4)], 320)
     write_shard(tmp_path / "000001.h5", own, 500)
     assert len(layout_to_keep(1, tmp_path / "000001.h5", own) or b"") < 400
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "restore", "compact", "repair", "index"])
-def test_hdf5_is_not_asked_after(
+def test_all_layouts_are_kept_after(
     change: str,
     gallery_path: Path,
     backbone: Backbone,
@@ -144,7 +144,7 @@ def test_hdf5_is_not_asked_after(
     }
 
 
-def test_a_gallery_of_before_opens_and_learns(
+def test_a_gallery_without_layouts_gets_them_for_new_shards(
     tmp_path: Path, gallery_path: Path, backbone: Backbone, image_folder: Callable[..., Path]
 ) -> None:
     expected = all_maps(gallery_path)
@@ -163,7 +163,7 @@ def test_a_gallery_of_before_opens_and_learns(
 
 
 def test_an_earlier_version_can_write_the_catalog(gallery_path: Path) -> None:
-    """What it executes: it knows nothing of layouts."""
+    """Its statements do not know of layouts."""
     with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
         db.execute("PRAGMA foreign_keys = ON")
         (shard,) = db.execute("SELECT min(shard) FROM shards").fetchone()
@@ -175,7 +175,7 @@ def test_an_earlier_version_can_write_the_catalog(gallery_path: Path) -> None:
         assert set(kept(gallery_path)) == set(gallery.catalog.shards())
 
 
-def test_no_flipped_byte_of_it_is_believed(gallery_path: Path) -> None:
+def test_a_kept_layout_with_a_flipped_byte_is_not_used(gallery_path: Path) -> None:
     expected = all_maps(gallery_path)
     ((shard, whole), *_) = kept(gallery_path).items()
     for place in range(len(whole)):
@@ -190,7 +190,7 @@ def test_no_flipped_byte_of_it_is_believed(gallery_path: Path) -> None:
 
 
 def wrong(path: Path, shard: int, by: int) -> bytes:
-    """A layout that is whole, and not that of the file."""
+    """Return a kept layout that is whole, and not the file's."""
     with Gallery(path) as gallery:
         file = path / "shards" / (gallery.catalog.shard_file(shard) or "")
         layout = ShardLayout.read(file, gallery.settings)
@@ -198,7 +198,7 @@ def wrong(path: Path, shard: int, by: int) -> bytes:
         return layout.kept(shard, file, gallery.settings) or b""
 
 
-def test_verify_compares_it_with_the_file_and_repair_mends_it(gallery_path: Path) -> None:
+def test_verify_finds_a_wrong_layout_and_repair_replaces_it(gallery_path: Path) -> None:
     expected = all_maps(gallery_path)
     first, second, *_ = kept(gallery_path).values()
     for shard, layout in ((1, wrong(gallery_path, 1, by=2)), (1, second), (2, first), (2, b"")):
@@ -208,7 +208,7 @@ def test_verify_compares_it_with_the_file_and_repair_mends_it(gallery_path: Path
         assert len(found) == 1
         assert f"shards/{shard:06d}.h5" in found[0]
         done = run("verify", gallery_path, "--repair")
-        assert "noted anew" in done.stderr
+        assert "replaced the layout" in done.stderr
         assert done.stdout == f"{gallery_path}: 0 images dropped; 12 images at snapshot 3, no problems\n"
         assert kept(gallery_path)[1] == first
         assert kept(gallery_path)[2] == second
@@ -216,8 +216,8 @@ def test_verify_compares_it_with_the_file_and_repair_mends_it(gallery_path: Path
         assert run("verify", gallery_path).stdout.endswith("no problems\n")
 
 
-def test_another_file_in_its_place_is_not_read_by_it(tmp_path: Path) -> None:
-    """The same values at other places: a copy that HDF5's own tools made, say."""
+def test_a_kept_layout_is_not_used_for_another_file(tmp_path: Path) -> None:
+    """The same values at other places, as in a copy made by HDF5's own tools."""
     own = settings_of([(9, 17, 16), (40, 8, 7)], 13)
     path, other = tmp_path / "000001.h5", tmp_path / "copy.h5"
     maps = write_shard(path, own, 9)
@@ -234,7 +234,7 @@ def test_another_file_in_its_place_is_not_read_by_it(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read, written)
 
 
-def test_a_shard_of_other_settings_is_refused_as_before(tmp_path: Path) -> None:
+def test_a_shard_of_another_gallery_is_refused(tmp_path: Path) -> None:
     path, own = tmp_path / "gallery", settings_of([(9, 17, 16)], 13)
     put(path, own, np.eye(3, 13, dtype=np.float32), ["a", "b", "c"])
     others = ExtractionSettings("b", "x", own.levels, own.level_shapes, own.pooled_dim, own.preprocessing)
@@ -245,7 +245,7 @@ def test_a_shard_of_other_settings_is_refused_as_before(tmp_path: Path) -> None:
         all_maps(path)
 
 
-def test_a_gallery_whose_settings_were_altered_does_not_read_by_it(gallery_path: Path) -> None:
+def test_a_kept_layout_is_not_used_with_altered_settings(gallery_path: Path) -> None:
     with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
         db.execute("UPDATE meta SET value = replace(value, '\"tiny-0\"', '\"tiny-8\"') WHERE name = 'settings'")
     with pytest.raises(GalleryDamaged, match="other settings"):

@@ -30,7 +30,7 @@ ROWS = 3  # of a shard, where there are several
 
 
 class Store(Protocol):
-    """What the contract is about: images by their number."""
+    """Reads images by their number."""
 
     files: list[Path]
 
@@ -123,7 +123,7 @@ def opened_by_kept_layout(folder: Path) -> Store:
 
 
 def copied_by_hdf5(folder: Path) -> Store:
-    """The same values in other places of the file."""
+    """Open a copy made by HDF5, with the same values at other places."""
     path, _ = written(folder / "first")
     copy = folder / path.name
     with h5py.File(path) as old, h5py.File(copy, "w") as new:
@@ -148,7 +148,7 @@ def gallery(folder: Path) -> Store:
 
 
 def compacted(folder: Path) -> Store:
-    """A gallery whose images have moved to other shards."""
+    """Open a gallery whose images have moved to other shards."""
     with GalleryWriter(folder, SETTINGS) as writer:
         writer.shard_rows = ROWS
         writer.add_features([*IMAGES[:1], *random_images(SETTINGS, 9, seed=2)[7:], *IMAGES[1:]])
@@ -160,7 +160,7 @@ def compacted(folder: Path) -> Store:
 
 
 def gallery_without_layouts(folder: Path) -> Store:
-    """A gallery as earlier versions wrote it."""
+    """Open a gallery as earlier versions wrote it."""
     gallery(folder)
     with closing(sqlite3.connect(folder / "catalog.sqlite")) as db:
         db.execute("DROP TABLE layouts")

@@ -1,4 +1,4 @@
-"""Batches through the backbone's lanes: the same features as one batch at a time, and an ingest that may end anyhow."""
+"""Streams of batches give the features of single batches, and an ingest that ends early leaves nothing running."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -39,13 +39,13 @@ def rounded(features: Features) -> Features:
 
 
 def stored(path: Path) -> dict[str, list[np.ndarray]]:
-    """Pooled descriptor and maps of every image, after a check of the whole gallery."""
+    """Check a gallery; return the pooled descriptor and maps of every image."""
     with Gallery(path) as gallery:
         assert list(gallery.verify()) == []
         return {row.id: [gallery.stored(row).pooled, *gallery.stored(row).maps] for row in gallery.images()}
 
 
-def test_a_stream_gives_what_the_batches_alone_give(backbone: Backbone) -> None:
+def test_a_stream_gives_the_features_of_single_batches(backbone: Backbone) -> None:
     some = batches(7, 5)
     found = list(backbone.stream(some, 2))
     assert len(found) == 7
@@ -54,7 +54,7 @@ def test_a_stream_gives_what_the_batches_alone_give(backbone: Backbone) -> None:
         assert_same_bits(features, rounded(backbone(batch)))
 
 
-def test_a_batch_is_worked_on_in_as_many_lanes_as_there_are_threads(backbone: Backbone) -> None:
+def test_there_is_a_lane_per_thread(backbone: Backbone) -> None:
     assert [backbone.lanes(images) for images in (0, 1, 2, 32)] == [1, 1, 2, 2]
     (batch,) = batches(1, 9)
     whole, parts = rounded(backbone(batch)), list(backbone.stream(np.array_split(batch, 2), 2))
@@ -62,7 +62,7 @@ def test_a_batch_is_worked_on_in_as_many_lanes_as_there_are_threads(backbone: Ba
     assert_same_bits(whole, Features(torch.cat([part.pooled for part in parts]), joined))
 
 
-def test_features_that_cannot_be_stored_stop_a_stream_at_their_place() -> None:
+def test_features_that_are_not_finite_stop_a_stream() -> None:
     backbone = tiny_backbone()
     some = batches(6, 2)
     bias = backbone._model.coarse.bias
@@ -116,7 +116,7 @@ def test_queries_and_an_ingest_share_a_backbone(tmp_path: Path, image_folder: Fo
     assert all(np.array_equal(a, b) for id in one for a, b in zip(one[id], other[id], strict=True))
 
 
-def test_two_galleries_take_in_images_at_once(tmp_path: Path, image_folder: Folder, backbone: Backbone) -> None:
+def test_two_galleries_are_written_at_once(tmp_path: Path, image_folder: Folder, backbone: Backbone) -> None:
     folders = [image_folder(20, seed=seed, name=f"images-{seed}") for seed in range(2)]
     threads = [
         threading.Thread(target=build, args=(tmp_path / f"g{seed}", folder, backbone), kwargs={"batch_size": 4})
@@ -140,7 +140,7 @@ def test_strict_keeps_all_that_came_before(tmp_path: Path, image_folder: Folder,
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, RuntimeError])
 @pytest.mark.parametrize("processes", [False, True])
-def test_whatever_ends_an_ingest_leaves_nothing_at_work(
+def test_an_ingest_that_ends_early_leaves_nothing_running(
     tmp_path: Path,
     image_folder: Folder,
     backbone: Backbone,

@@ -1,4 +1,4 @@
-"""Changing a gallery: what becomes of each image, and what is left when a change is refused."""
+"""Changes of a gallery: added, copied, changed, removed and compacted images, and changes that are refused."""
 
 import random
 import shutil
@@ -269,8 +269,8 @@ def test_an_interrupt_in_the_first_batch_leaves_nothing(
     assert list((tmp_path / "gallery").rglob("*.h5*")) == []
 
 
-def test_a_rebuilt_index_takes_no_other_ones_name(gallery_path: Path) -> None:
-    """A reader may be about to open that file, with the description that it has read."""
+def test_a_rebuilt_index_has_a_new_name(gallery_path: Path) -> None:
+    """A reader may be about to open the old file, with the description that it has read."""
     (before,) = (gallery_path / "index").glob("*.faiss")
     with Gallery(gallery_path) as reader:
         with GalleryWriter(gallery_path) as writer:

@@ -1,4 +1,4 @@
-"""Who may write where: the lock, folders that hold something else, leftovers of a crash, other settings."""
+"""Opening for writing: the lock, folders that hold something else, leftovers of a crash, other settings."""
 
 import fcntl
 import os

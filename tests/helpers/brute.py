@@ -1,4 +1,4 @@
-"""The method by definition: float64, over shards that plain h5py reads."""
+"""The method as defined, in float64, over shards read with h5py alone."""
 
 import json
 import sqlite3
@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 
 class PlainGallery:
-    """A gallery's live images, read with sqlite3 and h5py only."""
+    """The images of a gallery's latest snapshot, read with sqlite3 and h5py only."""
 
     def __init__(self, path: Path) -> None:
         self.pooled: dict[str, np.ndarray] = {}  # id -> [D]
@@ -30,18 +30,18 @@ class PlainGallery:
                 self.maps[id] = [shard[f"maps/{level}"][row].astype(float) for level in range(len(self.sizes))]
 
     def nearest(self, query: np.ndarray, k: int) -> list[tuple[str, float]]:
-        """Ids and squared distances of the k nearest images."""
+        """Return the ids and squared distances of the k nearest images."""
         distances = sorted((float(((d - query) ** 2).sum()), id) for id, d in self.pooled.items())
         return [(id, distance) for distance, id in distances[:k]]
 
     def variances(self) -> list[float]:
-        """The variance of all stored values of each level."""
+        """Return the variance of all stored values of each level."""
         return [float(np.stack([maps[level] for maps in self.maps.values()]).var()) for level in range(len(self.sizes))]
 
     def pixels(
         self, query: Sequence[np.ndarray], ids: Sequence[str], weights: Sequence[float], mode: str, kappa: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Squared distances [P, kappa] and matches [P, kappa] of a query's levels [H*W, C] among these images."""
+        """Return squared distances [P, kappa] and matches [P, kappa] of a query's levels [H*W, C] in these images."""
         if mode == "per-level":
             total, first = 0.0, None
             for level, weight in enumerate(weights):
@@ -61,7 +61,7 @@ class PlainGallery:
         return _smallest(joined(query), np.concatenate([joined(self.maps[id]) for id in ids]), kappa)
 
     def score_map(self, distances: np.ndarray, smoothing: float) -> np.ndarray:
-        """Squared distances [P, kappa] as a score map [H, W] of the input size."""
+        """Return squared distances [P, kappa] as a score map [H, W] of the input size."""
         height, width = self.input_size
         coarse = distances.mean(1, keepdims=True)
         fine = _upsample(coarse, self.sizes[0], self.input_size, bilinear=True)
@@ -75,14 +75,14 @@ def _smallest(query: np.ndarray, images: np.ndarray, kappa: int) -> tuple[np.nda
 
 
 def _upsample(values: np.ndarray, size: Sequence[int], target: Sequence[int], *, bilinear: bool) -> np.ndarray:
-    """Values [H*W, C] on the grid `target`, half-pixel centres."""
+    """Return values [H*W, C] resampled to the grid `target`, with half-pixel centres."""
     rows, columns = (_weights(there, here, bilinear) for here, there in zip(size, target, strict=True))
     grid = values.astype(float).reshape(*size, -1)
     return np.einsum("ih,jw,hwc->ijc", rows, columns, grid).reshape(target[0] * target[1], -1)
 
 
 def _weights(target: int, size: int, bilinear: bool) -> np.ndarray:
-    """How much each of `size` cells counts in each of `target`, [target, size]."""
+    """Return the weight of each of `size` cells in each of `target` cells, [target, size]."""
     matrix = np.zeros((target, size))
     for place in range(target):
         if not bilinear:

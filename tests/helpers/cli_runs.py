@@ -1,4 +1,4 @@
-"""Running the command line in tests: images of one object, small fast galleries, results taken apart."""
+"""Run the command line in tests, on images of one object and small galleries, and parse its output."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ SIZE = (90, 70)
 
 
 def run(*arguments: object, status: int = 0) -> Result:
-    """One command; anything but the expected exit status fails, with what it printed."""
+    """Run a command; fail with its output if the exit status is not the expected one."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -27,7 +27,7 @@ def run(*arguments: object, status: int = 0) -> Result:
 
 
 def refused(*arguments: object) -> str:
-    """The one line on standard error of a command that must fail."""
+    """Run a command that must fail; return its one line on standard error."""
     result = run(*arguments, status=1)
     (line,) = result.stderr.splitlines()
     assert line.startswith("spade-index: ")
@@ -35,18 +35,18 @@ def refused(*arguments: object) -> str:
 
 
 def objects(result: Result) -> list[dict[str, Any]]:
-    """What `--json` printed, one object per line."""
+    """Return the objects that `--json` printed, one per line."""
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def normal(seed: int) -> Image.Image:
-    """The same object every time, under other noise."""
+    """Return an image of the object, with noise that depends on the seed."""
     noise = np.random.default_rng(seed).integers(-12, 13, (SIZE[1], SIZE[0], 3))
     return Image.fromarray((np.asarray(random_image(1, SIZE)).astype(int) + noise).clip(0, 255).astype(np.uint8))
 
 
 def write_normal(folder: Path, count: int, start: int = 0) -> Path:
-    """`count` images of the object, 000.png and on."""
+    """Write `count` images of the object, from 000.png on; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         normal(start + number).save(folder / f"{number:03d}.png")
@@ -54,7 +54,7 @@ def write_normal(folder: Path, count: int, start: int = 0) -> Path:
 
 
 def write_dataset(root: Path) -> Path:
-    """A dataset in MVTec layout, with one kind of defect: a hole."""
+    """Write a dataset in MVTec layout with one kind of defect, a hole; return its folder."""
     write_normal(root / "train" / "good", 12)
     write_normal(root / "test" / "good", 3, start=100)
     for folder in (root / "test" / "hole", root / "ground_truth" / "hole"):

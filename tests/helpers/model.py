@@ -1,4 +1,4 @@
-"""What a gallery should hold as a plain dictionary, and what it should then answer, computed anew."""
+"""A plain dictionary as a model of a gallery, and a check of the gallery's answers against features computed anew."""
 
 from functools import cache
 
@@ -18,12 +18,13 @@ Model = dict[str, int]  # id -> contents
 
 @cache
 def contents(number: int) -> bytes:
+    """Return the file of an image with these contents."""
     return png(number)
 
 
 @cache
 def features(number: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Pooled [D] and float16 maps [H*W, C] of an image's contents."""
+    """Return pooled [D] and float16 maps [H*W, C] of an image with these contents."""
     image = load(image_file("x", contents(number)), BACKBONE.settings.preprocessing)
     found = BACKBONE(np.stack([image.pixels]))
     return found.pooled[0].numpy(), [level[0].half().numpy() for level in found.pyramid]
@@ -31,11 +32,12 @@ def features(number: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 @cache
 def moments(number: int) -> list[list[int]]:
+    """Return the moments of the maps of an image with these contents."""
     return [image_moments(values) for values in features(number)[1]]
 
 
 def check(gallery: Gallery, model: Model) -> None:
-    """The gallery holds the model's images, and answers and shows what their features say."""
+    """Check that a gallery holds the model's images, and that its answers follow from their features."""
     rows = {row.id: row for row in gallery.images()}
     assert set(rows) == set(model)
     assert len(gallery) == len(model)

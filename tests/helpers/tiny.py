@@ -1,4 +1,4 @@
-"""A real backbone that costs nothing, images that cost nothing, and galleries made of them."""
+"""A tiny backbone, tiny images, and galleries of them."""
 
 import io
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def tiny_backbone(seed: int = 0, size: int = INPUT) -> Backbone:
 
 
 def random_image(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
-    """An image of smooth blobs with noise, (width, height) pixels; the same for the same seed."""
+    """Return an image of smooth blobs with noise, (width, height) pixels; the same for the same seed."""
     rng = np.random.default_rng(seed)
     blobs = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
     noisy = np.asarray(blobs).astype(int) + rng.integers(-12, 13, (size[1], size[0], 3))
@@ -69,7 +69,7 @@ def random_image(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
 
 
 def write_images(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (40, 36)) -> Path:
-    """`count` images, 000.png and on, into a folder; returns the folder."""
+    """Write `count` images 000.png, 001.png ... into a folder; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         random_image(1000 * seed + number, size).save(folder / f"{number:03d}.png")
@@ -85,7 +85,7 @@ def build(
     index: bool = True,
     **options: object,
 ) -> AddReport:
-    """Build or carry on a gallery, as `spade-index build` does."""
+    """Build a gallery or carry on, as `spade-index build` does."""
     with GalleryWriter(path, backbone.settings) as writer:
         if shard_rows:
             writer.shard_rows = shard_rows
@@ -96,24 +96,24 @@ def build(
 
 
 def image_file(id: str, data: bytes, mtime_ns: int = 1) -> ImageFile:
-    """An image that lies in memory."""
+    """Return an image file in memory."""
     return ImageFile(id, f"/nowhere/{id}", len(data), mtime_ns, lambda: data)
 
 
 def png(seed: int) -> bytes:
-    """The file contents of `random_image`."""
+    """Return the PNG file of `random_image`."""
     buffer = io.BytesIO()
     random_image(seed).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def new_image(id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail: bytes = b"thumbnail") -> NewImage:
-    """An image with these features, of a made-up origin: pooled float32 [D], maps float16 [H*W, C] for each level."""
+    """Return an image with pooled float32 [D], maps float16 [H*W, C] for each level, and a made-up origin."""
     return NewImage(ImageOrigin(id, id.encode(), f"/{id}", 1, 1, 1, 1), StoredImage(pooled, maps, thumbnail))
 
 
 def random_images(settings: ExtractionSettings, count: int, seed: int = 0) -> list[NewImage]:
-    """Images with random features."""
+    """Return images with random features."""
     rng = np.random.default_rng(seed)
     return [
         new_image(
@@ -127,12 +127,12 @@ def random_images(settings: ExtractionSettings, count: int, seed: int = 0) -> li
 
 
 def files_of(path: Path) -> set[str]:
-    """The files of a folder, by their paths below it."""
+    """Return the paths of all files below a folder, relative to it."""
     return {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
 
 
 def parts_of(path: Path) -> set[str]:
-    """The files that a gallery consists of when nothing is left of before: what `files_of` should say."""
+    """Return the files that a gallery consists of without unused ones: what `files_of` should return."""
     with Gallery(path) as gallery:
         catalog = gallery.catalog
         shards = {f"shards/{row.file}" for row in catalog.shards().values()}
@@ -148,7 +148,7 @@ def put(path: Path, settings: ExtractionSettings, descriptors: np.ndarray, ids: 
 
 
 def brute_force(query: np.ndarray, images: dict[str, np.ndarray], k: int) -> list[tuple[str, float]]:
-    """Ids and squared distances of the k nearest of `images`, by definition: float64, ties to the lowest id."""
+    """Return ids and squared distances of the k nearest `images`, computed in float64, ties to the lowest id."""
     if not images:
         return []
     differences = np.stack(list(images.values())).astype(float) - query
@@ -157,5 +157,5 @@ def brute_force(query: np.ndarray, images: dict[str, np.ndarray], k: int) -> lis
 
 
 def plain(neighbours: list[Neighbour]) -> list[tuple[str, float]]:
-    """Neighbours as `brute_force` gives them."""
+    """Return neighbours as `brute_force` does."""
     return [(n.id, n.distance) for n in neighbours]

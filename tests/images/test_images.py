@@ -1,4 +1,4 @@
-"""Images are found in folders, lists and archives, in one order and under one name each, and loaded in that order."""
+"""Find images in folders, lists and archives, in a fixed order with unique ids; load them in that order."""
 
 import os
 import tarfile
@@ -26,7 +26,7 @@ def ids(source: Path, prefix: str = "") -> list[str]:
 
 
 def pack(folder: Path, path: Path) -> Path:
-    """A tar archive of a folder, compressed as its name says."""
+    """Write a tar archive of a folder, compressed as its suffix says."""
     with tarfile.open(path, "w:" + path.name.partition(".tar")[2].removeprefix(".")) as archive:
         archive.add(folder, ".")
     return path
@@ -36,7 +36,7 @@ def read_all(path: Path) -> list[bytes]:
     return [file.read() for file in find_images(path)]
 
 
-def test_a_folder_is_searched_below_in_sorted_order(tmp_path):
+def test_a_folder_is_searched_recursively_in_sorted_order(tmp_path):
     for name in ("b/2.PNG", "b/10.jpeg", "a/z/deep.tif", "top.webp", "A.bmp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         random_image(0).save(tmp_path / name)
@@ -46,7 +46,7 @@ def test_a_folder_is_searched_below_in_sorted_order(tmp_path):
     assert ids(tmp_path) == ids(tmp_path)
 
 
-def test_a_found_image_says_where_it_is(tmp_path, monkeypatch):
+def test_a_found_image_has_an_absolute_path(tmp_path, monkeypatch):
     write_images(tmp_path / "images", 1)
     monkeypatch.chdir(tmp_path)
     (file,) = find_images("images")
@@ -56,13 +56,13 @@ def test_a_found_image_says_where_it_is(tmp_path, monkeypatch):
     assert file.read() == path.read_bytes()
 
 
-def test_a_single_file_is_named_by_its_name(tmp_path):
+def test_a_single_files_id_is_its_name(tmp_path):
     folder = write_images(tmp_path / "images", 1)
     assert ids(folder / "000.png") == ["000.png"]
     assert ids(folder / "000.png", prefix="line-3/") == ["line-3/000.png"]
 
 
-def test_links_in_a_circle_end(tmp_path):
+def test_circular_links_end(tmp_path):
     folder = write_images(tmp_path / "images", 2)
     (folder / "sub").mkdir()
     (folder / "sub" / "up").symlink_to(folder)
@@ -77,7 +77,7 @@ def test_a_link_to_another_folder_is_followed(tmp_path):
     assert ids(tmp_path / "images") == ["link/000.png"]
 
 
-def test_a_name_that_is_not_utf8_becomes_one_that_is(tmp_path):
+def test_a_name_that_is_not_utf8_is_escaped(tmp_path):
     name = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
     try:
         with open(name, "wb") as file:
@@ -154,7 +154,7 @@ def test_a_compressed_archive_with_altered_bytes_is_named(tmp_path):
         read_all(path)
 
 
-def test_what_does_not_exist_is_named(tmp_path):
+def test_a_missing_source_is_named(tmp_path):
     with pytest.raises(InputError, match="nothing: no such file or folder"):
         ids(tmp_path / "nothing")
 
@@ -206,7 +206,7 @@ def test_no_more_is_read_ahead_than_allowed(tmp_path):
     assert len(read) <= 25
 
 
-def test_a_source_that_fails_half_way_ends_the_threads(tmp_path):
+def test_a_failing_source_ends_the_threads(tmp_path):
     folder = write_images(tmp_path / "images", 2)
 
     def failing():
@@ -219,7 +219,7 @@ def test_a_source_that_fails_half_way_ends_the_threads(tmp_path):
     assert threading.active_count() == before
 
 
-def test_a_loaded_image_brings_its_thumbnail_digest_and_size(tmp_path):
+def test_a_loaded_image_has_thumbnail_digest_and_size(tmp_path):
     random_image(0, (600, 300)).save(tmp_path / "wide.png")
     (file,) = find_images(tmp_path)
     image = load(file, SMALL)
@@ -235,7 +235,7 @@ def test_a_loaded_image_brings_its_thumbnail_digest_and_size(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(5000, 1), (1, 3000), (1, 1)])
-def test_an_image_may_be_one_line(tmp_path, size):
+def test_an_image_may_be_one_pixel_high(tmp_path, size):
     Image.new("RGB", size, "red").save(tmp_path / "line.png")
     (file,) = find_images(tmp_path)
     image = load(file, SMALL)

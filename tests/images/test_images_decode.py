@@ -1,4 +1,4 @@
-"""Every kind of image file becomes upright 8-bit RGB, or an ImageError of one line that names it."""
+"""Every image file is decoded to upright 8-bit RGB, or refused by an ImageError that names it in one line."""
 
 import io
 import struct
@@ -49,7 +49,7 @@ def refusal(data: bytes, name: str = "folder/x.png") -> str:
 
 
 def claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims this size."""
+    """Return a PNG of a few bytes whose header claims this size."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -71,12 +71,12 @@ REAL = {
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_lossless_formats_give_their_pixels(kind):
+def test_lossless_formats_are_exact(kind):
     assert np.array_equal(pixels(encoded(PHOTO, kind)), np.asarray(PHOTO))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
-def test_lossy_formats_give_nearly_their_pixels(kind):
+def test_lossy_formats_are_close(kind):
     smooth = PHOTO.resize((160, 96), Image.Resampling.BICUBIC)
     difference = pixels(encoded(smooth, kind, quality=95)).astype(int) - np.asarray(smooth)
     assert np.abs(difference).mean() < 4
@@ -97,7 +97,7 @@ def test_sixteen_bits_keep_their_upper_eight(kind):
     assert np.array_equal(result, np.repeat((wide >> 8)[..., None], 3, axis=2))
 
 
-def test_transparency_is_laid_over_white():
+def test_transparency_is_composed_over_white():
     rgba = Image.new("RGBA", (3, 1))
     for x, alpha in enumerate((0, 128, 255)):
         rgba.putpixel((x, 0), (200, 0, 0, alpha))
@@ -110,7 +110,7 @@ def test_transparency_is_laid_over_white():
 
 
 @pytest.mark.parametrize("transparency", [0, b"\x00\xff"])
-def test_a_palette_with_transparency_is_laid_over_white(transparency):
+def test_a_palette_with_transparency_is_composed_over_white(transparency):
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
@@ -150,7 +150,7 @@ def test_floating_point_images_are_refused_with_advice():
 @pytest.mark.parametrize(
     "data", [b"", b"just text, named like a photograph", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(50)]
 )
-def test_what_is_no_image_is_refused(data):
+def test_a_file_that_is_not_an_image_is_refused(data):
     assert "not an image" in refusal(data, "x.jpg")
 
 
@@ -164,7 +164,7 @@ def test_truncated_files_are_refused(kind):
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (MAX_PIXELS + 1, 1)])
-def test_a_decompression_bomb_is_refused_unread(size, monkeypatch):
+def test_a_decompression_bomb_is_refused_before_decoding(size, monkeypatch):
     def load(*arguments: object, **options: object) -> None:
         raise AssertionError("the pixels were decoded")
 
@@ -205,7 +205,7 @@ def test_the_whole_image_is_resized_to_the_input():
 
 
 @pytest.mark.parametrize("size", [(300, 300), (400, 260), (257, 391), (1000, 90)])
-def test_the_centre_crop_is_torchvisions(size):
+def test_the_centre_crop_equals_torchvisions(size):
     image = random_image(5, size)
     how = Preprocessing(input_size=(224, 224), resize=256)
     input_pixels, _ = preprocess(image, how)

@@ -1,4 +1,4 @@
-"""JPEG files: those that are small are their own thumbnails, if they tell nothing but the picture."""
+"""JPEG files: small ones without metadata are their own thumbnails."""
 
 import io
 
@@ -48,7 +48,7 @@ OTHER = {
 
 
 def by_pillow(data: bytes) -> np.ndarray:
-    """What `decode` should make of what is RGB, L or CMYK."""
+    """Return what `decode` should return for an RGB, L or CMYK image."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
@@ -69,7 +69,7 @@ def test_a_small_upright_jpeg_is_its_own_thumbnail(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_others_have_one_made_that_tells_nothing_else(name: str) -> None:
+def test_other_thumbnails_have_no_metadata(name: str) -> None:
     made = thumbnail(OTHER[name])
     with Image.open(io.BytesIO(made)) as image:
         assert (image.format, image.mode) == ("JPEG", "RGB")

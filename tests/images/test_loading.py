@@ -1,4 +1,4 @@
-"""Loading ahead, in threads and in processes: the same images in the same order, whatever goes wrong between them."""
+"""Load in threads and in processes: the same images in the same order, whichever of them fail."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cut_archive(images: Path, to: Path) -> tuple[Path, int]:
-    """An archive that ends early, and how many of its images can be read."""
+    """Write a truncated archive; return it, and the number of its images that can be read."""
     with tarfile.open(to, "w") as archive:
         for path in sorted(images.iterdir()):
             archive.add(path, path.name)
@@ -57,7 +57,7 @@ def test_processes_load_what_threads_load(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_what_cannot_be_decoded_is_named_and_left_out(folder: Path, tmp_path: Path, processes: bool) -> None:
+def test_an_undecodable_image_is_named_and_left_out(folder: Path, tmp_path: Path, processes: bool) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image")
     files = list(find_images(folder))
@@ -70,7 +70,7 @@ def test_what_cannot_be_decoded_is_named_and_left_out(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_all_that_comes_before_a_damaged_part_is_kept(folder: Path, tmp_path: Path, processes: bool) -> None:
+def test_images_before_a_damaged_part_are_kept(folder: Path, tmp_path: Path, processes: bool) -> None:
     archive, readable = cut_archive(folder, tmp_path / "a.tar")
     assert 0 < readable < 40
     backbone = tiny_backbone()

@@ -1,4 +1,4 @@
-"""Thresholds from a gallery's own images, each compared with all the others."""
+"""Thresholds from leave-one-out scores of a gallery's own images."""
 
 import json
 from dataclasses import asdict
@@ -23,7 +23,7 @@ SEARCH = SearchSettings(score_neighbours=2, gallery_neighbours=3, smoothing=1.0)
 
 @pytest.fixture
 def by_definition(gallery_path: Path) -> list[dict[str, float]]:
-    """Leave-one-out scores of every image, in the order in which they were added."""
+    """Return the leave-one-out scores of every image, in the order in which the images were added."""
     plain = PlainGallery(gallery_path)
     weights = [1 / variance for variance in plain.variances()]
     scores = []
@@ -57,7 +57,7 @@ def test_a_sample_is_spread_over_the_gallery(gallery_path: Path, by_definition: 
     assert found.thresholds["pooled"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_with_every_image_as_neighbour(gallery_path: Path) -> None:
+def test_all_images_as_neighbours(gallery_path: Path) -> None:
     with Gallery(gallery_path) as gallery:
         found = calibrate(gallery, SearchSettings(score_neighbours=50, gallery_neighbours=50), quantile=1.0)
     plain = PlainGallery(gallery_path)
@@ -65,8 +65,8 @@ def test_with_every_image_as_neighbour(gallery_path: Path) -> None:
     assert found.thresholds["pooled"] == pytest.approx(max(means), rel=1e-4)
 
 
-def test_an_image_with_twins_is_left_out_itself(gallery_path: Path, backbone: Backbone) -> None:
-    """Equal descriptors come in the order of their ids, so an image need not be its own first neighbour."""
+def test_an_image_with_duplicates_is_left_out_itself(gallery_path: Path, backbone: Backbone) -> None:
+    """Neighbours with equal distances are sorted by id, so an image is not always its own first neighbour."""
     with GalleryWriter(gallery_path) as writer:
         files = [image_file(f"twin-{number}.png", png(50) + bytes(number)) for number in range(30)]
         assert writer.add(files, backbone).added == 30
@@ -74,7 +74,7 @@ def test_an_image_with_twins_is_left_out_itself(gallery_path: Path, backbone: Ba
     assert found.thresholds == {"pooled": 0.0, "map": pytest.approx(0, abs=1e-3), "both": 0.0}
 
 
-def test_stored_and_used_for_the_same_search_only(gallery_path: Path, backbone: Backbone) -> None:
+def test_thresholds_are_used_for_the_same_search_settings_only(gallery_path: Path, backbone: Backbone) -> None:
     with GalleryWriter(gallery_path) as writer:
         calibration = calibrate(writer.gallery, SEARCH)
         store(writer, SEARCH, calibration)
@@ -90,7 +90,7 @@ def test_stored_and_used_for_the_same_search_only(gallery_path: Path, backbone: 
             assert Detector(gallery, backbone, SearchSettings(**{**vars(SEARCH), **other})).thresholds == {}
 
 
-def test_calibrating_again_takes_the_place_of_the_first(gallery_path: Path, backbone: Backbone) -> None:
+def test_calibrating_again_replaces_the_first_calibration(gallery_path: Path, backbone: Backbone) -> None:
     with GalleryWriter(gallery_path) as writer:
         store(writer, SEARCH, calibrate(writer.gallery, SEARCH, quantile=0.2))
         store(writer, SEARCH, calibrate(writer.gallery, SEARCH, quantile=0.9))
@@ -100,7 +100,7 @@ def test_calibrating_again_takes_the_place_of_the_first(gallery_path: Path, back
     assert stored["quantile"] == 0.9
 
 
-def test_too_few_images(gallery_path: Path) -> None:
+def test_too_few_images_are_refused(gallery_path: Path) -> None:
     with GalleryWriter(gallery_path) as writer:
         writer.remove(["000.png", "001.png", "002.png"])
         with pytest.raises(InputError, match="9 images are too few"):
@@ -108,6 +108,6 @@ def test_too_few_images(gallery_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quantile", [0, -0.1, 1.01])
-def test_a_quantile_that_is_none(gallery_path: Path, quantile: float) -> None:
+def test_a_quantile_out_of_range_is_refused(gallery_path: Path, quantile: float) -> None:
     with Gallery(gallery_path) as gallery, pytest.raises(InputError, match="quantile"):
         calibrate(gallery, SEARCH, quantile=quantile)

@@ -1,4 +1,4 @@
-"""The method against its definition in float64, and what it refuses."""
+"""The detector against the method's definition in float64, and the inputs that it refuses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def same(one: Detection, other: Detection) -> bool:
 @pytest.mark.parametrize("kappa", [1, 3])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("weights", ["inverse-variance", "equal", (0.5, 2.0, 0.0)])
-def test_the_method_by_definition(
+def test_the_method_equals_its_definition(
     gallery_path: Path, backbone: Backbone, decoded: Decoded, mode: str, kappa: int, weights: object
 ) -> None:
     images = decoded(2)
@@ -105,7 +105,7 @@ def test_detections_do_not_depend_on_the_batch(gallery_path: Path, backbone: Bac
             np.testing.assert_array_equal(alone.pixels.matches, found.pixels.matches)
 
 
-def test_a_small_pool_changes_nothing(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
+def test_a_small_pool_changes_no_result(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
     images = decoded(5)
     roomy = detect(gallery_path, backbone, images, gallery_neighbours=3)
     with Gallery(gallery_path) as gallery:
@@ -131,7 +131,7 @@ def test_maps_stay_in_memory_between_queries(gallery_path: Path, backbone: Backb
         assert stats.bytes_moved == read * gallery.settings.map_bytes
 
 
-def test_maps_without_room_for_them_are_read_again(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
+def test_maps_that_were_evicted_are_read_again(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
     images = decoded(4)
     with Gallery(gallery_path) as gallery:
         search = SearchSettings(gallery_neighbours=2)
@@ -141,7 +141,7 @@ def test_maps_without_room_for_them_are_read_again(gallery_path: Path, backbone:
         assert all(same(a, b) for a, b in zip(tight.detect(images), roomy, strict=True))
 
 
-def test_the_kernel_is_the_one_asked_for(
+def test_the_kernel_can_be_chosen(
     gallery_path: Path, backbone: Backbone, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = decoded(1)
@@ -164,9 +164,7 @@ def test_the_same_query_gives_the_same_bits(gallery_path: Path, backbone: Backbo
 
 
 @pytest.mark.parametrize("kind", ["pooled", "map", "both"])
-def test_the_image_score_is_the_one_asked_for(
-    gallery_path: Path, backbone: Backbone, decoded: Decoded, kind: str
-) -> None:
+def test_the_image_score_can_be_chosen(gallery_path: Path, backbone: Backbone, decoded: Decoded, kind: str) -> None:
     images = decoded(2)
     for found in detect(gallery_path, backbone, images, image_score=kind):
         assert (found.kind, found.score, found.anomalous) == (kind, found.scores[kind], None)
@@ -178,7 +176,7 @@ def test_the_image_score_is_the_one_asked_for(
         assert (found.threshold, found.anomalous) == (threshold, anomalous)
 
 
-def test_maps_only_where_they_are_wanted(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
+def test_maps_always_auto_and_never(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
     images = decoded(6)
     always = detect(gallery_path, backbone, images, image_score="pooled")
     never = detect(gallery_path, backbone, images, maps="never")
@@ -227,7 +225,7 @@ def test_detections_name_their_snapshot(gallery_path: Path, backbone: Backbone, 
         assert same(Detector(gallery, backbone).detect(images)[0], before)
 
 
-def test_what_is_refused(gallery_path: Path, backbone: Backbone) -> None:
+def test_backbones_weights_and_galleries_that_do_not_fit_are_refused(gallery_path: Path, backbone: Backbone) -> None:
     with Gallery(gallery_path) as gallery:
         with pytest.raises(SettingsMismatch, match="tiny-0, not tiny-1"):
             Detector(gallery, tiny_backbone(seed=1))

@@ -19,7 +19,7 @@ Masks = list[NDArray[np.bool_]]
 
 
 def random_case(seed: int, levels: int | None = None, one_size: bool = False) -> tuple[Masks, Maps]:
-    """A few small images with blobs; `levels` rounds the scores to that many values, so that many tie."""
+    """Return small images with blobs; scores are rounded to `levels` values, so that many tie."""
     rng = np.random.default_rng(seed)
     masks, score_maps = [], []
     for _ in range(int(rng.integers(2, 6))):
@@ -34,7 +34,7 @@ def random_case(seed: int, levels: int | None = None, one_size: bool = False) ->
 
 
 def pro_by_definition(masks: Masks, score_maps: Maps, fpr_limit: float = 0.3) -> float:
-    """Every distinct score as a threshold, every region one by one, trapezoids cut off at the limit."""
+    """Compute the figures from every distinct threshold and every region, with trapezoids cut off at the limit."""
     regions = []
     for mask, scores in zip(masks, score_maps, strict=True):
         numbered, count = ndimage.label(mask, np.ones((3, 3)))
@@ -107,7 +107,7 @@ def test_known_values() -> None:
     assert (inverted.roc_auc, inverted.pro) == (0.0, 0.0)
 
 
-def test_regions_count_alike_whatever_their_size() -> None:
+def test_regions_of_any_size_have_the_same_weight() -> None:
     mask = np.zeros((20, 20), dtype=bool)
     mask[:10, :10] = True
     mask[15, 15] = True
@@ -138,7 +138,7 @@ def test_images_without_defects_count_as_normal_pixels() -> None:
     assert result.roc_auc == pytest.approx(15 / 31)
 
 
-def test_nothing_to_separate_is_nan() -> None:
+def test_figures_without_defects_or_without_normal_pixels_are_nan() -> None:
     scores = np.arange(9, dtype=np.float32).reshape(3, 3)
     for mask in (np.zeros((3, 3), dtype=bool), np.ones((3, 3), dtype=bool)):
         result = pixel_metrics([mask], [scores])
@@ -149,7 +149,7 @@ def test_nothing_to_separate_is_nan() -> None:
     assert math.isnan(roc_auc([], []))
 
 
-def test_refuses_what_it_cannot_judge() -> None:
+def test_inputs_that_do_not_fit_are_refused() -> None:
     mask, scores = np.eye(3, dtype=bool), np.zeros((3, 3), dtype=np.float32)
     with pytest.raises(ValueError, match="NaN"):
         roc_auc([True, False], [0.5, math.nan])
@@ -165,7 +165,7 @@ def test_refuses_what_it_cannot_judge() -> None:
         pixel_metrics([mask], [scores], fpr_limit=0.0)
 
 
-def test_leaves_its_inputs_alone() -> None:
+def test_inputs_are_not_modified() -> None:
     masks, score_maps = random_case(3)
     before = [scores.copy() for scores in score_maps]
     pixel_metrics(masks, score_maps)

@@ -1,4 +1,4 @@
-"""Heat maps lie where the defect is; pages are complete, safe and self-contained."""
+"""Heat maps are aligned with the image; pages are complete, escaped and need no other file."""
 
 import io
 import re
@@ -21,7 +21,7 @@ GREY = (90, 90, 90)
 
 
 def photo(width: int = 300, height: int = 200, seed: int = 0) -> Image.Image:
-    """Texture that compresses about as badly as a photograph."""
+    """Return a texture that compresses about as badly as a photograph."""
     noise = np.random.default_rng(seed).normal(size=(height, width))
     texture = ndimage.gaussian_filter(noise, 1.5)
     return Image.fromarray(np.clip(120 + 90 * texture / texture.std() / 3, 0, 255).astype(np.uint8)).convert("RGB")
@@ -47,7 +47,7 @@ def example(seed: int = 0, image_id: str = "crack/001.png") -> Example:
 
 
 class Page(HTMLParser):
-    """The tags of a page with their attributes."""
+    """Parse the tags of a page with their attributes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Page(HTMLParser):
 
 
 def changed(before: Image.Image, after: Image.Image) -> np.ndarray:
-    """How much each pixel changed, [H, W]."""
+    """Return the change of each pixel, [H, W]."""
     return np.abs(np.asarray(after, dtype=int) - np.asarray(before, dtype=int)).max(axis=2)
 
 
@@ -95,7 +95,7 @@ def test_limits_are_shared_and_keep_a_threshold_in_the_darker_half() -> None:
     assert score_limits([calm, loud], 1.0) == score_limits([calm, loud])
 
 
-def test_limits_from_maxima_alone_and_from_nothing() -> None:
+def test_limits_of_maxima_and_of_no_scores() -> None:
     low, high = score_limits([4.0, 6.0, 8.0])
     assert (low, high) == (2.0, 7.0)
     assert score_limits([]) == (0.0, 1.0)
@@ -119,7 +119,7 @@ def test_a_defect_is_drawn_where_it_is(size: tuple[int, int], box: tuple[float, 
     assert (y + 0.5) / scale == pytest.approx(expected[1], abs=1.5)
 
 
-def test_normal_places_stay_as_they_are_and_unseen_ones_are_dimmed() -> None:
+def test_normal_places_stay_visible_and_unseen_ones_are_dimmed() -> None:
     image = photo(200, 100)
     score_map = np.full((56, 56), 2.0, dtype=np.float32)
     drawn = heatmap(image, score_map, Geometry(200, 100, (50, 0, 150, 100)), (2.0, 5.0))
@@ -185,7 +185,7 @@ def test_page_is_complete_and_self_contained(tmp_path: Path) -> None:
     assert [attributes.get("class") for attributes in page.all("td")] == [None, "number", "number"] * 2
 
 
-def test_page_escapes_what_it_is_given(tmp_path: Path) -> None:
+def test_page_escapes_text(tmp_path: Path) -> None:
     hostile = "<script>alert('x')</script>\"&"
     shown = Example(hostile, hostile, photo(), 1.0, verdict=hostile, match_id=hostile, neighbours=[(hostile, 1.0)])
     table = Table(hostile, [hostile], [[hostile]])
@@ -206,7 +206,7 @@ def test_page_without_evidence_says_so(tmp_path: Path) -> None:
     assert "threshold" not in page.text
 
 
-def test_file_names_that_are_not_text_do_not_stop_a_page(tmp_path: Path) -> None:
+def test_page_accepts_file_names_that_are_not_valid_text(tmp_path: Path) -> None:
     odd = b"caf\xe9.png".decode("utf-8", errors="surrogateescape")
     write_report(tmp_path / "report.html", title="Odd", summary=[], examples=[Example(odd, "good", photo(), 1.0)])
     montage([Example("a.png", odd, photo(), 1.0, match_id=odd)], tmp_path / "montage.png")

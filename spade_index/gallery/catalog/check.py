@@ -47,7 +47,7 @@ class Note:
         parts = line.decode("ascii", "replace").split()
         note = cls(int(parts[0]), parts[1]) if len(parts) == 3 and parts[0].isdecimal() else None
         if note is None or note.line() != line:
-            raise NoteDamaged(f"{path}: its bytes have changed since it was written; the next writer makes it anew")
+            raise NoteDamaged(f"{path}: its bytes have changed since it was written; the next writer replaces it")
         return note
 
 

@@ -20,7 +20,7 @@ R = TypeVar("R", bound=Row)
 
 
 class CatalogFile:
-    """An open catalog. Whatever goes wrong in reading it is a GalleryDamaged, or a StorageError if it is busy."""
+    """An open catalog. Errors in reading it are raised as GalleryDamaged, or StorageError if it is busy."""
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises GalleryNotFound, GalleryDamaged."""

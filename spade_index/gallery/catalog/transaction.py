@@ -71,7 +71,7 @@ class Transaction:
         self._db.execute(query, (self.snapshot, key))
 
     def move_images(self, images: Sequence[ImageRow], shard: int) -> None:
-        """Let whatever is at the places of these images be in another shard, in this order."""
+        """Move all rows that share a place with one of these images to another shard, in this order."""
         moves = [(shard, row, image.shard, image.row) for row, image in enumerate(images)]
         self._db.executemany("UPDATE images SET shard = ?, row = ? WHERE shard = ? AND row = ?", moves)
 

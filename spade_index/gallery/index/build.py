@@ -1,8 +1,7 @@
 """Build the FAISS index: within a memory budget, with the fewest probes and candidates that reach a recall."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,15 @@ import numpy as np
 from spade_index.errors import InputError
 from spade_index.settings import STORAGES, IndexSettings
 
-from .descriptors import Blocks
-from .index import RECALL_AT, IndexDescription
+from .descriptors import Blocks, evenly_spaced
+from .index import IndexDescription
+from .tune import tune
 
 EXACT_LIMIT = 20_000  # images up to which a flat scan is as fast as inverted lists
 TRAINING_PER_LIST = 64  # descriptors per inverted list in the sample for k-means, if memory allows
 LEAST_PER_LIST = 39  # FAISS warns below it
 OTHER_TRAINING = 65_536  # descriptors in the sample for components, 8-bit ranges and product quantizers
 PQ_DIMENSIONS = 8  # that one byte of a product quantizer's code stands for
-RECALL_QUERIES = 256  # of the gallery's own images, where no queries are given
-MOST_CANDIDATES = {"flat": 2, "fp16": 2, "sq8": 4, "pq": 20}  # times RECALL_AT; with components twice as many
-MARGIN = 2  # standard errors by which the measured recall is to be above the target
-SCAN_BLOCK = 8192  # descriptors compared with the queries at a time
 WRITE_BLOCK = 1 << 16  # bytes that FAISS hands over at a time
 
 Say = Callable[[str], None]
@@ -61,7 +57,7 @@ def build_index(
     else:
         index = _empty_lists(blocks, dim, description, say)
         _add(index, blocks(), images, say)
-        description = _tune(index, description, blocks, queries, say)
+        description = tune(index, description, blocks, queries, say)
     # FAISS's own file reports no error when the disk is full as the file is closed.
     with open(path, "wb") as file:
         writer = faiss.PyCallbackIOWriter(file.write, WRITE_BLOCK)  # type: ignore[attr-defined]
@@ -88,10 +84,10 @@ def _empty_lists(blocks: Callable[[], Blocks], dim: int, described: IndexDescrip
     if reduced:
         say(f"{lists.d} principal components of {dim}")
         components = faiss.PCAMatrix(dim, lists.d)
-        components.train(_sample(blocks(), images, min(images, OTHER_TRAINING))[1])
+        components.train(evenly_spaced(blocks(), images, min(images, OTHER_TRAINING))[1])
         index = faiss.IndexPreTransform(components, lists)
         training = lambda: ((keys, components.apply(descriptors)) for keys, descriptors in blocks())  # noqa: E731
-    sample = _sample(training(), images, min(images, nlist * TRAINING_PER_LIST, fits))[1]
+    sample = evenly_spaced(training(), images, min(images, nlist * TRAINING_PER_LIST, fits))[1]
     say(f"k-means: {len(sample):,} descriptors into {nlist:,} lists")
     lists.quantizer.add(_centres(sample, nlist))
     lists.train(sample[:: math.ceil(len(sample) / OTHER_TRAINING)].copy())
@@ -133,111 +129,3 @@ def _add(index: Any, blocks: Blocks, images: int, say: Say) -> None:
         if done * 10 // images < (done + len(keys)) * 10 // images:
             say(f"{done + len(keys):,} of {images:,} descriptors in lists")
         done += len(keys)
-
-
-def _tune(
-    index: Any,
-    description: IndexDescription,
-    blocks: Callable[[], Blocks],
-    queries: np.ndarray | None,
-    say: Say,
-) -> IndexDescription:
-    """Choose the fewest probes, and then the fewest candidates, whose recall is above the target by MARGIN.
-
-    Without queries, some of the gallery's own images are searched for, each left out of its own results. If the target
-    cannot be reached, all lists are probed, and the description has the recall that was measured.
-    """
-    say("recall: the exact neighbours of some images")
-    if given := queries is not None and len(queries) > 0:
-        queries = np.ascontiguousarray(queries, np.float32)
-        keys = np.full(len(queries), -2)  # neither an image's key nor FAISS's -1 for none
-    else:
-        keys, queries = _sample(blocks(), description.images, RECALL_QUERIES)
-    exact = exact_neighbours(keys, queries, blocks(), RECALL_AT)
-    most = MOST_CANDIDATES[description.storage] * RECALL_AT * (2 if description.kind == "pca-ivf" else 1)
-    most = min(most, description.images - 1)
-    lists = faiss.extract_index_ivf(index)
-    description = replace(description, nlist=lists.nlist)
-
-    def recalls(nprobe: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the recall [most] with 1, 2, .. candidates, and the same less MARGIN standard errors."""
-        lists.nprobe = nprobe
-        found = _others(index.search(queries, most + 1)[1], keys)
-        hits = np.stack([np.isin(row, of_query) for row, of_query in zip(found, exact, strict=True)])
-        recall = hits.cumsum(1) / exact.shape[1]  # [Q, most]
-        return recall.mean(0), recall.mean(0) - MARGIN * recall.std(0) / math.sqrt(len(recall))
-
-    few, enough = 0, 1
-    while recalls(enough)[1][-1] < description.target and enough < description.nlist:
-        few, enough = enough, min(2 * enough, description.nlist)
-    while enough - few > max(1, enough // 16):
-        middle = (few + enough) // 2
-        few, enough = (middle, enough) if recalls(middle)[1][-1] < description.target else (few, middle)
-    # Probing a little more than needed lets fewer candidates suffice.
-    enough = min(math.ceil(1.25 * enough), description.nlist)
-    reached, safe = recalls(enough)
-    least = min(RECALL_AT, most)
-    sufficient = np.flatnonzero(safe[least - 1 :] >= description.target)
-    candidates = least + int(sufficient[0]) if len(sufficient) else most
-    found = replace(
-        description,
-        nprobe=enough,
-        candidates=candidates,
-        recall=float(reached[candidates - 1]),
-        queries=len(queries) if given else 0,
-    )
-    say(str(found))
-    return found
-
-
-def exact_neighbours(keys: np.ndarray, queries: np.ndarray, blocks: Blocks, count: int) -> np.ndarray:
-    """Return the keys int64 [Q, count] of each query's nearest, itself excluded, by comparing it with all descriptors.
-
-    `keys` int64 [Q] are the queries' own, `queries` float32 [Q, D].
-    """
-    distances: np.ndarray = np.empty((len(queries), 0), np.float32)
-    nearest: np.ndarray = np.empty((len(queries), 0), np.int64)
-    for block_keys, descriptors in _together(blocks, SCAN_BLOCK):
-        d, place = faiss.knn(queries, descriptors, min(count + 1, len(descriptors)))
-        distances, nearest = np.hstack([distances, d]), np.hstack([nearest, block_keys[place]])
-        order = distances.argsort(1, kind="stable")[:, : count + 1]
-        distances, nearest = (np.take_along_axis(values, order, 1) for values in (distances, nearest))
-    return _others(nearest, keys)
-
-
-def _others(found: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Return what each query found [Q, n + 1] without itself, or else without the last: [Q, n]."""
-    own = found == keys[:, None]
-    own[~own.any(1), -1] = True
-    return found[~own].reshape(len(found), -1)
-
-
-def _together(blocks: Blocks, size: int) -> Blocks:
-    """Yield blocks joined to at least `size` descriptors each, but for the last."""
-    lot: list[tuple[np.ndarray, np.ndarray]] = []
-    for block in blocks:
-        lot.append(block)
-        if sum(len(keys) for keys, _ in lot) >= size:
-            yield _joined(lot)
-            lot = []
-    if lot:
-        yield _joined(lot)
-
-
-def _joined(lot: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate([keys for keys, _ in lot]), np.concatenate([descriptors for _, descriptors in lot])
-
-
-def _sample(blocks: Blocks, images: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return keys int64 [n] and descriptors float32 [n, D] of evenly spaced images, at most `wanted`."""
-    step = math.ceil(images / wanted)
-    sampled = np.empty(math.ceil(images / step), np.int64)
-    sample, seen, filled = np.empty((0, 0), np.float32), 0, 0
-    for keys, descriptors in blocks:
-        if not filled:
-            sample = np.empty((len(sampled), descriptors.shape[1]), np.float32)
-        some = keys[-seen % step :: step]
-        here = slice(filled, filled + len(some))
-        sampled[here], sample[here] = some, descriptors[-seen % step :: step]
-        seen, filled = seen + len(keys), here.stop
-    return sampled[:filled], sample[:filled]

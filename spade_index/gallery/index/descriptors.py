@@ -8,8 +8,9 @@
 Shards hold the same values, but the candidates of one query lie in hundreds of them.
 """
 
+import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -87,3 +88,34 @@ def write_descriptors(path: Path, blocks: Blocks, images: int, dim: int, queries
             done += len(keys)
         if queries is not None:
             file.create_dataset("queries", data=queries)
+
+
+def evenly_spaced(blocks: Blocks, images: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return keys int64 [n] and descriptors float32 [n, D] of evenly spaced images, at most `wanted`."""
+    step = math.ceil(images / wanted)
+    sampled = np.empty(math.ceil(images / step), np.int64)
+    sample, seen, filled = np.empty((0, 0), np.float32), 0, 0
+    for keys, descriptors in blocks:
+        if not filled:
+            sample = np.empty((len(sampled), descriptors.shape[1]), np.float32)
+        some = keys[-seen % step :: step]
+        here = slice(filled, filled + len(some))
+        sampled[here], sample[here] = some, descriptors[-seen % step :: step]
+        seen, filled = seen + len(keys), here.stop
+    return sampled[:filled], sample[:filled]
+
+
+def joined_blocks(blocks: Blocks, size: int) -> Blocks:
+    """Yield blocks joined to at least `size` descriptors each, but for the last."""
+    lot: list[tuple[np.ndarray, np.ndarray]] = []
+    for block in blocks:
+        lot.append(block)
+        if sum(len(keys) for keys, _ in lot) >= size:
+            yield _joined(lot)
+            lot = []
+    if lot:
+        yield _joined(lot)
+
+
+def _joined(lot: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([keys for keys, _ in lot]), np.concatenate([descriptors for _, descriptors in lot])

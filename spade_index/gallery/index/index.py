@@ -71,7 +71,7 @@ class IndexDescription:
 
     @property
     def exact(self) -> bool:
-        """Whether the distances that the index returns are those of the descriptors."""
+        """Return whether the distances that the index returns are those of the descriptors."""
         return self.kind == "flat" or (self.kind == "ivf" and self.storage == "flat")
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What has fallen out of use, and when it can be deleted: see `generations`."""
+"""Delete what has fallen out of use, once no reader may need it: see `generations`."""
 
 from pathlib import Path
 

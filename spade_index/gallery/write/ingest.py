@@ -52,7 +52,7 @@ class Ingest:
         self._no_room: StorageError | None = None
 
     def run(self, files: Iterable[ImageFile], *, batch_size: int, workers: int, processes: bool) -> AddReport:
-        """Add all files. Whatever ends it, committed shards stay."""
+        """Add all files. Shards that were committed stay, however it ends."""
         lanes = self._backbone.lanes(batch_size)
         loaded = load_all(
             self._admission.unknown(files),

@@ -1,6 +1,6 @@
 """Make a damaged gallery usable again, without what is damaged.
 
-The whole images of a damaged shard move to a new one first. The damaged ones are dropped in one commit, with the
+The undamaged images of a damaged shard move to a new one first. The damaged ones are dropped in one commit, with the
 earlier snapshots that held them, which cannot be shown any more. Interrupted anywhere, `repair` carries on when it is
 called again.
 """
@@ -37,7 +37,7 @@ def repair(
                 _keep_layout(session, problem.layout, say)
         dropped = _drop(session, lost, say, progress) if lost else 0
         if _needs_index(session) or any(problem.index for problem in problems):
-            say(f"the index is built again: {rebuild_index(session)}")
+            say(f"rebuilt the index: {rebuild_index(session)}")
         session.delete_unused()
     return dropped
 
@@ -50,13 +50,13 @@ def _needs_index(session: Session) -> bool:
 
 
 def _move_whole(session: Session, shard: int, lost: set[int], say: Callable[[str], None]) -> None:
-    """Move the whole images of a damaged shard, also removed ones, to a new one."""
+    """Move the undamaged images of a damaged shard, also removed ones, to a new one."""
     images = {image.row: image for image in session.gallery.catalog.images_in(shard) if image.key not in lost}
     if images:
         session.require_room(len(images))
         path = _shard_path(session, shard)
         move_images(session, list(images.values()))
-        say(f"{path}: {len(images):,} whole images are in a new shard now")
+        say(f"{path}: moved {len(images):,} undamaged images to a new shard")
 
 
 def _keep_layout(session: Session, shard: int, say: Callable[[str], None]) -> None:
@@ -64,7 +64,7 @@ def _keep_layout(session: Session, shard: int, say: Callable[[str], None]) -> No
     path = _shard_path(session, shard)
     with session.commit() as changes:
         changes.set_layout(shard, layout_to_keep(shard, path, session.settings))
-    say(f"{path}: where its values lie is noted anew")
+    say(f"{path}: replaced the layout that the catalog keeps of it")
 
 
 def _drop(session: Session, lost: list[ImageRow], say: Callable[[str], None], progress: Callable[[int], None]) -> int:

@@ -1,0 +1,22 @@
+"""Evidence is a match in the pixels of the two original images."""
+
+from spade_index.gallery.index.search import Neighbour
+from spade_index.images import covered
+from spade_index.method.detection import Match
+from spade_index.method.evidence import Evidence, locate
+from spade_index.settings import Preprocessing
+
+MATCH = Match(0.5, 0.25, Neighbour("normal.png", 7, 2.0), 0.999, 0.0, 1.5)
+
+
+def test_places_are_pixels_of_the_originals() -> None:
+    how = Preprocessing(input_size=(32, 32))
+    found = locate(MATCH, covered(400, 200, how), (64, 48), how)
+    assert found == Evidence(pixel=(200, 50), neighbour="normal.png", neighbour_pixel=(63, 0), distance=1.5)
+
+
+def test_a_centre_crop_is_taken_into_account() -> None:
+    how = Preprocessing(input_size=(64, 64), resize=80)  # sees 80 of 100 pixels, in the middle
+    found = locate(MATCH, covered(200, 100, how), (100, 100), how)
+    assert found.pixel == (100, 30)
+    assert found.neighbour_pixel == (89, 10)
