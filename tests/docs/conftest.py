@@ -31,7 +31,7 @@ def _written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(_written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: photographs of good and suspect parts, a dataset in MVTec layout, and a calibrated gallery."""
+    """The current folder: photographs of parts, a dataset in MVTec layout, and a calibrated gallery of good parts."""
     folder = Path(shutil.copytree(_written, tmp_path / "workspace"))
     monkeypatch.chdir(folder)
     return folder

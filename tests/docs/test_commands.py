@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -51,19 +52,17 @@ def test_all_pages_have_commands() -> None:
 @pytest.mark.parametrize("command", [command for _, command in EVERY if not is_run(command)])
 def test_a_command_that_is_not_run_names_what_exists(command: str) -> None:
     program, *arguments = words(command)
-    {"spade-index": options_exist, "python": program_exists, ".venv/bin/python": program_exists, "make": targets_exist, "pip": extras_exist}.get(
-        program, files_exist
-    )(arguments)
+    CHECKS.get(program, files_exist)(arguments)
 
 
 def options_exist(arguments: list[str]) -> None:
     """Check that a command of spade-index takes these arguments, without running it."""
     command: click.Command = main
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     while isinstance(command, click.Group):
         found = command.get_command(context, arguments.pop(0))
         assert found is not None
-        command, context = found, click.Context(found)
+        command, context = found, click.Context(found, parent=context)
     command.make_parser(context).parse_args(arguments)
 
 
@@ -117,3 +116,12 @@ def extras_exist(arguments: list[str]) -> None:
 def files_exist(arguments: list[str]) -> None:
     """Check that a shell is given a script that exists."""
     assert (ROOT / arguments[0]).is_file(), arguments[0]
+
+
+CHECKS: dict[str, Callable[[list[str]], None]] = {
+    "spade-index": options_exist,
+    "python": program_exists,
+    ".venv/bin/python": program_exists,
+    "make": targets_exist,
+    "pip": extras_exist,
+}
