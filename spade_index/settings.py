@@ -20,6 +20,8 @@ LEVEL_WEIGHTS = ("inverse-variance", "equal")
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
 WORKERS = 2  # decoding threads, for callers that do not say
+CALIBRATION_QUANTILE = 0.99  # of the scores of normal images, below the threshold
+CALIBRATION_SAMPLE = 200  # images to score
 PROCESSES_FROM = 500  # images from which it pays to decode in processes, which take half a second to start
 
 ImageScore = Literal["pooled", "map", "both"]

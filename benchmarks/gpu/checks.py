@@ -210,7 +210,8 @@ def check_memory(name: str, scale: Scale, device: torch.device) -> Row:
     """Cut pages into parts by a small working memory, and compare with the whole."""
     neighbours = min(scale.slots, 12)
     whole, batch = _resident(name, scale, neighbours, 3, device)
-    parts, _ = _resident(name, scale, neighbours, 3, device, working_memory=1)
+    least = 1 if name in FUSED else 64 << 20  # less takes minutes of the torch backend
+    parts, _ = _resident(name, scale, neighbours, 3, device, working_memory=least)
     with poisoned(device):
         expected, found = whole(batch), parts(batch)
     worst = float(((found[0] - expected[0]).abs() / (EXACT[0] * expected[0] + 1e-6)).max())

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from spade_index.settings import CALIBRATION_QUANTILE, CALIBRATION_SAMPLE
+
 from .options import KernelOptions, device_option, gallery_argument, preset_option, takes
 from .progress import Progress
 from .search_options import SearchOptions
@@ -15,8 +17,20 @@ from .search_options import SearchOptions
 @preset_option
 @device_option
 @takes("kernel", KernelOptions)
-@click.option("--quantile", type=float, default=0.99, show_default=True, help="Of normal images below the threshold.")
-@click.option("--sample", type=click.IntRange(1), default=200, show_default=True, help="Images to score at most.")
+@click.option(
+    "--quantile",
+    type=float,
+    default=CALIBRATION_QUANTILE,
+    show_default=True,
+    help="Share of normal images below the threshold.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    default=CALIBRATION_SAMPLE,
+    show_default=True,
+    help="Number of images to score, at most.",
+)
 def calibrate(
     gallery: Path,
     search: SearchOptions,

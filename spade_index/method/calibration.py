@@ -10,7 +10,7 @@ import torch
 from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.settings import ImageScore, SearchSettings
+from spade_index.settings import CALIBRATION_QUANTILE, CALIBRATION_SAMPLE, ImageScore, SearchSettings
 
 from .detector import Detector
 
@@ -35,8 +35,8 @@ def calibrate(
     gallery: Gallery,
     search: SearchSettings,
     *,
-    quantile: float = 0.99,
-    sample: int = 200,
+    quantile: float = CALIBRATION_QUANTILE,
+    sample: int = CALIBRATION_SAMPLE,
     progress: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,

@@ -93,7 +93,7 @@ class PixelSearch:
                 precision=self._search.pixel_precision,
             )  # [B, P, kappa]
         except ValueError as error:
-            raise InputError(f"{self._gallery.path}: the pixels cannot be searched so: {error}") from error
+            raise InputError(f"{self._gallery.path}: the pixel search refuses these settings: {error}") from error
         return Found(queries, distances, matches)
 
     def _launches(self, candidates: Sequence[Sequence[Neighbour]]) -> Iterator[range]:

@@ -1,6 +1,8 @@
 """Groups of options: a command receives each as one object, with the defaults of the settings."""
 
+import importlib
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from typing import get_type_hints
 
 import click
@@ -75,3 +77,19 @@ def test_every_option_of_every_command_is_explained(name):
     for each in commands:
         assert each.help
         assert [option.name for option in each.params if isinstance(option, click.Option) and not option.help] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("kernel", "pixel_search"), ("gallery", "growth_sizes"), ("ingest", "ingest")]
+)
+def test_the_defaults_of_benchmarks_are_those_of_their_settings(name, module):
+    settings = importlib.import_module(f"spade_index.benchmarks.{module}").Settings
+    defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
+    options = {
+        option.name: option.default
+        for option in main.commands["benchmark"].commands[name].params
+        if option.name in defaults and not isinstance(defaults[option.name], tuple) and not callable(option.default)
+    }
+    assert len(options) > 4
+    given = {option: default for option, default in options.items() if isinstance(default, (int, float, str))}
+    assert given == {option: defaults[option] for option in given}

@@ -18,6 +18,10 @@ LARGER = [
     [(13, 11), (11, 7), (5, 5), (3, 2), (1, 1)],
     [(16, 16), (8, 8), (4, 4)],
 ]
+TINY = [
+    *([(1, 1)], [(3, 5)], [(4, 4), (2, 2)], [(3, 3), (1, 1)], [(3, 4), (2, 3)], [(2, 6), (1, 6), (1, 3)]),
+    *([(1, 17), (1, 17)], [(4, 3), (3, 3), (2, 2), (2, 1), (1, 1)]),
+]
 KINDS = [
     *("random", "clustered", "constant", "duplicated", "zero", "huge", "offset"),
     *("background", "near-duplicate images"),
@@ -92,6 +96,25 @@ def searches(draw):
     return {
         "query": query, "pool": pool, "pages": pages, "k": k, "sizes": sizes, "weights": weights, "mode": mode
     }  # fmt: skip
+
+
+@st.composite
+def small_searches(draw):
+    """Draw the arguments of a search small enough for Triton's interpreter."""
+    sizes = draw(st.sampled_from(TINY))
+    channels = [draw(st.sampled_from([1, 2, 8, 16, 33])) for _ in sizes]
+    batch, neighbours, seed = draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(st.integers(0, 10**6))
+    kind, dtype = draw(st.sampled_from(KINDS)), draw(st.sampled_from([torch.float16, torch.float32, torch.bfloat16]))
+    pool = pyramid_of(kind, 3, sizes, channels, seed + 1, dtype)
+    return {
+        "query": [level.float() for level in pyramid_of(kind, batch, sizes, channels, seed, dtype)],
+        "pool": pool,
+        "pages": torch.randint(3, (batch, neighbours), generator=torch.Generator().manual_seed(seed)),
+        "k": draw(st.integers(1, min(10, neighbours * sizes[0][0] * sizes[0][1]))),
+        "sizes": sizes,
+        "weights": draw(st.sampled_from([None, [0.5, 2.0, 1.5, 1.0, 0.0][: len(sizes)]])),
+        "mode": "concat-nearest",
+    }
 
 
 def scale(search):

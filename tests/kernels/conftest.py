@@ -1,14 +1,16 @@
-"""What the tests of the pixel search run in."""
+"""Fixtures of the pixel search's tests."""
 
 import pytest
 import torch
 
 from spade_index.kernels.torch_backend import search as torch_backend
 
+from helpers.interpreter import interpreting
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Work this small only waits for threads."""
+    """Run torch in one thread: for work this small, threads cost time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -17,5 +19,12 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def bfloat16_at_any_depth(monkeypatch):
-    """Rounding must be right however few channels there are, though so few gain nothing from it."""
+    """Let the torch backend round to bfloat16 at any number of channels, though few gain nothing from it."""
     monkeypatch.setattr(torch_backend, "DEEP", 1)
+
+
+@pytest.fixture(scope="session")
+def interpreter():
+    """Triton's interpreter, in one process for all tests that need it."""
+    with interpreting() as running:
+        yield running

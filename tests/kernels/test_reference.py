@@ -73,28 +73,10 @@ def test_nearest_of_integer_ratios_is_what_torch_interpolates():
     assert torch.equal(upsample(level, (4, 3), (12, 6), "nearest"), expected)
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
-def test_ties_go_to_the_lowest_image_and_pixel(backend):
-    query = [torch.zeros(1, 9, 2)]
-    pool = [torch.ones(3, 9, 2)]
-    d, matches = nearest_pixels(query, pool, torch.tensor([[2, 0, 2]]), 5, backend=backend)
-    assert torch.equal(d, torch.full((1, 9, 5), 2.0))
-    assert torch.equal(matches, torch.arange(5).expand(1, 9, 5))
-
-
 def test_split_matches():
     position, pixel = split_matches(torch.tensor([0, 8, 9, 20]), 9)
     assert position.tolist() == [0, 0, 1, 2]
     assert pixel.tolist() == [0, 8, 0, 2]
-
-
-@pytest.mark.parametrize("backend", ["reference", "torch"])
-@pytest.mark.parametrize("mode", MODES)
-def test_an_empty_batch(backend, mode):
-    query, pool = pyramids(0, [(4, 4), (2, 2)], (3, 2), 0), pyramids(1, [(4, 4), (2, 2)], (3, 2), 0)
-    d, matches = nearest_pixels(query, pool, torch.zeros(0, 1).long(), 2, mode=mode, backend=backend)
-    assert d.shape == matches.shape == (0, 16, 2)
-    assert (d.dtype, matches.dtype) == (torch.float32, torch.int64)
 
 
 GOOD_PAGES = torch.zeros(2, 3, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The torch backend given what programs give it: features that are not finite, views, no queries, torch's settings."""
+"""The torch backend under unusual conditions: features that are not finite, inference mode, torch's precision."""
 
 from itertools import product
 
@@ -8,7 +8,7 @@ import torch
 from spade_index.kernels import nearest_pixels
 from spade_index.kernels.torch_backend import search as torch_backend
 
-from helpers.kernel_cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, pyramid_of, random_search
+from helpers.kernel_cases import MODES, PRECISIONS, PRUNE, assert_same, pyramid_of, random_search
 
 WAYS = list(product(PRUNE, PRECISIONS))
 FEW_WAYS = [(None, "float32"), (True, "fast"), (False, "float32")]
@@ -81,55 +81,6 @@ def test_a_query_pixel_that_is_not_finite_leaves_the_others_results_alone(mode, 
     for (d, matches), note in answers(query, pool, pages, 2, mode, ways, sizes):
         assert_close((d[others], matches[others]), (expected[0][others], expected[1][others]), note)
         assert 0 <= matches.min() <= matches.max() < 2 * 256
-
-
-def laid_out(levels, layout):
-    """Views of other tensors that are equal to levels [N, H*W, C]."""
-    if layout == "channels first":
-        return [level.transpose(1, 2).contiguous().transpose(1, 2) for level in levels]
-    if layout == "pixels outermost":
-        return [level.transpose(0, 1).contiguous().transpose(0, 1) for level in levels]
-    strided = [torch.full([2 * n for n in level.shape], 7, dtype=level.dtype) for level in levels]
-    if layout == "every other":
-        views = [level[1::2, ::2, 1::2] for level in strided]
-    else:
-        n, (_, pixels, channels) = len(levels[0]), zip(*(level.shape for level in levels), strict=True)
-        views = [level[1 : n + 1, :p, :c] for level, p, c in zip(strided, pixels, channels, strict=True)]
-    for view, level in zip(views, levels, strict=True):
-        view.copy_(level)
-    return views
-
-
-@pytest.mark.parametrize("layout", ["channels first", "pixels outermost", "every other", "a part"])
-@pytest.mark.parametrize("mode", MODES)
-def test_views_are_as_good_as_what_they_show(mode, layout):
-    query, pool = alike_search(SIZES, 2, 5)
-    pages = torch.tensor([[2, 0, 4], [1, 2, 3]])
-    as_views = laid_out(query, layout), laid_out(pool, layout), pages.T.contiguous().T
-    assert not any(level.is_contiguous() for levels in as_views[:2] for level in levels)
-    found = list(answers(*as_views, 2, mode, FEW_WAYS))
-    for (expected, note), (answer, _) in zip(answers(query, pool, pages, 2, mode, FEW_WAYS), found, strict=True):
-        assert_same(answer, expected, note)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_some_slots_of_a_larger_pool_are_as_good_as_a_pool(mode):
-    query, pool = alike_search(SIZES, 2, 5)
-    pages = torch.tensor([[2, 0, 1], [1, 2, 2]])
-    few, copied = [level[1:4] for level in pool], [level[1:4].clone() for level in pool]
-    for (expected, note), (found, _) in zip(
-        answers(query, copied, pages, 2, mode), answers(query, few, pages, 2, mode), strict=True
-    ):
-        assert_same(found, expected, note)
-
-
-@pytest.mark.parametrize("slots", [0, 3])
-@pytest.mark.parametrize("mode", MODES)
-def test_no_queries_give_no_answers(mode, slots):
-    query, pool = random_search(SIZES, 0, slots)
-    for (d, matches), _ in answers(query, pool, torch.zeros(0, 3, dtype=torch.int64), 2, mode):
-        assert d.shape == matches.shape == (0, 64, 2)
-        assert (d.dtype, matches.dtype) == (torch.float32, torch.int64)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -12,7 +12,7 @@ from spade_index.kernels import nearest_pixels
 from spade_index.kernels.pyramid import make_layout
 from spade_index.kernels.torch_backend.found import SPARE
 
-from helpers.kernel_cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, distances_at, pyramid_of
+from helpers.kernel_cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, distances_at
 
 WAYS = list(product(PRUNE, PRECISIONS))
 CHANNELS = (3, 4, 5)
@@ -95,22 +95,6 @@ def test_a_gallery_of_one_value_gives_its_first_pixels(sizes, k):
         options = {"sizes": sizes, "prune": prune, "precision": precision, "backend": "torch"}
         _, matches = nearest_pixels(query, pool, torch.tensor([[1, 0, 1, 0]]), k, **options)
         assert torch.equal(matches, torch.arange(k).expand(1, pixels, k)), f"with {prune=} {precision=}"
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("k", [1, 4])
-def test_the_same_map_twice_gives_the_lower_position(mode, k):
-    sizes = [(8, 8), (4, 4), (2, 2)]
-    query = pyramid_of("random", 1, sizes, CHANNELS, 1, torch.float32)
-    pool = pyramid_of("random", 2, sizes, CHANNELS, 2, torch.float16)
-    for level in pool:
-        level[1] = level[0]
-    for pages, (prune, precision) in product(([[0, 0, 0]], [[1, 0, 1]]), WAYS):
-        arguments = {"pages": torch.tensor(pages), "k": k, "mode": mode}
-        expected, places = nearest_pixels(query, pool, **arguments, backend="reference")
-        d, matches = nearest_pixels(query, pool, **arguments, backend="torch", prune=prune, precision=precision)
-        torch.testing.assert_close(d, expected, rtol=1e-5, atol=1e-6)
-        assert torch.equal(matches, places), f"with {pages=} {prune=} {precision=}"
 
 
 @pytest.mark.parametrize(("prune", "precision"), WAYS)
