@@ -188,7 +188,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise InputError(f"{MISSING} ({error.name} is not installed)") from error
     from spade_index.server.keys import VARIABLE, read_keys
-    from spade_index.server.limits import JsonLines
+    from spade_index.server.logs import JsonLines
 
     keys = read_keys(options.api_keys)
     settings = options.settings(root, search, preset, device, kernel)

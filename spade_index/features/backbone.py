@@ -20,6 +20,8 @@ from .pretrained import load_model, weights_digest
 STRIDES = (4, 8, 16)  # of the default levels
 LARGEST = 65504.0  # the largest finite float16
 
+Shapes = dict[str, tuple[int, int, int]]  # channels, height and width of feature maps, by module name
+
 
 @dataclass(frozen=True)
 class Features:
@@ -57,12 +59,7 @@ class Backbone:
         self._std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1) * 255
 
         shapes = self._probe(preprocessing.input_size)
-        levels = levels or _default_levels(model, shapes, preprocessing.input_size)
-        for level in levels:
-            if level not in shapes:
-                near = difflib.get_close_matches(level, shapes, n=3) or list(shapes)[:3]
-                raise BackboneError(f"{name} has no feature map {level!r}: try one of {', '.join(near)}")
-        self._levels = sorted(levels, key=lambda level: -shapes[level][1] * shapes[level][2])
+        self._levels = _finest_first(name, levels or _default_levels(model, shapes, preprocessing.input_size), shapes)
         self._last = list(shapes)[-1]
         self._captured = threading.local()  # .levels: dict[str, Tensor]
         modules = dict(model.named_modules())
@@ -137,9 +134,9 @@ class Backbone:
 
         return hook
 
-    def _probe(self, input_size: tuple[int, int]) -> dict[str, tuple[int, int, int]]:
+    def _probe(self, input_size: tuple[int, int]) -> Shapes:
         """Return channels, height and width of every module's feature map, in the order of their last computation."""
-        shapes: dict[str, tuple[int, int, int]] = {}
+        shapes: Shapes = {}
 
         def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -162,6 +159,15 @@ class Backbone:
         if not shapes:
             raise BackboneError("the backbone has no feature maps: use a CNN")
         return shapes
+
+
+def _finest_first(name: str, levels: Sequence[str], shapes: Shapes) -> list[str]:
+    """Return levels in the order of their maps' sizes. Raises BackboneError if one is no feature map."""
+    for level in levels:
+        if level not in shapes:
+            near = difflib.get_close_matches(level, shapes, n=3) or list(shapes)[:3]
+            raise BackboneError(f"{name} has no feature map {level!r}: try one of {', '.join(near)}")
+    return sorted(levels, key=lambda level: -shapes[level][1] * shapes[level][2])
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -198,9 +204,7 @@ def choose_device(name: str = "auto") -> torch.device:
         raise BackboneError(f"device {name!r} cannot be used ({reason}): try --device cpu") from error
 
 
-def _default_levels(
-    model: nn.Module, shapes: dict[str, tuple[int, int, int]], input_size: tuple[int, int]
-) -> tuple[str, ...]:
+def _default_levels(model: nn.Module, shapes: Shapes, input_size: tuple[int, int]) -> tuple[str, ...]:
     """Return the last stage at each of STRIDES.
 
     A stage is a top-level module, or a direct child of one whose maps have more than two sizes.

@@ -21,6 +21,7 @@ from .find import ImageFile
 LOT = 8  # images that a process loads at a time
 
 T = TypeVar("T")
+F = TypeVar("F")
 Packed = tuple[bytes, bytes, tuple[int, int, tuple[float, float, float, float]], bytes]
 Loaded = DecodedImage | Packed | ImageError
 
@@ -45,34 +46,41 @@ def load_all(
     lots = max(ahead // lot, 2 * workers) if processes else ahead
     pool = _processes(workers) if processes else ThreadPoolExecutor(workers, thread_name_prefix="decode")
     work: Callable[[list[ImageFile], Preprocessing], Sequence[Loaded]] = _load_packed if processes else _load
-    pending: deque[tuple[list[ImageFile], Future[Sequence[Loaded]]]] = deque()
-    source = in_lots(files, lot)
-    failure: Exception | None = None
     try:
-        while True:
-            while failure is None and len(pending) < lots:
-                try:
-                    some = next(source)
-                except StopIteration:
-                    break
-                except Exception as error:  # a damaged archive, for example; the images before it are loaded first
-                    failure = error
-                else:
-                    pending.append((some, pool.submit(work, some, how)))
-            if not pending:
-                break
-            some, future = pending.popleft()
+        for some, future in _started_ahead(in_lots(files, lot), lambda some: pool.submit(work, some, how), lots):
             for file, loaded in zip(some, future.result(), strict=True):
                 if isinstance(loaded, ImageError):
                     on_error(loaded)
                 else:
                     yield loaded if isinstance(loaded, DecodedImage) else _unpacked(file, loaded, how)
-        if failure is not None:
-            raise failure
     except BrokenProcessPool as error:
         raise InputError("a decoding process died (out of memory?): try fewer --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _started_ahead(items: Iterator[T], start: Callable[[T], Future[F]], count: int) -> Iterator[tuple[T, Future[F]]]:
+    """Yield items with the work started on each, up to `count` of them in advance.
+
+    An error of `items`, as of a damaged archive, is raised after the items before it.
+    """
+    pending: deque[tuple[T, Future[F]]] = deque()
+    failure: Exception | None = None
+    while True:
+        while failure is None and len(pending) < count:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+            else:
+                pending.append((item, start(item)))
+        if not pending:
+            break
+        yield pending.popleft()
+    if failure is not None:
+        raise failure
 
 
 def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:

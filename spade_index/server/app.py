@@ -3,10 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 import anyio
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -14,16 +13,33 @@ from starlette.middleware.cors import CORSMiddleware
 from spade_index.errors import SpadeIndexError
 
 from . import docs, page, v1, v1_changes, v2
+from .access import ReadRoute
 from .galleries import LoadBackbone, backbone_of
 from .keys import Keys
-from .limits import Limits, log
+from .logs import log
 from .metrics import MEDIA_TYPE
+from .middleware import Limits
 from .problems import InvalidFields, as_problem, problem_response
-from .service import Service, allowed, service_of
+from .service import Service, service_of
 from .settings import ServeSettings
 
 ABOUT = (
     "SPADE at scale: send an image, get a verdict, a score map and the evidence. Errors are RFC 9457 problem details."
+)
+
+
+figures = APIRouter(route_class=ReadRoute, include_in_schema=False)
+
+ROUTERS = (
+    v1.router,
+    v1_changes.adding,
+    v1_changes.changing,
+    v1_changes.reading,
+    v2.health,
+    v2.router,
+    docs.router,
+    page.router,
+    figures,
 )
 
 
@@ -52,12 +68,8 @@ def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbon
         redirect_slashes=False,
     )
     app.state.service = service
-    app.include_router(v1.router)
-    app.include_router(v1_changes.router)
-    app.include_router(v2.router)
-    app.include_router(docs.router)
-    app.include_router(page.router)
-    app.add_api_route("/metrics", metrics, methods=["GET"], include_in_schema=False)
+    for router in ROUTERS:
+        app.include_router(router)
     root = str(service.galleries.root)
 
     async def on_error(request: Request, error: Exception) -> Response:
@@ -82,7 +94,7 @@ def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbon
     return app
 
 
-async def metrics(request: Request) -> Any:
-    """What the service measures, for Prometheus."""
-    allowed(request)
+@figures.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Return what the service measures, for Prometheus."""
     return Response(service_of(request).metrics.text(), media_type=MEDIA_TYPE)

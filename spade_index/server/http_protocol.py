@@ -11,7 +11,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .limits import HEADERS
+from .exchange import HEADERS
 from .problems import Problem, problem_response
 from .settings import ServeSettings
 

@@ -34,6 +34,10 @@ FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/:;,'\"`()]+/)+")  # of an absolute pa
 LOCKED_SECONDS = 5  # after which it may be worth trying again
 
 
+class ClientGone(Exception):
+    """Nobody waits for the answer."""
+
+
 class Problem(HTTPException):
     """An answer that is an error."""
 

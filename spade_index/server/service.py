@@ -16,10 +16,9 @@ from .decoding import Decoders, Upload
 from .engine import Answer, Engine
 from .galleries import Galleries, LoadBackbone, backbone_of
 from .jobs import Jobs
-from .keys import ANYONE, Key, Keys
-from .limits import ClientGone
+from .keys import Keys
 from .metrics import Metrics
-from .problems import Problem
+from .problems import ClientGone
 from .results import Results
 from .settings import ServeSettings
 
@@ -89,15 +88,6 @@ def service_of(request: Request) -> Service:
     """The service that answers a request."""
     service: Service = request.app.state.service
     return service
-
-
-def allowed(request: Request, gallery: str | None = None, *, write: bool = False) -> Key:
-    """The request's key, if it may. Raises Problem (401, 403)."""
-    service = service_of(request)
-    key = service.keys.of(request.headers) if service.keys else ANYONE
-    if not key.allows(gallery, write):
-        raise Problem(403, f"this API key may not {'change' if write else 'read'} {gallery or 'that'}")
-    return key
 
 
 async def while_waited_for(request: Request, work: Awaitable[T]) -> T:

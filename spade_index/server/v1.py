@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import anyio
 import numpy as np
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from PIL import Image
 
 from spade_index.errors import SpadeIndexError
@@ -15,13 +15,14 @@ from spade_index.method.scores import calibrated_thresholds
 from spade_index.settings import Maps
 
 from . import results, schema
+from .access import ReadRoute, RequestKey, permitted
 from .decoding import read_uploads
 from .forms import FIELD
 from .keys import Key
 from .problems import MEDIA_TYPE, Problem, as_problem
 from .results import Result
 from .schema import binary, image_body
-from .service import Service, allowed, service_of
+from .service import Service, service_of
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "What is wrong with the request (RFC 9457)", "content": {MEDIA_TYPE: {}}},
@@ -35,13 +36,22 @@ Snapshot = Annotated[int | None, Query(ge=0, le=2**62, description="As of this s
 ResultId = Annotated[str, Path(description="Of a result's `score_map`")]
 Opacity = Annotated[float, Query(ge=0, le=1, description="Of the overlay half-way between the limits")]
 
-router = APIRouter(prefix="/v1", responses=PROBLEMS)
+router = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=ReadRoute)
+
+
+def result_of(request: Request, id: ResultId) -> Result:
+    """Return a kept result, if the key may read its gallery. Raises Problem (403, 404)."""
+    found = service_of(request).results.get(id)
+    permitted(request, found.gallery, write=False)
+    return found
+
+
+KeptResult = Annotated[Result, Depends(result_of)]
 
 
 @router.get("", response_model=schema.ServiceInfo, tags=["service"])
-async def service(request: Request) -> dict[str, Any]:
+async def service(request: Request, key: RequestKey) -> dict[str, Any]:
     """What this is, its limits, and how many galleries the key may read."""
-    key = allowed(request)
     served = service_of(request)
     settings = served.settings
     names = await anyio.to_thread.run_sync(served.galleries.names)
@@ -62,23 +72,23 @@ async def service(request: Request) -> dict[str, Any]:
 
 
 @router.get("/galleries", response_model=schema.GalleryList, tags=["galleries"])
-def galleries(request: Request) -> dict[str, Any]:
+def galleries(request: Request, key: RequestKey) -> dict[str, Any]:
     """All galleries that the key may read."""
-    key, served = allowed(request), service_of(request)
+    served = service_of(request)
     names = [name for name in served.galleries.names() if key.allows(name, write=False)]
     return {"galleries": [_summary(served, name) for name in names]}
 
 
 @router.get("/galleries/{gallery}", response_model=schema.GalleryInfo, tags=["galleries"])
-def gallery(request: Request, gallery: GalleryName) -> dict[str, Any]:
+def gallery(request: Request, gallery: GalleryName, key: RequestKey) -> dict[str, Any]:
     """One gallery: what it was built with, its snapshots, thresholds and index."""
-    return _described(service_of(request), gallery, allowed(request, gallery))
+    return _described(service_of(request), gallery, key)
 
 
 @router.post("/galleries/{gallery}/reload", response_model=schema.GalleryInfo, tags=["galleries"])
-def reload(request: Request, gallery: GalleryName) -> dict[str, Any]:
+def reload(request: Request, gallery: GalleryName, key: RequestKey) -> dict[str, Any]:
     """Have a gallery opened anew. Commits are seen without."""
-    key, served = allowed(request, gallery), service_of(request)
+    served = service_of(request)
     served.galleries.reload(gallery)
     return _described(served, gallery, key)
 
@@ -92,7 +102,6 @@ def images(
     removed: Annotated[bool, Query(description="Those that can be restored instead")] = False,
 ) -> dict[str, Any]:
     """The images of a gallery, page by page, in the order in which they were added."""
-    allowed(request, gallery)
     with service_of(request).galleries.open(gallery) as opened:
         if removed:
             rows = [row for row in opened.removed_images() if row.key > after][: limit + 1]
@@ -111,7 +120,6 @@ def thumbnail(
     snapshot: Snapshot = None,
 ) -> Response:
     """A small JPEG of one of the gallery's images."""
-    allowed(request, gallery)
     with service_of(request).galleries.open(gallery, snapshot) as opened:
         jpeg = opened.thumbnail(opened.image(id))
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
@@ -140,7 +148,6 @@ async def query(
     name: Annotated[str | None, Query(max_length=1024, description="Of an image that is the whole body")] = None,
 ) -> dict[str, Any]:
     """Score images: one as the body, or some in the form field `images`."""
-    allowed(request, gallery)
     served = service_of(request)
     served.galleries.path(gallery)
     with served.engine.place() as place:
@@ -173,7 +180,6 @@ async def score_map(
     name: Annotated[str | None, Query(max_length=1024)] = None,
 ) -> Response:
     """The score map of one image, at once. Its score is in the headers."""
-    allowed(request, gallery)
     served = service_of(request)
     served.galleries.path(gallery)
     with served.engine.place() as place:
@@ -191,52 +197,43 @@ async def score_map(
 
 
 @router.get("/results/{id}", response_model=schema.ResultInfo, tags=["results"])
-def result(request: Request, id: ResultId) -> dict[str, Any]:
+def result(request: Request, id: ResultId, found: KeptResult) -> dict[str, Any]:
     """What a query found, again."""
-    return results.told(id, _result(request, id), service_of(request).results.seconds)
+    return results.told(id, found, service_of(request).results.seconds)
 
 
 @router.get("/results/{id}/overlay.png", response_class=Response, responses=binary("image/png"), tags=["results"])
-def overlay(request: Request, id: ResultId, opacity: Opacity = 0.5) -> Response:
+def overlay(request: Request, found: KeptResult, opacity: Opacity = 0.5) -> Response:
     """The score map over the image, in its own coordinates."""
-    return _rendered(service_of(request), _result(request, id), "overlay", opacity)
+    return _rendered(service_of(request), found, "overlay", opacity)
 
 
 @router.get("/results/{id}/heat.png", response_class=Response, responses=binary("image/png"), tags=["results"])
-def heat(request: Request, id: ResultId) -> Response:
+def heat(request: Request, found: KeptResult) -> Response:
     """The overlay's colours alone, transparent where the image is normal, for those who lay it over the image."""
-    return _rendered(service_of(request), _result(request, id), "heat", 0.5)
+    return _rendered(service_of(request), found, "heat", 0.5)
 
 
 @router.get("/results/{id}/grey.png", response_class=Response, responses=binary("image/png"), tags=["results"])
-def grey(request: Request, id: ResultId) -> Response:
+def grey(request: Request, found: KeptResult) -> Response:
     """The score map as 8-bit grey over the result's `limits`, of the backbone's input size."""
-    return _rendered(service_of(request), _result(request, id), "grey", 0.5)
+    return _rendered(service_of(request), found, "grey", 0.5)
 
 
 @router.get("/results/{id}/score_map.npy", response_class=Response, responses=binary(NPY), tags=["results"])
-def npy(request: Request, id: ResultId) -> Response:
+def npy(request: Request, found: KeptResult) -> Response:
     """The score map, float32 [H, W] of the backbone's input size, as NumPy keeps it."""
-    return _rendered(service_of(request), _result(request, id), "npy", 0.5)
+    return _rendered(service_of(request), found, "npy", 0.5)
 
 
 @router.get("/results/{id}/match", response_model=schema.MatchInfo, tags=["results"])
 def match(
-    request: Request,
-    id: ResultId,
+    found: KeptResult,
     x: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Column of the original, from 0")],
     y: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Row of the original, from 0")],
 ) -> dict[str, Any]:
     """The normal image and place that a place of the image was matched with."""
-    return _result(request, id).match(x, y)
-
-
-def _result(request: Request, id: str) -> Result:
-    """A kept result, if the key may read its gallery."""
-    allowed(request)
-    found = service_of(request).results.get(id)
-    allowed(request, found.gallery)
-    return found
+    return found.match(x, y)
 
 
 def _rendered(served: Service, result: Result, format: str, opacity: float) -> Response:

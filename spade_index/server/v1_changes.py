@@ -5,28 +5,41 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from spade_index.errors import GalleryLocked, InputError, storage_errors
 from spade_index.gallery.write.writer import GalleryWriter
 
 from . import schema
+from .access import AddRoute, ReadRoute, RequestKey, WriteRoute, permitted
 from .decoding import is_multipart
 from .forms import FIELD, read_files
 from .job import Job
 from .problems import Problem, as_problem
 from .schema import image_body
-from .service import allowed, service_of
+from .service import service_of
 from .v1 import PROBLEMS, GalleryName
 
 LOCKED_SECONDS = 5  # to wait for another writer
 
 JobId = Annotated[str, Path(description="Of a job")]
 
-router = APIRouter(prefix="/v1", responses=PROBLEMS)
+adding = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=AddRoute)
+changing = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=WriteRoute)
+reading = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=ReadRoute)
 
 
-@router.post(
+def job_of(request: Request, id: JobId) -> Job:
+    """Return a job, if the key may do with its gallery what the route does. Raises Problem (403, 404)."""
+    found = service_of(request).jobs.get(id)
+    permitted(request, found.gallery, write=request.scope["route"].writes)
+    return found
+
+
+KnownJob = Annotated[Job, Depends(job_of)]
+
+
+@adding.post(
     "/galleries/{gallery}/images",
     status_code=202,
     response_model=schema.JobInfo,
@@ -41,7 +54,6 @@ async def add(
     prefix: Annotated[str, Query(max_length=256, description="Put before each image's id")] = "",
 ) -> dict[str, Any]:
     """Add normal images; their file names become their ids. Answers with a job as soon as all have come."""
-    allowed(request, gallery, write=True)
     served = service_of(request)
     served.galleries.path(gallery)
     if not is_multipart(request):
@@ -58,54 +70,43 @@ async def add(
     return job.told()
 
 
-@router.post("/galleries/{gallery}/remove", response_model=schema.Changed, tags=["images"])
+@changing.post("/galleries/{gallery}/remove", response_model=schema.Changed, tags=["images"])
 def remove(request: Request, gallery: GalleryName, ids: schema.Ids) -> dict[str, Any]:
     """Remove images, all or none. Scores change at once; until the gallery is compacted, `restore` takes them back."""
     return _change(request, gallery, ids, "remove")
 
 
-@router.post("/galleries/{gallery}/restore", response_model=schema.Changed, tags=["images"])
+@changing.post("/galleries/{gallery}/restore", response_model=schema.Changed, tags=["images"])
 def restore(request: Request, gallery: GalleryName, ids: schema.Ids) -> dict[str, Any]:
     """Take back the removal of images, all or none."""
     return _change(request, gallery, ids, "restore")
 
 
-@router.get("/jobs", response_model=schema.JobList, tags=["jobs"])
-def jobs(request: Request) -> dict[str, Any]:
+@reading.get("/jobs", response_model=schema.JobList, tags=["jobs"])
+def jobs(request: Request, key: RequestKey) -> dict[str, Any]:
     """All jobs of galleries that the key may read, the newest first."""
-    key = allowed(request)
     return {"jobs": [job.told() for job in service_of(request).jobs.all() if key.allows(job.gallery, write=False)]}
 
 
-@router.get("/jobs/{id}", response_model=schema.JobInfo, tags=["jobs"])
-def job(request: Request, id: JobId) -> dict[str, Any]:
+@reading.get("/jobs/{id}", response_model=schema.JobInfo, tags=["jobs"])
+def job(found: KnownJob) -> dict[str, Any]:
     """How far a job is."""
-    return _job(request, id, write=False).told()
+    return found.told()
 
 
-@router.delete("/jobs/{id}", response_model=schema.JobInfo, tags=["jobs"])
-def cancel(request: Request, id: JobId) -> dict[str, Any]:
+@changing.delete("/jobs/{id}", response_model=schema.JobInfo, tags=["jobs"])
+def cancel(request: Request, found: KnownJob) -> dict[str, Any]:
     """End a job; what it has committed stays."""
-    _job(request, id, write=True)
-    return service_of(request).jobs.cancel(id).told()
+    return service_of(request).jobs.cancel(found.id).told()
 
 
-@router.post("/jobs/{id}/resume", status_code=202, response_model=schema.JobInfo, tags=["jobs"])
-def resume(request: Request, id: JobId) -> dict[str, Any]:
+@changing.post("/jobs/{id}/resume", status_code=202, response_model=schema.JobInfo, tags=["jobs"])
+def resume(request: Request, found: KnownJob) -> dict[str, Any]:
     """Go on with a job that was interrupted because the service ended."""
-    _job(request, id, write=True)
-    return service_of(request).jobs.resume(id).told()
-
-
-def _job(request: Request, id: str, *, write: bool) -> Job:
-    allowed(request)
-    found = service_of(request).jobs.get(id)
-    allowed(request, found.gallery, write=write)
-    return found
+    return service_of(request).jobs.resume(found.id).told()
 
 
 def _change(request: Request, gallery: str, ids: schema.Ids, action: str) -> dict[str, Any]:
-    allowed(request, gallery, write=True)
     path = service_of(request).galleries.path(gallery)
     with _writer(path) as writer:
         try:

@@ -15,10 +15,11 @@ from starlette.responses import JSONResponse
 from spade_index.errors import SpadeIndexError
 from spade_index.settings import MAPS, Maps
 
+from .access import ReadRoute, RequestKey
 from .decoding import Upload
 from .engine import Answer
 from .problems import Problem, as_problem
-from .service import Service, allowed, service_of
+from .service import Service, service_of
 from .tensors import HEADER, InferRequest, Output, OutputWish, TensorError, parse_request, render_response
 
 Model = Annotated[str, Path(description="A gallery")]
@@ -37,22 +38,24 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     "5XX": {"description": "What is wrong with the service", "content": {"application/json": {"schema": ERROR}}},
 }
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS)
+# Who asks whether the service lives needs no key.
+health = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS)
+router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS, route_class=ReadRoute)
 
 
-@router.get("")
+@health.get("")
 async def server() -> dict[str, Any]:
     """What this is."""
     return {"name": "spade_index", "version": version("spade_index"), "extensions": ["binary_tensor_data"]}
 
 
-@router.get("/health/live")
+@health.get("/health/live")
 async def live() -> dict[str, bool]:
     """Whether the service answers."""
     return {"live": True}
 
 
-@router.get("/health/ready")
+@health.get("/health/ready")
 async def ready(request: Request) -> JSONResponse:
     """Whether it takes queries: 503 if not."""
     alive = service_of(request).engine.alive
@@ -60,9 +63,9 @@ async def ready(request: Request) -> JSONResponse:
 
 
 @router.post("/repository/index")
-def repository(request: Request) -> list[dict[str, str]]:
+def repository(request: Request, key: RequestKey) -> list[dict[str, str]]:
     """All models that the key may read."""
-    key, served = allowed(request), service_of(request)
+    served = service_of(request)
     return [_state(served, name) for name in served.galleries.names() if key.allows(name, write=False)]
 
 
@@ -70,7 +73,6 @@ def repository(request: Request) -> list[dict[str, str]]:
 @router.get("/models/{model}/versions/{version}")
 def metadata(request: Request, model: Model, version: Version | None = None) -> dict[str, Any]:
     """A model's versions, inputs and outputs."""
-    allowed(request, model)
     with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
         height, width = gallery.settings.preprocessing.input_size
         versions = [str(row.snapshot) for row in gallery.catalog.snapshots() if row.images]
@@ -91,7 +93,6 @@ def metadata(request: Request, model: Model, version: Version | None = None) -> 
 @router.get("/models/{model}/versions/{version}/ready")
 def model_ready(request: Request, model: Model, version: Version | None = None) -> dict[str, Any]:
     """Whether a model can be used."""
-    allowed(request, model)
     with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
         if not len(gallery):
             raise Problem(503, f"{model}: the gallery is empty: add normal images first")
@@ -102,7 +103,6 @@ def model_ready(request: Request, model: Model, version: Version | None = None) 
 @router.post("/models/{model}/versions/{version}/infer")
 async def infer(request: Request, model: Model, version: Version | None = None) -> Response:
     """Score images: the input `image`, files, or `pixels`."""
-    allowed(request, model)
     served = service_of(request)
     served.galleries.path(model)
     snapshot = _snapshot(version)

@@ -26,7 +26,7 @@ from spade_index.server.app import create_app
 from spade_index.server.galleries import LoadBackbone
 from spade_index.server.http_protocol import protocol_options
 from spade_index.server.keys import Keys, read_keys
-from spade_index.server.limits import Limits
+from spade_index.server.middleware import Limits
 from spade_index.server.settings import ServeSettings
 
 from helpers.tiny import TinyCNN
@@ -151,7 +151,7 @@ class Server:
         layer = self.app.middleware_stack
         while not isinstance(layer, Limits):
             layer = layer.app
-        return layer._held
+        return layer.bodies.held
 
     def metric(self, line: str) -> float:
         """The value of a figure, by its name and labels as Prometheus writes them; 0 if it was never set."""

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from spade_index.server.limits import JsonLines
+from spade_index.server.logs import JsonLines
 
 from helpers.serving import Server, odd, parts
 from helpers.tiny import png

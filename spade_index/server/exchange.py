@@ -1,0 +1,50 @@
+"""One request and its answer: the request id, and the headers that every answer carries."""
+
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import Message, Scope, Send
+
+SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'self'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Exchange:
+    """A request, and how far its answer is."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.method: str = scope["method"]
+        # HEAD is answered like GET; the protocol leaves the body out.
+        self.scope: Scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
+        self.headers = Headers(scope=scope)
+        given = self.headers.get("x-request-id", "")
+        self.id = given if SANE_ID.fullmatch(given) else secrets.token_hex(8)
+        self.scope.setdefault("state", {})["request_id"] = self.id
+        self.status = 0
+        self.answering = False  # whether the answer has begun
+        self.begun = time.perf_counter()
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer, with the headers that every answer carries."""
+        if message["type"] == "http.response.start":
+            self.answering, self.status = True, message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.id
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+            if self.status == 408:  # the rest of the body is not waited for
+                headers["Connection"] = "close"
+        await self._send(message)
