@@ -80,7 +80,7 @@ setup(
             "python-multipart>=0.0.30",
             "uvicorn>=0.32",
         ],
-        "bench": ["matplotlib>=3.9", "psutil>=6.0"],
+        "bench": ["matplotlib>=3.9", "psutil>=6.0", "scikit-image>=0.25"],
         "test": [
             "adeval>=1.1",
             "hypothesis>=6.100",
