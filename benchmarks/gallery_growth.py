@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 LEAST = 100  # images of a size: K is 50
 ADDED = 50
 RESERVE = 1 << 30  # bytes of disk to leave free
-PATIENCE = 3  # a peer is stopped after so many times --peer-minutes
+PATIENCE = 3  # times --peer-minutes, after which a peer is stopped
 OURS = ("index", "check", "disk", "search", "cold", "pixels", "add")
 
 

@@ -1,8 +1,8 @@
-"""What all benchmarks share: where figures come from, turns, ratios, tables, JSON and pictures.
+"""The parts that all benchmarks share: provenance of figures, turns, ratios, tables, JSON and pictures.
 
 A benchmark verifies a contender before it times it (`attempt`), lets all contenders take turns in every round of one
-run (`take_turns`), and quotes medians with their range (`spread`) and ratios to a peer of the same round (`ratios`).
-What must be measured in a process of its own is in `processes`.
+run (`take_turns`), and reports medians with their range (`spread`) and ratios to a peer of the same round (`ratios`).
+`processes` runs measurements in processes of their own.
 """
 
 import importlib.metadata

@@ -101,7 +101,7 @@ class Interleaved:
             self._end_slice(stopped, stopped - asked)
 
     def finish(self) -> None:
-        """Stop the clock. What came after the last slice, at least the last commit, becomes part of it or a slice."""
+        """Stop the clock; the images after the last slice, and the last commit, become part of it or a slice."""
         stopped = time.perf_counter()
         if self._slice_images > self._every / 2 or not self.slices:
             self._end_slice(stopped, 0.0)

@@ -131,7 +131,7 @@ def verify(port: int, path: str, bodies: Sequence[bytes], expected: Sequence[flo
 
 
 def clients_round(port: int, path: str, bodies: Sequence[bytes], clients: int) -> Figures:
-    """Return the rate and the latency of one round with so many clients."""
+    """Return the rate and the latency of one round with a number of clients."""
     seconds, replies = _answers(port, path, bodies, clients)
     return {"rate": len(replies) / seconds, **_latency(replies)}
 

@@ -7,7 +7,7 @@ import pytest
 
 import spade_index
 
-HEAVY = ("torch", "faiss", "h5py", "scipy", "jinja2", "fastapi")
+HEAVY = ("torch", "faiss", "h5py", "numpy", "PIL", "scipy", "jinja2", "fastapi")
 
 
 @pytest.mark.parametrize("name", spade_index.__all__)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skimage.data
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from spade_index.features.backbone import load_backbone
 from spade_index.method.dataset import build_gallery, find_test_images
 from spade_index.method.detector import Detector
-from spade_index.method.evaluation import Evaluation, evaluate
+from spade_index.method.evaluation import evaluate
 from spade_index.settings import SearchSettings
 from spade_index.views.evaluation import COLUMNS, examples_of, rows_of
 from spade_index.views.example import Example
@@ -33,7 +34,8 @@ SEARCH = SearchSettings(gallery_neighbours=20)
 def run_demo(out: Path, say: Callable[[str], None]) -> None:
     """Make a dataset of each texture, build its gallery, evaluate it, and write `report.html` and `demo.png`."""
     backbone = load_backbone("efficientnet-lite0")
-    evaluated: list[tuple[str, Detector, Evaluation]] = []
+    figures: dict[str, dict[str, Any]] = {}
+    examples: list[Example] = []
     with ExitStack() as stack:
         for texture in TEXTURES:
             dataset = out / "data" / texture
@@ -45,31 +47,13 @@ def run_demo(out: Path, say: Callable[[str], None]) -> None:
             gallery = stack.enter_context(built)
             detector = Detector(gallery, backbone, SEARCH)
             evaluation = evaluate(detector, find_test_images(dataset))
-            evaluated.append((texture, detector, evaluation))
             say(f"{texture}: {len(gallery)} images in the gallery, {len(evaluation.judged)} tested")
-        figures = [(texture, evaluation.summary(detector.kind)) for texture, detector, evaluation in evaluated]
-        # A scale for each texture: one is far more regular than another.
-        examples = [
-            example
-            for _, detector, evaluation in evaluated
-            for example in examples_of(detector, evaluation, 1, _limits(evaluation))
-        ]
-    summary = [
-        ("Backbone", "efficientnet-lite0"),
-        ("Galleries", f"{len(TEXTURES)} of {NORMAL} crops"),
-        ("Test images", sum(of["images"] for _, of in figures)),
-        ("Neighbours searched", SEARCH.gallery_neighbours),
-    ]
-    write_report(
-        out / "report.html",
-        title="spade_index: made defects in photographed textures",
-        summary=summary,
-        tables=[Table("Figures", ["Dataset", *COLUMNS], [[name, *rows_of(of)[-1][1:]] for name, of in figures])],
-        examples=examples,
-    )
-    montage(_one_of_each(examples), out / "demo.png")
-    (out / "figures.json").write_text(json.dumps(dict(figures), indent=2) + "\n")
-    for texture, of in figures:
+            figures[texture] = evaluation.summary(detector.kind)
+            # A scale for each texture: one is far more regular than another.
+            limits = score_limits([judged.score_map for judged in evaluation.judged])
+            examples += examples_of(detector, evaluation, 1, limits)
+    _write(out, figures, examples)
+    for texture, of in figures.items():
         say(
             f"{texture:8} image ROC AUC {of['image_roc_auc']:.3f}, pixel {of['pixel_roc_auc']:.3f}, PRO {of['pro']:.3f}"
         )
@@ -77,6 +61,25 @@ def run_demo(out: Path, say: Callable[[str], None]) -> None:
     say(
         f"look at {out / 'report.html'}; try: spade-index query {out / 'galleries' / TEXTURES[0]} {example} --out found"
     )
+
+
+def _write(out: Path, figures: dict[str, dict[str, Any]], examples: list[Example]) -> None:
+    write_report(
+        out / "report.html",
+        title="spade_index: made defects in photographed textures",
+        summary=[
+            ("Backbone", "efficientnet-lite0"),
+            ("Galleries", f"{len(TEXTURES)} of {NORMAL} crops"),
+            ("Test images", sum(of["images"] for of in figures.values())),
+            ("Neighbours searched", SEARCH.gallery_neighbours),
+        ],
+        tables=[
+            Table("Figures", ["Dataset", *COLUMNS], [[name, *rows_of(of)[-1][1:]] for name, of in figures.items()])
+        ],
+        examples=examples,
+    )
+    montage(_one_of_each(examples), out / "demo.png")
+    (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def make_dataset(root: Path, texture: str) -> None:
@@ -142,10 +145,6 @@ def _crop(photograph: np.ndarray, random: np.random.Generator, held_out: bool) -
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
-
-
-def _limits(evaluation: Evaluation) -> tuple[float, float]:
-    return score_limits([judged.score_map for judged in evaluation.judged])
 
 
 def _one_of_each(examples: list[Example]) -> list[Example]:

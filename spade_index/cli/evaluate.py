@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,10 @@ from .backbone_options import BackboneOptions
 from .options import KernelOptions, LoadingOptions, device_option, preset_option, takes
 from .progress import Progress
 from .search_options import SearchOptions
+
+if TYPE_CHECKING:  # both take long to import
+    from spade_index.features.backbone import Backbone
+    from spade_index.gallery.reader import Gallery
 
 
 @click.command()
@@ -49,7 +54,7 @@ def evaluate(
     """Measure ROC AUC and PRO on a DATASET in MVTec layout: train/good, test/KIND, ground_truth/KIND."""
     from spade_index.gallery.reader import Gallery
     from spade_index.method import evaluation
-    from spade_index.method.dataset import build_gallery, find_test_images
+    from spade_index.method.dataset import find_test_images
     from spade_index.method.detector import Detector
     from spade_index.views.evaluation import text_of, write_evaluation
 
@@ -62,17 +67,7 @@ def evaluate(
         if opened is None:
             started = time.perf_counter()
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
-            with Progress("build") as progress:
-                built = build_gallery(
-                    dataset,
-                    Path(folder) / "gallery",
-                    loaded,
-                    batch_size=loading.batch_size,
-                    workers=loading.workers,
-                    notice=progress.say,
-                    progress=progress,
-                )
-            opened = stack.enter_context(built)
+            opened = stack.enter_context(_build(dataset, Path(folder) / "gallery", loaded, loading))
             building = time.perf_counter() - started
         detector = Detector(opened, loaded, settings, kernel=kernel.kernel, map_memory=kernel.map_bytes)
         Progress.note(f"pixel search by {detector.kernel}")
@@ -97,7 +92,26 @@ def evaluate(
         }
         click.echo(text_of(figures))
         if json_file is not None:
-            strict = json.loads(json.dumps(figures), parse_constant=lambda name: None)  # JSON has no NaN
-            json_file.write_text(json.dumps(strict, indent=2) + "\n")
+            _write_json(json_file, figures)
         if report is not None:
             write_evaluation(report, f"Evaluation of {dataset.resolve().name}", detector, found, figures)
+
+
+def _build(dataset: Path, path: Path, backbone: "Backbone", loading: LoadingOptions) -> "Gallery":
+    from spade_index.method.dataset import build_gallery
+
+    with Progress("build") as progress:
+        return build_gallery(
+            dataset,
+            path,
+            backbone,
+            batch_size=loading.batch_size,
+            workers=loading.workers,
+            notice=progress.say,
+            progress=progress,
+        )
+
+
+def _write_json(path: Path, figures: dict[str, Any]) -> None:
+    strict = json.loads(json.dumps(figures), parse_constant=lambda name: None)  # JSON has no NaN
+    path.write_text(json.dumps(strict, indent=2) + "\n")

@@ -50,7 +50,7 @@ def takes(parameter: str, group: type) -> Callable[[Callable[..., None]], Callab
 
 @dataclass(frozen=True)
 class KernelOptions:
-    """What searches for pixels, and with how much memory."""
+    """The kernel of the pixel search, and the memory for maps."""
 
     kernel: Annotated[
         str | None,

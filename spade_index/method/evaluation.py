@@ -52,7 +52,7 @@ class Evaluation:
     judged: list[Judged] = field(default_factory=list)
     loading: float = 0.0  # seconds spent waiting for decoded images
     extracting: float = 0.0  # seconds in the backbone
-    searching: float = 0.0  # seconds in both stages
+    searching: float = 0.0  # seconds in the image and the pixel level
 
     @property
     def kinds(self) -> list[str]:

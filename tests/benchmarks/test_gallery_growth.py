@@ -1,4 +1,4 @@
-"""The growth benchmark, small: it says what it measured, what was real and what was drawn."""
+"""Tests of the growth benchmark at small sizes: figures, real and drawn images, resuming, peers."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from helpers.cli_runs import refused, run
 from helpers.tiny import write_images
 
 PHOTOGRAPHS, HELD, REAL = 200, 40, 160
-EXACT = 200  # images up to which the index is exact, in the processes that the benchmark starts
+EXACT = 200  # EXACT_LIMIT of the index in the processes of the benchmark
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def measured(tmp_path_factory):
     return folder, result.stdout, arguments, json.loads((folder / "growth.json").read_text())
 
 
-def test_every_size_says_what_is_real_and_what_was_drawn(measured):
+def test_every_size_reports_real_and_drawn_images(measured):
     folder, printed, _, results = measured
     assert {"command", "machine", "versions", "commit", "read_ahead_kb"} <= set(results)
     assert (results["photographs"], results["held_out"], results["real"]) == (PHOTOGRAPHS, HELD, REAL)
@@ -68,7 +68,7 @@ def test_every_size_says_what_is_real_and_what_was_drawn(measured):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_gallery_holds_them(measured):
+def test_the_gallery_holds_real_and_drawn_images(measured):
     folder, _, _, _ = measured
     with Gallery(folder / "work" / "gallery") as gallery:
         ids = [row.id for row in gallery.images()]
@@ -98,7 +98,7 @@ def test_drawn_descriptors_lie_between_real_ones(measured):
         np.testing.assert_allclose(features.pooled[of] + inside @ steps, pooled, atol=1e-4)
 
 
-def test_what_was_measured_holds_together(measured):
+def test_figures_are_consistent(measured):
     _, _, _, results = measured
     small, large = results["sizes"]
     assert (small["index"]["kind"], large["index"]["kind"]) == ("flat", "pca-ivf")
@@ -123,7 +123,7 @@ def test_what_was_measured_holds_together(measured):
     assert large["peers"]["no-components"]["text"].startswith("ivf index of 400 images, sq8, nlist")
 
 
-def test_run_again_it_measures_nothing_anew(measured):
+def test_a_second_run_measures_nothing_again(measured):
     folder, _, arguments, results = measured
     printed = run("benchmark", "gallery", *arguments).stdout
     assert "400 images: " not in printed
@@ -135,7 +135,7 @@ def test_run_again_it_measures_nothing_anew(measured):
     assert other.endswith("has a gallery of storage sq8, not pq: take another --work")
 
 
-def test_what_cannot_be_measured_is_one_line(tmp_path):
+def test_invalid_options_are_refused_in_one_line(tmp_path):
     given = ["benchmark", "gallery", "--work", tmp_path / "work", "--photographs"]
     assert refused(*given, tmp_path / "nowhere").endswith("nowhere: no such file or folder")
     few = write_images(tmp_path / "few", 3)
@@ -149,13 +149,13 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-def test_a_peer_that_would_take_too_long_is_left_out():
+def test_build_time_is_extrapolated_from_the_largest_size_built():
     before = [{"images": 1000, "peers": {"flat": {"status": "ok", "seconds": 3.0}}}]
     assert gallery_growth.extrapolated("flat", 1_000_000, before) == pytest.approx(3.0 * 1000 * 2)
     assert gallery_growth.extrapolated("hnswlib", 1_000_000, before) is None
 
 
-def test_a_size_for_which_the_disk_has_no_room_is_left_out(measured, monkeypatch):
+def test_a_size_that_does_not_fit_on_the_disk_is_left_out(measured, monkeypatch):
     folder, _, arguments, _ = measured
     monkeypatch.setattr(gallery_growth, "RESERVE", 1 << 60)
     printed = run("benchmark", "gallery", *arguments[:4], *arguments[6:10], "--sizes", "500").stdout
@@ -163,7 +163,7 @@ def test_a_size_for_which_the_disk_has_no_room_is_left_out(measured, monkeypatch
     assert (folder / "work" / "gallery").exists()
 
 
-def test_recall_counts_what_is_as_near_as_the_last():
+def test_recall_counts_ties_with_the_last_neighbour():
     distances = np.tile(np.arange(50.0), (2, 1))
     assert recalls(distances, np.array([49.0, 49.0])).tolist() == [1, 1]
     distances[1, 25:] += 100
@@ -184,7 +184,7 @@ def test_peers_find_the_nearest(measured):
             assert len(set(built.search(query)) & set(exact)) >= 49
 
 
-def test_a_process_that_fails_says_why(tmp_path):
+def test_a_failed_process_gives_its_reason(tmp_path):
     with pytest.raises(Failed, match=r"no gallery there; make one with"):
         in_own_process(growth_measure.cold, tmp_path, tmp_path)
     with pytest.raises(Failed, match="No such file"):
@@ -193,16 +193,16 @@ def test_a_process_that_fails_says_why(tmp_path):
         in_own_process(growth_measure.cold, tmp_path, tmp_path, limit_s=0.01)
 
 
-def test_labels_move_apart_no_more_than_they_must():
+def test_labels_move_apart_as_little_as_possible():
     assert growth_pictures._apart([0.0, 10.0, 11.0, 40.0], 5.0) == [0.0, 8.0, 13.0, 40.0]
     assert growth_pictures._apart([0.0, 1.0, 2.0], 5.0) == [-4.0, 1.0, 6.0]
 
 
-def test_a_kernel_that_does_not_count_what_it_reads_is_said():
+def test_uncounted_reads_are_reported():
     assert growth_report._cost({"cold": {"bytes": None}}, ["cold", "bytes"], 1e6, ",.3g") == "not counted"
 
 
-def test_wrong_distances_are_noticed(measured, monkeypatch):
+def test_wrong_neighbours_are_detected(measured, monkeypatch):
     folder, _, _, _ = measured
     query = np.load(folder / "work" / "features" / "queries.npy")[0]
     with Gallery(folder / "work" / "gallery") as gallery:
@@ -214,7 +214,7 @@ def test_wrong_distances_are_noticed(measured, monkeypatch):
                 growth_measure.verify(gallery, shifted, wrong)
 
 
-def test_a_work_folder_that_has_only_its_mark_is_carried_on(tmp_path):
+def test_a_work_folder_with_only_its_mark_is_continued(tmp_path):
     work = gallery_growth.Work(gallery_growth.Settings(tmp_path / "photographs", tmp_path / "work"), held=1)
     work.claim(5)
     (tmp_path / "work" / "sizes").rmdir()

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_the_command_measures_and_writes_json_and_a_picture(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     results = json.loads(file.read_text())
     assert {"command", "machine", "versions", "commit", "threads", "device", "settings"} <= set(results)
-    # 16 and then 5, which are more than half a slice; dropped are copies, too
+    # Two slices of 8; the 5 images that remain are more than half a slice. Copies pass the backbone, too.
     assert [part["images"] for part in results["ingest"]["slices"]] == [8, 8, 5]
     assert [part["images"] for part in results["without_writing"]["slices"]] == [8, 8, 6]
     for measured in (results["ingest"], results["without_writing"]):
@@ -76,7 +77,7 @@ def test_made_photographs_and_rounds_leave_nothing_behind(tmp_path):
     assert not list(work.iterdir())
 
 
-def test_an_impossible_request_is_refused_in_one_line(tmp_path):
+def test_invalid_options_are_refused_in_one_line(tmp_path):
     assert "--work DIR" in refused("benchmark", "ingest", "--keep")
     assert "no such folder" in refused("benchmark", "ingest", "--picture", tmp_path / "nowhere" / "ingest.png")
     (tmp_path / "images").mkdir()
@@ -88,7 +89,7 @@ def test_an_impossible_request_is_refused_in_one_line(tmp_path):
         ingest.Settings(keep=True)
 
 
-def test_photographs_are_distinct_and_of_the_size_asked_for(tmp_path):
+def test_photographs_are_distinct_and_of_the_requested_size(tmp_path):
     make_photographs(tmp_path / "made", 30, 48.0)
     paths = sorted((tmp_path / "made").iterdir())
     assert len({path.read_bytes() for path in paths}) == 30
@@ -96,7 +97,7 @@ def test_photographs_are_distinct_and_of_the_size_asked_for(tmp_path):
 
 
 class Clock:
-    """A backbone of a millisecond of made time per image; `now` is that time."""
+    """A backbone that takes a simulated millisecond per image; `now` is the simulated time."""
 
     settings = "those of the backbone"
 
@@ -129,7 +130,7 @@ def test_the_clock_stands_while_the_backbone_runs_alone(monkeypatch):
         clock.now += 0.004  # of writing
     backbone.finish()
     first, last = backbone.slices
-    # Two batches, computed and written. What was left over is in the last.
+    # Two batches, computed and written; the last slice has the rest.
     assert (first.images, first.seconds, first.settling) == (8, pytest.approx(0.018), pytest.approx(0.002))
     assert (last.images, last.seconds) == (12, pytest.approx(0.026))
     assert [first.alone_rate, last.alone_rate] == pytest.approx([1000, 1000])
@@ -154,7 +155,7 @@ def test_wait_until_idle_waits_for_a_busy_thread():
     thread.join()
 
 
-def test_memory_is_sampled_until_the_end():
+def test_memory_is_sampled_until_the_block_ends():
     with MemorySampler(lambda: 7, lambda: 3, interval=0.01) as sampler:
         time.sleep(0.1)
     assert len(sampler.samples) > 1
@@ -162,7 +163,7 @@ def test_memory_is_sampled_until_the_end():
     assert sampler.samples[0].megabytes == pytest.approx(resident_mb(process_tree()), rel=0.2)
 
 
-def test_growth_is_measured_between_the_first_commit_and_the_last_batch():
+def test_memory_growth_is_measured_between_first_commit_and_last_batch():
     flat = [MemorySample(float(n), 100.0 + n, images=10 * n + 10, committed=10 * (n >= 5)) for n in range(25)]
     found = memory_growth([*flat, MemorySample(25.0, 50.0, images=260, committed=260)], 260)
     assert found["peak_mb"] == 124
@@ -174,7 +175,7 @@ def test_growth_is_measured_between_the_first_commit_and_the_last_batch():
 def test_a_wrong_gallery_is_found(tmp_path, backbone, image_folder):
     folder = image_folder(6)
     report = build(tmp_path / "gallery", folder, backbone, index=False)
-    files = lambda: find_images(folder)  # noqa: E731
+    files = partial(find_images, folder)
     assert check_gallery(tmp_path / "gallery", backbone, files, report)["images_compared"] == 6
     with pytest.raises(GalleryError, match="6 images in the gallery"):
         check_gallery(tmp_path / "gallery", backbone, files, AddReport(added=5))

@@ -80,7 +80,7 @@ def test_every_option_of_every_command_is_explained(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("kernel", "pixel_search"), ("gallery", "growth_sizes"), ("ingest", "ingest")]
+    ("name", "module"), [("kernel", "pixel_search"), ("gallery", "gallery_growth"), ("ingest", "ingest")]
 )
 def test_the_defaults_of_benchmarks_are_those_of_their_settings(name, module):
     settings = importlib.import_module(f"spade_index.benchmarks.{module}").Settings

@@ -1,4 +1,4 @@
-"""Tests of the services that the other tests use."""
+"""Tests of the services that the other tests use, `helpers.serving`."""
 
 from pathlib import Path
 

@@ -14,18 +14,13 @@ from spade_index.cli import main
 from spade_index.server.settings import ServeSettings
 
 from helpers.commands import photographs, run
+from helpers.documents import ROOT, blocks, statements
 from helpers.serving import Server
 from helpers.tiny import png
 
-ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "serve.md").read_text()
 README = (ROOT / "README.md").read_text().partition("## As a service")[2].partition("\n## ")[0]
 ADDRESS = "127.0.0.1:8765"
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """The code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -36,18 +31,14 @@ def tiles(serve: Callable[..., Server], root: Path) -> Server:
 
 
 def test_each_command_works_as_it_is_written(tiles: Server, tmp_path: Path) -> None:
-    commands = [*blocks(REFERENCE, "bash"), *re.findall(r"^    (curl .*)$", README, re.MULTILINE)]
-    commands = [line for block in commands for line in statements(block)]
+    commands = [line for block in blocks(REFERENCE, "bash") for line in statements(block)]
+    shown = [line for block in blocks(README, "bash") for line in statements(block)]
+    commands += [line for line in shown if line.startswith("curl ")]
     assert len(commands) > 20
     here = [command.replace(ADDRESS, f"127.0.0.1:{tiles.port}") for command in commands]
     for command, (status, output) in zip(here, run(here, photographs(tmp_path)), strict=True):
         assert status == 0, (command, output)
     assert "new/good2.jpg" in tiles.http.get("/v1/galleries/tiles/images").text
-
-
-def statements(block: str) -> list[str]:
-    """The commands of a block: a line that a command is not finished on goes on in the next."""
-    return re.findall(r"^\S.*(?:\n .*)*", block, re.MULTILINE)
 
 
 @pytest.mark.parametrize("text", [REFERENCE, README], ids=["serve.md", "README"])

@@ -1,4 +1,4 @@
-"""The kernel benchmark: it measures only what is right, on the features that it says."""
+"""Tests of the kernel benchmark: it times only correct contenders, on the documented features."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ def small_gemm(monkeypatch):
 
 @pytest.fixture(scope="module")
 def case():
-    """A search of two maps, with the features as they are."""
+    """A search of two maps with native features."""
     pictures = pixel_sets.make_pictures("coffee", 2, 64, None, "cpu")
     return next(pixel_sets.make_cases(pictures, "native", "cpu"))
 
@@ -88,7 +88,7 @@ def test_a_set_whose_picture_is_not_installed_is_left_out(monkeypatch, tmp_path)
     assert (list(results["sets_left_out"]), results["cases"]) == (["coffee"], [])
 
 
-def test_what_cannot_be_measured_is_one_line(tmp_path):
+def test_invalid_options_are_refused_in_one_line(tmp_path):
     assert refused("benchmark", "kernel", "--sets", "tea").startswith("unknown set 'tea': choose from coffee")
     assert refused("benchmark", "kernel", "--peers", "abacus").startswith("unknown contender 'abacus': choose from")
     assert refused("benchmark", "kernel", "--sets", "tiles").endswith("give --tiles DATASET")
@@ -97,6 +97,11 @@ def test_what_cannot_be_measured_is_one_line(tmp_path):
     dataset = write_dataset(tmp_path / "dataset")
     few = refused("benchmark", "kernel", "--sets", "tiles", "--tiles", dataset, "--neighbours", 13)
     assert few.endswith("train/good has 12 images: ask for no more --neighbours")
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch):
+    monkeypatch.setattr("spade_index.cli.benchmark.find_spec", lambda module: None)
+    assert refused("benchmark", "kernel").endswith("pip install psutil scikit-image")
 
 
 def farther(search, given):
@@ -124,7 +129,7 @@ def broken(search, given):
 
 
 @pytest.mark.parametrize("wrong", [farther, elsewhere, nowhere, undefined, broken])
-def test_a_contender_that_is_wrong_gets_no_time(case, monkeypatch, wrong):
+def test_a_wrong_contender_is_not_timed(case, monkeypatch, wrong):
     contender = replace(CONTENDERS["gemm"], run=wrong)
     monkeypatch.setitem(CONTENDERS, "gemm", contender)
     with pytest.raises((WrongResult, RuntimeError)):
@@ -142,7 +147,7 @@ def test_a_contender_that_is_wrong_gets_no_time(case, monkeypatch, wrong):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("k", [1, 3])
-def test_exact_distances_are_the_reference_backends(mode, k):
+def test_the_oracle_agrees_with_the_reference_backend(mode, k):
     search = small_search([(9, 7), (5, 4), (3, 3)], k, mode, CPU)
     rows = torch.tensor([0, 5, 62, 31])
     pages = torch.arange(3)[None]
@@ -161,7 +166,7 @@ def test_exact_distances_are_the_reference_backends(mode, k):
 @pytest.mark.parametrize("contender", INSTALLED, ids=lambda contender: contender.key)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("k", [1, 4])
-def test_contenders_are_right(contender, mode, k):
+def test_contenders_are_correct(contender, mode, k):
     if mode in contender.modes:
         check_small(contender, k, mode, CPU)
     else:
@@ -180,14 +185,14 @@ def test_prepared_contenders_do_not_read_the_gallery(case):
             assert torch.isfinite(distances).all()
 
 
-def test_wrn_features_keep_the_distances_of_real_ones():
+def test_wrn_features_keep_all_distances():
     pictures = pixel_sets.make_pictures("brick", 2, 64, None, "cpu")
     made = next(pixel_sets.make_cases(pictures, "wrn", "cpu"))
     assert [tuple(level.shape) for level in made.pool] == [(2, 256, 256), (2, 64, 512), (2, 16, 1024)]
     assert {level.dtype for level in made.pool} == {torch.float16}
     assert {level.dtype for level in made.levels} == {torch.float32}
     levels = tuple(f"{level}._project_conv" for level in ("_blocks.2", "_blocks.4", "_blocks.10"))
-    expanded: list[torch.Tensor] = []  # what the projections are given
+    expanded: list[torch.Tensor] = []  # the inputs of the projections
     backbone = load_backbone(
         "efficientnet-lite0",
         levels=levels,
@@ -204,7 +209,7 @@ def test_wrn_features_keep_the_distances_of_real_ones():
         torch.testing.assert_close(made_of, real_of, rtol=1e-4, atol=1e-4)
 
 
-def test_sets_are_the_same_every_time_and_queries_differ():
+def test_sets_are_deterministic_and_their_queries_differ():
     first, again = (pixel_sets.make_pictures("cat", 2, 64, None, "cpu") for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.image, other.image)
@@ -214,7 +219,7 @@ def test_sets_are_the_same_every_time_and_queries_differ():
     assert first[0].image.dtype == np.uint8
 
 
-def test_textures_are_queried_elsewhere_than_the_gallery(monkeypatch):
+def test_texture_queries_come_from_another_part_than_the_gallery(monkeypatch):
     picture = np.zeros((512, 512, 3), np.float32)
     picture[:, int(np.ceil(pixel_sets.GALLERY_PART * 512)) :] = 1
     monkeypatch.setattr(pixel_sets, "_picture", lambda file: picture)
@@ -222,7 +227,7 @@ def test_textures_are_queried_elsewhere_than_the_gallery(monkeypatch):
     assert good.gallery.max() < 128 < good.image.min()
 
 
-def test_peak_memory_is_that_of_the_search():
+def test_peak_memory_excludes_all_but_the_search():
     search = small_search([(64, 64), (32, 32), (16, 16)], 1, "concat-nearest", CPU)
     contender = CONTENDERS["difference"]
     part = replace(search.first(1), rows=torch.arange(64))
@@ -231,7 +236,7 @@ def test_peak_memory_is_that_of_the_search():
     assert peak == pytest.approx(differences, rel=0.5)
 
 
-def test_a_query_is_profiled_by_stage(gallery_path, backbone, image_folder):
+def test_a_query_profile_has_all_stages(gallery_path, backbone, image_folder):
     with Gallery(gallery_path) as gallery:
         detector = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3))
         rows = list(query_profile.profile(detector, list(find_images(image_folder(3, seed=4, name="queries")))))

@@ -1,0 +1,44 @@
+"""Tests that the benchmarks' reports read the committed results: their JSON fields must not change."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spade_index.benchmarks import growth_report, ingest_report, pixel_report, serve_load
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def committed(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["pixel_search", "pixel_search_keops"])
+def test_kernel_results_are_reported(name, tmp_path):
+    results = committed(name)
+    for case in results["cases"]:
+        lines = pixel_report.report(case).splitlines()
+        assert len(lines) == 2 + len(case["contenders"])
+    pixel_report.draw(results, tmp_path / "kernel.png")
+    assert (tmp_path / "kernel.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growth_results_are_reported():
+    results = committed("gallery_growth")
+    report = growth_report.report(results)
+    assert "1,000,000  ours" in report
+    assert "left out: would take about 26.7 minutes to build" in report
+    assert len(growth_report.costs(results).splitlines()) == 2 + len(growth_report.ROWS)
+
+
+def test_ingest_results_are_reported():
+    assert "decoding + backbone + writing  60,000       336         459  0.733" in ingest_report.report(
+        committed("ingest")
+    )
+
+
+def test_load_test_results_are_reported():
+    report = "\n".join(map(serve_load.report, committed("serve_load")["runs"]))
+    assert "8 clients       32.2   1.56" in report
+    assert "maps=always: 64 requests a round" in report
