@@ -1,4 +1,4 @@
-"""The pixel-level search: every pixel of a query against the pixels of its neighbours only."""
+"""The pixel-level search: compare every pixel of a query with the pixels of its neighbours only."""
 
 import math
 from collections.abc import Sequence
@@ -50,37 +50,38 @@ def nearest_pixels(
 
     Args:
         query: levels [B, H*W, C], float32, float16 or bfloat16, the finest first; P = H*W of level 0.
-        pool: levels [slots, H*W, C]: the gallery's resident maps, one slot per image (usually float16). A MapPool's
-            `maps`, too, which may be FusedMaps, for the backends `triton` and `cupy`.
+        pool: levels [slots, H*W, C]: the gallery's resident maps, one slot per image (usually float16); or a MapPool's
+            `maps`, which may be FusedMaps for the backends `triton` and `cupy`.
         pages: int64 [B, K], the slots of each query's neighbours, on any device.
-        k: how many pixels to find (the paper's kappa), at most K*P, in ascending order of distance.
+        k: the number of pixels to find (the paper's kappa), at most K*P, in ascending order of distance.
         sizes: (H, W) of each level; by default the maps are square.
         weights: a finite number >= 0 for each level; by default 1.
-        mode: `concat-nearest` and `concat-bilinear` upsample the features, the coarse pixel of row i of n being
-            floor(i * c / n), or as torch interpolates with align_corners=False. `per-level` lets each level find
-            its own k pixels, upsamples the maps of distances bilinearly, and averages w * d over levels.
-        backend: a name in `BACKENDS`; by default the environment's SPADE_INDEX_KERNEL, or else the best for the
-            device (see `choose_kernel`).
+        mode: `concat-nearest` and `concat-bilinear` upsample the features: by nearest neighbour, with row i of n on
+            coarse row floor(i * c / n), or as torch interpolates with align_corners=False. `per-level` finds the k
+            pixels of each level separately, upsamples the maps of distances bilinearly, and averages w * d over levels.
+        backend: a name in `BACKENDS`; by default the environment's SPADE_INDEX_KERNEL, or the best for the device (see
+            `choose_kernel`).
         precision: of the torch backend's scan for candidates. `fast` is bfloat16 where the processor computes in it and
-            the finest level has channels enough to gain from it, and else float32. Either way the distances of what
-            was found are measured as float32 differences. The fused backends multiply in the maps' own type.
-        prune: whether the torch backend skips, exactly, what the coarse levels rule out; by default where that is
-            quicker.
-        working_memory: bytes that a search may use above its arguments and results, by default 256 MiB on a CPU
-            and 1 GiB on a GPU; one query at a time, and one gallery map for each thread, are always taken.
+            the finest level has enough channels to gain from it, and float32 elsewhere. In both, the distances of
+            candidates are measured as float32 differences. The fused backends multiply in the maps' own type.
+        prune: whether the torch backend skips pixels that the coarse levels rule out, which changes no result; by
+            default where that is quicker.
+        working_memory: bytes that a search may use in addition to its arguments and results, by default 256 MiB for the
+            torch backend and 1 GiB for the fused ones. One query, and one gallery map for each thread, are always
+            allowed.
 
     Returns:
         distances: float32 [B, P, k], squared, in the features' units squared.
         matches: int64 [B, P, k], position in the row of `pages` * P + pixel (see `split_matches`); of level 0
-            in `per-level`. Equal distances go to the lowest match; where dozens of pixels are equally far, other
-            backends than the reference may give another of them.
-        Both lie on the query's device.
+            in `per-level`. Equal distances go to the lowest match; where dozens of pixels are equally far, backends
+            other than the reference may return another of them.
+        Both are on the query's device.
 
     Raises:
-        ValueError: the arguments do not fit each other; one line says which.
+        ValueError: the arguments do not fit each other; the message says which, in one line.
 
-    Features must be finite. NaN and infinite ones are not looked for: a query pixel or a gallery map that has one
-    gives unspecified distances and matches, though matches always stay within range.
+    Features must be finite; this is not checked. A query pixel or a gallery map with a NaN or an infinite feature gives
+    unspecified distances and matches, but matches are always within range.
     Source: SPADE, arXiv 2005.02357, section 3.3.
     """
     sizes = _check_fused(query, pool, sizes) if isinstance(pool, FusedMaps) else _check_levels(query, pool, sizes)

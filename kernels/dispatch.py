@@ -1,4 +1,4 @@
-"""Which backend searches: the right one for the device, unless one is asked for."""
+"""Choose the backend of a search: the one asked for, or the best for the device."""
 
 import importlib
 import os
@@ -15,24 +15,24 @@ BACKENDS = {
     "triton": "fused.triton_backend",
     "cupy": "fused.cupy_backend",
 }
-"""Backends by name, and the module of each: imported when first chosen."""
+"""The module of each backend, by name; imported when first chosen."""
 
 VARIABLE = "SPADE_INDEX_KERNEL"
-FUSED = ("triton", "cupy")  # they search FusedMaps
+FUSED = ("triton", "cupy")  # the backends that search FusedMaps
 TENSOR_CORES = (8, 0)  # the compute capability that the fused kernels are written for
-HOPPER = (9, 0)  # before it, Triton does not copy ahead of products that come through descriptors; the other does
+HOPPER = (9, 0)  # before it, Triton does not prefetch what it loads through descriptors; nearest.cu does
 
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """A backend, and why it was chosen."""
+    """A backend, and the reason for choosing it."""
 
     backend: str
     reason: str
 
     @property
     def fused(self) -> bool:
-        """Whether it searches maps in the fused kernels' layout."""
+        """Whether the backend searches maps in the fused kernels' layout."""
         return self.backend in FUSED
 
     def __str__(self) -> str:
@@ -40,9 +40,9 @@ class KernelChoice:
 
 
 def choose_kernel(device: torch.device | str, backend: str | None = None) -> KernelChoice:
-    """The backend for a device: the one asked for, or the environment's SPADE_INDEX_KERNEL, or the best there is.
+    """Return the backend for a device: the one asked for, the environment's SPADE_INDEX_KERNEL, or the best available.
 
-    Raises ValueError if there is no such backend, or it does not run on the device; one line says why.
+    Raises ValueError if there is no such backend or it does not run on the device; the message says why, in one line.
     """
     device = torch.device(device)
     for asked, source in ((backend, "asked for"), (os.environ.get(VARIABLE), f"by {VARIABLE}")):
@@ -65,7 +65,7 @@ def choose_kernel(device: torch.device | str, backend: str | None = None) -> Ker
 
 
 def _hindrance(backend: str, device: torch.device) -> str | None:
-    """Why a backend does not run on a device."""
+    """Return why a backend does not run on a device; None if it does."""
     if backend not in FUSED:
         return None
     if find_spec(backend) is None:
@@ -80,7 +80,7 @@ def _hindrance(backend: str, device: torch.device) -> str | None:
 
 
 def load(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A backend's search."""
+    """Import a backend and return its search."""
     search: Callable[..., tuple[Tensor, Tensor]] = importlib.import_module(
         f".{BACKENDS[backend]}", __package__
     ).nearest_pixels

@@ -1,4 +1,4 @@
-"""Gallery maps that stay where they are searched: one slot per image, the least recently used out."""
+"""A pool of gallery maps on the device that searches them: one slot per image, least recently used evicted first."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -13,24 +13,24 @@ from torch import Tensor
 from .fused.maps import FusedMaps
 from .pyramid import Size
 
-STAGED = 8  # maps of a buffer that is read into while another's are on their way to the device
+STAGED = 8  # maps of a staging buffer; one is filled while the other is copied to the device
 
 Read = Callable[[Sequence[int], list[list[np.ndarray]]], None]
-"""Reads the maps of images, by their keys, into float16 [H*W, C] arrays, out[level][image]."""
+"""Reads the maps of images, given their keys, into float16 [H*W, C] arrays out[level][image]."""
 
 
 @dataclass
 class PoolStats:
-    """What a pool has done. An image that a batch wants is counted once."""
+    """Counts of a pool. An image that several queries of a batch want counts once."""
 
-    hits: int = 0  # images that were there
+    hits: int = 0  # images that were resident
     misses: int = 0  # images that were read
-    evictions: int = 0  # images that made room
-    bytes_moved: int = 0  # read into the pool
+    evictions: int = 0  # images that were removed to make room
+    bytes_moved: int = 0  # bytes read into the pool
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of images that were there; None before the first."""
+        """The share of images that were resident; None before the first image."""
         wanted = self.hits + self.misses
         return self.hits / wanted if wanted else None
 
@@ -41,12 +41,12 @@ class MapPool:
         pages = pool.fetch([[12, 7, 31], [7, 99, 12]])  # keys of each query's neighbours
         nearest_pixels(query, pool.maps, pages, ...)
 
-    On a GPU, maps are read into pinned buffers and copied on a stream of their own: while a search runs, the next one's
-    maps can be fetched. A search must be launched on the stream that was current at its `fetch`, and before the next.
-    For one thread at a time.
+    On a GPU, maps are read into pinned buffers and copied on a separate stream, so that the maps of the next search can
+    be fetched while a search runs. A search must be launched on the stream that was current at its `fetch`, and before
+    the next `fetch`. Not thread-safe.
     """
 
-    @torch.inference_mode(False)  # maps are written again and again, whoever makes the pool
+    @torch.inference_mode(False)  # tensors made in inference mode could not be written later
     def __init__(
         self,
         budget_bytes: int,
@@ -59,15 +59,16 @@ class MapPool:
         at_least: int = 1,
         at_most: int | None = None,
     ) -> None:
-        """Room for as many maps as fit into a budget.
+        """Allocate slots for as many maps as fit into a budget of bytes.
 
         Args:
             sizes: (H, W) of each level, the finest first.
             channels: C of each level.
             read: reads maps, called from `fetch`.
-            fused: whether maps are kept in the fused kernels' layout, for them alone and `concat-nearest`.
-            at_least: slots that there are whatever the budget.
-            at_most: so many slots are enough: the images that there are. `at_least` goes before it.
+            fused: whether to store maps in the fused kernels' layout, which only they search, in `concat-nearest`.
+            device: where the maps are stored.
+            at_least: the minimum of slots, whatever the budget.
+            at_most: the maximum of slots, such as the number of images; `at_least` takes precedence.
         """
         self.device = torch.device(device)
         self._sizes, self._channels, self._read = list(sizes), list(channels), read
@@ -85,7 +86,7 @@ class MapPool:
         self.stats = PoolStats()
         self._resident: OrderedDict[int, int] = OrderedDict()  # key -> slot, the least recently used first
         self._free = list(range(self.slots))[::-1]  # slot 0 first
-        # On a CPU, maps as they come are read into their slots.
+        # On a CPU, maps in raster order are read directly into their slots.
         staged = fused or self.device.type != "cpu"
         self._stages = [_Stage(values, self.device) for _ in range(2)] if staged else []
         self._order = _Order(self.device)
@@ -93,10 +94,10 @@ class MapPool:
     @torch.inference_mode(False)
     @torch.no_grad()
     def fetch(self, wanted: Sequence[Sequence[int]]) -> Tensor:
-        """Have the images of some queries [B][K] resident; returns their slots, int64 [B, K] on the CPU.
+        """Make the images of queries, keys [B][K], resident; return their slots, int64 [B, K] on the CPU.
 
-        Raises ValueError if there are more images than slots, and what `read` raises: the images that it was to read
-        are then not resident.
+        Raises ValueError if there are more images than slots, and whatever `read` raises; the images to be read are
+        then not resident.
         """
         keys = dict.fromkeys(key for query in wanted for key in query)
         if len(keys) > self.slots:
@@ -125,7 +126,7 @@ class MapPool:
         return torch.tensor([[self._resident[key] for key in query] for query in wanted], dtype=torch.int64)
 
     def info(self) -> dict[str, Any]:
-        """The pool's size and what it has done, for people and JSON."""
+        """Return the pool's size and counts, in values for JSON."""
         return {
             "device": str(self.device),
             "slots": self.slots,
@@ -135,7 +136,7 @@ class MapPool:
         }
 
     def _take(self) -> int:
-        """A slot to write to."""
+        """Return a slot to write to, free or evicted."""
         if self._free:
             slot = self._free.pop()
         else:
@@ -150,7 +151,7 @@ class MapPool:
             if keys:
                 self._read(keys, [[level[slot].numpy() for slot in slots] for level in self.maps])
             return
-        places = torch.tensor(slots, device=self.device)  # at once: each would wait for the copies before it
+        places = torch.tensor(slots, device=self.device)  # all at once: each copy would wait for those before it
         for number, first in enumerate(range(0, len(keys), STAGED)):
             some = slice(first, first + STAGED)
             stage = self._stages[number % 2]
@@ -167,7 +168,7 @@ class MapPool:
 
 
 class _Stage:
-    """A buffer on the host for a few maps; pinned, so that a copy to a GPU does not wait."""
+    """A staging buffer on the host for a few maps; pinned for a GPU, so that copies do not block."""
 
     def __init__(self, values: list[tuple[int, int]], device: torch.device) -> None:
         on_gpu = device.type == "cuda"
@@ -176,18 +177,18 @@ class _Stage:
         self._copied = torch.cuda.Event() if on_gpu else None
 
     def sent(self) -> None:
-        """The copies from it have been launched."""
+        """Note that the copies from the buffer have been launched."""
         if self._copied is not None:
             self._copied.record()
 
     def wait(self) -> None:
-        """Until it may be written to."""
+        """Wait until the buffer may be written to."""
         if self._copied is not None:
             self._copied.synchronize()
 
 
 class _Order:
-    """Copies into a pool and searches of it, on two streams of a GPU; elsewhere everything is in order anyway.
+    """Orders the copies into a pool and the searches of it, on two streams of a GPU; does nothing elsewhere.
 
     A copy into a slot waits for the searches that may still read it; a search waits for the copies before it.
     """
@@ -195,14 +196,14 @@ class _Order:
     def __init__(self, device: torch.device) -> None:
         self._on_gpu, self._device = device.type == "cuda", device
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
-        if self._stream is not None:  # the pool's memory is being cleared
+        if self._stream is not None:  # wait until the pool's memory is cleared
             self._stream.wait_stream(torch.cuda.current_stream(device))
-        self._fetch = 0  # the number of the latest
+        self._fetch = 0  # the number of the latest fetch
         self._used: dict[int, int] = {}  # slot -> the fetch after which a search last read it
-        self._searched: dict[int, torch.cuda.Event] = {}  # fetch -> when the searches before it are done
+        self._searched: dict[int, torch.cuda.Event] = {}  # fetch -> the end of the searches before it
 
     def next(self) -> None:
-        """A fetch begins, of which all searches of those before have been launched."""
+        """Begin a fetch. The searches of all earlier fetches have been launched."""
         self._fetch += 1
         if self._on_gpu:
             event = torch.cuda.Event()
@@ -210,18 +211,18 @@ class _Order:
             self._searched = {n: e for n, e in self._searched.items() if not e.query()} | {self._fetch: event}
 
     def use(self, slot: int) -> None:
-        """The search after this fetch reads a slot."""
+        """Note that the search after this fetch reads a slot."""
         self._used[slot] = self._fetch
 
     def wait(self, slot: int) -> None:
-        """What is copied from now on waits for the searches that read a slot."""
+        """Make later copies wait for the searches that read a slot."""
         done = self._searched.get(self._used.get(slot, 0) + 1)
         if done is not None and self._stream is not None:
             self._stream.wait_event(done)
 
     @contextmanager
     def copying(self) -> Iterator[None]:
-        """Copies go their own way, and the searches to come wait for them."""
+        """Run copies on their own stream, and make later searches wait for them."""
         if self._stream is None:
             yield
             return

@@ -1,4 +1,4 @@
-"""The mode `per-level`: every level finds its own nearest pixels, and the maps of their distances are averaged."""
+"""The mode `per-level`: search each level separately, and average the maps of distances."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,13 +20,16 @@ def search_levels(
     weights: Sequence[float],
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """As `nearest_pixels` in this mode, by a backend's search of one level at a time."""
-    total = torch.zeros(pages.shape[0], query[0].shape[1], k, device=query[0].device)
+    """Search as `nearest_pixels` does in this mode, with a backend's `search` of one level at a time.
+
+    Returns distances float32 [B, P, k] and the matches int64 [B, P, k] of level 0.
+    """
+    total = torch.zeros(pages.shape[0], query[0].shape[1], k, device=query[0].device)  # [B, P, k]
     finest = torch.empty(0)
     for level in reversed(range(len(query))):
         alone: dict[str, Any] = {"sizes": [sizes[level]], "weights": [1.0], "mode": "concat-nearest"} | options
         d, finest = search([query[level]], [pool[level]], pages, k, **alone)
         for b in range(pages.shape[0]):
-            up = upsample_bilinear(d[b], sizes[level], sizes[0])
+            up = upsample_bilinear(d[b], sizes[level], sizes[0])  # [P, k]
             total[b].add_(up, alpha=weights[level] / len(query))
     return total, finest

@@ -1,4 +1,4 @@
-"""Geometry of a feature pyramid: how pixels of its levels lie over each other.
+"""Geometry of a feature pyramid: which pixels of its levels cover each other.
 
 Level 0 is the finest. A pixel is a row number in raster order, y * W + x.
 """
@@ -14,11 +14,11 @@ from torch import Tensor
 
 Size = tuple[int, int]
 
-TILE = 128  # finest pixels, or a few more or less, of a compact part of a query
+TILE = 128  # finest pixels of a compact part of a query, approximately
 
 
 def square_sizes(levels: Sequence[Tensor]) -> list[Size]:
-    """Sizes of levels [..., H*W, C] whose maps are square.
+    """Return the sizes (H, W) of levels [..., H*W, C] whose maps are square.
 
     Raises ValueError if a level's number of pixels is not a square.
     """
@@ -26,15 +26,15 @@ def square_sizes(levels: Sequence[Tensor]) -> list[Size]:
     for number, level in enumerate(levels):
         side = math.isqrt(level.shape[-2])
         if side * side != level.shape[-2]:
-            raise ValueError(f"level {number} has {level.shape[-2]} pixels, which is no square: give sizes=")
+            raise ValueError(f"level {number} has {level.shape[-2]} pixels, which is not a square: give sizes=")
         sizes.append((side, side))
     return sizes
 
 
 def nearest_index(size: Size, finest: Size) -> Tensor:
-    """The pixel of a level of `size` under each pixel of a grid of `finest`: int64 [H0*W0].
+    """Return the pixel of a level of `size` that covers each pixel of a grid of `finest`: int64 [H0*W0].
 
-    Row i of n fine rows lies on coarse row floor(i * c / n), in integers: rounding cannot move a boundary.
+    Row i of n fine rows lies on coarse row floor(i * c / n), in integers, so that rounding cannot move a boundary.
     """
     (h, w), (fine_h, fine_w) = size, finest
     y = torch.arange(fine_h) * h // fine_h
@@ -43,7 +43,7 @@ def nearest_index(size: Size, finest: Size) -> Tensor:
 
 
 def upsample_bilinear(features: Tensor, size: Size, finest: Size) -> Tensor:
-    """Features [H*W, C] of `size` on a grid of `finest`: [H0*W0, C], as torch with align_corners=False."""
+    """Interpolate features [H*W, C] of `size` to `finest`: [H0*W0, C], as torch does with align_corners=False."""
     if size == finest:
         return features
     channels = features.shape[1]
@@ -53,9 +53,9 @@ def upsample_bilinear(features: Tensor, size: Size, finest: Size) -> Tensor:
 
 
 def bilinear_taps(size: Size, finest: Size) -> tuple[Tensor, Tensor]:
-    """The pixels of a level of `size` that each pixel of `finest` is interpolated from, and their weights.
+    """Return the pixels of a level of `size` from which each pixel of `finest` is interpolated, and their weights.
 
-    int64 [4, H0*W0] and float32 [4, H0*W0]: what `upsample_bilinear` computes, for some pixels only.
+    int64 [4, H0*W0] and float32 [4, H0*W0]. With them, single pixels of `upsample_bilinear` can be computed.
     """
     (y, y_next, v), (x, x_next, u) = (_axis_taps(n, fine) for n, fine in zip(size, finest, strict=True))
     w = size[1]
@@ -72,40 +72,40 @@ def _axis_taps(n: int, fine: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Layout:
-    """The finest level cut into cells: rectangles of pixels that lie on one pixel of every coarser level.
+    """The finest level cut into cells: rectangles of pixels that one pixel of every coarser level covers.
 
-    The coarse levels are thus one distance for a pair of cells. The pixels of a cell are a column of `planes` child
-    planes, so that the least of a cell's children is an element-wise minimum of planes.
+    A pair of cells thus has one distance on the coarse levels. The pixels of a cell form a column of `planes` child
+    planes, so that the minimum over a cell's pixels is an element-wise minimum of planes.
     """
 
-    members: Tensor  # int64 [planes, cells]: the pixels of a cell, its first in row 0; of unequal cells, some again
-    cell_of: Tensor  # int64 [P]: the cell that a pixel is in
-    rows: list[Tensor]  # for levels 1..: int64 [H*W], the order that its pixels are kept in
-    places: list[Tensor]  # for levels 1..: int64 [cells], which of `rows` lies under a cell
-    periodic: bool  # whether `places` of a level are 0..H*W-1, over and over
-    tiles: list[Tensor]  # compact parts of the grid of cells, of about TILE pixels each: int64, cells
+    members: Tensor  # int64 [planes, cells]: the pixels of a cell, its first in row 0; smaller cells repeat their last
+    cell_of: Tensor  # int64 [P]: the cell of each pixel
+    rows: list[Tensor]  # for levels 1..: int64 [H*W], the order in which the level's pixels are stored
+    places: list[Tensor]  # for levels 1..: int64 [cells], the place in `rows` of the pixel that covers each cell
+    periodic: bool  # whether the `places` of every level repeat 0..H*W-1
+    tiles: list[Tensor]  # compact parts of the grid of cells, of about TILE pixels each: int64 [cells of the part]
 
     @property
     def planes(self) -> int:
-        """Pixels of a cell."""
+        """The number of pixels of a cell."""
         return self.members.shape[0]
 
     @property
     def cells(self) -> int:
-        """Cells of an image."""
+        """The number of cells of an image."""
         return self.members.shape[1]
 
     def to(self, device: torch.device) -> "Layout":
-        """The same layout with its index tensors on a device."""
+        """Return the same layout on a device."""
         lists = ([t.to(device) for t in tensors] for tensors in (self.rows, self.places, self.tiles))
         rows, places, tiles = lists
         return Layout(self.members.to(device), self.cell_of.to(device), rows, places, self.periodic, tiles)
 
 
 def make_layout(sizes: Sequence[Size], bilinear: bool = False, raster: bool = False) -> Layout:
-    """The layout of a pyramid. Where there are no coarse levels, or interpolated ones, cells are the finest pixels.
+    """Return the layout of a pyramid. Without coarse levels, or with interpolated ones, cells are the finest pixels.
 
-    Cells are in raster order if told so, and else in one that makes the places of nested levels periodic.
+    Cells are in raster order if `raster`; otherwise their order makes the places of nested levels periodic.
     """
     coarse = [] if bilinear else list(sizes[1:])
     y, x = (_cells_of_axis(sizes[0][axis], [size[axis] for size in coarse]) for axis in (0, 1))
@@ -127,19 +127,19 @@ def make_layout(sizes: Sequence[Size], bilinear: bool = False, raster: bool = Fa
 
 
 def is_nested(sizes: Sequence[Size]) -> bool:
-    """Whether every pixel of a level covers a whole block of pixels of the next finer one."""
+    """Return whether every pixel of a level covers a whole block of pixels of the next finer level."""
     return all(h % ch == 0 and w % cw == 0 for (h, w), (ch, cw) in pairwise(sizes))
 
 
 def _child_planes(size: Size, coarse: Size) -> Tensor:
-    """The fine pixels under each coarse pixel, of which each covers a block: int64 [planes, H*W of the coarse]."""
+    """Return the block of fine pixels that each coarse pixel covers: int64 [planes, H*W of the coarse level]."""
     (h, w), (ch, cw) = size, coarse
     grid = torch.arange(h * w).view(ch, h // ch, cw, w // cw)
     return grid.permute(1, 3, 0, 2).reshape(-1, ch * cw)
 
 
 def _cells_of_axis(fine: int, coarse: Sequence[int]) -> Tensor:
-    """Runs of finest coordinates that have the same coordinate on every coarse level: int64 [longest, runs].
+    """Return the runs of finest coordinates with the same coordinate on every coarse level: int64 [longest, runs].
 
     Shorter runs repeat their last coordinate.
     """
@@ -151,7 +151,7 @@ def _cells_of_axis(fine: int, coarse: Sequence[int]) -> Tensor:
 
 
 def _tiles(grid: Size, planes: int, order: Tensor) -> list[Tensor]:
-    """A grid of cells in about square parts, as places in `order`."""
+    """Cut a grid of cells into nearly square parts: for each, its cells as places in `order`."""
     side = max(1.0, math.sqrt(TILE / planes))
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))

@@ -1,4 +1,4 @@
-"""What the pixel search computes, in float64 and in the plainest form: the oracle for every other backend."""
+"""The definition of the pixel search, in float64 and in its plainest form: every other backend is tested against it."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,9 @@ def nearest_pixels(
     mode: str,
     **_: object,
 ) -> tuple[Tensor, Tensor]:
-    """The definition of `spade_index.kernels.nearest_pixels`, with checked arguments and no defaults left open.
+    """Search as `spade_index.kernels.nearest_pixels` does, with checked arguments.
 
-    query levels [B, H*W, C], pool levels [slots, H*W, C], pages int64 [B, K]; returns squared distances
+    `query` are levels [B, H*W, C], `pool` levels [slots, H*W, C], `pages` int64 [B, K]. Returns squared distances
     float32 [B, P, k] and matches int64 [B, P, k]. Source: SPADE, arXiv 2005.02357, section 3.3.
     """
     search = _per_level if mode == "per-level" else _concatenated
@@ -82,7 +82,7 @@ def _per_level(
 
 
 def _upsample(levels: Sequence[Tensor], sizes: Sequence[Size], mode: str) -> Tensor:
-    """Levels [H*W, C] of one image on the finest grid, concatenated: float64 [P, D]."""
+    """Upsample levels [H*W, C] of one image to the finest grid and concatenate them: float64 [P, D]."""
     maps = []
     for level, size in zip(levels, sizes, strict=True):
         level = level.double()

@@ -1,4 +1,4 @@
-"""Threads that each run torch's operations in one thread."""
+"""Thread pools in which each thread runs torch's operations by itself."""
 
 import os
 import threading
@@ -14,10 +14,10 @@ R = TypeVar("R")
 
 
 def spread(function: Callable[[T], None], items: Iterable[T], threads: int) -> None:
-    """Call a function for every item, in threads whose torch operations each run in one thread.
+    """Call a function for every item, in threads that each run torch's operations by themselves.
 
-    Threads that meet once for some maps, and not in each of their hundreds of operations, cost less, and much less
-    when something else wants the cores.
+    Threads that synchronise once for some maps, instead of in each of hundreds of operations, cost less, and much less
+    when another program uses the cores.
     """
     if threads == 1:
         for item in items:
@@ -28,11 +28,11 @@ def spread(function: Callable[[T], None], items: Iterable[T], threads: int) -> N
 
 
 def pipelined(function: Callable[[T], R], items: Iterable[T], threads: int) -> Generator[R]:
-    """What a function makes of every item, in their order, in threads as those of `spread`.
+    """Yield a function's result for every item, in order, computed in threads like those of `spread`.
 
-    Items are asked for in the caller's thread, and no more than `threads` + 1 of them are taken whose results were not
-    asked for: one more than are worked on, so that no thread waits while the caller is busy with a result. An error, of
-    an item or of asking for it, is raised after the results of those before it. Whatever ends this, no thread works on.
+    Items are taken in the caller's thread, at most `threads` + 1 ahead of the results: one more than the threads work
+    on, so that none waits while the caller uses a result. An error of an item, or of taking it, is raised after the
+    results before it. However the generator ends, no thread is left at work.
     """
     if threads == 1:
         yield from map(function, items)
@@ -78,12 +78,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
                 pool.submit(int)
             started.wait()
             _pools[threads] = pool
-            # The setting is also the default of threads yet to come: put that back.
+            # The setting is also the default of later threads: restore it.
             torch.set_num_threads(before)
         return _pools[threads]
 
 
 def _be_one_thread(started: threading.Barrier) -> None:
     torch.set_num_threads(1)
-    torch.get_num_threads()  # takes up the default, which would otherwise happen at the first operation
+    torch.get_num_threads()  # adopts the setting now, not at the first operation
     started.wait()

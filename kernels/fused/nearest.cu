@@ -1,19 +1,19 @@
-// The four kernels of a fused search (fused.py) in CUDA C++, from compute capability 8.0 on. No header is needed.
+// The four kernels of a fused search (interface.py) in CUDA C++, for compute capability 8.0 and later. No header is needed.
 //
 // Gallery maps are rows [slots, rows of a map, columns], columns a multiple of 8 that ends in zeros: level 0 as child
 // planes of cells, the others in raster order. A product's left side is a query's rows, each scaled by a power of two;
-// its `factors` undo that. What is compared is |g|^2 - 2 q.g, the squared distance but for |q|^2, which ranks alike.
+// its `factors` undo that. Kernels compare |g|^2 - 2 q.g, the squared distance less |q|^2, which ranks alike.
 //
-// A product's tile is so many warps times 32 query rows, by 64 gallery rows. Its channels come in chunks of DEPTH, and
-// STAGES chunks are under way at a time. Grids have one dimension, whose limit is 2^31 blocks.
+// A product's tile is 32 query rows for each warp, by 64 gallery rows. Its channels come in chunks of DEPTH, and STAGES
+// chunks are under way at a time. Grids have one dimension, whose limit is 2^31 blocks.
 
-using Bits = unsigned short;  // of a float16 or a bfloat16
+using Bits = unsigned short;  // the bits of a float16 or a bfloat16
 
 constexpr int LANES = 32;
 constexpr int WARP_ROWS = 32;  // query rows of a warp: two fragments
 constexpr int COLUMNS = 64;  // gallery rows of a tile; of `block_minima`, the cells of a block
 constexpr int PAD = 8;  // elements after a row in shared memory, so that eight rows are in different banks
-constexpr int FRAGMENT = 16;  // rows of a left side that one instruction multiplies, and channels
+constexpr int FRAGMENT = 16;  // rows of a left side, and channels, that one instruction multiplies
 constexpr int PIECE = 8;  // elements of 16 bytes
 constexpr unsigned WARP = 0xffffffffu;
 
@@ -39,7 +39,7 @@ __device__ __forceinline__ void copy_4(void* to, const void* from, bool there) {
 // Ends a group of copies.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits for this thread's copies but those of the latest GROUPS groups.
+// Waits for this thread's copies, except those of the latest GROUPS groups.
 template <int GROUPS>
 __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
@@ -109,7 +109,7 @@ __device__ __forceinline__ void copy_rows(Bits* to, const Bits* from, int column
     }
 }
 
-// The products of a warp's 32 query rows by 64 gallery rows, as the tensor cores have them in registers.
+// The products of a warp's 32 query rows by 64 gallery rows, in the tensor cores' register layout.
 struct Products {
     float at[WARP_ROWS / FRAGMENT][COLUMNS / 8][4];
 
@@ -122,7 +122,7 @@ struct Products {
                 for (int i = 0; i < 4; i++) at[m][n][i] = value;
     }
 
-    // Adds those over DEPTH channels of rows in shared memory.
+    // Adds the products over DEPTH channels of rows in shared memory.
     template <class T, int DEPTH, int QUERY_STRIDE, int STRIDE>
     __device__ __forceinline__ void add(const Bits* query, const Bits* gallery) {
         const int lane = threadIdx.x % LANES;
@@ -147,13 +147,13 @@ struct Products {
     }
 };
 
-// Where in a warp's products this thread's are: value i of fragment (m, n) is that of row `row_of(m, i)` and of column
-// `column_of(n, i)`.
+// The place of this thread's values in a warp's products: value i of fragment (m, n) belongs to row `row_of(m, i)` and
+// column `column_of(n, i)`.
 __device__ __forceinline__ int row_of(int m, int i) { return m * FRAGMENT + i / 2 * 8 + threadIdx.x % LANES / 4; }
 
 __device__ __forceinline__ int column_of(int n, int i) { return n * 8 + threadIdx.x % 4 * 2 + i % 2; }
 
-// Elements `at` and at + 1 of `size`, or any others from the size on; together if PAIRED: both numbers are even then.
+// Elements `at` and at + 1 of `size`, or anything beyond it; in one access if PAIRED, when both numbers are even.
 template <bool PAIRED>
 __device__ __forceinline__ float2 load_pair(const float* from, int at, int size) {
     if (PAIRED) return *reinterpret_cast<const float2*>(from + min(at, size - 2));
@@ -170,7 +170,7 @@ __device__ __forceinline__ void store_pair(float* to, int at, int size, float2 v
     }
 }
 
-// Where a channel lies in a query's features in shared memory: the first four of a piece in the first half, so that
+// The place of a channel in a query's features in shared memory: the first four of a piece in the first half, so that
 // neighbouring lanes read 16 bytes side by side.
 __device__ __forceinline__ int place_of(int channel, int columns) {
     return channel / PIECE * 4 + channel % 4 + channel % PIECE / 4 * (columns / 2);
@@ -198,7 +198,7 @@ __device__ __forceinline__ float difference(uint4 values, float4 low, float4 hig
     return total;
 }
 
-// Squared differences of the features in shared memory to ROWS gallery rows, by 8 lanes, all of which get them.
+// Squared differences of the features in shared memory to ROWS gallery rows, by 8 lanes, which all get the results.
 template <class T, int ROWS>
 __device__ __forceinline__ void differences_to(
     float (&total)[ROWS], const float* features, const Bits* const (&rows)[ROWS], int columns) {
@@ -219,16 +219,16 @@ __device__ __forceinline__ void differences_to(
         for (int r = 0; r < ROWS; r++) total[r] += __shfl_xor_sync(WARP, total[r], offset);
 }
 
-// One integer that orders by distance, and equal ones by number.
+// An integer that orders by distance, and equal distances by number.
 __device__ __forceinline__ long long key(float distance, int number) {
     int bits = __float_as_int(distance);
-    bits ^= bits >> 31 & 0x7fffffff;  // floats order as signed integers but for the negative ones
+    bits ^= bits >> 31 & 0x7fffffff;  // floats order as signed integers, except for negative ones
     return (long long)((unsigned long long)(unsigned)bits << 32 | (unsigned)number);
 }
 
 // Kernels
 
-// A coarse level's distances, and those of the levels above it: blocks [B * K, row tiles, column tiles].
+// The sum of the distances of a coarse level and the coarser ones: blocks [B * K, row tiles, column tiles].
 template <class T, int WARPS, int DEPTH, int STAGES, bool ADD, bool PAIRED>
 __global__ void __launch_bounds__(WARPS * LANES) coarse_distances(
     const Bits* __restrict__ query,  // [B, query_rows, columns]
@@ -236,8 +236,8 @@ __global__ void __launch_bounds__(WARPS * LANES) coarse_distances(
     const Bits* __restrict__ gallery,  // [slots, rows, columns]
     const float* __restrict__ norms,  // [slots, rows]
     const int* __restrict__ pages,  // [B, K]
-    const float* __restrict__ coarser,  // [B, coarser_rows, K, coarser_rows]: the next level's sum, if ADD
-    const int* __restrict__ over,  // [rows]: which row of `coarser` lies over one, if ADD
+    const float* __restrict__ coarser,  // [B, coarser_rows, K, coarser_rows]: the next coarser level's sum, if ADD
+    const int* __restrict__ over,  // [rows]: the row of `coarser` that covers each, if ADD
     float* __restrict__ out,  // [B, query_rows, K, rows]
     int query_rows, int rows, int coarser_rows, int positions, int columns, float weight) {
     constexpr int ROWS = WARPS * WARP_ROWS, THREADS = WARPS * LANES, STRIDE = DEPTH + PAD;
@@ -309,7 +309,7 @@ __global__ void __launch_bounds__(WARPS * LANES) coarse_distances(
 
 // The least distance of each query pixel in each block of cells of each map: blocks [B, K, row tiles].
 //
-// The children of a cell are in planes, so their least is an element-wise minimum of products, to which the coarse
+// The children of a cell are in planes, so their minimum is an element-wise minimum of products, to which the coarse
 // levels' distance is added once. RESIDENT query rows stay in shared memory with all their channels.
 template <class T, int WARPS, int DEPTH, int CHUNKS, int STAGES, bool RESIDENT, int PLANES, bool COARSE, bool PAIRED>
 __global__ void __launch_bounds__(WARPS * LANES) block_minima(
@@ -375,7 +375,7 @@ __global__ void __launch_bounds__(WARPS * LANES) block_minima(
         load(step + STAGES - 1);  // over the stage that every warp has left
         const int stage = step % STAGES, chunk = step % CHUNKS, plane = step / CHUNKS % PLANES;
         const int block = step / (CHUNKS * PLANES), first_cell = block * COLUMNS;
-        if (COARSE && plane == PLANES - 1 && chunk == 0) {  // what is added after this plane
+        if (COARSE && plane == PLANES - 1 && chunk == 0) {  // loads what is added after this plane
 #pragma unroll
             for (int cell = 0; cell < COLUMNS; cell += LANES) prefetch(lane_coarse + min(first_cell + cell, cells - 1));
         }
@@ -420,7 +420,7 @@ __global__ void __launch_bounds__(WARPS * LANES) block_minima(
     }
 }
 
-// The distances of each query pixel to all pixels of the blocks with the lowest minima: blocks [B, pixels].
+// Compares each query pixel with all pixels of the blocks with the lowest minima: blocks [B, pixels].
 template <class Q, class T, int WARPS, int PLANES, bool COARSE>
 __global__ void __launch_bounds__(WARPS * LANES) rescan(
     const float* __restrict__ minima,  // [B, query_rows, K * blocks]
@@ -428,14 +428,14 @@ __global__ void __launch_bounds__(WARPS * LANES) rescan(
     const int* __restrict__ query_row,  // [pixels]: the row of `minima` of a pixel
     const int* __restrict__ pixel_cells,  // [pixels]: the cell that a pixel lies in
     const Bits* __restrict__ gallery,  // [slots, PLANES * cells, columns]
-    const int* __restrict__ cell_pixels,  // [PLANES * cells]: a cell's pixels, -1 where it is one again
+    const int* __restrict__ cell_pixels,  // [PLANES * cells]: a cell's pixels, -1 where one repeats
     const int* __restrict__ pages,  // [B, K]
     const float* __restrict__ coarse,  // [B, cells, K, cells], if COARSE
     long long* __restrict__ out,  // [B, pixels, count * PLANES * COLUMNS]: keys of distance and match
     int query_rows, int pixels, int cells, int positions,
     int first_position,  // of these in the whole page
     int channels, int columns,
-    int count,  // blocks to look into, at most K * blocks
+    int count,  // blocks to rescan, at most K * blocks
     float weight) {
     constexpr int TOGETHER = 4;  // rows of 8 lanes at a time
     constexpr int UNIT = TOGETHER * LANES / 8;  // cells of one plane that a warp compares at a time
@@ -494,7 +494,7 @@ __global__ void __launch_bounds__(WARPS * LANES) rescan(
     }
 }
 
-// One level's squared distances to matches, as float32 differences, which do not cancel: blocks [B, pixels].
+// Adds a level's squared distances to matches, as float32 differences, which do not cancel: blocks [B, pixels].
 template <class Q, class T, int WARPS>
 __global__ void __launch_bounds__(WARPS * LANES) differences(
     const typename Q::Stored* __restrict__ query,  // [B, query_rows, channels], of one level as they came

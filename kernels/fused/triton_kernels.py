@@ -1,8 +1,8 @@
-"""The four kernels of a fused search (fused.py) in Triton.
+"""The four kernels of a fused search (interface.py) in Triton.
 
-Gallery maps are rows [slots * rows of a map, C]: level 0 as child planes of cells (pyramid.py's Layout), the others in
+Gallery maps are rows [slots * rows of a map, C]: level 0 as child planes of cells (pyramid.Layout), the others in
 raster order. A product's left side is a query's rows, each scaled by a power of two so that float16 holds them; its
-`factors` undo that. What is compared is |g|^2 - 2 q.g, the squared distance but for |q|^2, which ranks alike.
+`factors` undo that. Kernels compare |g|^2 - 2 q.g, the squared distance less |q|^2, which ranks alike.
 """
 
 import triton
@@ -16,9 +16,9 @@ def coarse_distances(
     gallery,  # descriptor [slots * rows, C], blocks [BN, BD]
     norms,  # float32 [slots * rows]
     pages,  # int32 [B, K]
-    coarser,  # float32 [B, coarser_query_rows, K, coarser_rows]: the next level's sum, or whatever if not ADD
-    over_query,  # int32 [query_rows]: which row of `coarser` lies over a row
-    over_gallery,  # int32 [rows]
+    coarser,  # float32 [B, coarser_query_rows, K, coarser_rows]: the next coarser level's sum; anything if not ADD
+    over_query,  # int32 [query_rows]: the row of `coarser` that covers each row
+    over_gallery,  # int32 [rows]: likewise
     out,  # float32 [B, query_rows, K, rows]
     query_rows,
     rows,
@@ -34,7 +34,7 @@ def coarse_distances(
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A coarse level's distances, and those of the levels above it: grid (row blocks, column blocks, B * K)."""
+    """Sum the distances of a coarse level and the coarser ones: grid (row blocks, column blocks, B * K)."""
     pair = tl.program_id(2)
     batch, position = pair // positions, pair % positions
     first_row, first_column = tl.program_id(0) * BM, tl.program_id(1) * BN
@@ -70,7 +70,7 @@ def block_minima(
     gallery,  # descriptor [slots * PLANES * cells, C], blocks [BN, BD]
     norms,  # float32 [slots * PLANES * cells]
     pages,  # int32 [B, K]
-    coarse,  # float32 [B, cells, K, cells], or whatever if not COARSE
+    coarse,  # float32 [B, cells, K, cells]; anything if not COARSE
     minima,  # float32 [B, query_rows, K * blocks]
     query_rows,  # a multiple of BM
     cells,
@@ -86,9 +86,9 @@ def block_minima(
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The least distance of each query pixel in each block of cells of each map: grid (row blocks, K, B).
+    """Find the least distance of each query pixel in each block of cells of each map: grid (row blocks, K, B).
 
-    The children of a cell are in planes, so their least is an element-wise minimum of products, to which the coarse
+    The children of a cell are in planes, so their minimum is an element-wise minimum of products, to which the coarse
     levels' distance is added once.
     """
     position, batch = tl.program_id(1), tl.program_id(2)
@@ -132,9 +132,9 @@ def rescan(
     query_row,  # int32 [pixels]: the row of `minima` of a pixel
     pixel_cells,  # int32 [pixels]: the cell that a pixel lies in
     gallery,  # [slots, PLANES * cells, gallery_columns]
-    cell_pixels,  # int32 [PLANES * cells]: a cell's pixels, -1 where it is one again
+    cell_pixels,  # int32 [PLANES * cells]: a cell's pixels, -1 where one repeats
     pages,  # int32 [B, K]
-    coarse,  # float32 [B, cells, K, cells], or whatever if not COARSE
+    coarse,  # float32 [B, cells, K, cells]; anything if not COARSE
     out,  # int64 [B, pixels, COUNT * PLANES * BN]: keys of distance and match
     query_rows,
     pixels,
@@ -145,7 +145,7 @@ def rescan(
     channels,
     gallery_columns,
     weight,
-    COUNT: tl.constexpr,  # blocks to look into
+    COUNT: tl.constexpr,  # blocks to rescan
     MINIMA: tl.constexpr,  # K * blocks, rounded up to a power of two
     PLANES: tl.constexpr,
     TOGETHER: tl.constexpr,  # planes at a time: a power of two
@@ -153,7 +153,7 @@ def rescan(
     BN: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """The distances of each query pixel to all pixels of the blocks with the lowest minima: grid (pixels, B)."""
+    """Compare each query pixel with all pixels of the blocks with the lowest minima: grid (pixels, B)."""
     pixel, batch = tl.program_id(0), tl.program_id(1)
     number, child = tl.arange(0, MINIMA), tl.arange(0, TOGETHER * BN)
     minima += (batch.to(tl.int64) * query_rows + tl.load(query_row + pixel)) * (positions * blocks)
@@ -190,9 +190,9 @@ def rescan(
 
 @triton.jit
 def _key(distance, match):
-    """One int64 that orders by distance, and equal ones by match."""
+    """Return an int64 that orders by distance, and equal distances by match."""
     bits = distance.to(tl.int32, bitcast=True)
-    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats order as signed integers but for the negative ones
+    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats order as signed integers, except for negative ones
     return (bits.to(tl.int64) << 32) | match.to(tl.int64)
 
 
@@ -216,7 +216,7 @@ def differences(
     SLOTS: tl.constexpr,  # COUNT, rounded up to a power of two
     BD: tl.constexpr,
 ):
-    """One level's squared distances to matches, as float32 differences, which do not cancel: grid (pixels, B)."""
+    """Add a level's squared distances to matches, as float32 differences, which do not cancel: grid (pixels, B)."""
     pixel, batch = tl.program_id(0), tl.program_id(1)
     number = tl.arange(0, SLOTS)
     at = (batch.to(tl.int64) * pixels + pixel) * COUNT + number

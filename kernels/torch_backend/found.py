@@ -1,4 +1,4 @@
-"""The nearest cells that a scan comes upon, and their exact distances."""
+"""The candidates of a scan, and their exact distances."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,9 +8,9 @@ from torch import Tensor
 
 from .features import ROOM, Plan, Query
 
-BLOCK = 64  # columns whose minimum is looked at before they are
-SPARE = 32  # cells beyond k that are kept of those that rounding cannot tell apart
-CROWDED = 8  # candidates per row, k at a time, that are too many
+BLOCK = 64  # columns whose minimum is compared before they are
+SPARE = 32  # cells beyond k that are kept of a crowd that rounding cannot tell apart
+CROWDED = 8  # candidates per row, in multiples of k, from which a crowd is thinned out
 GATHER = 1 << 20  # feature values of a level gathered at a time when candidates are measured
 
 Allowance = Callable[[Tensor, Tensor], Tensor]
@@ -18,21 +18,21 @@ Kept = tuple[Tensor, Tensor, Tensor]  # rows, ids and distances of candidates, [
 
 
 class Limits:
-    """For every row of a query, an upper bound of the distance of its k-th nearest pixel, which threads share.
+    """Upper bounds of the distance of each query row's k-th nearest pixel, shared by threads.
 
-    A thread writes only its own line. One that reads another's too early loses time, and nothing else.
+    A thread writes only its own line. Reading an outdated line of another costs time, but changes no result.
     """
 
     def __init__(self, norms: Tensor, threads: int, allow: Allowance) -> None:
-        """`norms` [2, rows] are a Query's."""
+        """Start without bounds; `norms` [2, rows] are a Query's."""
         self.norms, self.allow = norms, allow
         self.kth = norms.new_full((threads, norms.shape[1]), math.inf)
         self.largest = norms.new_zeros(threads, 2, 1)  # squared norms of the gallery's rows that a thread has seen
 
     def of(self, rows: slice, kth: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The bound of rows' k-th distances [n], and the scanned distances up to which a pixel may be nearer [n].
+        """Return bounds [n] of rows' k-th distances, and the scanned distances [n] up to which a pixel may be nearer.
 
-        The bound is that which the threads have noted, or `kth` if that is lower.
+        The bound is the least that threads have noted, or `kth` if that is lower.
         """
         noted = self.kth[:, rows].amin(0)
         kth = noted if kth is None else torch.minimum(noted, kth)
@@ -41,9 +41,9 @@ class Limits:
 
 
 class Found:
-    """The candidates of one query that one thread has come upon: cells that may hold one of the k nearest pixels.
+    """The candidates of one query that one thread found: cells that may hold one of the k nearest pixels.
 
-    A cell's id is the match of its first pixel, so that what is tied can go to the lowest.
+    A cell's id is the match of its first pixel, so that ties can go to the lowest.
     """
 
     def __init__(self, limits: Limits, thread: int, k: int) -> None:
@@ -51,35 +51,35 @@ class Found:
         rows, device = limits.norms.shape[1], limits.norms.device
         self.kth, self.largest = limits.kth[thread], limits.largest[thread]
         self.best = torch.full((rows, k), math.inf, device=device)  # the least distances of cells so far, ascending
-        self.limit = self.best.new_empty(rows)  # candidates lie within it
+        self.limit = self.best.new_empty(rows)  # the largest scanned distance of a candidate
         self.blind = True  # whether some rows have no limit yet
-        self.lowest = 0  # no id to come is below it
+        self.lowest = 0  # the least id that may still come
         self.crowd: Crowd | None = None
         self.sifted: list[Kept] = []  # since `settle`
         self.kept: list[Kept] = []
         self.size, self.room = 0, ROOM * k * rows
 
     def begin(self, largest: Tensor, lowest: int) -> None:
-        """Prepare for maps whose squared norms are at most `largest` [2] and whose cells have ids from `lowest` on."""
+        """Prepare for maps whose squared norms are at most `largest` [2] and whose cells' ids are at least `lowest`."""
         torch.maximum(self.largest, largest[:, None], out=self.largest)
         self.lowest = lowest
         self._refresh()
 
     def _refresh(self) -> None:
-        """Learn what other threads have found."""
+        """Update the limits from the bounds of all threads."""
         kth, limit = self.limits.of(slice(None))
         self.blind = bool(kth.isinf().any())
         self.limit = limit if self.crowd is None else self.crowd.limit(kth, limit, self.lowest)
 
     def lower(self, kth: Tensor, rows: Tensor | slice = slice(None)) -> None:
-        """Take note of upper bounds [n] of the k-th distances of rows."""
+        """Lower the bounds of rows' k-th distances to `kth` [n]."""
         self.kth[rows] = torch.minimum(self.kth[rows], kth)
         self._refresh()
 
     def sift(self, rows: Tensor, distances: Tensor, ids: Tensor) -> None:
-        """Keep what may be among the k nearest of rows [n]: distances [n, s] of cells whose ids are [s].
+        """Keep the cells that may be among the k nearest of rows [n], given distances [n, s] and the cells' ids [s].
 
-        `distances` has columns of infinity up to a multiple of BLOCK.
+        `distances` is padded with infinity to a multiple of BLOCK columns.
         """
         if self.blind and len(ids) >= self.k:
             least = distances.amin(1, keepdim=True) if self.k == 1 else distances.topk(self.k, largest=False).values
@@ -98,7 +98,7 @@ class Found:
         self.sifted.append(found if len(i) <= CROWDED * self.k * len(rows) else self._thin_out(found))
 
     def _thin_out(self, found: Kept) -> Kept:
-        """Fewer of many candidates: those within limits that they lower themselves, and of those the lowest ids."""
+        """Reduce many candidates to those within the limits they lower themselves, and a crowd to its lowest ids."""
         rows, _, values = found
         self.lower(_least(rows, values, len(self.kth), self.k)[:, -1])
         found = within([found], self.limits.of(slice(None))[1])
@@ -109,7 +109,7 @@ class Found:
         return found
 
     def settle(self) -> None:
-        """Take what was sifted into account."""
+        """Update bounds and candidates with the cells sifted since the last call."""
         if not self.sifted:
             return
         rows, ids, values = (torch.cat(parts) for parts in zip(*self.sifted, strict=True))
@@ -129,26 +129,26 @@ class Found:
 
 
 class Crowd:
-    """Where rounding cannot tell many cells apart, as in a plain background, keeps those of the lowest ids."""
+    """Keeps the cells of the lowest ids where rounding cannot tell many apart, as in a plain background."""
 
     def __init__(self, rows: int, room: int, device: torch.device) -> None:
-        """`room` is how many are kept for each of the rows."""
+        """Start empty, with room for `room` cells of each row."""
         self.room = room
         self.count = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.last = torch.full((rows,), -1, dtype=torch.int64, device=device)  # the highest id that is kept
+        self.last = torch.full((rows,), -1, dtype=torch.int64, device=device)  # the highest id kept
         self.kth = torch.full(
             (rows,), math.inf, device=device
         )  # the bound of the k-th distance when the first was kept
 
     def limit(self, kth: Tensor, limit: Tensor, lowest: int) -> Tensor:
-        """The limits [rows], for rows that have no room that of what is clearly nearer than the k-th."""
-        fell = limit < self.kth  # those that were kept are out by now
+        """Return the limits [rows]; a full row admits only cells that are clearly nearer than the k-th."""
+        fell = limit < self.kth  # the cells kept so far are beyond the limit now
         self.count[fell], self.last[fell], self.kth[fell] = 0, -1, kth[fell]
         full = (self.count >= self.room) & (self.last <= lowest)
         return torch.where(full, 2 * kth - limit, limit)
 
     def admit(self, found: Kept, limits: Limits, lowest: int) -> Kept:
-        """Those of candidates for which there is room, and all that are clearly nearer."""
+        """Return the candidates for which there is room, and all that are clearly nearer."""
         order = found[1].argsort()
         order = order[found[0][order].argsort(stable=True)]
         rows, ids, values = found = found[0][order], found[1][order], found[2][order]
@@ -156,7 +156,7 @@ class Crowd:
         self.limit(kth, limit, lowest)
         rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
         crowded = rank >= self.room - torch.where(self.last > lowest, 0, self.count)[rows]
-        # What is clearly nearer than the k-th is no crowd: fewer than k are.
+        # Cells clearly nearer than the k-th are no crowd: they are fewer than k.
         nearer = limits.allow(values, (limits.norms + limits.largest.amax(0))[:, rows]) < kth[rows]
         keep = (nearer | ~crowded).nonzero().squeeze(1)
         rows, ids, values = (x[keep] for x in found)
@@ -166,7 +166,7 @@ class Crowd:
 
 
 def _least(rows: Tensor, values: Tensor, count: int, k: int) -> Tensor:
-    """The k least values of each of so many rows, ascending: [count, k], infinity where there are fewer."""
+    """Return the k least values of each of `count` rows, ascending: [count, k], infinity where there are fewer."""
     order = values.argsort()
     order = order[rows[order].argsort(stable=True)]
     rows, values = rows[order], values[order]
@@ -178,7 +178,7 @@ def _least(rows: Tensor, values: Tensor, count: int, k: int) -> Tensor:
 
 
 def within(kept: Sequence[Kept], limit: Tensor, first: int = 0) -> Kept:
-    """The candidates for rows from `first` on that are within their limits [rows]."""
+    """Return the candidates of rows `first`.. that are within their limits [rows]."""
     rows, ids, distances = (torch.cat(parts) for parts in zip(*kept, strict=True))
     here = ((rows >= first) & (rows < first + len(limit))).nonzero().squeeze(1)
     here = here[distances[here] <= limit[rows[here] - first]]
@@ -186,9 +186,9 @@ def within(kept: Sequence[Kept], limit: Tensor, first: int = 0) -> Kept:
 
 
 def candidates(found: Sequence[Found], first: int, last: int) -> tuple[Tensor, Tensor]:
-    """What several threads have kept for rows first..last-1 of one query, and is within its limits: rows, ids [n]."""
+    """Return the candidates of all threads for rows first..last-1 of a query that are within limits: rows, ids [n]."""
     limits, kept = found[0].limits, [one for f in found for one in f.kept]
-    if not kept:  # nothing finite
+    if not kept:  # no finite distance was found
         return (torch.empty(0, dtype=torch.int64, device=limits.norms.device),) * 2
     kth = torch.cat([f.best[first:last] for f in found], 1).topk(found[0].k, largest=False).values[:, -1]
     rows, ids, _ = within(kept, limits.of(slice(first, last), kth)[1], first)
@@ -198,14 +198,14 @@ def candidates(found: Sequence[Found], first: int, last: int) -> tuple[Tensor, T
 def measure(
     plan: Plan, query: Query, slots: Tensor, rows: Tensor, ids: Tensor, distances: Tensor, matches: Tensor
 ) -> None:
-    """Write the k nearest pixels in candidate cells, measured as float32 differences, which do not cancel.
+    """Measure the pixels of candidate cells as float32 differences, which do not cancel, and write the k nearest.
 
     Args:
         slots: int64 [K], the query's page.
-        rows: int64 [n], of the prepared query, ascending or not; all candidates of a row must be there.
-        ids: int64 [n], of a cell the match of its first pixel: position in the page * P + pixel.
-        distances: float32 [P, k], of which the rows' pixels are written.
-        matches: int64 [P, k]. Equal distances go to the lowest match.
+        rows: int64 [n], of the prepared query, in any order; all candidates of a row must be included.
+        ids: int64 [n], the match of each cell's first pixel: position in the page * P + pixel.
+        distances: float32 [P, k]; the rows' pixels are written.
+        matches: int64 [P, k], likewise. Equal distances go to the lowest match.
     """
     layout, far = plan.layout, torch.iinfo(torch.int64).max
     position, cell = ids // plan.pixels, layout.cell_of[ids % plan.pixels]
@@ -216,7 +216,7 @@ def measure(
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         d[:, part] = _differences(plan, query, rows[part], slots[position[part]], cell[part])
-    raster = layout.members[:, plan.query_cells].flatten()  # of a row, its pixel
+    raster = layout.members[:, plan.query_cells].flatten()  # [rows]: the pixel of each row
     where = raster[rows].expand_as(pixels).flatten()
     d, found = d.flatten(), found.flatten()
     written = torch.zeros(plan.pixels, dtype=torch.bool, device=plan.device)
@@ -225,13 +225,13 @@ def measure(
         least = torch.full((plan.pixels,), math.inf, device=plan.device).scatter_reduce_(0, where, d, "amin")
         at = torch.where(d == least[where], found, far)
         match = torch.full((plan.pixels,), far, device=plan.device).scatter_reduce_(0, where, at, "amin")
-        d.masked_fill_(found == match[where], math.inf)  # also where a pixel stands twice in its cell
+        d.masked_fill_(found == match[where], math.inf)  # also where a cell repeats the pixel
         distances[written, i] = least[written]
         matches[written, i] = match.masked_fill_(match == far, 0)[written]
 
 
 def _differences(plan: Plan, query: Query, rows: Tensor, slots: Tensor, cell: Tensor) -> Tensor:
-    """Distances of query rows [n] to the pixels of cells [n] of slots [n]: float32 [planes, n]."""
+    """Return the distances of query rows [n] to the pixels of cells [n] in slots [n]: float32 [planes, n]."""
     layout = plan.layout
     query_cell = plan.query_cells[rows % layout.cells]
     query_pixel = layout.members[:, plan.query_cells].flatten()[rows]
@@ -256,7 +256,7 @@ def _differences(plan: Plan, query: Query, rows: Tensor, slots: Tensor, cell: Te
 
 
 def _interpolate(features: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Sums of features [rows, C] at rows [4, n] by weights [4, n]: float32 [n, C]."""
+    """Return the sums of features [rows, C] at `rows` [4, n], weighted by [4, n]: float32 [n, C]."""
     total = torch.zeros(rows.shape[1], features.shape[1], device=features.device)
     for row, weight in zip(rows, weights, strict=True):
         total.addcmul_(features.index_select(0, row).float(), weight[:, None])

@@ -1,7 +1,7 @@
-"""Exact pruning: only cells whose coarse distance does not rule them out have their finest pixels compared.
+"""Exact pruning: compare the finest pixels only of cells that their coarse distance does not rule out.
 
-The coarse levels' distance of two cells is a lower bound of their pixels' distances. A few cells with the lowest
-bounds are compared first; what they give bounds the k-th distance from above, and whatever lies above that is skipped.
+The coarse levels' distance of two cells is a lower bound of their pixels' distances. A few cells with the lowest bounds
+are compared first; their distances bound the k-th distance from above, and cells beyond that bound are skipped.
 """
 
 import torch
@@ -11,18 +11,18 @@ from .features import Plan, Query
 from .found import BLOCK, Found
 from .scan import Scanner, ordered, padded
 
-SEEDS = 4  # cells that are compared first, at least
+SEEDS = 4  # the least number of cells that are compared first
 GATHERED = 1024  # gallery cells compared at a time
-WORTHWHILE = 0.45  # the share of pairs left above which comparing all of them is quicker
-SAMPLE, HOPELESS = 4, 0.6  # one tile in so many shows that more than this share will be left
+WORTHWHILE = 0.45  # the share of surviving pairs above which comparing all pairs is faster
+SAMPLE, HOPELESS = 4, 0.6  # one tile in SAMPLE is looked at first; above a share of HOPELESS, pruning is given up
 
 
 class Pruner:
-    """Searches the maps that a scanner has loaded."""
+    """Searches the maps that a scanner has loaded, with pruning."""
 
     @staticmethod
     def bytes_of(plan: Plan) -> int:
-        """What a pruner needs, whatever the number of maps."""
+        """Return the bytes of a pruner's buffers, which do not depend on the number of maps."""
         gathered = plan.layout.planes * GATHERED
         rows = plan.layout.planes * max(len(tile) for tile in plan.layout.tiles)
         values = gathered * plan.columns(0) + rows * (gathered + GATHERED)
@@ -43,7 +43,7 @@ class Pruner:
         self.children = planes + cell // layout.cells * (layout.planes * layout.cells) + cell % layout.cells
 
     def seed(self, query: Query, found: Found, coarse: Tensor) -> None:
-        """Bound the k-th distances, if nothing does yet, by comparing the cells with the lowest coarse distances."""
+        """Compare the cells with the lowest coarse distances to bound the k-th distances, unless all are bounded."""
         layout, finest = self.scanner.layout, self.scanner.gallery[0].flatten(0, 1)
         blocks = coarse.unflatten(1, (-1, BLOCK))  # [cells, blocks, BLOCK]
         count = max(SEEDS, found.k)
@@ -63,19 +63,19 @@ class Pruner:
         found.lower(kth.flatten())
 
     def survivors(self, found: Found, coarse: Tensor, force: bool) -> list[Tensor] | None:
-        """For each tile of the query the cells of the maps that its bounds do not rule out: int64 [n].
+        """Return, for each tile of the query, the maps' cells that its bounds do not rule out: int64 [n].
 
-        None if so many are left that comparing all is quicker, unless it is forced.
+        Returns None if comparing all cells is faster, unless `force`.
         """
         limit = found.limit.view(self.scanner.planes, -1).amax(0)  # [cells]
         every = self.scanner.maps * self.scanner.cells
         left: dict[int, Tensor] = {}
         share = 0.0
-        order = sorted(range(len(self.tiles)), key=lambda number: number % SAMPLE)  # the first SAMPLEth is all over
+        order = sorted(range(len(self.tiles)), key=lambda number: number % SAMPLE)  # the first ones spread over all
         for done, number in enumerate(order, 1):
             tile = self.tiles[number]
             slack = (coarse[tile[0] : tile[-1] + 1, :every] - limit[tile][:, None]).amin(0)
-            left[number] = (~(slack > 0)).nonzero().squeeze(1)  # also where a pixel of the query is not finite
+            left[number] = (~(slack > 0)).nonzero().squeeze(1)  # includes tiles with a query pixel that is not finite
             share += len(left[number]) / every
             allowed = WORTHWHILE if done == len(order) else HOPELESS
             if not force and SAMPLE * done >= len(order) and share > allowed * done:
@@ -83,11 +83,11 @@ class Pruner:
         return [left[number] for number in range(len(self.tiles))]
 
     def pairs(self, survivors: list[Tensor]) -> int:
-        """How many pairs of a query's pixel and a cell that is."""
+        """Return the number of pairs of a query pixel and a surviving cell."""
         return sum(len(tile) * self.scanner.planes * len(s) for tile, s in zip(self.tiles, survivors, strict=True))
 
     def compare(self, query: Query, found: Found, coarse: Tensor, survivors: list[Tensor], ids: Tensor) -> None:
-        """Sift the distances of every pixel to the cells that survived for its tile."""
+        """Sift the distances of every pixel to the cells that survive for its tile."""
         layout = self.scanner.layout
         finest, by_plane = self.scanner.gallery[0].flatten(0, 1), query.rows[0].view(layout.planes, layout.cells, -1)
         planes = torch.arange(layout.planes, device=coarse.device)[:, None] * layout.cells

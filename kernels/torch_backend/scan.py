@@ -1,7 +1,7 @@
 """The scan of the torch backend: distances of a query's pixels to the cells of a few gallery maps at a time.
 
-Each level's products are taken at its own resolution. The coarse levels give one distance for a pair of cells, a
-lower bound of the distances of their pixels, to which the least of the finest level's is added.
+Each level's products are computed at its own resolution. The coarse levels give one distance for a pair of cells, a
+lower bound of the distances of their pixels, to which the least distance of the finest level is added.
 """
 
 import math
@@ -15,14 +15,14 @@ from .features import Plan, Query, interpolated_norms, write_rows
 from .found import BLOCK, Found
 
 FAR = 1e30  # the squared norm of a map that is not finite
-TILE_BYTES = 15 << 20  # of a tile of distances: fewer, larger operations beat staying in a core's cache
+TILE_BYTES = 15 << 20  # of a tile of distances: few large operations beat staying in a core's cache
 
 
 class Scanner:
-    """Scans some gallery maps at a time, in buffers that are used again for all maps and queries."""
+    """Scans some gallery maps at a time, in buffers that all maps and queries reuse."""
 
     def __init__(self, plan: Plan, maps: int, tile_bytes: int = TILE_BYTES) -> None:
-        """For so many maps at a time, in tiles of so many bytes."""
+        """Allocate buffers for `maps` maps at a time, and tiles of `tile_bytes`."""
         self.plan, self.layout = plan, plan.layout
         self.cells, self.planes = plan.layout.cells, plan.layout.planes
         self.gallery = [self._empty(maps, n, plan.columns(i), dtype=plan.dtypes[i]) for i, n in enumerate(plan.rows)]
@@ -45,12 +45,12 @@ class Scanner:
 
     @staticmethod
     def bytes_of(plan: Plan) -> int:
-        """What a scanner needs for each of its maps: features and coarse distances."""
+        """Return the bytes that a scanner needs for each of its maps: features and coarse distances."""
         features = sum(n * plan.columns(i) * plan.dtypes[i].itemsize for i, n in enumerate(plan.rows))
         return features + (4 * plan.layout.cells**2 if plan.layout.places else 0)
 
     def load(self, slots: Sequence[int]) -> Tensor:
-        """Take up the maps of some slots; returns upper bounds of their rows' squared norms [2], as Query has them."""
+        """Load the maps of some slots; return upper bounds [2] of their rows' squared norms, as in `Query.norms`."""
         plan, self.maps = self.plan, len(slots)
         largest = torch.zeros(2, device=plan.device)
         for place, slot in enumerate(slots):
@@ -69,7 +69,7 @@ class Scanner:
         return largest
 
     def _put_far(self, place: int) -> None:
-        """Make a map that is not finite far from everything, so that it spoils no other map's result."""
+        """Move a map that is not finite far away, so that it affects no other map's result."""
         for level in self.gallery:
             level[place].zero_()
         self.gallery[0][place, :, self.plan.pool[0].shape[2]] = FAR
@@ -77,9 +77,9 @@ class Scanner:
         self.interpolated_norms[place] = 0.0
 
     def bounds(self, query: Query) -> Tensor:
-        """The coarse levels' distances: float32 [cells of the query, cells of the loaded maps].
+        """Return the coarse levels' distances: float32 [cells of the query, cells of the loaded maps].
 
-        Columns of infinity follow, up to a multiple of BLOCK.
+        The columns are padded with infinity to a multiple of BLOCK.
         """
         columns = self.maps * self.cells
         self.coarse[:, columns : padded(columns)] = math.inf
@@ -90,7 +90,7 @@ class Scanner:
         return self.coarse[:, : padded(columns)]
 
     def _add_level(self, coarse: Tensor, q: Tensor, g: Tensor, level: int) -> None:
-        """Add a coarse level's distances to `coarse` [cells, cells]; level 1 overwrites what is there."""
+        """Add a coarse level's distances to `coarse` [cells, cells]; level 1 overwrites it."""
         places = self.layout.places[level - 1]
         direct = len(g) == self.cells and self.layout.periodic
         if direct and level == 1 and q.dtype == torch.float32:
@@ -101,11 +101,11 @@ class Scanner:
             product = product.index_select(0, places[self.plan.query_cells]) if len(q) != self.cells else product
             product = product if self.layout.periodic else product.index_select(1, places)
         into = coarse.unflatten(1, (-1, product.shape[1]))
-        # Adding bfloat16 to float32 would take several times as long as converting it first.
+        # Adding bfloat16 to float32 directly is several times slower than converting it first.
         into.copy_(product[:, None]) if level == 1 else into.add_(product.float()[:, None])
 
     def scan(self, query: Query, found: Found, coarse: Tensor | None, ids: Tensor) -> None:
-        """Sift the distances of every pixel to every cell of the loaded maps, whose ids are [maps * cells]."""
+        """Sift the distances of every pixel to every cell of the loaded maps; `ids` are [maps * cells]."""
         for place in range(self.maps):
             columns = slice(place * self.cells, (place + 1) * self.cells)
             products = self._multiply_map(query, place) if self.plan.bilinear else []
@@ -128,7 +128,7 @@ class Scanner:
             found.settle()
 
     def _least_of_children(self, q: Tensor, place: int) -> Tensor:
-        """The finest level's distances of rows q to a map's cells, the least of each cell's pixels: [n, cells]."""
+        """Return the finest level's least distances of rows q [n, columns] to each cell's pixels: [n, cells]."""
         products, least = self.products[:, : len(q)], self.least[: len(q)]
         for child, product in zip(
             self.gallery[0][place].unflatten(0, (self.planes, self.cells)), products, strict=True
@@ -138,7 +138,7 @@ class Scanner:
         return least
 
     def _multiply_map(self, query: Query, place: int) -> list[Tensor]:
-        """-2 q.g of each coarse level of one map, to be interpolated on both sides: [rows, rows]."""
+        """Return -2 q.g of each coarse level of a map, [rows, rows], to be interpolated on both sides."""
         products = []
         for level in range(1, len(self.gallery)):
             channels = self.plan.pool[level].shape[2]
@@ -158,13 +158,13 @@ class Scanner:
 
 
 def ordered(distances: Tensor) -> Tensor:
-    """Distances in a form whose minimum is quick to find: bfloat16 as its bits, which for them order alike.
+    """View distances in a form with a fast minimum: bfloat16 as its bits, which order in the same way.
 
-    Distances are not negative but for rounding, and then as good as 0.
+    Distances are negative only by rounding, and then nearly 0.
     """
     return distances.view(torch.int16) if distances.dtype == torch.bfloat16 else distances
 
 
 def padded(columns: int) -> int:
-    """The next multiple of BLOCK."""
+    """Return the next multiple of BLOCK."""
     return math.ceil(columns / BLOCK) * BLOCK

@@ -1,8 +1,8 @@
-"""The pixel search in plain torch, on any device: a few gallery maps at a time, never a P x K*P matrix.
+"""The search of the torch backend.
 
-1. Scan: distances as matrix products, decomposed into levels (scan.py). Where the coarse levels alone rule out
-   most of the gallery, only the rest is compared (prune.py). Either way what may be among the k nearest is kept.
-2. Measure: what was kept is compared again as float32 differences, which do not cancel (found.py).
+1. Scan: compute distances as matrix products, decomposed into levels (scan.py). Where the coarse levels alone rule out
+   most of the gallery, compare only the rest (prune.py). Both keep every cell that may hold a nearest pixel.
+2. Measure: compute the distances of these candidates as float32 differences, which do not cancel (found.py).
 """
 
 import math
@@ -24,17 +24,17 @@ from .found import Found, Limits, candidates, measure
 from .prune import Pruner
 from .scan import TILE_BYTES, Scanner
 
-MAPS = 10  # gallery maps that a thread loads at a time: fewer, larger operations
-DEEP = 64  # channels of the finest level from which its products are quicker in bfloat16
+MAPS = 10  # gallery maps that a thread loads at a time, so that operations are few and large
+DEEP = 64  # channels of the finest level from which its products are faster in bfloat16
 WORKING_MEMORY = 256 << 20
 
 
 @dataclass
 class SearchStats:
-    """What searches did; counts add up over calls."""
+    """Counts of searches, which add up over calls."""
 
-    pairs: int = 0  # pixels of queries x cells of the gallery's maps
-    compared: int = 0  # of those, the ones whose finest level was compared: what pruning left
+    pairs: int = 0  # pairs of a query pixel and a cell of a gallery map
+    compared: int = 0  # pairs whose finest level was compared, because pruning did not rule them out
 
 
 @torch.inference_mode(False)  # threads share its tensors
@@ -53,19 +53,19 @@ def nearest_pixels(
     working_memory: int | None = None,
     stats: SearchStats | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `spade_index.kernels.nearest_pixels`, with checked arguments and no defaults left open.
+    """Search as `spade_index.kernels.nearest_pixels` does, with checked arguments.
 
-    query levels [B, H*W, C], pool levels [slots, H*W, C], pages int64 [B, K]; returns squared distances
+    `query` are levels [B, H*W, C], `pool` levels [slots, H*W, C], `pages` int64 [B, K]. Returns squared distances
     float32 [B, P, k] and matches int64 [B, P, k].
 
-    A batch is cut into groups of queries that fit into `working_memory` (bytes); one query is always taken. Maps
-    that queries of a group share are read and converted once. On a CPU, maps are spread over
-    `torch.get_num_threads()` threads, fewer if their buffers do not fit. A query's result does not depend on others.
+    The batch is cut into groups of queries that fit into `working_memory` (bytes), of one query at least. Maps that
+    queries of a group share are read and converted once. On a CPU, maps are spread over `torch.get_num_threads()`
+    threads, or fewer if their buffers do not fit. A query's result does not depend on the others.
 
-    Distances are float32 differences, right to about 1e-6 of their value (interpolated features: of their squared
-    norm). Matches are the k nearest. Where the rounding of the scan leaves it open which those are, all that it may be
-    are measured; but of crowds of cells that not even float32 tells apart, only k + SPARE (found.py), those of
-    the lowest matches. A query with a crowd in bfloat16 is searched again in float32. `stats` is added to.
+    Distances are float32 differences, accurate to about 1e-6 of their value (interpolated features: of their squared
+    norm). Matches are the k nearest. Where the scan's rounding leaves open which those are, all candidates are
+    measured; but of crowds of cells that even float32 does not tell apart, only k + SPARE (found.py) are, those of the
+    lowest matches. A query with a crowd in bfloat16 is searched again in float32. Counts are added to `stats`.
     """
     working_memory = working_memory or WORKING_MEMORY
     if mode == "per-level":
@@ -73,17 +73,17 @@ def nearest_pixels(
         return search_levels(nearest_pixels, query, pool, pages, k, sizes=sizes, weights=weights, **options)
     on_cpu = pool[0].device.type == "cpu"
     if prune is None and not on_cpu:
-        prune = False  # elsewhere its many small steps cost more than they save
+        prune = False  # on a GPU, its many small steps cost more than they save
     half = torch.bfloat16 if _has_bfloat16(pool[0].device) else torch.float32
     finest = half if precision == "fast" and pool[0].shape[2] >= DEEP else torch.float32
-    # Where pruning is tried, coarse distances are bounds first: rounding them costs little, as _allow says.
+    # With pruning, coarse distances serve as bounds, for which rounding costs little: see _allow.
     coarse = half if on_cpu and prune is not False else finest
     plan = make_plan(pool, sizes, weights, mode == "concat-bilinear", finest, coarse)
     distances = torch.empty(pages.shape[0], plan.pixels, k, device=plan.device)
     matches = torch.empty(pages.shape[0], plan.pixels, k, dtype=torch.int64, device=plan.device)
 
     def search(plan: Plan, queries: Tensor) -> Tensor:
-        """Write the results of some queries int64 [n]; returns those of them whose crowds were not all kept."""
+        """Write the results of queries int64 [n]; return those queries whose crowds were not kept completely."""
         found = _Search(plan, [level[queries] for level in query], pages[queries.to(pages.device)], k)
         found.run(working_memory * 3 // 4, prune)
         distances[queries], matches[queries] = found.measure()
@@ -99,7 +99,7 @@ def nearest_pixels(
     with _full_precision():
         crowded = [search(plan, queries) for queries in groups(plan, every)]
         if crowded and torch.bfloat16 in plan.dtypes:
-            # Of these, more pixels are alike than are kept of those that bfloat16 cannot tell apart.
+            # bfloat16 cannot tell apart more of their pixels than are kept: search them in float32.
             exact = make_plan(pool, sizes, weights, plan.bilinear)
             for queries in groups(exact, torch.cat(crowded)):
                 search(exact, queries)
@@ -108,7 +108,7 @@ def nearest_pixels(
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """With products of float32 computed as such, whatever the program has chosen (for all of its threads)."""
+    """Compute float32 products in full precision, whatever the program has chosen for all of its threads."""
     chosen = torch.get_float32_matmul_precision()
     if chosen == "highest":
         yield
@@ -121,7 +121,7 @@ def _full_precision() -> Iterator[None]:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are computed as such, and not emulated."""
+    """Return whether the device computes bfloat16 products natively, without emulation."""
     if device.type == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -129,14 +129,14 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Maps that are scanned together, because the same queries want them."""
+    """Maps that are scanned together because the same queries want them."""
 
     slots: list[int]
-    wanted: list[tuple[int, list[int]]]  # a query, and where in its page it has these slots
+    wanted: list[tuple[int, list[int]]]  # a query, and the positions of these slots in its page
 
 
 class _Worker:
-    """What one thread needs to search maps for a group of queries."""
+    """The buffers and results of one thread, which searches maps for a group of queries."""
 
     def __init__(self, plan: Plan, queries: list[Query], found: list[Found], maps: int, tile_bytes: int) -> None:
         self.queries, self.found = queries, found
@@ -145,7 +145,7 @@ class _Worker:
         self.pairs, self.compared = 0, 0
 
     def search(self, chunk: _Chunk, prune: bool | None) -> None:
-        """Offer what the chunk's maps hold to those who want it."""
+        """Search the chunk's maps for the queries that want them."""
         plan, cells = self.scanner.plan, self.scanner.cells
         largest = self.scanner.load(chunk.slots)
         first_pixels = plan.layout.members[0]
@@ -178,9 +178,9 @@ class _Search:
         self.workers: list[_Worker] = []
 
     def run(self, memory: int, prune: bool | None) -> None:
-        """Find the candidates of all queries, in so many bytes of buffers."""
+        """Find the candidates of all queries, with `memory` bytes of buffers."""
         threads, maps, tile_bytes = self._fit(memory)
-        allow = partial(_allow, self.plan)  # not a method: what refers to itself stays until it is looked for
+        allow = partial(_allow, self.plan)  # a method would make a reference cycle, which only the collector frees
         limits = [Limits(query.norms, threads, allow) for query in self.queries]
         idle: SimpleQueue[_Worker] = SimpleQueue()
         for thread in range(threads):
@@ -199,7 +199,7 @@ class _Search:
         spread(search, self._chunks(maps, threads), threads)
 
     def crowded(self) -> Tensor:
-        """Which queries had more candidates than were kept: bool [queries]."""
+        """Return which queries had more candidates than were kept: bool [queries]."""
         crowds = [[worker.found[number].crowd for worker in self.workers] for number in range(len(self.queries))]
         return torch.tensor(
             [any(crowd is not None for crowd in of_query) for of_query in crowds],
@@ -208,7 +208,7 @@ class _Search:
         )
 
     def measure(self) -> tuple[Tensor, Tensor]:
-        """The k nearest of the candidates: distances float32 [queries, P, k] and matches int64 [queries, P, k]."""
+        """Return the k nearest candidates: distances float32 [queries, P, k] and matches int64 [queries, P, k]."""
         shape = (len(self.queries), self.plan.pixels, self.k)
         distances = torch.full(shape, math.inf, device=self.plan.device)
         matches = torch.zeros(shape, dtype=torch.int64, device=self.plan.device)
@@ -229,11 +229,11 @@ class _Search:
         return distances, matches
 
     def _fit(self, memory: int) -> tuple[int, int, int]:
-        """Threads, maps that each loads at a time at most, and bytes of a tile, such that all buffers fit."""
+        """Return the threads, the most maps that each loads at a time, and the bytes of a tile, so that buffers fit."""
         on_cpu, slots = self.plan.device.type == "cpu", len(self.pages.unique())
         threads = torch.get_num_threads() if on_cpu else 1
         if threads > slots:
-            threads = 1  # too few maps for the threads: torch spreads its own operations over them
+            threads = 1  # too few maps for the threads: torch spreads its operations over them instead
         for_map = Scanner.bytes_of(self.plan)
         others = Pruner.bytes_of(self.plan) if self.plan.layout.places else 0
         threads = max(1, min(threads, memory // (2 * (for_map + others))))
@@ -242,7 +242,7 @@ class _Search:
         return threads, max(1, min(MAPS, (mine - tile_bytes) // for_map)), tile_bytes
 
     def _chunks(self, maps: int, threads: int) -> Iterator[_Chunk]:
-        """All maps of the pages, in their order, those together that the same queries want."""
+        """Yield the maps of all pages, in order; those that the same queries want are together."""
         users: dict[int, list[tuple[int, int]]] = defaultdict(list)  # slot -> (query, position in its page)
         for query, page in enumerate(self.pages.tolist()):
             for position, slot in enumerate(page):
@@ -251,7 +251,7 @@ class _Search:
         for slot, wanted in users.items():
             alike[tuple(query for query, _ in wanted)].append(slot)
         for queries, slots in alike.items():
-            # As many for every thread, of about the same size.
+            # The same number of chunks for every thread, all of about the same size.
             count = min(len(slots), math.ceil(len(slots) / (maps * threads)) * threads)
             for places in torch.arange(len(slots)).tensor_split(count):
                 some = [slots[place] for place in places]
@@ -259,11 +259,11 @@ class _Search:
 
 
 def _allow(plan: Plan, kth: Tensor, norms: Tensor) -> Tensor:
-    """The scanned distance [n] up to which a pixel may be nearer than one at a scanned distance of `kth`.
+    """Return the scanned distance [n] up to which a pixel may be nearer than one at a scanned distance of `kth`.
 
-    `norms` [2, n] are |q|^2 + |g|^2, and the same of what rounding to bfloat16 took from q and g. In float32,
-    what rounds is that the terms of a distance cancel. In bfloat16, the distance of two vectors moves by no more
-    than both do (the triangle inequality), and 2^-8 of it is rounded in the end.
+    `norms` [2, n] are |q|^2 + |g|^2, and the same of what rounding to bfloat16 took from q and g. In float32, the error
+    comes from the cancellation of a distance's terms. In bfloat16, the distance of two vectors moves by no more than
+    both vectors do (the triangle inequality), and the result is rounded to 2^-8 of its value.
     """
     channels = sum(level.shape[2] for level in plan.pool)
     limit = kth + 4 * torch.finfo(torch.float32).eps * math.sqrt(channels) * norms[0]

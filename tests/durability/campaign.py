@@ -4,7 +4,7 @@
 
 Beside every gallery of tiny images is a model, a plain dictionary of what is committed. Every run starts a random
 operation in a process of its own, interrupts it, and compares all that the gallery then holds and answers with the
-model, and with features computed anew. A gallery lives for LIFE runs, so that crashes come after crashes.
+model, and with features computed again. A gallery goes through LIFE runs, so that crashes follow crashes.
 """
 
 import argparse

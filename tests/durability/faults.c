@@ -1,4 +1,4 @@
-/* LD_PRELOAD: makes one call that concerns a file below a folder fail. Calls are counted once it is armed. */
+/* LD_PRELOAD: makes one call on a file below a folder fail. Calls are counted once it is armed. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -9,7 +9,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* What happens at the Nth call; of those from HALF on, at the first writing call from the Nth on. */
+/* The fault of the Nth call; from HALF on, of the first writing call from the Nth on. */
 enum { NOTHING, FAIL_EIO, FAIL_ENOSPC, HALF, HALF_AND_FULL, FULL };
 
 static char below[4096];
@@ -25,7 +25,7 @@ long faults_hits(void) { return hits; }
 
 static int concerns(const char *path) { return below[0] && path && !strncmp(path, below, strlen(below)); }
 
-/* What is to happen to a call of this path. */
+/* Return the fault of a call on this path. */
 static int decide(const char *path, int writes) {
     if (!concerns(path)) return NOTHING;
     long call = __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from spade_index.errors import GalleryNotFound
-from spade_index.gallery import Gallery
+from spade_index.gallery import Gallery, generations
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.transaction import Transaction
+from spade_index.gallery.store.shard import Shard
+from spade_index.gallery.write import cleanup
 
 from durability.campaign import Campaign, Tally
 from durability.faults import FaultServer
@@ -82,11 +84,11 @@ def without_transactions(patch: pytest.MonkeyPatch) -> None:
 
 
 def deaf_to_readers(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("spade_index.gallery.generations.is_held", lambda file: False)
+    patch.setattr(generations, "is_held", lambda file: False)
 
 
 def untidy(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("spade_index.gallery.write.cleanup._delete_unnamed", lambda gallery: None)
+    patch.setattr(cleanup, "_delete_unnamed", lambda gallery: None)
 
 
 @pytest.mark.parametrize("broken", [without_transactions, deaf_to_readers, untidy])
@@ -100,7 +102,7 @@ def test_a_broken_store_is_noticed(
 
 
 def test_a_flip_that_is_not_found_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spade_index.gallery.reader.find_problems", lambda view, progress: [])
+    monkeypatch.setattr(Gallery, "verify", lambda gallery: iter([]))
     tally, said = campaign(folder, runs=2, flips=8)
     assert tally.flips_found < tally.flips
     assert tally.broken_states > 0
@@ -108,7 +110,7 @@ def test_a_flip_that_is_not_found_is_noticed(folder: Path, monkeypatch: pytest.M
 
 
 def test_images_that_are_dropped_without_need_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spade_index.gallery.store.shard.Shard.damaged_rows", lambda shard: list(range(shard.rows)))
+    monkeypatch.setattr(Shard, "damaged_rows", lambda shard: list(range(shard.rows)))
     tally, _ = campaign(folder, runs=4, flips=20)
     assert tally.images_lost > 0
     assert tally.broken_states > 0

@@ -8,7 +8,8 @@ import pytest
 
 from spade_index.errors import GalleryDamaged, InputError, UnknownImage
 from spade_index.features.backbone import Backbone
-from spade_index.gallery import Gallery
+from spade_index.gallery import Gallery, shards
+from spade_index.gallery.index import build as build_module
 from spade_index.gallery.index.build import build_index
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import IndexSettings
@@ -131,7 +132,7 @@ def test_inverted_lists_rank_exactly(
     monkeypatch: pytest.MonkeyPatch,
     storage: str,
 ) -> None:
-    monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 100)
+    monkeypatch.setattr(build_module, "EXACT_LIMIT", 100)
     path = tmp_path / "gallery"
     put(path, backbone.settings, descriptors[:250], names(250))
     with GalleryWriter(path) as writer:
@@ -223,7 +224,7 @@ def test_a_missing_shard_is_named(gallery_path: Path, queries: np.ndarray) -> No
 def test_more_shards_than_stay_open(
     tmp_path: Path, backbone: Backbone, image_folder, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spade_index.gallery.shards.OPEN_SHARDS", 2)
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 2)
     build(tmp_path / "gallery", image_folder(9), backbone, shard_rows=1, batch_size=1, index=False)
     with Gallery(tmp_path / "gallery") as gallery:
         check(gallery, queries, 5)

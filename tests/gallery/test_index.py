@@ -1,5 +1,6 @@
 """FAISS indexes, flat and with inverted lists: removed images, measured recall, memory, damaged files."""
 
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from spade_index.errors import GalleryDamaged, InputError
+from spade_index.gallery.index import build as build_module
 from spade_index.gallery.index.build import build_index
 from spade_index.gallery.index.index import Index, IndexDescription, scan
 from spade_index.gallery.index.tune import exact_neighbours
@@ -34,7 +36,7 @@ def brute(queries: np.ndarray, descriptors: np.ndarray) -> np.ndarray:
 @pytest.fixture(params=["exact", *STORAGES])
 def built(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple:
     exact = request.param == "exact"
-    monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 1000 if exact else 100)
+    monkeypatch.setattr(build_module, "EXACT_LIMIT", 1000 if exact else 100)
     descriptors, keys = clustered(600), np.arange(1, 1801, 3)
     settings = IndexSettings("flat" if exact else request.param)
     description = build_index(tmp_path / "i.faiss", lambda: blocks_of(descriptors, keys), 600, 16, settings)
@@ -77,7 +79,7 @@ def test_the_measured_recall_holds_for_other_queries(built: tuple) -> None:
 
 
 def test_less_recall_needs_fewer_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 100)
+    monkeypatch.setattr(build_module, "EXACT_LIMIT", 100)
     descriptors, keys = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32), np.arange(2000)
 
     def built(recall: float) -> IndexDescription:
@@ -91,7 +93,7 @@ def test_less_recall_needs_fewer_probes(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_smaller_storage_makes_smaller_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 100)
+    monkeypatch.setattr(build_module, "EXACT_LIMIT", 100)
     descriptors, keys = clustered(3000, 64), np.arange(3000)
     sizes = []
     for storage in STORAGES:
@@ -104,7 +106,7 @@ def test_smaller_storage_makes_smaller_files(tmp_path: Path, monkeypatch: pytest
 def test_building_keeps_within_its_memory_or_names_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 100)
+    monkeypatch.setattr(build_module, "EXACT_LIMIT", 100)
     descriptors, keys = clustered(40_000, 64), np.arange(40_000)
     lines: list[str] = []
 
@@ -196,7 +198,7 @@ def test_a_damaged_file_is_named_with_a_remedy(tmp_path: Path, content: bytes) -
 
 @pytest.mark.parametrize("dimensions", [0, 8])
 def test_each_list_is_prefetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimensions: int) -> None:
-    monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 100)
+    monkeypatch.setattr(build_module, "EXACT_LIMIT", 100)
     path, descriptors, keys = tmp_path / "i.faiss", clustered(600), np.arange(600)
     settings = IndexSettings(dimensions=dimensions)
     description = build_index(path, lambda: blocks_of(descriptors, keys), 600, 16, settings)
@@ -206,7 +208,7 @@ def test_each_list_is_prefetched_once(tmp_path: Path, monkeypatch: pytest.Monkey
         patch.delattr("os.posix_fadvise")
         expected = Index(path, description).search(queries, 60, NONE)
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr("os.posix_fadvise", lambda fd, start, size, advice: asked.append((start, size)))
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, start, size, advice: asked.append((start, size)))
     index = Index(path, description)
     np.testing.assert_allclose(index.search(queries[:1], 60, NONE)[0][0], expected[0][0], rtol=1e-5)
     assert 0 < len(asked) <= description.nprobe

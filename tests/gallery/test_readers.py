@@ -13,6 +13,7 @@ import pytest
 from spade_index.errors import GalleryError, InputError, UnknownImage
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery, generations
+from spade_index.gallery.index import build as build_module
 from spade_index.gallery.index.search import ImageSearch
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import IndexSettings
@@ -97,7 +98,7 @@ def test_an_inexact_index_is_kept_for_readers(
     tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By scanning, or with another index, a reader would find other images than before."""
-    monkeypatch.setattr("spade_index.gallery.index.build.EXACT_LIMIT", 100)
+    monkeypatch.setattr(build_module, "EXACT_LIMIT", 100)
     path = tmp_path / "gallery"
     descriptors = np.random.default_rng(6).normal(size=(300, 12)).astype(np.float32)
     put(path, backbone.settings, descriptors, [f"{number:03d}" for number in range(300)])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from spade_index.errors import GalleryDamaged
+from spade_index.gallery.store import shard_writer
 from spade_index.gallery.store.files import file_digest
 from spade_index.gallery.store.shard import Shard
 from spade_index.gallery.store.shard_writer import ShardWriter
@@ -169,7 +170,7 @@ def test_an_interrupted_append_does_not_damage_the_shard(tmp_path: Path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("spade_index.gallery.store.shard_writer.row_checksum", interrupt)
+        patch.setattr(shard_writer, "row_checksum", interrupt)
         with pytest.raises(KeyboardInterrupt):
             writer.append(IMAGES[1])
     writer.commit()

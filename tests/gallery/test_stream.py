@@ -174,7 +174,7 @@ def test_an_ingest_that_ends_early_leaves_nothing_running(
     names = [thread.name for thread in threading.enumerate() if thread not in before]
     assert [name for name in names if name.startswith(("decode", "write-shards", "Queue", "Executor"))] == []
     assert files_of(path) == parts_of(path)
-    # Interrupted, it keeps all that was told of; after other errors, the shards that were committed.
+    # After an interrupt it keeps all images that progress counted; after other errors, committed shards.
     there = len(stored(path))
     assert there in ([8] if kind is KeyboardInterrupt else [0, 3, 6])
     assert build(path, images, backbone, batch_size=4, index=False).added == 25 - there

@@ -1,4 +1,4 @@
-"""A plain dictionary as a model of a gallery, and a check of the gallery's answers against features computed anew."""
+"""A plain dictionary as a model of a gallery, and checks of its answers against freshly computed features."""
 
 from functools import cache
 

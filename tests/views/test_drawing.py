@@ -1,0 +1,62 @@
+"""The files about queries: score maps as they come, then heat maps and a page."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spade_index.features.backbone import Backbone
+from spade_index.gallery import Gallery
+from spade_index.images import DecodedImage
+from spade_index.method.detector import Detector
+from spade_index.settings import SearchSettings
+from spade_index.views.drawing import Drawing
+
+Decoded = Callable[..., list[DecodedImage]]
+
+
+def test_files_are_where_save_said(gallery_path: Path, backbone: Backbone, decoded: Decoded, tmp_path: Path) -> None:
+    images, told = decoded(2), []
+    with Gallery(gallery_path) as gallery:
+        detector = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3))
+        drawing = Drawing(detector, tmp_path / "out")
+        detections = detector.detect(images)
+        saved = [drawing.save(image.file, found) for image, found in zip(images, detections, strict=True)]
+        drawing.draw([image.file for image in images], pytest.fail, told.append)
+    assert sum(told) == len(drawing) == 2
+    for image, found, (score_map, heatmap) in zip(images, detections, saved, strict=True):
+        np.testing.assert_array_equal(np.load(score_map), found.pixels.score_map)
+        with Image.open(heatmap) as drawn, Image.open(image.file.path) as original:
+            assert drawn.size == original.size
+        assert image.file.id in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_image_that_is_gone_is_named_and_left_out(
+    gallery_path: Path, backbone: Backbone, decoded: Decoded, tmp_path: Path
+) -> None:
+    images, notices = decoded(2), []
+    with Gallery(gallery_path) as gallery:
+        detector = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3))
+        drawing = Drawing(detector, tmp_path / "out")
+        saved = [drawing.save(image.file, found) for image, found in zip(images, detector.detect(images), strict=True)]
+        Path(images[0].file.path).unlink()
+        drawing.draw([image.file for image in images], notices.append, lambda count: None)
+    assert [heatmap.exists() for _, heatmap in saved] == [False, True]
+    assert len(notices) == 1
+    assert images[0].file.path in notices[0]
+    assert images[1].file.id in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_without_a_score_map_nothing_is_saved(
+    gallery_path: Path, backbone: Backbone, decoded: Decoded, tmp_path: Path
+) -> None:
+    (image,) = decoded(1)
+    with Gallery(gallery_path) as gallery:
+        detector = Detector(gallery, backbone, SearchSettings(maps="never"))
+        drawing = Drawing(detector, tmp_path / "out")
+        assert drawing.save(image.file, detector.detect([image])[0]) is None
+        assert detector.map_bytes == 0
+    assert len(drawing) == 0
+    assert not (tmp_path / "out").exists()
