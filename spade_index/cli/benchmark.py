@@ -1,6 +1,7 @@
 """`spade-index benchmark`: run the programs of benchmarks/ by name."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -11,6 +12,8 @@ from spade_index.settings import MODES, STORAGES
 from . import parsing
 from .options import device_option
 from .progress import Progress
+
+PACKAGES = {"psutil": "psutil", "scikit-image": "skimage"}  # of the benchmarks, and their modules
 
 
 @click.group()
@@ -64,6 +67,7 @@ def kernel(
     memory: bool,
 ) -> None:
     """Time the pixel search against other implementations, on features of photographs; all are verified first."""
+    _require_packages()
     from spade_index.benchmarks.pixel_search import Settings, run
 
     all_sets = Settings.sets if tiles is None else (*Settings.sets, "tiles")
@@ -128,6 +132,7 @@ def gallery(
     keep: bool,
 ) -> None:
     """Measure a growing gallery: latency, recall, memory, disk space and bytes read per query; beside peers."""
+    _require_packages()
     from spade_index.benchmarks.gallery_growth import Settings, run
 
     try:
@@ -194,6 +199,7 @@ def ingest(
     keep: bool,
 ) -> None:
     """Time the ingest of images into a gallery against the backbone alone, and its memory; verifies the gallery."""
+    _require_packages()
     from spade_index.benchmarks.ingest import Settings, run
 
     settings = Settings(
@@ -210,3 +216,9 @@ def ingest(
         keep=keep,
     )
     run(settings, json_file, picture, click.echo, Progress.note)
+
+
+def _require_packages() -> None:
+    """Raise InputError, with the command that installs them, if packages of the benchmarks are missing."""
+    if missing := [name for name, module in PACKAGES.items() if find_spec(module) is None]:
+        raise InputError(f"benchmarks need {' and '.join(missing)}: pip install {' '.join(missing)}")

@@ -99,6 +99,11 @@ def test_invalid_options_are_refused_in_one_line(tmp_path):
     assert few.endswith("train/good has 12 images: ask for no more --neighbours")
 
 
+def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch):
+    monkeypatch.setattr("spade_index.cli.benchmark.find_spec", lambda module: None)
+    assert refused("benchmark", "kernel").endswith("pip install psutil scikit-image")
+
+
 def farther(search, given):
     distances, matches = CONTENDERS["cdist"].run(search, given)
     return distances * 1.001, matches
