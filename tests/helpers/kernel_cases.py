@@ -64,7 +64,7 @@ def random_search(sizes, batch=2, slots=3, kind="random"):
 
 
 def alike_search(sizes=((32, 32), (16, 16), (8, 8)), batch=1, slots=4, seed=5):
-    """Return a query and a pool of smooth maps, the pool's being the first query's plus noise, so that pruning works."""
+    """Return a query and a pool of smooth maps, the pool's being the first query's plus noise: pruning works."""
     generator = torch.Generator().manual_seed(seed)
     query, pool = [], []
     for (h, w), channels in zip(sizes, (6, 8, 10, 4), strict=False):
