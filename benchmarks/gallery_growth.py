@@ -1,6 +1,6 @@
 """What does a gallery cost as it grows? `spade-index benchmark gallery`: one gallery of 1,000 to 1,000,000 images.
 
-    python benchmarks/gallery_growth.py --photographs cifar10.tar --work DIR --json growth.json --picture growth.png
+    spade-index benchmark gallery --photographs cifar10.tar --work DIR --json growth.json --picture growth.png
 
 1. Real photographs come first, then descriptors drawn around real ones (growth_data.py). Photographs that tune and test
    are never in the gallery.
@@ -12,7 +12,6 @@
 import json
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -273,9 +272,3 @@ def extrapolated(key: str, images: int, before: list[Figures]) -> float | None:
         return None
     fewer, seconds = built[-1]["images"], built[-1]["peers"][key]["seconds"]
     return float(seconds * images * math.log(images) / (fewer * math.log(fewer)))
-
-
-if __name__ == "__main__":
-    from spade_index.cli import main
-
-    main(["benchmark", "gallery", *sys.argv[1:]])

@@ -1,6 +1,6 @@
 """How fast is the pixel search, and how much of it can be pruned? `spade-index benchmark kernel`, on real features.
 
-    python benchmarks/pixel_search.py --json benchmarks/results/pixel_search.json --picture kernel.png [OPTIONS]
+    spade-index benchmark kernel --json benchmarks/results/pixel_search.json --picture kernel.png [OPTIONS]
 
 1. Every contender is compared with the reference backend on small maps, and on each search with exact distances in
    float64 at sampled pixels (pixel_checks.py). A contender that is wrong is not timed.
@@ -13,7 +13,6 @@
 """
 
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -264,9 +263,3 @@ def _same_threads() -> int:
 
         faiss.omp_set_num_threads(threads)
     return threads
-
-
-if __name__ == "__main__":
-    from spade_index.cli import main
-
-    main(["benchmark", "kernel", *sys.argv[1:]])

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from spade_index.server.logs import JsonLines
 
-from helpers.serving import Server, odd, parts
+from helpers.serving import Server, eventually, odd, parts
 from helpers.tiny import png
 
 QUERY = "/v1/galleries/plain/query"
@@ -64,6 +64,7 @@ def test_stages_batches_and_the_queue_are_measured(server: Server) -> None:
         assert found["spade_index_stage_seconds_count", stage] == 1
     shown = server.query("calibrated", odd())
     server.http.get(shown["score_map"]["overlay"])
+    eventually(lambda: figures(server)["spade_index_batch_images_count",] == 2)  # counted after its answers are sent
     found = figures(server)
     for stage, count in (("decode", 2), ("wait", 2), ("backbone", 2), ("images", 2), ("pixels", 2), ("render", 1)):
         assert found["spade_index_stage_seconds_count", stage] == count
@@ -76,7 +77,7 @@ def test_stages_batches_and_the_queue_are_measured(server: Server) -> None:
         assert figures(server)["spade_index_queue_images",] == 3
         server.watch.release()
         answer.result()
-    assert figures(server)["spade_index_batch_images_sum",] == 5
+    eventually(lambda: figures(server)["spade_index_batch_images_sum",] == 5)
 
 
 def test_open_galleries_maps_and_results_are_measured(server: Server) -> None:
