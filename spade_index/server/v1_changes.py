@@ -20,8 +20,6 @@ from .schema import Ids, image_body
 from .service import service_of
 from .v1 import PROBLEMS, GalleryName
 
-LOCKED_SECONDS = 5  # to wait for another writer
-
 JobId = Annotated[str, Path(description="Of a job")]
 
 adding = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=AddRoute)
@@ -60,7 +58,7 @@ async def add(
     if not prefix.isprintable():
         raise Problem(422, "it is not printable", field="prefix")
     with (
-        storage_errors(served.jobs.folder),
+        storage_errors(served.jobs.files.folder),
         await anyio.to_thread.run_sync(served.jobs.new, gallery, replace, prefix) as staging,
     ):
         await read_files(request, served.settings.add_images, staging.begin, anyio.to_thread.run_sync)
@@ -108,7 +106,7 @@ def resume(request: Request, found: KnownJob) -> wire.JobInfo:
 
 def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Changed:
     path = service_of(request).galleries.path(gallery)
-    with _writer(path) as writer:
+    with _writer(path, service_of(request).settings.change_seconds) as writer:
         try:
             snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)
         except InputError as error:  # of one to be restored that is there
@@ -118,9 +116,9 @@ def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Chang
         return wire.Changed(changed=len(set(ids.ids)), images=len(writer.gallery), snapshot=snapshot)
 
 
-def _writer(path: FilePath) -> GalleryWriter:
-    """The gallery, for writing, if no other writer is at it for long. Raises GalleryLocked."""
-    until = time.monotonic() + LOCKED_SECONDS
+def _writer(path: FilePath, seconds: float) -> GalleryWriter:
+    """Open a gallery for writing, and wait a time for another writer. Raises GalleryLocked."""
+    until = time.monotonic() + seconds
     while True:
         try:
             return GalleryWriter(path)

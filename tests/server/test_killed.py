@@ -20,10 +20,10 @@ from helpers.waiting import PATIENCE, eventually
 
 # Commits after every 8 images, and time in between to be killed in.
 SLOWLY = """
-import time, spade_index.gallery.write.session as session, spade_index.server.jobs as jobs
+import time, spade_index.gallery.write.session as session, spade_index.server.job_files as files
 session.SHARD_ROWS = 8
-read = jobs._read
-jobs._read = lambda *arguments: (time.sleep(SECONDS), read(*arguments))[1]
+read = files.read_image
+files.read_image = lambda *arguments: (time.sleep(SECONDS), read(*arguments))[1]
 """
 
 
