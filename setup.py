@@ -76,6 +76,7 @@ setup(
             "h11>=0.16",  # 0.16 is the first that is strict about the ends of chunks (request smuggling)
             "httpx>=0.27",
             "prometheus-client>=0.21",
+            "pydantic>=2.9",
             # 0.0.27 is the first that limits the headers of a part; 0.0.30 reads one in linear time.
             "python-multipart>=0.0.30",
             "uvicorn>=0.32",

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from .features.backbone import load_backbone as load_backbone
     from .gallery.index.search import Neighbour as Neighbour
     from .gallery.reader import Gallery as Gallery
+    from .gallery.store.record import ImageOrigin as ImageOrigin
+    from .gallery.store.record import NewImage as NewImage
+    from .gallery.store.record import StoredImage as StoredImage
     from .gallery.write.writer import GalleryWriter as GalleryWriter
     from .images.find import find_images as find_images
     from .method.detection import Detection as Detection
@@ -24,10 +27,13 @@ _MODULES = {
     "ExtractionSettings": "settings",
     "Gallery": "gallery.reader",
     "GalleryWriter": "gallery.write.writer",
+    "ImageOrigin": "gallery.store.record",
     "Neighbour": "gallery.index.search",
+    "NewImage": "gallery.store.record",
     "Preprocessing": "settings",
     "SearchSettings": "settings",
     "SpadeIndexError": "errors",
+    "StoredImage": "gallery.store.record",
     "find_images": "images.find",
     "load_backbone": "features.backbone",
 }

@@ -1,4 +1,4 @@
-// The four kernels of a fused search (interface.py) in CUDA C++, for compute capability 8.0 and later. No header is needed.
+// The four kernels of a fused search (interface.py) in CUDA C++, for compute capability 8.0 and later; without headers.
 //
 // Gallery maps are rows [slots, rows of a map, columns], columns a multiple of 8 that ends in zeros: level 0 as child
 // planes of cells, the others in raster order. A product's left side is a query's rows, each scaled by a power of two;

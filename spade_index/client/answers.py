@@ -1,191 +1,109 @@
-"""What a service answers, as the Python client hands it over: the fields of its OpenAPI document, frozen."""
+"""The answers of a service as the Python client returns them: those of `wire`, and what can be done with them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import field
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from spade_index.errors import InputError
+from spade_index.errors import InputError, ServiceError
+from spade_index.wire import (
+    Changed,
+    Evidence,
+    GalleryImage,
+    GalleryInfo,
+    GallerySummary,
+    JobInfo,
+    MatchInfo,
+    NeighbourInfo,
+    ScoreMap,
+    ServiceInfo,
+    Verdict,
+)
 
-if TYPE_CHECKING:
-    from .client import Client
+__all__ = [
+    "Changed",
+    "Evidence",
+    "GalleryImage",
+    "GalleryInfo",
+    "GallerySummary",
+    "Job",
+    "MatchInfo",
+    "NeighbourInfo",
+    "Result",
+    "ScoreMap",
+    "ServiceInfo",
+    "checked",
+    "result_of",
+]
 
 T = TypeVar("T")
-Place = tuple[int, int]  # (x, y) in an original's pixels
-
-PAIRS = ("pixel", "neighbour_pixel", "neighbour_size", "limits", "input_size")  # lists in JSON
 
 
 @dataclass(frozen=True)
-class ServiceInfo:
-    """A service, and what it takes in one request."""
-
-    version: str
-    galleries: int
-    limits: dict[str, float]
-
-
-@dataclass(frozen=True)
-class GallerySummary:
-    """A gallery in the list of all; `error` says why one cannot be used."""
-
-    name: str
-    images: int | None
-    snapshot: int | None
-    backbone: str | None
-    calibrated: bool
-    open: bool
-    error: str | None
-
-
-@dataclass(frozen=True)
-class GalleryInfo:
-    """One gallery: what it was built with, its snapshots, thresholds and index."""
-
-    name: str
-    images: int
-    snapshot: int
-    snapshots: list[dict[str, Any]]
-    created: str | None
-    backbone: str
-    input_size: tuple[int, int]
-    settings: dict[str, Any]
-    search: dict[str, Any]
-    thresholds: dict[str, float]
-    index: dict[str, Any] | None
-    removed_images: int
-    shard_bytes: int
-    open: bool
-    may_write: bool
-
-
-@dataclass(frozen=True)
-class GalleryImage:
-    """One of a gallery's images."""
-
-    id: str
-    key: int
-    width: int
-    height: int
-    added: int  # the snapshot that it came with
-    path: str
-
-
-@dataclass(frozen=True)
-class Change:
-    """A gallery after images were removed or restored."""
-
-    changed: int
-    images: int
-    snapshot: int
-
-
-@dataclass(frozen=True)
-class Job:
+class Job(JobInfo):
     """Images that are being added: `images` have come, and `done` of them were looked at."""
-
-    id: str
-    gallery: str
-    state: str  # receiving, queued, running; done, failed, cancelled, interrupted
-    images: int
-    done: int
-    report: dict[str, int] | None
-    notices: list[str]
-    snapshot: int | None
-    error: str | None
-    created: str
-    started: str | None
-    ended: str | None
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen to it (an interrupted one can be resumed)."""
+        """Whether nothing more will happen to it (an interrupted job can be resumed)."""
         return self.state not in ("receiving", "queued", "running")
 
 
-@dataclass(frozen=True)
-class Neighbour:
-    """A normal image that is near."""
+class Pictures(Protocol):
+    """Where a result's pictures and matches come from: a client."""
 
-    id: str
-    distance: float
+    def score_map(self, result_id: str) -> NDArray[np.float32]: ...
 
+    def picture(self, result_id: str, kind: Any, opacity: float | None = None) -> Image.Image: ...
 
-@dataclass(frozen=True)
-class Evidence:
-    """A place of the image, and the normal place that is most like it."""
+    def match(self, result_id: str, x: int, y: int) -> MatchInfo: ...
 
-    pixel: Place
-    neighbour: str
-    neighbour_pixel: Place
-    distance: float
+    def thumbnail(self, gallery: str, id: str, snapshot: int | None = None) -> Image.Image: ...
 
 
-@dataclass(frozen=True)
-class Match(Evidence):
-    """The same for any place, with the value of the score map there."""
-
-    neighbour_size: tuple[int, int]
-    score: float
-
-
-@dataclass(frozen=True)
-class ScoreMap:
-    """Where a score map is kept, for `expires` seconds at most."""
-
-    id: str
-    max: float
-    limits: tuple[float, float]  # of the overlay's colours
-    expires: float
-
-
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
+class Result(Verdict):
     """What was found for one image. Pictures and matches are fetched when they are asked for, while they are kept."""
 
     gallery: str
-    image: str | None
-    width: int
-    height: int
-    score: float
-    kind: str
-    scores: dict[str, float]
-    threshold: float | None
-    anomalous: bool | None
-    snapshot: int
-    neighbours: tuple[Neighbour, ...]
-    evidence: Evidence | None
     kept: ScoreMap | None
-    _client: "Client" = field(repr=False, compare=False)
+    _client: Any = field(repr=False, compare=False)  # Pictures
 
     def score_map(self) -> NDArray[np.float32]:
-        """How far each pixel is from normal, float32 [H, W] of the backbone's input size."""
-        return self._client.score_map(self._id())
+        """Return how far each pixel is from normal, float32 [H, W] of the backbone's input size."""
+        return self._pictures.score_map(self._id())
 
     def overlay(self, opacity: float = 0.5) -> Image.Image:
-        """The score map over the image, in its own coordinates."""
-        return self._client.picture(self._id(), "overlay", opacity)
+        """Return the score map over the image, in its own coordinates."""
+        return self._pictures.picture(self._id(), "overlay", opacity)
 
     def heat(self) -> Image.Image:
-        """The overlay's colours alone, transparent where the image is normal."""
-        return self._client.picture(self._id(), "heat")
+        """Return the colours of the overlay alone, transparent where the image is normal."""
+        return self._pictures.picture(self._id(), "heat")
 
     def grey(self) -> Image.Image:
-        """The score map in 8 bits over its limits."""
-        return self._client.picture(self._id(), "grey")
+        """Return the score map as 8-bit grey over its limits."""
+        return self._pictures.picture(self._id(), "grey")
 
-    def match(self, x: int, y: int) -> Match:
-        """The normal image and place that a pixel of the image was matched with."""
-        return self._client.match(self._id(), x, y)
+    def match(self, x: int, y: int) -> MatchInfo:
+        """Return the normal image and place that a pixel of the image was matched with."""
+        return self._pictures.match(self._id(), x, y)
 
     def thumbnail(self, id: str | None = None) -> Image.Image:
-        """A small picture of a neighbour: by its id, or the one that the worst place was matched with."""
+        """Return a small picture of a neighbour, by its id; by default, of the one matched with the worst place."""
         if id is None:
             id = self.evidence.neighbour if self.evidence else self.neighbours[0].id
-        return self._client.thumbnail(self.gallery, id, self.snapshot)
+        return self._pictures.thumbnail(self.gallery, id, self.snapshot)
+
+    @property
+    def _pictures(self) -> Pictures:
+        client: Pictures = self._client
+        return client
 
     def _id(self) -> str:
         if self.kept is None:
@@ -193,25 +111,15 @@ class Result:
         return self.kept.id
 
 
-def made(kind: type[T], values: Mapping[str, Any], **others: Any) -> T:
-    """A dataclass of an answer's fields; those that a newer service adds are left out."""
-    found = {}
-    for name in (one.name for one in fields(kind) if one.name in values):  # type: ignore[arg-type]
-        value = values[name]
-        found[name] = tuple(value) if name in PAIRS and isinstance(value, list) else value
-    return kind(**found | others)
+def checked(kind: type[T], values: Any) -> T:
+    """Return an answer as what it should be. Raises ServiceError if it is not."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise ServiceError(f"the answer is not one of spade_index ({error.error_count()} unexpected fields)") from error
 
 
-def result_of(client: "Client", gallery: str, image: str | None, values: Mapping[str, Any]) -> Result:
-    """One of a query's results."""
-    evidence, score_map = values["evidence"], values["score_map"]
-    return made(
-        Result,
-        values,
-        gallery=gallery,
-        image=image,
-        neighbours=tuple(made(Neighbour, one) for one in values["neighbours"]),
-        evidence=made(Evidence, evidence) if evidence else None,
-        kept=made(ScoreMap, score_map) if score_map else None,
-        _client=client,
-    )
+def result_of(client: Pictures, gallery: str, image: str | None, values: Mapping[str, Any]) -> Result:
+    """Return one of the results of a query."""
+    own = {"gallery": gallery, "image": image, "kept": values.get("score_map"), "_client": client}
+    return checked(Result, {**{name: of for name, of in values.items() if name != "score_map"}, **own})

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import quote
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -24,23 +25,18 @@ from PIL import Image
 from spade_index.errors import InputError, JobFailed, ServiceError, Unavailable
 
 from .answers import (
-    Change,
+    Changed,
     GalleryImage,
     GalleryInfo,
     GallerySummary,
     Job,
-    Match,
+    MatchInfo,
     Result,
     ServiceInfo,
-    made,
+    checked,
     result_of,
 )
 from .images import Images, named_files
-
-try:
-    import httpx
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("the client needs httpx: pip install 'spade_index[serve]'", name="httpx") from error
 
 LONGEST_WAIT = 30.0  # seconds between two tries
 IDLE = 2.0  # seconds that an unused connection is kept: fewer than the service keeps it
@@ -72,42 +68,42 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._http.close()
 
     def ready(self) -> bool:
-        """Whether the service is there and takes queries."""
+        """Return whether the service is there and takes queries."""
         try:
             return self._sent("GET", "v2/health/ready", tries=1).is_success
         except ServiceError:
             return False
 
     def service(self) -> ServiceInfo:
-        """The service's version and limits."""
-        return made(ServiceInfo, self._json("GET", "v1"))
+        """Return the version and the limits of the service."""
+        return checked(ServiceInfo, self._json("GET", "v1"))
 
     def galleries(self) -> list[GallerySummary]:
-        """All galleries that the key may read."""
-        return [made(GallerySummary, one) for one in self._json("GET", "v1/galleries")["galleries"]]
+        """Return all galleries that the key may read."""
+        return [checked(GallerySummary, one) for one in self._json("GET", "v1/galleries")["galleries"]]
 
     def gallery(self, name: str) -> GalleryInfo:
-        """One gallery."""
-        return made(GalleryInfo, self._json("GET", _at(name)))
+        """Return one gallery."""
+        return checked(GalleryInfo, self._json("GET", _at(name)))
 
     def reload(self, name: str) -> GalleryInfo:
-        """Have a gallery opened anew. Commits are seen without."""
-        return made(GalleryInfo, self._json("POST", _at(name, "reload")))
+        """Open a gallery anew. Commits are seen without this."""
+        return checked(GalleryInfo, self._json("POST", _at(name, "reload")))
 
     def images(self, gallery: str, removed: bool = False) -> Iterator[GalleryImage]:
-        """The images of a gallery in the order in which they were added, or those that `restore` can take back."""
+        """Yield the images of a gallery in the order in which they were added, or those that `restore` can restore."""
         after: int | None = -1
         while after is not None:
             page = self._json("GET", _at(gallery, "images"), after=after, limit=PAGE, removed=removed)
-            yield from (made(GalleryImage, one) for one in page["images"])
+            yield from (checked(GalleryImage, one) for one in page["images"])
             after = page["next"]
 
     def thumbnail(self, gallery: str, id: str, snapshot: int | None = None) -> Image.Image:
-        """A small picture of one of a gallery's images."""
+        """Return a small picture of an image of a gallery."""
         return _picture(self._asked("GET", _at(gallery, "thumbnail"), id=id, snapshot=snapshot))
 
     def query(
@@ -131,7 +127,7 @@ class Client:
         ]
 
     def score_map(self, result_id: str) -> NDArray[np.float32]:
-        """A kept result's score map."""
+        """Return the score map of a kept result."""
         response = self._asked("GET", f"v1/results/{_part(result_id)}/score_map.npy")
         values: NDArray[np.float32] = np.load(io.BytesIO(response.content), allow_pickle=False)
         return values
@@ -139,15 +135,15 @@ class Client:
     def picture(
         self, result_id: str, kind: Literal["overlay", "heat", "grey"], opacity: float | None = None
     ) -> Image.Image:
-        """A kept result's score map as a picture; `opacity` is the overlay's."""
+        """Return the score map of a kept result as a picture; `opacity` is that of the overlay."""
         return _picture(self._asked("GET", f"v1/results/{_part(result_id)}/{kind}.png", opacity=opacity))
 
-    def match(self, result_id: str, x: int, y: int) -> Match:
-        """What a pixel of a kept result's image was matched with."""
-        return made(Match, self._json("GET", f"v1/results/{_part(result_id)}/match", x=x, y=y))
+    def match(self, result_id: str, x: int, y: int) -> MatchInfo:
+        """Return what a pixel of the image of a kept result was matched with."""
+        return checked(MatchInfo, self._json("GET", f"v1/results/{_part(result_id)}/match", x=x, y=y))
 
     def add(self, gallery: str, images: Images, replace: bool = False, prefix: str = "") -> Job:
-        """Have normal images added; returns as soon as they have come. Their ids are `prefix` and their names.
+        """Add normal images; return as soon as they have arrived. Their ids are `prefix` and their names.
 
         Names are paths' last parts; give {name: image} for others, and for images that are not files.
         """
@@ -156,36 +152,36 @@ class Client:
             if not name:
                 raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
             files.append((name, data))
-        return made(Job, self._json("POST", _at(gallery, "images"), files, replace=replace, prefix=prefix))
+        return checked(Job, self._json("POST", _at(gallery, "images"), files, replace=replace, prefix=prefix))
 
-    def remove(self, gallery: str, ids: Iterable[str]) -> Change:
+    def remove(self, gallery: str, ids: Iterable[str]) -> Changed:
         """Remove images, all or none."""
-        return made(Change, self._json("POST", _at(gallery, "remove"), body={"ids": list(ids)}))
+        return checked(Changed, self._json("POST", _at(gallery, "remove"), body={"ids": list(ids)}))
 
-    def restore(self, gallery: str, ids: Iterable[str]) -> Change:
-        """Take back the removal of images, all or none."""
-        return made(Change, self._json("POST", _at(gallery, "restore"), body={"ids": list(ids)}))
+    def restore(self, gallery: str, ids: Iterable[str]) -> Changed:
+        """Restore removed images, all or none."""
+        return checked(Changed, self._json("POST", _at(gallery, "restore"), body={"ids": list(ids)}))
 
     def jobs(self) -> list[Job]:
-        """All jobs of galleries that the key may read, the newest first."""
-        return [made(Job, one) for one in self._json("GET", "v1/jobs")["jobs"]]
+        """Return all jobs of galleries that the key may read, the newest first."""
+        return [checked(Job, one) for one in self._json("GET", "v1/jobs")["jobs"]]
 
     def job(self, job: Job | str) -> Job:
-        """A job as it is now."""
-        return made(Job, self._json("GET", _job(job)))
+        """Return a job as it is now."""
+        return checked(Job, self._json("GET", _job(job)))
 
     def cancel(self, job: Job | str) -> Job:
         """End a job; what it has committed stays."""
-        return made(Job, self._json("DELETE", _job(job)))
+        return checked(Job, self._json("DELETE", _job(job)))
 
     def resume(self, job: Job | str) -> Job:
-        """Go on with a job that was interrupted because the service ended."""
-        return made(Job, self._json("POST", f"{_job(job)}/resume"))
+        """Resume a job that was interrupted because the service ended."""
+        return checked(Job, self._json("POST", f"{_job(job)}/resume"))
 
     def wait(
         self, job: Job | str, progress: Callable[[Job], object] | None = None, timeout: float | None = None
     ) -> Job:
-        """A job once it is done; `progress` is called with it whenever it has got further.
+        """Wait until a job is done, and return it; `progress` is called with it whenever it has got further.
 
         Raises JobFailed if it ends otherwise, Unavailable if it takes longer than `timeout` seconds.
         """
@@ -213,7 +209,7 @@ class Client:
             raise ServiceError(told, status=response.status_code) from None
 
     def _asked(self, method: str, path: str, files: Any = None, body: Any = None, **parameters: Any) -> httpx.Response:
-        """A successful answer. Raises ServiceError."""
+        """Return a successful answer. Raises ServiceError."""
         given = {name: value for name, value in parameters.items() if value is not None}
         form = [("images", file) for file in files] if files is not None else None
         response = self._sent(method, path, params=given, files=form, json=body)
@@ -222,7 +218,7 @@ class Client:
         return response
 
     def _sent(self, method: str, path: str, *, tries: int | None = None, **request: Any) -> httpx.Response:
-        """An answer, after a refusal (503) tried again a few times. Raises Unavailable."""
+        """Return an answer; what is refused (503) is tried again a few times. Raises Unavailable."""
         left = tries or self._tries
         while True:
             try:
@@ -244,7 +240,7 @@ def _picture(response: httpx.Response) -> Image.Image:
 
 
 def _error(response: httpx.Response) -> ServiceError:
-    """What an answer that is an error says, whoever it is from: a proxy before the service may have its own."""
+    """Return an answer that is an error as an exception; a proxy before the service may have its own errors."""
     request, status = response.request, response.status_code
     try:
         told = response.json()
@@ -267,7 +263,7 @@ def _error(response: httpx.Response) -> ServiceError:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds, of either form that the header may have."""
+    """Return the seconds that `Retry-After` asks for, in either of its forms."""
     told = response.headers.get("Retry-After", "")
     try:
         return float(told) if told.isdigit() else max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
@@ -284,5 +280,5 @@ def _at(gallery: str, *rest: str) -> str:
 
 
 def _part(name: str) -> str:
-    """A name as one part of a path, whatever is in it."""
+    """Return a name as one part of a path, whatever is in it."""
     return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")

@@ -1,12 +1,15 @@
 """A request to add images, as clients are told of it."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
+
+from spade_index import wire
 
 State = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
 ENDED = ("done", "failed", "cancelled")
 RESTING = (*ENDED, "interrupted")
+TOLD = tuple(told.name for told in fields(wire.JobInfo) if told.name != "images")
 
 
 def now() -> str:
@@ -34,8 +37,7 @@ class Job:
     started: str | None = None
     ended: str | None = None
 
-    def told(self) -> dict[str, Any]:
-        """As JSON for clients."""
-        values = asdict(self)
-        values["images"] = len(values.pop("names"))
-        return values
+    def told(self) -> wire.JobInfo:
+        """Return what clients are told of it."""
+        values = {name: getattr(self, name) for name in TOLD}
+        return wire.JobInfo(**values, images=len(self.names))

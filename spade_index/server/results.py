@@ -4,16 +4,16 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from spade_index import wire
 from spade_index.images.decode import DecodedImage, Geometry, decode
-from spade_index.method.detection import Match, PixelDetection
+from spade_index.method.detection import PixelDetection
 from spade_index.method.evidence import locate
 from spade_index.settings import Preprocessing
 from spade_index.views.heatmap import heat, heatmap, score_limits
@@ -63,7 +63,7 @@ class Result:
         scaled = (self.pixels.score_map - low) / (high - low if high > low else 1)
         return Image.fromarray(np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8))
 
-    def match(self, x: int, y: int) -> dict[str, Any]:
+    def match(self, x: int, y: int) -> wire.MatchInfo:
         """What the place at this pixel of the original was matched with. Raises Problem (422)."""
         across, down = self.geometry.to_input(x, y)
         if not (0 <= across < 1 and 0 <= down < 1):
@@ -73,13 +73,16 @@ class Result:
         match = self.pixels.match(across, down)
         width, height = self.answer.originals[match.neighbour.id]
         snapshot = self.answer.detection.snapshot
-        return {
-            **evidence(match, self.geometry, self.answer, self.preprocessing),
-            "pixel": [x, y],
-            "neighbour_size": [width, height],
-            "score": float(score_map[row, column]),
-            "thumbnail": thumbnail_link(self.gallery, match.neighbour.id, snapshot),
-        }
+        found = locate(match, self.geometry, (width, height), self.preprocessing)
+        return wire.MatchInfo(
+            pixel=(x, y),
+            neighbour=found.neighbour,
+            neighbour_pixel=found.neighbour_pixel,
+            distance=found.distance,
+            neighbour_size=(width, height),
+            score=float(score_map[row, column]),
+            thumbnail=thumbnail_link(self.gallery, match.neighbour.id, snapshot),
+        )
 
     def _image(self) -> Image.Image:
         image = decode(self.upload.data, "the image", self.geometry.width * self.geometry.height)
@@ -124,47 +127,55 @@ class Results:
 
 def described(
     gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing, results: Results
-) -> dict[str, Any]:
-    """What was found for one image, as JSON. Where there is a score map, it is kept, and linked to."""
+) -> wire.ResultInfo:
+    """Describe what was found for one image. Where there is a score map, the result is kept."""
     if answer.detection.pixels is None:
-        return _verdict(upload, image.geometry, answer) | {"evidence": None, "score_map": None}
+        return _described(upload, image.geometry, answer, None, None)
     result = result_of(gallery, upload, image, answer, how)
     return told(results.keep(result), result, results.seconds)
 
 
-def told(id: str, result: Result, seconds: float) -> dict[str, Any]:
-    """A result that is kept for so many seconds, as JSON."""
+def told(id: str, result: Result, seconds: float) -> wire.ResultInfo:
+    """Describe a result that is kept for a number of seconds."""
     at = f"/v1/results/{id}"
-    return _verdict(result.upload, result.geometry, result.answer) | {
-        "evidence": evidence(result.pixels.worst(), result.geometry, result.answer, result.preprocessing),
-        "score_map": {
-            "id": id,
-            "max": result.pixels.score,
-            "limits": result.limits,
-            "overlay": f"{at}/overlay.png",
-            "heat": f"{at}/heat.png",
-            "grey": f"{at}/grey.png",
-            "npy": f"{at}/score_map.npy",
-            "match": f"{at}/match",
-            "expires": seconds,
-        },
-    }
+    worst = result.pixels.worst()
+    evidence = locate(worst, result.geometry, result.answer.originals[worst.neighbour.id], result.preprocessing)
+    score_map = wire.ScoreMap(
+        id=id,
+        max=result.pixels.score,
+        limits=result.limits,
+        overlay=f"{at}/overlay.png",
+        heat=f"{at}/heat.png",
+        grey=f"{at}/grey.png",
+        npy=f"{at}/score_map.npy",
+        match=f"{at}/match",
+        expires=seconds,
+    )
+    return _described(result.upload, result.geometry, result.answer, wire.Evidence(**vars(evidence)), score_map)
 
 
-def _verdict(upload: Upload, geometry: Geometry, answer: Answer) -> dict[str, Any]:
+def _described(
+    upload: Upload,
+    geometry: Geometry,
+    answer: Answer,
+    evidence: wire.Evidence | None,
+    score_map: wire.ScoreMap | None,
+) -> wire.ResultInfo:
     detection = answer.detection
-    return {
-        "image": upload.name,
-        "width": geometry.width,
-        "height": geometry.height,
-        "score": detection.score,
-        "kind": detection.kind,
-        "scores": detection.scores,
-        "threshold": detection.threshold,
-        "anomalous": detection.anomalous,
-        "snapshot": detection.snapshot,
-        "neighbours": [{"id": n.id, "distance": n.distance} for n in detection.neighbours],
-    }
+    return wire.ResultInfo(
+        image=upload.name,
+        width=geometry.width,
+        height=geometry.height,
+        score=detection.score,
+        kind=detection.kind,
+        scores=detection.scores,
+        threshold=detection.threshold,
+        anomalous=detection.anomalous,
+        snapshot=detection.snapshot,
+        neighbours=tuple(wire.NeighbourInfo(n.id, n.distance) for n in detection.neighbours),
+        evidence=evidence,
+        score_map=score_map,
+    )
 
 
 def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing) -> Result:
@@ -172,11 +183,6 @@ def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer,
     assert answer.detection.pixels is not None
     limits = score_limits([answer.detection.pixels.score], answer.map_threshold)
     return Result(gallery, upload, image.geometry, answer, limits, how)
-
-
-def evidence(match: Match, geometry: Geometry, answer: Answer, how: Preprocessing) -> dict[str, Any]:
-    """A place and the normal place that it was matched with, (x, y) in the originals, as `query --json` tells it."""
-    return asdict(locate(match, geometry, answer.originals[match.neighbour.id], how))
 
 
 def thumbnail_link(gallery: str, id: str, snapshot: int) -> str:

@@ -46,7 +46,7 @@ class Service:
         self.engine = Engine(self.galleries, settings, self.metrics)
         self.results = Results(settings.results_bytes, settings.results_seconds)
         self.drawing = threading.BoundedSemaphore(settings.decoders)  # whole images are in memory while it is done
-        self.jobs = Jobs(self.galleries, settings.image_pixels)
+        self.jobs = Jobs(self.galleries, settings)
         self.metrics.watch(self.galleries.pool_stats, self.results.stats)
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""What is served, to whom, and within which limits."""
+"""Settings of the service: galleries, address, memory and limits."""
 
 import ipaddress
 import os
@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Everything that `spade-index serve` can be told; sizes in bytes, times in seconds."""
+    """All settings of `spade-index serve`; sizes in bytes, times in seconds."""
 
     root: Path
     host: str = "127.0.0.1"
@@ -44,6 +44,11 @@ class ServeSettings:
     body_rate: int = 32 << 10  # or for longer with fewer bytes a second than these
     request_seconds: float = 60  # from its arrival to its turn
 
+    change_seconds: float = 5  # that removing and restoring wait for another writer
+    job_seconds: float = 60  # that a job waits for another writer
+    jobs_waiting: int = 100  # jobs that have not been run, beyond which no more are taken
+    jobs_kept: int = 100  # ended jobs that are remembered
+
     results_bytes: int = 256 * MIB  # of recent results, whose score maps can be asked for
     results_seconds: float = 900
 
@@ -58,7 +63,7 @@ class ServeSettings:
 
     @property
     def on_loopback(self) -> bool:
-        """Whether only this machine can connect."""
+        """Return whether only this machine can connect."""
         if self.host == "localhost":
             return True
         try:

@@ -10,11 +10,12 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from PIL import Image
 
+from spade_index import wire
 from spade_index.errors import SpadeIndexError
 from spade_index.method.scores import calibrated_thresholds
 from spade_index.settings import Maps
 
-from . import results, schema
+from . import results
 from .access import ReadRoute, RequestKey, permitted
 from .decoding import read_uploads
 from .forms import FIELD
@@ -49,67 +50,66 @@ def result_of(request: Request, id: ResultId) -> Result:
 KeptResult = Annotated[Result, Depends(result_of)]
 
 
-@router.get("", response_model=schema.ServiceInfo, tags=["service"])
-async def service(request: Request, key: RequestKey) -> dict[str, Any]:
+@router.get("", tags=["service"])
+async def service(request: Request, key: RequestKey) -> wire.ServiceInfo:
     """What this is, its limits, and how many galleries the key may read."""
     served = service_of(request)
     settings = served.settings
     names = await anyio.to_thread.run_sync(served.galleries.names)
-    return {
-        "service": "spade_index",
-        "version": version("spade_index"),
-        "galleries": sum(key.allows(name, write=False) for name in names),
-        "limits": {
-            "body_bytes": settings.body_bytes,
-            "add_bytes": settings.add_bytes,
-            "image_pixels": settings.image_pixels,
-            "images": settings.request_images,
-            "add_images": settings.add_images,
-            "queue_images": settings.queue_images,
-            "seconds": settings.request_seconds,
-        },
-    }
+    return wire.ServiceInfo(
+        service="spade_index",
+        version=version("spade_index"),
+        galleries=sum(key.allows(name, write=False) for name in names),
+        limits=wire.Limits(
+            body_bytes=settings.body_bytes,
+            add_bytes=settings.add_bytes,
+            image_pixels=settings.image_pixels,
+            images=settings.request_images,
+            add_images=settings.add_images,
+            queue_images=settings.queue_images,
+            seconds=settings.request_seconds,
+        ),
+    )
 
 
-@router.get("/galleries", response_model=schema.GalleryList, tags=["galleries"])
-def galleries(request: Request, key: RequestKey) -> dict[str, Any]:
+@router.get("/galleries", tags=["galleries"])
+def galleries(request: Request, key: RequestKey) -> wire.GalleryList:
     """All galleries that the key may read."""
     served = service_of(request)
     names = [name for name in served.galleries.names() if key.allows(name, write=False)]
-    return {"galleries": [_summary(served, name) for name in names]}
+    return wire.GalleryList(tuple(_summary(served, name) for name in names))
 
 
-@router.get("/galleries/{gallery}", response_model=schema.GalleryInfo, tags=["galleries"])
-def gallery(request: Request, gallery: GalleryName, key: RequestKey) -> dict[str, Any]:
+@router.get("/galleries/{gallery}", tags=["galleries"])
+def gallery(request: Request, gallery: GalleryName, key: RequestKey) -> wire.GalleryInfo:
     """One gallery: what it was built with, its snapshots, thresholds and index."""
     return _described(service_of(request), gallery, key)
 
 
-@router.post("/galleries/{gallery}/reload", response_model=schema.GalleryInfo, tags=["galleries"])
-def reload(request: Request, gallery: GalleryName, key: RequestKey) -> dict[str, Any]:
+@router.post("/galleries/{gallery}/reload", tags=["galleries"])
+def reload(request: Request, gallery: GalleryName, key: RequestKey) -> wire.GalleryInfo:
     """Have a gallery opened anew. Commits are seen without."""
     served = service_of(request)
     served.galleries.reload(gallery)
     return _described(served, gallery, key)
 
 
-@router.get("/galleries/{gallery}/images", response_model=schema.GalleryImages, tags=["images"])
+@router.get("/galleries/{gallery}/images", tags=["images"])
 def images(
     request: Request,
     gallery: GalleryName,
     after: Annotated[int, Query(ge=-1, le=2**62, description="`next` of the page before")] = -1,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     removed: Annotated[bool, Query(description="Those that can be restored instead")] = False,
-) -> dict[str, Any]:
+) -> wire.GalleryImages:
     """The images of a gallery, page by page, in the order in which they were added."""
     with service_of(request).galleries.open(gallery) as opened:
         if removed:
             rows = [row for row in opened.removed_images() if row.key > after][: limit + 1]
         else:
             rows = opened.catalog.page(opened.snapshot, after, limit + 1)
-    fields = ("id", "key", "width", "height", "added", "path")
-    told = [{field: getattr(row, field) for field in fields} for row in rows[:limit]]
-    return {"images": told, "next": rows[limit - 1].key if len(rows) > limit else None}
+    told = tuple(wire.GalleryImage(row.id, row.key, row.width, row.height, row.added, row.path) for row in rows[:limit])
+    return wire.GalleryImages(images=told, next=rows[limit - 1].key if len(rows) > limit else None)
 
 
 @router.get("/galleries/{gallery}/thumbnail", response_class=Response, responses=binary("image/jpeg"), tags=["images"])
@@ -127,7 +127,6 @@ def thumbnail(
 
 @router.post(
     "/galleries/{gallery}/query",
-    response_model=schema.QueryAnswer,
     openapi_extra=image_body(FIELD, many=True),
     tags=["query"],
 )
@@ -146,7 +145,7 @@ async def query(
     ] = None,
     snapshot: Snapshot = None,
     name: Annotated[str | None, Query(max_length=1024, description="Of an image that is the whole body")] = None,
-) -> dict[str, Any]:
+) -> wire.QueryAnswer:
     """Score images: one as the body, or some in the form field `images`."""
     served = service_of(request)
     served.galleries.path(gallery)
@@ -154,11 +153,11 @@ async def query(
         uploads = await read_uploads(request, served.settings.request_images)
         place.take(len(uploads))
         found = await served.find(request, gallery, uploads, snapshot=snapshot, maps=maps, threshold=threshold)
-        told = [
+        told = tuple(
             results.described(gallery, upload, image, answer, found.preprocessing, served.results)
             for upload, image, answer in zip(uploads, found.images, found.answers, strict=True)
-        ]
-    return {"gallery": gallery, "snapshot": told[0]["snapshot"], "results": told}
+        )
+    return wire.QueryAnswer(gallery=gallery, snapshot=told[0].snapshot, results=told)
 
 
 @router.post(
@@ -196,8 +195,8 @@ async def score_map(
     return response
 
 
-@router.get("/results/{id}", response_model=schema.ResultInfo, tags=["results"])
-def result(request: Request, id: ResultId, found: KeptResult) -> dict[str, Any]:
+@router.get("/results/{id}", tags=["results"])
+def result(request: Request, id: ResultId, found: KeptResult) -> wire.ResultInfo:
     """What a query found, again."""
     return results.told(id, found, service_of(request).results.seconds)
 
@@ -226,12 +225,12 @@ def npy(request: Request, found: KeptResult) -> Response:
     return _rendered(service_of(request), found, "npy", 0.5)
 
 
-@router.get("/results/{id}/match", response_model=schema.MatchInfo, tags=["results"])
+@router.get("/results/{id}/match", tags=["results"])
 def match(
     found: KeptResult,
     x: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Column of the original, from 0")],
     y: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Row of the original, from 0")],
-) -> dict[str, Any]:
+) -> wire.MatchInfo:
     """The normal image and place that a place of the image was matched with."""
     return found.match(x, y)
 
@@ -253,41 +252,40 @@ def _png(image: Image.Image) -> Response:
     return Response(buffer.getvalue(), media_type="image/png")
 
 
-def _summary(served: Service, name: str) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "name": name,
-        "images": None,
-        "snapshot": None,
-        "backbone": None,
-        "calibrated": False,
-        "error": None,
-    }
+def _summary(served: Service, name: str) -> wire.GallerySummary:
+    key = served.settings.search.calibration_key()
+    images = snapshot = backbone = error = None
+    calibrated = False
     try:
         with served.galleries.open(name) as opened:
-            told |= {
-                "images": len(opened),
-                "snapshot": opened.snapshot,
-                "backbone": opened.settings.backbone,
-                "calibrated": opened.catalog.calibration(served.settings.search.calibration_key()) is not None,
-            }
-    except (SpadeIndexError, Problem) as error:
-        told["error"] = as_problem(error, str(served.galleries.root)).detail
-    return told | {"open": served.galleries.is_open(name)}
+            images, snapshot, backbone = len(opened), opened.snapshot, opened.settings.backbone
+            calibrated = opened.catalog.calibration(key) is not None
+    except (SpadeIndexError, Problem) as failure:
+        error = str(as_problem(failure, str(served.galleries.root)).detail)
+    return wire.GallerySummary(
+        name=name,
+        images=images,
+        snapshot=snapshot,
+        backbone=backbone,
+        calibrated=calibrated,
+        open=served.galleries.is_open(name),
+        error=error,
+    )
 
 
-def _described(served: Service, name: str, key: Key) -> dict[str, Any]:
+def _described(served: Service, name: str, key: Key) -> wire.GalleryInfo:
     search = served.settings.search
     with served.galleries.open(name) as opened:
         info, settings = opened.info(), opened.settings
         thresholds, _ = calibrated_thresholds(opened, search)
     kept = ("images", "snapshot", "snapshots", "created", "removed_images", "shard_bytes", "settings", "index")
-    return {
-        "name": name,
+    return wire.GalleryInfo(
+        name=name,
+        backbone=settings.backbone,
+        input_size=settings.preprocessing.input_size,
+        search={field: value for field, value in asdict(search).items() if field != "maps"},
+        thresholds=thresholds,
+        open=served.galleries.is_open(name),
+        may_write=key.allows(name, write=True),
         **{field: info[field] for field in kept},
-        "backbone": settings.backbone,
-        "input_size": list(settings.preprocessing.input_size),
-        "search": {field: value for field, value in asdict(search).items() if field != "maps"},
-        "thresholds": thresholds,
-        "open": served.galleries.is_open(name),
-        "may_write": key.allows(name, write=True),
-    }
+    )

@@ -2,25 +2,23 @@
 
 import time
 from pathlib import Path as FilePath
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
+from spade_index import wire
 from spade_index.errors import GalleryLocked, InputError, storage_errors
 from spade_index.gallery.write.writer import GalleryWriter
 
-from . import schema
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute, permitted
 from .decoding import is_multipart
 from .forms import FIELD, read_files
 from .job import Job
 from .problems import Problem, as_problem
-from .schema import image_body
+from .schema import Ids, image_body
 from .service import service_of
 from .v1 import PROBLEMS, GalleryName
-
-LOCKED_SECONDS = 5  # to wait for another writer
 
 JobId = Annotated[str, Path(description="Of a job")]
 
@@ -42,7 +40,6 @@ KnownJob = Annotated[Job, Depends(job_of)]
 @adding.post(
     "/galleries/{gallery}/images",
     status_code=202,
-    response_model=schema.JobInfo,
     openapi_extra=image_body(FIELD, raw=False),
     tags=["images"],
 )
@@ -52,7 +49,7 @@ async def add(
     gallery: GalleryName,
     replace: Annotated[bool, Query(description="Take changed images in place of those with their ids")] = False,
     prefix: Annotated[str, Query(max_length=256, description="Put before each image's id")] = "",
-) -> dict[str, Any]:
+) -> wire.JobInfo:
     """Add normal images; their file names become their ids. Answers with a job as soon as all have come."""
     served = service_of(request)
     served.galleries.path(gallery)
@@ -61,7 +58,7 @@ async def add(
     if not prefix.isprintable():
         raise Problem(422, "it is not printable", field="prefix")
     with (
-        storage_errors(served.jobs.folder),
+        storage_errors(served.jobs.files.folder),
         await anyio.to_thread.run_sync(served.jobs.new, gallery, replace, prefix) as staging,
     ):
         await read_files(request, served.settings.add_images, staging.begin, anyio.to_thread.run_sync)
@@ -70,57 +67,58 @@ async def add(
     return job.told()
 
 
-@changing.post("/galleries/{gallery}/remove", response_model=schema.Changed, tags=["images"])
-def remove(request: Request, gallery: GalleryName, ids: schema.Ids) -> dict[str, Any]:
+@changing.post("/galleries/{gallery}/remove", tags=["images"])
+def remove(request: Request, gallery: GalleryName, ids: Ids) -> wire.Changed:
     """Remove images, all or none. Scores change at once; until the gallery is compacted, `restore` takes them back."""
     return _change(request, gallery, ids, "remove")
 
 
-@changing.post("/galleries/{gallery}/restore", response_model=schema.Changed, tags=["images"])
-def restore(request: Request, gallery: GalleryName, ids: schema.Ids) -> dict[str, Any]:
+@changing.post("/galleries/{gallery}/restore", tags=["images"])
+def restore(request: Request, gallery: GalleryName, ids: Ids) -> wire.Changed:
     """Take back the removal of images, all or none."""
     return _change(request, gallery, ids, "restore")
 
 
-@reading.get("/jobs", response_model=schema.JobList, tags=["jobs"])
-def jobs(request: Request, key: RequestKey) -> dict[str, Any]:
+@reading.get("/jobs", tags=["jobs"])
+def jobs(request: Request, key: RequestKey) -> wire.JobList:
     """All jobs of galleries that the key may read, the newest first."""
-    return {"jobs": [job.told() for job in service_of(request).jobs.all() if key.allows(job.gallery, write=False)]}
+    all_jobs = service_of(request).jobs.all()
+    return wire.JobList(tuple(job.told() for job in all_jobs if key.allows(job.gallery, write=False)))
 
 
-@reading.get("/jobs/{id}", response_model=schema.JobInfo, tags=["jobs"])
-def job(found: KnownJob) -> dict[str, Any]:
+@reading.get("/jobs/{id}", tags=["jobs"])
+def job(found: KnownJob) -> wire.JobInfo:
     """How far a job is."""
     return found.told()
 
 
-@changing.delete("/jobs/{id}", response_model=schema.JobInfo, tags=["jobs"])
-def cancel(request: Request, found: KnownJob) -> dict[str, Any]:
+@changing.delete("/jobs/{id}", tags=["jobs"])
+def cancel(request: Request, found: KnownJob) -> wire.JobInfo:
     """End a job; what it has committed stays."""
     return service_of(request).jobs.cancel(found.id).told()
 
 
-@changing.post("/jobs/{id}/resume", status_code=202, response_model=schema.JobInfo, tags=["jobs"])
-def resume(request: Request, found: KnownJob) -> dict[str, Any]:
+@changing.post("/jobs/{id}/resume", status_code=202, tags=["jobs"])
+def resume(request: Request, found: KnownJob) -> wire.JobInfo:
     """Go on with a job that was interrupted because the service ended."""
     return service_of(request).jobs.resume(found.id).told()
 
 
-def _change(request: Request, gallery: str, ids: schema.Ids, action: str) -> dict[str, Any]:
+def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Changed:
     path = service_of(request).galleries.path(gallery)
-    with _writer(path) as writer:
+    with _writer(path, service_of(request).settings.change_seconds) as writer:
         try:
             snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)
         except InputError as error:  # of one to be restored that is there
             raise Problem(
                 409, as_problem(error, str(service_of(request).galleries.root)).detail, field="ids"
             ) from error
-        return {"changed": len(set(ids.ids)), "images": len(writer.gallery), "snapshot": snapshot}
+        return wire.Changed(changed=len(set(ids.ids)), images=len(writer.gallery), snapshot=snapshot)
 
 
-def _writer(path: FilePath) -> GalleryWriter:
-    """The gallery, for writing, if no other writer is at it for long. Raises GalleryLocked."""
-    until = time.monotonic() + LOCKED_SECONDS
+def _writer(path: FilePath, seconds: float) -> GalleryWriter:
+    """Open a gallery for writing, and wait a time for another writer. Raises GalleryLocked."""
+    until = time.monotonic() + seconds
     while True:
         try:
             return GalleryWriter(path)

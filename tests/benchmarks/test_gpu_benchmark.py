@@ -1,4 +1,4 @@
-"""The benchmark for GPUs, on a CPU: it leaves nothing out, times nothing wrong, and survives whatever fails."""
+"""The GPU benchmark on a CPU: it runs everything, times no wrong result, and survives failures."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ BUDGETS = {"checks": 100.0, "benchmark": 100.0}
 
 
 def results_of(tasks, path, **options):
-    """Rows by name, of tasks that are done in this process."""
+    """Run tasks in this process; return their rows by name."""
     state = State(path / "state.json")
     assert run_tasks(tasks, state, time.time() + 60, options.pop("budgets", BUDGETS), **options)
     assert state.running is None
@@ -39,7 +39,7 @@ def results_of(tasks, path, **options):
 
 
 def contenders(*keys):
-    """Tasks of the first cell of the benchmark."""
+    """Return tasks of the first cell of the benchmark."""
     neighbours, batch = SMOKE.cells[0]
     return [Task("benchmark", key, partial(gpu_whole.contend, key, SMOKE, neighbours, batch, CPU)) for key in keys]
 
@@ -85,7 +85,7 @@ def test_the_script_works_where_the_package_is_installed_and_faiss_is_not(tmp_pa
 
 
 def wrongly(change):
-    """`nearest_pixels`, but for one thing."""
+    """Return `nearest_pixels` with one change to its answers."""
     right = kernels.nearest_pixels
 
     def search(*arguments, **options):
@@ -146,7 +146,7 @@ def test_a_missing_package_costs_only_its_rows(monkeypatch, tmp_path):
     assert "not timed" in shown
 
 
-def test_time_that_is_up_leaves_the_rest_out(tmp_path):
+def test_tasks_beyond_the_budget_are_left_out(tmp_path):
     def slow():
         time.sleep(0.02)
         return {}
@@ -156,7 +156,7 @@ def test_time_that_is_up_leaves_the_rest_out(tmp_path):
     assert [row["status"] for row in rows.values()] == ["ok", "left out", "ok"]
 
 
-def test_whatever_a_task_raises_is_noted(tmp_path):
+def test_every_error_of_a_task_is_recorded(tmp_path):
     def raising(error):
         raise error
 

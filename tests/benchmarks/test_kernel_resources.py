@@ -1,4 +1,4 @@
-"""What the GPU kernels take of a GPU, as their compilers say, without one: nothing spills, everything fits."""
+"""The resources of the GPU kernels, as their compilers report them without a GPU: nothing spills, everything fits."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Awkward pyramids and features for the tests of the pixel search, and what holds for every answer."""
+"""Awkward pyramids and features for the tests of the pixel search, and assertions on answers."""
 
 import torch
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ KINDS = [
 
 
 def features(kind, count, pixels, channels, generator):
-    """One level [count, pixels, channels], float32."""
+    """Return one level of a kind, float32 [count, pixels, channels]."""
     f = torch.randn(count, pixels, channels, generator=generator)
     if kind == "clustered":
         centres = 20 * torch.randn(3, channels, generator=generator)
@@ -47,7 +47,7 @@ def features(kind, count, pixels, channels, generator):
 
 
 def pyramid_of(kind, count, sizes, channels, seed, dtype):
-    """Levels [count, H*W, C] of a kind."""
+    """Return levels [count, H*W, C] of a kind."""
     generator = torch.Generator().manual_seed(seed)
     return [
         features(kind, count, h * w, c, generator).clamp(-6e4, 6e4).to(dtype)
@@ -56,7 +56,7 @@ def pyramid_of(kind, count, sizes, channels, seed, dtype):
 
 
 def random_search(sizes, batch=2, slots=3, kind="random"):
-    """Query and pool of random features, for tests of something else than features."""
+    """Return a query and a pool of random features."""
     channels = (5, 3, 7, 2, 1)[: len(sizes)]
     return pyramid_of(kind, batch, sizes, channels, 1, torch.float32), pyramid_of(
         kind, slots, sizes, channels, 2, torch.float16
@@ -64,7 +64,7 @@ def random_search(sizes, batch=2, slots=3, kind="random"):
 
 
 def alike_search(sizes=((32, 32), (16, 16), (8, 8)), batch=1, slots=4, seed=5):
-    """Query and pool of smooth maps, the gallery's the first query's with noise: coarse levels tell pixels apart."""
+    """Return a query and a pool of smooth maps, the pool's being the first query's plus noise: pruning works."""
     generator = torch.Generator().manual_seed(seed)
     query, pool = [], []
     for (h, w), channels in zip(sizes, (6, 8, 10, 4), strict=False):
@@ -78,7 +78,7 @@ def alike_search(sizes=((32, 32), (16, 16), (8, 8)), batch=1, slots=4, seed=5):
 
 @st.composite
 def searches(draw):
-    """The arguments of a search that every backend takes."""
+    """Draw the arguments of a search that every backend takes."""
     sizes = draw(st.sampled_from(NESTED + OTHER + LARGER))
     channels = [draw(st.sampled_from([1, 2, 3, 8, 17])) for _ in sizes]
     batch, slots, neighbours = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 5))
@@ -118,7 +118,7 @@ def small_searches(draw):
 
 
 def scale(search):
-    """The largest squared norm of a pixel over all levels, about."""
+    """Return about the largest squared norm of a pixel over all levels."""
     weights = search["weights"] or [1.0] * len(search["sizes"])
     return sum(
         w * max(level.float().square().sum(-1).max().item() for level in pair)
@@ -127,7 +127,7 @@ def scale(search):
 
 
 def distances_at(search, matches):
-    """The reference's distance of each match [B, P, k] of a concatenated search: float64."""
+    """Return the exact distance of each match [B, P, k] of a concatenated search: float64."""
     sizes, mode = search["sizes"], search["mode"]
     weights = search["weights"] or [1.0] * len(sizes)
     if mode == "per-level":
@@ -146,13 +146,13 @@ def distances_at(search, matches):
 
 
 def assert_same(found, expected, note=""):
-    """That two answers are equal to the bit."""
+    """Assert that two answers are equal to the bit."""
     assert torch.equal(found[0], expected[0]), f"distances differ {note}"
     assert torch.equal(found[1], expected[1]), f"matches differ {note}"
 
 
 def assert_right(search, found, expected, rtol, atol):
-    """That an answer is of k different pixels whose distances are those of the reference, within tolerances."""
+    """Assert k different pixels with the reference's distances, within tolerances."""
     d, matches = found
     assert d.dtype == torch.float32
     assert matches.dtype == torch.int64

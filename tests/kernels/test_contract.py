@@ -1,4 +1,4 @@
-"""What every backend of the pixel search promises, in each way in which it can search.
+"""The contract that every backend of the pixel search fulfils, in each way in which it can search.
 
 `SPADE_INDEX_EXAMPLES=10000 pytest tests/kernels/test_contract.py -k reference` tries other examples each time.
 """

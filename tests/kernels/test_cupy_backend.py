@@ -24,7 +24,7 @@ OPTIONS = {"sizes": SIZES, "weights": [1.0, 1.0, 1.0], "mode": "concat-nearest"}
 
 
 def parameters_of(kernel):
-    """How many arguments and template parameters a kernel of nearest.cu has."""
+    """Return the number of template parameters of a kernel of nearest.cu, and its arguments' types and names."""
     source = re.sub(r"//.*", "", cuda_launch.SOURCE.read_text(encoding="utf-8"))
     template, arguments = re.search(
         rf"template <([^<>]*)>\s*__global__ void __launch_bounds__\([^()]*\) {kernel}\(([^()]*)\)", source
@@ -34,7 +34,7 @@ def parameters_of(kernel):
 
 @pytest.fixture
 def launches(monkeypatch):
-    """What would be launched."""
+    """Record launches in place of launching."""
     found = []
     monkeypatch.setattr(
         cuda_launch, "launch", lambda kernel, blocks, **arguments: found.append((kernel, blocks, arguments))
@@ -43,7 +43,7 @@ def launches(monkeypatch):
 
 
 def search_nothing(sizes, channels, dtype=torch.float16, neighbours=3, k=2, kernels=CupyKernels):
-    """A search of tensors without memory."""
+    """Search tensors without memory."""
     meta = torch.device("meta")
     maps = FusedMaps.empty(neighbours, sizes, channels, dtype, meta)
     query = [torch.empty(1, h * w, c, device=meta) for (h, w), c in zip(sizes, channels, strict=True)]

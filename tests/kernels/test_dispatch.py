@@ -1,4 +1,4 @@
-"""Which backend searches, and that a backend that cannot says so in one line."""
+"""The choice of a backend, and the one-line errors of backends that cannot run."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ GPU = torch.device("cuda", 0)
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """As if there were a GPU, of the compute capability that is set."""
+    """Pretend that there is a GPU, and return its compute capability, which tests may set."""
     capability = [9, 0]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *args, **kwargs: tuple(capability))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *args, **kwargs: "a GPU")
@@ -19,7 +19,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """The packages that are there."""
+    """Return the set of packages that appear installed, which tests may change."""
     packages = {"triton", "cupy"}
     monkeypatch.setattr(dispatch, "find_spec", lambda name, package=None: name if name in packages else None)
     return packages

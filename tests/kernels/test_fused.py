@@ -73,7 +73,7 @@ def test_parts_of_batches_and_pages_give_the_same(sizes, per_query, per_position
 
 @pytest.mark.parametrize("sizes", [[(16, 16), (8, 8), (4, 4)], [(13, 13), (7, 7), (4, 4)], [(11, 13)]], ids=str)
 def test_working_memory_holds_what_the_kernels_write(sizes):
-    """What a backend writes for one query and all its neighbours."""
+    """The estimate covers all that a backend writes for one query and its neighbours."""
     channels, neighbours, k = [5, 9, 13][: len(sizes)], 7, 3
     written = []
 

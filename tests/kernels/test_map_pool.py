@@ -1,4 +1,4 @@
-"""Maps that stay resident: what is found is what was read, whatever was there before."""
+"""The pool of resident maps: a search finds the maps that were read, whatever the slots held before."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def pool_of(shelf, slots, fused=False):
 
 
 def assert_resident(pool, shelf, wanted):
-    """That the pages of a fetch lead to the images' own maps."""
+    """Assert that the pages of a fetch lead to the images' own maps."""
     pages = pool.fetch(wanted)
     assert pages.shape == (len(wanted), len(wanted[0]))
     for query, page in zip(wanted, pages.tolist(), strict=True):
@@ -70,7 +70,7 @@ def assert_resident(pool, shelf, wanted):
         st.lists(st.lists(st.integers(0, 15), min_size=2, max_size=2), min_size=1, max_size=2), max_size=8
     ),
 )
-def test_every_page_leads_to_its_image(slots, fused, fetches):
+def test_pages_are_the_slots_of_their_images(slots, fused, fetches):
     shelf = Shelf()
     pool = pool_of(shelf, slots, fused)
     assert pool.slots == slots
@@ -88,7 +88,7 @@ def test_every_page_leads_to_its_image(slots, fused, fetches):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_the_least_recently_used_makes_room(shelf, fused):
+def test_the_least_recently_used_map_is_evicted(shelf, fused):
     pool = pool_of(shelf, 3, fused)
     for wanted in ([[0, 1]], [[2, 0]], [[3, 0]]):  # 1 is out, 0 was used since
         pool.fetch(wanted)
@@ -101,20 +101,20 @@ def test_the_least_recently_used_makes_room(shelf, fused):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_queries_of_a_batch_share_what_they_want(shelf, fused):
+def test_queries_of_a_batch_share_maps(shelf, fused):
     pool = pool_of(shelf, 6, fused)
     pages = pool.fetch([[4, 5, 4], [5, 6, 4]])
     assert shelf.read_keys == [4, 5, 6]
     assert pages[0, 0] == pages[0, 2] == pages[1, 2]
 
 
-def test_many_images_go_through_the_small_buffers(shelf):
+def test_more_images_than_a_staging_buffer_holds(shelf):
     pool = pool_of(shelf, 40, fused=True)
     assert_resident(pool, shelf, [list(range(37))])
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_what_could_not_be_read_is_not_resident_and_nothing_else_is_lost(shelf, fused):
+def test_a_failed_read_leaves_its_images_out_and_the_others_resident(shelf, fused):
     pool = pool_of(shelf, 4, fused)
     pool.fetch([[0, 1]])
     shelf.broken = 3
@@ -132,26 +132,26 @@ def test_more_images_than_slots_are_refused(shelf):
     assert_resident(pool, shelf, [[0, 1, 2]])
 
 
-def test_so_many_slots_there_are_whatever_the_budget(shelf):
+def test_at_least_is_a_minimum_of_slots_at_any_budget(shelf):
     assert MapPool(10, SIZES, CHANNELS, shelf.read).slots == 1
     assert MapPool(10, SIZES, CHANNELS, shelf.read, at_least=4, at_most=2).slots == 4
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_pool_made_in_inference_mode_goes_on_outside(shelf, fused):
+def test_a_pool_made_in_inference_mode_works_outside_it(shelf, fused):
     with torch.inference_mode():
         pool = pool_of(shelf, 3, fused)
         pool.fetch([[0, 1]])
     assert_resident(pool, shelf, [[1, 2, 3]])
 
 
-def test_no_more_slots_than_there_are_images(shelf):
+def test_at_most_is_a_maximum_of_slots(shelf):
     pool = MapPool(1 << 40, SIZES, CHANNELS, shelf.read, at_most=7)
     assert pool.slots == 7
     assert pool.info()["hit_rate"] is None
 
 
-def test_a_search_of_a_pool_is_a_search_of_its_maps(shelf):
+def test_searching_a_pool_equals_searching_its_maps(shelf):
     pool = pool_of(shelf, 5)
     query = [torch.from_numpy(level)[None].float() for level in shelf.maps(99)]
     pool.fetch([[7, 8, 9]])

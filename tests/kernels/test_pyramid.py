@@ -27,7 +27,7 @@ def pyramids(draw):
 
 
 def cells_of_pixels(layout, pixels):
-    """The cell of each of so many pixels [pixels], each of which must be in exactly one."""
+    """Return the cell of each pixel, int64 [pixels]; each must be in exactly one."""
     cell = torch.arange(layout.cells).expand(layout.planes, -1)
     pairs = torch.stack([layout.members.flatten(), cell.flatten()], 1).unique(dim=0)  # a cell may have a pixel twice
     assert torch.equal(pairs[:, 0], torch.arange(pixels))

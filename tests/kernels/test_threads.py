@@ -45,7 +45,7 @@ def test_results_come_in_order_from_threads_that_run_torch_alone(threads: int, c
 
 
 @pytest.mark.parametrize("threads", THREADS)
-def test_items_are_taken_in_the_callers_thread_and_not_far_ahead(threads: int) -> None:
+def test_items_are_taken_in_the_callers_thread_a_few_ahead(threads: int) -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -61,7 +61,7 @@ def test_items_are_taken_in_the_callers_thread_and_not_far_ahead(threads: int) -
 
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("deadly", [0, 1, 5])
-def test_an_error_comes_after_what_was_before_it(threads: int, deadly: int) -> None:
+def test_an_error_comes_after_the_results_before_it(threads: int, deadly: int) -> None:
     work = Work(deadly)
     found: list[tuple[int, int]] = []
     with pytest.raises(ArithmeticError):
@@ -72,7 +72,7 @@ def test_an_error_comes_after_what_was_before_it(threads: int, deadly: int) -> N
 
 
 @pytest.mark.parametrize("threads", THREADS)
-def test_an_error_of_the_items_comes_after_the_results_of_those_before_it(threads: int) -> None:
+def test_an_error_of_taking_an_item_comes_after_the_results_before_it(threads: int) -> None:
     def items() -> Iterator[int]:
         yield from range(4)
         raise ArithmeticError
@@ -85,7 +85,7 @@ def test_an_error_of_the_items_comes_after_the_results_of_those_before_it(thread
 
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_whatever_ends_it_nothing_works_on(threads: int, interrupted: bool) -> None:
+def test_no_thread_is_left_at_work(threads: int, interrupted: bool) -> None:
     def items() -> Iterator[int]:
         yield from range(6)
         if interrupted:

@@ -60,7 +60,7 @@ def test_rounding_to_bfloat16_at_its_worst_loses_nothing(where):
     """Values halfway between two of bfloat16: rounded, the nearest pixel seems five times as far as the next."""
 
     def pixel(most, few):
-        """A pixel whose channels are 1, each but for so many steps of half of what bfloat16 resolves."""
+        """Return a pixel whose channels differ from 1 by `most` or `few` steps of half of bfloat16's resolution."""
         return 1 + 2**-8 * torch.tensor([most] * 56 + [few] * 8)
 
     size = (8, 8)

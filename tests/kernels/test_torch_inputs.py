@@ -26,14 +26,14 @@ def answers(query, pool, pages, k, mode, ways=WAYS, sizes=SIZES):
 
 
 def assert_close(found, expected, note):
-    """That an answer is of the same matches, and of distances that differ by rounding only."""
+    """Assert the same matches, and distances that differ by rounding only."""
     torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6, msg=lambda message: f"{message} {note}")
     assert torch.equal(found[1], expected[1]), f"matches differ {note}"
 
 
 @pytest.fixture
 def set_matmul_precision():
-    """What sets the precision of float32 products for a test."""
+    """Return the function that sets the precision of float32 products, which is restored after the test."""
     before = torch.get_float32_matmul_precision()
     yield torch.set_float32_matmul_precision
     torch.set_float32_matmul_precision(before)
@@ -54,7 +54,7 @@ def test_a_first_slot_that_is_not_finite_and_not_searched_changes_nothing(mode, 
 @pytest.mark.parametrize("bad", NOT_FINITE)
 @pytest.mark.parametrize("slot", [0, 2])
 @pytest.mark.parametrize(("mode", "level"), GALLERY)
-def test_a_gallery_map_that_is_not_finite_leaves_the_others_results_alone(mode, level, slot, bad):
+def test_a_gallery_map_that_is_not_finite_does_not_affect_other_results(mode, level, slot, bad):
     query, pool = random_search(SIZES, 1, 4)
     finite = [features.clone() for features in pool]
     finite[level][slot] = 200  # far away on this level, by which alone it is lost to all but per-level searches
@@ -68,7 +68,7 @@ def test_a_gallery_map_that_is_not_finite_leaves_the_others_results_alone(mode, 
 @pytest.mark.parametrize("bad", NOT_FINITE)
 @pytest.mark.parametrize(("level", "ways"), QUERIES)
 @pytest.mark.parametrize("mode", MODES)
-def test_a_query_pixel_that_is_not_finite_leaves_the_others_results_alone(mode, level, ways, bad):
+def test_a_query_pixel_that_is_not_finite_does_not_affect_other_results(mode, level, ways, bad):
     sizes, channels = [(16, 16), (8, 8)], (64, 40)
     query = pyramid_of("random", 2, sizes, channels, 1, torch.float32)
     pool = pyramid_of("random", 3, sizes, channels, 2, torch.float16)
@@ -102,7 +102,7 @@ def test_inference_mode_with_threads_gives_results_for_use_outside(mode):
 
 @pytest.mark.parametrize("chosen", ["high", "medium"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_lower_precision_of_products_is_not_for_the_search(mode, chosen, set_matmul_precision):
+def test_a_lower_precision_of_products_does_not_affect_the_search(mode, chosen, set_matmul_precision):
     sizes = [(8, 8), (4, 4)]
     query, noise = (pyramid_of("random", 3, sizes, (128, 128), seed, torch.float32) for seed in (1, 2))
     pool = [(level[:1] + 0.02 * n).half() for level, n in zip(query, noise, strict=True)]  # all alike
@@ -116,7 +116,7 @@ def test_a_lower_precision_of_products_is_not_for_the_search(mode, chosen, set_m
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_search_that_fails_leaves_the_precision_of_products_as_it_was(mode, set_matmul_precision, monkeypatch):
+def test_a_failed_search_restores_the_precision_of_products(mode, set_matmul_precision, monkeypatch):
     def fail(*_):
         raise MemoryError
 

@@ -1,4 +1,4 @@
-"""The torch backend's buffers: however small, wherever cut and whatever was in them, they change no answer."""
+"""The torch backend's buffers: their size, their cuts and their former contents change no answer."""
 
 import gc
 import json
@@ -138,7 +138,7 @@ def test_working_memory_bounds_what_a_search_takes():
 
 @pytest.mark.parametrize("options", [{}, {"prune": True}, {"precision": "fast"}])
 def test_a_search_leaves_nothing_to_the_garbage_collector(options):
-    """What is in a cycle stays in memory until the collector runs, and tensors do not make it run."""
+    """A reference cycle stays in memory until the collector runs, and tensors do not trigger it."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(8, 64), (4, 128)]
     query, pool = ([torch.randn(n, h * h, c, generator=generator) for h, c in shapes] for n in (2, 6))

@@ -1,4 +1,4 @@
-"""Pruning skips what the coarse levels rule out, and nothing else; and a query is answered alike in any company."""
+"""Pruning changes no answer, and a query's answer does not depend on its batch."""
 
 from itertools import product
 
@@ -27,7 +27,7 @@ PRIME = [(29, 31), (13, 17), (7, 5)]
 
 
 def search(query, pool, pages, k=1, sizes=SIZES, mode="concat-nearest", **options):
-    """The answer of the torch backend, and what it took."""
+    """Return the answer of the torch backend, and its counts."""
     stats = SearchStats()
     weights = [1.0] * len(sizes)
     found = torch_backend.nearest_pixels(
@@ -59,7 +59,7 @@ def test_pruning_skips_most_and_changes_nothing(sizes, k, precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_where_coarse_levels_say_little_all_is_compared(precision):
+def test_everything_is_compared_where_coarse_levels_rule_out_little(precision):
     query, pool = unlike_search()
     pages = torch.tensor([[1, 2, 0]])
     expected, _ = search(query, pool, pages, 2, prune=False, precision=precision)
@@ -72,7 +72,7 @@ def test_where_coarse_levels_say_little_all_is_compared(precision):
 
 
 @pytest.mark.parametrize("make", [alike_search, unlike_search], ids=["alike", "unlike"])
-def test_the_choice_of_the_way_does_not_change_the_answer(make, monkeypatch):
+def test_pruned_and_dense_searches_give_the_same_answer(make, monkeypatch):
     query, pool = make()
     pages = torch.tensor([[1, 2, 0]])
     expected, _ = search(query, pool, pages, 2, prune=False)
@@ -114,7 +114,7 @@ def test_counts_are_of_all_queries_and_add_up_over_calls():
 
 @pytest.mark.parametrize(("prune", "precision"), list(product(PRUNE, PRECISIONS)))
 @pytest.mark.parametrize("k", [1, 4])
-def test_fewer_cells_than_seeds_are_enough(k, prune, precision):
+def test_fewer_cells_than_seeds(k, prune, precision):
     sizes = [(4, 4), (2, 2)]
     query, pool = alike_search(sizes, slots=2)
     pages = torch.tensor([[1]])
@@ -151,7 +151,7 @@ def of_company(mode, sizes, kind):
 @pytest.mark.parametrize("kind", ["random", "alike"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sizes", [NESTED[0], OTHER[2], [(16, 16), (8, 8), (4, 4)]], ids=str)
-def test_a_query_is_answered_alike_in_any_batch(sizes, mode, kind):
+def test_an_answer_does_not_depend_on_the_batch(sizes, mode, kind):
     query, pool, pages, arguments = of_company(mode, sizes, kind)
     for prune, precision in product(PRUNE, PRECISIONS):
         options = arguments | {"prune": prune, "precision": precision}

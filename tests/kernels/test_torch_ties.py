@@ -26,7 +26,7 @@ FLAT = {  # where a pixel's right and lower edges, as shares of the map, make it
 
 
 def integers(count, sizes, where, seed, dtype):
-    """Levels of random integers, of one value on each level in the part of the maps that is flat."""
+    """Return levels of random integers, constant on each level in the flat part of the maps."""
     generator = torch.Generator().manual_seed(seed)
     levels = []
     for (h, w), channels in zip(sizes, CHANNELS, strict=False):
@@ -38,7 +38,7 @@ def integers(count, sizes, where, seed, dtype):
 
 
 def assert_is_reference(query, pool, pages, k, sizes, mode, ways=WAYS):
-    """That each way gives the reference's very matches."""
+    """Assert that each way gives the reference's very matches."""
     arguments = {"pages": torch.tensor(pages), "k": k, "sizes": sizes, "mode": mode}
     expected, places = nearest_pixels(query, pool, **arguments, backend="reference")
     for prune, precision in ways:
@@ -50,7 +50,7 @@ def assert_is_reference(query, pool, pages, k, sizes, mode, ways=WAYS):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("where", FLAT)
 @pytest.mark.parametrize("k", [1, 4])
-def test_ties_that_all_fit_go_to_the_lowest(k, where, mode):
+def test_ties_go_to_the_lowest_when_all_are_kept(k, where, mode):
     sizes, pages = [(8, 8), (4, 4)], [[2, 0]]
     assert make_layout(sizes).cells * len(pages[0]) <= k + SPARE
     query, pool = integers(1, sizes, where, 1, torch.float32), integers(3, sizes, where, 2, torch.float16)
@@ -87,7 +87,7 @@ def test_ties_of_many_pixels_go_to_the_lowest_in_every_mode(where, mode):
 @pytest.mark.parametrize(
     "sizes", [[(16, 16), (8, 8), (4, 4)], [(13, 13), (7, 7), (4, 4)], [(32, 32), (16, 16), (8, 8)], [(16, 16)]], ids=str
 )
-def test_a_gallery_of_one_value_gives_its_first_pixels(sizes, k):
+def test_a_constant_gallery_gives_its_first_pixels(sizes, k):
     query = integers(1, sizes, "below", 1, torch.float32)
     pool = integers(2, sizes, "everywhere", 2, torch.float16)
     pixels = sizes[0][0] * sizes[0][1]
@@ -98,7 +98,7 @@ def test_a_gallery_of_one_value_gives_its_first_pixels(sizes, k):
 
 
 @pytest.mark.parametrize(("prune", "precision"), WAYS)
-def test_a_map_that_a_page_has_many_times_is_found_each_time(prune, precision):
+def test_a_map_repeated_in_a_page_is_found_each_time(prune, precision):
     query, pool = alike_search([(16, 16), (8, 8), (4, 4)], slots=3)
     arguments = {"pages": torch.tensor([[1, 2, 1, 1, 0, 1]]), "k": 4}
     expected = nearest_pixels(query, pool, **arguments, backend="reference")
@@ -131,7 +131,7 @@ def equally_far(away):
     return query, pool, torch.arange(1, 1 + len(away))[None]
 
 
-def test_what_is_a_little_nearer_is_not_lost_when_a_crowd_was_outrun():
+def test_a_slightly_nearer_cell_after_a_crowd_is_found():
     """A crowd, a cell much nearer than it, and at last one that is nearer than that by less than rounding hides."""
     query, pool, pages = equally_far([400.0] * 30)
     pool[1][12, 9, 1], pool[1][22, 9, 1] = 200, 199.96
@@ -141,7 +141,7 @@ def test_what_is_a_little_nearer_is_not_lost_when_a_crowd_was_outrun():
         assert_same(found, expected, f"with {prune=} {precision=}")
 
 
-def test_crowds_that_come_nearer_little_by_little_are_not_lost():
+def test_crowds_that_come_nearer_step_by_step_are_found():
     """Each map is nearer than the last by less than rounding hides, and all of them by much more."""
     query, pool, pages = equally_far([400 - 0.03 * i for i in range(20)])
     search = {"query": query, "pool": pool, "pages": pages, "sizes": [(16, 16), (8, 8)]}

@@ -37,7 +37,7 @@ def searched(interpreter):
 
 
 def integers(count, sizes, channels, seed, dtype=torch.float32):
-    """Levels of small integers, whose products are exact in every type."""
+    """Return levels of small integers, whose products are exact in every type."""
     generator = torch.Generator().manual_seed(seed)
     return [
         torch.randint(-3, 4, (count, h * w, c), generator=generator).to(dtype)
@@ -46,7 +46,7 @@ def integers(count, sizes, channels, seed, dtype=torch.float32):
 
 
 def integer_search(sizes, dtype=torch.float16, pages=((2, 0, 2),), k=1, channels=CHANNELS, weights=WEIGHTS):
-    """A search of integers, with a map that a page has twice."""
+    """Return a search of integers, with a map twice in a page."""
     query, pool = integers(len(pages), sizes, channels, 1), integers(3, sizes, channels, 2, dtype)
     return {
         "query": query, "pool": pool, "pages": torch.tensor(pages), "k": k, "sizes": list(sizes),
@@ -55,7 +55,7 @@ def integer_search(sizes, dtype=torch.float16, pages=((2, 0, 2),), k=1, channels
 
 
 def random_search(sizes, dtype=torch.float16, pages=((2, 0), (1, 2)), k=2, channels=FEW_CHANNELS):
-    """A search of random features, whose distances are all different."""
+    """Return a search of random features, whose distances are all different."""
     query = pyramid_of("random", len(pages), sizes, channels[: len(sizes)], 1, torch.float32)
     pool = pyramid_of("random", 3, sizes, channels[: len(sizes)], 2, dtype)
     search = integer_search(sizes, dtype, pages, k, channels)
@@ -63,27 +63,27 @@ def random_search(sizes, dtype=torch.float16, pages=((2, 0), (1, 2)), k=2, chann
 
 
 def assert_matches(search, found):
-    """That an answer has the reference's very matches."""
+    """Assert the reference's very matches."""
     expected = nearest_pixels(**search, backend="reference")
     torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-7 * scale(search))
     assert torch.equal(found[1], expected[1])
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_every_kernel_is_the_plain_one(name, searched):
+def test_every_kernel_agrees_with_the_plain_one(name, searched):
     search = integer_search(SIZES[name])
     assert_right(search, searched(search), nearest_pixels(**search, backend="reference")[0], 1e-5, 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["halves twice", "does not nest"])
-def test_batches_of_maps_of_every_type(name, dtype, searched):
+def test_maps_of_every_type(name, dtype, searched):
     search = random_search(SIZES[name], dtype)
     assert_matches(search, searched(search))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_queries_of_less_than_float32(dtype, searched):
+def test_queries_in_half_precision(dtype, searched):
     search = random_search(SIZES["eight pixels"])
     search["query"] = [level.to(dtype) for level in search["query"]]
     assert_matches(search, searched(search))
@@ -99,7 +99,7 @@ def test_queries_of_less_than_float32(dtype, searched):
     ],
     ids=str,
 )
-def test_the_backend_as_it_is(sizes, channels, dtype, interpreter):
+def test_the_backend_with_its_own_tiles(sizes, channels, dtype, interpreter):
     search = random_search(sizes, dtype, [[2, 0]], 1, channels)
     assert_matches(search, interpreter.call(search_unchanged, search))
 
@@ -129,7 +129,7 @@ def test_queries_beyond_float16(size, searched):
         assert_right(search, searched(search), expected, 1e-5, 1e-6)
 
 
-def test_queries_whose_distances_no_float_holds(searched):
+def test_distances_that_overflow_are_infinite(searched):
     search = random_search(SIZES["eight pixels"])
     search["query"] = [1e30 * level for level in search["query"]]
     d, matches = searched(search)
@@ -138,7 +138,7 @@ def test_queries_whose_distances_no_float_holds(searched):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-def test_features_that_float16_all_but_loses(dtype, searched):
+def test_features_near_the_least_float16(dtype, searched):
     """Steps of the least number that float16 has."""
     search = integer_search(SIZES["eight pixels"], dtype, weights=None)
     search["query"] = [2.0**-24 * level for level in search["query"]]
@@ -150,7 +150,7 @@ def test_features_that_float16_all_but_loses(dtype, searched):
     assert_matches(search, found)
 
 
-def test_queries_of_next_to_nothing_are_nearest_to_what_is_small(searched):
+def test_tiny_queries_are_nearest_to_small_features(searched):
     search = random_search(SIZES["eight pixels"], torch.float32)
     search["query"] = [1e-30 * level for level in search["query"]]
     assert_matches(search, searched(search))
@@ -178,7 +178,7 @@ def test_parts_of_batches_and_pages_give_the_same(name, memory, searched):
 @pytest.mark.parametrize(
     "name", ["eight pixels", "nine pixels in unequal cells", "one level of more cells than a block"]
 )
-def test_maps_in_the_kernels_own_layout_with_other_slots_of_nan(name, searched):
+def test_maps_in_the_fused_layout_beside_slots_of_nan(name, searched):
     search = random_search(SIZES[name], pages=[[2, 0, 2]])
     found = searched(search, slots=[5, 1, 3])
     assert_matches(search, found)

@@ -11,8 +11,11 @@ import pytest
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 
-from helpers.serving import Server, eventually, parts, problem
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import png
+from helpers.uploads import parts
+from helpers.waiting import eventually
 
 AT = "/v1/galleries/plain/images"
 
@@ -189,8 +192,7 @@ def test_a_job_can_be_cancelled_while_its_images_come(server: Server, root: Path
     assert staged(root) == []
 
 
-def test_a_job_waits_for_another_writer(server: Server, root: Path, monkeypatch) -> None:
-    monkeypatch.setattr("spade_index.server.jobs.LOCKED_SECONDS", 60)
+def test_a_job_waits_for_another_writer(server: Server, root: Path) -> None:
     with GalleryWriter(root / "plain"):
         job = add(server, new(3))
         time.sleep(0.5)
@@ -206,8 +208,8 @@ def test_a_job_that_waits_for_another_writer_can_be_cancelled(server: Server, ro
         server.finished(job, state="cancelled")
 
 
-def test_a_job_gives_up_on_a_writer_that_does_not_end(server: Server, root: Path, monkeypatch) -> None:
-    monkeypatch.setattr("spade_index.server.jobs.LOCKED_SECONDS", 0.2)
+def test_a_job_gives_up_on_a_writer_that_does_not_end(serve, root: Path) -> None:
+    server = serve(job_seconds=0.2)
     with GalleryWriter(root / "plain"):
         told = server.finished(add(server, new(3)), state="failed")
     assert "another process" in told["error"]
@@ -225,8 +227,8 @@ def test_a_job_whose_gallery_is_gone_fails(server: Server, root: Path) -> None:
     assert server.http.get("/v1/galleries/plain").json()["images"] == 14
 
 
-def test_too_many_jobs_are_not_taken(server: Server, monkeypatch) -> None:
-    monkeypatch.setattr("spade_index.server.jobs.WAITING", 2)
+def test_too_many_jobs_are_not_taken(serve) -> None:
+    server = serve(jobs_waiting=2)
     with server.watch.held():
         jobs = [add(server, new(1, seed)) for seed in (100, 200)]
         answer = server.http.post(AT, files=new(1, 300))
@@ -237,8 +239,8 @@ def test_too_many_jobs_are_not_taken(server: Server, monkeypatch) -> None:
     server.finished(add(server, new(1, 300)))
 
 
-def test_of_many_ended_jobs_the_latest_are_remembered(server: Server, root: Path, monkeypatch) -> None:
-    monkeypatch.setattr("spade_index.server.jobs.KEPT", 3)
+def test_of_many_ended_jobs_the_latest_are_remembered(serve, root: Path) -> None:
+    server = serve(jobs_kept=3)
     jobs = [add(server, new(1, seed)) for seed in range(100, 106)]
     server.finished(jobs[-1])
     eventually(lambda: len(server.http.get("/v1/jobs").json()["jobs"]) <= 3)
@@ -332,8 +334,7 @@ def test_a_disk_that_is_full_while_images_come_is_said_so(server: Server, root: 
         def write(self, data: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("spade_index.server.jobs.open", lambda *_, **__: Full(), raising=False)
-    monkeypatch.setattr("spade_index.server.jobs.Jobs._put", lambda self, job, durably=True: job)
+    monkeypatch.setattr(server.service.jobs.files, "create_image", lambda job, number: Full())
     told = problem(server.http.post(AT, files=new(1)), 503)
     assert "full" in told["detail"]
     assert str(root) not in told["detail"]

@@ -10,8 +10,10 @@ from spade_index.errors import InputError
 from spade_index.server.keys import read_keys
 
 from helpers.cli_runs import refused
-from helpers.serving import Server, parts, problem
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import png
+from helpers.uploads import parts
 
 READER, WRITER, ALL = "reader-0123456789", "writer-0123456789", "all-galleries-0123456789"
 KEYS = f"{READER} plain,calibrated read; {WRITER} plain write; {ALL} * read"
@@ -143,7 +145,7 @@ def test_keys_are_compared_in_constant_time(locked: Server, monkeypatch) -> None
         compared.append((len(a), len(b)))
         return hmac.compare_digest(a, b)
 
-    monkeypatch.setattr("spade_index.server.keys.hmac.compare_digest", lambda a, b: compare_digest(a, b, compared))
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compare_digest(a, b, compared))
     for value in (READER, ALL, "x", "unknown-0123456789"):
         locked.http.get("/v1", **key(value))
     assert compared == [(32, 32)] * 3 * 4  # digests of one length, each of the three keys, whichever fits

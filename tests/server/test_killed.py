@@ -13,14 +13,17 @@ import pytest
 from spade_index.gallery import Gallery
 
 from helpers.cli_runs import BACKBONE, normal, refused, run, write_normal
-from helpers.serving import PATIENCE, Process, encoded, eventually, parts, problem
+from helpers.http_answers import problem
+from helpers.service_process import Process
+from helpers.uploads import encoded, parts
+from helpers.waiting import PATIENCE, eventually
 
 # Commits after every 8 images, and time in between to be killed in.
 SLOWLY = """
-import time, spade_index.gallery.write.session as session, spade_index.server.jobs as jobs
+import time, spade_index.gallery.write.session as session, spade_index.server.job_files as files
 session.SHARD_ROWS = 8
-read = jobs._read
-jobs._read = lambda *arguments: (time.sleep(SECONDS), read(*arguments))[1]
+read = files.read_image
+files.read_image = lambda *arguments: (time.sleep(SECONDS), read(*arguments))[1]
 """
 
 

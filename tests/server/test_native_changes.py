@@ -8,8 +8,10 @@ import pytest
 
 from spade_index.gallery.write.writer import GalleryWriter
 
-from helpers.serving import Server, parts, problem
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import build, image_file, png, tiny_backbone, write_images
+from helpers.uploads import parts
 
 
 def remove(server: Server, *ids: str, gallery: str = "plain", action: str = "remove"):
@@ -138,8 +140,8 @@ def test_an_image_that_was_decoded_for_the_gallery_before_is_asked_for_again(ser
     assert server.query("plain", png(3))["neighbours"][0]["id"] == "003.png"
 
 
-def test_a_change_waits_for_another_writer_but_not_for_long(server: Server, root: Path, monkeypatch) -> None:
-    monkeypatch.setattr("spade_index.server.v1_changes.LOCKED_SECONDS", 0.3)
+def test_a_change_waits_for_another_writer_but_not_for_long(serve, root: Path) -> None:
+    server = serve(change_seconds=0.3)
     with GalleryWriter(root / "plain"):
         told = problem(remove(server, "003.png"), 409)
     assert "retry-after" in remove_headers(server, root)

@@ -1,0 +1,218 @@
+"""The answers of the HTTP API: each is stated here once, for the service, its OpenAPI document, and the Python client.
+
+Pydantic's dataclasses: they are checked, frozen, and described as JSON schemas. Fields that a newer service adds are
+ignored.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from .settings import ImageScore
+
+# Arrays of two in JSON. A fixed tuple would be described by `prefixItems`, which tools for OpenAPI do not know.
+Place = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # (x, y), pixels of the original
+Size = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # pixels
+Range = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # lower and upper
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may take."""
+
+    body_bytes: int
+    add_bytes: int
+    image_pixels: int
+    images: int
+    add_images: int
+    queue_images: int
+    seconds: float
+
+    def __getitem__(self, name: str) -> float:
+        """Return a limit by its name."""
+        value: float = getattr(self, name)
+        return value
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """What this service is."""
+
+    service: str
+    version: str
+    galleries: int
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class GallerySummary:
+    """A gallery in the list of all; `error` says why one cannot be used."""
+
+    name: str
+    images: int | None
+    snapshot: int | None
+    backbone: str | None
+    calibrated: bool
+    open: bool
+    error: str | None
+
+
+@dataclass(frozen=True)
+class GalleryList:
+    """All galleries."""
+
+    galleries: tuple[GallerySummary, ...]
+
+
+@dataclass(frozen=True)
+class GalleryInfo:
+    """One gallery."""
+
+    name: str
+    images: int
+    snapshot: int
+    snapshots: list[dict[str, Any]]
+    created: str | None
+    backbone: str
+    input_size: Size
+    settings: dict[str, Any]
+    search: dict[str, Any]
+    thresholds: dict[ImageScore, float]
+    index: dict[str, Any] | None
+    removed_images: int
+    shard_bytes: int
+    open: bool
+    may_write: bool
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """One of a gallery's images; `path` is where it was when it was added."""
+
+    id: str
+    key: int
+    width: int
+    height: int
+    added: int
+    path: str
+
+
+@dataclass(frozen=True)
+class GalleryImages:
+    """A page of a gallery's images; `next` is `after` of the next page."""
+
+    images: tuple[GalleryImage, ...]
+    next: int | None
+
+
+@dataclass(frozen=True)
+class NeighbourInfo:
+    """A normal image that is near."""
+
+    id: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A place of the image, and the normal place that is most like it."""
+
+    pixel: Place
+    neighbour: str
+    neighbour_pixel: Place
+    distance: float
+
+
+@dataclass(frozen=True)
+class MatchInfo(Evidence):
+    """The same, with what showing it takes."""
+
+    neighbour_size: Size
+    score: float
+    thumbnail: str
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """Where a score map can be had, for `expires` seconds at most."""
+
+    id: str
+    max: float
+    limits: Range
+    overlay: str
+    heat: str
+    grey: str
+    npy: str
+    match: str
+    expires: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found for one image."""
+
+    image: str | None
+    width: int
+    height: int
+    score: float
+    kind: ImageScore
+    scores: dict[ImageScore, float]
+    threshold: float | None
+    anomalous: bool | None
+    snapshot: int
+    neighbours: tuple[NeighbourInfo, ...]
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True)
+class ResultInfo(Verdict):
+    """What was found for one image, and where its score map can be had."""
+
+    score_map: ScoreMap | None
+
+
+@dataclass(frozen=True)
+class QueryAnswer:
+    """Results in the order of the images."""
+
+    gallery: str
+    snapshot: int
+    results: tuple[ResultInfo, ...]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A gallery after images were removed or restored."""
+
+    changed: int
+    images: int
+    snapshot: int
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """A job; `images` of it have come, and `done` of them were looked at."""
+
+    id: str
+    gallery: str
+    action: Literal["add"]
+    replace: bool
+    prefix: str
+    state: Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
+    images: int
+    done: int
+    report: dict[str, int] | None
+    notices: list[str]
+    snapshot: int | None
+    error: str | None
+    created: str
+    started: str | None
+    ended: str | None
+
+
+@dataclass(frozen=True)
+class JobList:
+    """All jobs, the newest first."""
+
+    jobs: tuple[JobInfo, ...]
