@@ -19,8 +19,9 @@ from spade_index.client import client as module
 from spade_index.errors import InputError, JobFailed, ServiceError, SpadeIndexError, Unavailable
 from spade_index.server.job import Job
 
-from helpers.serving import Server, eventually
+from helpers.serving import Server
 from helpers.tiny import png, random_image
+from helpers.waiting import eventually
 
 KEY = "a-key-that-may-read"
 

@@ -10,7 +10,8 @@ from starlette.routing import Route
 from spade_index.server.access import ReadRoute
 from spade_index.server.app import ROUTERS
 
-from helpers.serving import PATIENCE, Server
+from helpers.serving import Server
+from helpers.waiting import PATIENCE
 
 READER, WRITER = "reader-0123456789", "writer-0123456789"
 # Whoever can reach the service may see its page, the description of its routes, and whether it lives.

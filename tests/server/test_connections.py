@@ -2,8 +2,11 @@
 
 import pytest
 
-from helpers.serving import Connection, Server, parts, problem
+from helpers.connection import Connection
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import png
+from helpers.uploads import parts
 
 QUERY = "/v1/galleries/plain/query"
 SECURITY = {

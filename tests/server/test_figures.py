@@ -9,8 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from spade_index.server.logs import JsonLines
 
-from helpers.serving import Server, eventually, odd, parts
+from helpers.serving import Server
 from helpers.tiny import png
+from helpers.uploads import odd, parts
+from helpers.waiting import eventually
 
 QUERY = "/v1/galleries/plain/query"
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.serving import Server, encoded, parts, problem
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import png, random_image
+from helpers.uploads import encoded, parts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow notices in damaged files
 

@@ -11,8 +11,11 @@ import pytest
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 
-from helpers.serving import Server, eventually, parts, problem
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import png
+from helpers.uploads import parts
+from helpers.waiting import eventually
 
 AT = "/v1/galleries/plain/images"
 

@@ -10,8 +10,10 @@ from spade_index.errors import InputError
 from spade_index.server.keys import read_keys
 
 from helpers.cli_runs import refused
-from helpers.serving import Server, parts, problem
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import png
+from helpers.uploads import parts
 
 READER, WRITER, ALL = "reader-0123456789", "writer-0123456789", "all-galleries-0123456789"
 KEYS = f"{READER} plain,calibrated read; {WRITER} plain write; {ALL} * read"

@@ -13,7 +13,10 @@ import pytest
 from spade_index.gallery import Gallery
 
 from helpers.cli_runs import BACKBONE, normal, refused, run, write_normal
-from helpers.serving import PATIENCE, Process, encoded, eventually, parts, problem
+from helpers.http_answers import problem
+from helpers.service_process import Process
+from helpers.uploads import encoded, parts
+from helpers.waiting import PATIENCE, eventually
 
 # Commits after every 8 images, and time in between to be killed in.
 SLOWLY = """

@@ -12,8 +12,11 @@ import pytest
 
 from spade_index.server.results import Result
 
-from helpers.serving import PATIENCE, Server, eventually, parts, problem
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import png
+from helpers.uploads import parts
+from helpers.waiting import PATIENCE, eventually
 
 QUERY = "/v1/galleries/plain/query"
 

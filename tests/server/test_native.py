@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.serving import Server, odd, parts, problem
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import INPUT, png, random_image
+from helpers.uploads import odd, parts
 
 MAPS = ("always", "auto", "never")
 

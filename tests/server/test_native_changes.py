@@ -8,8 +8,10 @@ import pytest
 
 from spade_index.gallery.write.writer import GalleryWriter
 
-from helpers.serving import Server, parts, problem
+from helpers.http_answers import problem
+from helpers.serving import Server
 from helpers.tiny import build, image_file, png, tiny_backbone, write_images
+from helpers.uploads import parts
 
 
 def remove(server: Server, *ids: str, gallery: str = "plain", action: str = "remove"):

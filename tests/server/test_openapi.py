@@ -18,8 +18,10 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from helpers.serving import PATIENCE, Server, odd, parts
+from helpers.serving import Server
 from helpers.tiny import png
+from helpers.uploads import odd, parts
+from helpers.waiting import PATIENCE
 
 CHECKS = [
     not_a_server_error,

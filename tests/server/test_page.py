@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
-from helpers.serving import Server, encoded
-from helpers.serving import odd as odd_image
+from helpers.serving import Server
 from helpers.tiny import random_image
+from helpers.uploads import encoded
+from helpers.uploads import odd as odd_image
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = "--no-first-run --disable-background-networking --disable-component-update --disable-sync --disable-quic"

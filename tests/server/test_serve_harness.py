@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from helpers.serving import Process, Server
+from helpers.service_process import Process
+from helpers.serving import Server
 from helpers.tiny import png
 
 

@@ -1,18 +1,15 @@
-"""Commit shards of new images, and add images whose features were computed elsewhere."""
+"""Write new images into shards, and commit each shard that is complete."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 from spade_index.errors import InputError, storage_errors
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.store.stream import ShardStream, StreamedShard
-from spade_index.images.loading import in_lots
 
 from .session import Session
 
 WAITING = 2  # batches between the caller and the disk
-BATCH = 64  # images that are checked, and then queued, together
 
 
 class Appender:
@@ -58,26 +55,3 @@ def commit_shard(session: Session, streamed: StreamedShard, replaced: Sequence[I
         changes.remove_images(image.key for image in replaced)
         changes.add_shard(shard)
         changes.add_images(shard)
-
-
-def add_features(session: Session, images: Iterable[NewImage], progress: Callable[[int], None]) -> int:
-    """See `GalleryWriter.add_features`."""
-    seen: set[str] = set()
-    with Appender(session, partial(commit_shard, session)) as appender:
-        for batch in in_lots(images, BATCH):
-            _require_new(session, batch, seen)
-            session.require_room(len(batch) * (WAITING + 2))
-            appender.put(batch)
-            progress(len(batch))
-    return len(seen)
-
-
-def _require_new(session: Session, batch: list[NewImage], seen: set[str]) -> None:
-    """Raise InputError unless these images fit the gallery and have ids that are new."""
-    there = session.gallery.catalog.images_by_id([image.origin.id for image in batch], session.gallery.snapshot)
-    for image in batch:
-        image.require_fit(session.settings)
-        id = image.origin.id
-        if id in seen or id in there:
-            raise InputError(f"{session.path}: there is an image {id!r} already: choose another id, or remove it first")
-        seen.add(id)

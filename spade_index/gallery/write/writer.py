@@ -13,9 +13,10 @@ from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
 from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
 
-from .append import add_features
+from .add_features import add_features
+from .admission import AddReport
 from .compact import compact, images_to_move
-from .ingest import AddReport, Ingest
+from .ingest import Ingest
 from .reindex import index_is_stale, index_settings, rebuild_index
 from .remove import remove, restore
 from .repair import repair

@@ -1,0 +1,84 @@
+"""`spade-index serve` in a process of its own, which tests kill."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from .http_answers import finished
+from .waiting import PATIENCE, eventually
+
+PROGRAM = "from spade_index.cli import main; main()"
+
+
+class Process:
+    """`spade-index serve` in a process of its own, to be killed. Use as a context manager."""
+
+    def __init__(self, root: Path, *options: str, before: str = "") -> None:
+        """`before` is Python that it runs before it starts."""
+        self._log = root.with_name(f"{root.name}-{time.monotonic_ns()}.log")
+        with open(self._log, "wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    before + PROGRAM,
+                    "serve",
+                    str(root),
+                    "--port",
+                    "0",
+                    "--device",
+                    "cpu",
+                    *options,
+                ],
+                stderr=log,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        try:
+            eventually(lambda: self._listening() or self.process.poll() is not None, 2 * PATIENCE)
+            assert self.process.poll() is None, self.log_text()
+            self.port = int(self._listening()[1])
+        except BaseException:
+            self.process.kill()
+            raise
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE)
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.http.close()
+        if self.process.poll() is None:
+            self.kill()
+
+    def kill(self) -> None:
+        """At once, with no chance to tidy up."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+    def terminate(self) -> None:
+        """As whoever runs it would end it; returns when it has ended."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(PATIENCE)
+
+    def finished(self, job: str, *, state: str = "done", **options: Any) -> dict[str, Any]:
+        """A job that has come to this state."""
+        return finished(self.http, job, state=state, **options)
+
+    def log_text(self) -> str:
+        """What it has written to standard error."""
+        return self._log.read_text()
+
+    def log(self) -> list[dict[str, Any]]:
+        """The same, as the structured lines that it is."""
+        return [json.loads(line) for line in self.log_text().splitlines()]
+
+    def _listening(self) -> Any:
+        return re.search(r"listening on http://127\.0\.0\.1:(\d+)", self.log_text())
