@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spade_index.benchmarks.environment import environment
+from spade_index.benchmarks.harness import environment
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import skimage.data
 import torch
 
 from spade_index import load_backbone
-from spade_index.benchmarks.environment import environment
+from spade_index.benchmarks.harness import environment
 
 BATCH, EDGE, ROUNDS = 8, 224, 7
 

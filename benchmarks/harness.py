@@ -34,7 +34,7 @@ OURS, PEER, OTHER, LINE = "#1f6f8b", "#b8b8b8", "#c8553d", "#333333"  # colours 
 
 
 class WrongResult(SpadeIndexError):
-    """A contender's result is wrong; the message says by how much."""
+    """A contender's result is wrong; the message gives the deviation."""
 
 
 def environment(packages: Sequence[str] = PACKAGES) -> Figures:
@@ -86,7 +86,7 @@ def require_known(kind: str, names: Iterable[str], known: Iterable[str]) -> None
 
 
 def check_outputs(json_file: Path | None, picture: Path | None) -> None:
-    """Raise InputError before anything is measured if a file cannot be written or drawn."""
+    """Raise InputError, before anything is measured, if a file could not be written or drawn."""
     if picture is not None and find_spec("matplotlib") is None:
         raise InputError(f"{picture}: a picture needs matplotlib: pip install matplotlib")
     for path in filter(None, (json_file, picture)):
@@ -109,7 +109,7 @@ def plain(settings: "DataclassInstance") -> Figures:
 
 
 def timed(function: Callable[[], T], synchronize: Callable[[], object] = lambda: None) -> tuple[T, float]:
-    """Return a result, and the seconds that it took. `synchronize` waits for a device, before and after."""
+    """Call a function; return its result and its seconds. `synchronize` waits for a device, before and after."""
     synchronize()
     started = time.perf_counter()
     result = function()
@@ -120,7 +120,7 @@ def timed(function: Callable[[], T], synchronize: Callable[[], object] = lambda:
 def attempt(verify: Callable[[], object]) -> str | None:
     """Return why a contender's verification failed, in one line, or None if it passed.
 
-    A contender may fail in any way, also for want of memory; the others go on.
+    A contender may fail in any way, for example run out of memory; the others continue.
     """
     try:
         verify()
@@ -137,9 +137,9 @@ def one_line(error: Exception) -> str:
 def take_turns(
     contenders: Mapping[str, Callable[[], T]], rounds: int, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, list[T]]:
-    """Call every contender once in every round, so that what else the machine does slows all of them.
+    """Call every contender once in every round, so that other load on the machine slows all of them alike.
 
-    Returns the results of each contender, round by round. `say` is told of every round.
+    Returns the results of each contender, round by round. `say` is called with a line after every round.
     """
     results: dict[str, list[T]] = {name: [] for name in contenders}
     for number in range(rounds):
@@ -179,7 +179,7 @@ def number(value: float | None, form: str = "{:,.0f}") -> str:
 
 @contextmanager
 def picture(path: Path, title: str, size: tuple[float, float], rows: int = 1, columns: int = 1) -> "Iterator[Any]":
-    """Give the axes, one or an array of them, of a picture that is written to a PNG when the block ends."""
+    """Yield the axes, one or an array of them, of a picture; write it to a PNG when the block ends."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -18,7 +18,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from spade_index.benchmarks.environment import environment
+from spade_index.benchmarks.harness import environment
 
 EDGE = 96  # pixels of an image and of the backbone's input
 

@@ -8,7 +8,7 @@
    others search the first few, and their times are extrapolated in proportion (`measured_maps`, `measured_pixels`).
 3. A large matrix product is timed in the same rounds. Contenders that compute all products of the decomposed form get
    their share of its rate: of the best product of the run (`peak_share`), and of the median one in the same rounds
-   (`gemm_share`), since on a shared machine both products and searches lose time to other processes.
+   (`gemm_share`), since on a shared machine other processes slow both products and searches.
 4. Peak memory of one search above its maps is measured in a process of its own (pixel_memory.py).
 """
 

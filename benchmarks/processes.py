@@ -1,4 +1,4 @@
-"""Work in processes of its own, so that its memory is its own, and what processes hold and read.
+"""Measurements in processes of their own, and the memory, disk reads and activity of processes.
 
 Peak memory is the process's VmHWM when it is done, above what its libraries took. `os.wait4` and `getrusage` would
 count what was resident before `exec` as well: the parent's.
@@ -24,7 +24,7 @@ MB = 1e6
 
 
 class Failed(SpadeIndexError):
-    """A process that gave no result; the message is one line that says why."""
+    """A process gave no result; the message is the reason, in one line."""
 
 
 def in_own_process(function: Callable[..., Figures], *arguments: object, limit_s: float | None = None) -> Figures:
@@ -80,12 +80,12 @@ def resident() -> dict[str, float]:
 
 
 def above(before: dict[str, float]) -> dict[str, float]:
-    """Return what is resident now, less what was before."""
+    """Return the resident megabytes now, less those before."""
     return {name: value - before[name] for name, value in resident().items()}
 
 
 def process_tree() -> list[psutil.Process]:
-    """Return this process and all that descend from it."""
+    """Return this process and all its descendants."""
     return [psutil.Process(), *psutil.Process().children(recursive=True)]
 
 
@@ -101,7 +101,7 @@ def resident_mb(processes: Iterable[psutil.Process]) -> float:
 def wait_until_idle(still: float = 0.02, limit: float = 5.0) -> float:
     """Wait until no other thread of the process tree runs, is ready to, or waits for a disk, for `still` seconds.
 
-    Returns when that began, on the clock of time.perf_counter; after `limit` seconds, the present time.
+    Returns the time at which that began, by time.perf_counter; after `limit` seconds, the present time.
     """
     processes, caller = [process.pid for process in process_tree()], threading.get_native_id()
     began = time.perf_counter()

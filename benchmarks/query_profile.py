@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from spade_index import Detector, Gallery, SearchSettings, find_images, load_backbone
-from spade_index.benchmarks.environment import environment
+from spade_index.benchmarks.harness import environment
 from spade_index.images import load
 from spade_index.method import pixel_search
 from spade_index.settings import PIXEL_PRECISIONS

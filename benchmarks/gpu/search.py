@@ -18,9 +18,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from spade_index.benchmarks import environment
 from spade_index.benchmarks.gpu.runner import LOST, Row, State, run_tasks, supervise
 from spade_index.benchmarks.gpu.table import table
+from spade_index.benchmarks.harness import environment
 
 LANES = 10  # workers that check at a time
 MINUTES = 6.75
@@ -66,8 +66,7 @@ def gpu() -> dict[str, str]:
 
 def describe(smoke: bool) -> Row:
     """Return machine, versions and commit; the environment's COMMIT stands in where there is no git."""
-    found = environment.environment()
-    found["versions"] = {name: environment._version(name) for name in PACKAGES}
+    found = environment(PACKAGES)
     found["commit"] = os.environ.get("COMMIT") or found["commit"]
     return {**found, "gpu": gpu(), "smoke": smoke, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 

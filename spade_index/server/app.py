@@ -1,4 +1,4 @@
-"""The application: routes, and what happens around them."""
+"""Create the ASGI application: its routes, error handlers and middleware."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,7 +44,7 @@ ROUTERS = (
 
 
 def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbone_of) -> FastAPI:
-    """The ASGI application that serves all galleries under a root. `load` makes a gallery's backbone.
+    """Create the ASGI application that serves all galleries under a root. `load` makes the backbone of a gallery.
 
     Raises InputError if there is no such root.
     """

@@ -1,4 +1,4 @@
-"""What clients send as images: read within limits, decoded in threads."""
+"""Read the images that clients send, within limits, and decode them in threads."""
 
 import asyncio
 import io
@@ -38,7 +38,7 @@ class Upload:
     pixels: np.ndarray | None = None  # uint8 [H, W, 3], where they were sent in place of a file
 
     def opened(self, name: str, max_pixels: int) -> Image.Image:
-        """The image, upright and RGB. Raises ImageError, which calls it by `name`."""
+        """Return the image, upright and RGB. Raises ImageError, which names it `name`."""
         if self.pixels is None:
             require_cheap(self.data, name, max_pixels)
             return decode(self.data, name, max_pixels)
@@ -48,7 +48,7 @@ class Upload:
 
 
 def is_multipart(request: Request) -> bool:
-    """Whether the body is a form. Raises Problem (415) if it is neither that nor an image."""
+    """Return whether the body is a form. Raises Problem (415) if it is neither a form nor an image."""
     kind = request.headers.get("content-type", RAW[0]).partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return True
@@ -62,7 +62,7 @@ def is_multipart(request: Request) -> bool:
 
 
 async def read_uploads(request: Request, most: int) -> list[Upload]:
-    """The images of a query: of a form's field `images`, or the body itself. Raises Problem (4xx)."""
+    """Return the images of a query: those of the form field `images`, or the body itself. Raises Problem (4xx)."""
     if not is_multipart(request):
         data = await request.body()
         if not data:
@@ -85,7 +85,7 @@ class _Memory:
         self.write = data.extend
 
     def close(self) -> None:
-        """Nothing is to be done."""
+        """Do nothing: the memory is kept."""
 
 
 class Decoders:
@@ -97,7 +97,7 @@ class Decoders:
         self._metrics = metrics
 
     async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[DecodedImage]:
-        """Images as the backbone wants them. Raises Problem (422) naming the first that cannot be decoded."""
+        """Decode images for the backbone. Raises Problem (422) naming the first that cannot be decoded."""
         loop = asyncio.get_running_loop()
         jobs = [
             loop.run_in_executor(self._pool, self._decode, number, upload, how) for number, upload in enumerate(uploads)
@@ -105,7 +105,7 @@ class Decoders:
         return list(await asyncio.gather(*jobs))
 
     def stop(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
 
     def _decode(self, number: int, upload: Upload, how: Preprocessing) -> DecodedImage:
@@ -122,7 +122,7 @@ class Decoders:
 
 
 def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
-    """Raise ImageError for a file that says of itself that decoding it would take too much memory, or time.
+    """Raise ImageError for a file whose header says that decoding it would take too much memory or time.
 
     What is no image is left to `decode`.
     """
@@ -136,7 +136,7 @@ def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
 
 
 def _scans(data: bytes) -> int:
-    """The scans of a JPEG file, as far as there are not too many: each can be a few bytes, and goes over all pixels."""
+    """Count the scans of a JPEG file, up to a limit: a scan of a few bytes can go over all pixels."""
     scans, at = 0, 2
     while scans <= MOST_SCANS and (marker := MARKER.search(data, at)) and marker[1] != END:
         scans += marker[1] == SCAN

@@ -50,7 +50,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/docs", response_class=HTMLResponse)
 def docs(request: Request) -> str:
-    """All routes, as a page."""
+    """Return the page that describes all routes."""
     key = ' -H "Authorization: Bearer $KEY"' if service_of(request).keys else ""
     host = request.headers.get("host", "")
     secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
@@ -60,12 +60,12 @@ def docs(request: Request) -> str:
 
 @router.get("/docs.css")
 def style() -> Response:
-    """How it looks."""
+    """Return the style sheet of the page."""
     return Response((FOLDER / "docs.css").read_bytes(), media_type="text/css")
 
 
 def described(openapi: Json, key: str = "") -> dict[str, Any]:
-    """An OpenAPI document as the template wants it; `key` is the option that gives curl an API key."""
+    """Convert an OpenAPI document for the template; `key` is the option that gives curl an API key."""
     sections: dict[str, list[dict[str, Any]]] = {}
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
@@ -106,7 +106,7 @@ def _parameter(parameter: Json) -> dict[str, Any]:
 
 
 def _contents(content: Json) -> list[tuple[str, Markup]]:
-    """Media types and what is in them."""
+    """Return media types and their schemas."""
     return [(media_type, _type(told.get("schema", {}))) for media_type, told in content.items()]
 
 
@@ -116,7 +116,7 @@ def _schema(name: str, schema: Json) -> dict[str, Any]:
 
 
 def _type(schema: Json) -> Markup:
-    """What a value is, in words, with links to what is described below."""
+    """Describe the type of a value in words, with links to the schemas below."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return Markup('<a href="#{0}">{0}</a>').format(name)
@@ -147,7 +147,7 @@ def _bounds(schema: Json) -> str:
 
 
 def _curl(path: str, method: str, operation: Json, key: str) -> str:
-    """A command that works as it is written, once those at the top were run."""
+    """Return a command that works as it is written, after the commands at the top of the page."""
     name = path.rpartition("/")[2]
     required = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query" and one.get("required")]
     options = [QUERY[parameter] for parameter in required]
@@ -164,7 +164,7 @@ def _curl(path: str, method: str, operation: Json, key: str) -> str:
 
 
 def _file(name: str, operation: Json) -> str:
-    """Under which name to keep what a route answers with, if that is a file."""
+    """Return the name under which to save the answer of a route, if it is a file."""
     suffixes = {"image/png": ".png", "image/jpeg": ".jpg", "application/x-npy": ".npy"}
     for answer in operation["responses"].values():
         for media_type in answer.get("content", {}):
@@ -189,5 +189,5 @@ def _before(tag: str, key: str) -> str:
 
 
 def _text(text: str) -> Markup:
-    """Markdown, as far as docstrings have it."""
+    """Convert the Markdown of docstrings."""
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))

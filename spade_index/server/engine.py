@@ -37,7 +37,7 @@ log = logging.getLogger("spade_index.server")
 
 @dataclass(frozen=True)
 class Answer:
-    """What is found for one image, with all that showing it takes, so that no gallery is asked again."""
+    """The detection of one image, with all that showing it needs, so that the gallery is not asked again."""
 
     detection: Detection
     originals: dict[str, tuple[int, int]]  # width and height of the images whose pixels were searched, by their ids
@@ -65,13 +65,13 @@ class Place:
         self.images = 0
 
     def take(self, images: int) -> None:
-        """Make it so many images in all. Raises Problem (503) if the queue has no room for them."""
+        """Change the share to a number of images. Raises Problem (503) if the queue has no room for them."""
         self._engine.resize(images - self.images)
         self.images = images
 
 
 class Engine:
-    """Answers images, in the order in which they come."""
+    """Answers images in the order of their arrival."""
 
     def __init__(self, galleries: Galleries, settings: ServeSettings, metrics: Metrics) -> None:
         self._galleries = galleries
@@ -86,11 +86,11 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread that computes."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer what is waiting, then end."""
+        """Answer the images that wait, then stop."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -99,12 +99,12 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether it answers."""
+        """Return whether the thread that computes is alive."""
         return self._thread.is_alive() and not self._stopping
 
     @contextmanager
     def place(self) -> Iterator[Place]:
-        """Room in the queue while a request is served, as soon as it knows for how many images.
+        """Reserve room in the queue while a request is served, once it knows the number of its images.
 
         Raises Problem (503) if there is none now, before the request's body is read; while that comes, which can take
         a client long, the room is others'.
@@ -119,7 +119,7 @@ class Engine:
 
     @contextmanager
     def coming(self, images: int) -> Iterator[None]:
-        """While images are being decoded, a batch that is not full waits for them a moment."""
+        """Announce images that are being decoded: a batch that is not full waits a moment for them."""
         with self._changed:
             self._coming += images
         try:
@@ -130,7 +130,7 @@ class Engine:
                 self._changed.notify()
 
     def resize(self, images: int) -> None:
-        """Admit so many more images, or fewer."""
+        """Admit more images, or fewer."""
         with self._changed:
             if images > 0:
                 self._require_room(images)
@@ -145,7 +145,7 @@ class Engine:
         maps: Maps | None = None,
         threshold: float | None = None,
     ) -> list[Answer]:
-        """Answers of images, in their order; if nobody waits for them any more, they are not computed.
+        """Return the answers of images, in their order. What is cancelled is not computed.
 
         Raises Problem (503) where their turn does not come in time, and what opening and searching the gallery raises.
         """
@@ -180,7 +180,7 @@ class Engine:
                     _fail(ask, error)
 
     def _next(self) -> list[Ask] | None:
-        """A batch, empty if nothing came for a while; None at the end."""
+        """Return the next batch; an empty one if nothing came for a while, None at the end."""
         with self._changed:
             if not self._waiting:
                 if self._stopping:
@@ -220,7 +220,7 @@ class Engine:
             self._seconds += SMOOTHING * ((time.monotonic() - begun) / searched - self._seconds)
 
     def _search(self, backbone: Backbone, asks: list[tuple[Ask, Served]]) -> None:
-        """Answer images whose galleries have the same backbone."""
+        """Answer images of galleries that share a backbone."""
         try:
             with self._metrics.timed("backbone"):
                 features = backbone(np.stack([ask.image.pixels for ask, _ in asks]))

@@ -1,4 +1,4 @@
-"""The files of a form, taken apart while they come: each part of the body goes where it belongs at once.
+"""Parse a form while it arrives: each part of the body is passed on at once.
 
 Frameworks keep files in memory, or in temporary files of which each is a descriptor, until the last has come; a
 thousand images would be too many of either.
@@ -21,17 +21,17 @@ class Sink(Protocol):
     """Where a file goes."""
 
     def write(self, data: bytes, /) -> object:
-        """One more piece of it."""
+        """Write the next piece."""
 
     def close(self) -> object:
-        """It has come whole."""
+        """Close the file, which is complete."""
 
 
 Begin = Callable[[int, str | None], Sink]  # is told a file's number and its name
 
 
 async def in_place(feed: Callable[[bytes], object], data: bytes) -> None:
-    """Take a piece of the body at once."""
+    """Process a piece of the body at once."""
     feed(data)
 
 
@@ -41,7 +41,7 @@ async def read_files(
     begin: Begin,
     run: Callable[[Callable[[bytes], object], bytes], Awaitable[object]] = in_place,
 ) -> int:
-    """Hand over the files of the form's field `images`; returns how many they were.
+    """Pass on the files of the form field `images`; return their number.
 
     `run` calls a function with a piece of the body: in a thread, where sinks are slow. Raises Problem (400, 422), and
     what `begin` raises.
@@ -66,7 +66,7 @@ async def read_files(
 
 
 class _Form:
-    """What the parser finds."""
+    """Receives what the parser finds."""
 
     def __init__(self, most: int, begin: Begin) -> None:
         self.files = 0
@@ -79,12 +79,12 @@ class _Form:
         self._disposition = b""
 
     def callbacks(self) -> Any:
-        """For python-multipart."""
+        """Return the callbacks for python-multipart."""
         names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end")
         return {f"on_{name}": getattr(self, f"_{name}") for name in (*names, "headers_finished")}
 
     def close(self) -> None:
-        """Close a file that has not come whole."""
+        """Close a file that is not complete."""
         if self._sink is not None:
             self._sink.close()
             self._sink = None
@@ -127,7 +127,7 @@ class _Form:
 
 
 def file_name(name: str | None) -> str | None:
-    """A file name as it can be shown: one line, of some length."""
+    """Return a file name that can be shown: one line of limited length."""
     printable = "".join(letter for letter in name or "" if letter.isprintable())[:NAME_LENGTH]
     return printable or None
 

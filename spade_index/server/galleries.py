@@ -1,4 +1,4 @@
-"""The galleries under one folder: opened when they are asked for, closed by a memory budget, always at the last commit.
+"""The galleries under one folder: opened on demand, closed by a memory budget, always at the last commit.
 
 A Detector is for one thread, so what is opened here is the engine's alone. Whoever wants to look at a gallery for
 another reason opens it for himself (`Galleries.open`), which takes milliseconds.
@@ -30,7 +30,7 @@ Identity = tuple[int, int]  # of a catalog's file: device and inode
 
 
 def backbone_of(gallery: Gallery, device: str) -> Backbone:
-    """The backbone that a gallery was built with, loaded anew."""
+    """Load the backbone that a gallery was built with."""
     recorded = gallery.settings
     return load_backbone(
         recorded.backbone,
@@ -55,12 +55,12 @@ class Served:
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes, about."""
+        """Return the memory that it takes, approximately."""
         return OPEN_BYTES + self.detector.map_bytes
 
     @property
     def default_maps(self) -> Maps:
-        """Score maps where a request does not say: of suspicious images, where it is known which those are."""
+        """Return the default of `maps`: `auto` where a threshold of the pooled score is calibrated, else `always`."""
         needs_all = self.detector.search.image_score not in (None, "pooled")
         return "always" if needs_all or "pooled" not in self.detector.thresholds else "auto"
 
@@ -84,7 +84,7 @@ class Galleries:
         self._known: dict[str, tuple[int, ExtractionSettings]] = {}
 
     def names(self) -> list[str]:
-        """All galleries' names, sorted."""
+        """Return the names of all galleries, sorted."""
         if (self.root / CATALOG).is_file():
             return [self.root.name]
         with os.scandir(self.root) as entries:
@@ -92,7 +92,7 @@ class Galleries:
         return sorted(name for name in folders if (self.root / name / CATALOG).is_file() and name.isprintable())
 
     def path(self, name: str) -> Path:
-        """Where a gallery is: a folder directly under the root, never elsewhere. Raises Problem (404)."""
+        """Return the folder of a gallery, which is directly under the root. Raises Problem (404)."""
         if (self.root / CATALOG).is_file():
             if name == self.root.name:
                 return self.root
@@ -104,7 +104,7 @@ class Galleries:
         raise self._unknown(name)
 
     def open(self, name: str, snapshot: int | None = None) -> Gallery:
-        """A gallery for the caller's own use, at a snapshot or the latest. Raises Problem (404), GalleryError."""
+        """Open a gallery for the caller alone, at a snapshot or the latest. Raises Problem (404), GalleryError."""
         path = self.path(name)
         try:
             return Gallery(path, snapshot)
@@ -112,7 +112,7 @@ class Galleries:
             raise Problem(404, f"gallery {name!r} has no snapshot {snapshot} (any more)", field="snapshot") from error
 
     def settings_of(self, name: str) -> ExtractionSettings:
-        """What a gallery was built with; remembered, for it never changes."""
+        """Return the settings that a gallery was built with; cached, since they never change."""
         path = self.path(name) / CATALOG
         with suppress(FileNotFoundError):
             written = path.stat().st_mtime_ns  # an inode alone may be another file's by now
@@ -124,7 +124,7 @@ class Galleries:
         raise self._unknown(name)
 
     def backbone(self, gallery: Gallery) -> Backbone:
-        """The gallery's backbone: one for all that were built with the same, as long as any uses it."""
+        """Return the backbone of a gallery. Galleries that were built with the same one share it."""
         key = gallery.settings, gallery.catalog.meta("weights_file")
         with self._loading:
             backbone = self._backbones.get(key)
@@ -133,16 +133,16 @@ class Galleries:
             return backbone
 
     def reload(self, name: str) -> None:
-        """Have a gallery opened anew at its next use."""
+        """Open a gallery anew at its next use."""
         self.path(name)
         self._to_reload.add(name)
 
     def is_open(self, name: str) -> bool:
-        """Whether it is open for queries."""
+        """Return whether a gallery is open for queries."""
         return any(key[0] == name for key in list(self._open))
 
     def use(self, name: str, snapshot: int | None = None) -> Served:
-        """A gallery to query, at a snapshot or at the latest, whatever a writer has committed by now.
+        """Return a gallery to query, at a snapshot or at the latest commit.
 
         Raises Problem (404), GalleryError, BackboneError.
         """
@@ -163,7 +163,7 @@ class Galleries:
         return served
 
     def tidy(self) -> None:
-        """Between batches: close galleries that are over the budget, unused for long, or behind a commit."""
+        """Close galleries that are over the budget, unused for long, or behind a commit. Called between batches."""
         now = time.monotonic()
         while self._retired:
             self._end(self._retired.pop())
@@ -177,13 +177,13 @@ class Galleries:
                 self._close(key)
 
     def close(self) -> None:
-        """Close all."""
+        """Close all galleries."""
         for key in list(self._open):
             self._retire(key)
         self.tidy()
 
     def pool_stats(self) -> dict[str, int]:
-        """Galleries that are open, their memory, and how many maps all pools so far found, and had to read."""
+        """Return the number of open galleries, their memory, and the counts of maps found in memory and read."""
         opened = [*self._open.values(), *self._retired]
         stats = [served.detector.map_stats for served in opened]
         return {
@@ -218,13 +218,13 @@ class Galleries:
         return Problem(404, f"no gallery {name[:100]!r}; GET /v1/galleries names them", field="gallery")
 
     def _outdated(self, served: Served, path: Path, snapshot: int | None) -> bool:
-        """Whether something was committed since it was opened, or another gallery is there now."""
+        """Return whether something was committed since it was opened, or another gallery has taken its place."""
         if _identity(path) != served.identity:
             return True
         return snapshot is None and served.gallery.catalog.data_version() != served.version
 
     def _retire(self, key: tuple[str, int | None]) -> None:
-        """Use one no more; it is closed by `tidy`, for images of the same batch may still be searched for in it."""
+        """Stop using a gallery. `tidy` closes it, since images of the same batch may still be searched for in it."""
         self._retired.append(self._open.pop(key))
 
     def _close(self, key: tuple[str, int | None]) -> None:

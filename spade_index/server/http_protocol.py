@@ -19,7 +19,7 @@ HEAD_BYTES = 16 << 10  # of a request's head
 
 
 def patient_for(seconds: float) -> type[H11Protocol]:
-    """A protocol that closes connections whose next request's head is not complete in so many seconds.
+    """Return a protocol that closes connections whose next head is not complete within a number of seconds.
 
     A connection that was used before and is idle is uvicorn's own business (`timeout_keep_alive`).
     """
@@ -43,7 +43,7 @@ def patient_for(seconds: float) -> type[H11Protocol]:
             super().connection_lost(error)
 
         def send_400_response(self, msg: str) -> None:
-            """What is no HTTP is answered as any other error is, where an answer has not begun."""
+            """Answer what is not HTTP like any other error, unless an answer has begun."""
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 id = secrets.token_hex(8)
                 told = problem_response(Problem(400, "this is not an HTTP/1.1 request"), "", id)
@@ -81,7 +81,7 @@ def patient_for(seconds: float) -> type[H11Protocol]:
 
 
 def protocol_options(settings: ServeSettings) -> dict[str, Any]:
-    """Uvicorn's options for a service of these settings, where it listens and what it logs aside."""
+    """Return Uvicorn's options for a service of these settings, except for its address and its log."""
     return {
         "http": patient_for(settings.head_seconds),
         "ws": "none",

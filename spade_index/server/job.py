@@ -1,4 +1,4 @@
-"""A request to add images, as clients are told of it."""
+"""The record of a request to add images."""
 
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -13,13 +13,13 @@ TOLD = tuple(told.name for told in fields(wire.JobInfo) if told.name != "images"
 
 
 def now() -> str:
-    """The time, ISO 8601."""
+    """Return the time in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One request to add images, as it is told to clients."""
+    """A request to add images."""
 
     id: str
     gallery: str

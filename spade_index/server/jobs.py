@@ -109,7 +109,7 @@ class Jobs:
             return self.submit(replace(job, done=0, error=None, notices=[], snapshot=None, started=None, ended=None))
 
     def cancel(self, id: str) -> Job:
-        """End a job; what it has committed stays. Raises Problem (404)."""
+        """Cancel a job; what it has committed stays. Raises Problem (404)."""
         with self._lock:
             job = self.get(id)
             if job.state == "running":

@@ -24,14 +24,14 @@ SHORTEST = 16  # characters of a key
 
 @dataclass(frozen=True)
 class Key:
-    """What the holder of a key may do."""
+    """The rights of the holder of a key."""
 
     digest: bytes  # SHA-256 of the key: of equal length for all, and the key itself is not kept
     galleries: frozenset[str] | None  # None: all
     writes: bool
 
     def allows(self, gallery: str | None, write: bool) -> bool:
-        """Whether it may look at a gallery, or change it; None is what concerns no single gallery."""
+        """Return whether it may read a gallery, or change it; None stands for what concerns no single gallery."""
         there = gallery is None or self.galleries is None or gallery in self.galleries
         return there and (self.writes or not write)
 
@@ -40,7 +40,7 @@ ANYONE = Key(b"", None, True)
 
 
 class Keys:
-    """All keys; none at all: anyone may do everything."""
+    """All keys. Without any, everybody may do everything."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._keys = tuple(keys)
@@ -49,7 +49,7 @@ class Keys:
         return bool(self._keys)
 
     def of(self, headers: Mapping[str, str]) -> Key:
-        """The key of a request. Raises Problem (401) if there is none, or nobody knows it."""
+        """Return the key of a request. Raises Problem (401) if it has none, or an unknown one."""
         if not self._keys:
             return ANYONE
         digest = _digest(_given(headers))
@@ -64,7 +64,7 @@ class Keys:
 
 
 def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> Keys:
-    """Keys of a file, or else of the variable SPADE_INDEX_API_KEYS. Raises InputError."""
+    """Read the keys of a file, or else of the variable SPADE_INDEX_API_KEYS. Raises InputError."""
     if file is None:
         return Keys(_parsed(environment.get(VARIABLE, ""), f"${VARIABLE}"))
     try:

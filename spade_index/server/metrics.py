@@ -1,4 +1,4 @@
-"""What the service measures of itself, for Prometheus."""
+"""The metrics of the service, for Prometheus."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """One service's figures."""
+    """The metrics of one service."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -34,12 +34,12 @@ class Metrics:
         self.refused = Counter("refused", "Requests that were refused for want of room or time", ("reason",), **of)
 
     def stage(self, name: str, seconds: float) -> None:
-        """A stage took so long."""
+        """Note how long a stage took."""
         self._stages.labels(name).observe(seconds)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """What is done inside is a stage."""
+        """Time what is done inside as a stage."""
         begun = time.perf_counter()
         try:
             yield
@@ -47,11 +47,11 @@ class Metrics:
             self.stage(name, time.perf_counter() - begun)
 
     def watch(self, galleries: Callable[[], dict[str, int]], results: Callable[[], dict[str, int]]) -> None:
-        """Ask for the state of open galleries and kept results whenever the figures are wanted."""
+        """Read the state of open galleries and kept results whenever the metrics are read."""
         self.registry.register(_State(galleries, results))
 
     def text(self) -> bytes:
-        """All figures."""
+        """Return all metrics as Prometheus reads them."""
         return generate_latest(self.registry)
 
 
@@ -60,7 +60,7 @@ class _State(Collector):
         self._galleries, self._results = galleries, results
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges of what there is now."""
+        """Yield the gauges of the present state."""
         galleries, results = self._galleries(), self._results()
         yield GaugeMetricFamily("spade_index_open_galleries", "Galleries that are open", galleries["open"])
         yield GaugeMetricFamily("spade_index_open_bytes", "Memory of open galleries, about", galleries["bytes"])

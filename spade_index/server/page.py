@@ -1,4 +1,4 @@
-"""The page at `/`: a few files that are served as they are. A browser asks each time whether they have changed."""
+"""Serve the page at `/`: a few static files. A browser asks each time whether they have changed."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ router = APIRouter()
 
 @cache
 def _read(name: str) -> tuple[bytes, str]:
-    """A file of the page and its entity tag."""
+    """Return a file of the page and its entity tag."""
     data = (FOLDER / name).read_bytes()
     return data, f'"{hashlib.sha256(data).hexdigest()[:32]}"'
 

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: what went wrong, which field is at fault, and nothing of the inside."""
+"""Errors as RFC 9457 problem details: what went wrong and which field is at fault, without internals."""
 
 import os
 import re
@@ -59,7 +59,7 @@ class Problem(HTTPException):
 
 
 class InvalidFields(Problem):
-    """A request whose parameters are not what they should be."""
+    """An answer to a request with invalid parameters."""
 
     def __init__(self, errors: Sequence[Any]) -> None:
         """`errors` are pydantic's: `loc` is where in the request, `msg` what is wrong."""
@@ -69,12 +69,12 @@ class InvalidFields(Problem):
 
 
 def _field(place: Sequence[str | int]) -> str:
-    """Where in a request: `ids[3]`."""
+    """Return a place in a request: `ids[3]`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
 def as_problem(error: Exception, root: str) -> Problem:
-    """What a client is told of an error; of those that nobody foresaw, nothing. Paths begin below `root`."""
+    """Return an error as a client sees it; unforeseen ones have no details. Paths begin below `root`."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, HTTPException):
@@ -87,12 +87,12 @@ def as_problem(error: Exception, root: str) -> Problem:
 
 
 def without_folders(text: str, root: str) -> str:
-    """A message whose paths begin below `root`; of those elsewhere only the last part is left."""
+    """Return a message whose paths begin below `root`; of other paths only the last part is left."""
     return FOLDERS.sub("", text.replace(f"{root}/", "").replace(root, os.path.basename(root)))
 
 
 def problem_response(problem: Problem, path: str, request_id: str) -> JSONResponse:
-    """A problem as an answer to a request for `path`."""
+    """Return a problem as the answer to a request for `path`."""
     headers = dict(problem.headers or {})
     if path.startswith("/v2"):  # as the Open Inference Protocol says
         return JSONResponse({"error": problem.detail}, problem.status_code, headers)

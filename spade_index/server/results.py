@@ -27,7 +27,7 @@ OVERLAY_EDGE = 2048  # pixels, at most, of the longer edge of pictures that are 
 
 @dataclass(frozen=True)
 class Result:
-    """What was found for one image, and all that drawing and explaining it takes."""
+    """The answer for one image, with all that drawing and explaining it needs."""
 
     gallery: str
     upload: Upload
@@ -39,32 +39,32 @@ class Result:
 
     @property
     def pixels(self) -> PixelDetection:
-        """Stage 2's findings."""
+        """Return the result of the pixel search."""
         assert self.answer.detection.pixels is not None
         return self.answer.detection.pixels
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes, about."""
+        """Return the memory that it takes, approximately."""
         pixels = self.pixels
         return len(self.upload.data) + sum(a.nbytes for a in (pixels.score_map, pixels.distances, pixels.matches))
 
     def overlay(self, opacity: float) -> Image.Image:
-        """The score map over the image."""
+        """Draw the score map over the image."""
         return heatmap(self._image(), self.pixels.score_map, self.geometry, self.limits, opacity)
 
     def heat(self) -> Image.Image:
-        """The score map alone, RGBA of the overlay's size."""
+        """Draw the score map alone, RGBA of the overlay's size."""
         return heat(_drawn_size(self.geometry), self.pixels.score_map, self.geometry, self.limits)
 
     def grey(self) -> Image.Image:
-        """The score map in 8 bits, from the lower limit to the upper."""
+        """Draw the score map in 8 bits, from the lower limit to the upper."""
         low, high = self.limits
         scaled = (self.pixels.score_map - low) / (high - low if high > low else 1)
         return Image.fromarray(np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8))
 
     def match(self, x: int, y: int) -> wire.MatchInfo:
-        """What the place at this pixel of the original was matched with. Raises Problem (422)."""
+        """Return what a pixel of the original was matched with. Raises Problem (422)."""
         across, down = self.geometry.to_input(x, y)
         if not (0 <= across < 1 and 0 <= down < 1):
             raise Problem(422, f"({x}, {y}) is not a pixel that the backbone saw", field="x")
@@ -100,7 +100,7 @@ class Results:
         self._lock = threading.Lock()
 
     def keep(self, result: Result) -> str:
-        """Keep a result; returns its id."""
+        """Keep a result; return its id."""
         id = secrets.token_urlsafe(12)
         with self._lock:
             self._kept[id] = result
@@ -114,14 +114,14 @@ class Results:
         return id
 
     def get(self, id: str) -> Result:
-        """A result. Raises Problem (404) once it was let go."""
+        """Return a result. Raises Problem (404) once it was dropped."""
         result = self._kept.get(id)
         if result is None or time.monotonic() - result.made > self.seconds:
             raise Problem(404, "no such result (any more): send the image again", field="id")
         return result
 
     def stats(self) -> dict[str, int]:
-        """How many there are, and their memory."""
+        """Return the number of results and their memory."""
         return {"results": len(self._kept), "bytes": self._bytes}
 
 
@@ -179,14 +179,14 @@ def _described(
 
 
 def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing) -> Result:
-    """What can be drawn. The colours of an image without a calibrated threshold say only where its own maximum is."""
+    """Return a result to keep. Without a calibrated threshold, colours show only where the map's own maximum is."""
     assert answer.detection.pixels is not None
     limits = score_limits([answer.detection.pixels.score], answer.map_threshold)
     return Result(gallery, upload, image.geometry, answer, limits, how)
 
 
 def thumbnail_link(gallery: str, id: str, snapshot: int) -> str:
-    """Where an image's thumbnail is."""
+    """Return the path of an image's thumbnail."""
     return f"/v1/galleries/{quote(gallery, safe='')}/thumbnail?id={quote(id, safe='')}&snapshot={snapshot}"
 
 

@@ -18,13 +18,13 @@ class Ids(BaseModel):
 
 
 def binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
-    """The successful answer of a route that gives files."""
+    """Describe the successful answer of a route that returns files."""
     content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}
     return {200: {"description": "The file", "content": content}}
 
 
 def image_body(field: str, *, many: bool = True, raw: bool = True) -> dict[str, Any]:
-    """A request body of images: files of a form, or, if `raw`, one image alone."""
+    """Describe a request body of images: files of a form, or, if `raw`, one image alone."""
     file = {"type": "string", "format": "binary"}
     files = {"type": "array", "items": file, "minItems": 1} if many else file
     form = {"type": "object", "properties": {field: files}, "required": [field], "additionalProperties": False}

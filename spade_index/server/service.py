@@ -1,4 +1,4 @@
-"""What all routes share."""
+"""The service behind all routes: galleries, decoders, engine, results and jobs."""
 
 import asyncio
 import threading
@@ -50,12 +50,12 @@ class Service:
         self.metrics.watch(self.galleries.pool_stats, self.results.stats)
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start the threads."""
         self.engine.start()
         self.jobs.start()
 
     def stop(self) -> None:
-        """End: what was admitted is answered, a job that runs is left for the next start."""
+        """Stop: answer what was admitted, and leave a running job for the next start."""
         self.jobs.stop()
         self.engine.stop()
         self.decoders.stop()
@@ -85,13 +85,13 @@ class Service:
 
 
 def service_of(request: Request) -> Service:
-    """The service that answers a request."""
+    """Return the service that answers a request."""
     service: Service = request.app.state.service
     return service
 
 
 async def while_waited_for(request: Request, work: Awaitable[T]) -> T:
-    """What work gives; it is cancelled if the client goes. The request's body must have been read."""
+    """Return the result of work, which is cancelled if the client goes. The body must have been read."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

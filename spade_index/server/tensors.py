@@ -23,12 +23,12 @@ Tensor = np.ndarray | list[bytes]  # uint8 of any shape, or the elements of type
 
 
 class TensorError(ValueError):
-    """A request that is not what the protocol says, in one line."""
+    """A request that breaks the protocol, in one line."""
 
 
 @dataclass(frozen=True)
 class OutputWish:
-    """An output that is asked for."""
+    """An output that a request asks for."""
 
     name: str
     binary: bool
@@ -55,12 +55,12 @@ class Output:
 
     @property
     def datatype(self) -> str:
-        """The protocol's name of its elements' type."""
+        """Return the protocol's name of the type of its elements."""
         return {"f": "FP32", "b": "BOOL", "O": "BYTES"}[self.values.dtype.kind]
 
 
 def parse_request(body: bytes, header_length: int | None) -> InferRequest:
-    """A request's JSON and tensors. Raises TensorError."""
+    """Parse the JSON and the tensors of a request. Raises TensorError."""
     head, rest = (body, b"") if header_length is None else (body[:header_length], body[header_length:])
     if header_length is not None and len(head) != header_length:
         raise TensorError(f"{HEADER} is beyond the body's end")
@@ -92,7 +92,7 @@ def parse_request(body: bytes, header_length: int | None) -> InferRequest:
 
 
 def render_response(facts: Mapping[str, Any], outputs: Sequence[Output]) -> tuple[bytes, int | None]:
-    """The body of an answer, and the length of its JSON if tensors follow it."""
+    """Return the body of an answer, and the length of its JSON if tensors follow it."""
     entries, behind = [], []
     for output in outputs:
         entry: dict[str, Any] = {
@@ -161,7 +161,7 @@ def _to_bytes(values: np.ndarray) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it, which knows no NaN."""
+    """Convert a value for JSON, which has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -52,7 +52,7 @@ KeptResult = Annotated[Result, Depends(result_of)]
 
 @router.get("", tags=["service"])
 async def service(request: Request, key: RequestKey) -> wire.ServiceInfo:
-    """What this is, its limits, and how many galleries the key may read."""
+    """Return the version and limits of the service, and how many galleries the key may read."""
     served = service_of(request)
     settings = served.settings
     names = await anyio.to_thread.run_sync(served.galleries.names)
@@ -74,7 +74,7 @@ async def service(request: Request, key: RequestKey) -> wire.ServiceInfo:
 
 @router.get("/galleries", tags=["galleries"])
 def galleries(request: Request, key: RequestKey) -> wire.GalleryList:
-    """All galleries that the key may read."""
+    """List all galleries that the key may read."""
     served = service_of(request)
     names = [name for name in served.galleries.names() if key.allows(name, write=False)]
     return wire.GalleryList(tuple(_summary(served, name) for name in names))
@@ -82,13 +82,13 @@ def galleries(request: Request, key: RequestKey) -> wire.GalleryList:
 
 @router.get("/galleries/{gallery}", tags=["galleries"])
 def gallery(request: Request, gallery: GalleryName, key: RequestKey) -> wire.GalleryInfo:
-    """One gallery: what it was built with, its snapshots, thresholds and index."""
+    """Describe a gallery: its settings, snapshots, thresholds and index."""
     return _described(service_of(request), gallery, key)
 
 
 @router.post("/galleries/{gallery}/reload", tags=["galleries"])
 def reload(request: Request, gallery: GalleryName, key: RequestKey) -> wire.GalleryInfo:
-    """Have a gallery opened anew. Commits are seen without."""
+    """Open a gallery anew. Commits are seen without this."""
     served = service_of(request)
     served.galleries.reload(gallery)
     return _described(served, gallery, key)
@@ -102,7 +102,7 @@ def images(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     removed: Annotated[bool, Query(description="Those that can be restored instead")] = False,
 ) -> wire.GalleryImages:
-    """The images of a gallery, page by page, in the order in which they were added."""
+    """List the images of a gallery, page by page, in the order in which they were added."""
     with service_of(request).galleries.open(gallery) as opened:
         if removed:
             rows = [row for row in opened.removed_images() if row.key > after][: limit + 1]
@@ -119,7 +119,7 @@ def thumbnail(
     id: Annotated[str, Query(description="Of an image")],
     snapshot: Snapshot = None,
 ) -> Response:
-    """A small JPEG of one of the gallery's images."""
+    """Return a small JPEG of one of the gallery's images."""
     with service_of(request).galleries.open(gallery, snapshot) as opened:
         jpeg = opened.thumbnail(opened.image(id))
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
@@ -178,7 +178,7 @@ async def score_map(
     snapshot: Snapshot = None,
     name: Annotated[str | None, Query(max_length=1024)] = None,
 ) -> Response:
-    """The score map of one image, at once. Its score is in the headers."""
+    """Return the score map of one image. Its score is in the headers."""
     served = service_of(request)
     served.galleries.path(gallery)
     with served.engine.place() as place:
@@ -197,31 +197,31 @@ async def score_map(
 
 @router.get("/results/{id}", tags=["results"])
 def result(request: Request, id: ResultId, found: KeptResult) -> wire.ResultInfo:
-    """What a query found, again."""
+    """Return the result of a query again."""
     return results.told(id, found, service_of(request).results.seconds)
 
 
 @router.get("/results/{id}/overlay.png", response_class=Response, responses=binary("image/png"), tags=["results"])
 def overlay(request: Request, found: KeptResult, opacity: Opacity = 0.5) -> Response:
-    """The score map over the image, in its own coordinates."""
+    """Return the score map over the image, in its own coordinates."""
     return _rendered(service_of(request), found, "overlay", opacity)
 
 
 @router.get("/results/{id}/heat.png", response_class=Response, responses=binary("image/png"), tags=["results"])
 def heat(request: Request, found: KeptResult) -> Response:
-    """The overlay's colours alone, transparent where the image is normal, for those who lay it over the image."""
+    """Return the overlay's colours alone, transparent where the image is normal, to be laid over the image."""
     return _rendered(service_of(request), found, "heat", 0.5)
 
 
 @router.get("/results/{id}/grey.png", response_class=Response, responses=binary("image/png"), tags=["results"])
 def grey(request: Request, found: KeptResult) -> Response:
-    """The score map as 8-bit grey over the result's `limits`, of the backbone's input size."""
+    """Return the score map as 8-bit grey over the result's `limits`, of the backbone's input size."""
     return _rendered(service_of(request), found, "grey", 0.5)
 
 
 @router.get("/results/{id}/score_map.npy", response_class=Response, responses=binary(NPY), tags=["results"])
 def npy(request: Request, found: KeptResult) -> Response:
-    """The score map, float32 [H, W] of the backbone's input size, as NumPy keeps it."""
+    """Return the score map, float32 [H, W] of the backbone's input size, as NumPy stores it."""
     return _rendered(service_of(request), found, "npy", 0.5)
 
 
@@ -231,7 +231,7 @@ def match(
     x: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Column of the original, from 0")],
     y: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Row of the original, from 0")],
 ) -> wire.MatchInfo:
-    """The normal image and place that a place of the image was matched with."""
+    """Return the normal image and place that a pixel of the image was matched with."""
     return found.match(x, y)
 
 

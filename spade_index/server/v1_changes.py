@@ -50,7 +50,7 @@ async def add(
     replace: Annotated[bool, Query(description="Take changed images in place of those with their ids")] = False,
     prefix: Annotated[str, Query(max_length=256, description="Put before each image's id")] = "",
 ) -> wire.JobInfo:
-    """Add normal images; their file names become their ids. Answers with a job as soon as all have come."""
+    """Add normal images; their file names become their ids. Answers with a job as soon as all have arrived."""
     served = service_of(request)
     served.galleries.path(gallery)
     if not is_multipart(request):
@@ -69,38 +69,38 @@ async def add(
 
 @changing.post("/galleries/{gallery}/remove", tags=["images"])
 def remove(request: Request, gallery: GalleryName, ids: Ids) -> wire.Changed:
-    """Remove images, all or none. Scores change at once; until the gallery is compacted, `restore` takes them back."""
+    """Remove images, all or none. Scores change at once. Until the gallery is compacted, `restore` undoes it."""
     return _change(request, gallery, ids, "remove")
 
 
 @changing.post("/galleries/{gallery}/restore", tags=["images"])
 def restore(request: Request, gallery: GalleryName, ids: Ids) -> wire.Changed:
-    """Take back the removal of images, all or none."""
+    """Restore removed images, all or none."""
     return _change(request, gallery, ids, "restore")
 
 
 @reading.get("/jobs", tags=["jobs"])
 def jobs(request: Request, key: RequestKey) -> wire.JobList:
-    """All jobs of galleries that the key may read, the newest first."""
+    """List all jobs of galleries that the key may read, the newest first."""
     all_jobs = service_of(request).jobs.all()
     return wire.JobList(tuple(job.told() for job in all_jobs if key.allows(job.gallery, write=False)))
 
 
 @reading.get("/jobs/{id}", tags=["jobs"])
 def job(found: KnownJob) -> wire.JobInfo:
-    """How far a job is."""
+    """Return the state of a job."""
     return found.told()
 
 
 @changing.delete("/jobs/{id}", tags=["jobs"])
 def cancel(request: Request, found: KnownJob) -> wire.JobInfo:
-    """End a job; what it has committed stays."""
+    """Cancel a job; what it has committed stays."""
     return service_of(request).jobs.cancel(found.id).told()
 
 
 @changing.post("/jobs/{id}/resume", status_code=202, tags=["jobs"])
 def resume(request: Request, found: KnownJob) -> wire.JobInfo:
-    """Go on with a job that was interrupted because the service ended."""
+    """Resume a job that was interrupted because the service ended."""
     return service_of(request).jobs.resume(found.id).told()
 
 

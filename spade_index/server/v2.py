@@ -45,26 +45,26 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PRO
 
 @health.get("")
 async def server() -> dict[str, Any]:
-    """What this is."""
+    """Return the name, version and extensions of the server."""
     return {"name": "spade_index", "version": version("spade_index"), "extensions": ["binary_tensor_data"]}
 
 
 @health.get("/health/live")
 async def live() -> dict[str, bool]:
-    """Whether the service answers."""
+    """Return whether the service answers."""
     return {"live": True}
 
 
 @health.get("/health/ready")
 async def ready(request: Request) -> JSONResponse:
-    """Whether it takes queries: 503 if not."""
+    """Return whether the service takes queries: 503 if not."""
     alive = service_of(request).engine.alive
     return JSONResponse({"ready": alive}, 200 if alive else 503)
 
 
 @router.post("/repository/index")
 def repository(request: Request, key: RequestKey) -> list[dict[str, str]]:
-    """All models that the key may read."""
+    """List all models that the key may read."""
     served = service_of(request)
     return [_state(served, name) for name in served.galleries.names() if key.allows(name, write=False)]
 
@@ -72,7 +72,7 @@ def repository(request: Request, key: RequestKey) -> list[dict[str, str]]:
 @router.get("/models/{model}")
 @router.get("/models/{model}/versions/{version}")
 def metadata(request: Request, model: Model, version: Version | None = None) -> dict[str, Any]:
-    """A model's versions, inputs and outputs."""
+    """Return a model's versions, inputs and outputs."""
     with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
         height, width = gallery.settings.preprocessing.input_size
         versions = [str(row.snapshot) for row in gallery.catalog.snapshots() if row.images]
@@ -92,7 +92,7 @@ def metadata(request: Request, model: Model, version: Version | None = None) -> 
 @router.get("/models/{model}/ready")
 @router.get("/models/{model}/versions/{version}/ready")
 def model_ready(request: Request, model: Model, version: Version | None = None) -> dict[str, Any]:
-    """Whether a model can be used."""
+    """Return whether a model can be used."""
     with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
         if not len(gallery):
             raise Problem(503, f"{model}: the gallery is empty: add normal images first")
@@ -143,7 +143,7 @@ async def _parsed(request: Request) -> InferRequest:
 
 
 def _uploads(asked: InferRequest, most: int) -> list[Upload]:
-    """The images of a request. Raises Problem (400)."""
+    """Return the images of a request. Raises Problem (400)."""
     if len(asked.inputs) != 1 or not asked.inputs.keys() <= {IMAGE, PIXELS}:
         raise Problem(400, f"give one input: {IMAGE!r} (BYTES, files) or {PIXELS!r} (UINT8 [B, H, W, 3])")
     (name, tensor), *_ = asked.inputs.items()
@@ -167,7 +167,7 @@ def _wishes(asked: InferRequest) -> list[OutputWish]:
 
 
 def _maps(asked: InferRequest, wishes: list[OutputWish]) -> Maps | None:
-    """Which score maps to make: where that is not said, those that are asked for."""
+    """Return which score maps to make: by default, those that are asked for."""
     maps: Maps | None = asked.parameters.get("maps")
     if maps is None:
         return "always" if any(wish.name == "score_map" for wish in wishes) else None

@@ -276,7 +276,7 @@ def main() -> None:
         folder.rmdir()
     print(table(tally))
     if options.json:
-        from spade_index.benchmarks.environment import environment
+        from spade_index.benchmarks.harness import environment
 
         result = {"seed": options.seed, **asdict(tally), "seconds": round(time.perf_counter() - begun)}
         options.json.write_text(json.dumps({**result, "environment": environment()}, indent=1) + "\n")
