@@ -19,7 +19,7 @@ Range = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # lower
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may take."""
+    """The limits of a request."""
 
     body_bytes: int
     add_bytes: int
@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """What this service is."""
+    """The service, its version and its limits."""
 
     service: str
     version: str
@@ -126,7 +126,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class MatchInfo(Evidence):
-    """The same, with what showing it takes."""
+    """Evidence with the facts that are needed to show it."""
 
     neighbour_size: Size
     score: float
@@ -135,7 +135,7 @@ class MatchInfo(Evidence):
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """Where a score map can be had, for `expires` seconds at most."""
+    """Links to a score map, which is kept for at most `expires` seconds."""
 
     id: str
     max: float
@@ -150,7 +150,7 @@ class ScoreMap:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found for one image."""
+    """The result for one image."""
 
     image: str | None
     width: int
@@ -167,7 +167,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ResultInfo(Verdict):
-    """What was found for one image, and where its score map can be had."""
+    """The result for one image, with links to its score map."""
 
     score_map: ScoreMap | None
 

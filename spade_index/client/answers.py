@@ -50,12 +50,12 @@ class Job(JobInfo):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen to it (an interrupted job can be resumed)."""
+        """Whether the job has ended (an interrupted job can be resumed)."""
         return self.state not in ("receiving", "queued", "running")
 
 
 class Pictures(Protocol):
-    """Where a result's pictures and matches come from: a client."""
+    """The source of the pictures and matches of a result: a client."""
 
     def score_map(self, result_id: str) -> NDArray[np.float32]: ...
 
@@ -68,7 +68,7 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class Result(Verdict):
-    """What was found for one image. Pictures and matches are fetched when they are asked for, while they are kept."""
+    """The result for one image. Pictures and matches are fetched on demand, while the service keeps them."""
 
     gallery: str
     kept: ScoreMap | None

@@ -29,7 +29,7 @@ from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
 
-IDLE_SECONDS = 2.0  # between looks at galleries that nobody asks for
+IDLE_SECONDS = 2.0  # between two looks for galleries to close
 SMOOTHING = 0.1  # of the mean time an image takes
 
 log = logging.getLogger("spade_index.server")

@@ -18,7 +18,7 @@ NAME_LENGTH = 1024  # characters of a file name
 
 
 class Sink(Protocol):
-    """Where a file goes."""
+    """Takes the pieces of a file."""
 
     def write(self, data: bytes, /) -> object:
         """Write the next piece."""

@@ -1,15 +1,12 @@
 """The native API's changes of a gallery: add images (a job), remove and restore them."""
 
-import time
-from pathlib import Path as FilePath
 from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from spade_index import wire
-from spade_index.errors import GalleryLocked, InputError, storage_errors
-from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.errors import InputError, storage_errors
 
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute, permitted
 from .decoding import is_multipart
@@ -19,6 +16,7 @@ from .problems import Problem, as_problem
 from .schema import Ids, image_body
 from .service import service_of
 from .v1 import PROBLEMS, GalleryName
+from .writing import open_writer
 
 JobId = Annotated[str, Path(description="Of a job")]
 
@@ -106,7 +104,7 @@ def resume(request: Request, found: KnownJob) -> wire.JobInfo:
 
 def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Changed:
     path = service_of(request).galleries.path(gallery)
-    with _writer(path, service_of(request).settings.change_seconds) as writer:
+    with open_writer(path, service_of(request).settings.change_seconds) as writer:
         try:
             snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)
         except InputError as error:  # of one to be restored that is there
@@ -114,15 +112,3 @@ def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Chang
                 409, as_problem(error, str(service_of(request).galleries.root)).detail, field="ids"
             ) from error
         return wire.Changed(changed=len(set(ids.ids)), images=len(writer.gallery), snapshot=snapshot)
-
-
-def _writer(path: FilePath, seconds: float) -> GalleryWriter:
-    """Open a gallery for writing, and wait a time for another writer. Raises GalleryLocked."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            return GalleryWriter(path)
-        except GalleryLocked:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)
