@@ -40,7 +40,7 @@ def routes() -> list[tuple[str, str, Route]]:
 
 
 def flattened(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
-    """Yield all routes. Later versions of FastAPI keep an included router as one route, earlier ones copy its routes."""
+    """Yield all routes: later versions of FastAPI keep an included router as one route, earlier ones copy its own."""
     for route in routes:
         included = getattr(route, "original_router", None)
         if included is None:
