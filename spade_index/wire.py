@@ -4,6 +4,8 @@ Pydantic's dataclasses: they are checked, frozen, and described as JSON schemas.
 ignored.
 """
 
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,10 +18,12 @@ Place = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # (x, y),
 Size = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # pixels
 Range = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # lower and upper
 
+JobState = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
 
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a request."""
+
+@dataclass(frozen=True, eq=False)  # compared as mappings are, also with a dict
+class Limits(Mapping[str, float]):
+    """The limits of a request, as fields and by their names."""
 
     body_bytes: int
     add_bytes: int
@@ -30,9 +34,16 @@ class Limits:
     seconds: float
 
     def __getitem__(self, name: str) -> float:
-        """Return a limit by its name."""
-        value: float = getattr(self, name)
-        return value
+        """Return a limit by its name. Raises KeyError."""
+        return asdict(self)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of all limits."""
+        return iter(asdict(self))
+
+    def __len__(self) -> int:
+        """Return the number of limits."""
+        return len(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -199,7 +210,7 @@ class JobInfo:
     action: Literal["add"]
     replace: bool
     prefix: str
-    state: Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
+    state: JobState
     images: int
     done: int
     report: dict[str, int] | None

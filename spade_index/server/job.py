@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Literal
 
 from spade_index import wire
 
-State = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
 ENDED = ("done", "failed", "cancelled")
 RESTING = (*ENDED, "interrupted")
 TOLD = tuple(told.name for told in fields(wire.JobInfo) if told.name != "images")
@@ -26,7 +24,7 @@ class Job:
     replace: bool
     prefix: str
     action: str = "add"
-    state: State = "receiving"
+    state: wire.JobState = "receiving"
     names: list[str] = field(default_factory=list)  # of the staged files 0, 1, ...
     done: int = 0  # images processed
     report: dict[str, int] | None = None

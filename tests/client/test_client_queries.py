@@ -28,7 +28,12 @@ def test_the_import_loads_neither_torch_nor_the_service() -> None:
 def test_service_and_galleries_are_described(client: Client) -> None:
     assert client.ready()
     assert client.service().galleries == 4
-    assert client.service().limits["images"] == 32
+    limits = client.service().limits
+    assert limits["images"] == limits.images == 32
+    assert limits == dict(limits)
+    assert set(limits) >= {"body_bytes", "image_pixels", "seconds"}
+    assert "tries" not in limits
+    assert limits.get("tries") is None
     assert [(one.name, one.images, one.calibrated) for one in client.galleries()] == [
         ("calibrated", 12, True),
         ("cropped", 12, False),
