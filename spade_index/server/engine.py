@@ -106,8 +106,8 @@ class Engine:
     def place(self) -> Iterator[Place]:
         """Reserve room in the queue while a request is served, once it knows the number of its images.
 
-        Raises Problem (503) if there is none now, before the request's body is read; while that comes, which can take
-        a client long, the room is others'.
+        Raises Problem (503) if there is none now, before the request's body is read. While the body is received, which
+        can take long, other requests may use the room.
         """
         with self._changed:
             self._require_room(1)

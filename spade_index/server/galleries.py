@@ -1,7 +1,7 @@
 """The galleries under one folder: opened on demand, closed by a memory budget, always at the last commit.
 
-A Detector is for one thread, so what is opened here is the engine's alone. Whoever wants to look at a gallery for
-another reason opens it for himself (`Galleries.open`), which takes milliseconds.
+A Detector is for one thread, so only the engine uses the galleries opened here. Other code opens a gallery of its own
+(`Galleries.open`), which takes milliseconds.
 """
 
 import os
@@ -133,7 +133,7 @@ class Galleries:
             return backbone
 
     def reload(self, name: str) -> None:
-        """Open a gallery anew at its next use."""
+        """Reopen a gallery at its next use."""
         self.path(name)
         self._to_reload.add(name)
 
