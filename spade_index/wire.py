@@ -203,7 +203,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class JobInfo:
-    """A job; `images` of it have come, and `done` of them were looked at."""
+    """A job: it received `images` images, and has processed `done` of them."""
 
     id: str
     gallery: str

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # both take long to import, and commands that have no backbon
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    """How features are made, as a gallery records it; None: the gallery's value, the preset's, or the default."""
+    """Options of the features, which a gallery records; None: the gallery's value, the preset's, or the default."""
 
     name: Annotated[
         str | None,

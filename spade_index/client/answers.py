@@ -46,11 +46,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job(JobInfo):
-    """Images that are being added: `images` have come, and `done` of them were looked at."""
+    """A job that adds images: it received `images` images, and has processed `done` of them."""
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended (an interrupted job can be resumed)."""
+        """True if the job has ended (an interrupted job can be resumed)."""
         return self.state not in ("receiving", "queued", "running")
 
 
@@ -112,7 +112,7 @@ class Result(Verdict):
 
 
 def checked(kind: type[T], values: Any) -> T:
-    """Return an answer as what it should be. Raises ServiceError if it is not."""
+    """Return an answer as an instance of `kind`. Raises ServiceError if its fields do not fit."""
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

@@ -167,11 +167,11 @@ class Client:
         return [checked(Job, one) for one in self._json("GET", "v1/jobs")["jobs"]]
 
     def job(self, job: Job | str) -> Job:
-        """Return a job as it is now."""
+        """Return the current state of a job."""
         return checked(Job, self._json("GET", _job(job)))
 
     def cancel(self, job: Job | str) -> Job:
-        """End a job; what it has committed stays."""
+        """Cancel a job; images that it has committed stay."""
         return checked(Job, self._json("DELETE", _job(job)))
 
     def resume(self, job: Job | str) -> Job:

@@ -148,7 +148,7 @@ def _bounds(schema: Json) -> str:
 
 
 def _curl(path: str, method: str, operation: Json, key: str) -> str:
-    """Return a command that works as it is written, after the commands at the top of the page."""
+    """Return a command that runs as written, after the commands at the top of the page."""
     name = path.rpartition("/")[2]
     required = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query" and one.get("required")]
     options = [QUERY[parameter] for parameter in required]

@@ -26,7 +26,7 @@ class Job:
     action: str = "add"
     state: wire.JobState = "receiving"
     names: list[str] = field(default_factory=list)  # of the staged files 0, 1, ...
-    done: int = 0  # images that were looked at
+    done: int = 0  # images processed
     report: dict[str, int] | None = None
     notices: list[str] = field(default_factory=list)
     snapshot: int | None = None  # of the gallery when the job ended

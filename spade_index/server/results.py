@@ -128,7 +128,7 @@ class Results:
 def described(
     gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing, results: Results
 ) -> wire.ResultInfo:
-    """Describe what was found for one image. Where there is a score map, the result is kept."""
+    """Return the result of one image, and keep it if it has a score map."""
     if answer.detection.pixels is None:
         return _described(upload, image.geometry, answer, None, None)
     result = result_of(gallery, upload, image, answer, how)

@@ -15,7 +15,7 @@ KEY = "a-key-that-may-write"
 
 
 class Page(HTMLParser):
-    """What the page is made of."""
+    """Tags, links, headings and commands of the page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

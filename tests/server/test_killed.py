@@ -28,7 +28,7 @@ files.read_image = lambda *arguments: (time.sleep(SECONDS), read(*arguments))[1]
 
 
 def slowly(seconds: float) -> str:
-    """What has a service take so long to read each image that it adds."""
+    """Return code that makes a service take `seconds` to read each image that it adds."""
     return SLOWLY.replace("SECONDS", str(seconds))
 
 
@@ -54,14 +54,14 @@ def files() -> list:
 
 
 def committed(root: Path) -> int:
-    """How many images were added, of a gallery without a fault."""
+    """Return the number of images that were added, after checking that the gallery has no fault."""
     with Gallery(root / "tiles") as gallery:
         assert list(gallery.verify()) == []
         return len(gallery) - START
 
 
 def started(served: Process, files: list, done: int) -> str:
-    """A job of which so much is done."""
+    """Start a job, and return its id when `done` images are done."""
     job = served.http.post(f"{AT}/images", files=files).json()["id"]
     eventually(lambda: served.http.get(f"/v1/jobs/{job}").json()["done"] >= done)
     return job

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # it loads torch, which `spade-index list` and the like do wi
 
 
 class GalleryWriter(Session):
-    """A session with the operations as methods; `gallery` reads what they made of it. Use as a context manager."""
+    """A session with the operations as methods; `gallery` reads the result. Use as a context manager."""
 
     def __enter__(self) -> "GalleryWriter":
         return self
@@ -80,7 +80,7 @@ class GalleryWriter(Session):
         return restore(self, ids)
 
     def index_is_stale(self) -> bool:
-        """Return whether so much was added or removed since the index was built that it should be built again."""
+        """Return whether the index should be rebuilt, because of the images added and removed since."""
         return index_is_stale(self)
 
     def index_settings(self) -> IndexSettings:
@@ -120,7 +120,7 @@ class GalleryWriter(Session):
         say: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> int:
-        """Drop what is damaged and keep the rest; return the number of dropped images that had not been removed.
+        """Drop damaged images and keep the rest; return the number of dropped images that had not been removed.
 
         `problems` are those that `Gallery.problems` found since the gallery was opened for writing, by default those
         that it finds now. `say` is called with a line for everything that is done, `progress` with the number of
