@@ -121,9 +121,9 @@ class Client:
         """
         named = named_files(images)
         files = [(name or f"images[{number}]", data) for number, (name, data) in enumerate(named)]
-        told = self._json("POST", _at(gallery, "query"), files, maps=maps, threshold=threshold, snapshot=snapshot)
+        answer = self._json("POST", _at(gallery, "query"), files, maps=maps, threshold=threshold, snapshot=snapshot)
         return [
-            result_of(self, gallery, name, values) for (name, _), values in zip(named, told["results"], strict=True)
+            result_of(self, gallery, name, values) for (name, _), values in zip(named, answer["results"], strict=True)
         ]
 
     def score_map(self, result_id: str) -> NDArray[np.float32]:
@@ -205,8 +205,8 @@ class Client:
         try:
             return response.json()
         except ValueError:
-            told = f"{response.url}: the answer is not JSON: not the address of a service"
-            raise ServiceError(told, status=response.status_code) from None
+            message = f"{response.url}: the answer is not JSON: not the address of a service"
+            raise ServiceError(message, status=response.status_code) from None
 
     def _asked(self, method: str, path: str, files: Any = None, body: Any = None, **parameters: Any) -> httpx.Response:
         """Return a successful answer. Raises ServiceError."""
@@ -243,9 +243,9 @@ def _error(response: httpx.Response) -> ServiceError:
     """Return an answer that is an error as an exception; a proxy before the service may have its own errors."""
     request, status = response.request, response.status_code
     try:
-        told = response.json()
-        detail = str(told["detail"])
-        fields = {one["field"]: one["detail"] for one in told.get("errors", [])}
+        problem = response.json()
+        detail = str(problem["detail"])
+        fields = {one["field"]: one["detail"] for one in problem.get("errors", [])}
     except (ValueError, TypeError, KeyError, AttributeError):
         detail, fields = response.reason_phrase or "an answer that is not of spade_index", {}
         if response.has_redirect_location:
@@ -264,9 +264,9 @@ def _error(response: httpx.Response) -> ServiceError:
 
 def _retry_after(response: httpx.Response) -> float | None:
     """Return the seconds that `Retry-After` asks for, in either of its forms."""
-    told = response.headers.get("Retry-After", "")
+    header = response.headers.get("Retry-After", "")
     try:
-        return float(told) if told.isdigit() else max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+        return float(header) if header.isdigit() else max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     except ValueError:
         return None
 

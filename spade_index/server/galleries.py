@@ -1,7 +1,7 @@
 """The galleries under one folder: opened on demand, closed by a memory budget, always at the last commit.
 
-A Detector is for one thread, so only the engine uses the galleries opened here. Other code opens a gallery of its own
-(`Galleries.open`), which takes milliseconds.
+A Detector is for one thread, so the galleries kept open here are used by the engine alone. Other callers open a gallery
+for themselves (`Galleries.open`), which takes milliseconds.
 """
 
 import os
@@ -133,7 +133,7 @@ class Galleries:
             return backbone
 
     def reload(self, name: str) -> None:
-        """Reopen a gallery at its next use."""
+        """Open a gallery anew at its next use."""
         self.path(name)
         self._to_reload.add(name)
 

@@ -7,7 +7,7 @@ from spade_index import wire
 
 ENDED = ("done", "failed", "cancelled")
 RESTING = (*ENDED, "interrupted")
-TOLD = tuple(told.name for told in fields(wire.JobInfo) if told.name != "images")
+SHARED = tuple(one.name for one in fields(wire.JobInfo) if one.name != "images")
 
 
 def now() -> str:
@@ -35,7 +35,7 @@ class Job:
     started: str | None = None
     ended: str | None = None
 
-    def told(self) -> wire.JobInfo:
-        """Return what clients are told of it."""
-        values = {name: getattr(self, name) for name in TOLD}
+    def info(self) -> wire.JobInfo:
+        """Return the job as clients see it."""
+        values = {name: getattr(self, name) for name in SHARED}
         return wire.JobInfo(**values, images=len(self.names))

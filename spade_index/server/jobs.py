@@ -1,7 +1,7 @@
 """Jobs that add images: staged on disk, run one at a time, and still known after a kill.
 
-A gallery is at its last commit whatever happens, and an image that is there is not added twice. So a job that was
-interrupted can be resumed.
+A failure leaves a gallery at its last commit, and an image that is in it is not added twice. So an interrupted job can
+be resumed.
 """
 
 import logging
@@ -137,7 +137,7 @@ class Jobs:
                     self._put(replace(self._jobs[id], state="queued", done=0, notices=[], started=None))
                 else:
                     self._end(self._jobs[id], state="cancelled", snapshot=self._committed(job)[0])
-            except Exception as error:  # the thread must outlive whatever happens to a job
+            except Exception as error:  # the thread must survive any failure of a job
                 problem = as_problem(error, str(self._galleries.root))
                 if problem.status_code == 500 and not isinstance(error, SpadeIndexError):
                     log.exception("job %s failed", id)

@@ -62,7 +62,7 @@ async def add(
         await read_files(request, served.settings.add_images, staging.begin, anyio.to_thread.run_sync)
         job = await anyio.to_thread.run_sync(staging.submit)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return job.told()
+    return job.info()
 
 
 @changing.post("/galleries/{gallery}/remove", tags=["images"])
@@ -81,25 +81,25 @@ def restore(request: Request, gallery: GalleryName, ids: Ids) -> wire.Changed:
 def jobs(request: Request, key: RequestKey) -> wire.JobList:
     """List all jobs of galleries that the key may read, the newest first."""
     all_jobs = service_of(request).jobs.all()
-    return wire.JobList(tuple(job.told() for job in all_jobs if key.allows(job.gallery, write=False)))
+    return wire.JobList(tuple(job.info() for job in all_jobs if key.allows(job.gallery, write=False)))
 
 
 @reading.get("/jobs/{id}", tags=["jobs"])
 def job(found: KnownJob) -> wire.JobInfo:
     """Return the state of a job."""
-    return found.told()
+    return found.info()
 
 
 @changing.delete("/jobs/{id}", tags=["jobs"])
 def cancel(request: Request, found: KnownJob) -> wire.JobInfo:
     """Cancel a job; what it has committed stays."""
-    return service_of(request).jobs.cancel(found.id).told()
+    return service_of(request).jobs.cancel(found.id).info()
 
 
 @changing.post("/jobs/{id}/resume", status_code=202, tags=["jobs"])
 def resume(request: Request, found: KnownJob) -> wire.JobInfo:
     """Resume a job that was interrupted because the service ended."""
-    return service_of(request).jobs.resume(found.id).told()
+    return service_of(request).jobs.resume(found.id).info()
 
 
 def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Changed:
