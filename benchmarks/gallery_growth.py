@@ -1,4 +1,4 @@
-"""What does a gallery cost as it grows? `spade-index benchmark gallery`: one gallery of 1,000 to 1,000,000 images.
+"""Measure a gallery as it grows: `spade-index benchmark gallery`, one gallery of 1,000 to 1,000,000 images.
 
     spade-index benchmark gallery --photographs cifar10.tar --work DIR --json growth.json --picture growth.png
 

@@ -1,4 +1,4 @@
-"""How fast does a gallery take in images? `spade-index benchmark ingest`, against the backbone alone.
+"""Measure how fast images are added: `spade-index benchmark ingest`, against the backbone alone.
 
     spade-index benchmark ingest --photographs cifar10.tar --json benchmarks/results/ingest.json --picture ingest.png
 

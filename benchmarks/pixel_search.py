@@ -1,4 +1,4 @@
-"""How fast is the pixel search, and how much of it can be pruned? `spade-index benchmark kernel`, on real features.
+"""Measure the pixel search, and the share of it that is pruned: `spade-index benchmark kernel`, on real features.
 
     spade-index benchmark kernel --json benchmarks/results/pixel_search.json --picture kernel.png [OPTIONS]
 

@@ -32,7 +32,7 @@ class KernelChoice:
 
     @property
     def fused(self) -> bool:
-        """Whether the backend searches maps in the fused kernels' layout."""
+        """True if the backend searches maps in the fused kernels' layout."""
         return self.backend in FUSED
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the backbone's input.
+    """Settings that turn an image into the backbone's input.
 
     By default the whole image is resized to `input_size` and nothing is cropped: defects occur at borders too.
     With `resize`, the shorter edge is resized to that length, and the centre is cropped (the paper: 256 and 224).
@@ -110,7 +110,7 @@ class ExtractionSettings:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a gallery is searched, image level and pixel level, and how scores are computed."""
+    """Settings of the search, at image level and pixel level, and of the scores."""
 
     score_neighbours: int = 3  # K of the pooled score
     gallery_neighbours: int = 50  # K images whose pixels are searched
@@ -159,7 +159,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """How a FAISS index is built."""
+    """Settings of building a FAISS index."""
 
     storage: str = "sq8"
     dimensions: int = 192  # principal components kept of longer descriptors; 0: all values. 10 times as fast as 1280

@@ -4,6 +4,8 @@ Pydantic's dataclasses: they are checked, frozen, and described as JSON schemas.
 ignored.
 """
 
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,10 +18,12 @@ Place = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # (x, y),
 Size = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # pixels
 Range = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # lower and upper
 
+JobState = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
 
-@dataclass(frozen=True)
-class Limits:
-    """What a request may take."""
+
+@dataclass(frozen=True, eq=False)  # compared as mappings are, also with a dict
+class Limits(Mapping[str, float]):
+    """The limits of a request, as fields and by their names."""
 
     body_bytes: int
     add_bytes: int
@@ -30,14 +34,21 @@ class Limits:
     seconds: float
 
     def __getitem__(self, name: str) -> float:
-        """Return a limit by its name."""
-        value: float = getattr(self, name)
-        return value
+        """Return a limit by its name. Raises KeyError."""
+        return asdict(self)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of all limits."""
+        return iter(asdict(self))
+
+    def __len__(self) -> int:
+        """Return the number of limits."""
+        return len(asdict(self))
 
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """What this service is."""
+    """The service, its version and its limits."""
 
     service: str
     version: str
@@ -126,7 +137,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class MatchInfo(Evidence):
-    """The same, with what showing it takes."""
+    """Evidence with the facts that are needed to show it."""
 
     neighbour_size: Size
     score: float
@@ -135,7 +146,7 @@ class MatchInfo(Evidence):
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """Where a score map can be had, for `expires` seconds at most."""
+    """Links to a score map, which is kept for at most `expires` seconds."""
 
     id: str
     max: float
@@ -150,7 +161,7 @@ class ScoreMap:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found for one image."""
+    """The result for one image."""
 
     image: str | None
     width: int
@@ -167,7 +178,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ResultInfo(Verdict):
-    """What was found for one image, and where its score map can be had."""
+    """The result for one image, with links to its score map."""
 
     score_map: ScoreMap | None
 
@@ -192,14 +203,14 @@ class Changed:
 
 @dataclass(frozen=True)
 class JobInfo:
-    """A job; `images` of it have come, and `done` of them were looked at."""
+    """A job: it received `images` images, and has processed `done` of them."""
 
     id: str
     gallery: str
     action: Literal["add"]
     replace: bool
     prefix: str
-    state: Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
+    state: JobState
     images: int
     done: int
     report: dict[str, int] | None

@@ -1,1 +1,1 @@
-"""What benchmarks/gpu.sh runs: checks of the pixel search on a GPU, and its benchmark."""
+"""Checks of the pixel search on a GPU, and its benchmark: benchmarks/gpu.sh runs them."""

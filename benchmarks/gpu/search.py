@@ -11,13 +11,13 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from spade_index.benchmarks.gpu.device import gpu
 from spade_index.benchmarks.gpu.runner import LOST, Row, State, run_tasks, supervise
 from spade_index.benchmarks.gpu.table import table
 from spade_index.benchmarks.harness import environment
@@ -30,7 +30,6 @@ BUDGETS = {
 }  # fmt: skip
 """The sections, and the seconds of each worker after which it starts no more tasks of one."""
 PACKAGES = ("torch", "triton", "cupy-cuda13x", "faiss-cpu", "faiss-gpu", "numpy")
-CLOCKS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu"
 
 
 def work(arguments: argparse.Namespace) -> int:
@@ -52,16 +51,6 @@ def work(arguments: argparse.Namespace) -> int:
     every = tasks.all_tasks(arguments.smoke, arguments.lanes)
     mine = [task for task in every if task.lane == arguments.worker and task.section in only]
     return 0 if run_tasks(mine, State(arguments.state), arguments.deadline, BUDGETS, lost) else LOST
-
-
-def gpu() -> dict[str, str]:
-    """Return what nvidia-smi reports, empty without it."""
-    command = ["nvidia-smi", f"--query-gpu={CLOCKS}", "--format=csv,noheader"]
-    try:
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(zip(CLOCKS.split(","), shown.stdout.strip().splitlines()[0].split(", "), strict=False))
 
 
 def describe(smoke: bool) -> Row:

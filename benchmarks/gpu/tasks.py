@@ -7,9 +7,9 @@ from functools import partial
 import torch
 
 from spade_index.benchmarks.gpu import checks, parts, whole
+from spade_index.benchmarks.gpu.device import gpu
 from spade_index.benchmarks.gpu.peers import CONTENDERS, FUSED
 from spade_index.benchmarks.gpu.runner import Row, Task
-from spade_index.benchmarks.gpu.search import gpu
 from spade_index.benchmarks.gpu.workload import FULL, SMOKE, Scale, replace_slots
 
 HALF, BFLOAT, FLOAT = torch.float16, torch.bfloat16, torch.float32

@@ -30,7 +30,7 @@ DIFFERENCES_WARPS = 2
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a product is cut into blocks."""
+    """Sizes of the tiles of a product that one block computes."""
 
     warps: int  # of WARP_ROWS query rows each
     channels: int  # of a chunk, at most

@@ -1,4 +1,4 @@
-"""What a fused backend implements: four kernels, and the record each is launched with."""
+"""Interface of a fused backend: four kernels, and the record that each is launched with."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

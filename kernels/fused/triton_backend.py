@@ -19,7 +19,7 @@ INTERPRETED = not isinstance(triton_kernels.block_minima, triton.runtime.JITFunc
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a product is cut into programs."""
+    """Sizes of the tiles of a product that one program computes."""
 
     rows: int  # of the query
     columns: int  # rows of the gallery

@@ -27,7 +27,7 @@ def add_images(
     loading: LoadingOptions,
     adding: AddingOptions,
 ) -> None:
-    """Add all images of the sources, build the index again if it is stale, and print what was done."""
+    """Add all images of the sources, rebuild the index if it is stale, and print the report."""
     total = sum(1 for _ in files_of(sources)) if sys.stderr.isatty() else None
     with Progress("add", total) as progress:
         report = writer.add(

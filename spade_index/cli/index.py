@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # these take long to import
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """How the index is built; None: as the index before, or the default."""
+    """Options of building the index; None: the previous index's value, or the default."""
 
     storage: Annotated[
         str | None,

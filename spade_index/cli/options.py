@@ -76,7 +76,7 @@ class KernelOptions:
 
 @dataclass(frozen=True)
 class LoadingOptions:
-    """How images are read, and how many are computed together."""
+    """Options of decoding and batching images."""
 
     batch_size: Annotated[
         int,
@@ -97,7 +97,7 @@ class LoadingOptions:
 
 @dataclass(frozen=True)
 class AddingOptions:
-    """How images are added to a gallery."""
+    """Options of adding images to a gallery."""
 
     prefix: Annotated[str, click.option("--prefix", default="", help="Put before each image id.")]
     replace: Annotated[

@@ -30,7 +30,7 @@ maps_option = click.option(
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How a gallery is searched and scored; None: the preset's value, or the default."""
+    """Options of searching and scoring; None: the preset's value, or the default."""
 
     score_neighbours: Annotated[
         int | None,

@@ -22,7 +22,7 @@ MEGA = 1_000_000
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where the service listens, and its limits; the defaults are those of ServeSettings."""
+    """Address and limits of the service; the defaults are those of ServeSettings."""
 
     host: Annotated[
         str,

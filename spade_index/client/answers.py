@@ -46,16 +46,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job(JobInfo):
-    """Images that are being added: `images` have come, and `done` of them were looked at."""
+    """A job that adds images: it received `images` images, and has processed `done` of them."""
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen to it (an interrupted job can be resumed)."""
+        """True if the job has ended (an interrupted job can be resumed)."""
         return self.state not in ("receiving", "queued", "running")
 
 
 class Pictures(Protocol):
-    """Where a result's pictures and matches come from: a client."""
+    """The source of the pictures and matches of a result: a client."""
 
     def score_map(self, result_id: str) -> NDArray[np.float32]: ...
 
@@ -68,7 +68,7 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class Result(Verdict):
-    """What was found for one image. Pictures and matches are fetched when they are asked for, while they are kept."""
+    """The result for one image. Pictures and matches are fetched on demand, while the service keeps them."""
 
     gallery: str
     kept: ScoreMap | None
@@ -112,7 +112,7 @@ class Result(Verdict):
 
 
 def checked(kind: type[T], values: Any) -> T:
-    """Return an answer as what it should be. Raises ServiceError if it is not."""
+    """Return an answer as an instance of `kind`. Raises ServiceError if its fields do not fit."""
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Images as files, as the Python client sends them."""
+"""Convert images to the files that the client sends."""
 
 import io
 import os
@@ -16,7 +16,7 @@ Images = AnyImage | Iterable[AnyImage] | Mapping[str, AnyImage]  # one, some, or
 
 
 def named_files(images: Images) -> list[tuple[str | None, bytes]]:
-    """Images as files, with their names if they have any. Raises InputError."""
+    """Return images as files, with their names if they have any. Raises InputError."""
     if isinstance(images, Mapping):
         files: list[tuple[str | None, bytes]] = [(name, _file(image, name)[1]) for name, image in images.items()]
     elif isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):

@@ -188,7 +188,7 @@ class Gallery:
         }
 
     def index_info(self) -> dict[str, Any] | None:
-        """Describe the index, what has changed since, and whether so much that it should be built again (`stale`)."""
+        """Describe the index, the changes since it was built, and whether it should be rebuilt (`stale`)."""
         row = self._index_row
         if row is None:
             return None

@@ -30,7 +30,7 @@ class ImageFile:
 def find_images(source: str | Path, prefix: str = "") -> Iterator[ImageFile]:
     """Yield the images of a folder (recursive, sorted), a tar archive, a text list of paths, or a single file.
 
-    `prefix` is put before each id. Raises InputError if `source` does not exist or cannot be read as what it is.
+    `prefix` is put before each id. Raises InputError if `source` does not exist or cannot be read.
     """
     path = Path(source)
     if path.is_dir():

@@ -16,7 +16,7 @@ GOOD = "good"
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image of a test set, with what is known of it."""
+    """An image of a test set, with its ground truth."""
 
     file: ImageFile
     kind: str  # "good", or the kind of defect: "crack"

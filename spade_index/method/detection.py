@@ -69,13 +69,13 @@ class Detection:
 
     @property
     def anomalous(self) -> bool | None:
-        """Whether the score is above the threshold; None without one."""
+        """True if the score is above the threshold; None without one."""
         return None if self.threshold is None else self.score > self.threshold
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about one image; None: as the search settings and the calibration say."""
+    """Options of the query of one image; None: the value of the search settings or the calibration."""
 
     maps: Maps | None = None
     threshold: float | None = None  # for the image score, and for the pooled score where maps are `auto`

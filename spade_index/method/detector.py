@@ -28,7 +28,7 @@ from .scores import calibrated_thresholds, level_weights, pooled_score, score_ma
 
 
 class Detector:
-    """Finds what is not normal in images, by comparison with a gallery of normal images. For one thread at a time."""
+    """Finds anomalies in images by comparison with a gallery of normal images. Use in one thread at a time."""
 
     def __init__(
         self,
@@ -192,10 +192,10 @@ class Detector:
 
     @property
     def map_bytes(self) -> int:
-        """Memory that normal images' maps take so far, in bytes."""
+        """Memory that normal images' maps take, in bytes."""
         return self._pixel_search.map_bytes
 
     @property
     def map_stats(self) -> PoolStats:
-        """How many maps were found in memory, and how many were read."""
+        """Numbers of maps found in memory, and of maps read."""
         return self._pixel_search.map_stats

@@ -26,7 +26,7 @@ SCORES: tuple[ImageScore, ...] = ("pooled", "map", "both")
 
 @dataclass(frozen=True)
 class Judged:
-    """An image of a test set, and what was found in it."""
+    """An image of a test set, with its scores."""
 
     image: LabelledImage
     geometry: Geometry
@@ -41,7 +41,7 @@ class Judged:
 
     @property
     def defective(self) -> bool:
-        """Whether the image has a defect."""
+        """True if the image has a defect."""
         return self.kind != GOOD
 
 

@@ -22,7 +22,7 @@ EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class PixelMetrics:
-    """How well score maps show where defects are; each value in 0..1, or NaN where it is not defined."""
+    """Quality of score maps as segmentations of defects; each value in 0..1, or NaN where it is not defined."""
 
     roc_auc: float
     pro: float

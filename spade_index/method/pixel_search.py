@@ -139,5 +139,5 @@ class PixelSearch:
 
     @property
     def map_stats(self) -> PoolStats:
-        """How many maps were found in memory, and how many were read."""
+        """Numbers of maps found in memory, and of maps read."""
         return self.map_pool.stats if "map_pool" in vars(self) else PoolStats()

@@ -1,7 +1,7 @@
-"""Who may call a route: API keys are checked before any of the body is read.
+"""Authorisation of routes: API keys are checked before any of the body is read.
 
 FastAPI reads and parses a declared body before it calls dependencies. So the check is in the class of the routes: a
-router states it once, and no handler can forget it.
+router names it once, for all its handlers.
 
     read = APIRouter(prefix="/v1", route_class=ReadRoute)
 """

@@ -32,7 +32,7 @@ class HeldBodies:
 
 
 class Body:
-    """The body of one request, as far as it is allowed.
+    """Receives the body of one request, within the limits.
 
     The route says by `streams_body` (see `access`) whether it writes the body to the disk as it comes.
     """
@@ -48,12 +48,12 @@ class Body:
 
     async def receive(self) -> Message:
         """Return the next part. Raises Problem (408, 413, 503), and ClientGone."""
-        if self._complete:  # the handler waits for the client to go
+        if self._complete:  # the handler waits for the client to disconnect
             return await self._receive()
         streams = getattr(self._exchange.scope.get("route"), "streams_body", False)
         most = self._settings.add_bytes if streams else self._settings.body_bytes
-        told = int(self._exchange.headers.get("content-length", 0))  # the protocol lets only numbers pass
-        if told > most:
+        announced = int(self._exchange.headers.get("content-length", 0))  # a number: the protocol has checked it
+        if announced > most:
             raise _too_large(most)
         try:
             message = await asyncio.wait_for(self._receive(), self._patience())
@@ -72,7 +72,7 @@ class Body:
         return message
 
     def _patience(self) -> float:
-        """Return the seconds to wait for the next part; a body that drips has to end, too."""
+        """Return the seconds to wait for the next part. A body that comes at a trickle has an end, too."""
         settings = self._settings
         due = self._exchange.begun + settings.body_seconds + self._size / settings.body_rate
         return max(0.0, min(settings.body_seconds, due - time.perf_counter()))

@@ -23,7 +23,7 @@ from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
 
-MOST_SCANS = 50  # of a JPEG file; those that are made by programs have 20 at most
+MOST_SCANS = 50  # of a JPEG file; encoders make 20 at most
 MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # of a JPEG file's segments
 SCAN, END = b"\xda", b"\xd9"
 RAW = ("application/octet-stream", "binary/octet-stream")
@@ -124,7 +124,7 @@ class Decoders:
 def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
     """Raise ImageError for a file whose header says that decoding it would take too much memory or time.
 
-    What is no image is left to `decode`.
+    A file that is not an image passes: `decode` refuses it.
     """
     if data.startswith(b"\xff\xd8") and _scans(data) > MOST_SCANS:
         raise ImageError(f"{name}: a JPEG file of more than {MOST_SCANS} scans is refused")

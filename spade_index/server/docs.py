@@ -1,7 +1,8 @@
 """The page at /docs: the OpenAPI document for people, with a curl command for every route.
 
-It is made here and has no script, so it works wherever the service does. What the commands need (ids of a result, a job
-or an image) comes from the commands at the top of each section.
+It works without a network and without a script. FastAPI's own page loads Swagger UI from a CDN, and begins with an
+inline script, which the Content-Security-Policy of the service forbids. The commands at the top of each section set the
+variables that its other commands use (ids of a result, a job or an image).
 """
 
 import json
@@ -107,7 +108,7 @@ def _parameter(parameter: Json) -> dict[str, Any]:
 
 def _contents(content: Json) -> list[tuple[str, Markup]]:
     """Return media types and their schemas."""
-    return [(media_type, _type(told.get("schema", {}))) for media_type, told in content.items()]
+    return [(media_type, _type(described.get("schema", {}))) for media_type, described in content.items()]
 
 
 def _schema(name: str, schema: Json) -> dict[str, Any]:
@@ -142,12 +143,12 @@ def _type(schema: Json) -> Markup:
 
 def _bounds(schema: Json) -> str:
     words = {"minimum": "at least", "maximum": "at most", "maxLength": "length at most"}
-    told = [f"{word} {schema[name]}" for name, word in words.items() if abs(schema.get(name, 2**62)) < 2**62]
-    return f" ({', '.join(told)})" if told else ""
+    found = [f"{word} {schema[name]}" for name, word in words.items() if abs(schema.get(name, 2**62)) < 2**62]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _curl(path: str, method: str, operation: Json, key: str) -> str:
-    """Return a command that works as it is written, after the commands at the top of the page."""
+    """Return a command that runs as written, after the commands at the top of the page."""
     name = path.rpartition("/")[2]
     required = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query" and one.get("required")]
     options = [QUERY[parameter] for parameter in required]

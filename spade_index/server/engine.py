@@ -1,8 +1,8 @@
 """The queue, the batches made of it, and the one thread that computes.
 
 Images that wait together share a pass through the backbone, whatever their galleries, if those have the same one; and
-images of one gallery share its searches. Nobody waits for company: a batch begins as soon as the thread is free, save
-for a moment in which images that are being decoded may still come.
+images of one gallery share its searches. A batch begins as soon as the thread is free; it waits only
+briefly, for images that are being decoded.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
 
-IDLE_SECONDS = 2.0  # between looks at galleries that nobody asks for
+IDLE_SECONDS = 2.0  # between two looks for galleries to close
 SMOOTHING = 0.1  # of the mean time an image takes
 
 log = logging.getLogger("spade_index.server")
@@ -106,8 +106,8 @@ class Engine:
     def place(self) -> Iterator[Place]:
         """Reserve room in the queue while a request is served, once it knows the number of its images.
 
-        Raises Problem (503) if there is none now, before the request's body is read; while that comes, which can take
-        a client long, the room is others'.
+        Raises Problem (503) if there is none now, before the request's body is read. While the body arrives, other
+        requests may take the room.
         """
         with self._changed:
             self._require_room(1)
@@ -174,7 +174,7 @@ class Engine:
             try:
                 self._answer(batch)
                 self._galleries.tidy()
-            except Exception as error:  # the thread must outlive whatever happens to a batch
+            except Exception as error:  # the thread must survive any failure of a batch
                 log.exception("a batch failed")
                 for ask in batch:
                     _fail(ask, error)

@@ -1,4 +1,7 @@
-"""One request and its answer: the request id, and the headers that every answer carries."""
+"""One request and its answer: the request id, and the headers that every answer carries.
+
+The id is set here, not by asgi-correlation-id: the checks before the application and their answers name it, too.
+"""
 
 import re
 import secrets
@@ -22,7 +25,7 @@ HEADERS = {
 
 
 class Exchange:
-    """A request, and how far its answer is."""
+    """A request, and the state of its answer."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.method: str = scope["method"]

@@ -18,7 +18,7 @@ NAME_LENGTH = 1024  # characters of a file name
 
 
 class Sink(Protocol):
-    """Where a file goes."""
+    """Takes the pieces of a file."""
 
     def write(self, data: bytes, /) -> object:
         """Write the next piece."""
@@ -27,7 +27,7 @@ class Sink(Protocol):
         """Close the file, which is complete."""
 
 
-Begin = Callable[[int, str | None], Sink]  # is told a file's number and its name
+Begin = Callable[[int, str | None], Sink]  # is called with the number and the name of a file
 
 
 async def in_place(feed: Callable[[bytes], object], data: bytes) -> None:

@@ -1,7 +1,7 @@
 """The galleries under one folder: opened on demand, closed by a memory budget, always at the last commit.
 
-A Detector is for one thread, so what is opened here is the engine's alone. Whoever wants to look at a gallery for
-another reason opens it for himself (`Galleries.open`), which takes milliseconds.
+A Detector is for one thread, so the galleries kept open here are used by the engine alone. Other callers open a gallery
+for themselves (`Galleries.open`), which takes milliseconds.
 """
 
 import os

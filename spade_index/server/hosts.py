@@ -1,4 +1,4 @@
-"""The names that the service answers to: pages of other sites must not reach it through a browser."""
+"""Checks of `Host` and `Origin`: pages of other sites must not reach the service through a browser."""
 
 from starlette.datastructures import Headers
 

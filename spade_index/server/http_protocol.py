@@ -1,7 +1,7 @@
 """Uvicorn's HTTP/1.1 with a limit on how long a request's head may take, and errors like all others.
 
-What is left of a body after its request was answered, with an error, is thrown away for as long as a head may take:
-who is still sending would not see the answer if the connection were closed at once.
+If a request is answered with an error before its body is complete, the rest of the body is discarded for as long as a
+head may take: a client that is still sending would not see the answer if the connection were closed at once.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ HEAD_BYTES = 16 << 10  # of a request's head
 def patient_for(seconds: float) -> type[H11Protocol]:
     """Return a protocol that closes connections whose next head is not complete within a number of seconds.
 
-    A connection that was used before and is idle is uvicorn's own business (`timeout_keep_alive`).
+    Uvicorn itself closes idle connections that were used before (`timeout_keep_alive`).
     """
 
     class Patient(H11Protocol):
@@ -43,19 +43,19 @@ def patient_for(seconds: float) -> type[H11Protocol]:
             super().connection_lost(error)
 
         def send_400_response(self, msg: str) -> None:
-            """Answer what is not HTTP like any other error, unless an answer has begun."""
+            """Answer a request that is not HTTP with problem details, unless an answer has begun."""
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 id = secrets.token_hex(8)
-                told = problem_response(Problem(400, "this is not an HTTP/1.1 request"), "", id)
-                headers = [*told.raw_headers, (b"connection", b"close"), (b"x-request-id", id.encode())]
+                answer = problem_response(Problem(400, "this is not an HTTP/1.1 request"), "", id)
+                headers = [*answer.raw_headers, (b"connection", b"close"), (b"x-request-id", id.encode())]
                 headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
                 for event in (
                     h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-                    h11.Data(data=bytes(told.body)),
+                    h11.Data(data=bytes(answer.body)),
                     h11.EndOfMessage(),
                 ):
                     self.transport.write(self.conn.send(event))
-            if self.cycle is not None:  # what it answers goes nowhere
+            if self.cycle is not None:  # its answer can no longer be sent
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
             self.transport.close()

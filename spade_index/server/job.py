@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Literal
 
 from spade_index import wire
 
-State = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
 ENDED = ("done", "failed", "cancelled")
 RESTING = (*ENDED, "interrupted")
-TOLD = tuple(told.name for told in fields(wire.JobInfo) if told.name != "images")
+SHARED = tuple(one.name for one in fields(wire.JobInfo) if one.name != "images")
 
 
 def now() -> str:
@@ -26,9 +24,9 @@ class Job:
     replace: bool
     prefix: str
     action: str = "add"
-    state: State = "receiving"
+    state: wire.JobState = "receiving"
     names: list[str] = field(default_factory=list)  # of the staged files 0, 1, ...
-    done: int = 0  # images that were looked at
+    done: int = 0  # images processed
     report: dict[str, int] | None = None
     notices: list[str] = field(default_factory=list)
     snapshot: int | None = None  # of the gallery when the job ended
@@ -37,7 +35,7 @@ class Job:
     started: str | None = None
     ended: str | None = None
 
-    def told(self) -> wire.JobInfo:
-        """Return what clients are told of it."""
-        values = {name: getattr(self, name) for name in TOLD}
+    def info(self) -> wire.JobInfo:
+        """Return the job as clients see it."""
+        values = {name: getattr(self, name) for name in SHARED}
         return wire.JobInfo(**values, images=len(self.names))

@@ -1,7 +1,7 @@
 """Jobs that add images: staged on disk, run one at a time, and still known after a kill.
 
-A gallery is at its last commit whatever happens, and an image that is there is not added twice. So a job that was
-interrupted can be resumed.
+A failure leaves a gallery at its last commit, and an image that is in it is not added twice. So an interrupted job can
+be resumed.
 """
 
 import logging
@@ -10,11 +10,9 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from queue import Queue
-from time import monotonic, sleep
 from typing import Any
 
-from spade_index.errors import GalleryLocked, InputError, SpadeIndexError
-from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.errors import InputError, SpadeIndexError
 
 from .galleries import Galleries
 from .job import ENDED, RESTING, Job, now
@@ -22,6 +20,7 @@ from .job_files import JobFiles
 from .problems import Problem, as_problem
 from .settings import ServeSettings
 from .staging import Staging
+from .writing import open_writer
 
 NOTICES = 100  # lines kept of a job
 BATCH = 8  # images; queries of the same backbone wait for as many
@@ -48,7 +47,7 @@ class Jobs:
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def start(self) -> None:
-        """Load the jobs on disk: queued jobs go on, those that ran when the service was killed are interrupted."""
+        """Load the jobs on disk: queued jobs continue, those that ran when the service was killed are interrupted."""
         for job in self.files.load():
             self._jobs[job.id] = job
             if job.state in ENDED:  # and the service, before it could tidy up
@@ -89,7 +88,7 @@ class Jobs:
                 raise Problem(503, detail, retry_after=self._settings.job_seconds)
             self.files.make_folder(job)
             self._put(job)
-        return Staging(self, job)
+        return Staging(job, self.files, self.submit, self.drop)
 
     def submit(self, job: Job) -> Job:
         """Queue a job whose images have come. Raises Problem (409) if it was cancelled meanwhile."""
@@ -138,7 +137,7 @@ class Jobs:
                     self._put(replace(self._jobs[id], state="queued", done=0, notices=[], started=None))
                 else:
                     self._end(self._jobs[id], state="cancelled", snapshot=self._committed(job)[0])
-            except Exception as error:  # the thread must outlive whatever happens to a job
+            except Exception as error:  # the thread must survive any failure of a job
                 problem = as_problem(error, str(self._galleries.root))
                 if problem.status_code == 500 and not isinstance(error, SpadeIndexError):
                     log.exception("job %s failed", id)
@@ -155,7 +154,8 @@ class Jobs:
             self._put(replace(current, done=current.done + images), durably=False)
             self._require_wanted(job)
 
-        with self._writer(job) as writer:
+        path = self._galleries.path(job.gallery)
+        with open_writer(path, self._settings.job_seconds, lambda: self._require_wanted(job)) as writer:
             report = writer.add(
                 self.files.images(job),
                 self._galleries.backbone(writer.gallery),
@@ -175,18 +175,6 @@ class Jobs:
     def _require_wanted(self, job: Job) -> None:
         if self._stopping or job.id in self._unwanted:
             raise Cancelled("cancelled")
-
-    def _writer(self, job: Job) -> GalleryWriter:
-        """Open the gallery for writing as soon as no other process writes to it. Raises GalleryLocked after a time."""
-        until = monotonic() + self._settings.job_seconds
-        while True:
-            try:
-                return GalleryWriter(self._galleries.path(job.gallery))
-            except GalleryLocked:
-                self._require_wanted(job)
-                if monotonic() > until:
-                    raise
-            sleep(0.2)
 
     def _interrupt(self, job: Job) -> None:
         snapshot, there = self._committed(job)

@@ -54,7 +54,7 @@ class Keys:
             return ANYONE
         digest = _digest(_given(headers))
         found = None
-        for key in self._keys:  # all of them, whichever fits: how long it takes tells nothing
+        for key in self._keys:  # always all keys, so that the time taken reveals nothing
             if hmac.compare_digest(key.digest, digest):
                 found = key
         if found is None:

@@ -1,4 +1,7 @@
-"""The log: JSON, one line a record, and one record a request."""
+"""The log: one JSON object per line, and one record per request.
+
+python-json-logger would need a subclass of the same length to write the same lines.
+"""
 
 import json
 import logging
@@ -14,15 +17,15 @@ log = logging.getLogger("spade_index.server")
 
 
 class JsonLines(logging.Formatter):
-    """Formats log records as JSON, one a line."""
+    """Formats each log record as a line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one record, with the fields of its `told`."""
+        """Format one record, and its `fields`."""
         line: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
-            **getattr(record, "told", {}),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
@@ -38,7 +41,7 @@ def note_request(exchange: Exchange, metrics: Metrics) -> None:
     metrics.requests.labels(method, route, str(exchange.status)).inc()
     metrics.request_seconds.labels(route).observe(seconds)
     client = scope.get("client")
-    told = {
+    fields = {
         "request_id": exchange.id,
         "method": exchange.method,
         "path": scope["path"],
@@ -46,4 +49,4 @@ def note_request(exchange: Exchange, metrics: Metrics) -> None:
         "seconds": round(seconds, 4),
         "client": client and client[0],
     }
-    access.info("request", extra={"told": told})
+    access.info("request", extra={"fields": fields})

@@ -39,7 +39,7 @@ class Metrics:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Time what is done inside as a stage."""
+        """Measure the duration of a stage (a context manager)."""
         begun = time.perf_counter()
         try:
             yield

@@ -10,7 +10,7 @@ from .metrics import Metrics
 from .problems import ClientGone, as_problem, problem_response
 from .settings import ServeSettings
 
-GONE = 499  # status in the log of a request whose client did not wait
+GONE = 499  # status in the log if the client disconnected
 
 
 class Limits:
@@ -38,7 +38,7 @@ class Limits:
                 self.bodies.release(body.held)
         except ClientGone:
             exchange.status = GONE
-        except Exception as error:  # none of the application's handlers took it
+        except Exception as error:  # that the application has no handler for
             problem = as_problem(error, self._root)
             if problem.status_code == 500:
                 log.exception("request %s failed", exchange.id)

@@ -1,4 +1,8 @@
-"""Serve the page at `/`: a few static files. A browser asks each time whether they have changed."""
+"""Serve the page at `/`: a few static files. A browser asks each time whether they have changed.
+
+Starlette's StaticFiles is not used: its entity tags are made of a file's time and size, which an update from a
+reproducible build can leave unchanged; and a mount at `/` would take unknown paths, and be one route in the metrics.
+"""
 
 import hashlib
 from collections.abc import Awaitable, Callable

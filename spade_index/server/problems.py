@@ -35,7 +35,7 @@ LOCKED_SECONDS = 5  # after which it may be worth trying again
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer."""
+    """The client has disconnected."""
 
 
 class Problem(HTTPException):

@@ -90,7 +90,7 @@ class Result:
 
 
 class Results:
-    """Results by unguessable ids, the oldest out when they are too many or too old."""
+    """Keeps results by unguessable ids; drops the oldest when they take too much memory or are too old."""
 
     def __init__(self, most_bytes: int, seconds: float) -> None:
         self.seconds = seconds
@@ -128,14 +128,14 @@ class Results:
 def described(
     gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing, results: Results
 ) -> wire.ResultInfo:
-    """Describe what was found for one image. Where there is a score map, the result is kept."""
+    """Return the result of one image, and keep it if it has a score map."""
     if answer.detection.pixels is None:
         return _described(upload, image.geometry, answer, None, None)
     result = result_of(gallery, upload, image, answer, how)
-    return told(results.keep(result), result, results.seconds)
+    return described_kept(results.keep(result), result, results.seconds)
 
 
-def told(id: str, result: Result, seconds: float) -> wire.ResultInfo:
+def described_kept(id: str, result: Result, seconds: float) -> wire.ResultInfo:
     """Describe a result that is kept for a number of seconds."""
     at = f"/v1/results/{id}"
     worst = result.pixels.worst()

@@ -29,7 +29,7 @@ T = TypeVar("T")
 class Found:
     """A query's images and their answers."""
 
-    preprocessing: Preprocessing  # by which the images were made, whatever stands under the gallery's name by now
+    preprocessing: Preprocessing  # of the images; the name may be another gallery's by now
     images: list[DecodedImage]
     answers: list[Answer]
 

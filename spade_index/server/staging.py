@@ -1,7 +1,8 @@
 """A new job, while its images come."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from .forms import FIELD
 from .job import Job
@@ -9,22 +10,14 @@ from .job_files import JobFiles
 from .problems import Problem
 
 
-class Submits(Protocol):
-    """Takes jobs whose images have come."""
-
-    files: JobFiles
-
-    def submit(self, job: Job) -> Job: ...
-
-    def drop(self, job: Job) -> None: ...
-
-
 class Staging:
     """Stages the images of a job. Use as a context manager: a job that was not submitted is dropped."""
 
-    def __init__(self, jobs: Submits, job: Job) -> None:
-        self._jobs = jobs
+    def __init__(self, job: Job, files: JobFiles, submit: Callable[[Job], Job], drop: Callable[[Job], None]) -> None:
         self._job: Job | None = job
+        self._files = files
+        self._submit = submit
+        self._drop = drop
         self._names: dict[str, None] = {}
 
     def __enter__(self) -> "Staging":
@@ -32,7 +25,7 @@ class Staging:
 
     def __exit__(self, *exception: object) -> None:
         if self._job is not None:
-            self._jobs.drop(self._job)
+            self._drop(self._job)
 
     def begin(self, number: int, name: str | None) -> BinaryIO:
         """Open the file that the next image goes to. Raises Problem (409, 422), OSError."""
@@ -42,13 +35,13 @@ class Staging:
             raise Problem(422, detail, field=f"{FIELD}[{number}]")
         self._names[name] = None
         try:
-            return self._jobs.files.create_image(self._job, number)
+            return self._files.create_image(self._job, number)
         except FileNotFoundError:
             raise Problem(409, "the job was cancelled while its images came") from None
 
     def submit(self) -> Job:
         """Submit the job, whose images have all come. Raises Problem (409)."""
         assert self._job is not None
-        submitted = self._jobs.submit(replace(self._job, names=list(self._names)))
+        submitted = self._submit(replace(self._job, names=list(self._names)))
         self._job = None
         return submitted

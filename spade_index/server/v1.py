@@ -88,7 +88,7 @@ def gallery(request: Request, gallery: GalleryName, key: RequestKey) -> wire.Gal
 
 @router.post("/galleries/{gallery}/reload", tags=["galleries"])
 def reload(request: Request, gallery: GalleryName, key: RequestKey) -> wire.GalleryInfo:
-    """Open a gallery anew. Commits are seen without this."""
+    """Reopen a gallery. Commits are visible without this."""
     served = service_of(request)
     served.galleries.reload(gallery)
     return _described(served, gallery, key)
@@ -108,8 +108,10 @@ def images(
             rows = [row for row in opened.removed_images() if row.key > after][: limit + 1]
         else:
             rows = opened.catalog.page(opened.snapshot, after, limit + 1)
-    told = tuple(wire.GalleryImage(row.id, row.key, row.width, row.height, row.added, row.path) for row in rows[:limit])
-    return wire.GalleryImages(images=told, next=rows[limit - 1].key if len(rows) > limit else None)
+    listed = tuple(
+        wire.GalleryImage(row.id, row.key, row.width, row.height, row.added, row.path) for row in rows[:limit]
+    )
+    return wire.GalleryImages(images=listed, next=rows[limit - 1].key if len(rows) > limit else None)
 
 
 @router.get("/galleries/{gallery}/thumbnail", response_class=Response, responses=binary("image/jpeg"), tags=["images"])
@@ -153,11 +155,11 @@ async def query(
         uploads = await read_uploads(request, served.settings.request_images)
         place.take(len(uploads))
         found = await served.find(request, gallery, uploads, snapshot=snapshot, maps=maps, threshold=threshold)
-        told = tuple(
+        described = tuple(
             results.described(gallery, upload, image, answer, found.preprocessing, served.results)
             for upload, image, answer in zip(uploads, found.images, found.answers, strict=True)
         )
-    return wire.QueryAnswer(gallery=gallery, snapshot=told[0].snapshot, results=told)
+    return wire.QueryAnswer(gallery=gallery, snapshot=described[0].snapshot, results=described)
 
 
 @router.post(
@@ -198,7 +200,7 @@ async def score_map(
 @router.get("/results/{id}", tags=["results"])
 def result(request: Request, id: ResultId, found: KeptResult) -> wire.ResultInfo:
     """Return the result of a query again."""
-    return results.told(id, found, service_of(request).results.seconds)
+    return results.described_kept(id, found, service_of(request).results.seconds)
 
 
 @router.get("/results/{id}/overlay.png", response_class=Response, responses=binary("image/png"), tags=["results"])

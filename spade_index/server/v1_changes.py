@@ -1,15 +1,12 @@
 """The native API's changes of a gallery: add images (a job), remove and restore them."""
 
-import time
-from pathlib import Path as FilePath
 from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from spade_index import wire
-from spade_index.errors import GalleryLocked, InputError, storage_errors
-from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.errors import InputError, storage_errors
 
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute, permitted
 from .decoding import is_multipart
@@ -19,6 +16,7 @@ from .problems import Problem, as_problem
 from .schema import Ids, image_body
 from .service import service_of
 from .v1 import PROBLEMS, GalleryName
+from .writing import open_writer
 
 JobId = Annotated[str, Path(description="Of a job")]
 
@@ -64,7 +62,7 @@ async def add(
         await read_files(request, served.settings.add_images, staging.begin, anyio.to_thread.run_sync)
         job = await anyio.to_thread.run_sync(staging.submit)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return job.told()
+    return job.info()
 
 
 @changing.post("/galleries/{gallery}/remove", tags=["images"])
@@ -83,30 +81,30 @@ def restore(request: Request, gallery: GalleryName, ids: Ids) -> wire.Changed:
 def jobs(request: Request, key: RequestKey) -> wire.JobList:
     """List all jobs of galleries that the key may read, the newest first."""
     all_jobs = service_of(request).jobs.all()
-    return wire.JobList(tuple(job.told() for job in all_jobs if key.allows(job.gallery, write=False)))
+    return wire.JobList(tuple(job.info() for job in all_jobs if key.allows(job.gallery, write=False)))
 
 
 @reading.get("/jobs/{id}", tags=["jobs"])
 def job(found: KnownJob) -> wire.JobInfo:
     """Return the state of a job."""
-    return found.told()
+    return found.info()
 
 
 @changing.delete("/jobs/{id}", tags=["jobs"])
 def cancel(request: Request, found: KnownJob) -> wire.JobInfo:
     """Cancel a job; what it has committed stays."""
-    return service_of(request).jobs.cancel(found.id).told()
+    return service_of(request).jobs.cancel(found.id).info()
 
 
 @changing.post("/jobs/{id}/resume", status_code=202, tags=["jobs"])
 def resume(request: Request, found: KnownJob) -> wire.JobInfo:
     """Resume a job that was interrupted because the service ended."""
-    return service_of(request).jobs.resume(found.id).told()
+    return service_of(request).jobs.resume(found.id).info()
 
 
 def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Changed:
     path = service_of(request).galleries.path(gallery)
-    with _writer(path, service_of(request).settings.change_seconds) as writer:
+    with open_writer(path, service_of(request).settings.change_seconds) as writer:
         try:
             snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)
         except InputError as error:  # of one to be restored that is there
@@ -114,15 +112,3 @@ def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Chang
                 409, as_problem(error, str(service_of(request).galleries.root)).detail, field="ids"
             ) from error
         return wire.Changed(changed=len(set(ids.ids)), images=len(writer.gallery), snapshot=snapshot)
-
-
-def _writer(path: FilePath, seconds: float) -> GalleryWriter:
-    """Open a gallery for writing, and wait a time for another writer. Raises GalleryLocked."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            return GalleryWriter(path)
-        except GalleryLocked:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.1)

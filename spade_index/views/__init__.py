@@ -1,1 +1,1 @@
-"""What people see: heat maps and report pages."""
+"""Heat maps and report pages."""

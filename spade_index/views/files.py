@@ -24,7 +24,7 @@ def data_uri(picture: Image.Image | None, file_format: str) -> str | None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under another name, then rename it: nobody reads half a file, also after a crash.
+    """Write a file under another name, then rename it: no process reads a partial file, also after a crash.
 
     Missing folders are made. Raises OSError if the file cannot be written.
     """

@@ -31,7 +31,7 @@ PATIENCE = 300  # seconds until an operation counts as hanging; none takes one s
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an operation with a failing write ended."""
+    """Result of an operation with a failing write."""
 
     fault: str
     well: bool

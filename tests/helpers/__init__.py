@@ -1,1 +1,1 @@
-"""What tests share: images, galleries, services, commands and the cases of the kernels."""
+"""Helpers that tests share: images, galleries, services, commands and the cases of the kernels."""

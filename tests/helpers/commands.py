@@ -1,4 +1,4 @@
-"""Running the commands that pages show, as they are written."""
+"""Run the commands of pages exactly as they are written."""
 
 import os
 import subprocess
@@ -11,14 +11,14 @@ FILES = ("part.jpg", "suspect.jpg", "good1.jpg", "good2.jpg")
 
 
 def photographs(folder: Path) -> Path:
-    """A folder with the photographs that the commands are about."""
+    """Write the photographs that the commands use; return their folder."""
     for number, name in enumerate(FILES):
         random_image(500 + number).save(folder / name)
     return folder
 
 
 def run(commands: Sequence[str], folder: Path, **environment: str) -> list[tuple[int, str]]:
-    """Exit status and output of each of some commands, in one shell. curl fails where it is answered with an error."""
+    """Run commands in one shell; return the exit status and output of each. curl fails on an HTTP error."""
     (folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")
     script = "set -o pipefail\n"
     for number, command in enumerate(commands):

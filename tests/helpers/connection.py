@@ -8,7 +8,7 @@ from .waiting import PATIENCE
 
 
 class Connection:
-    """A hand-written HTTP/1.1 client, so that tests decide over every byte. Use as a context manager."""
+    """A raw HTTP/1.1 client. Use as a context manager."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -22,12 +22,12 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """As a client that goes away."""
+        """Close the connection, as a client that disconnects."""
         self._file.close()
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        """Bytes as they are."""
+        """Send bytes unchanged."""
         self.socket.sendall(data)
 
     def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> "Answer":
@@ -36,13 +36,13 @@ class Connection:
         return self.answer(method)
 
     def head(self, method: str, path: str, **headers: str) -> bytes:
-        """A request's head; in names of headers _ stands for -."""
+        """Return the head of a request; in header names, _ stands for -."""
         lines = [f"{method} {path} HTTP/1.1", *([] if "Host" in headers else [f"Host: 127.0.0.1:{self.port}"])]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def answer(self, method: str = "GET") -> "Answer":
-        """The next answer; fails if the connection is closed before it is whole."""
+        """Read the next answer. Fails if the connection is closed before its end."""
         while True:
             status = int(self._line().split(b" ")[1])
             headers = {}
@@ -57,7 +57,7 @@ class Connection:
         return Answer(status, headers, body)
 
     def is_closed(self, within: float = PATIENCE) -> bool:
-        """Whether the service closes the connection, whatever else it sends before."""
+        """Return whether the service closes the connection in time, whatever it sends first."""
         self.socket.settimeout(within)
         try:
             while self._file.read(1 << 16):
@@ -75,7 +75,7 @@ class Connection:
 
 
 class Answer:
-    """What a hand-written client was answered."""
+    """An answer that a raw connection has read."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status_code = status
@@ -83,5 +83,5 @@ class Answer:
         self.content = body
 
     def json(self) -> Any:
-        """The body."""
+        """Parse the body."""
         return json.loads(self.content)

@@ -8,7 +8,7 @@ from .waiting import eventually
 
 
 def finished(http: httpx.Client, job: str, *, state: str, **options: Any) -> dict[str, Any]:
-    """A job that has come to a state; fails if it comes to rest in another."""
+    """Wait until a job has a state; return it. Fails if it ends in another state."""
     told: dict[str, Any] = {}
 
     def ended() -> bool:
@@ -22,7 +22,7 @@ def finished(http: httpx.Client, job: str, *, state: str, **options: Any) -> dic
 
 
 def problem(answer: Any, status: int, field: str | None = None) -> dict[str, Any]:
-    """The problem details of an answer that must be one, and name this field."""
+    """Check that an answer is a problem with this status and field; return the problem details."""
     assert answer.status_code == status, answer.content
     assert answer.headers["content-type"] == "application/problem+json"
     told: dict[str, Any] = answer.json()

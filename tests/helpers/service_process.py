@@ -19,10 +19,10 @@ PROGRAM = "from spade_index.cli import main; main()"
 
 
 class Process:
-    """`spade-index serve` in a process of its own, to be killed. Use as a context manager."""
+    """A running `spade-index serve`. Use as a context manager."""
 
     def __init__(self, root: Path, *options: str, before: str = "") -> None:
-        """`before` is Python that it runs before it starts."""
+        """Start it; `before` is Python code that the process runs first."""
         self._log = root.with_name(f"{root.name}-{time.monotonic_ns()}.log")
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
@@ -59,25 +59,25 @@ class Process:
             self.kill()
 
     def kill(self) -> None:
-        """At once, with no chance to tidy up."""
+        """Send SIGKILL and wait for the end."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
 
     def terminate(self) -> None:
-        """As whoever runs it would end it; returns when it has ended."""
+        """Send SIGTERM and wait for the end."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(PATIENCE)
 
     def finished(self, job: str, *, state: str = "done", **options: Any) -> dict[str, Any]:
-        """A job that has come to this state."""
+        """Wait until a job has this state; return it."""
         return finished(self.http, job, state=state, **options)
 
     def log_text(self) -> str:
-        """What it has written to standard error."""
+        """Return the standard error of the process."""
         return self._log.read_text()
 
     def log(self) -> list[dict[str, Any]]:
-        """The same, as the structured lines that it is."""
+        """Return the records of the JSON log."""
         return [json.loads(line) for line in self.log_text().splitlines()]
 
     def _listening(self) -> Any:

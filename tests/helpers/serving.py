@@ -42,38 +42,38 @@ class Server:
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE)
 
     def stop(self) -> None:
-        """Drain and end."""
+        """Drain the requests and stop."""
         self.http.close()
         self._uvicorn.should_exit = True
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
     def connect(self) -> Connection:
-        """A connection of its own."""
+        """Open a raw connection."""
         return Connection(self.port)
 
     def query(self, gallery: str, data: bytes, **parameters: Any) -> dict[str, Any]:
-        """The result of one image."""
+        """Query one image; return its result."""
         answer = self.http.post(f"/v1/galleries/{gallery}/query", content=data, params=parameters)
         assert answer.status_code == 200, answer.text
         return answer.json()["results"][0]
 
     def wait_until_waiting(self, images: int) -> None:
-        """Until so many images are decoded and wait for their turn."""
+        """Wait until at least this number of images is decoded and queued."""
         eventually(lambda: len(self.service.engine._waiting) >= images)
 
     def middleware_held(self) -> int:
-        """Bytes of bodies that are held."""
+        """Return the bytes of request bodies in memory."""
         layer = self.app.middleware_stack
         while not isinstance(layer, Limits):
             layer = layer.app
         return layer.bodies.held
 
     def metric(self, line: str) -> float:
-        """The value of a figure, by its name and labels as Prometheus writes them; 0 if it was never set."""
+        """Return the value of a metric by its name and labels, as Prometheus writes them; 0 if it was never set."""
         found = re.search(rf"^{re.escape(line)} (\S+)$", self.http.get("/metrics").text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
     def finished(self, job: str, *, state: str = "done", **options: Any) -> dict[str, Any]:
-        """A job that has come to this state."""
+        """Wait until a job has this state; return it."""
         return finished(self.http, job, state=state, **options)

@@ -8,18 +8,18 @@ from PIL import Image
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    """An image as a file."""
+    """Encode an image as a file."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def odd() -> bytes:
-    """An image file unlike all of the galleries', 40x36 pixels."""
+    """Return an image file of 40x36 pixels that is unlike all images of the galleries."""
     stripes = np.arange(40) // 2 % 2 * np.full((36, 1), 255)
     return encoded(Image.fromarray(stripes.astype(np.uint8)).convert("RGB"))
 
 
 def parts(*files: tuple[str, bytes], field: str = "images") -> list[tuple[str, tuple[str, bytes, str]]]:
-    """Files of a form, as httpx takes them."""
+    """Return the files of a form as httpx expects them."""
     return [(field, (name, data, "application/octet-stream")) for name, data in files]

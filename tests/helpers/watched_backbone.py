@@ -15,7 +15,7 @@ from .waiting import PATIENCE, eventually
 
 
 class WatchedBackbone(Backbone):
-    """Counts the images that it is given, and waits before each batch while it is held."""
+    """Counts its images, and waits before each batch while it is held."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -39,14 +39,14 @@ class WatchedBackbone(Backbone):
 
 
 class Watch:
-    """What a service under test uses as its backbones."""
+    """Loads the backbones of a service under test, counts their images and holds them."""
 
     def __init__(self) -> None:
         self.backbones: list[WatchedBackbone] = []
         self._held = False
 
     def load(self, gallery: Gallery, device: str) -> Backbone:
-        """The tiny backbone that a gallery was built with."""
+        """Return the tiny backbone that a gallery was built with."""
         name = gallery.settings.backbone
         model = TinyCNN(int(name.removeprefix("tiny-")))
         backbone = WatchedBackbone(name, model, gallery.settings.preprocessing, device="cpu", precision="float32")
@@ -57,12 +57,12 @@ class Watch:
 
     @property
     def images(self) -> int:
-        """Images that went through a backbone so far."""
+        """The number of images that went through a backbone."""
         return sum(sum(backbone.batches) for backbone in self.backbones)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nothing is computed inside."""
+        """Hold all backbones inside the `with` block."""
         self._hold(True)
         try:
             yield
@@ -70,11 +70,11 @@ class Watch:
             self._hold(False)
 
     def wait_until_entered(self) -> None:
-        """Until a batch waits in a held backbone."""
+        """Wait until a batch waits in a held backbone."""
         eventually(lambda: any(b.entered.is_set() and not b.free.is_set() for b in self.backbones))
 
     def release(self) -> None:
-        """Go on, before the end of `held`."""
+        """Release the backbones before the end of `held`."""
         self._hold(False)
 
     def _hold(self, hold: bool) -> None:

@@ -44,9 +44,7 @@ def answers_again(connection: Connection) -> bool:
         ("POST", "/v1/galleries/plain/remove", b"x" * 200_000, 422),
     ],
 )
-def test_a_connection_is_used_again_after_an_error_whatever_was_sent(
-    serve, method: str, path: str, body: bytes, status: int
-) -> None:
+def test_a_connection_is_reused_after_an_error(serve, method: str, path: str, body: bytes, status: int) -> None:
     server = serve(body_bytes=1_000_000)
     with server.connect() as connection:
         for _ in range(3):
@@ -56,7 +54,7 @@ def test_a_connection_is_used_again_after_an_error_whatever_was_sent(
         assert answers_again(connection)
 
 
-def test_requests_that_follow_each_other_unasked_are_answered_in_turn(shared_server: Server) -> None:
+def test_pipelined_requests_are_answered_in_order(shared_server: Server) -> None:
     data = png(3)
     with shared_server.connect() as connection:
         query = connection.head("POST", QUERY, Content_Length=str(len(data))) + data
@@ -66,7 +64,7 @@ def test_requests_that_follow_each_other_unasked_are_answered_in_turn(shared_ser
         assert [connection.answer().status_code for _ in range(5)] == [200, 422, 200, 200, 200]
 
 
-def test_a_body_in_pieces_is_one_image(shared_server: Server) -> None:
+def test_a_chunked_body_is_one_image(shared_server: Server) -> None:
     data = png(3)
     with shared_server.connect() as connection:
         connection.send(connection.head("POST", QUERY, Transfer_Encoding="chunked"))
@@ -78,7 +76,7 @@ def test_a_body_in_pieces_is_one_image(shared_server: Server) -> None:
         assert answers_again(connection)
 
 
-def test_a_client_that_asks_before_it_sends_is_told_to_go_on_or_not(serve) -> None:
+def test_expect_100_continue_is_answered(serve) -> None:
     server = serve(body_bytes=100_000)
     data = png(3)
     with server.connect() as connection:
@@ -114,7 +112,7 @@ def test_a_client_that_asks_before_it_sends_is_told_to_go_on_or_not(serve) -> No
         bytes(range(256)) * 100,
     ],
 )
-def test_what_is_no_http_is_refused_and_costs_nothing(shared_server: Server, bytes_: bytes, caplog) -> None:
+def test_invalid_http_is_refused(shared_server: Server, bytes_: bytes, caplog) -> None:
     with shared_server.connect() as connection:
         connection.send(bytes_)
         answer = connection.socket.recv(1 << 16)
@@ -126,7 +124,7 @@ def test_what_is_no_http_is_refused_and_costs_nothing(shared_server: Server, byt
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_garbage_after_a_request_ends_the_connection_and_only_that(shared_server: Server, caplog) -> None:
+def test_garbage_after_a_request_closes_only_its_connection(shared_server: Server, caplog) -> None:
     with shared_server.connect() as connection:
         connection.send(connection.head("GET", "/v1") + b"\x00\x01garbage\r\n\r\n")
         assert connection.answer().status_code == 200
@@ -139,7 +137,7 @@ def test_garbage_after_a_request_ends_the_connection_and_only_that(shared_server
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_a_body_that_turns_into_garbage_is_refused(shared_server: Server, caplog) -> None:
+def test_an_invalid_chunk_is_refused(shared_server: Server, caplog) -> None:
     with shared_server.connect() as connection:
         connection.send(connection.head("POST", QUERY, Transfer_Encoding="chunked") + b"3\r\nabc\r\nzz\r\n")
         problem_or_closed = connection.socket.recv(1 << 16)
@@ -148,7 +146,7 @@ def test_a_body_that_turns_into_garbage_is_refused(shared_server: Server, caplog
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_head_is_get_without_a_body(shared_server: Server) -> None:
+def test_head_is_answered_like_get_without_a_body(shared_server: Server) -> None:
     for path in ("/v1", "/v1/galleries/plain/thumbnail?id=003.png", "/v1/nothing"):
         with shared_server.connect() as connection:
             got, headed = connection.request("GET", path), connection.request("HEAD", path)
@@ -169,14 +167,14 @@ def test_other_methods_are_refused(shared_server: Server, method: str) -> None:
         assert answers_again(connection)
 
 
-def test_old_clients_are_answered(shared_server: Server) -> None:
+def test_http_1_0_is_answered(shared_server: Server) -> None:
     with shared_server.connect() as connection:
         connection.send(b"GET /v1 HTTP/1.0\r\nHost: localhost\r\n\r\n")
         assert connection.answer().status_code == 200
         assert connection.is_closed()
 
 
-def test_an_upgrade_is_not_made(shared_server: Server) -> None:
+def test_upgrades_are_ignored(shared_server: Server) -> None:
     with shared_server.connect() as connection:
         answer = connection.request("GET", "/v1", Connection="Upgrade", Upgrade="websocket", Sec_WebSocket_Version="13")
         assert answer.status_code == 200
@@ -191,7 +189,7 @@ def test_every_answer_has_security_headers(shared_server: Server, path: str) -> 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "192.168.0.1", "", "[::2]"]
 )
-def test_a_page_that_has_its_name_point_here_gets_nothing(shared_server: Server, host: str) -> None:
+def test_dns_rebinding_is_refused(shared_server: Server, host: str) -> None:
     """DNS rebinding."""
     with shared_server.connect() as connection:
         told = problem(connection.request("GET", "/v1/galleries", Host=host), 403, "Host")
@@ -199,12 +197,12 @@ def test_a_page_that_has_its_name_point_here_gets_nothing(shared_server: Server,
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1", "127.0.0.1:1", "[::1]:8765"])
-def test_the_service_is_known_by_the_names_of_this_machine(shared_server: Server, host: str) -> None:
+def test_loopback_names_are_accepted(shared_server: Server, host: str) -> None:
     with shared_server.connect() as connection:
         assert connection.request("GET", "/v1", Host=host).status_code == 200
 
 
-def test_names_can_be_allowed(serve) -> None:
+def test_further_host_names_can_be_allowed(serve) -> None:
     server = serve(allowed_hosts=("inspection.example",))
     with server.connect() as connection:
         assert connection.request("GET", "/v1", Host="inspection.example:80").status_code == 200
@@ -215,7 +213,7 @@ def test_names_can_be_allowed(serve) -> None:
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost.evil.example"]
 )
-def test_a_page_of_another_site_changes_nothing(server: Server, origin: str) -> None:
+def test_changes_from_other_origins_are_refused(server: Server, origin: str) -> None:
     for path, body in (("remove", {"json": {"ids": ["003.png"]}}), ("images", {"files": parts(("a.png", png(50)))})):
         answer = server.http.post(f"/v1/galleries/plain/{path}", headers={"Origin": origin}, **body)
         problem(answer, 403, "Origin")
@@ -225,12 +223,12 @@ def test_a_page_of_another_site_changes_nothing(server: Server, origin: str) -> 
     assert server.http.get("/v1/galleries/plain").json()["images"] == 12
 
 
-def test_the_services_own_pages_may_change_things(server: Server) -> None:
+def test_changes_from_the_own_origin_are_accepted(server: Server) -> None:
     own = {"Origin": server.url}
     assert server.http.post("/v1/galleries/plain/remove", json={"ids": ["003.png"]}, headers=own).status_code == 200
 
 
-def test_pages_of_allowed_sites_may_read_and_change(serve) -> None:
+def test_allowed_origins_may_read_and_change(serve) -> None:
     site = "https://inspection.example"
     server = serve(allowed_origins=(site,))
     ask = {"Origin": site, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-Api-Key"}
@@ -258,7 +256,7 @@ def test_pages_of_allowed_sites_may_read_and_change(serve) -> None:
     problem(server.http.post(QUERY, content=png(3), headers={"Origin": "https://evil.example"}), 403, "Origin")
 
 
-def test_hundreds_of_connections_that_say_nothing_keep_nobody_out(serve) -> None:
+def test_hundreds_of_idle_connections_do_not_block_others(serve) -> None:
     server = serve(head_seconds=1)
     idle = [server.connect() for _ in range(300)]
     assert server.query("plain", png(3))["neighbours"]

@@ -15,7 +15,7 @@ KEY = "a-key-that-may-write"
 
 
 class Page(HTMLParser):
-    """What the page is made of."""
+    """Tags, links, headings and commands of the page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def tiles(root: Path) -> Path:
     return root
 
 
-def test_every_route_is_on_the_page_with_a_command(shared_server: Server) -> None:
+def test_every_route_has_a_command(shared_server: Server) -> None:
     paths = shared_server.http.get("/openapi.json").json()["paths"]
     routes = [f"{method.upper()} {path}" for path, methods in paths.items() for method in methods]
     page = Page(shared_server.http.get("/docs").text)
@@ -69,7 +69,7 @@ def test_every_route_is_on_the_page_with_a_command(shared_server: Server) -> Non
     assert len([text for kind, text in page.commands if kind == "curl"]) == len(routes)
 
 
-def test_everything_that_is_served_is_described(shared_server: Server) -> None:
+def test_every_route_is_described(shared_server: Server) -> None:
     described = shared_server.http.get("/openapi.json").json()["paths"]
     for path, methods in described.items():
         for method, operation in methods.items():
@@ -77,7 +77,7 @@ def test_everything_that_is_served_is_described(shared_server: Server) -> None:
             assert all(one["schema"] for one in operation.get("parameters", [])), (method, path)
 
 
-def test_it_is_plain_and_loads_nothing_from_elsewhere(shared_server: Server) -> None:
+def test_the_page_has_no_script_and_loads_nothing_external(shared_server: Server) -> None:
     answer = shared_server.http.get("/docs")
     page = Page(answer.text)
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -93,9 +93,7 @@ def test_it_is_plain_and_loads_nothing_from_elsewhere(shared_server: Server) -> 
 
 
 @pytest.mark.parametrize("keys", ["", f"{KEY} * write"])
-def test_each_command_works_as_it_is_written(
-    serve: Callable[..., Server], tiles: Path, tmp_path: Path, keys: str
-) -> None:
+def test_every_command_works(serve: Callable[..., Server], tiles: Path, tmp_path: Path, keys: str) -> None:
     server = serve(keys=keys)
     page = Page(server.http.get("/docs").text)
     assert ("Bearer" in page.commands[-1][1]) == bool(keys)
@@ -110,7 +108,7 @@ def test_each_command_works_as_it_is_written(
     assert (tmp_path / "score_map.npy").read_bytes().startswith(b"\x93NUMPY")
 
 
-def test_commands_name_the_service_as_the_page_was_asked_for(shared_server: Server) -> None:
+def test_commands_use_the_host_of_the_request(shared_server: Server) -> None:
     host = f"localhost:{shared_server.port}"
     for headers, url in (({"Host": host}, f"http://{host}"), ({"X-Forwarded-Proto": "https"}, "https://127.0.0.1")):
         page = Page(shared_server.http.get("/docs", headers=headers).text)

@@ -1,4 +1,4 @@
-"""Tests of what the service tells of itself: Prometheus' figures and the log."""
+"""Tests of the metrics for Prometheus and of the log."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def test_requests_are_counted_by_method_route_and_status(server: Server) -> None
     assert 0 < found["spade_index_request_seconds_sum", route] < 60
 
 
-def test_figures_do_not_grow_with_what_clients_make_up(server: Server) -> None:
+def test_metrics_labels_do_not_grow_with_client_input(server: Server) -> None:
     server.http.get("/v1/galleries/plain")
     server.http.get("/v1/galleries/nothing")
     server.http.request("METHOD-0", "/nothing")
@@ -98,7 +98,7 @@ def test_open_galleries_maps_and_results_are_measured(server: Server) -> None:
     assert second["spade_index_maps_total", "memory"] > 0
 
 
-def test_counts_of_maps_never_fall(server: Server) -> None:
+def test_map_counters_never_decrease(server: Server) -> None:
     """Prometheus takes a counter that falls for a service that was started again."""
     server.query("plain", odd())
     server.query("other", odd())
@@ -109,7 +109,7 @@ def test_counts_of_maps_never_fall(server: Server) -> None:
     assert figures(server)["spade_index_maps_total", "disk"] >= before
 
 
-def test_every_figure_is_described(server: Server) -> None:
+def test_every_metric_is_documented(server: Server) -> None:
     server.query("plain", odd())
     text = server.http.get("/metrics").text
     named = {
@@ -120,7 +120,7 @@ def test_every_figure_is_described(server: Server) -> None:
     assert all(name.startswith("spade_index_") for name in named)
 
 
-def test_a_request_is_a_line_of_json_in_the_log(shared_server: Server, caplog) -> None:
+def test_a_request_is_logged_as_a_json_line(shared_server: Server, caplog) -> None:
     with caplog.at_level(logging.INFO, "spade_index.access"):
         answer = shared_server.http.get("/v1/no%0athing\u2028<b>", headers={"X-Request-Id": "mine"})
         shared_server.query("plain", png(3))
@@ -135,7 +135,7 @@ def test_a_request_is_a_line_of_json_in_the_log(shared_server: Server, caplog) -
     assert {"time", "level", "message"} <= set(first)
 
 
-def test_a_failure_is_one_line_with_its_traceback(caplog) -> None:
+def test_a_failure_is_logged_as_one_line_with_its_traceback(caplog) -> None:
     logger = logging.getLogger("spade_index.server")
     try:
         raise RuntimeError("of the\ninside")

@@ -108,7 +108,7 @@ def hostile(format: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_mutated_files_are_answered_and_cost_nothing(shared_server: Server, format: str, caplog) -> None:
+def test_mutated_files_are_answered_without_side_effects(shared_server: Server, format: str, caplog) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     answers: Counter[int] = Counter()
     for number, data in enumerate(hostile(format)):
@@ -127,7 +127,7 @@ def test_mutated_files_are_answered_and_cost_nothing(shared_server: Server, form
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before < MEMORY
 
 
-def test_mutated_files_in_an_add_job_are_left_out(server: Server) -> None:
+def test_mutated_files_are_skipped_by_a_job(server: Server) -> None:
     files = [(f"{format}-{number}", data) for format in FORMATS for number, data in enumerate(hostile(format)[:20])]
     job = server.http.post("/v1/galleries/plain/images", files=parts(*files, ("good.png", png(70)))).json()["id"]
     told = server.finished(job)
@@ -179,7 +179,7 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-def test_small_files_that_become_large_cost_little(shared_server: Server) -> None:
+def test_decompression_bombs_use_little_memory(shared_server: Server) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     for name, data in bombs().items():
         assert len(data) < 1 << 20
@@ -196,7 +196,7 @@ def of_many_scans(scans: int) -> bytes:
     return data[:-2] + last * scans + b"\xff\xd9"
 
 
-def test_a_small_file_that_takes_long_is_refused(server: Server) -> None:
+def test_a_small_file_that_is_slow_to_decode_is_refused(server: Server) -> None:
     told = problem(server.http.post(QUERY, content=of_many_scans(100_000)), 422, "images[0]")
     assert "scans" in told["detail"]
     assert server.http.post(QUERY, content=of_many_scans(3)).status_code == 200

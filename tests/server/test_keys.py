@@ -56,7 +56,7 @@ ROUTES = [
 ]
 
 
-def test_without_a_known_key_there_is_nothing(locked: Server) -> None:
+def test_requests_without_a_known_key_are_refused(locked: Server) -> None:
     for method, path, options in ROUTES:
         for headers in ({}, key("unknown-0123456789")["headers"], {"X-Api-Key": ""}, {"Authorization": READER}):
             answer = locked.http.request(method, path, **options, headers=headers)
@@ -65,7 +65,7 @@ def test_without_a_known_key_there_is_nothing(locked: Server) -> None:
     assert locked.watch.images == 0
 
 
-def test_every_route_of_the_api_is_among_those(locked: Server) -> None:
+def test_every_documented_route_is_in_the_list(locked: Server) -> None:
     tested = {(method, path.partition("?")[0].replace("nothing", "plain")) for method, path, _ in ROUTES}
     routes = {
         (method.upper(), path.replace("{gallery}", "plain").replace("{id}", "plain"))
@@ -76,7 +76,7 @@ def test_every_route_of_the_api_is_among_those(locked: Server) -> None:
     assert routes <= tested
 
 
-def test_a_key_is_given_in_either_of_two_headers(locked: Server) -> None:
+def test_a_key_is_read_from_either_header(locked: Server) -> None:
     for headers in (
         {"Authorization": f"Bearer {READER}"},
         {"Authorization": f"bearer {READER}"},
@@ -86,7 +86,7 @@ def test_a_key_is_given_in_either_of_two_headers(locked: Server) -> None:
         assert locked.http.get("/v1/galleries/plain", headers=headers).status_code == 200
 
 
-def test_a_key_reads_its_galleries_alone(locked: Server) -> None:
+def test_a_key_reads_only_its_galleries(locked: Server) -> None:
     listed = locked.http.get("/v1/galleries", **key(READER)).json()["galleries"]
     assert [gallery["name"] for gallery in listed] == ["calibrated", "plain"]
     assert len(locked.http.get("/v1/galleries", **key(ALL)).json()["galleries"]) == 4
@@ -97,7 +97,7 @@ def test_a_key_reads_its_galleries_alone(locked: Server) -> None:
     assert locked.watch.images == 0
 
 
-def test_only_a_key_that_may_write_changes_a_gallery(locked: Server) -> None:
+def test_only_a_write_key_changes_a_gallery(locked: Server) -> None:
     at = "/v1/galleries/plain"
     changes = [("remove", {"json": {"ids": ["003.png"]}}), ("images", {"files": parts(("a.png", png(50)))})]
     for path, options in changes:
@@ -133,17 +133,13 @@ def test_jobs_of_other_galleries_are_not_listed(serve) -> None:
     problem(server.http.get(f"/v1/jobs/{job}", **key(READER)), 403)
 
 
-def test_whether_the_service_lives_needs_no_key(locked: Server) -> None:
+def test_health_needs_no_key(locked: Server) -> None:
     assert locked.http.get("/v2/health/live").status_code == 200
     assert locked.http.get("/v2/health/ready").status_code == 200
 
 
 def test_keys_are_compared_in_constant_time(locked: Server, monkeypatch) -> None:
     compared = []
-
-    def compare(a: bytes, b: bytes) -> bool:
-        compared.append((len(a), len(b)))
-        return hmac.compare_digest(a, b)
 
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compare_digest(a, b, compared))
     for value in (READER, ALL, "x", "unknown-0123456789"):
@@ -156,7 +152,7 @@ def compare_digest(a: bytes, b: bytes, compared: list) -> bool:
     return a == b
 
 
-def test_keys_are_read_from_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_keys_are_read_from_a_private_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# who may\n\n{READER}  plain,calibrated read  # the screen\n{WRITER} * write\n")
     file.chmod(0o600)
@@ -168,7 +164,7 @@ def test_keys_are_read_from_a_file_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o606, 0o602, 0o644, 0o666, 0o777])
-def test_a_file_of_keys_that_others_can_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_key_file_accessible_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     file = tmp_path / "keys"
     file.write_text(f"{READER} * read\n")
     file.chmod(mode)
@@ -188,7 +184,7 @@ def test_a_file_of_keys_that_others_can_read_or_change_is_refused(tmp_path: Path
         ("ünïcödé-0123456789 * read", "ASCII"),
     ],
 )
-def test_a_line_that_cannot_be_used_is_named_but_its_key_is_not(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_line_is_reported_without_its_key(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "keys"
     file.write_text(text)
     file.chmod(0o600)
@@ -206,7 +202,7 @@ def test_keys_are_read_from_the_environment() -> None:
         read_keys(None, {"SPADE_INDEX_API_KEYS": READER})
 
 
-def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_binary_key_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing"):
         read_keys(tmp_path / "missing", {})
     (tmp_path / "bytes").write_bytes(os.urandom(100) + b"\xff")
@@ -216,18 +212,18 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", ""])
-def test_it_does_not_listen_to_others_without_keys(root: Path, host: str, monkeypatch) -> None:
+def test_a_public_address_requires_keys(root: Path, host: str, monkeypatch) -> None:
     monkeypatch.delenv("SPADE_INDEX_API_KEYS", raising=False)
     line = refused("serve", root, "--host", host, "--port", "0")
     assert "--api-keys" in line
 
 
-def test_it_does_not_start_with_a_file_of_keys_that_cannot_be_used(root: Path, tmp_path: Path) -> None:
+def test_an_unusable_key_file_prevents_the_start(root: Path, tmp_path: Path) -> None:
     assert "missing" in refused("serve", root, "--api-keys", tmp_path / "missing")
     (tmp_path / "keys").write_text(f"{READER} * read\n")
     (tmp_path / "keys").chmod(0o644)
     assert "chmod" in refused("serve", root, "--api-keys", tmp_path / "keys")
 
 
-def test_it_does_not_start_without_a_folder_of_galleries(tmp_path: Path) -> None:
+def test_a_missing_root_prevents_the_start(tmp_path: Path) -> None:
     assert "nowhere" in refused("serve", tmp_path / "nowhere")

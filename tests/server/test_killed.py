@@ -28,7 +28,7 @@ files.read_image = lambda *arguments: (time.sleep(SECONDS), read(*arguments))[1]
 
 
 def slowly(seconds: float) -> str:
-    """What has a service take so long to read each image that it adds."""
+    """Return code that makes a service take `seconds` to read each image that it adds."""
     return SLOWLY.replace("SECONDS", str(seconds))
 
 
@@ -54,20 +54,20 @@ def files() -> list:
 
 
 def committed(root: Path) -> int:
-    """How many images were added, of a gallery without a fault."""
+    """Return the number of images that were added, after checking that the gallery has no fault."""
     with Gallery(root / "tiles") as gallery:
         assert list(gallery.verify()) == []
         return len(gallery) - START
 
 
 def started(served: Process, files: list, done: int) -> str:
-    """A job of which so much is done."""
+    """Start a job, and return its id when `done` images are done."""
     job = served.http.post(f"{AT}/images", files=files).json()["id"]
     eventually(lambda: served.http.get(f"/v1/jobs/{job}").json()["done"] >= done)
     return job
 
 
-def test_a_job_that_was_killed_says_so_and_can_be_resumed(root: Path, files: list) -> None:
+def test_a_killed_job_is_interrupted_and_can_be_resumed(root: Path, files: list) -> None:
     with Process(root, before=slowly(0.1)) as first:
         job = started(first, files, 33)
         behind = first.http.post(f"{AT}/images", files=parts(("more.png", encoded(normal(5000))))).json()["id"]
@@ -95,7 +95,7 @@ def test_a_job_that_was_killed_says_so_and_can_be_resumed(root: Path, files: lis
     assert committed(root) == SENT + 1
 
 
-def test_when_told_to_end_it_answers_what_it_has_and_goes_on_with_the_job_later(root: Path, files: list) -> None:
+def test_sigterm_drains_requests_and_requeues_the_job(root: Path, files: list) -> None:
     with (
         Process(root, before=slowly(0.5)) as first,
         httpx.Client(base_url=first.http.base_url, timeout=PATIENCE) as http,
@@ -120,7 +120,7 @@ def test_when_told_to_end_it_answers_what_it_has_and_goes_on_with_the_job_later(
     assert committed(root) == SENT
 
 
-def test_a_port_that_is_taken_is_said_in_a_line(root: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(root: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = refused("serve", root, "--port", port)

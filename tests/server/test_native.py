@@ -42,7 +42,7 @@ def test_a_gallery_is_described(shared_server: Server) -> None:
     assert told["removed_images"] == 0
 
 
-def test_a_damaged_gallery_is_listed_with_its_error_and_costs_no_other(serve, root) -> None:
+def test_a_damaged_gallery_is_listed_with_its_error(serve, root) -> None:
     (root / "plain" / "catalog.sqlite").write_bytes(b"no catalog")
     server = serve()
     told = {gallery["name"]: gallery for gallery in server.http.get("/v1/galleries").json()["galleries"]}
@@ -63,7 +63,7 @@ def test_a_root_that_is_a_gallery_is_served_by_its_name(serve, root) -> None:
     assert server.http.get("/v1/galleries/plain").json()["images"] == 13
 
 
-def test_an_image_is_the_body_or_a_file_of_a_form(shared_server: Server) -> None:
+def test_an_image_is_sent_as_the_body_or_in_a_form(shared_server: Server) -> None:
     http, at = shared_server.http, "/v1/galleries/plain/query"
     raw = http.post(at, content=png(3), headers={"Content-Type": "image/png"}, params={"name": "a.png"}).json()
     octets = http.post(at, content=png(3), headers={"Content-Type": "application/octet-stream"}).json()
@@ -77,7 +77,7 @@ def test_an_image_is_the_body_or_a_file_of_a_form(shared_server: Server) -> None
     assert (raw["results"][0]["width"], raw["results"][0]["height"]) == (40, 36)
 
 
-def test_many_images_are_answered_in_their_order(shared_server: Server) -> None:
+def test_results_keep_the_order_of_the_images(shared_server: Server) -> None:
     files = [(f"{seed}.png", png(seed)) for seed in (7, 3, 11, 3)]
     told = shared_server.http.post("/v1/galleries/plain/query", files=parts(*files)).json()
     assert [result["image"] for result in told["results"]] == [name for name, _ in files]
@@ -85,7 +85,7 @@ def test_many_images_are_answered_in_their_order(shared_server: Server) -> None:
     assert told["snapshot"] == told["results"][0]["snapshot"]
 
 
-def test_score_maps_are_made_of_all_images_of_none_or_of_suspicious_ones(shared_server: Server) -> None:
+def test_maps_selects_the_images_that_get_a_score_map(shared_server: Server) -> None:
     images = (png(3), odd())
     found = {
         maps: [shared_server.query("calibrated", data, maps=maps)["score_map"] is not None for data in images]
@@ -94,7 +94,7 @@ def test_score_maps_are_made_of_all_images_of_none_or_of_suspicious_ones(shared_
     assert found == {"always": [True, True], "never": [False, False], "auto": [False, True]}
 
 
-def test_left_out_maps_are_auto_where_a_threshold_is_known_else_always(shared_server: Server) -> None:
+def test_maps_defaults_to_auto_with_a_threshold_else_to_always(shared_server: Server) -> None:
     assert shared_server.query("calibrated", png(3))["score_map"] is None
     assert shared_server.query("calibrated", odd())["score_map"] is not None
     assert shared_server.query("plain", png(3))["score_map"] is not None
@@ -120,7 +120,7 @@ def test_a_threshold_decides_the_verdict(shared_server: Server) -> None:
     assert told["anomalous"] == (told["score"] > told["threshold"])
 
 
-def test_a_score_is_what_its_parts_say(shared_server: Server) -> None:
+def test_the_score_follows_from_its_parts(shared_server: Server) -> None:
     told = shared_server.query("plain", odd())
     distances = [neighbour["distance"] for neighbour in told["neighbours"]]
     assert distances == sorted(distances)
@@ -143,7 +143,7 @@ def picture(server: Server, link: str, **parameters: object) -> Image.Image:
     return Image.open(io.BytesIO(answer.content))
 
 
-def test_a_score_map_can_be_had_as_numbers_grey_and_over_the_image(shared_server: Server) -> None:
+def test_a_score_map_is_served_as_values_grey_and_overlay(shared_server: Server) -> None:
     told = shared_server.query("plain", odd())
     values = score_map_of(shared_server, told)
     assert values.dtype == np.float32
@@ -167,7 +167,7 @@ def test_a_score_map_can_be_had_as_numbers_grey_and_over_the_image(shared_server
     assert np.asarray(heat)[..., 3].max() > 0
 
 
-def test_a_large_image_is_drawn_at_a_size_for_screens(shared_server: Server) -> None:
+def test_the_overlay_of_a_large_image_is_reduced(shared_server: Server) -> None:
     buffer = io.BytesIO()
     random_image(5, (3000, 40)).save(buffer, "PNG")
     told = shared_server.query("plain", buffer.getvalue(), maps="always")
@@ -176,12 +176,12 @@ def test_a_large_image_is_drawn_at_a_size_for_screens(shared_server: Server) -> 
     assert picture(shared_server, told["score_map"]["heat"]).size == (2048, 27)
 
 
-def test_a_result_is_told_again(shared_server: Server) -> None:
+def test_a_kept_result_can_be_read_again(shared_server: Server) -> None:
     told = shared_server.query("plain", odd())
     assert shared_server.http.get(f"/v1/results/{told['score_map']['id']}").json() == told
 
 
-def test_results_are_let_go_of_when_there_are_too_many_or_they_are_old(serve) -> None:
+def test_results_expire_by_memory_and_by_age(serve) -> None:
     few = serve(results_bytes=50_000)
     first = few.query("plain", odd())["score_map"]
     assert few.http.get(first["npy"]).status_code == 200
@@ -196,7 +196,7 @@ def test_results_are_let_go_of_when_there_are_too_many_or_they_are_old(serve) ->
 
 
 @pytest.mark.parametrize("gallery", ["plain", "cropped"])
-def test_any_pixel_that_the_backbone_saw_has_a_match(shared_server: Server, gallery: str) -> None:
+def test_every_pixel_of_the_input_has_a_match(shared_server: Server, gallery: str) -> None:
     told = shared_server.query(gallery, png(3))  # which is in the gallery: each place is matched with itself
     values = score_map_of(shared_server, told)
     seen = 0
@@ -235,7 +235,7 @@ def test_evidence_is_the_match_of_the_worst_pixel(shared_server: Server) -> None
     assert {field: match[field] for field in told["evidence"]} == told["evidence"]
 
 
-def test_a_score_map_can_be_had_at_once(shared_server: Server) -> None:
+def test_a_score_map_is_returned_directly(shared_server: Server) -> None:
     told = shared_server.query("plain", odd())
     at = "/v1/galleries/plain/score-map"
     for form, kept in (("overlay", "overlay"), ("heat", "heat"), ("grey", "grey"), ("npy", "npy")):
@@ -250,7 +250,7 @@ def test_a_score_map_can_be_had_at_once(shared_server: Server) -> None:
     assert suspicious.headers["x-anomalous"] in ("true", "false")
 
 
-def test_thumbnails_are_small_jpegs_of_the_gallerys_images(shared_server: Server) -> None:
+def test_thumbnails_are_small_jpegs(shared_server: Server) -> None:
     answer = shared_server.http.get("/v1/galleries/plain/thumbnail", params={"id": "003.png"})
     assert answer.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(answer.content)).size == (40, 36)
@@ -272,7 +272,7 @@ def test_images_are_listed_page_by_page(shared_server: Server) -> None:
     assert exact["next"] is None
 
 
-def test_an_image_of_a_camera_is_turned_upright(shared_server: Server) -> None:
+def test_exif_orientation_is_applied(shared_server: Server) -> None:
     turned = random_image(3).transpose(Image.Transpose.ROTATE_90)  # a viewer turns it back by the EXIF tag
     exif = Image.Exif()
     exif[0x0112] = 6

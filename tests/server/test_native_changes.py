@@ -18,7 +18,7 @@ def remove(server: Server, *ids: str, gallery: str = "plain", action: str = "rem
     return server.http.post(f"/v1/galleries/{gallery}/{action}", json={"ids": list(ids)})
 
 
-def test_removed_images_are_no_neighbours_until_they_are_restored(server: Server) -> None:
+def test_removed_images_are_not_neighbours_until_restored(server: Server) -> None:
     before = server.query("plain", png(3))
     removed = remove(server, "003.png", "004.png").json()
     assert (removed["changed"], removed["images"]) == (2, 10)
@@ -57,13 +57,13 @@ def test_removal_is_all_or_nothing(server: Server) -> None:
     problem(server.http.post("/v1/galleries/plain/remove", content=b"{"), 422)
 
 
-def test_an_image_that_is_there_is_not_restored(server: Server) -> None:
+def test_restoring_an_image_that_was_not_removed_is_refused(server: Server) -> None:
     told = problem(remove(server, "003.png", action="restore"), 409, "ids")
     assert "003.png" in told["detail"]
     problem(remove(server, "nope.png", action="restore"), 404)
 
 
-def test_a_gallery_can_become_empty_and_says_so(server: Server) -> None:
+def test_queries_of_an_emptied_gallery_are_refused(server: Server) -> None:
     ids = [f"{number:03d}.png" for number in range(12)]
     assert remove(server, *ids).json()["images"] == 0
     told = problem(server.http.post("/v1/galleries/plain/query", content=png(3)), 409)
@@ -73,7 +73,7 @@ def test_a_gallery_can_become_empty_and_says_so(server: Server) -> None:
     assert server.query("plain", png(3))["neighbours"][0]["id"] == "003.png"
 
 
-def test_a_commit_of_another_program_is_seen_by_the_next_query(server: Server, root: Path) -> None:
+def test_the_next_query_sees_a_commit_of_another_process(server: Server, root: Path) -> None:
     first = server.query("plain", png(77))
     with GalleryWriter(root / "plain") as writer:
         writer.add([image_file("new.png", png(77))], tiny_backbone())
@@ -83,7 +83,7 @@ def test_a_commit_of_another_program_is_seen_by_the_next_query(server: Server, r
     assert server.http.get("/v1/galleries/plain").json()["images"] == 13
 
 
-def test_a_snapshot_can_be_asked_for_as_long_as_it_is_kept(server: Server, root: Path) -> None:
+def test_a_query_can_name_any_kept_snapshot(server: Server, root: Path) -> None:
     before = server.query("plain", png(3))
     remove(server, "003.png")
     after = server.query("plain", png(3))
@@ -101,7 +101,7 @@ def test_a_snapshot_can_be_asked_for_as_long_as_it_is_kept(server: Server, root:
     assert server.query("plain", png(3))["neighbours"] == after["neighbours"]
 
 
-def test_a_gallery_can_be_opened_anew(server: Server) -> None:
+def test_a_gallery_can_be_reloaded(server: Server) -> None:
     server.query("plain", png(3))
     told = server.http.post("/v1/galleries/plain/reload").json()
     assert told["images"] == 12
@@ -109,7 +109,7 @@ def test_a_gallery_can_be_opened_anew(server: Server) -> None:
     assert server.http.get("/v1/galleries/plain").json()["open"] is True
 
 
-def test_a_gallery_that_was_deleted_is_gone(server: Server, root: Path) -> None:
+def test_a_deleted_gallery_is_not_found(server: Server, root: Path) -> None:
     server.query("plain", png(3))
     shutil.rmtree(root / "plain")
     problem(server.http.post("/v1/galleries/plain/query", content=png(3)), 404, "gallery")
@@ -118,7 +118,7 @@ def test_a_gallery_that_was_deleted_is_gone(server: Server, root: Path) -> None:
 
 
 @pytest.mark.parametrize("opened", [True, False])
-def test_a_gallery_that_was_built_anew_under_its_name_is_the_new_one(server: Server, root: Path, opened: bool) -> None:
+def test_a_rebuilt_gallery_replaces_the_old_one(server: Server, root: Path, opened: bool) -> None:
     if opened:
         server.query("plain", png(3))
     else:
@@ -130,7 +130,7 @@ def test_a_gallery_that_was_built_anew_under_its_name_is_the_new_one(server: Ser
     assert server.http.get("/v1/galleries/plain").json()["input_size"] == [48, 48]
 
 
-def test_an_image_that_was_decoded_for_the_gallery_before_is_asked_for_again(server: Server, monkeypatch) -> None:
+def test_an_image_decoded_for_a_replaced_gallery_is_refused_with_retry_after(server: Server, monkeypatch) -> None:
     other = tiny_backbone(size=48).settings
     monkeypatch.setattr(server.service.galleries, "settings_of", lambda name: other)
     answer = server.http.post("/v1/galleries/plain/query", content=png(3))
@@ -140,7 +140,7 @@ def test_an_image_that_was_decoded_for_the_gallery_before_is_asked_for_again(ser
     assert server.query("plain", png(3))["neighbours"][0]["id"] == "003.png"
 
 
-def test_a_change_waits_for_another_writer_but_not_for_long(serve, root: Path) -> None:
+def test_a_change_waits_a_limited_time_for_another_writer(serve, root: Path) -> None:
     server = serve(change_seconds=0.3)
     with GalleryWriter(root / "plain"):
         told = problem(remove(server, "003.png"), 409)
@@ -154,7 +154,7 @@ def remove_headers(server: Server, root: Path):
         return remove(server, "003.png").headers
 
 
-def test_queries_go_on_while_images_come_and_go(server: Server) -> None:
+def test_queries_are_answered_during_changes(server: Server) -> None:
     stop = threading.Event()
     scores, errors = set(), []
 
@@ -181,14 +181,14 @@ def test_queries_go_on_while_images_come_and_go(server: Server) -> None:
     assert scores <= {with_it, without_it}
 
 
-def test_open_galleries_are_closed_by_a_budget_of_memory(serve) -> None:
+def test_open_galleries_stay_within_the_memory_budget(serve) -> None:
     server = serve(memory=1)
     for gallery in ("plain", "other", "cropped", "plain"):
         assert server.query(gallery, png(3))["neighbours"][0]["id"] == "003.png"
     assert server.metric("spade_index_open_galleries") <= 1
 
 
-def test_galleries_of_one_backbone_share_it_and_a_batch(server: Server) -> None:
+def test_galleries_with_the_same_backbone_share_it_and_its_batches(server: Server) -> None:
     for gallery in ("plain", "calibrated"):
         server.query(gallery, png(3))
     assert len(server.watch.backbones) == 1
@@ -209,7 +209,7 @@ def test_galleries_of_one_backbone_share_it_and_a_batch(server: Server) -> None:
     assert server.watch.backbones[0].batches[-1] == 6
 
 
-def test_what_is_sent_with_an_add_is_there_when_the_job_is_done(server: Server) -> None:
+def test_added_images_are_neighbours_when_the_job_is_done(server: Server) -> None:
     answer = server.http.post("/v1/galleries/plain/images", files=parts(("new.png", png(50)), ("old.png", png(3))))
     assert answer.status_code == 202
     assert answer.headers["location"] == f"/v1/jobs/{answer.json()['id']}"

@@ -45,7 +45,7 @@ def there(_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     server.stop()
 
 
-def test_requests_made_from_the_description_are_answered_as_it_says(there: dict[str, str]) -> None:
+def test_generated_requests_are_answered_as_described(there: dict[str, str]) -> None:
     schema = schemathesis.openapi.from_url(f"{there['url']}/openapi.json", config=schemathesis.Config(seed=20))
     failures, tried = [], 0
     for found in schema.get_all_operations():

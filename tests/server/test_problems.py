@@ -40,7 +40,7 @@ LEAVING = [
 
 @pytest.mark.parametrize("name", LEAVING)
 @pytest.mark.parametrize("route", ["", "/images", "/query", "/thumbnail?id=x"])
-def test_no_name_leads_out_of_the_root(shared_server: Server, name: str, route: str) -> None:
+def test_gallery_names_cannot_leave_the_root(shared_server: Server, name: str, route: str) -> None:
     method, body = ("POST", png(1)) if route == "/query" else ("GET", b"")
     with shared_server.connect() as connection:
         answer = connection.request(method, f"/v1/galleries/{name}{route}", body)
@@ -50,7 +50,7 @@ def test_no_name_leads_out_of_the_root(shared_server: Server, name: str, route: 
     assert str(shared_server.settings.root) not in answer.content.decode()
 
 
-def test_a_link_or_a_file_beside_the_galleries_is_none(serve, root: Path) -> None:
+def test_links_and_files_beside_the_galleries_are_not_galleries(serve, root: Path) -> None:
     (root / "file").write_text("no gallery")
     (root / "empty").mkdir()
     (root / "dangling").symlink_to("/nowhere")
@@ -75,16 +75,16 @@ def test_a_link_or_a_file_beside_the_galleries_is_none(serve, root: Path) -> Non
         ({"name": "n" * 2000}, "name"),
     ],
 )
-def test_a_parameter_that_cannot_be_used_is_named(shared_server: Server, parameters: dict, field: str) -> None:
+def test_an_invalid_parameter_is_named(shared_server: Server, parameters: dict, field: str) -> None:
     problem(shared_server.http.post(QUERY, content=png(1), params=parameters), 422, field)
 
 
-def test_all_parameters_at_fault_are_named_at_once(shared_server: Server) -> None:
+def test_all_invalid_parameters_are_named_together(shared_server: Server) -> None:
     told = problem(shared_server.http.post(QUERY, content=png(1), params={"maps": "no", "threshold": "x"}), 422)
     assert {error["field"] for error in told["errors"]} == {"maps", "threshold"}
 
 
-def test_an_image_that_cannot_be_decoded_is_named_by_its_number_and_nothing_is_computed(
+def test_an_undecodable_image_is_named_by_its_position(
     shared_server: Server,
 ) -> None:
     before = shared_server.watch.images
@@ -96,7 +96,7 @@ def test_an_image_that_cannot_be_decoded_is_named_by_its_number_and_nothing_is_c
     assert shared_server.watch.images == before
 
 
-def test_a_form_that_is_none_is_refused(shared_server: Server) -> None:
+def test_an_invalid_form_is_refused(shared_server: Server) -> None:
     http = shared_server.http
     problem(http.post(QUERY, files=parts(("a.png", png(1)), field="image")), 422, "image")
     problem(http.post(QUERY, files={"images": (None, "text")}), 422, "images")
@@ -117,7 +117,7 @@ def test_a_form_that_is_none_is_refused(shared_server: Server) -> None:
     problem(http.post(QUERY, content=cut, headers=empty), 400)
 
 
-def test_other_kinds_of_bodies_are_refused(shared_server: Server) -> None:
+def test_other_content_types_are_refused(shared_server: Server) -> None:
     for kind in ("application/json", "text/plain", "application/x-www-form-urlencoded"):
         answer = shared_server.http.post(QUERY, content=png(1), headers={"Content-Type": kind})
         problem(answer, 415, "Content-Type")
@@ -127,7 +127,7 @@ def test_other_kinds_of_bodies_are_refused(shared_server: Server) -> None:
     problem(answer, 415, "Content-Type")
 
 
-def test_what_is_not_there_is_404(shared_server: Server) -> None:
+def test_unknown_resources_are_404(shared_server: Server) -> None:
     http = shared_server.http
     problem(http.get("/v1/nothing"), 404)
     problem(http.get("/v1/galleries/nothing"), 404, "gallery")
@@ -141,7 +141,7 @@ def test_what_is_not_there_is_404(shared_server: Server) -> None:
     assert told["instance"] == "/v1/galleries/plain/remove"
 
 
-def test_ids_can_be_anything_that_json_can_say(server: Server) -> None:
+def test_ids_can_be_any_valid_text(server: Server) -> None:
     at = "/v1/galleries/plain/remove"
     for body in (
         b'{"ids": ["\\ud800"]}',
@@ -161,7 +161,7 @@ def test_ids_can_be_anything_that_json_can_say(server: Server) -> None:
         problem(answer, answer.status_code)
 
 
-def test_a_request_id_is_taken_over_if_it_is_sane(shared_server: Server) -> None:
+def test_a_valid_request_id_is_adopted(shared_server: Server) -> None:
     http = shared_server.http
     assert http.get("/v1", headers={"X-Request-Id": "line-7.Screen_2"}).headers["x-request-id"] == "line-7.Screen_2"
     told = problem(http.get("/v1/nothing", headers={"X-Request-Id": "mine"}), 404)
@@ -170,7 +170,7 @@ def test_a_request_id_is_taken_over_if_it_is_sane(shared_server: Server) -> None
         assert http.get("/v1", headers={"X-Request-Id": odd}).headers["x-request-id"] != odd
 
 
-def test_what_nobody_foresaw_is_told_to_the_log_alone(serve, caplog, monkeypatch) -> None:
+def test_unexpected_errors_are_detailed_only_in_the_log(serve, caplog, monkeypatch) -> None:
     server = serve()
     secret = "a secret of the inside: /root/secret"
 
@@ -187,7 +187,7 @@ def test_what_nobody_foresaw_is_told_to_the_log_alone(serve, caplog, monkeypatch
     assert server.query("plain", png(1))["neighbours"][0]["id"] == "001.png"
 
 
-def test_no_error_tells_where_the_root_is(serve, root: Path) -> None:
+def test_errors_do_not_reveal_the_path_of_the_root(serve, root: Path) -> None:
     (root / "plain" / "shards" / "000001.h5").unlink()
     for path in (root / "other" / "index").iterdir():
         path.write_bytes(b"damaged")
@@ -218,7 +218,7 @@ def test_no_error_tells_where_the_root_is(serve, root: Path) -> None:
         assert "Traceback" not in answer.text
 
 
-def test_a_backbone_that_cannot_be_loaded_is_told_without_its_path(serve, root: Path) -> None:
+def test_an_unloadable_backbone_is_reported_without_its_path(serve, root: Path) -> None:
     from spade_index.errors import BackboneError
 
     server = serve()
@@ -232,7 +232,7 @@ def test_a_backbone_that_cannot_be_loaded_is_told_without_its_path(serve, root: 
     assert "/secret" not in answer.text
 
 
-def test_what_an_image_is_called_is_shown_as_one_line(shared_server: Server) -> None:
+def test_image_names_are_shown_as_one_line(shared_server: Server) -> None:
     body = (
         b'--b\r\nContent-Disposition: form-data; name="images"; filename="a\x1b[31m\xc2\x85b.png"\r\n\r\n'
         + b"no image\r\n--b--\r\n"

@@ -71,7 +71,7 @@ def test_the_service_and_the_command_line_agree_to_the_last_bit(
         assert Image.open(io.BytesIO(overlay)).size == Image.open(path).size
 
 
-def test_an_image_gets_the_same_score_whoever_it_shares_a_batch_with(serve, made: Path) -> None:
+def test_a_score_does_not_depend_on_the_batch(serve, made: Path) -> None:
     server = serve(root=made / "root", load=backbone_of, device="cpu")
     queries = [path.read_bytes() for path in sorted((made / "queries").iterdir())]
     alone = [asked(server, "whole", data)["score"] for data in queries]

@@ -7,13 +7,13 @@ from helpers.serving import Server
 from helpers.tiny import png
 
 
-def test_a_service_in_this_process_answers_by_any_client(shared_server: Server) -> None:
+def test_a_service_in_this_process_answers(shared_server: Server) -> None:
     assert shared_server.query("plain", png(3))["neighbours"][0] == {"id": "003.png", "distance": 0.0}
     with shared_server.connect() as connection:
         assert connection.request("GET", "/v1").json() == shared_server.http.get("/v1").json()
 
 
-def test_nothing_is_computed_while_it_is_held(server: Server) -> None:
+def test_a_held_backbone_computes_nothing(server: Server) -> None:
     server.query("plain", png(3))
     before = server.watch.images
     with server.watch.held(), server.connect() as connection:
@@ -23,7 +23,7 @@ def test_nothing_is_computed_while_it_is_held(server: Server) -> None:
     assert server.watch.images == before + 1
 
 
-def test_a_service_of_its_own_ends_when_it_is_told_to(root: Path) -> None:
+def test_a_service_process_ends_on_sigterm(root: Path) -> None:
     with Process(root) as served:
         assert served.http.get("/v1").json()["galleries"] == 4
         served.terminate()

@@ -30,7 +30,7 @@ def tiles(serve: Callable[..., Server], root: Path) -> Server:
     return serve()
 
 
-def test_each_command_works_as_it_is_written(tiles: Server, tmp_path: Path) -> None:
+def test_every_command_works(tiles: Server, tmp_path: Path) -> None:
     commands = [line for block in blocks(REFERENCE, "bash") for line in statements(block)]
     shown = [line for block in blocks(README, "bash") for line in statements(block)]
     commands += [line for line in shown if line.startswith("curl ")]
@@ -42,7 +42,7 @@ def test_each_command_works_as_it_is_written(tiles: Server, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", [REFERENCE, README], ids=["serve.md", "README"])
-def test_each_python_example_works_as_it_is_written(tiles: Server, tmp_path: Path, text: str) -> None:
+def test_every_python_example_works(tiles: Server, tmp_path: Path, text: str) -> None:
     examples = blocks(text, "python")
     assert examples
     for example in examples:
@@ -51,7 +51,7 @@ def test_each_python_example_works_as_it_is_written(tiles: Server, tmp_path: Pat
     assert (tmp_path / "overlay.png").is_file()
 
 
-def test_all_options_are_there_with_their_defaults() -> None:
+def test_all_options_are_documented_with_their_defaults() -> None:
     shown = CliRunner().invoke(main, ["serve", "--help"], terminal_width=10_000).output
     options = re.findall(r"^  (--[a-z-]+)", shown, re.MULTILINE)
     assert len(options) > 20
@@ -62,7 +62,7 @@ def test_all_options_are_there_with_their_defaults() -> None:
     assert {option: defaults.get(option) for option in listed} == listed
 
 
-def test_all_metrics_are_there(tiles: Server) -> None:
+def test_all_metrics_are_documented(tiles: Server) -> None:
     tiles.query("tiles", png(1))
     families = re.findall(r"^# TYPE (\S+)", tiles.http.get("/metrics").text, re.MULTILINE)
     section = REFERENCE.partition("## Metrics")[2].partition("\n## ")[0]
@@ -70,7 +70,7 @@ def test_all_metrics_are_there(tiles: Server) -> None:
     assert listed == {name for name in families if not name.endswith("_created")}
 
 
-def test_fixed_limits_are_those_that_are_told() -> None:
+def test_fixed_limits_are_documented() -> None:
     usual = ServeSettings(Path())
     section = REFERENCE.partition("## Limits")[2].partition("\n## ")[0]
     assert f"`--max-images`; {usual.add_images}" in section

@@ -92,7 +92,7 @@ FILES = {"name": "image", "datatype": "BYTES", "shape": [1]}
         (*request(FILES | {"parameters": {"binary_data_size": 0}}), "0 elements"),
     ],
 )
-def test_what_is_not_the_protocol_is_refused_in_one_line(body, head, says):
+def test_invalid_requests_are_refused_in_one_line(body, head, says):
     if says == "":
         assert parse_request(body, head).inputs == {}
         return
@@ -107,7 +107,7 @@ untimed = settings(max_examples=300, deadline=None, suppress_health_check=[Healt
 
 @given(body=st.binary(max_size=300), head=st.none() | st.integers(0, 300))
 @untimed
-def test_no_bytes_make_it_fail_otherwise(body, head):
+def test_random_bytes_raise_only_tensor_errors(body, head):
     with contextlib.suppress(TensorError):
         parse_request(body, head)
 
@@ -134,7 +134,7 @@ json_values = st.recursive(
     behind=st.binary(max_size=40),
 )
 @untimed
-def test_no_json_makes_it_fail_otherwise(tensor, more, behind):
+def test_random_json_raises_only_tensor_errors(tensor, more, behind):
     body, head = request(tensor, behind=behind, **more)
     with contextlib.suppress(TensorError):
         parse_request(body, head)
@@ -161,7 +161,7 @@ def test_float32_arrives_bit_for_bit(values, binary):
         assert (np.signbit(read) == np.signbit(values))[~np.isnan(values)].all()
 
 
-def test_texts_and_truths():
+def test_text_and_boolean_outputs():
     names = Output("neighbour", np.array([["ä.png", ""]], object), True)
     truths = Output("anomalous", np.array([True, False]), True)
     body, head = render_response({}, [names, truths])

@@ -70,7 +70,7 @@ def test_all_models_are_listed_with_their_state(serve, root):
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_all_outputs_are_what_the_native_api_says(client, shared_server, binary):
+def test_outputs_equal_the_native_api(client, shared_server, binary):
     names = ("score", "anomalous", "threshold", "score_map", "neighbour", "distance")
     outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
     answer = client.infer("calibrated", images(900, 901, binary=binary), outputs=outputs, request_id="seven")
@@ -90,13 +90,13 @@ def test_all_outputs_are_what_the_native_api_says(client, shared_server, binary)
         np.testing.assert_array_equal(answer.as_numpy("score_map")[place].reshape(32, 32), kept)
 
 
-def test_pixels_are_scored_as_files_of_them(client):
+def test_pixels_score_like_files(client):
     of_files = client.infer("plain", images(5, 6)).as_numpy("score")
     np.testing.assert_array_equal(client.infer("plain", pixels(5, 6)).as_numpy("score"), of_files)
     np.testing.assert_array_equal(client.infer("plain", pixels(5, 6, binary=False)).as_numpy("score"), of_files)
 
 
-def test_score_maps_are_made_where_they_are_asked_for(client, shared_server):
+def test_score_maps_are_computed_only_on_request(client, shared_server):
     def asked(*outputs: str, **parameters: str):
         wanted = [triton.InferRequestedOutput(name) for name in outputs] or None
         return client.infer("calibrated", images(3), outputs=wanted, parameters=parameters or None)
@@ -146,7 +146,7 @@ def test_a_version_is_a_snapshot(serve, root):
         ("plain", "", [triton.InferInput("image", [0], "BYTES")], "400"),
     ],
 )
-def test_errors_are_the_protocols(client, model, version, inputs, status):
+def test_errors_follow_the_protocol(client, model, version, inputs, status):
     with pytest.raises(InferenceServerException) as refused:
         client.infer(model, inputs, model_version=version)
     assert refused.value.status() == status
@@ -163,14 +163,14 @@ def test_errors_are_the_protocols(client, model, version, inputs, status):
         ({"parameters": {"threshold": True}}, "must be a number"),
     ],
 )
-def test_what_is_asked_for_wrongly_is_named(shared_server, changes, says):
+def test_invalid_requests_are_explained(shared_server, changes, says):
     image = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(png(1)).decode()]}
     answer = shared_server.http.post("/v2/models/plain/infer", json={"inputs": [image], **changes})
     assert answer.status_code in (400, 422)
     assert says in answer.json()["error"]
 
 
-def test_an_image_that_cannot_be_decoded_is_named(shared_server):
+def test_an_undecodable_image_is_named(shared_server):
     data = [base64.b64encode(file).decode() for file in (png(1), b"no image")]
     image = {"name": "image", "datatype": "BYTES", "shape": [2], "data": data}
     answer = shared_server.http.post("/v2/models/plain/infer", json={"inputs": [image]})
@@ -178,7 +178,7 @@ def test_an_image_that_cannot_be_decoded_is_named(shared_server):
     assert "images[1]: cannot be decoded" in answer.json()["error"]
 
 
-def test_limits_answer_as_the_protocol_does(serve):
+def test_limits_are_reported_as_the_protocol_says(serve):
     server = serve(body_bytes=1000)
     answer = server.http.post("/v2/models/plain/infer", content=b"x" * 2000)
     assert answer.status_code == 413
@@ -187,7 +187,7 @@ def test_limits_answer_as_the_protocol_does(serve):
     assert answer.status_code == 415
 
 
-def test_keys_guard_models(serve):
+def test_models_need_a_key(serve):
     keys = "key-of-the-screen-1 plain read"
     with triton.InferenceServerClient(f"127.0.0.1:{serve(keys=keys).port}") as client:
         assert client.is_server_ready()
@@ -200,7 +200,7 @@ def test_keys_guard_models(serve):
             assert refused.value.status() == status
 
 
-def test_every_client_gets_the_bits_of_the_command_line(serve, root, tmp_path, monkeypatch):
+def test_every_client_gets_the_same_bits_as_the_command_line(serve, root, tmp_path, monkeypatch):
     """tritonclient, a hand-written client of either API, and `spade-index query` agree to the last bit."""
     monkeypatch.setattr(BackboneOptions, "load", lambda self, device, gallery=None, preset=None: tiny_backbone())
     queries = write_images(tmp_path / "queries", 3, seed=4)

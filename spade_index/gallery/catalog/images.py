@@ -114,5 +114,5 @@ def _marks(values: Sequence[Any]) -> str:
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Yield values in parts: older versions of SQLite take no more than 999 in one query."""
+    """Yield values in parts: older versions of SQLite take at most 999 in one query."""
     return (values[start : start + 500] for start in range(0, len(values), 500))

@@ -42,7 +42,7 @@ class ShardRow:
 
 @dataclass(frozen=True)
 class LayoutRow:
-    """Where the values of a shard lie in its file: see `store.layout`."""
+    """Byte offsets of the values of a shard in its file: see `store.layout`."""
 
     table: ClassVar[str] = "layouts"
 

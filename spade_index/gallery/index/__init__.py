@@ -1,1 +1,1 @@
-"""Stage 1: FAISS over pooled descriptors, and exact ranking of what it proposes."""
+"""Stage 1: FAISS over pooled descriptors, and exact ranking of its candidates."""

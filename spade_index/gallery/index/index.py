@@ -23,7 +23,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class IndexDescription:
-    """How an index was built, and the recall that was measured."""
+    """Settings that an index was built with, and its measured recall."""
 
     kind: str  # "flat" (exact), "ivf", or "pca-ivf" (of principal components)
     images: int

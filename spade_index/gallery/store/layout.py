@@ -1,4 +1,4 @@
-"""Where the values of a shard lie in its file: read by HDF5, which takes milliseconds, or recalled from the catalog.
+"""Byte offsets of the values of a shard: asked of HDF5, which takes milliseconds, or read from the catalog.
 
 The catalog keeps int64 values, compressed by zlib and followed by the xxh3_64 of the shard's number and of them:
 
@@ -29,7 +29,7 @@ SEAL = 8  # bytes of the digest at the end
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """Where the values of a shard lie in its file."""
+    """Byte offsets of the values of a shard in its file."""
 
     rows: int
     pooled: int  # byte offset

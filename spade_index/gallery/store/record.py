@@ -10,7 +10,7 @@ from spade_index.settings import ExtractionSettings
 
 @dataclass(frozen=True)
 class ImageOrigin:
-    """Where an image came from."""
+    """Source of an image."""
 
     id: str  # its name in the gallery
     digest: bytes  # xxh3_128 of its file's bytes
@@ -23,7 +23,7 @@ class ImageOrigin:
 
 @dataclass(frozen=True)
 class StoredImage:
-    """What a shard stores of one image."""
+    """The values that a shard stores for one image."""
 
     pooled: np.ndarray  # float32 [D]
     maps: list[np.ndarray]  # float16 [H*W, C] for each level, the finest first

@@ -107,7 +107,7 @@ class Shard:
         return [row for row in range(self.rows) if self._checked(row) is None]
 
     def _checked(self, row: int) -> tuple[str, StoredImage] | None:
-        """Return a row's id and what is stored of the image, or None unless they match the row's checksum."""
+        """Return a row's id and the values stored for the image, or None unless they match the row's checksum."""
         maps = [np.empty(shape, "<f2") for shape in self._row_shapes]
         try:
             self._read_maps(row, maps)

@@ -34,7 +34,7 @@ class WrittenShard:
 
 @dataclass(frozen=True)
 class _Row:
-    """What is kept of an appended image until the shard is complete."""
+    """Values of an appended image that are kept until the shard is complete."""
 
     origin: ImageOrigin
     pooled: np.ndarray  # float32 [D]
@@ -84,7 +84,7 @@ class ShardWriter:
         self._rows.append(_Row(image.origin, pooled, stored.thumbnail, checksum))
 
     def commit(self) -> WrittenShard:
-        """Write what is left, flush the file to disk and rename it. Raises OSError."""
+        """Write the remaining rows, flush the file to disk and rename it. Raises OSError."""
         with self._sink.checked():
             self._write_columns()
         self._sink.close()

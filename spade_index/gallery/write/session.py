@@ -63,9 +63,9 @@ class Session:
     def commit(
         self, action: str | None = None, totals: Totals | None = None, *, retires: bool = False
     ) -> Iterator[Transaction]:
-        """Commit the changes that are made inside, and move the gallery to what they made of it.
+        """Commit the changes that are made inside, and move the gallery to the new state.
 
-        With an `action` they begin a new snapshot, whose images and moments are `totals` (by default, as they are).
+        With an `action` they begin a new snapshot, with `totals` as its images and moments (by default, unchanged).
         With `retires` they take something out of use, so the next generation begins: readers of earlier ones may
         still need it.
         """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # it loads torch, which `spade-index list` and the like do wi
 
 
 class GalleryWriter(Session):
-    """A session with the operations as methods; `gallery` reads what they made of it. Use as a context manager."""
+    """A session with the operations as methods; `gallery` reads the result. Use as a context manager."""
 
     def __enter__(self) -> "GalleryWriter":
         return self
@@ -45,11 +45,11 @@ class GalleryWriter(Session):
         notice: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> AddReport:
-        """Add images. Those that are there already are not read again, so an interrupted call can be repeated.
+        """Add images. Images of the gallery are not read again, so an interrupted call can be repeated.
 
         An image with a known id and other contents is kept as it was, or replaced with `replace`. One that cannot be
-        decoded is named to `notice` and left out; with `strict` it raises ImageError after what came before is
-        committed. `progress` is called with the number of images that are done with. Images are decoded in `workers`
+        decoded is named to `notice` and left out; with `strict` it raises ImageError after the images before it
+        are committed. `progress` is called with the number of images processed. Images are decoded in `workers`
         threads, or processes, which are faster where images are small and many (see `load_all`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
@@ -61,8 +61,8 @@ class GalleryWriter(Session):
 
         Each has a pooled descriptor float32 [D] and a map float16 [H*W, C] for each level, as `settings` says, all
         finite. Copies of a file are not looked for. `progress` is called with the number of images of each batch.
-        Raises InputError for an image with other arrays, or with an id that is there already, and StorageError; what
-        came in batches before it is committed.
+        Raises InputError for an image with other arrays, or with an id that is there already, and StorageError;
+        earlier batches are committed.
         """
         return add_features(self, images, progress)
 
@@ -80,7 +80,7 @@ class GalleryWriter(Session):
         return restore(self, ids)
 
     def index_is_stale(self) -> bool:
-        """Return whether so much was added or removed since the index was built that it should be built again."""
+        """Return whether the index should be rebuilt, because of the images added and removed since."""
         return index_is_stale(self)
 
     def index_settings(self) -> IndexSettings:
@@ -120,7 +120,7 @@ class GalleryWriter(Session):
         say: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> int:
-        """Drop what is damaged and keep the rest; return the number of dropped images that had not been removed.
+        """Drop damaged images and keep the rest; return the number of dropped images that had not been removed.
 
         `problems` are those that `Gallery.problems` found since the gallery was opened for writing, by default those
         that it finds now. `say` is called with a line for everything that is done, `progress` with the number of
