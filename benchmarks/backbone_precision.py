@@ -7,6 +7,7 @@ is that of squared distances between pooled descriptors of different images, rel
 random weights here, which are good for its speed, and give an upper bound of the error at best.
 """
 
+import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from spade_index import find_images, load_backbone
-from spade_index.benchmarks.harness import Figures, environment, medians, table, take_turns, timed, write_json
+from spade_index.benchmarks.harness import Figures, environment, table, take_turns, timed, write_json
 from spade_index.benchmarks.photographs import make_photographs
 from spade_index.images import load
 
@@ -49,14 +50,17 @@ def measure(folder: Path, name: str, weights: Path | None = None) -> Figures:
     files = find_images(folder / "photographs")
     batch = np.stack([load(file, preprocessing).pixels for file in files])  # uint8 [BATCH, EDGE, EDGE, 3]
     pooled = [backbone(batch).pooled for backbone in backbones.values()]  # also warms up
-    runs = {f"{precision}_ms": partial(timed, partial(backbone, batch)) for precision, backbone in backbones.items()}
-    rounds = take_turns(runs, ROUNDS)
-    found = {name: medians([{name: 1e3 * seconds / BATCH} for _, seconds in of])[name] for name, of in rounds.items()}
+    runs = {precision: partial(timed, partial(backbone, batch)) for precision, backbone in backbones.items()}
+    float32, bfloat16 = (
+        1e3 * statistics.median(seconds for _, seconds in results) / BATCH
+        for results in take_turns(runs, ROUNDS).values()
+    )
     exact, rounded = (torch.pdist(descriptors.double()) ** 2 for descriptors in pooled)
     return {
         "backbone": name,
-        **found,
-        "ratio": found["float32_ms"] / found["bfloat16_ms"],
+        "float32_ms": float32,
+        "bfloat16_ms": bfloat16,
+        "ratio": float32 / bfloat16,
         "distance_error": ((rounded - exact).abs() / exact).median().item(),
     }
 

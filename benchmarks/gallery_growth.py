@@ -123,17 +123,16 @@ class Work:
             "held_out": self.held,
             "storage": self.settings.storage,
         }
-        if mark.exists():
-            theirs = json.loads(mark.read_text())
-            for name, value in ours.items():
-                if theirs.get(name) != value:
-                    found = f"a gallery of {name} {theirs.get(name)}, not {value}"
-                    raise InputError(f"{self.path}: has {found}: take another --work")
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise InputError(f"{self.path}: the folder holds something else: choose a new one")
-        else:
+        if not mark.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise InputError(f"{self.path}: the folder holds something else: choose a new one")
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(mark, ours)
+        theirs = json.loads(mark.read_text())
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                found = f"a gallery of {name} {theirs.get(name)}, not {value}"
+                raise InputError(f"{self.path}: has {found}: take another --work")
         (self.path / "sizes").mkdir(exist_ok=True)  # a run may have been interrupted before it
 
     def images(self) -> int:

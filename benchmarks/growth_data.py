@@ -152,19 +152,11 @@ def rows(features: Features, nearest: np.ndarray, start: int, stop: int) -> Rows
 
 
 def nearest_real(work: Path, features: Features) -> np.ndarray:
-    """Return the (approximately) AROUND nearest other photographs of each in the gallery, int64 [real, AROUND]."""
+    """Return the AROUND nearest other photographs of each in the gallery, int64 [real, AROUND]."""
     file = work / "features" / f"nearest_{features.held}.npy"
     if not file.exists():
         base = np.ascontiguousarray(features.pooled[features.held :])
-        lists = max(1, len(base) // 256)
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(base.shape[1]), base.shape[1], lists)
-        index.train(base[: 64 * lists])
-        index.add(base)
-        index.nprobe = min(lists, 8)
-        found = index.search(base, AROUND + 1)[1]
-        own = found == np.arange(len(base))[:, None]
-        own[~own.any(1), -1] = True
-        np.save(file, found[~own].reshape(-1, AROUND))
+        np.save(file, faiss.knn(base, base, AROUND + 1)[1][:, 1:])  # the first is the photograph or its copy
     return np.load(file)
 
 

@@ -6,7 +6,6 @@ for; ours is built to exceed it by two. A further contender is our index over al
 """
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ class Built:
 class Peer:
     """One way to find the nearest descriptors."""
 
-    key: str  # as --peers takes it
     title: str
     build: Callable[[Blocks, int, int], Built]  # descriptors, their number, D
     needs: Callable[[int, int], float]  # largest bytes of memory for a number of descriptors and D
@@ -88,32 +86,10 @@ def _usearch(blocks: Blocks, images: int, dim: int) -> Built:
     return Built(lambda query: index.search(query[0], K).keys.astype(np.int64), widen, f"connectivity {LINKS}")
 
 
-def _autofaiss(blocks: Blocks, images: int, dim: int) -> Built:
-    import autofaiss
-
-    keys, descriptors = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    size = 4 * images * dim
-    index, chosen = autofaiss.build_index(
-        descriptors,
-        save_on_disk=False,
-        metric_type="l2",
-        max_index_memory_usage=f"{max(64, 2 * size >> 20)}MB",
-        current_memory_available=f"{max(256, 4 * size >> 20)}MB",
-        nb_cores=os.cpu_count(),
-        verbose=40,
-    )
-    text = f"{chosen['index_key']}, {chosen['index_param']}"
-    return Built(lambda query: keys[index.search(query, K)[1][0]], None, text)
-
-
 PEERS = {
-    peer.key: peer
-    for peer in (
-        Peer("flat", "FAISS flat, in memory", _flat, lambda n, d: 8.0 * n * d),
-        Peer("hnswlib", "hnswlib", _hnswlib, lambda n, d: n * (4.4 * d + 12 * LINKS), "hnswlib"),
-        Peer("usearch", "usearch", _usearch, lambda n, d: n * (4.8 * d + 20 * LINKS), "usearch"),
-        Peer("autofaiss", "autofaiss", _autofaiss, lambda n, d: 14.0 * n * d, "autofaiss"),
-    )
+    "flat": Peer("FAISS flat, in memory", _flat, lambda n, d: 8.0 * n * d),
+    "hnswlib": Peer("hnswlib", _hnswlib, lambda n, d: n * (4.4 * d + 12 * LINKS), "hnswlib"),
+    "usearch": Peer("usearch", _usearch, lambda n, d: n * (4.8 * d + 20 * LINKS), "usearch"),
 }
 TITLES = {key: peer.title for key, peer in PEERS.items()} | {WITHOUT: "ours, all of a descriptor's values"}
 

@@ -44,7 +44,7 @@ def report(results: Figures) -> str:
         index = entry["index"]
         ours = entry["search"] | {"seconds": index["seconds"], "peak_mb": index["peak_mb"], "text": index["text"]}
         lines.append((f"{entry['images']:,}", OURS, *_cells(ours)))
-        lines += [("", TITLES[key], *_cells(peer)) for key, peer in entry["peers"].items()]
+        lines += [("", TITLES.get(key, key), *_cells(peer)) for key, peer in entry["peers"].items()]
     return "\n".join(
         [
             f"the 50 nearest images of {results['test_queries']:,} queries, one at a time, in a gallery of "
@@ -109,10 +109,11 @@ def draw(results: Figures, path: Path) -> None:
 def _contenders(results: Figures) -> dict[str, dict[int, Figures]]:
     """Return the figures of each contender, by its title and the gallery's size; ours first."""
     found = {OURS: {entry["images"]: entry["search"] for entry in results["sizes"]}}
-    for key, title in TITLES.items():
-        peers = {entry["images"]: entry["peers"].get(key, {}) for entry in results["sizes"]}
-        found[title] = {size: peer for size, peer in peers.items() if peer.get("status") == "ok"}
-    return {title: entries for title, entries in found.items() if entries}
+    for entry in results["sizes"]:
+        for key, peer in entry["peers"].items():
+            if peer["status"] == "ok":
+                found.setdefault(TITLES.get(key, key), {})[entry["images"]] = peer
+    return found
 
 
 def _style(title: str) -> Figures:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -85,6 +85,12 @@ def connect(port: int) -> closing[HTTPConnection]:
     return closing(HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S))
 
 
+def get(port: int, path: str) -> Reply:
+    """Get a resource on a connection of its own."""
+    with connect(port) as connection:
+        return request(connection, path)
+
+
 @dataclass(frozen=True)
 class Service:
     """A running `spade-index serve`, and the query that it is asked."""
@@ -122,12 +128,6 @@ class Service:
             raise Failed(f"the service answered {sorted(refused)}")
         return replies, seconds
 
-    def queue(self) -> float:
-        """Return the number of images in the queue."""
-        with connect(self.port) as connection:
-            lines = request(connection, "/metrics").body.decode().splitlines()
-        return next((float(line.split()[1]) for line in lines if "_queue_images " in line[:30]), 0.0)
-
 
 @contextmanager
 def service(gallery: Path, maps: str) -> Iterator[Service]:
@@ -146,50 +146,42 @@ def service(gallery: Path, maps: str) -> Iterator[Service]:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
     until = time.monotonic() + START_S
-    with connect(port) as connection:
-        while time.monotonic() < until and process.poll() is None:
-            if request(connection, "/v2/health/ready").status == 200:
-                return
-            time.sleep(0.2)
-    raise Failed("the service did not start")
+    while get(port, "/v2/health/ready").status != 200:
+        if time.monotonic() > until or process.poll() is not None:
+            raise Failed("the service did not start")
+        time.sleep(0.2)
 
 
-class PlainLoop:
-    """The same work without a service."""
+def plain_loop(gallery: Gallery, maps: Any) -> Callable[[Sequence[bytes]], list[float]]:
+    """Return a function that does the same work without a service: it judges one image after the other."""
+    backbone = backbone_of(gallery, "auto")
+    detector = Detector(gallery, backbone)
 
-    def __init__(self, gallery: Gallery, maps: Any) -> None:
-        self._backbone = backbone_of(gallery, "auto")
-        self._detector = Detector(gallery, self._backbone)
-        self._preprocessing = gallery.settings.preprocessing
-        self._question = Question(maps)
+    def score(body: bytes) -> float:
+        pixels, _ = preprocess(decode(body, "image"), gallery.settings.preprocessing)
+        features = backbone(pixels[None])
+        nearest = detector.nearest_images(features.pooled.cpu().numpy())
+        ((_, detection),) = detector.judge(nearest, features.pyramid, [Question(maps)])
+        json.dumps({"score": detection.score, "neighbours": [vars(n) for n in detection.neighbours]})
+        return detection.score
 
-    def run(self, bodies: Sequence[bytes]) -> list[float]:
-        """Return the scores of images, judged one after the other."""
-        scores = []
-        for body in bodies:
-            pixels, _ = preprocess(decode(body, "image"), self._preprocessing)
-            features = self._backbone(pixels[None])
-            nearest = self._detector.nearest_images(features.pooled.cpu().numpy())
-            ((_, detection),) = self._detector.judge(nearest, features.pyramid, [self._question])
-            json.dumps({"score": detection.score, "neighbours": [vars(n) for n in detection.neighbours]})
-            scores.append(detection.score)
-        return scores
+    return lambda bodies: [score(body) for body in bodies]
 
 
 def measure(gallery: Gallery, bodies: Sequence[bytes], maps: str, rounds: int, requests: int) -> Figures:
     """Verify the service, time it and the plain loop in turn, then overload the service."""
-    plain = PlainLoop(gallery, maps)
+    plain = plain_loop(gallery, maps)
     sent = list(islice(cycle(bodies), requests))
 
     def loop() -> Figures:
-        return {"rate": requests / timed(partial(plain.run, sent))[1]}
+        return {"rate": requests / timed(partial(plain, sent))[1]}
 
     def load(clients: int) -> Figures:
         replies, seconds = served.answers(sent, clients)
         return {"rate": requests / seconds, **_latency(replies)}
 
     with service(gallery.path, maps) as served:
-        verify(served, bodies[:16], plain.run(bodies[:16]))
+        verify(served, bodies[:16], plain(bodies[:16]))
         served.answers(sent, max(CLIENTS))  # warm up
         runs = {PLAIN: loop} | {str(clients): partial(load, clients) for clients in CLIENTS}
         rows = take_turns(runs, rounds, lambda line: click.echo(f"maps={maps}: {line}", err=True))
@@ -228,7 +220,8 @@ def overload(served: Service, bodies: Sequence[bytes], rate: float) -> Figures:
         sending = pool.submit(served.send, bodies, len(bodies), rate)
         while not sending.done():
             time.sleep(0.25)
-            queue.append(served.queue())
+            lines = get(served.port, "/metrics").body.decode().splitlines()
+            queue += [float(line.split()[1]) for line in lines if "_queue_images " in line[:30]]
             memory.append(resident_mb([served.process]))
     replies, seconds = sending.result()
     answered = [reply for reply in replies if reply.status == 200]

@@ -114,7 +114,7 @@ def kernel(
     show_default=True,
     help="Photographs to query with.",
 )
-@click.option("--peers", help="Comma-separated, or none: flat, hnswlib, usearch, autofaiss, no-components [all]")
+@click.option("--peers", help="Comma-separated, or none: flat, hnswlib, usearch, no-components [all]")
 @click.option("--peer-minutes", type=float, default=15, show_default=True, help="Time that a peer may take to build.")
 @click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
 @click.option("--keep/--no-keep", default=True, help="Keep the gallery at the end, to carry on later [yes]")
