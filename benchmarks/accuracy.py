@@ -1,29 +1,28 @@
-"""How well are defects found? `spade-index evaluate` on a dataset in MVTec layout, with where the figures came from.
+"""How well are defects found? `spade-index evaluate` on a dataset in MVTec layout, with the origin of the figures.
 
-python benchmarks/accuracy.py DATASET --json benchmarks/results/NAME.json [--report FILE] [OPTIONS of evaluate]
+python benchmarks/accuracy.py DATASET --json benchmarks/results/NAME.json [OPTIONS of evaluate]
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-from spade_index.benchmarks.harness import environment
+import click
+
+from spade_index.benchmarks.harness import environment, write_json
 
 
-def main() -> None:
+@click.command(help=__doc__, context_settings={"ignore_unknown_options": True})
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def main(dataset: Path, json_file: Path, options: tuple[str, ...]) -> None:
     """Evaluate, and add command, machine, versions and commit to the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", type=Path)
-    parser.add_argument("--json", type=Path, required=True)
-    arguments, options = parser.parse_known_args()
     found = environment()  # of the code that is about to run
-    start = "from spade_index.cli import main; main()"
-    command = [sys.executable, "-c", start, "evaluate", str(arguments.dataset), "--json", str(arguments.json), *options]
+    command = [sys.executable, "-m", "spade_index", "evaluate", str(dataset), "--json", str(json_file), *options]
     subprocess.run(command, check=True)
-    figures = {**found, **json.loads(arguments.json.read_text()), "dataset": arguments.dataset.name}
-    arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(json_file, {**found, **json.loads(json_file.read_text()), "dataset": dataset.name})
 
 
 if __name__ == "__main__":

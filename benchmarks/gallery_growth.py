@@ -5,7 +5,7 @@
 1. Real photographs come first, then descriptors drawn around real ones (growth_data.py). Photographs that tune and test
    are never in the gallery.
 2. At each size the index is built as `spade-index index --queries` does, verified, and then measured, each step in a
-   process of its own (growth_measure.py, growth_stages.py); then peers on the same descriptors (growth_peers.py).
+   process of its own (growth_measure.py); then peers on the same descriptors (growth_peers.py).
 3. All measurements are kept in WORK/sizes, and the gallery in WORK/gallery: the same command continues there.
 """
 
@@ -19,17 +19,16 @@ from pathlib import Path
 
 import psutil
 
-from spade_index.benchmarks import growth_data, growth_measure, growth_peers, growth_stages
-from spade_index.benchmarks.growth_peers import PEERS, TITLES, WITHOUT, view_of
-from spade_index.benchmarks.growth_pictures import draw_latency, draw_memory
-from spade_index.benchmarks.growth_report import costs, report
+from spade_index.benchmarks import growth_data, growth_measure, growth_peers
+from spade_index.benchmarks.growth_peers import PEERS, TITLES, WITHOUT
+from spade_index.benchmarks.growth_report import costs, draw, report
 from spade_index.benchmarks.harness import Figures, check_outputs, environment, require_known, write_json
 from spade_index.benchmarks.processes import Failed, in_own_process
 from spade_index.errors import InputError
 from spade_index.gallery import CATALOG, Gallery
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.images import find_images
-from spade_index.settings import STORAGES
+from spade_index.settings import STORAGES, IndexSettings
 
 Say = Callable[[str], None]
 
@@ -37,7 +36,6 @@ LEAST = 100  # images of a size: K is 50
 ADDED = 50
 RESERVE = 1 << 30  # bytes of disk to leave free
 PATIENCE = 3  # times --peer-minutes, after which a peer is stopped
-OURS = ("index", "check", "disk", "search", "cold", "pixels", "add")
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,10 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: S
     if photographs < 2 * LEAST:
         raise InputError(f"{settings.photographs}: {photographs} photographs are too few: give at least {2 * LEAST}")
     held = min(2 * settings.queries, photographs // 3)
+    work = Work(settings, held)
+    work.claim(photographs)
+    say(f"features of {photographs:,} photographs")
+    data = in_own_process(growth_data.extract, settings.work, settings.photographs, settings.input_size, held)
     read_ahead = sorted(Path("/sys/block").glob("*/queue/read_ahead_kb"))
     results: Figures = {
         **environment(),
@@ -81,13 +83,8 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: S
         "peer_minutes": settings.peer_minutes,
         "sizes_left_out": {},
         "sizes": [],
+        **{name: data[name] for name in ("real", "dim", "map_bytes")},
     }
-    write_json(json_file, results)
-    work = Work(settings, held)
-    work.claim(photographs)
-    say(f"features of {photographs:,} photographs")
-    data = in_own_process(growth_data.extract, settings.work, settings.photographs, settings.input_size, held)
-    results |= {name: data[name] for name in ("real", "dim", "map_bytes")}
     if work.images():
         in_own_process(growth_data.tidy, settings.work, held)
     for size in sorted(settings.sizes):
@@ -99,9 +96,8 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: S
         write_json(json_file, results)
     if results["sizes"]:
         say("\n" + report(results) + "\n\n" + costs(results))
-    if picture is not None and results["sizes"]:
-        draw_latency(results, picture)
-        draw_memory(results, picture.with_stem(f"{picture.stem}_memory"))
+        if picture is not None:
+            draw(results, picture)
     if not settings.keep:
         shutil.rmtree(work.gallery, ignore_errors=True)
     return results
@@ -115,8 +111,7 @@ class Work:
         self.held = held
         self.path = settings.work
         self.gallery = self.path / "gallery"
-        self._queries = self.path / "features" / "queries.npy"
-        self._limits = self.path / "limits.npy"
+        self.given = self.path / "features" / "queries.npy", self.path / "limits.npy"
 
     def claim(self, photographs: int) -> None:
         """Make the folder, or raise InputError if it is of other photographs or settings."""
@@ -151,7 +146,7 @@ class Work:
     def unfit(self, size: int, data: Figures) -> str | None:
         """Return why this size cannot be measured."""
         present = self.images()
-        if present > size and not set(OURS) <= set(self._known(size)):
+        if present > size and not set(self._parts(size)) <= set(self._known(size)):
             return f"the gallery has grown to {present:,} images; for smaller sizes take a new --work"
         needed = (size - present) * data["row_bytes"] + size * 5 * data["dim"] + RESERVE  # descriptors, index
         free = shutil.disk_usage(self.path).free
@@ -161,87 +156,37 @@ class Work:
 
     def measure(self, size: int, data: Figures, before: list[Figures], say: Say) -> Figures:
         """Measure what is not known of this size yet, and return all of it. `before` has the smaller sizes."""
-        entry = self._known(size) or {
-            "images": size,
-            "real": min(size, data["real"]),
-            "drawn": max(0, size - data["real"]),
-            "commit": environment()["commit"],
-            "peers": {},
-        }
-        for name, part in self._parts(size).items():
-            if name not in entry:
-                say(f"{size:,} images: {name}")
-                entry[name] = part()
-                self._keep(entry)
-        for key in self.settings.peers:
-            if key not in entry["peers"]:
-                say(f"{size:,} images: {TITLES[key]}")
-                entry["peers"][key] = self._peer(key, entry, data, before)
-                self._keep(entry)
+        real = min(size, data["real"])
+        entry = {"images": size, "real": real, "drawn": size - real, "commit": environment()["commit"], "peers": {}}
+        entry |= self._known(size)
+        steps = [(entry, name, name, part) for name, part in self._parts(size).items()]
+        steps += [
+            (entry["peers"], key, TITLES[key], partial(self._peer, key, entry, data, before))
+            for key in self.settings.peers
+        ]
+        for figures, name, title, step in steps:
+            if name not in figures:
+                say(f"{size:,} images: {title}")
+                figures[name] = step()
+                write_json(self._file(size), entry)
         return entry
 
     def _parts(self, size: int) -> dict[str, Callable[[], Figures]]:
         """Return the steps of a size, in order; all but `disk` run in a process."""
         settings, gallery, held = self.settings, self.gallery, self.held
-        searched = gallery, self._queries, self._limits
+        queries, _ = self.given
+        index = IndexSettings(settings.storage)
         added = settings.photographs, settings.input_size, held, min(ADDED, held // 4)
         return {
             "grow": partial(in_own_process, growth_data.grow, self.path, held, size),
-            "index": partial(in_own_process, growth_measure.build, gallery, self._queries, settings.storage, None),
-            "check": partial(in_own_process, growth_measure.check, *searched),
+            "index": partial(in_own_process, growth_measure.build, gallery, queries, index),
+            "check": partial(in_own_process, growth_measure.check, gallery, *self.given),
             "disk": self._disk,
-            "search": partial(in_own_process, growth_measure.search, *searched),
-            "cold": partial(in_own_process, growth_measure.cold, gallery, self._queries),
-            "pixels": partial(in_own_process, growth_stages.pixels, self.path, held),
-            "add": partial(in_own_process, growth_stages.add, self.path, *added),
+            "search": partial(in_own_process, growth_measure.search, gallery, *self.given),
+            "cold": partial(in_own_process, growth_measure.cold, gallery, queries),
+            "pixels": partial(in_own_process, growth_measure.pixels, self.path, held),
+            "add": partial(in_own_process, growth_measure.add, self.path, *added),
         }
-
-    def _peer(self, key: str, entry: Figures, data: Figures, before: list[Figures]) -> Figures:
-        seconds = extrapolated(key, entry["images"], before)
-        reason = self._peer_unfit(key, entry, data, seconds)
-        try:
-            if reason is None:
-                found = self._without_components() if key == WITHOUT else self._run_peer(key)
-                return {"status": "ok", **found}
-        except Failed as error:
-            reason = str(error)
-        return {"status": "left out", "reason": reason, "extrapolated_s": seconds}
-
-    def _peer_unfit(self, key: str, entry: Figures, data: Figures, seconds: float | None) -> str | None:
-        images, dim = entry["images"], data["dim"]
-        if self.images() != images:
-            return "the gallery has grown past this size"
-        if key == WITHOUT and entry["index"]["kind"] != "pca-ivf":
-            return "the same as ours at this size"
-        if key in PEERS and (missing := PEERS[key].missing()):
-            return missing
-        if seconds is not None and seconds > 60 * self.settings.peer_minutes:
-            return f"would take about {seconds / 60:,.1f} minutes to build"
-        needs = PEERS[key].needs(images, dim) if key in PEERS else 0
-        if needs > 0.9 * (free := psutil.virtual_memory().available):
-            return f"may take {needs / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} are free"
-        if key == WITHOUT and shutil.disk_usage(self.path).free < 9 * dim * images + RESERVE:
-            return "the disk has no room for its descriptors"
-        return None
-
-    def _run_peer(self, key: str) -> Figures:
-        searched = self.gallery, self._queries, self._limits
-        return in_own_process(growth_peers.run, key, *searched, limit_s=self._patience())
-
-    def _without_components(self) -> Figures:
-        view, given = view_of(self.gallery), (self._queries, self._limits)
-        settings, limit_s = self.settings, self._patience()
-        try:
-            built = in_own_process(
-                growth_peers.without_components, self.gallery, *given, settings.storage, limit_s=limit_s
-            )
-            found = in_own_process(growth_measure.search, view, *given)
-        finally:
-            shutil.rmtree(view, ignore_errors=True)  # its shards are a link
-        return {**found, **{name: built[name] for name in ("seconds", "peak_mb", "text")}}
-
-    def _patience(self) -> float:
-        return PATIENCE * 60 * self.settings.peer_minutes
 
     def _disk(self) -> Figures:
         """Return the bytes of the gallery's files."""
@@ -253,13 +198,53 @@ class Work:
             "catalog": (self.gallery / CATALOG).stat().st_size,
         }
 
+    def _peer(self, key: str, entry: Figures, data: Figures, before: list[Figures]) -> Figures:
+        """Measure a peer, or say why it is left out."""
+        seconds = extrapolated(key, entry["images"], before)
+        try:
+            if reason := self._peer_unfit(key, entry, data["dim"], seconds):
+                raise Failed(reason)
+            limit_s = PATIENCE * 60 * self.settings.peer_minutes
+            if key == WITHOUT:
+                return {"status": "ok", **self._without_components(limit_s)}
+            return {"status": "ok", **in_own_process(growth_peers.run, key, self.gallery, *self.given, limit_s=limit_s)}
+        except Failed as error:
+            return {"status": "left out", "reason": str(error), "extrapolated_s": seconds}
+
+    def _peer_unfit(self, key: str, entry: Figures, dim: int, seconds: float | None) -> str | None:
+        images = entry["images"]
+        if self.images() != images:
+            return "the gallery has grown past this size"
+        if seconds is not None and seconds > 60 * self.settings.peer_minutes:
+            return f"would take about {seconds / 60:,.1f} minutes to build"
+        if key == WITHOUT:
+            if entry["index"]["kind"] != "pca-ivf":
+                return "the same as ours at this size"
+            enough = shutil.disk_usage(self.path).free > 9 * dim * images + RESERVE
+            return None if enough else "the disk has no room for its descriptors"
+        if missing := PEERS[key].missing():
+            return missing
+        needs, free = PEERS[key].needs(images, dim), psutil.virtual_memory().available
+        return (
+            f"may take {needs / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} are free" if needs > 0.9 * free else None
+        )
+
+    def _without_components(self, limit_s: float) -> Figures:
+        """Build, verify and measure our index without PCA, in a gallery that shares the shards."""
+        view = growth_peers.make_view(self.gallery)
+        index = IndexSettings(self.settings.storage, dimensions=0)
+        try:
+            built = in_own_process(growth_measure.build, view, self.given[0], index, limit_s=limit_s)
+            in_own_process(growth_measure.check, view, *self.given)
+            found = in_own_process(growth_measure.search, view, *self.given)
+        finally:
+            shutil.rmtree(view, ignore_errors=True)  # its shards are a link
+        return {**found, **{name: built[name] for name in ("seconds", "peak_mb", "text")}}
+
     def _known(self, size: int) -> Figures:
         file = self._file(size)
         known: Figures = json.loads(file.read_text()) if file.exists() else {}
         return known
-
-    def _keep(self, entry: Figures) -> None:
-        write_json(self._file(entry["images"]), entry)
 
     def _file(self, size: int) -> Path:
         return self.path / "sizes" / f"{size}.json"

@@ -14,7 +14,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +23,10 @@ import xxhash
 from PIL import Image
 
 from spade_index.benchmarks.harness import Figures
-from spade_index.errors import InputError
 from spade_index.gallery.store.record import ImageOrigin, NewImage, StoredImage
 from spade_index.gallery.store.shard_writer import PAGE
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images import ImageFile, find_images
-from spade_index.images.loading import load_all
+from spade_index.images import ImageFile, find_images, load
 from spade_index.settings import ExtractionSettings
 
 if TYPE_CHECKING:
@@ -111,30 +108,23 @@ def shuffled(photographs: Path) -> list[ImageFile]:
 
 
 def _extract(folder: Path, files: list[ImageFile], backbone: "Backbone") -> None:
-    settings, kept = backbone.settings, 0
-    shapes = [(len(files), height * width, channels) for channels, height, width in settings.level_shapes]
+    settings = backbone.settings
     maps = [
-        np.lib.format.open_memmap(folder / f"maps_{level}.npy", "w+", np.float16, shape)
-        for level, shape in enumerate(shapes)
+        np.lib.format.open_memmap(
+            folder / f"maps_{level}.npy", "w+", np.float16, (len(files), height * width, channels)
+        )
+        for level, (channels, height, width) in enumerate(settings.level_shapes)
     ]
     pooled = np.empty((len(files), settings.pooled_dim), np.float32)
-    ids: list[str] = []
-    loaded = load_all(files, settings.preprocessing, workers=2, ahead=4 * BATCH, on_error=_refuse, processes=True)
-    while batch := list(islice(loaded, BATCH)):
-        features = backbone(np.stack([image.pixels for image in batch]))
-        here = slice(kept, kept + len(batch))
-        pooled[here] = features.pooled.numpy()
+    for start in range(0, len(files), BATCH):
+        batch = slice(start, start + BATCH)
+        features = backbone(np.stack([load(file, settings.preprocessing).pixels for file in files[batch]]))
+        pooled[batch] = features.pooled.numpy()
         for level, values in zip(maps, features.pyramid, strict=True):
-            level[here] = values.half().numpy()
-        ids += [image.file.id for image in batch]
-        kept += len(batch)
+            level[batch] = values.half().numpy()
     np.save(folder / "pooled.npy", pooled)
-    (folder / "ids.json").write_text(json.dumps(ids))
+    (folder / "ids.json").write_text(json.dumps([file.id for file in files]))
     (folder / "settings.json").write_text(settings.to_json())
-
-
-def _refuse(error: Exception) -> None:
-    raise InputError(f"{error}: every photograph is needed")
 
 
 @dataclass(frozen=True)
@@ -184,16 +174,10 @@ def grow(work: Path, held: int, size: int) -> Figures:
     nearest = nearest_real(work, features) if size > features.real else np.empty((0, AROUND), np.int64)
     with GalleryWriter(work / "gallery", features.settings) as writer:
         start = len(writer.gallery)
-        for first, last in _lots(start, size):
-            writer.add_features(_new_images(features, rows(features, nearest, first, last)))
+        for lot in range(start - start % LOT, size, LOT):
+            new = rows(features, nearest, max(start, lot), min(size, lot + LOT))
+            writer.add_features(_new_images(features, new))
         return {"images": len(writer.gallery), "added": size - start}
-
-
-def _lots(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    while start < stop:
-        end = min(stop, (start // LOT + 1) * LOT)
-        yield start, end
-        start = end
 
 
 def _new_images(features: Features, some: Rows) -> Iterator[NewImage]:
@@ -209,12 +193,12 @@ def tidy(work: Path, held: int) -> Figures:
     """Remove the images that an interrupted run had added."""
     features = Features.read(work, held)
     with GalleryWriter(work / "gallery", features.settings) as writer:
-        left = present(writer, [ADDED + id for id in features.ids[:held]])
-        if left:
-            writer.remove(left)
-        return {"removed": len(left)}
+        return {"removed": remove(writer, [ADDED + id for id in features.ids[:held]])}
 
 
-def present(writer: GalleryWriter, ids: list[str]) -> list[str]:
-    """Return those of these ids that are in the gallery."""
-    return list(writer.gallery.catalog.images_by_id(ids, writer.gallery.snapshot))
+def remove(writer: GalleryWriter, ids: list[str]) -> int:
+    """Remove those of these images that are in the gallery; return their number."""
+    present = list(writer.gallery.catalog.images_by_id(ids, writer.gallery.snapshot))
+    if present:
+        writer.remove(present)
+    return len(present)

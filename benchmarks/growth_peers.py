@@ -1,8 +1,8 @@
-"""Peers of the gallery's index, on the same descriptors; all but the last hold them in memory.
+"""Peers of the gallery's index, on the same descriptors, which they hold in memory.
 
 Each is built and searched in a process of its own, one query at a time, as ours. A peer with a search width gets the
 least one with which the recall of the tuning queries exceeds, by a standard error, the recall that our index is built
-for; ours is built to exceed it by two.
+for; ours is built to exceed it by two. A further contender is our index over all values of a descriptor.
 """
 
 import math
@@ -18,17 +18,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from spade_index.benchmarks import growth_measure
-from spade_index.benchmarks.growth_measure import (
-    WARM_UP,
-    K,
-    index_path,
-    latency,
-    recalls,
-    squared,
-    test_of,
-    tuning_of,
-)
+from spade_index.benchmarks.growth_measure import WARM_UP, K, index_path, latency, recalls, squared, test_of, tuning_of
 from spade_index.benchmarks.harness import Figures, timed
 from spade_index.benchmarks.processes import above, resident
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
@@ -37,8 +27,6 @@ from spade_index.settings import IndexSettings
 WIDTHS = (50, 70, 100, 140, 200, 280, 400, 560, 800, 1100, 1600)  # of the search in a graph
 LINKS = 24  # M: a node's links in a graph, twice as many at the bottom
 BUILD_WIDTH = 200
-LONGEST = 120  # seconds of searching, after which FEWEST queries are enough
-FEWEST = 100
 WITHOUT = "no-components"
 
 
@@ -134,38 +122,23 @@ def run(key: str, gallery: Path, queries: Path, limits: Path) -> Figures:
     """Build a peer, choose its search width, and measure it; runs in a process."""
     descriptors = Descriptors(descriptors_file(index_path(gallery)[0]))
     asked, limit = np.load(queries), np.load(limits)
-    images, dim = len(descriptors.keys), asked.shape[1]
     peer = PEERS[key]
     if peer.package:
-        import_module(peer.package)
+        import_module(peer.package)  # before memory is measured
     before = resident()
-    built, seconds = timed(partial(peer.build, descriptors.blocks(), images, dim))
+    built, seconds = timed(partial(peer.build, descriptors.blocks(), len(descriptors.keys), asked.shape[1]))
     width = _widened(built, tuning_of(asked), tuning_of(limit), descriptors)
     for query in tuning_of(asked)[:WARM_UP]:
         built.search(query[None])
-    found, times = _searched(built, test_of(asked))
+    found, times = zip(*(timed(partial(built.search, query[None])) for query in test_of(asked)), strict=True)
     memory = above(before)
-    shares = _recalls(test_of(asked)[: len(found)], found, test_of(limit)[: len(found)], descriptors)
     return {
         "text": built.text + (f", search width {width}" if width else ""),
         "seconds": seconds,
         **latency(times),
-        "recall": float(shares.mean()),
+        "recall": float(_recalls(test_of(asked), found, test_of(limit), descriptors).mean()),
         "resident": memory,
     }
-
-
-def _searched(built: Built, queries: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
-    """Return keys [K] and seconds of each query; of the first ones if all would take too long."""
-    found: list[np.ndarray] = []
-    times: list[float] = []
-    for query in queries:
-        if len(times) >= FEWEST and sum(times) > LONGEST:
-            break
-        keys, seconds = timed(partial(built.search, query[None]))
-        found.append(keys)
-        times.append(seconds)
-    return found, times
 
 
 def _widened(built: Built, queries: np.ndarray, limits: np.ndarray, descriptors: Descriptors) -> int | None:
@@ -191,22 +164,12 @@ def _recalls(
     return recalls(distances, limits)
 
 
-def without_components(gallery: Path, queries: Path, limits: Path, storage: str) -> Figures:
-    """Build and verify our index without PCA on a view of the gallery that shares its shards; runs in a process.
-
-    Returns the figures of `growth_measure.build`.
-    """
-    copy = view_of(gallery)
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir()
-    (copy / "shards").symlink_to((gallery / "shards").resolve())
+def make_view(gallery: Path) -> Path:
+    """Make a gallery that shares the shards of `gallery`, for an index of its own; return its path."""
+    view = gallery.with_name("gallery-no-components")
+    shutil.rmtree(view, ignore_errors=True)
+    view.mkdir()
+    (view / "shards").symlink_to((gallery / "shards").resolve())
     for file in gallery.glob("catalog.*"):
-        shutil.copy(file, copy)
-    built = growth_measure.build(copy, queries, storage, 0)
-    growth_measure.check(copy, queries, limits)
-    return built
-
-
-def view_of(gallery: Path) -> Path:
-    """Return the path of that view."""
-    return gallery.with_name("gallery-no-components")
+        shutil.copy(file, view)
+    return view

@@ -2,25 +2,22 @@
 
     python benchmarks/memory.py --json benchmarks/results/memory.json
 
-Images are crops of a photograph that scikit-image carries; each command is a process of its own, and its peak is what
-the operating system says of it when it ends.
+Images are crops of photographs; each command runs in its own process, and its peak is what the operating system reports
+when it ends. The picture lies beside the JSON.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import skimage.data
-from PIL import Image
-
-from spade_index.benchmarks.harness import environment
+from spade_index.benchmarks.harness import Figures, check_outputs, environment, picture, table, tidy, write_json
+from spade_index.benchmarks.photographs import make_photographs
 
 EDGE = 96  # pixels of an image and of the backbone's input
+COLUMNS = ("images", "build_mb", "query_mb", "gallery_mb")
 
 
 def main() -> None:
@@ -29,63 +26,44 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[500, 5000])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    check_outputs(arguments.json, arguments.json)
     found = environment()
     rows = [measure(count) for count in arguments.images]
-    print(f"{'images':>8}{'build MB':>10}{'query MB':>10}{'gallery MB':>12}")
-    for row in rows:
-        print(f"{row['images']:8}{row['build_mb']:10.0f}{row['query_mb']:10.0f}{row['gallery_mb']:12.0f}")
+    print("\n".join(table([COLUMNS, *([f"{row[name]:,.0f}" for name in COLUMNS] for row in rows)])))
+    write_json(arguments.json, {**found, "input": EDGE, "rows": rows})
     if arguments.json:
-        arguments.json.write_text(json.dumps({**found, "input": EDGE, "rows": rows}, indent=2) + "\n")
         draw(rows, arguments.json.with_suffix(".png"))
 
 
-def measure(count: int) -> dict[str, float]:
-    """Peak memory in MB of a build of so many images, and of queries of eight of them."""
+def measure(count: int) -> Figures:
+    """Return the peak megabytes of building a gallery of `count` images, and of queries of eight of them."""
     with tempfile.TemporaryDirectory() as folder:
         images, gallery = Path(folder, "images"), Path(folder, "gallery")
-        make_images(images, count)
-        options = ["--backbone", "efficientnet-lite0", "--input-size", str(EDGE)]
-        build = peak(["build", str(images), str(gallery), *options])
-        queries = sorted(str(path) for path in images.iterdir())[:8]
-        query = peak(["query", str(gallery), *queries, "--out", str(Path(folder, "found"))])
+        make_photographs(images, count, EDGE)
+        build = peak("build", images, gallery, "--backbone", "efficientnet-lite0", "--input-size", EDGE)
+        query = peak("query", gallery, *sorted(images.iterdir())[:8], "--out", Path(folder, "found"))
         size = sum(path.stat().st_size for path in gallery.rglob("*") if path.is_file())
         return {"images": count, "build_mb": build, "query_mb": query, "gallery_mb": size / 1e6}
 
 
-def make_images(folder: Path, count: int) -> None:
-    """Distinct crops of one photograph."""
-    folder.mkdir()
-    photograph = skimage.data.gravel()
-    random = np.random.default_rng(0)
-    for number in range(count):
-        top, left = random.integers(0, 512 - EDGE, 2)
-        crop = photograph[top : top + EDGE, left : left + EDGE].astype(np.int16) + random.integers(-20, 20)
-        Image.fromarray(crop.clip(0, 255).astype(np.uint8)).save(folder / f"{number:06d}.png")
-
-
-def peak(arguments: list[str]) -> float:
-    """Run spade-index; the largest resident size that its process had, in MB."""
-    code = "from spade_index.cli import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
+def peak(*arguments: object) -> float:
+    """Run spade-index; return the largest resident size of its process in megabytes."""
+    command = [sys.executable, "-m", "spade_index", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"spade-index {' '.join(arguments)} failed with {status}")
+        raise SystemExit(f"{' '.join(command)} failed with {status}")
     return usage.ru_maxrss / 1e3  # kilobytes on Linux
 
 
-def draw(rows: list[dict[str, float]], path: Path) -> None:
-    """Peak memory against the number of images."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
-    for name in ("build_mb", "query_mb"):
-        axes.plot([row["images"] for row in rows], [row[name] for row in rows], marker="o", label=name[:-3])
-    axes.set(xscale="log", xlabel="images in the gallery", ylabel="peak memory (MB)", ylim=(0, None))
-    axes.legend()
-    figure.savefig(path, dpi=120)
+def draw(rows: list[Figures], path: Path) -> None:
+    """Draw peak memory against the number of images."""
+    with picture(path, "Peak memory of a command", (5, 3.2)) as axes:
+        for name in ("build_mb", "query_mb"):
+            axes.plot([row["images"] for row in rows], [row[name] for row in rows], marker="o", label=name[:-3])
+        axes.set(xscale="log", xlabel="images in the gallery", ylabel="MB", ylim=(0, None))
+        axes.legend()
+        tidy(axes, "y")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class BackboneOptions:
     def load(self, device: str, gallery: "Gallery | None" = None, preset: str | None = None) -> "Backbone":
         """Load the backbone; options that were not given are the gallery's, or the defaults.
 
-        An option that differs from the gallery's is not an error here: whoever uses the backbone compares the settings.
+        An option that differs from the gallery's is no error here: the caller compares the settings.
         Raises BackboneError and InputError.
         """
         from spade_index.features.backbone import load_backbone

@@ -6,7 +6,7 @@
             result.overlay().save("overlay.png")
 
 An image is a path, a file's bytes, a PIL image or a NumPy array (uint8, [H, W] grey or [H, W, 3] RGB); the last two are
-sent as PNG, without loss. Whatever goes wrong is a ServiceError, or an InputError where nothing could be sent.
+sent as PNG, without loss. Errors are ServiceError, or InputError if nothing could be sent.
 """
 
 import io
@@ -47,9 +47,9 @@ class Client:
     """A service. Use as a context manager, or call `close`."""
 
     def __init__(self, url: str, api_key: str | None = None, timeout: float = 120, tries: int = 5) -> None:
-        """`timeout`: seconds without a sign of the service, where a query may wait in line for 60.
+        """`timeout`: seconds without data from the service, where a query may wait in the queue for 60.
 
-        What it refuses because it is busy (503) is sent `tries` times in all, as far apart as it says.
+        A request that a busy service refuses (503) is sent `tries` times in all, after the delays that it asks for.
         """
         if not url.startswith(("http://", "https://")):
             raise InputError(f"{url}: not the address of a service: it begins with http:// or https://")
@@ -91,7 +91,7 @@ class Client:
         return checked(GalleryInfo, self._json("GET", _at(name)))
 
     def reload(self, name: str) -> GalleryInfo:
-        """Open a gallery anew. Commits are seen without this."""
+        """Reopen a gallery. Commits are visible without this."""
         return checked(GalleryInfo, self._json("POST", _at(name, "reload")))
 
     def images(self, gallery: str, removed: bool = False) -> Iterator[GalleryImage]:
@@ -116,8 +116,8 @@ class Client:
     ) -> list[Result]:
         """Score images, in their order: as many as the service takes at once (`service().limits["images"]`).
 
-        `maps` says which get a score map; left out, all, or those above a threshold for the pooled score if there is
-        one. Raises ServiceError, whose `fields` name an image that cannot be decoded as images[0], images[1], ...
+        `maps` selects those that get a score map: by default all, or, if there is a threshold for the pooled score,
+        those above it. Raises ServiceError, whose `fields` name an image that cannot be decoded as images[0], ...
         """
         named = named_files(images)
         files = [(name or f"images[{number}]", data) for number, (name, data) in enumerate(named)]
@@ -181,7 +181,7 @@ class Client:
     def wait(
         self, job: Job | str, progress: Callable[[Job], object] | None = None, timeout: float | None = None
     ) -> Job:
-        """Wait until a job is done, and return it; `progress` is called with it whenever it has got further.
+        """Wait until a job is done, and return it; `progress` is called with it whenever it has advanced.
 
         Raises JobFailed if it ends otherwise, Unavailable if it takes longer than `timeout` seconds.
         """
@@ -218,7 +218,7 @@ class Client:
         return response
 
     def _sent(self, method: str, path: str, *, tries: int | None = None, **request: Any) -> httpx.Response:
-        """Return an answer; what is refused (503) is tried again a few times. Raises Unavailable."""
+        """Return an answer; a request that is refused (503) is sent again a few times. Raises Unavailable."""
         left = tries or self._tries
         while True:
             try:

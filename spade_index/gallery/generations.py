@@ -33,9 +33,9 @@ class GenerationLock:
 
 
 def hold(gallery: Path, generation: int) -> GenerationLock | None:
-    """Return a shared lock on a generation, or None if there is none to be had.
+    """Return a shared lock on a generation, or None if it cannot be locked.
 
-    That is so in a gallery made before there were such locks, without the right to read the file, on a file system
+    This happens in a gallery made before there were such locks, without the right to read the file, on a file system
     without locks, and while a writer finds out whether a generation that is over is being read.
     """
     try:

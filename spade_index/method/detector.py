@@ -192,7 +192,7 @@ class Detector:
 
     @property
     def map_bytes(self) -> int:
-        """Memory that normal images' maps take so far, in bytes."""
+        """Memory that normal images' maps take, in bytes."""
         return self._pixel_search.map_bytes
 
     @property

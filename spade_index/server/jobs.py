@@ -47,7 +47,7 @@ class Jobs:
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def start(self) -> None:
-        """Load the jobs on disk: queued jobs go on, those that ran when the service was killed are interrupted."""
+        """Load the jobs on disk: queued jobs continue, those that ran when the service was killed are interrupted."""
         for job in self.files.load():
             self._jobs[job.id] = job
             if job.state in ENDED:  # and the service, before it could tidy up

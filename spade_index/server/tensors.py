@@ -1,7 +1,7 @@
-"""Tensors as the Open Inference Protocol (KServe, Triton) sends them over HTTP: JSON, and behind it raw bytes.
+"""Tensors of the Open Inference Protocol (KServe, Triton) over HTTP: JSON, followed by raw bytes.
 
 A body with binary tensors begins with JSON, whose length is in the header Inference-Header-Content-Length; the tensors'
-bytes follow in the order in which the JSON names them, each as long as its parameter `binary_data_size` says. An
+bytes follow in the order in which the JSON names them, each of the length in its parameter `binary_data_size`. An
 element of type BYTES is its length, four bytes little-endian, and itself; in JSON it is base64 for inputs, which are
 files, and text for outputs, which are names.
 """

@@ -88,7 +88,7 @@ def gallery(request: Request, gallery: GalleryName, key: RequestKey) -> wire.Gal
 
 @router.post("/galleries/{gallery}/reload", tags=["galleries"])
 def reload(request: Request, gallery: GalleryName, key: RequestKey) -> wire.GalleryInfo:
-    """Open a gallery anew. Commits are seen without this."""
+    """Reopen a gallery. Commits are visible without this."""
     served = service_of(request)
     served.galleries.reload(gallery)
     return _described(served, gallery, key)

@@ -13,7 +13,6 @@ from spade_index.benchmarks import (
     growth_data,
     growth_measure,
     growth_peers,
-    growth_pictures,
     growth_report,
 )
 from spade_index.benchmarks.growth_measure import recalls
@@ -191,11 +190,6 @@ def test_a_failed_process_gives_its_reason(tmp_path):
         in_own_process(growth_data.tidy, tmp_path, 1)
     with pytest.raises(Failed, match=r"was not done after 0 s"):
         in_own_process(growth_measure.cold, tmp_path, tmp_path, limit_s=0.01)
-
-
-def test_labels_move_apart_as_little_as_possible():
-    assert growth_pictures._apart([0.0, 10.0, 11.0, 40.0], 5.0) == [0.0, 8.0, 13.0, 40.0]
-    assert growth_pictures._apart([0.0, 1.0, 2.0], 5.0) == [-4.0, 1.0, 6.0]
 
 
 def test_uncounted_reads_are_reported():

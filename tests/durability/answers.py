@@ -213,7 +213,7 @@ def main() -> None:
 @click.option("--tiles", type=click.Path(path_type=Path, exists=True), required=True, help="Data set in MVTec layout.")
 @click.option("--photographs", type=click.Path(path_type=Path, exists=True), required=True, help="Folder of images.")
 def record(work: Path, out: Path, tiles: Path, photographs: Path) -> None:
-    """Build the galleries anew in WORK and write all answers to OUT."""
+    """Build the galleries in WORK and write all answers to OUT."""
     shutil.rmtree(work, ignore_errors=True)
     prepare(work / "data", tiles, photographs)
     answers = build(work / "data", work / "galleries")

@@ -63,7 +63,7 @@ DELETING: list[tuple[Target, int, bool]] = [
 
 
 def check_killed_while_compacting(path: Path, target: Target, call: int, before: bool) -> None:
-    """Killed at this instant, it leaves the same answers, and the same command carries on."""
+    """Killed at this instant, it leaves the same answers, and the same command continues."""
     expected = answers(path)[1]
 
     def run() -> None:

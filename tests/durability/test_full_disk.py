@@ -1,4 +1,4 @@
-"""Writes that fail raise one StorageError and lose nothing; the same command carries on when there is room."""
+"""Writes that fail raise one StorageError and lose nothing; the same command continues when there is room."""
 
 import errno
 import os

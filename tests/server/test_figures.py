@@ -1,4 +1,4 @@
-"""Tests of what the service tells of itself: Prometheus' figures and the log."""
+"""Tests of the metrics for Prometheus and of the log."""
 
 import json
 import logging

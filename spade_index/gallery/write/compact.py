@@ -3,7 +3,7 @@
 The first commit deletes removed images and earlier snapshots; then the index is built without them. Then images move,
 one new shard at a time, out of shards that are no longer full; a shard that all images have left is deleted before the
 next one is written, unless an earlier generation is being read. A moved row changes nothing for a reader, who finds
-the same bytes in another place. Interrupted anywhere, `compact` carries on when it is called again.
+the same bytes in another place. An interrupted `compact` continues when it is called again.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Make a damaged gallery usable again, without its damaged parts.
 
 The undamaged images of a damaged shard move to a new one first. The damaged ones are dropped in one commit, with the
-earlier snapshots that held them, which cannot be shown any more. Interrupted anywhere, `repair` carries on when it is
-called again.
+earlier snapshots that held them, which can no longer be opened. An interrupted `repair` continues when it is called
+again.
 """
 
 from collections.abc import Callable, Iterable
@@ -80,7 +80,7 @@ def _drop(session: Session, lost: list[ImageRow], say: Callable[[str], None], pr
 
 
 def _totals_without(session: Session, keys: set[int], progress: Callable[[int], None]) -> Totals:
-    """Return the totals of all images but these, read again: the rest of these does not tell their moments."""
+    """Return the totals of all images but these, read again: the moments of damaged images cannot be subtracted."""
     totals = Totals(0, no_moments(len(session.settings.levels)))
     for image in session.gallery.images():
         if image.key not in keys:

@@ -45,11 +45,11 @@ class GalleryWriter(Session):
         notice: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> AddReport:
-        """Add images. Those that are there already are not read again, so an interrupted call can be repeated.
+        """Add images. Images of the gallery are not read again, so an interrupted call can be repeated.
 
         An image with a known id and other contents is kept as it was, or replaced with `replace`. One that cannot be
-        decoded is named to `notice` and left out; with `strict` it raises ImageError after what came before is
-        committed. `progress` is called with the number of images that are done with. Images are decoded in `workers`
+        decoded is named to `notice` and left out; with `strict` it raises ImageError after the images before it
+        are committed. `progress` is called with the number of images processed. Images are decoded in `workers`
         threads, or processes, which are faster where images are small and many (see `load_all`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
@@ -61,8 +61,8 @@ class GalleryWriter(Session):
 
         Each has a pooled descriptor float32 [D] and a map float16 [H*W, C] for each level, as `settings` says, all
         finite. Copies of a file are not looked for. `progress` is called with the number of images of each batch.
-        Raises InputError for an image with other arrays, or with an id that is there already, and StorageError; what
-        came in batches before it is committed.
+        Raises InputError for an image with other arrays, or with an id that is there already, and StorageError;
+        earlier batches are committed.
         """
         return add_features(self, images, progress)
 

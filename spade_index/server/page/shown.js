@@ -1,4 +1,4 @@
-// The image that is looked at: its verdict, its heat map, and what each place of it was matched with.
+// The image on display: its verdict, its heat map, and the match of each of its places.
 
 import { ask, fetchPicture, galleryPath } from "./service.js";
 
