@@ -133,7 +133,7 @@ class Galleries:
             return backbone
 
     def reload(self, name: str) -> None:
-        """Open a gallery anew at its next use."""
+        """Reopen a gallery at its next use."""
         self.path(name)
         self._to_reload.add(name)
 

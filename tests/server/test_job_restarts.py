@@ -74,6 +74,7 @@ def test_an_incomplete_upload_is_a_failed_job_after_a_restart(serve, root: Path)
     job = add(first, new_images(1))
     first.finished(job)
     path = root / ".spade-index" / "jobs" / job / "job.json"
+    eventually(lambda: json.loads(path.read_text())["state"] == "done")  # the record is written after clients see it
     path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "receiving", "ended": None}))
     told = serve().http.get(f"/v1/jobs/{job}").json()
     assert told["state"] == "failed"
