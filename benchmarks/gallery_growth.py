@@ -224,9 +224,9 @@ class Work:
         if missing := PEERS[key].missing():
             return missing
         needs, free = PEERS[key].needs(images, dim), psutil.virtual_memory().available
-        return (
-            f"may take {needs / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} are free" if needs > 0.9 * free else None
-        )
+        if needs > 0.9 * free:
+            return f"may take {needs / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} are free"
+        return None
 
     def _without_components(self, limit_s: float) -> Figures:
         """Build, verify and measure our index without PCA, in a gallery that shares the shards."""

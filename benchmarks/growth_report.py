@@ -8,6 +8,7 @@ from spade_index.benchmarks.growth_peers import TITLES
 from spade_index.benchmarks.harness import LINE, Figures, picture, table, tidy
 
 OURS = "ours"
+SIZE = (8.6, 5)  # inches of a picture
 COLUMNS = ("images", "", "ms", "p90", "p99", "recall@50", "own MB", "file MB", "build s", "peak MB", "")
 MEGABYTES = 1e6, ",.3g"
 ROWS: tuple[tuple[str, str, float, str], ...] = (  # title, path in the figures of a size, unit, format
@@ -87,18 +88,19 @@ def _cost(entry: Figures, path: Sequence[str], unit: float, form: str) -> str:
 
 def draw(results: Figures, path: Path) -> None:
     """Draw latency with recall to `path`, and the memory of a process that searches to NAME_memory.png."""
-    with picture(path, "Nearest 50 images of one query: median, p99 and recall@50", (8.6, 5)) as axes:
+    with picture(path, "Nearest 50 images of one query: median, up to p99; recall@50 at each size", SIZE) as axes:
         for title, entries in _contenders(results).items():
-            sizes, rows = list(entries), list(entries.values())
+            rows = entries.values()
             medians, tails = [row["ms"] for row in rows], [row["ms_p99"] - row["ms"] for row in rows]
-            axes.errorbar(sizes, medians, ([0] * len(rows), tails), marker="o", label=title, **_style(title))
-            for size, row in entries.items():
-                axes.annotate(f"{row['recall']:.3f} ", (size, row["ms"]), ha="right", va="center", fontsize=7)
+            label = f"{title}: " + ", ".join(f"{row['recall']:.3f}" for row in rows)
+            axes.errorbar(list(entries), medians, ([0] * len(rows), tails), label=label, **_style(title))
         _finish(axes, results, "ms per query")
-    with picture(path.with_stem(f"{path.stem}_memory"), "Memory above the libraries'", (8.6, 5)) as axes:
+    with picture(
+        path.with_stem(f"{path.stem}_memory"), "Memory of a process that searches, without its libraries", SIZE
+    ) as axes:
         for title, entries in _contenders(results).items():
             own = [max(row["resident"]["anonymous_mb"], 0.1) for row in entries.values()]
-            axes.plot(list(entries), own, marker="o", label=title, **_style(title))
+            axes.plot(list(entries), own, label=title, **_style(title))
         both = {entry["images"]: sum(entry["search"]["resident"].values()) for entry in results["sizes"]}
         axes.plot(list(both), list(both.values()), "--", color=LINE, label="ours, with pages of its files")
         maps = [size * results["map_bytes"] / 1e6 for size in both]
@@ -117,7 +119,7 @@ def _contenders(results: Figures) -> dict[str, dict[int, Figures]]:
 
 
 def _style(title: str) -> Figures:
-    return {"linewidth": 2.4, "zorder": 4} if title == OURS else {"linewidth": 1.2}
+    return {"marker": "o", "markersize": 4, "linewidth": 2.4 if title == OURS else 1.2}
 
 
 def _finish(axes: Any, results: Figures, ylabel: str) -> None:
