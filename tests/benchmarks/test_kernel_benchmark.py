@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from spade_index import Detector, Gallery, SearchSettings, find_images, load_backbone
-from spade_index.benchmarks import pixel_search, pixel_sets, query_profile
+from spade_index import load_backbone
+from spade_index.benchmarks import pixel_search, pixel_sets
 from spade_index.benchmarks.harness import WrongResult
 from spade_index.benchmarks.pixel_checks import Oracle, check_small, small_search
 from spade_index.benchmarks.pixel_memory import peak_memory
@@ -234,13 +234,3 @@ def test_peak_memory_excludes_all_but_the_search():
     differences = 4 * 64 * 64**2 * sum(level.shape[2] for level in search.query) / 1e6  # MB
     peak = peak_memory(contender, part)
     assert peak == pytest.approx(differences, rel=0.5)
-
-
-def test_a_query_profile_has_all_stages(gallery_path, backbone, image_folder):
-    with Gallery(gallery_path) as gallery:
-        detector = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3))
-        rows = list(query_profile.profile(detector, list(find_images(image_folder(3, seed=4, name="queries")))))
-    assert len(rows) == 3
-    for row in rows:
-        assert set(row) == {*query_profile.STAGES, "whole query"}
-        assert 0 < sum(row[stage] for stage in query_profile.STAGES) <= row["whole query"]
