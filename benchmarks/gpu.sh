@@ -25,15 +25,6 @@ export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONPATH="$path:$site${PYTHONPATH:+
 "$python" -m spade_index.benchmarks.gpu.search --results "$results" "$@"
 status=$?
 
-tests=("$root"/tests/kernels/test_contract.py "$root"/tests/kernels/test_triton_backend.py)
-if [[ " $* " != *" --smoke "* ]] && [ -f "${tests[0]}" ] && "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
-    # Without tests/conftest.py, which needs FAISS.
-    (cd "$root" && PYTHONSAFEPATH="" timeout 60 "$python" -m pytest -x --confcutdir tests/kernels -p no:cacheprovider \
-        "${tests[@]}") \
-        >"$results/pytest.log" 2>&1
-    echo "pytest ended with $?: $(tail -n 1 "$results/pytest.log")"
-fi
-
 written=$(find "$results" -maxdepth 1 -name '*.json' -newer "$site/started" | head -n 1)
 [ -n "$written" ] && "$python" -m spade_index.benchmarks.gpu.search --show "$written"
 exit $status
