@@ -38,8 +38,7 @@ from spade_index.gallery import Gallery
 from spade_index.gallery.write.admission import AddReport
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images, load
-from spade_index.images.loading import in_lots, load_all
-from spade_index.settings import PROCESSES_FROM
+from spade_index.images.loading import in_lots, load_all, pays_in_processes
 
 FEW = 50  # images that are added to a large gallery and to an empty one
 FEW_ROUNDS = 3
@@ -105,8 +104,7 @@ class Ingests:
         self._folder = folder
         self._gallery = self._place("gallery", keep=settings.keep)
         self._files = self._sources()
-        # As `spade-index build` chooses.
-        self.processes = sum(1 for _ in islice(self._files(), PROCESSES_FROM)) == PROCESSES_FROM
+        self.processes = pays_in_processes(self._files())  # as `spade-index build` chooses
         edge = settings.input_size
         self.backbone = load_backbone(
             settings.backbone,

@@ -22,7 +22,6 @@ BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of feature
 WORKERS = 2  # decoding threads, for callers that do not say
 CALIBRATION_QUANTILE = 0.99  # of the scores of normal images, below the threshold
 CALIBRATION_SAMPLE = 200  # images to score
-PROCESSES_FROM = 500  # images from which it pays to decode in processes, which take half a second to start
 
 ImageScore = Literal["pooled", "map", "both"]
 Maps = Literal["always", "auto", "never"]

@@ -2,14 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from spade_index.errors import InputError
-from spade_index.settings import PROCESSES_FROM
+from spade_index.images.loading import pays_in_processes
 
 from .options import AddingOptions, LoadingOptions
 from .progress import Progress
@@ -37,7 +36,7 @@ def add_images(
             strict=adding.strict,
             batch_size=loading.batch_size,
             workers=loading.workers,
-            processes=sum(1 for _ in islice(files_of(sources), PROCESSES_FROM)) == PROCESSES_FROM,
+            processes=pays_in_processes(files_of(sources)),
             notice=progress.say,
             progress=progress,
         )

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from spade_index.settings import Preprocessing
 from .decode import DecodedImage, Geometry, load
 from .find import ImageFile
 
+PROCESSES_FROM = 500  # images from which decoding in processes pays for their start of half a second
 LOT = 8  # images that a process loads at a time
 
 T = TypeVar("T")
@@ -81,6 +83,11 @@ def _started_ahead(items: Iterator[T], start: Callable[[T], Future[F]], count: i
         yield pending.popleft()
     if failure is not None:
         raise failure
+
+
+def pays_in_processes(files: Iterable[ImageFile]) -> bool:
+    """Return whether there are so many images that `load_all` is faster with processes; reads no further than that."""
+    return sum(1 for _ in islice(files, PROCESSES_FROM)) == PROCESSES_FROM
 
 
 def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:

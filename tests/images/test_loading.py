@@ -4,6 +4,7 @@ import os
 import signal
 import tarfile
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import pytest
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage, ImageFile, find_images, load
-from spade_index.images.loading import load_all
+from spade_index.images.loading import PROCESSES_FROM, load_all, pays_in_processes
 from spade_index.settings import Preprocessing
 
-from helpers.tiny import tiny_backbone, write_images
+from helpers.tiny import image_file, png, tiny_backbone, write_images
 
 SMALL = Preprocessing(input_size=(16, 16))
 
@@ -90,3 +91,11 @@ def test_a_process_that_dies_is_one_clear_error(folder: Path) -> None:
     files = [*find_images(folder), ImageFile("deadly", "/deadly", 0, 0, _die)]
     with pytest.raises(InputError, match="a decoding process died"):
         list(load_all(files, SMALL, workers=1, ahead=50, on_error=pytest.fail, processes=True))
+
+
+def test_decoding_in_processes_pays_for_many_images_only() -> None:
+    (image,) = [image_file("one.png", png(1))]
+    assert not pays_in_processes([image] * (PROCESSES_FROM - 1))
+    assert pays_in_processes(iter([image] * PROCESSES_FROM))
+    endless = repeat(image)  # an archive of millions is not read to its end
+    assert pays_in_processes(endless)
