@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from spade_index.errors import InputError
-from spade_index.images.loading import pays_in_processes
 
 from .options import AddingOptions, LoadingOptions
 from .progress import Progress
@@ -27,6 +26,8 @@ def add_images(
     adding: AddingOptions,
 ) -> None:
     """Add all images of the sources, rebuild the index if it is stale, and print the report."""
+    from spade_index.images.loading import pays_in_processes
+
     total = sum(1 for _ in files_of(sources)) if sys.stderr.isatty() else None
     with Progress("add", total) as progress:
         report = writer.add(
