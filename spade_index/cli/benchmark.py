@@ -93,10 +93,10 @@ def kernel(
     "--work",
     type=click.Path(path_type=Path),
     required=True,
-    help="A folder for features, the gallery and the figures; the same command continues there.",
+    help="A new folder for the gallery, some GB.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw latency, a PNG, and memory, NAME_memory.png.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw latency and memory, a PNG.")
 @click.option(
     "--sizes",
     default="1000,10000,100000,1000000",
@@ -111,10 +111,10 @@ def kernel(
     show_default=True,
     help="Photographs to query with.",
 )
-@click.option("--peers", help="Comma-separated, or none: flat, hnswlib, usearch, no-components [all]")
-@click.option("--peer-minutes", type=float, default=15, show_default=True, help="Time that a peer may take to build.")
+@click.option("--peers", help="Comma-separated, or none: flat, hnswlib [all]")
+@click.option("--peer-minutes", type=float, default=30, show_default=True, help="Time that a peer may take at a size.")
 @click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
-@click.option("--keep/--no-keep", default=True, help="Keep the gallery at the end, to carry on later [yes]")
+@click.option("--keep", is_flag=True, help="Keep that folder.")
 def gallery(
     photographs: Path,
     work: Path,
@@ -128,7 +128,7 @@ def gallery(
     input_size: int,
     keep: bool,
 ) -> None:
-    """Measure a growing gallery: latency, recall, memory, disk space and bytes read per query; beside peers."""
+    """Measure a growing gallery beside peers: latency, recall and memory of its index; disk space; a cold query."""
     _require_packages()
     from spade_index.benchmarks.gallery_growth import Settings, run
 
