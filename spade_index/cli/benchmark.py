@@ -49,7 +49,6 @@ def benchmark() -> None:
     help="Maps that peers are timed with; extrapolated to K.",
 )
 @click.option("--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Edge of the images.")
-@click.option("--memory/--no-memory", default=True, help="Measure peak memory, in a process for each contender [yes]")
 def kernel(
     json_file: Path | None,
     picture: Path | None,
@@ -64,7 +63,6 @@ def kernel(
     peers: str | None,
     peer_maps: int,
     input_size: int,
-    memory: bool,
 ) -> None:
     """Time the pixel search against other implementations, on features of photographs; all are verified first."""
     _require_packages()
@@ -82,7 +80,6 @@ def kernel(
         repeats=repeats,
         peer_maps=peer_maps,
         input_size=input_size,
-        memory=memory,
         device=device,
     )
     run(settings, json_file, picture, click.echo)

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from spade_index.benchmarks import gallery_growth, ingest_report, pixel_report, serve_load
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -14,9 +12,8 @@ def committed(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["pixel_search", "pixel_search_keops"])
-def test_kernel_results_are_reported(name, tmp_path):
-    results = committed(name)
+def test_kernel_results_are_reported(tmp_path):
+    results = committed("pixel_search")
     for case in results["cases"]:
         lines = pixel_report.report(case).splitlines()
         assert len(lines) == 2 + len(case["contenders"])
