@@ -155,7 +155,7 @@ def gallery(
     type=click.Path(path_type=Path),
     help="A folder, .tar, text list or file of images [synthetic ones]",
 )
-@click.option("--images", type=click.IntRange(1), help="Take the first N [all; 4,000 synthetic images]")
+@click.option("--images", type=click.IntRange(1), help="Take the first N [all; 8,000 synthetic images]")
 @click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
 @click.option(
@@ -170,11 +170,10 @@ def gallery(
     "--slice",
     "slice_images",
     type=click.IntRange(1),
-    default=2000,
+    default=4000,
     show_default=True,
-    help="The backbone is timed alone after every N images.",
+    help="The backbone alone is timed for every N images.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Number of ingests.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder for galleries [a temporary folder]")
 @click.option("--keep", is_flag=True, help="Keep the gallery in that folder.")
 def ingest(
@@ -188,7 +187,6 @@ def ingest(
     backbone: str,
     device: str,
     slice_images: int,
-    rounds: int,
     work: Path | None,
     keep: bool,
 ) -> None:
@@ -205,7 +203,6 @@ def ingest(
         backbone=backbone,
         device=device,
         slice_images=slice_images,
-        rounds=rounds,
         work=work,
         keep=keep,
     )
