@@ -1,14 +1,14 @@
 """The contenders of the pixel search, under one signature: `torch.cdist`, FAISS and `nearest_pixels`.
 
-Each takes a `Search`, returns (distances [P, k], matches [P, k]) as `nearest_pixels` does, and runs on the device of
-its tensors. What `prepare` returns is not timed. `torch.cdist` and FAISS `knn` get both sides converted, upsampled and
-concatenated to float32. No gallery stores that, since it would be ten times as large, but it is how such code is
-usually timed. The other contenders read and convert the gallery's float16 maps within the time.
+Each takes a `Search` and returns (distances [P, k], matches [P, k]) as `nearest_pixels` does. What `prepare` returns is
+not timed. `torch.cdist` and FAISS `knn` get both sides converted, upsampled and concatenated to float32. No gallery
+stores that, since it would be ten times as large, but it is how such code is usually timed. The other contenders read
+and convert the gallery's float16 maps within the time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -43,22 +43,9 @@ class Search:
         """P, the pixels of the finest level."""
         return self.query[0].shape[1]
 
-    @property
-    def device(self) -> torch.device:
-        """The device to run on."""
-        return self.query[0].device
-
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `nearest_pixels`."""
-        return {
-            "query": self.query,
-            "pool": self.pool,
-            "pages": torch.arange(self.maps, device=self.device)[None],
-            "k": self.k,
-            "sizes": list(self.sizes),
-            "weights": list(self.weights),
-            "mode": self.mode,
-        }
+        """Return the arguments of `nearest_pixels`, which have the names of the fields."""
+        return {**vars(self), "pages": torch.arange(self.maps, device=self.pool[0].device)[None]}
 
     def concatenated(self, dtype: torch.dtype) -> tuple[Tensor, Iterator[Tensor]]:
         """Return the query on the finest grid, weighted, [P, D], and an iterator over the gallery's maps, too."""
@@ -108,7 +95,7 @@ class Contender:
         """Return why this contender cannot do a search."""
         if part.mode not in self.modes:
             return f"does not search {part.mode}"
-        return self.missing(part.device)
+        return self.missing(part.query[0].device)
 
 
 def prepared(search: Search) -> tuple[Tensor, list[Tensor]]:
@@ -134,14 +121,9 @@ def cdist_topk(query: Tensor, g: Tensor, k: int) -> Found:
 
 
 def faiss_knn(query: Tensor, g: Tensor, k: int) -> Found:
-    """Use faiss.knn, or knn_gpu."""
+    """Use faiss.knn."""
     import faiss
 
-    if query.is_cuda:
-        import faiss.contrib.torch_utils  # makes knn_gpu accept torch's tensors
-
-        gpu: Found = faiss.knn_gpu(_gpu_resources(), query, g, k)
-        return gpu
     values, pixels = faiss.knn(query.numpy(), g.numpy(), k)
     return torch.from_numpy(values), torch.from_numpy(pixels)
 
@@ -150,25 +132,16 @@ def faiss_per_level(search: Search, given: None) -> Found:
     """Search a flat index of each level's gallery pixels; upsample and average the distances, as SPADE-fast does."""
     import faiss
 
-    total = torch.zeros(search.pixels, search.k, device=search.device)
+    total = torch.zeros(search.pixels, search.k)
     matches = []
     for q, pool, size, weight in zip(search.query, search.pool, search.sizes, search.weights, strict=True):
         index: Any = faiss.IndexFlatL2(pool.shape[2])
-        if q.is_cuda:
-            index = faiss.index_cpu_to_gpu(_gpu_resources(), q.device.index or 0, index)
         for g in pool:
-            index.add(g.float().cpu().numpy())
-        d, nearest = (torch.from_numpy(found).to(q.device) for found in index.search(q[0].cpu().numpy(), search.k))
+            index.add(g.float().numpy())
+        d, nearest = map(torch.from_numpy, index.search(q[0].numpy(), search.k))
         total += weight / len(search.query) * upsample_bilinear(d, size, search.sizes[0])
         matches.append(nearest)
     return total, matches[0]
-
-
-@cache
-def _gpu_resources() -> Any:
-    import faiss
-
-    return faiss.StandardGpuResources()
 
 
 def _no_faiss(device: torch.device) -> str | None:

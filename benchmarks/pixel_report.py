@@ -1,9 +1,7 @@
 """The figures of the kernel benchmark as a table and as a picture."""
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from spade_index.benchmarks.harness import LINE, OURS, PEER, Figures, number, picture, table, tidy
 
@@ -44,55 +42,24 @@ def _row(entry: Figures, case: Figures) -> list[str]:
 
 
 def draw(results: Figures, path: Path) -> None:
-    """Draw the time of each contender over all searches of the first shapes, and the gain of pruning in each."""
+    """Draw the time of each contender, the median and the range over all searches of the first shapes."""
     shapes = results["cases"][0]["shapes"]
     cases = [case for case in results["cases"] if case["shapes"] == shapes]
-    title = f"Pixel search of one query among {cases[0]['neighbours']} images ({shapes}), {results['machine']}"
-    with picture(path, title, (12, 4.5), columns=2) as (times, gains):
-        _draw_times(times, cases)
-        _draw_gains(gains, cases)
-
-
-def _draw_times(axes: Any, cases: Sequence[Figures]) -> None:
     times: dict[str, list[float]] = {}
     for entry in (entry for case in cases for entry in case["contenders"] if entry["status"] == "ok"):
         times.setdefault(entry["title"] + " *" * entry["extrapolated"], []).append(entry["ms"])
     times = dict(sorted(times.items(), key=lambda row: -statistics.median(row[1])))
     medians = [statistics.median(ms) for ms in times.values()]
     ranges = [(middle - min(ms), max(ms) - middle) for middle, ms in zip(medians, times.values(), strict=True)]
-    errors = {"xerr": list(zip(*ranges, strict=True)), "error_kw": {"ecolor": LINE, "elinewidth": 1}}
-    colours = [OURS if title.startswith("ours") else PEER for title in times]
-    axes.set(xscale="log", xlabel="ms per query (log scale)")
-    _draw_bars(
-        axes,
-        list(times),
-        medians,
-        [f"{ms:,.0f}" if ms >= 10 else f"{ms:.2g}" for ms in medians],
-        color=colours,
-        **errors,
-    )
-    axes.set_title(f"Median and range over {len(cases)} searches\n(* extrapolated from some maps)", fontsize=9)
-
-
-def _draw_gains(axes: Any, cases: Sequence[Figures]) -> None:
-    names, gains, left = [], [], []
-    for case in cases:
-        ours = {entry["contender"]: entry for entry in case["contenders"] if "ms" in entry}
-        if {"dense", "default"} <= set(ours):
-            names.append(f"{case['set']}, {case['query']}")
-            gains.append(ours["dense"]["ms"] / ours["default"]["ms"])
-            left.append(number(ours["default"]["survivors"], "{:.1%}"))
-    _draw_bars(axes, names, gains, left, color=OURS)
-    axes.axvline(1, color=LINE, linewidth=1, zorder=3)
-    axes.set_xlabel("times as fast as ours dense (line: no gain)")
-    axes.set_title("Gain of pruning where it pays (the default), float32\n(labels: fine work that is left)", fontsize=9)
-
-
-def _draw_bars(axes: Any, names: list[str], values: list[float], labels: list[str], **options: Any) -> None:
-    """Draw horizontal bars from above, each with its name and its label."""
-    bars = axes.barh(names, values, height=0.7, zorder=2, **options)
-    axes.bar_label(bars, labels, padding=5, fontsize=8)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.margins(x=0.12)
-    axes.invert_yaxis()
-    tidy(axes, "x")
+    title = f"Pixel search of one query among {cases[0]['neighbours']} images ({shapes})\n{results['machine']}"
+    with picture(path, title, (8, 1.5 + 0.3 * len(times))) as axes:
+        colours = [OURS if name.startswith("ours") else PEER for name in times]
+        errors = {"xerr": list(zip(*ranges, strict=True)), "error_kw": {"ecolor": LINE, "elinewidth": 1}}
+        bars = axes.barh(list(times), medians, height=0.7, color=colours, zorder=2, **errors)
+        axes.bar_label(bars, [f"{ms:,.0f}" if ms >= 10 else f"{ms:.2g}" for ms in medians], padding=5, fontsize=8)
+        axes.set(
+            xscale="log", xlabel=f"ms, median and range over {len(cases)} searches (* extrapolated from some maps)"
+        )
+        axes.margins(x=0.12)
+        axes.invert_yaxis()
+        tidy(axes, "x")

@@ -1,4 +1,4 @@
-"""Measure the pixel search, and the share of it that is pruned: `spade-index benchmark kernel`, on real features.
+"""Measure the pixel search on a processor, and the share of it that is pruned: `spade-index benchmark kernel`.
 
     spade-index benchmark kernel --json benchmarks/results/pixel_search.json --picture kernel.png [OPTIONS]
 
@@ -36,7 +36,6 @@ from spade_index.benchmarks.pixel_checks import TOLERANCES, Oracle
 from spade_index.benchmarks.pixel_peers import CONTENDERS, PEERS, Contender, Search, survivors
 from spade_index.benchmarks.pixel_report import draw, report
 from spade_index.errors import InputError
-from spade_index.features.backbone import choose_device
 
 SAMPLE = 64  # query pixels whose exact distances are computed
 GEMM = (3136, 1792, 3136)  # the concatenated product of one map
@@ -56,7 +55,6 @@ class Settings:
     repeats: int = 3
     peer_maps: int = 2  # that contenders other than ours run for
     input_size: int = 224
-    device: str = "auto"
 
     def __post_init__(self) -> None:
         require_known("set", self.sets, (*pixel_sets.SETS, pixel_sets.TILES))
@@ -68,10 +66,8 @@ class Settings:
 def run(settings: Settings, json_file: Path | None, picture: Path | None, say: Callable[[str], None]) -> Figures:
     """Measure all sets, print a table of each search, write JSON after each, and the picture at the end."""
     check_outputs(json_file, picture)
-    device = choose_device(settings.device)
     results: Figures = {
         **environment(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": _same_threads(),
         "features": " ".join((pixel_sets.__doc__ or "").split()),
         "settings": plain(settings),
@@ -79,10 +75,10 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: C
         "cases": [],
     }
     for name in settings.sets:
-        of_set = pixel_sets.make_pictures(name, settings.neighbours, settings.input_size, settings.tiles, str(device))
+        of_set = pixel_sets.make_pictures(name, settings.neighbours, settings.input_size, settings.tiles)
         for shapes in settings.shapes:
             for pictures in of_set:
-                search = pixel_sets.make_search(pictures, shapes, settings.pixel_neighbours, settings.mode, str(device))
+                search = pixel_sets.make_search(pictures, shapes, settings.pixel_neighbours, settings.mode)
                 labels = {"set": name, "query": pictures.query, "shapes": shapes}
                 results["cases"].append(labels | measure(search, settings))
                 write_json(json_file, results)
@@ -94,12 +90,13 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: C
 
 def measure(search: Search, settings: Settings) -> Figures:
     """Verify and time all contenders on one search."""
-    rows = torch.randperm(search.pixels, generator=torch.Generator().manual_seed(0))[:SAMPLE].to(search.device)
+    rows = torch.randperm(search.pixels, generator=torch.Generator().manual_seed(0))[:SAMPLE]
     parts = {key: CONTENDERS[key].takes(search, settings.peer_maps) for key in settings.contenders}
     entries = _verified(parts, rows)
     right = {key: part for key, part in parts.items() if entries[key]["status"] == "ok"}
     timers = {key: partial(_search_ms, CONTENDERS[key], part) for key, part in right.items()}
-    times = take_turns({**timers, "product": partial(_product_gflops, search.device)}, settings.repeats)
+    timers["product"] = partial(_product_gflops)
+    times = take_turns(timers, settings.repeats)
     rate = statistics.median(times["product"])
     gflop = 2e-9 * search.maps * sum(level.shape[1] ** 2 * level.shape[2] for level in search.query)
     for key, part in right.items():
@@ -151,20 +148,15 @@ def _verified(parts: dict[str, Search], rows: torch.Tensor) -> dict[str, Figures
 
 def _search_ms(contender: Contender, part: Search) -> float:
     given = contender.prepare(part)
-    return 1e3 * timed(partial(contender.run, part, given), _synchronize(part.device))[1]
+    return 1e3 * timed(partial(contender.run, part, given))[1]
 
 
-def _product_gflops(device: torch.device) -> float:
-    """Return the rate of a large matrix product. On a GPU, starting one takes longer than some of them."""
+def _product_gflops() -> float:
+    """Return the rate of a large matrix product."""
     n, inner, m = GEMM
-    a, b = torch.randn(n, inner, device=device), torch.randn(inner, m, device=device)
-    out, repeats = a @ b, 50 if device.type == "cuda" else 2
-    _, seconds = timed(lambda: [torch.mm(a, b, out=out) for _ in range(repeats)], _synchronize(device))
-    return repeats * 2e-9 * n * inner * m / seconds
-
-
-def _synchronize(device: torch.device) -> Callable[[], object]:
-    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    a, b = torch.randn(n, inner), torch.randn(inner, m)
+    out = a @ b  # also warms up
+    return 2e-9 * n * inner * m / timed(partial(torch.mm, a, b, out=out))[1]
 
 
 def _same_threads() -> int:

@@ -62,7 +62,7 @@ class Pictures:
     gallery: np.ndarray = field(repr=False)  # uint8 [K, H, W, 3]
 
 
-def make_pictures(name: str, count: int, edge: int, tiles: Path | None, device: str) -> list[Pictures]:
+def make_pictures(name: str, count: int, edge: int, tiles: Path | None) -> list[Pictures]:
     """Return the good and the defective query of a set, each with `count` gallery images of edge x edge pixels.
 
     Raises InputError if `tiles` cannot be used.
@@ -70,7 +70,7 @@ def make_pictures(name: str, count: int, edge: int, tiles: Path | None, device: 
     preprocessing = Preprocessing(input_size=(edge, edge))
     if name == TILES:
         assert tiles is not None
-        return _tile_pictures(tiles, count, preprocessing, device)
+        return _tile_pictures(tiles, count, preprocessing)
     random = np.random.default_rng(list(name.encode()))
     crops = [Image.fromarray(_crop(name, random, number < count)) for number in range(count + 2)]
     *gallery, good, other = (preprocess(crop, preprocessing)[0] for crop in crops)
@@ -78,23 +78,23 @@ def make_pictures(name: str, count: int, edge: int, tiles: Path | None, device: 
     return [Pictures(query, image, np.stack(gallery)) for query, image in images.items()]
 
 
-def make_search(pictures: Pictures, shapes: str, k: int, mode: str, device: str) -> Search:
+def make_search(pictures: Pictures, shapes: str, k: int, mode: str) -> Search:
     """Return the search of a query for its k nearest pixels, in one of `SHAPES`."""
-    backbone = _backbone(len(pictures.image), shapes, device)
+    backbone = _backbone(len(pictures.image), shapes)
     query, pool = (_extract(backbone, images, shapes) for images in (pictures.image[None], pictures.gallery))
     pool = [level.half() for level in pool]
     # As in a gallery: of the stored values of all its images.
-    variances = [moments_variance(*image_moments(level.cpu().numpy())) for level in pool]
+    variances = [moments_variance(*image_moments(level.numpy())) for level in pool]
     weights = [1.0 if shapes == "wrn" else 1 / variance for variance in variances]
     return Search(query, pool, backbone.settings.sizes, weights, k, mode)
 
 
 @cache
-def _backbone(edge: int, shapes: str, device: str) -> Backbone:
+def _backbone(edge: int, shapes: str) -> Backbone:
     return load_backbone(
         "efficientnet-lite0",
         preprocessing=lambda default: replace(default, input_size=(edge, edge)),
-        device=device,
+        device="cpu",
         # A block calls one activation twice; the last output, which the projection takes, is captured.
         levels=tuple(WRN) if shapes == "wrn" else None,
     )
@@ -106,7 +106,7 @@ def _extract(backbone: Backbone, images: np.ndarray, shapes: str) -> list[Tensor
     levels = [torch.cat(parts) for parts in zip(*batches, strict=True)]
     if shapes == "native":
         return levels
-    return [level @ _orthonormal(c, level.shape[2]).to(level).T for level, c in zip(levels, WRN.values(), strict=True)]
+    return [level @ _orthonormal(c, level.shape[2]).T for level, c in zip(levels, WRN.values(), strict=True)]
 
 
 def _orthonormal(rows: int, columns: int) -> Tensor:
@@ -167,13 +167,13 @@ def _damaged(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return damaged
 
 
-def _tile_pictures(dataset: Path, count: int, preprocessing: Preprocessing, device: str) -> list[Pictures]:
+def _tile_pictures(dataset: Path, count: int, preprocessing: Preprocessing) -> list[Pictures]:
     """Return the first good and the first defective test image, each with the nearest images of train/good."""
     tested = find_test_images(dataset)
     files = list(find_images(dataset / "train" / GOOD))
     if len(files) < count:
         raise InputError(f"{dataset}: train/good has {len(files)} images: ask for no more --neighbours")
-    backbone = _backbone(preprocessing.input_size[0], "native", device)
+    backbone = _backbone(preprocessing.input_size[0], "native")
     gallery = np.stack([load(file, preprocessing).pixels for file in files])
     pooled = torch.cat([backbone(gallery[start : start + BATCH]).pooled for start in range(0, len(files), BATCH)])
     found = []
@@ -181,6 +181,6 @@ def _tile_pictures(dataset: Path, count: int, preprocessing: Preprocessing, devi
         file = next(image.file for image in tested if (image.kind == GOOD) == wanted)
         image = load(file, preprocessing).pixels
         distances = (pooled - backbone(image[None]).pooled).square().sum(1)
-        nearest = distances.topk(count, largest=False).indices.cpu().numpy()
+        nearest = distances.topk(count, largest=False).indices.numpy()
         found.append(Pictures(query, image, gallery[nearest]))
     return found

@@ -38,7 +38,6 @@ def benchmark() -> None:
     show_default=True,
     help="Features in the shapes of WideResNet50-2, or as efficientnet-lite0 makes them.",
 )
-@device_option
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds; medians are quoted.")
 @click.option("--peers", help="Comma-separated contenders; an unknown one lists them [all]")
 @click.option(
@@ -58,7 +57,6 @@ def kernel(
     sets: str | None,
     tiles: Path | None,
     shapes: str,
-    device: str,
     repeats: int,
     peers: str | None,
     peer_maps: int,
@@ -80,7 +78,6 @@ def kernel(
         repeats=repeats,
         peer_maps=peer_maps,
         input_size=input_size,
-        device=device,
     )
     run(settings, json_file, picture, click.echo)
 

@@ -29,8 +29,8 @@ def small_gemm(monkeypatch):
 @pytest.fixture(scope="module")
 def search():
     """Two maps with native features."""
-    good, _ = pixel_sets.make_pictures("coffee", 2, 64, None, "cpu")
-    return pixel_sets.make_search(good, "native", 1, "concat-nearest", "cpu")
+    good, _ = pixel_sets.make_pictures("coffee", 2, 64, None)
+    return pixel_sets.make_search(good, "native", 1, "concat-nearest")
 
 
 def small_search(sizes, k, mode):
@@ -63,7 +63,7 @@ def test_the_command_measures_and_writes_json_and_a_picture(tmp_path):
     assert "coffee, good query: 24x16x16, 40x8x8, 112x4x4; 2 maps" in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
     results = json.loads(file.read_text())
-    assert {"command", "machine", "versions", "commit", "threads", "device", "tolerances"} <= set(results)
+    assert {"command", "machine", "versions", "commit", "threads", "tolerances"} <= set(results)
     assert "orthonormal" in results["features"]
     names = [(case["set"], case["query"]) for case in results["cases"]]
     assert names == [(name, query) for name in ("coffee", "brick") for query in ("good", "defective")]
@@ -188,8 +188,8 @@ def test_prepared_contenders_do_not_read_the_gallery(search):
 
 
 def test_wrn_features_keep_all_distances():
-    good, _ = pixel_sets.make_pictures("brick", 2, 64, None, "cpu")
-    made = pixel_sets.make_search(good, "wrn", 1, "concat-nearest", "cpu")
+    good, _ = pixel_sets.make_pictures("brick", 2, 64, None)
+    made = pixel_sets.make_search(good, "wrn", 1, "concat-nearest")
     assert [tuple(level.shape) for level in made.pool] == [(2, 256, 256), (2, 64, 512), (2, 16, 1024)]
     assert {level.dtype for level in made.pool} == {torch.float16}
     assert {level.dtype for level in made.query} == {torch.float32}
@@ -212,7 +212,7 @@ def test_wrn_features_keep_all_distances():
 
 
 def test_sets_are_deterministic_and_their_queries_differ():
-    first, again = (pixel_sets.make_pictures("cat", 2, 64, None, "cpu") for _ in range(2))
+    first, again = (pixel_sets.make_pictures("cat", 2, 64, None) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.image, other.image)
         np.testing.assert_array_equal(one.gallery, other.gallery)
@@ -225,5 +225,5 @@ def test_texture_queries_come_from_another_part_than_the_gallery(monkeypatch):
     picture = np.zeros((512, 512, 3), np.float32)
     picture[:, int(np.ceil(pixel_sets.GALLERY_PART * 512)) :] = 1
     monkeypatch.setattr(pixel_sets, "_picture", lambda file: picture)
-    good, _ = pixel_sets.make_pictures("grass", 20, 64, None, "cpu")
+    good, _ = pixel_sets.make_pictures("grass", 20, 64, None)
     assert good.gallery.max() < 128 < good.image.min()
