@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_index.benchmarks.harness import OTHER, OURS, PEER, Figures, picture, spread, table, tidy
+from .harness import OTHER, OURS, PEER, Figures, picture, spread, table, tidy
 
 COLUMNS = ("", "images", "images/s", "backbone/s", "ratio", "median", "min", "max", "ms/image")
 
