@@ -9,7 +9,7 @@ Source: RAD, arXiv 2601.22763.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
@@ -38,47 +38,70 @@ def overlap(cells: int, shift: int) -> slice:
 
 
 @dataclass(frozen=True)
-class Axis:
-    """One axis of a level: how its coordinates move when those of the finest level do."""
+class Step:
+    """One shift of the finest rows, as it moves the rows of one level."""
 
-    cells: int
-    reach: int  # the level's shifts are -reach..reach
-    under: Tensor  # int64 [finest cells]: the coordinate that covers each finest one
-    moves: Tensor  # int64 [2r + 1, finest cells]: the shift under each finest shift; 0 where that leaves the grid
+    shifts: range  # of the level's rows: one, or two where coarse rows cover different numbers of finest ones
+    places: Tensor  # int64 [rows]: where the level's distances of each finest row begin in the tables of `shifts`
 
 
 @dataclass(frozen=True)
 class Window:
-    """The pairs of pixels of a pyramid that are within `reach` cells of each other on the finest grid."""
+    """The pairs of pixels of a pyramid that are near the same place, and where to look their distances up."""
 
     sizes: tuple[Size, ...]
-    reach: Size  # in rows and columns: at most the window, and less than the grid
-    axes: list[tuple[Axis, Axis]]  # of each level
-    pixels: Tensor  # int64 [2r + 1, W]: where each column's shifted ones are, -1 outside the grid
+    reaches: list[int]  # of each level: its columns are shifted by -reach..reach
+    steps: dict[int, list[Step]]  # for every shift of the finest rows, one of each level
+    columns: list[Tensor]  # of each level: int64 [2r + 1, W], to be added to a step's places
+    pixels: Tensor  # int64 [2r + 1, W]: the column beside each finest column, -1 outside the grid
 
     def pair_bytes(self) -> int:
-        """Return the bytes that the search of one gallery map for one query takes."""
-        tables = sum(16 * (2 * x.reach + 1) * h * w for (h, w), (_, x) in zip(self.sizes, self.axes, strict=True))
+        """Return the bytes that the search of one gallery map for one query takes, apart from features."""
+        tables = sum(16 * (2 * reach + 1) * h * w for (h, w), reach in zip(self.sizes, self.reaches, strict=True))
         return tables + 48 * self.pixels.numel() * self.sizes[0][0]
+
+    def look_up(self, level: int, step: Step, tables: list[Tensor]) -> Tensor:
+        """Return a level's distances of the pairs of a step, of what `Measure` returned for each of its shifts.
+
+        float32 [B, K, 2r + 1, rows, W]; anything where the column is outside the grid.
+        """
+        table = torch.stack(tables, 2) if len(tables) > 1 else tables[0]
+        index = step.places[:, None] + self.columns[level][:, None]
+        return table.flatten(2).index_select(2, index.flatten()).unflatten(2, index.shape)
 
 
 @lru_cache(maxsize=16)
 def make_window(sizes: tuple[Size, ...], window: int, device: torch.device) -> Window:
-    """Return the window of a pyramid whose level 0 is the finest, with its column tensors on a device."""
+    """Return the window of a pyramid whose level 0 is the finest, with its tensors on a device."""
     h, w = sizes[0]
-    reach = (min(window, h - 1), min(window, w - 1))
-    axes = [(_axis(size[0], h, reach[0], None), _axis(size[1], w, reach[1], device)) for size in sizes]
-    columns = torch.arange(w) + torch.arange(-reach[1], reach[1] + 1)[:, None]
-    pixels = columns.masked_fill((columns < 0) | (columns >= w), -1)
-    return Window(sizes, reach, axes, pixels.to(device))
+    down, across = min(window, h - 1), min(window, w - 1)
+    reaches, columns = [], []
+    steps: dict[int, list[Step]] = {shift: [] for shift in range(-down, down + 1)}
+    for height, width in sizes:
+        under, moves = _axis(width, w, across)
+        reaches.append(int(moves.max()))
+        columns.append(((moves + reaches[-1]) * (height * width) + under).to(device))
+        table = (2 * reaches[-1] + 1) * height * width
+        under, moves = _axis(height, h, down)
+        for shift, of_level, of_rows in zip(steps, steps.values(), moves, strict=True):
+            rows = overlap(h, shift)
+            least, most = int(of_rows[rows].min()), int(of_rows[rows].max())
+            places = (of_rows[rows] - least) * table + under[rows] * width
+            of_level.append(Step(range(least, most + 1), places.to(device)))
+    beside = torch.arange(w) + torch.arange(-across, across + 1)[:, None]
+    pixels = beside.masked_fill((beside < 0) | (beside >= w), -1)
+    return Window(sizes, reaches, steps, columns, pixels.to(device))
 
 
-def _axis(cells: int, finest: int, reach: int, device: torch.device | None) -> Axis:
+def _axis(cells: int, finest: int, reach: int) -> tuple[Tensor, Tensor]:
+    """Return a level's coordinate under each finest one, and by how much each finest shift moves it.
+
+    int64 [finest] and [2 * reach + 1, finest]; no move where a finest shift leaves the grid.
+    """
     under = torch.arange(finest) * cells // finest
-    there = torch.arange(finest) + torch.arange(-reach, reach + 1)[:, None]  # [2r + 1, finest]
+    there = torch.arange(finest) + torch.arange(-reach, reach + 1)[:, None]
     inside = (there >= 0) & (there < finest)
-    moves = (under[there.clamp(0, finest - 1)] - under) * inside
-    return Axis(cells, int(moves.max()), under.to(device), moves.to(device))
+    return under, (under[there.clamp(0, finest - 1)] - under) * inside
 
 
 class Nearest:
@@ -92,40 +115,25 @@ class Nearest:
 
     def add(self, measure: Measure, maps: int, first_position: int) -> None:
         """Add the next `maps` maps of each page, the first at `first_position`, which `measure` measures."""
-        window, (h, w) = self.window, self.window.sizes[0]
-        positions = torch.arange(first_position, first_position + maps, device=self.keys.device)
+        window, (h, w), device = self.window, self.window.sizes[0], self.keys.device
+        positions = torch.arange(first_position, first_position + maps, device=device)
         columns = positions.view(-1, 1, 1, 1) * (h * w) + window.pixels[:, None]  # [K, 2r + 1, 1, W]
-        tables: list[dict[int, Tensor]] = [{} for _ in window.axes]
-        for number, shift in enumerate(range(-window.reach[0], window.reach[0] + 1)):
+        tables: list[dict[int, Tensor]] = [{} for _ in window.sizes]
+        for shift, steps in window.steps.items():
             rows = overlap(h, shift)
-            total = torch.zeros(1, device=self.keys.device)
-            for level, weight in enumerate(self.weights):
-                of_level = self._look_up(measure, level, number, rows, tables[level])
-                total = of_level.mul_(weight) if level == 0 else total.add_(of_level, alpha=weight)
-            there = torch.arange(rows.start + shift, rows.stop + shift, device=self.keys.device)[:, None] * w
+            weighted = []
+            for level, (step, weight, known) in enumerate(zip(steps, self.weights, tables, strict=True)):
+                tables[level] = {s: known[s] if s in known else measure(level, s) for s in step.shifts}
+                weighted.append(window.look_up(level, step, list(tables[level].values())).mul_(weight))
+            total = reduce(Tensor.add_, weighted)  # [B, K, 2r + 1, rows, W]
+            there = torch.arange(rows.start + shift, rows.stop + shift, device=device)[:, None] * w
             keys = total.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(columns + there)
             keys.masked_fill_(window.pixels[:, None] < 0, FAR)
             self._keep(keys.flatten(1, 2), rows)
 
-    def _look_up(self, measure: Measure, level: int, number: int, rows: slice, tables: dict[int, Tensor]) -> Tensor:
-        """Return a level's distances of the pairs of finest `rows` and shift `number`: [B, K, 2r + 1, rows, W].
-
-        `tables` are what was measured of this level at earlier shifts; what later ones do not need is dropped.
-        """
-        (y, x), width = self.window.axes[level], self.window.sizes[level][1]
-        moves = y.moves[number, rows]
-        wanted = range(int(moves.min()), int(moves.max()) + 1)  # one, or two where cells are cut unevenly
-        for shift in [shift for shift in tables if shift not in wanted]:
-            del tables[shift]
-        for shift in wanted:
-            if shift not in tables:
-                tables[shift] = measure(level, shift)
-        table = torch.stack([tables[shift] for shift in wanted], 2) if len(wanted) > 1 else tables[wanted[0]]
-        columns, pixels = 2 * x.reach + 1, y.cells * width
-        place = ((moves - wanted[0]) * columns * pixels + y.under[rows] * width).to(table.device)
-        index = place[:, None] + ((x.moves + x.reach) * pixels + x.under)[:, None]  # [2r + 1, rows, W]
-        found = table.flatten(2).index_select(2, index.flatten())
-        return found.unflatten(2, index.shape)
+    def merge(self, other: "Nearest") -> None:
+        """Add the maps that were added to another for the same queries."""
+        self._keep(other.keys, slice(None))
 
     def _keep(self, keys: Tensor, rows: slice) -> None:
         """Keep the k least of the keys so far and these, [B, n, rows, W]."""

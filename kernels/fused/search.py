@@ -181,8 +181,7 @@ class _Search:
         return near.result()
 
     def _measure(self, window: Window, launch: Launch, level: int, shift: int) -> Tensor:
-        reach = window.axes[level][1].reach
-        return self.kernels.window_distances(launch, level, self.query[level], shift, reach)
+        return self.kernels.window_distances(launch, level, self.query[level], shift, window.reaches[level])
 
     def _coarse(self, launch: Launch, rows: Sequence[ScaledRows]) -> Tensor | None:
         """Return the coarse levels' distances of cells less |q|^2: float32 [B, cells, K, cells]; None without any."""

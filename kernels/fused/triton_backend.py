@@ -208,6 +208,7 @@ class TritonKernels:
             REORDERED=level == 0,
             BP=WINDOW_PIXELS,
             BD=WINDOW_CHANNELS,
+            num_warps=4,
         )
         return out
 

@@ -152,6 +152,19 @@ def test_little_working_memory_gives_the_same(backend, mode):
         assert_same(backend.find(**search, working_memory=memory), whole, f"with {memory} bytes")
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_threads_change_nothing(mode):
+    search = window_search([(8, 8), (4, 4)], mode, pages=[[2, 0, 1, 1, 2], [1, 2, 0, 2, 1]])
+    expected = nearest_pixels(**search, backend="torch")
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        try:
+            assert_same(nearest_pixels(**search, backend="torch"), expected)
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+
+
 @every_backend_and_mode
 def test_no_queries_give_no_answers(backend, mode):
     search = window_search(backend.sizes, mode) | {"pages": torch.zeros(0, 3, dtype=torch.int64)}
