@@ -4,7 +4,6 @@ A drawn descriptor is r + 0.7 * sum over j < 8 of g_j * (n_j - r) / sqrt(8): r i
 in turn, n_j are its nearest others, and g_j is standard normal. Its maps are those of r.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING
 import faiss
 import numpy as np
 import xxhash
-from PIL import Image
 
-from spade_index.benchmarks.harness import Figures
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.gallery.store.record import ImageOrigin, NewImage, StoredImage
+from spade_index.gallery.store.record import ImageOrigin, NewImage
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images, load
 from spade_index.images.loading import in_lots, pays_in_processes
+
+from .harness import Figures
 
 if TYPE_CHECKING:
     from spade_index.features.backbone import Backbone
@@ -75,26 +74,16 @@ def drawn_images(gallery: Gallery, real: Sequence[ImageRow], size: int) -> Itera
         return
     base = gallery.pooled(real)  # [R, D]
     nearest = faiss.knn(base, base, AROUND + 1)[1][:, 1:]  # [R, AROUND]; the first is the photograph or its copy
-    thumbnail = _grey_jpeg()
-    for numbers in in_lots(range(start, size), BATCH):
-        around = np.array(numbers) % len(real)
-        maps = gallery.maps([real[of].key for of in around])
-        for place, (number, pooled) in enumerate(zip(numbers, draw_descriptors(base, nearest, numbers), strict=True)):
-            id = f"{DRAWN}{number:07d}"
-            origin = ImageOrigin(id, xxhash.xxh3_128_digest(id.encode()), f"/{id}", len(thumbnail), 0, 32, 32)
-            yield NewImage(origin, StoredImage(pooled, [level[place] for level in maps], thumbnail))
+    for number in range(start, size):
+        row, id = real[number % len(real)], f"{DRAWN}{number:07d}"
+        digest = xxhash.xxh3_128_digest(id.encode())
+        origin = ImageOrigin(id, digest, f"/{id}", row.size, 0, row.width, row.height)
+        yield NewImage(origin, replace(gallery.stored(row), pooled=draw_descriptor(base, nearest, number)))
 
 
-def draw_descriptors(base: np.ndarray, nearest: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-    """Return the drawn descriptors float32 [n, D] of images by number, for base [R, D] and its nearest [R, AROUND]."""
-    of = np.array(numbers) % len(base)
-    steps = np.stack([np.random.default_rng((SEED, number)).normal(size=AROUND) for number in numbers])
-    steps = (SPREAD / AROUND**0.5 * steps).astype(np.float32)
-    drawn: np.ndarray = base[of] + np.einsum("nj,njd->nd", steps, base[nearest[of]] - base[of][:, None])
+def draw_descriptor(base: np.ndarray, nearest: np.ndarray, number: int) -> np.ndarray:
+    """Return the drawn descriptor float32 [D] with this number, for base [R, D] and its nearest [R, AROUND]."""
+    of = number % len(base)
+    weights = SPREAD / AROUND**0.5 * np.random.default_rng((SEED, number)).normal(size=AROUND)
+    drawn: np.ndarray = base[of] + weights.astype(np.float32) @ (base[nearest[of]] - base[of])
     return drawn
-
-
-def _grey_jpeg() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), "grey").save(buffer, "JPEG")
-    return buffer.getvalue()

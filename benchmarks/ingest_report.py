@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_index.benchmarks.harness import OTHER, OURS, PEER, Figures, picture, spread, table, tidy
+from .harness import OTHER, OURS, PEER, Figures, picture, spread, table, tidy
 
 COLUMNS = ("", "images", "images/s", "backbone/s", "ratio", "median", "min", "max", "ms/image")
 
@@ -88,6 +88,6 @@ def draw(results: Figures, path: Path) -> None:
         upper.set(ylabel="images per second")
         lower.set(ylabel="MB resident, at most", xlabel="images")
         for axes in (upper, lower):
-            axes.set_ylim(0, None)
+            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
             axes.legend(fontsize=8, loc="lower left", frameon=False)
             tidy(axes, "y")

@@ -1,6 +1,7 @@
 """The fused kernels in CUDA C++ (nearest.cu), launched through CuPy: on CUDA GPUs.
 
-They take float16 and bfloat16 maps; the torch backend searches float32 ones.
+They take float16 and bfloat16 maps; the torch backend searches float32 ones. The search in a window has no kernel in
+CUDA C++: it is computed in torch operations on the GPU.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import torch_backend
+from ..torch_backend.window import differences
 from . import cuda_launch
 from .cuda_launch import Kernel
 from .geometry import Geometry
@@ -201,6 +203,14 @@ class CupyKernels:
             count=matches.shape[2],
             weight=launch.weights[level],
         )
+
+    def window_distances(self, launch: Launch, level: int, query: Tensor, shift: int, reach: int) -> Tensor:
+        """See `interface.Kernels`; in torch operations."""
+        geometry, size, channels = launch.geometry, launch.geometry.sizes[level], launch.maps.channels[level]
+        gallery = launch.maps.levels[level].index_select(0, launch.pages.flatten())
+        gallery = gallery.index_select(1, geometry.gallery_row) if level == 0 else gallery
+        gallery = gallery[..., :channels].float().view(*launch.pages.shape, *size, channels)
+        return differences(query.float().view(launch.batch, 1, *size, channels), gallery, shift, reach)
 
 
 def nearest_pixels(
