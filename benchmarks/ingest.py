@@ -47,6 +47,7 @@ FEW_ROUNDS = 3
 SAMPLE = 20  # images whose features are computed again
 TOLERANCE = 1e-4  # relative, of descriptors: the backbone rounds differently in another batch size
 MAP_TOLERANCE = 1e-3  # relative, of feature maps, which are stored as float16
+SLICE = "{rate:,.0f} images/s, backbone alone {alone_rate:,.0f}, ratio {ratio:.3f}, up to {peak_mb:,.0f} MB"
 Say = Callable[[str], None]
 
 
@@ -135,7 +136,7 @@ class Ingests:
                 reports.append(report)
                 dropped.append(rates(len(part), dropped_s, images / alone_s))
                 ingested.append({**rates(len(part), seconds, images / alone_s), "peak_mb": max(samples)})
-                say("{rate:,.0f} images/s, backbone alone {alone_rate:,.0f}, ratio {ratio:.3f}".format(**ingested[-1]))
+                say(SLICE.format(**ingested[-1]))
         added = AddReport(**{name: sum(getattr(of, name) for of in reports) for name in asdict(reports[0])})
         return {
             "report": asdict(added),
