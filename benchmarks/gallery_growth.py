@@ -18,26 +18,16 @@ from typing import Any
 
 import psutil
 
-from spade_index.benchmarks import growth_data, growth_measure
-from spade_index.benchmarks.growth_measure import PEERS
-from spade_index.benchmarks.harness import (
-    LINE,
-    Figures,
-    check_outputs,
-    environment,
-    number,
-    picture,
-    require_known,
-    table,
-    tidy,
-    write_json,
-)
-from spade_index.benchmarks.processes import Failed, in_own_process
 from spade_index.errors import InputError
 from spade_index.gallery import CATALOG
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.images import find_images
 from spade_index.settings import STORAGES
+
+from . import growth_data, growth_measure
+from .growth_measure import PEERS
+from .harness import LINE, Figures, check_outputs, environment, picture, plain, require_known, table, tidy, write_json
+from .processes import Failed, in_own_process
 
 Say = Callable[[str], None]
 
@@ -78,18 +68,15 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: S
     if settings.work.exists():
         raise InputError(f"{settings.work}: is there already: choose another --work, or remove it")
     held = min(settings.queries * 3 // 2, photographs // 3)
-    read_ahead = sorted(Path("/sys/block").glob("*/queue/read_ahead_kb"))
     results: Figures = {
         **environment(),
+        "settings": plain(settings),
         "memory_gb": psutil.virtual_memory().total / 1e9,
-        "read_ahead_kb": {path.parts[3]: int(path.read_text()) for path in read_ahead},
         "photographs": photographs,
         "real": photographs - held,
         "held_out": held,
         "test_queries": held - held // 3,
         "tuning_queries": held // 3,
-        "storage": settings.storage,
-        "peer_minutes": settings.peer_minutes,
         "sizes_left_out": {},
         "sizes": [],
     }
@@ -215,7 +202,7 @@ def costs(results: Figures) -> str:
     for entry in results["sizes"]:
         disk, cold = entry["disk"], entry["cold"]
         files = (f"{disk[name] / 1e9:,.3f}" for name in ("shards", "descriptors", "index", "catalog"))
-        first = number(entry["search"]["open_and_first_ms"]), number(cold["first_ms"])
+        first = f"{entry['search']['open_and_first_ms']:,.0f}", f"{cold['first_ms']:,.0f}"
         read = "not counted" if cold["first_bytes"] is None else f"{cold['first_bytes'] / 1e6:,.0f}"
         lines.append((f"{entry['images']:,}", f"{entry['real']:,}", *files, *first, read))
     return "\n".join(table(lines))

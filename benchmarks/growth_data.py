@@ -13,13 +13,14 @@ import faiss
 import numpy as np
 import xxhash
 
-from spade_index.benchmarks.harness import Figures
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import ImageOrigin, NewImage
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images, load
 from spade_index.images.loading import in_lots, pays_in_processes
+
+from .harness import Figures
 
 if TYPE_CHECKING:
     from spade_index.features.backbone import Backbone

@@ -18,14 +18,15 @@ from typing import TypeVar
 import faiss
 import numpy as np
 
-from spade_index.benchmarks.harness import Figures, WrongResult, medians, timed
-from spade_index.benchmarks.processes import above, forget, read_from_disk, resident
 from spade_index.gallery import CATALOG, Gallery
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
 from spade_index.gallery.index.search import SPARE, Neighbour
 from spade_index.gallery.index.tune import exact_neighbours
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import IndexSettings
+
+from .harness import Figures, WrongResult, medians, timed
+from .processes import above, forget, read_from_disk, resident
 
 T = TypeVar("T")
 

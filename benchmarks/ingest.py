@@ -15,12 +15,11 @@
 import math
 import os
 import random
-import shutil
 import statistics
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import cycle, islice
@@ -29,10 +28,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spade_index.benchmarks.harness import Figures, check_outputs, environment, plain, timed, write_json
-from spade_index.benchmarks.ingest_report import draw, rates, report, summary
-from spade_index.benchmarks.photographs import make_photographs
-from spade_index.benchmarks.processes import process_tree, resident_mb
 from spade_index.errors import GalleryError, InputError
 from spade_index.features.backbone import Backbone, load_backbone
 from spade_index.gallery import Gallery
@@ -41,18 +36,24 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images, load
 from spade_index.images.loading import in_lots, load_all, pays_in_processes
 
+from .harness import Figures, check_outputs, environment, plain, timed, write_json
+from .ingest_report import draw, rates, report, summary
+from .photographs import make_photographs
+from .processes import process_tree, resident_mb
+
 RECENT = 8  # batches that the backbone alone is timed on
 FEW = 50  # images that are added to a large gallery and to an empty one
 FEW_ROUNDS = 3
 SAMPLE = 20  # images whose features are computed again
 TOLERANCE = 1e-4  # relative, of descriptors: the backbone rounds differently in another batch size
 MAP_TOLERANCE = 1e-3  # relative, of feature maps, which are stored as float16
+SLICE = "{rate:,.0f} images/s, backbone alone {alone_rate:,.0f}, ratio {ratio:.3f}, up to {peak_mb:,.0f} MB"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The ingest to measure. Raises InputError if a gallery that is kept has no place."""
+    """The ingest to measure. Raises InputError if a gallery that is to be kept has no place."""
 
     photographs: Path | None = None  # None: made ones
     images: int | None = None  # None: all; of made ones, 8,000
@@ -68,26 +69,31 @@ class Settings:
     def __post_init__(self) -> None:
         if self.keep and self.work is None:
             raise InputError("a gallery that is kept needs a place: give --work DIR")
+        if self.keep and self.kept.exists():
+            raise InputError(f"{self.kept}: is there already: choose another --work, or remove it")
+
+    @property
+    def kept(self) -> Path:
+        """The place of a gallery that is kept."""
+        return (self.work or Path()) / "gallery"
 
 
-def run(
-    settings: Settings, json_file: Path | None, picture: Path | None, say: Say, note: Say = lambda line: None
-) -> Figures:
-    """Measure, print a table, write JSON as figures come in, and the picture. `note` is called for every slice."""
+def run(settings: Settings, json_file: Path | None, picture: Path | None, say: Say) -> Figures:
+    """Measure, print a line for each slice and a table, write JSON as figures come in, and the picture."""
     check_outputs(json_file, picture)
-    if not Path("/proc").is_dir():
-        raise InputError("this benchmark reads /proc, which only Linux has")
     results: Figures = {**environment(), "settings": plain(settings)}
-    write_json(json_file, results)
-    with ExitStack() as stack:
-        folder = settings.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-ingest-")))
-        ingests = Ingests(settings, folder, stack)
+    if settings.work is not None:
+        settings.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="spade-ingest-", dir=settings.work) as folder:
+        ingests = Ingests(settings, Path(folder))
         results |= {"device": str(ingests.backbone.device), "threads": torch.get_num_threads()}
         results |= {"decoding": f"{settings.workers} {'processes' if ingests.processes else 'threads'}"}
         results |= {"map_bytes": ingests.backbone.settings.map_bytes}
-        for stage in (partial(ingests.ingest, note), ingests.again, ingests.more):
+        for stage in (partial(ingests.ingest, say), ingests.again, ingests.more):
             results |= stage()
             write_json(json_file, results)
+        if settings.keep:
+            ingests.gallery.rename(settings.kept)
     say(report(results))
     if picture is not None:
         draw(results, picture)
@@ -95,15 +101,14 @@ def run(
 
 
 class Ingests:
-    """The ingests of one run, in a folder; the files that they make are removed with `stack`."""
+    """The ingests of one run, in a folder."""
 
-    def __init__(self, settings: Settings, folder: Path, stack: ExitStack) -> None:
-        self._settings, self._folder, self._stack = settings, folder, stack
-        folder.mkdir(parents=True, exist_ok=True)
-        self._gallery = self._place("gallery", keep=settings.keep)
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._settings, self._folder = settings, folder
+        self.gallery = folder / "gallery"
         source, count, edge = settings.photographs, settings.images, settings.input_size
         if source is None:
-            source, count = self._place("photographs"), count or 8000
+            source, count = self._folder / "photographs", count or 8000
             make_photographs(source, count, 1.5 * edge)
         self._files = list(islice(find_images(source), count))
         self.processes = pays_in_processes(self._files)  # as `spade-index build` chooses
@@ -117,20 +122,11 @@ class Ingests:
         if not self._recent:
             raise InputError(f"{source}: no images that could be decoded")
 
-    def _place(self, name: str, keep: bool = False) -> Path:
-        """Return a path in the folder that does not exist yet, to be removed at the end."""
-        path = self._folder / name
-        if path.exists():
-            raise InputError(f"{path}: is there already: choose another --work, or remove it")
-        if not keep:
-            self._stack.callback(shutil.rmtree, path, ignore_errors=True)
-        return path
-
-    def ingest(self, note: Say) -> Figures:
+    def ingest(self, say: Say) -> Figures:
         """Time the slices, then verify the gallery."""
         reports, dropped, ingested = [], [], []
         self._compute(self._recent)  # warms up
-        with GalleryWriter(self._gallery, self.backbone.settings) as writer:
+        with GalleryWriter(self.gallery, self.backbone.settings) as writer:
             for part in self._slices():
                 repeated = islice(cycle(self._recent), math.ceil(len(part) / len(self._recent[0])))
                 images, alone_s = timed(partial(self._compute, repeated))
@@ -140,11 +136,11 @@ class Ingests:
                 reports.append(report)
                 dropped.append(rates(len(part), dropped_s, images / alone_s))
                 ingested.append({**rates(len(part), seconds, images / alone_s), "peak_mb": max(samples)})
-                note("{rate:,.0f} images/s, backbone alone {alone_rate:,.0f}, ratio {ratio:.3f}".format(**ingested[-1]))
+                say(SLICE.format(**ingested[-1]))
         added = AddReport(**{name: sum(getattr(of, name) for of in reports) for name in asdict(reports[0])})
         return {
             "report": asdict(added),
-            "checked": check_gallery(self._gallery, self.backbone, self._files, added),
+            "checked": check_gallery(self.gallery, self.backbone, self._files, added),
             "ingest": summary(ingested),
             "without_writing": summary(dropped),
             "memory": {"peak_mb": max(part["peak_mb"] for part in ingested)},
@@ -182,7 +178,7 @@ class Ingests:
 
     def again(self) -> Figures:
         """Add the same images once more; raises GalleryError if that changes the gallery."""
-        with GalleryWriter(self._gallery, self.backbone.settings) as writer:
+        with GalleryWriter(self.gallery, self.backbone.settings) as writer:
             before = writer.gallery.snapshot
             added, seconds = timed(partial(self._add, writer, self._files, self.processes))
             require(writer.gallery.snapshot == before, f"adding the same images again: {added}")
@@ -192,9 +188,9 @@ class Ingests:
         """Add a few made photographs to an empty gallery and to the large one in turn, including opening it."""
         seconds: dict[str, list[float]] = {"empty": [], "large": []}
         for number in range(FEW_ROUNDS):
-            folder = self._place(f"more-{number}")
+            folder = self._folder / f"more-{number}"
             make_photographs(folder, FEW, 1.5 * self._settings.input_size, seed=1 + number)
-            for name, gallery in (("empty", self._place(f"small-{number}")), ("large", self._gallery)):
+            for name, gallery in (("empty", self._folder / f"small-{number}"), ("large", self.gallery)):
                 added, took = timed(partial(self._add_few, gallery, folder))
                 seconds[name].append(took)
                 require(added.added + added.copies == FEW, f"{FEW} images into the {name} gallery: {added}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_index.benchmarks.harness import OTHER, OURS, PEER, Figures, picture, spread, table, tidy
+from .harness import OURS, PEER, Figures, picture, spread, table, tidy
 
 COLUMNS = ("", "images", "images/s", "backbone/s", "ratio", "median", "min", "max", "ms/image")
 
@@ -69,7 +69,7 @@ def _row(title: str, rates: Figures, alone: float) -> list[str]:
 
 
 def draw(results: Figures, path: Path) -> None:
-    """Draw rates slice by slice, and memory below them."""
+    """Draw rates slice by slice."""
     settings, device = results["settings"], results["device"]
     title = (
         f"Ingest of {results['ingest']['images']:,} images, {settings['backbone']} at {settings['input_size']}x"
@@ -77,17 +77,10 @@ def draw(results: Figures, path: Path) -> None:
     )
     slices = results["ingest"]["slices"]
     ends = np.cumsum([0, *(part["images"] for part in slices)])
-    with picture(path, title, (7.5, 5.5), rows=2) as (upper, lower):
-        for axes, name, colour, label in (
-            (upper, "alone_rate", PEER, "backbone alone"),
-            (upper, "rate", OURS, "ingest"),
-            (lower, "peak_mb", OTHER, "all processes"),
-        ):
+    with picture(path, title, (7.5, 4)) as axes:
+        for name, colour, label in (("alone_rate", PEER, "backbone alone"), ("rate", OURS, "ingest")):
             values = [part[name] for part in slices]
             axes.stairs(values, ends, baseline=None, color=colour, linewidth=2, label=label)
-        upper.set(ylabel="images per second")
-        lower.set(ylabel="MB resident, at most", xlabel="images")
-        for axes in (upper, lower):
-            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
-            axes.legend(fontsize=8, loc="lower left", frameon=False)
-            tidy(axes, "y")
+        axes.set(xlabel="images", ylabel="images per second", ylim=(0, 1.1 * axes.get_ylim()[1]))
+        axes.legend(fontsize=8, loc="lower left", frameon=False)
+        tidy(axes, "y")

@@ -81,11 +81,6 @@ class Contender:
         """Whether it may round, so that it is checked with a wider tolerance."""
         return self.options is not None and self.options["precision"] == "fast"
 
-    @property
-    def dense(self) -> bool:
-        """Whether it computes every product of the decomposed form in float32, so that it has a share of its rate."""
-        return self.options is not None and self.options["prune"] is False
-
     def takes(self, search: Search, maps: int) -> Search:
         """Return the part of a search that this contender runs for: ours all of it, others the first `maps` maps."""
         pool = search.pool if self.options is not None else [level[:maps] for level in search.pool]
@@ -93,7 +88,7 @@ class Contender:
 
     def unfit(self, part: Search) -> str | None:
         """Return why this contender cannot do a search."""
-        if part.mode not in self.modes:
+        if part.mode not in (*self.modes, self.own_mode):
             return f"does not search {part.mode}"
         return self.missing(part.query[0].device)
 
@@ -122,20 +117,16 @@ def cdist_topk(query: Tensor, g: Tensor, k: int) -> Found:
 
 def faiss_knn(query: Tensor, g: Tensor, k: int) -> Found:
     """Use faiss.knn."""
-    import faiss
-
-    values, pixels = faiss.knn(query.numpy(), g.numpy(), k)
+    values, pixels = _faiss().knn(query.numpy(), g.numpy(), k)
     return torch.from_numpy(values), torch.from_numpy(pixels)
 
 
 def faiss_per_level(search: Search, given: None) -> Found:
     """Search a flat index of each level's gallery pixels; upsample and average the distances, as SPADE-fast does."""
-    import faiss
-
     total = torch.zeros(search.pixels, search.k)
     matches = []
     for q, pool, size, weight in zip(search.query, search.pool, search.sizes, search.weights, strict=True):
-        index: Any = faiss.IndexFlatL2(pool.shape[2])
+        index = _faiss().IndexFlatL2(pool.shape[2])
         for g in pool:
             index.add(g.float().numpy())
         d, nearest = map(torch.from_numpy, index.search(q[0].numpy(), search.k))
@@ -144,12 +135,19 @@ def faiss_per_level(search: Search, given: None) -> Found:
     return total, matches[0]
 
 
+def _faiss() -> Any:
+    """Return the module, with as many threads as torch has."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    return faiss
+
+
 def _no_faiss(device: torch.device) -> str | None:
     if find_spec("faiss") is None:
         return "FAISS is not installed"
-    import faiss
-
-    return None if device.type == "cpu" or hasattr(faiss, "StandardGpuResources") else "this FAISS has no GPU code"
+    runs = device.type == "cpu" or hasattr(_faiss(), "StandardGpuResources")
+    return None if runs else "this FAISS has no GPU code"
 
 
 def survivors(search: Search, options: dict[str, Any]) -> float | None:
@@ -172,12 +170,7 @@ def _ours(key: str, precision: str, prune: bool | None) -> Contender:
 PEERS = (
     Contender("cdist", "torch.cdist + topk", partial(map_by_map, cdist_topk), prepared),
     Contender("faiss", "faiss.knn", partial(map_by_map, faiss_knn), prepared, missing=_no_faiss),
-    Contender(
-        *("faiss-per-level", "FAISS flat, per level", faiss_per_level),
-        modes=(PER_LEVEL,),
-        own_mode=PER_LEVEL,
-        missing=_no_faiss,
-    ),
+    Contender("faiss-per-level", "FAISS flat, per level", faiss_per_level, own_mode=PER_LEVEL, missing=_no_faiss),
 )
 OURS = (_ours("dense", "float32", False), _ours("default", "float32", None), _ours("fast", "fast", None))
 CONTENDERS = {contender.key: contender for contender in (*PEERS, *OURS)}

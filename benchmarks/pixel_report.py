@@ -5,7 +5,7 @@ from pathlib import Path
 
 from spade_index.benchmarks.harness import LINE, OURS, PEER, Figures, number, picture, table, tidy
 
-COLUMNS = ("", "ms/query", "min", "max", "x cdist", "of GEMM", "survivors", "")
+COLUMNS = ("", "ms/query", "min", "max", "x cdist", "survivors", "")
 
 
 def report(case: Figures) -> str:
@@ -15,7 +15,7 @@ def report(case: Figures) -> str:
     return "\n".join(
         [
             f"{case['set']}, {case['query']} query: {channels}; {case['neighbours']} maps, "
-            f"{case['pixel_neighbours']} nearest, {case['mode']}; GEMM {case['gemm_gflops']['float32']:,.0f} GFLOP/s",
+            f"{case['pixel_neighbours']} nearest, {case['mode']}",
             *table([COLUMNS, *rows], left=(0, len(COLUMNS) - 1)),
             *(f"{e['title']}  {e['status']}: {e['reason']}" for e in case["contenders"] if e["status"] != "ok"),
         ]
@@ -35,7 +35,6 @@ def _row(entry: Figures, case: Figures) -> list[str]:
         entry["title"],
         *(form.format(entry[name]) for name in ("ms", "ms_min", "ms_max")),
         number(entry["faster_than"].get("cdist"), "{:.2f}"),
-        number(entry["gemm_share"], "{:.0%}"),
         number(entry.get("survivors"), "{:.1%}"),
         ", ".join(notes),
     ]

@@ -6,25 +6,22 @@
    contender that is wrong is not timed.
 2. All take turns in every round, with the same number of threads; the figures are medians. Ours search all K maps. The
    others search the first few, and their times are extrapolated in proportion (`measured_maps`).
-3. A large float32 matrix product is timed in the same rounds. The dense search, which computes all products of the
-   decomposed form, gets its share of that rate (`gemm_share`).
 """
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from spade_index.benchmarks import pixel_sets
 from spade_index.benchmarks.harness import (
     Figures,
-    attempt,
     check_outputs,
     environment,
+    one_line,
     plain,
     require_known,
     spread,
@@ -38,7 +35,6 @@ from spade_index.benchmarks.pixel_report import draw, report
 from spade_index.errors import InputError
 
 SAMPLE = 64  # query pixels whose exact distances are computed
-GEMM = (3136, 1792, 3136)  # the concatenated product of one map
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: C
     check_outputs(json_file, picture)
     results: Figures = {
         **environment(),
-        "threads": _same_threads(),
+        "threads": torch.get_num_threads(),
         "features": " ".join((pixel_sets.__doc__ or "").split()),
         "settings": plain(settings),
         "tolerances": TOLERANCES,
@@ -95,19 +91,13 @@ def measure(search: Search, settings: Settings) -> Figures:
     entries = _verified(parts, rows)
     right = {key: part for key, part in parts.items() if entries[key]["status"] == "ok"}
     timers = {key: partial(_search_ms, CONTENDERS[key], part) for key, part in right.items()}
-    timers["product"] = partial(_product_gflops)
-    times = take_turns(timers, settings.repeats)
-    rate = statistics.median(times["product"])
-    gflop = 2e-9 * search.maps * sum(level.shape[1] ** 2 * level.shape[2] for level in search.query)
-    for key, part in right.items():
-        whole = search.maps / part.maps
-        ms = spread([whole * time for time in times[key]], "ms")
-        share = 1e3 * gflop / ms["ms"] / rate if CONTENDERS[key].dense else None
-        entries[key] |= {"measured_maps": part.maps, "extrapolated": whole != 1, **ms, "gemm_share": share}
+    for key, times in take_turns(timers, settings.repeats).items():
+        whole = search.maps / right[key].maps
+        entries[key] |= {"measured_maps": right[key].maps, "extrapolated": whole != 1}
+        entries[key] |= spread([whole * time for time in times], "ms")
     for key in right:
-        entries[key]["faster_than"] = {
-            peer.key: entries[peer.key]["ms"] / entries[key]["ms"] for peer in PEERS if peer.key in right
-        }
+        peers = [peer.key for peer in PEERS if peer.key in right]
+        entries[key]["faster_than"] = {peer: entries[peer]["ms"] / entries[key]["ms"] for peer in peers}
     return {
         "sizes": search.sizes,
         "weights": search.weights,
@@ -115,55 +105,32 @@ def measure(search: Search, settings: Settings) -> Figures:
         "neighbours": search.maps,
         "pixel_neighbours": search.k,
         "mode": search.mode,
-        "dense_gflop": gflop,
-        "gemm_gflops": {"float32": rate},
+        "dense_gflop": 2e-9 * search.maps * sum(level.shape[1] ** 2 * level.shape[2] for level in search.query),
         "contenders": list(entries.values()),
     }
 
 
-def _verified(parts: dict[str, Search], rows: torch.Tensor) -> dict[str, Figures]:
+def _verified(parts: dict[str, Search], rows: Tensor) -> dict[str, Figures]:
     """Run every contender once, which also warms it up, and compare. Returns its row of the results."""
     entries: dict[str, Figures] = {}
-
-    @cache
-    def oracle(mode: str, maps: int) -> Oracle:
-        return Oracle(next(part for part in parts.values() if (part.mode, part.maps) == (mode, maps)), rows)
-
-    def verify(contender: Contender, part: Search) -> None:
-        distances, matches = contender.run(part, contender.prepare(part))
-        found = distances[rows], matches[rows]
-        entries[contender.key] |= oracle(part.mode, part.maps).check(found, contender.fast)
-        if contender.options is not None and not contender.dense:
-            entries[contender.key]["survivors"] = survivors(part, contender.options)
-
+    oracles: dict[tuple[str, int], Oracle] = {}
     for key, part in parts.items():
-        contender = CONTENDERS[key]
-        entries[key] = {"contender": key, "title": contender.title, "mode": part.mode, "status": "ok"}
+        contender, asked = CONTENDERS[key], (part.mode, part.maps)
+        entry = entries[key] = {"contender": key, "title": contender.title, "mode": part.mode, "status": "ok"}
         if reason := contender.unfit(part):
-            entries[key] |= {"status": "skipped", "reason": reason}
-        elif reason := attempt(partial(verify, contender, part)):
-            entries[key] |= {"status": "failed", "reason": reason}
+            entry |= {"status": "skipped", "reason": reason}
+            continue
+        oracles[asked] = oracles.get(asked) or Oracle(part, rows)
+        try:
+            distances, matches = contender.run(part, contender.prepare(part))
+            entry |= oracles[asked].check((distances[rows], matches[rows]), contender.fast)
+            if contender.options is not None:
+                entry["survivors"] = survivors(part, contender.options)
+        except Exception as error:  # for example, out of memory; the others continue
+            entry |= {"status": "failed", "reason": one_line(error)}
     return entries
 
 
 def _search_ms(contender: Contender, part: Search) -> float:
     given = contender.prepare(part)
     return 1e3 * timed(partial(contender.run, part, given))[1]
-
-
-def _product_gflops() -> float:
-    """Return the rate of a large matrix product."""
-    n, inner, m = GEMM
-    a, b = torch.randn(n, inner), torch.randn(inner, m)
-    out = a @ b  # also warms up
-    return 2e-9 * n * inner * m / timed(partial(torch.mm, a, b, out=out))[1]
-
-
-def _same_threads() -> int:
-    """Give FAISS as many threads as torch has; return their number."""
-    threads = torch.get_num_threads()
-    if find_spec("faiss"):
-        import faiss
-
-        faiss.omp_set_num_threads(threads)
-    return threads

@@ -28,8 +28,8 @@ class Failed(SpadeIndexError):
 def in_own_process(function: Callable[..., Figures], *arguments: object, limit_s: float | None = None) -> Figures:
     """Call a function of a module in a new process; return its figures as JSON gives them back.
 
-    The function and its arguments are pickled. Two figures are added: `before_mb`, the memory of the libraries, and
-    `peak_mb`, the peak above it. Raises Failed if the process fails or takes longer than `limit_s` seconds.
+    The function and its arguments are pickled. `peak_mb` is added to them, the peak of memory above that of the
+    libraries. Raises Failed if the process fails or takes longer than `limit_s` seconds.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -54,19 +54,17 @@ def in_own_process(function: Callable[..., Figures], *arguments: object, limit_s
 
 
 def _child(sender: Connection, function: Callable[..., Figures], arguments: tuple[object, ...]) -> None:
-    before = memory_status("VmRSS")  # of the libraries: the function's module is imported
+    before = _memory("VmRSS")  # of the libraries: the function's module is imported
     try:
         figures = function(*arguments)
-        peak = memory_status("VmHWM") - before
-        sender.send((None, json.dumps({**figures, "before_mb": before / MB, "peak_mb": peak / MB})))
-    except SpadeIndexError as error:
-        sender.send((str(error), None))
+        peak = _memory("VmHWM") - before
+        sender.send((None, json.dumps({**figures, "peak_mb": peak / MB})))
     except Exception as error:
-        sender.send((one_line(error), None))
+        sender.send((str(error) if isinstance(error, SpadeIndexError) else one_line(error), None))
 
 
-def memory_status(name: str) -> int:
-    """Return bytes of a line of this process's status: VmRSS, resident; VmHWM, the peak of it."""
+def _memory(name: str) -> int:
+    """Return the bytes of a line of this process's status: VmRSS, resident, or VmHWM, the peak of it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 

@@ -1,13 +1,13 @@
 """Where does the time of a query go? Decoding, backbone, nearest images, reading maps, pixel search, score map.
 
-    python benchmarks/query_profile.py GALLERY IMAGES --backbone NAME --json benchmarks/results/query_profile.json
+    python benchmarks/query_profile.py GALLERY IMAGES --json benchmarks/results/query_profile.json
 
 Images are queried one by one, 16 that are spread over all of them; medians are reported, in seconds. The gallery's
 files are in the operating system's cache after the first query, which is left out.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,34 +22,30 @@ from spade_index.images import ImageFile, load
 from spade_index.method import pixel_search
 
 COUNT = 16  # queries
-Stages = dict[str, tuple[Any, str]]  # an object and the name of its method or function, by stage
 
 
 @click.command(help=__doc__)
 @click.argument("gallery", type=click.Path(path_type=Path))
 @click.argument("images", type=click.Path(path_type=Path))
-@click.option("--backbone", default="efficientnet-lite0", show_default=True, help="The gallery's.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
-def main(gallery: Path, images: Path, backbone: str, json_file: Path | None) -> None:
+def main(gallery: Path, images: Path, json_file: Path | None) -> None:
     """Profile queries with the default settings."""
     figures = environment()
     files = list(find_images(images))
     files = files[:: max(1, len(files) // COUNT)][:COUNT]
     with Gallery(gallery) as opened:
-        extractor = load_backbone(backbone, preprocessing=lambda _: opened.settings.preprocessing)
-        seconds = medians(profile(Detector(opened, extractor), files)[1:])
+        backbone = load_backbone(opened.settings.backbone, preprocessing=lambda _: opened.settings.preprocessing)
+        seconds = medians(profile(Detector(opened, backbone), files)[1:])
         figures |= {"images_in_gallery": len(opened), "map_bytes": opened.settings.map_bytes, "seconds": seconds}
-    cells = [
-        (stage, f"{1e3 * value:.1f} ms", f"{value / seconds['whole query']:.1%}") for stage, value in seconds.items()
-    ]
-    click.echo("\n".join(table(cells)))
+    whole = seconds["whole query"]
+    click.echo("\n".join(table([(name, f"{1e3 * s:.1f} ms", f"{s / whole:.1%}") for name, s in seconds.items()])))
     write_json(json_file, figures)
 
 
 def profile(detector: Detector, files: list[ImageFile]) -> list[dict[str, float]]:
     """Return the seconds of each stage, and of the whole, of each query."""
     assert detector.backbone is not None
-    stages: Stages = {
+    stages = {
         "nearest images": (detector.gallery, "nearest"),
         "reading maps": (detector.map_pool, "fetch"),
         "pixel search": (pixel_search, "nearest_pixels"),
@@ -68,8 +64,8 @@ def profile(detector: Detector, files: list[ImageFile]) -> list[dict[str, float]
 
 
 @contextmanager
-def clocked(stages: Stages) -> Iterator[dict[str, float]]:
-    """Yield the total seconds of each stage so far."""
+def clocked(stages: Mapping[str, tuple[Any, str]]) -> Iterator[dict[str, float]]:
+    """Yield the total seconds so far of each stage, an object and the name of its method or function."""
     seconds = dict.fromkeys(stages, 0.0)
 
     def call(stage: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -40,6 +40,7 @@ from spade_index.benchmarks.harness import (
     write_json,
 )
 from spade_index.benchmarks.processes import Failed, resident_mb
+from spade_index.client import Client
 from spade_index.gallery import Gallery
 from spade_index.images import decode, find_images, preprocess
 from spade_index.method.detection import Question
@@ -103,26 +104,22 @@ def service(gallery: Path, maps: str) -> Iterator[Service]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "spade_index", "serve", str(gallery.parent)]
+    address = f"http://127.0.0.1:{port}"
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_S)
     with (
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S, limits=limits, trust_env=False) as http,
+        Client(address) as client,
+        httpx.Client(base_url=address, timeout=TIMEOUT_S, limits=limits, trust_env=False) as http,
         subprocess.Popen([*command, "--port", str(port), "--queue", str(QUEUE)], stderr=subprocess.DEVNULL) as process,
     ):
         try:
-            _wait_until_ready(process, http)
+            until = time.monotonic() + START_S
+            while not client.ready():
+                if process.poll() is not None or time.monotonic() > until:
+                    raise Failed("the service did not start")
+                time.sleep(0.2)
             yield Service(http, psutil.Process(process.pid), f"/v1/galleries/{gallery.name}/query?maps={maps}")
         finally:
             process.terminate()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], http: httpx.Client) -> None:
-    until = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < until:
-        with suppress(httpx.TransportError):
-            if http.get("/v2/health/ready").is_success:
-                return
-        time.sleep(0.2)
-    raise Failed("the service did not start")
 
 
 def plain_loop(gallery: Gallery, maps: Any) -> Callable[[Sequence[bytes]], list[float]]:

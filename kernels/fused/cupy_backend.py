@@ -1,7 +1,6 @@
 """The fused kernels in CUDA C++ (nearest.cu), launched through CuPy: on CUDA GPUs.
 
-They take float16 and bfloat16 maps; the torch backend searches float32 ones. The search in a window has no kernel in
-CUDA C++: it is computed in torch operations on the GPU.
+They take float16 and bfloat16 maps; the torch backend searches float32 ones.
 """
 
 import math
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from .. import torch_backend
-from ..torch_backend.window import differences
 from . import cuda_launch
 from .cuda_launch import Kernel
 from .geometry import Geometry
@@ -28,6 +26,7 @@ WARP_ROWS, COLUMNS, PAD, FRAGMENT = 32, 64, 8, 16
 
 RESCAN_WARPS = 8
 DIFFERENCES_WARPS = 2
+WINDOW_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -205,12 +204,32 @@ class CupyKernels:
         )
 
     def window_distances(self, launch: Launch, level: int, query: Tensor, shift: int, reach: int) -> Tensor:
-        """See `interface.Kernels`; in torch operations."""
-        geometry, size, channels = launch.geometry, launch.geometry.sizes[level], launch.maps.channels[level]
-        gallery = launch.maps.levels[level].index_select(0, launch.pages.flatten())
-        gallery = gallery.index_select(1, geometry.gallery_row) if level == 0 else gallery
-        gallery = gallery[..., :channels].float().view(*launch.pages.shape, *size, channels)
-        return differences(query.float().view(launch.batch, 1, *size, channels), gallery, shift, reach)
+        """See `interface.Kernels`."""
+        geometry, gallery, pixels = launch.geometry, launch.maps.levels[level], query.shape[1]
+        out = torch.empty(launch.batch, launch.positions, 2 * reach + 1, pixels, device=gallery.device)
+        cuda_launch.launch(
+            Kernel(
+                "window_distances",
+                (TYPES[query.dtype], TYPES[self.dtype], WINDOW_WARPS, int(level == 0)),
+                WINDOW_WARPS,
+                shared_memory=4 * gallery.shape[2],
+            ),
+            launch.batch * pixels,
+            query=query,
+            gallery=gallery,
+            gallery_row=geometry.gallery_row,
+            pages=launch.pages,
+            out=out,
+            pixels=pixels,
+            width=geometry.sizes[level][1],
+            rows=gallery.shape[1],
+            positions=launch.positions,
+            channels=launch.maps.channels[level],
+            columns=gallery.shape[2],
+            shift=shift,
+            reach=reach,
+        )
+        return out
 
 
 def nearest_pixels(

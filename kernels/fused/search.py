@@ -107,7 +107,10 @@ def search_maps(
     distances = torch.empty(launch.batch, geometry.pixels, k, device=device)
     matches = torch.empty(launch.batch, geometry.pixels, k, dtype=torch.int64, device=device)
     view = None if window is None else make_window(tuple(sizes), window, device)
-    of_query, of_position = buffer_bytes(kernels, geometry, maps, k) if view is None else window_bytes(view, maps, k)
+    if view is None:
+        of_query, of_position = buffer_bytes(kernels, geometry, maps, k)
+    else:
+        of_query, of_position = 0, view.pair_bytes()
     queries = max(1, min(GRID // launch.positions, working_memory // (of_query + of_position * launch.positions)))
     positions = min(launch.positions, GRID, max(1, (working_memory - of_query) // of_position))
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # kernels run on the current one
@@ -130,14 +133,6 @@ def buffer_bytes(kernels: Kernels, geometry: Geometry, maps: FusedMaps, k: int) 
     )
     coarse = sum(n * n for n in pixels) + (0 if geometry.nested else 2 * geometry.cells**2)
     return keys + features, 4 * (rows * blocks + coarse)
-
-
-def window_bytes(window: Window, maps: FusedMaps, k: int) -> tuple[int, int]:
-    """Return the bytes of buffers for a query in a window, and for each of its neighbours."""
-    values = [h * w * c for (h, w), c in zip(window.sizes, maps.channels, strict=True)]
-    return 32 * window.sizes[0][0] * window.sizes[0][1] * k, window.pair_bytes() + 12 * max(
-        values
-    )  # what has no kernel takes float32
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from spade_index.settings import MODES, STORAGES
 
 from . import parsing
 from .options import device_option
-from .progress import Progress
 
 PACKAGES = {"psutil": "psutil", "scikit-image": "skimage"}  # of the benchmarks, and their modules
 
@@ -174,7 +173,7 @@ def gallery(
     show_default=True,
     help="The backbone alone is timed for every N images.",
 )
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for galleries [a temporary folder]")
+@click.option("--work", type=click.Path(path_type=Path), help="A folder to work in [a temporary folder]")
 @click.option("--keep", is_flag=True, help="Keep the gallery in that folder.")
 def ingest(
     json_file: Path | None,
@@ -206,7 +205,7 @@ def ingest(
         work=work,
         keep=keep,
     )
-    run(settings, json_file, picture, click.echo, Progress.note)
+    run(settings, json_file, picture, click.echo)
 
 
 def _require_packages() -> None:

@@ -46,7 +46,7 @@ def measured(tmp_path_factory):
 
 def test_every_size_reports_real_and_drawn_images(measured):
     folder, printed, results = measured
-    assert {"command", "machine", "versions", "commit", "read_ahead_kb"} <= set(results)
+    assert {"command", "machine", "versions", "commit", "settings"} <= set(results)
     assert (results["photographs"], results["held_out"], results["real"]) == (PHOTOGRAPHS, HELD, REAL)
     assert (results["test_queries"], results["tuning_queries"]) == (20, 10)
     assert [(e["images"], e["real"], e["drawn"]) for e in results["sizes"]] == [(100, 100, 0), (400, REAL, 400 - REAL)]

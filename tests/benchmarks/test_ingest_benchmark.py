@@ -68,7 +68,7 @@ def test_invalid_options_are_refused_in_one_line(tmp_path):
     (tmp_path / "images").mkdir()
     assert "no images" in refused("benchmark", "ingest", *QUICK, "--photographs", tmp_path / "images")
     (tmp_path / "gallery").mkdir()
-    assert "is there already" in refused("benchmark", "ingest", *QUICK, "--work", tmp_path)
+    assert "is there already" in refused("benchmark", "ingest", *QUICK, "--keep", "--work", tmp_path)
     assert (tmp_path / "gallery").is_dir()
     with pytest.raises(InputError):
         ingest.Settings(keep=True)

@@ -1,7 +1,6 @@
 """The search in a window, by every backend: against the reference, and its ties, buffers and arguments."""
 
 import os
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spade_index.kernels import nearest_pixels, split_matches, torch_backend
-from spade_index.kernels.fused.cupy_backend import CupyKernels
 from spade_index.kernels.fused.maps import FusedMaps
 from spade_index.kernels.fused.search import search as fused_search
 from spade_index.kernels.window import cells_at_corner
 
 from helpers import backends
-from helpers.kernel_cases import MODES, assert_right, assert_same, random_search, searches
+from helpers.kernel_cases import MODES, assert_right, assert_same, random_search
+from helpers.plain_kernels import PlainKernels
 
 EXAMPLES = os.environ.get("SPADE_INDEX_EXAMPLES")
 WINDOWS = [0, 1, 2, 3, 5, 100]
-BACKENDS = ["torch", "fused", "cupy", "triton"]
+BACKENDS = backends.BACKENDS
 FEW_MODES = {"triton": MODES[:1]}  # the others add nothing to these tests but time in the interpreter
 PYRAMIDS = {"triton": ([(3, 4), (3, 2)], [(4, 4), (2, 2)], [(5, 3)], [(1, 18)])}
 PYRAMIDS_OF = [(name, sizes) for name in BACKENDS for sizes in PYRAMIDS.get(name, backends.Backend.pyramids)]
@@ -32,24 +31,12 @@ every_backend_and_mode = pytest.mark.parametrize(
 )
 
 
-def cupy_backend():
-    """Return the search by the kernels of the cupy backend, of which the one of windows runs anywhere."""
-
-    def find(query, pool, pages, k=1, *, sizes, weights=None, mode="concat-nearest", **options):
-        weights = weights or [1.0] * len(sizes)
-        return fused_search(CupyKernels, query, pool, pages, k, sizes=sizes, weights=weights, mode=mode, **options)
-
-    halved = searches().map(lambda search: search | {"pool": [level.half() for level in search["pool"]]})
-    return replace(backends.fused_backend(), find=find, searches=halved, drawn_ways=st.just({}))
-
-
 @pytest.fixture
 def backend(request):
     """The backend of a name; Triton's interpreter starts for the first test that needs it."""
     if request.param == "triton":
         return backends.triton_backend(request.getfixturevalue("interpreter"))
-    made = {"torch": backends.torch_backend, "fused": backends.fused_backend, "cupy": cupy_backend}
-    return made[request.param]()
+    return {"torch": backends.torch_backend, "fused": backends.fused_backend}[request.param]()
 
 
 def most(search):
@@ -59,9 +46,9 @@ def most(search):
 
 
 @st.composite
-def windowed(draw, unlimited):
+def windowed(draw, searches):
     """Draw a search in a window."""
-    search = draw(unlimited)
+    search = draw(searches)
     search |= {"window": draw(st.sampled_from(WINDOWS)), "mode": draw(st.sampled_from(MODES))}
     return search | {"k": draw(st.integers(1, min(10, most(search))))}
 
@@ -173,7 +160,7 @@ def test_no_queries_give_no_answers(backend, mode):
         assert d.shape == matches.shape == (0, search["query"][0].shape[1], 2)
 
 
-@pytest.mark.parametrize("backend", ["torch", "fused", "cupy"], indirect=True)
+@pytest.mark.parametrize("backend", ["torch", "fused"], indirect=True)
 @pytest.mark.parametrize("k", [1, 3])
 def test_features_that_are_not_finite_leave_matches_in_the_window(backend, k):
     search = window_search(backend.sizes, k=k)
@@ -192,7 +179,7 @@ def test_maps_in_the_fused_layout_beside_slots_of_nan(sizes, interpreter):
     channels = [level.shape[2] for level in search["pool"]]
     maps = FusedMaps.empty(3, sizes, channels, torch.float16, torch.device("cpu"))
     maps.write(torch.arange(3), search["pool"])
-    assert_matches(fused_search(CupyKernels, **(search | {"pool": maps})), expected)
+    assert_matches(fused_search(PlainKernels, **(search | {"pool": maps})), expected)
 
 
 @pytest.mark.parametrize("mode", MODES[:2])
