@@ -5,7 +5,7 @@ ignored.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -16,6 +16,8 @@ from .settings import ImageScore
 # Arrays of two in JSON. A fixed tuple would be described by `prefixItems`, which tools for OpenAPI do not know.
 Place = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # (x, y), pixels of the original
 Size = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # pixels
+Point = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # (x, y), pixels of the original
+Box = Annotated[tuple[float, ...], Field(min_length=4, max_length=4)]  # x, y, width, height, pixels of the original
 Range = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # lower and upper
 
 JobState = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -136,6 +138,16 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class RegionInfo:
+    """A region that looks worse than normal images do; `score` is the score map's maximum inside."""
+
+    polygon: tuple[Point, ...]
+    box: Box
+    area: float
+    score: float
+
+
+@dataclass(frozen=True)
 class MatchInfo(Evidence):
     """Evidence with the facts that are needed to show it."""
 
@@ -174,6 +186,7 @@ class Verdict:
     snapshot: int
     neighbours: tuple[NeighbourInfo, ...]
     evidence: Evidence | None
+    regions: tuple[RegionInfo, ...] | None = field(default=None, kw_only=True)  # the highest score first
 
 
 @dataclass(frozen=True)

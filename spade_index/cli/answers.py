@@ -16,6 +16,7 @@ from spade_index.images.loading import load_all
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
+from spade_index.method.regions import Region, regions_of
 from spade_index.views.drawing import Drawing
 
 from .options import LoadingOptions
@@ -60,8 +61,10 @@ def answer_images(
 def answer_of(detector: Detector, image: DecodedImage, detection: Detection, drawing: Drawing | None) -> dict[str, Any]:
     """Return the answer of `query --json` for an image; its score map is saved by `drawing`."""
     evidence = worst_evidence(detector.gallery, detection, image.geometry)
-    saved = drawing.save(image.file, detection) if drawing is not None else None
+    regions = regions_of(detection, image.geometry)
+    saved = drawing.save(image.file, detection, regions) if drawing is not None else None
     score_map, heatmap = saved if saved is not None else (None, None)
+    mask = drawing.mask_path(image.file) if drawing is not None else None
     return {
         "image": image.file.id,
         "path": image.file.path,
@@ -73,8 +76,14 @@ def answer_of(detector: Detector, image: DecodedImage, detection: Detection, dra
         "neighbours": [{"id": n.id, "distance": n.distance} for n in detection.neighbours],
         "score_map": None if score_map is None else str(score_map),
         "heatmap": None if heatmap is None else str(heatmap),
+        "mask": None if mask is None else str(mask),
         "evidence": None if evidence is None else asdict(evidence),
+        "regions": None if regions is None else [_region(region) for region in regions],
     }
+
+
+def _region(region: Region) -> dict[str, Any]:
+    return {"polygon": region.polygon, "box": region.box, "area": region.area, "score": region.score}
 
 
 def line_of(answer: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from .sources import files_of, require_images
 @click.command()
 @gallery_argument
 @many_images_argument
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for score maps, heat maps and report.html.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for score maps, heat maps, masks and report.html.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
 @click.option("--threshold", type=float, help="Call images anomalous above this score [the calibrated one]")
 @click.option("--snapshot", type=int, help="Compare with the gallery as of this snapshot [the latest]")

@@ -61,6 +61,7 @@ class Detection:
     neighbours: list[Neighbour]  # the images of the pooled score, the nearest first
     threshold: float | None
     pixels: PixelDetection | None = field(repr=False)
+    pixel_threshold: float | None = None  # of the score map: normal images rarely have a higher place
 
     @property
     def score(self) -> float:

@@ -18,6 +18,7 @@ from scipy import ndimage
 from spade_index.errors import InputError
 from spade_index.images.decode import Geometry
 
+from .detection import Detection
 from .outline import enclosed_area, simplify
 
 Polygon = tuple[tuple[float, float], ...]  # (x, y); the last point is joined to the first
@@ -39,6 +40,21 @@ class Region:
     area: float  # without the holes
     score: float  # the maximum of the score map inside
     holes: tuple[Polygon, ...] = ()  # large normal places inside
+
+
+def regions_of(detection: Detection, geometry: Geometry) -> list[Region] | None:
+    """Return the regions of an image; None where it has no score map, or the gallery no threshold for score maps.
+
+    Args:
+        detection: of the image.
+        geometry: where the backbone's input lies in the image.
+
+    Raises:
+        InputError: the score map is not finite.
+    """
+    if detection.pixels is None or detection.pixel_threshold is None:
+        return None
+    return find_regions(detection.pixels.score_map, detection.pixel_threshold, geometry, detection.pixels.size)
 
 
 def find_regions(

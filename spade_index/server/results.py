@@ -4,6 +4,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from spade_index import wire
 from spade_index.images.decode import DecodedImage, Geometry, decode
 from spade_index.method.detection import PixelDetection
 from spade_index.method.evidence import locate
+from spade_index.method.regions import Region, regions_of
 from spade_index.settings import Preprocessing
 from spade_index.views.heatmap import heat, heatmap, score_limits
 
@@ -126,13 +128,22 @@ class Results:
 
 
 def described(
-    gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing, results: Results
-) -> wire.ResultInfo:
-    """Return the result of one image, and keep it if it has a score map."""
-    if answer.detection.pixels is None:
-        return _described(upload, image.geometry, answer, None, None)
-    result = result_of(gallery, upload, image, answer, how)
-    return described_kept(results.keep(result), result, results.seconds)
+    gallery: str,
+    uploads: Sequence[Upload],
+    images: Sequence[DecodedImage],
+    answers: Sequence[Answer],
+    how: Preprocessing,
+    results: Results,
+) -> tuple[wire.ResultInfo, ...]:
+    """Return the results of images, and keep those with a score map. Finds regions, which takes milliseconds each."""
+
+    def one(upload: Upload, image: DecodedImage, answer: Answer) -> wire.ResultInfo:
+        if answer.detection.pixels is None:
+            return _described(upload, image.geometry, answer, None, None)
+        result = result_of(gallery, upload, image, answer, how)
+        return described_kept(results.keep(result), result, results.seconds)
+
+    return tuple(map(one, uploads, images, answers))
 
 
 def described_kept(id: str, result: Result, seconds: float) -> wire.ResultInfo:
@@ -162,6 +173,7 @@ def _described(
     score_map: wire.ScoreMap | None,
 ) -> wire.ResultInfo:
     detection = answer.detection
+    regions = regions_of(detection, geometry)
     return wire.ResultInfo(
         image=upload.name,
         width=geometry.width,
@@ -174,8 +186,13 @@ def _described(
         snapshot=detection.snapshot,
         neighbours=tuple(wire.NeighbourInfo(n.id, n.distance) for n in detection.neighbours),
         evidence=evidence,
+        regions=None if regions is None else tuple(map(_region, regions)),
         score_map=score_map,
     )
+
+
+def _region(region: Region) -> wire.RegionInfo:
+    return wire.RegionInfo(region.polygon, region.box, region.area, region.score)
 
 
 def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing) -> Result:

@@ -155,10 +155,8 @@ async def query(
         uploads = await read_uploads(request, served.settings.request_images)
         place.take(len(uploads))
         found = await served.find(request, gallery, uploads, snapshot=snapshot, maps=maps, threshold=threshold)
-        described = tuple(
-            results.described(gallery, upload, image, answer, found.preprocessing, served.results)
-            for upload, image, answer in zip(uploads, found.images, found.answers, strict=True)
-        )
+        answered = (found.images, found.answers, found.preprocessing, served.results)
+        described = await anyio.to_thread.run_sync(results.described, gallery, uploads, *answered)
     return wire.QueryAnswer(gallery=gallery, snapshot=described[0].snapshot, results=described)
 
 

@@ -10,6 +10,7 @@ from spade_index.images.decode import decode
 from spade_index.method.dataset import GOOD
 from spade_index.method.detector import Detector
 from spade_index.method.evaluation import SCORES, Evaluation, Judged
+from spade_index.method.regions import regions_of
 
 from .example import Example, example_of
 from .heatmap import score_limits
@@ -96,4 +97,5 @@ def _example(detector: Detector, judged: Judged, limits: tuple[float, float]) ->
         limits,
         kind=image.kind,
         mask=None if image.mask is None else Image.open(image.mask),
+        regions=regions_of(judged.detection, judged.geometry) or (),
     )

@@ -31,6 +31,7 @@ export function show(item) {
   page.heat.hidden = page.controls.hidden = page.cursor.hidden = page.evidence.hidden = !result?.score_map;
   page.nearest.hidden = !result;
   page.pair.hidden = item.state === "failed";
+  showRegions(result);
   if (result?.score_map) {
     showHeat(item);
     moveCursor(item.place);
@@ -107,6 +108,22 @@ async function showHeat(item) {
     item.heat = null;
     if (item === shown) page.match.textContent = error.message;
   }
+}
+
+// Outlines regions: white lines on dark ones, visible on any image.
+function showRegions(result) {
+  const regions = result?.regions ?? [];
+  page.outlines.hidden = !result?.regions;
+  page.regionCount.textContent = regions.length === 1 ? "1 region" : `${regions.length || "No"} regions`;
+  page.outlined.disabled = !regions.length;
+  page.regions.toggleAttribute("hidden", !page.outlined.checked);
+  if (regions.length) page.regions.setAttribute("viewBox", `0 0 ${result.width} ${result.height}`);
+  page.regions.replaceChildren(...["edge", "line"].flatMap((kind) => regions.map(({ polygon }) => {
+    const outline = document.createElementNS("http://www.w3.org/2000/svg", "polygon");
+    outline.setAttribute("points", polygon.join(" "));
+    outline.classList.add(kind);
+    return outline;
+  })));
 }
 
 function showOpacity() {
@@ -212,6 +229,7 @@ function toWorst() {
 }
 
 page.opacity.oninput = showOpacity;
+page.outlined.onchange = () => showRegions(shown?.result);
 page.worst.onclick = toWorst;
 page.query.onclick = pointAt;
 page.query.onpointermove = (event) => event.pointerType === "mouse" && event.buttons & 1 && pointAt(event);
