@@ -119,6 +119,41 @@ def test_calibrated_thresholds_give_verdicts(gallery, dataset):
     assert all(answer["score"] == answer["scores"]["pooled"] for answer in automatic)
 
 
+def test_regions_are_told_and_drawn(gallery, dataset, tmp_path):
+    run("calibrate", gallery)
+    images = dataset / "test" / "hole", dataset / "train" / "good" / "000.png"
+    answers = objects(run("query", gallery, *images, "--false-alarms", 0.1, "--out", tmp_path / "out", "--json"))
+    for answer in answers[:3]:
+        worst, *_ = answer["regions"]
+        assert worst.keys() == {"polygon", "box", "area", "score"}
+        assert worst["score"] == np.load(answer["score_map"]).max()
+        x, y, width, height = worst["box"]
+        assert x < 40 < x + width
+        assert y < 40 < y + height
+        assert 0 < worst["area"] <= width * height
+        with Image.open(answer["mask"]) as mask:
+            assert (mask.mode, mask.size, mask.getpixel((40, 40)), mask.getpixel((2, 2))) == ("L", SIZE, 255, 0)
+    coco = json.loads((tmp_path / "out" / "regions.coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["000.png", "001.png", "002.png", "000.png"]
+    assert [entry["bbox"] for entry in coco["annotations"]] == [
+        region["box"] for answer in answers for region in answer["regions"]
+    ]
+    known = answers[3]
+    assert known["regions"] == []
+    assert not np.asarray(Image.open(known["mask"])).any()
+
+
+def test_without_a_threshold_or_a_score_map_there_are_no_regions(built, gallery, dataset, tmp_path):
+    run("calibrate", gallery)
+    for arguments in ([built], [gallery, "--maps", "never", "--false-alarms", 0.1]):
+        (answer,) = objects(
+            run("query", *arguments, dataset / "test" / "hole" / "000.png", "--out", tmp_path / "out", "--json")
+        )
+        assert (answer["regions"], answer["mask"]) == (None, None)
+    assert not (tmp_path / "out" / "masks").exists()
+    assert not (tmp_path / "out" / "regions.coco.json").exists()
+
+
 def test_a_given_threshold_gives_verdicts(built, dataset):
     image = dataset / "test" / "good" / "000.png"
     for threshold, anomalous in ((0, True), (1e9, False)):

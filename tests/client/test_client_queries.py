@@ -104,6 +104,15 @@ def test_pictures_and_matches_are_fetched(client: Client, shared_server: Server)
     assert result.thumbnail().size == result.thumbnail(match.neighbour).size == (40, 36)
 
 
+def test_regions_are_objects(client: Client) -> None:
+    (result,) = client.query("calibrated", [png(60)], maps="always")
+    assert result.kept is not None
+    assert result.regions is not None
+    assert result.regions[0].score == result.kept.max
+    assert len(result.regions[0].polygon[0]) == 2
+    assert client.query("plain", [png(60)], maps="always")[0].regions is None
+
+
 def test_threshold_and_maps_are_applied(client: Client) -> None:
     (result,) = client.query("plain", png(60), maps="never", threshold=0)
     assert (result.kind, result.threshold, result.anomalous, result.kept, result.evidence) == (

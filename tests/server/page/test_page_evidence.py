@@ -20,6 +20,27 @@ def test_the_slider_changes_the_opacity_of_the_heat_map(page: Page, service: str
         expect(heat).to_have_css("opacity", f"{percent / 100:g}")
 
 
+def test_regions_are_outlined_on_the_image_unless_they_are_switched_off(page: Page, service: str) -> None:
+    opened(page, service)
+    with page.expect_response(ANY_QUERY) as answered:
+        give(page, odd())
+    expect_verdict(page, "Anomalous")
+    regions = answered.value.json()["results"][0]["regions"]
+    lines = page.locator("#regions polygon.line")
+    expect(lines).to_have_count(len(regions))
+    assert page.locator("#regions").bounding_box() == page.locator("#image").bounding_box()
+    points = lines.first.get_attribute("points")
+    assert points is not None
+    assert [[float(edge) for edge in point.split(",")] for point in points.split()] == regions[0]["polygon"]
+    page.get_by_label("region").uncheck()
+    expect(lines.first).to_be_hidden()
+    page.get_by_label("Gallery").select_option("plain")
+    page.get_by_role("button", name="Query again").click()
+    expect_verdict(page, "No threshold")
+    expect(page.locator("#outlines")).to_be_hidden()
+    expect(lines).to_have_count(0)
+
+
 def test_a_click_shows_the_matched_place(page: Page, service: str) -> None:
     give(opened(page, service), odd())
     expect_verdict(page, "Anomalous")
