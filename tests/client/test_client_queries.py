@@ -16,6 +16,7 @@ from spade_index.errors import InputError
 
 from helpers.serving import Server
 from helpers.tiny import png, random_image
+from helpers.uploads import odd
 
 KEY = "a-key-that-may-read"
 
@@ -105,12 +106,12 @@ def test_pictures_and_matches_are_fetched(client: Client, shared_server: Server)
 
 
 def test_regions_are_objects(client: Client) -> None:
-    (result,) = client.query("calibrated", [png(60)], maps="always")
+    (result,) = client.query("calibrated", [odd()], maps="always")
     assert result.kept is not None
     assert result.regions is not None
     assert result.regions[0].score == result.kept.max
     assert len(result.regions[0].polygon[0]) == 2
-    assert client.query("plain", [png(60)], maps="always")[0].regions is None
+    assert client.query("plain", [odd()], maps="always")[0].regions is None
 
 
 def test_threshold_and_maps_are_applied(client: Client) -> None:
