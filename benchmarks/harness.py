@@ -154,14 +154,14 @@ def number(value: float | None, form: str = "{:,.0f}") -> str:
 
 
 @contextmanager
-def picture(path: Path, title: str, size: tuple[float, float], rows: int = 1, columns: int = 1) -> "Iterator[Any]":
+def picture(path: Path, title: str, size: tuple[float, float], rows: int = 1) -> "Iterator[Any]":
     """Yield the axes, one or an array of them, of a picture; write it to a PNG when the block ends."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained")
+    figure, axes = pyplot.subplots(rows, figsize=size, layout="constrained")
     try:
         yield axes
         figure.suptitle(title, fontsize=10)

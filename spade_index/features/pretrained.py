@@ -51,6 +51,8 @@ def _torchvision(name: str, weights: str | Path | None) -> tuple[nn.Module, Prep
     if name not in known:
         near = difflib.get_close_matches(name, [*known, "efficientnet-lite0"], n=3) or ["wide_resnet50_2"]
         raise BackboneError(f"unknown backbone {name!r}: did you mean {', '.join(near)}?")
+    if name.startswith("vit_"):
+        raise BackboneError(f"{name}: torchvision's vision transformers cannot be read: use timm:vit_base_patch16_224")
     if weights is not None:
         state = _read_state(weights)
     else:
@@ -80,10 +82,16 @@ def _timm(name: str, weights: str | Path | None) -> tuple[nn.Module, Preprocessi
             raise _no_download(f"timm:{name}", error) from error
     else:
         model = timm.create_model(name, pretrained=False)
-        _load_state(model, _read_state(weights), f"timm:{name}")
+        classifier = timm.get_pretrained_cfg_value(name, "classifier") or ()
+        heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        _load_state(model, _read_state(weights), f"timm:{name}", heads)
     config = timm.data.resolve_model_data_config(model)
-    _, height, width = config["input_size"]
-    return model, Preprocessing(input_size=(height, width), mean=tuple(config["mean"]), std=tuple(config["std"]))
+    return model, Preprocessing(
+        input_size=tuple(config["input_size"][1:]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+    )
 
 
 def _no_download(name: str, error: Exception) -> BackboneError:
@@ -121,18 +129,21 @@ def _read_state(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _load_state(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Load weights; only the classification head, which is not used, may be missing or of another shape."""
+def _load_state(model: nn.Module, state: dict[str, Tensor], name: str, heads: tuple[str, ...] = ()) -> None:
+    """Load weights; only the classification `heads`, which are not used, may be missing or of another shape.
+
+    By default, the head is the module with the last entry.
+    """
     expected = model.state_dict()
-    head = list(expected)[-1].rpartition(".")[0]
+    prefixes = tuple(f"{head}." for head in heads or (list(expected)[-1].rpartition(".")[0],))
     body = {
         key: value
         for key, value in state.items()
-        if not key.startswith(head) or (key in expected and expected[key].shape == value.shape)
+        if not key.startswith(prefixes) or (key in expected and expected[key].shape == value.shape)
     }
     wrong = [key for key in body if key not in expected or expected[key].shape != body[key].shape]
     missing = [
-        key for key in expected if not (key in body or key.startswith(head) or key.endswith("num_batches_tracked"))
+        key for key in expected if not (key in body or key.startswith(prefixes) or key.endswith("num_batches_tracked"))
     ]
     if wrong or missing:
         example = (wrong or missing)[0]
