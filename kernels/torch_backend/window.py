@@ -86,22 +86,14 @@ def _prepare(levels: Sequence[Tensor], sizes: Sequence[Size], bilinear: bool) ->
 
 def _measure(window: Window, query: Sequence[Tensor], gallery: Sequence[Tensor], level: int, shift: int) -> Tensor:
     """Measure a level of one query [1, H, W, C] and some maps [K, H, W, C]: see `window.Measure`."""
-    return differences(query[level], gallery[level], shift, window.reaches[level])[None]
-
-
-def differences(query: Tensor, gallery: Tensor, shift: int, reach: int) -> Tensor:
-    """Compare each pixel with those `shift` rows below it and -reach..reach columns beside it.
-
-    `gallery` are float32 [..., H, W, C], and `query` is float32 of a shape that broadcasts to it. Returns squared
-    distances float32 [..., 2 * reach + 1, H*W], infinity where the gallery's pixel is outside the grid.
-    """
-    *maps, h, w, _ = gallery.shape
-    out = torch.full((*maps, 2 * reach + 1, h, w), torch.inf, device=gallery.device)
-    buffer = torch.empty(gallery.numel(), device=gallery.device)
+    q, g, reach = query[level], gallery[level], window.reaches[level]
+    maps, h, w, _ = g.shape
+    out = torch.full((maps, 2 * reach + 1, h, w), torch.inf, device=g.device)
+    buffer = torch.empty(g.numel(), device=g.device)
     for number, aside in enumerate(range(-reach, reach + 1)):
         here, there = ((overlap(h, s * shift), overlap(w, s * aside)) for s in (1, -1))
-        shifted = gallery[..., *there, :]
+        shifted = g[:, *there]
         difference = buffer[: shifted.numel()].view(shifted.shape)
-        torch.sub(shifted, query[..., *here, :], out=difference)
-        torch.sum(difference.square_(), -1, out=out[..., number, *here])
-    return out.flatten(-2)
+        torch.sub(shifted, q[:, *here], out=difference)
+        torch.sum(difference.square_(), -1, out=out[:, number, *here])
+    return out.flatten(2)[None]  # [1, K, 2 * reach + 1, H*W]

@@ -15,7 +15,7 @@ from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision
 from .levels import Reader, finest_first
 from .maps import MapReader
 from .pretrained import load_model, weights_digest
-from .tokens import TokenReader, entries, has_intermediates, probe
+from .tokens import TokenReader, entries, has_intermediates, probe, set_input_size
 
 LARGEST = 65504.0  # the largest finite float16
 
@@ -54,6 +54,7 @@ class Backbone:
         self.device = choose_device(device)
         self.precision = precision
         digest = weights_digest(model)
+        set_input_size(model, preprocessing.input_size)
         self._model = model.eval().requires_grad_(False).to(self.device)
         self._model.to(memory_format=torch.channels_last)
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1) * 255

@@ -34,6 +34,20 @@ def has_intermediates(model: nn.Module) -> bool:
     return callable(getattr(model, "forward_intermediates", None)) and hasattr(model, "feature_info")
 
 
+def set_input_size(model: Any, input_size: tuple[int, int]) -> None:
+    """Interpolate the position embeddings of a model of timm once, rather than in each forward pass.
+
+    Raises BackboneError if the model cannot be set to this size.
+    """
+    current = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if not hasattr(model, "set_input_size") or current is None or tuple(current) == input_size:
+        return
+    try:
+        model.set_input_size(img_size=input_size)
+    except Exception as error:
+        raise failure(model, input_size, error) from error
+
+
 def entries(model: Any) -> list[dict[str, Any]]:
     """Return what timm tells about each feature map of a model: `module`, its name, for one."""
     info = model.feature_info
@@ -41,12 +55,8 @@ def entries(model: Any) -> list[dict[str, Any]]:
 
 
 def probe(name: str, model: nn.Module, input_size: tuple[int, int], device: torch.device) -> Intermediates:
-    """Set a model, of which `has_intermediates` is true, to `input_size`, and run it on a black image.
-
-    Raises BackboneError if it fails.
-    """
+    """Run a model, of which `has_intermediates` is true, on a grey image. Raises BackboneError if it fails."""
     try:
-        _set_input_size(model, input_size)
         with torch.inference_mode():
             final, maps = _run(model, torch.zeros(1, 3, *input_size, device=device))
     except Exception as error:
@@ -115,13 +125,6 @@ def _run(model: Any, batch: Tensor, indices: list[int] | None = None) -> tuple[A
     """Return the final features, and the maps [B, C, H, W] at these positions in feature_info, or at all."""
     final, maps = model.forward_intermediates(batch, indices=indices, output_fmt="NCHW")
     return final, maps
-
-
-def _set_input_size(model: Any, input_size: tuple[int, int]) -> None:
-    """Interpolate position embeddings once, rather than in each forward pass."""
-    current = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if hasattr(model, "set_input_size") and current is not None and tuple(current) != input_size:
-        model.set_input_size(img_size=input_size)
 
 
 def _patch(model: Any) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spade_index.errors import BackboneError
@@ -195,9 +195,19 @@ def test_weights_are_read_from_a_file_and_their_digest_is_the_same_at_all_sizes(
     assert type(small.settings).from_json(small.settings.to_json()) == small.settings
 
 
+def test_weights_in_the_names_of_their_publisher_are_the_same_weights(dinov2, tmp_path):
+    torch.save({**load_file(dinov2), "mask_token": torch.zeros(1, 384)}, tmp_path / "published.pth")
+    assert load_dinov2(tmp_path / "published.pth", 56).settings == load_dinov2(dinov2, 56).settings
+    torch.save({f"other.{name}": value for name, value in load_file(dinov2).items()}, tmp_path / "other.pth")
+    with pytest.raises(BackboneError, match="do not fit timm:vit_small_patch14_dinov2"):
+        load_dinov2(tmp_path / "other.pth", 56)
+
+
 def test_weights_without_the_final_norm_are_refused(dinov2, tmp_path):
-    state = timm.create_model("vit_small_patch14_dinov2").state_dict()
-    save_file({name: value for name, value in state.items() if name != "norm.weight"}, tmp_path / "no_norm.safetensors")
+    save_file(
+        {name: value for name, value in load_file(dinov2).items() if name != "norm.weight"},
+        tmp_path / "no_norm.safetensors",
+    )
     with pytest.raises(BackboneError, match=r"1 are missing, norm\.weight"):
         load_dinov2(tmp_path / "no_norm.safetensors", 56)
 
