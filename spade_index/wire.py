@@ -5,7 +5,7 @@ ignored.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -95,6 +95,8 @@ class GalleryInfo:
     shard_bytes: int
     open: bool
     may_write: bool
+    tuned: dict[str, Any] | None = None
+    false_alarms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ class Verdict:
     snapshot: int
     neighbours: tuple[NeighbourInfo, ...]
     evidence: Evidence | None
+    p_value: float | None = field(default=None, kw_only=True)  # share of good images that score as high
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ class Galleries:
             detector = Detector(
                 gallery,
                 backbone,
-                self._settings.search,
+                self._settings.search.settings(gallery),
                 kernel=self._settings.kernel,
                 map_memory=self._settings.map_memory,
             )

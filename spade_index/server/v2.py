@@ -76,7 +76,7 @@ def metadata(request: Request, model: Model, version: Version | None = None) -> 
     with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
         height, width = gallery.settings.preprocessing.input_size
         versions = [str(row.snapshot) for row in gallery.catalog.snapshots() if row.images]
-    neighbours = service_of(request).settings.search.score_neighbours
+        neighbours = service_of(request).settings.search.settings(gallery).score_neighbours
     shapes = {
         "score": ("FP32", [-1]),
         "anomalous": ("BOOL", [-1]),
