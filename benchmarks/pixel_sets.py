@@ -1,9 +1,9 @@
 """Features to search: those of a CNN on photographs, because random features have nothing in common to prune.
 
 Objects are one photograph cropped repeatedly at nearly the same place; textures are crops, with queries from another
-part of the picture than the gallery's; `photos` are crops of any photograph. All pictures come with scikit-image (two
-more with scikit-learn); nothing is downloaded. `tiles` is a dataset in MVTec layout, searched as the detector does:
-among the K images of train/good whose pooled descriptors are nearest to the query's.
+part of the picture than the gallery's; `photos` are crops of any photograph. All pictures come with scikit-image;
+nothing is downloaded. `tiles` is a dataset in MVTec layout, searched as the detector does: among the K images of
+train/good whose pooled descriptors are nearest to the query's.
 
 There are two queries of each set: a good one, and one with a defect. The features are efficientnet-lite0's, in one of
 two shapes:
@@ -15,11 +15,9 @@ two shapes:
   WideResNet50-2. Weights are 1.
 """
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import skimage.data
@@ -29,15 +27,15 @@ from skimage.transform import SimilarityTransform, warp
 from torch import Tensor
 
 from spade_index import Preprocessing, find_images, load_backbone
+from spade_index.benchmarks.pixel_peers import Search
 from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.store.moments import image_moments, moments_variance
 from spade_index.images import decode, load, preprocess
 from spade_index.method.dataset import GOOD, find_test_images
 
-BACKBONE = "efficientnet-lite0"
 SHAPES = ("wrn", "native")
-WRN_CHANNELS = (256, 512, 1024)  # of layer1 to layer3
+WRN = {"_blocks.2._swish": 256, "_blocks.4._swish": 512, "_blocks.10._swish": 1024}  # its channels, by level
 TILES = "tiles"
 BATCH = 8
 
@@ -50,97 +48,65 @@ TEXTURES = ("brick", "grass", "gravel")
 TEXTURE_EDGE, GALLERY_PART = 150, 0.68  # pixels of a crop; the left part of the picture is the gallery's
 PHOTOS = (
     *("astronaut.png", "coffee.png", "chelsea.png", "camera.png", "coins.png", "rocket.jpg", "page.png", "text.png"),
-    *("moon.png", "hubble_deep_field.jpg", "ihc.png", "china.jpg", "flower.jpg"),
+    *("moon.png", "hubble_deep_field.jpg", "ihc.png"),
 )
 SETS = (*OBJECTS, *TEXTURES, "photos")
-
-
-class NoPicture(Exception):
-    """A picture that a set needs is not installed."""
 
 
 @dataclass(frozen=True)
 class Pictures:
     """One query and its gallery."""
 
-    set: str
     query: str  # `good` or `defective`
     image: np.ndarray  # uint8 [H, W, 3]
-    gallery: np.ndarray = field(repr=False)  # uint8 [K, H, W, 3]; the queries of a set may share it
+    gallery: np.ndarray = field(repr=False)  # uint8 [K, H, W, 3]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One search: a query's pyramid and the maps of its K neighbours."""
-
-    set: str
-    query: str
-    shapes: str
-    levels: list[Tensor] = field(repr=False)  # float32 [1, H*W, C]
-    pool: list[Tensor] = field(repr=False)  # float16 [K, H*W, C]
-    sizes: list[tuple[int, int]]
-    weights: list[float]
-
-
-def make_pictures(name: str, count: int, edge: int, tiles: Path | None, device: str) -> list[Pictures]:
+def make_pictures(name: str, count: int, edge: int, tiles: Path | None) -> list[Pictures]:
     """Return the good and the defective query of a set, each with `count` gallery images of edge x edge pixels.
 
-    Raises NoPicture if a picture is not installed, InputError if `tiles` cannot be used.
+    Raises InputError if `tiles` cannot be used.
     """
     preprocessing = Preprocessing(input_size=(edge, edge))
     if name == TILES:
         assert tiles is not None
-        return _tile_pictures(tiles, count, preprocessing, device)
+        return _tile_pictures(tiles, count, preprocessing)
     random = np.random.default_rng(list(name.encode()))
-    crop = _object(name) if name in OBJECTS else _texture(name) if name in TEXTURES else _photo()
-    gallery = np.stack([_input(crop(random, True), preprocessing) for _ in range(count)])
-    good, other = (_input(crop(random, False), preprocessing) for _ in range(2))
-    return [Pictures(name, "good", good, gallery), Pictures(name, "defective", _damaged(other, random), gallery)]
+    crops = [Image.fromarray(_crop(name, random, number < count)) for number in range(count + 2)]
+    *gallery, good, other = (preprocess(crop, preprocessing)[0] for crop in crops)
+    images = {"good": good, "defective": _damaged(other, random)}
+    return [Pictures(query, image, np.stack(gallery)) for query, image in images.items()]
 
 
-def make_cases(pictures: Sequence[Pictures], shapes: str, device: str) -> Iterator[Case]:
-    """Yield the searches of a set in one of `SHAPES`. Features of a gallery that queries share are computed once."""
-    extract, sizes = _extractor(shapes, pictures[0].image.shape[0], device)
-    gallery, pool, weights = None, [], []
-    for of in pictures:
-        if of.gallery is not gallery:
-            gallery = of.gallery
-            pool = extract(gallery, torch.float16)
-            # As in a gallery: of the stored values of all its images.
-            variances = [moments_variance(*image_moments(level.cpu().numpy())) for level in pool]
-            weights = [1.0] * len(pool) if shapes == "wrn" else [1 / variance for variance in variances]
-        yield Case(of.set, of.query, shapes, extract(of.image[None], torch.float32), pool, sizes, weights)
+def make_search(pictures: Pictures, shapes: str, k: int, mode: str) -> Search:
+    """Return the search of a query for its k nearest pixels, in one of `SHAPES`."""
+    backbone = _backbone(len(pictures.image), shapes)
+    query, pool = (_extract(backbone, images, shapes) for images in (pictures.image[None], pictures.gallery))
+    pool = [level.half() for level in pool]
+    # As in a gallery: of the stored values of all its images.
+    variances = [moments_variance(*image_moments(level.numpy())) for level in pool]
+    weights = [1.0 if shapes == "wrn" else 1 / variance for variance in variances]
+    return Search(query, pool, backbone.settings.sizes, weights, k, mode)
 
 
-def _extractor(
-    shapes: str, edge: int, device: str
-) -> tuple[Callable[[np.ndarray, torch.dtype], list[Tensor]], list[tuple[int, int]]]:
-    """Return a function from images uint8 [n, H, W, 3] and a dtype to levels [n, H*W, C], and the levels' sizes."""
-    backbone = _backbone((edge, edge), device)
-    bases: list[Tensor] | None = None
-    if shapes == "wrn":
-        # A block calls one activation twice; the last output, which the projection takes, is captured.
-        expanded = tuple(f"{level}._swish" for level in backbone.settings.levels)
-        backbone = _backbone((edge, edge), device, levels=expanded)
-        channels = [shape[0] for shape in backbone.settings.level_shapes]
-        bases = [_orthonormal(wide, c).to(backbone.device) for wide, c in zip(WRN_CHANNELS, channels, strict=True)]
-
-    def extract(images: np.ndarray, dtype: torch.dtype) -> list[Tensor]:
-        batches = []
-        for start in range(0, len(images), BATCH):
-            levels = backbone(images[start : start + BATCH]).pyramid
-            if bases is not None:
-                levels = [level @ basis.T for level, basis in zip(levels, bases, strict=True)]
-            batches.append([level.to(dtype) for level in levels])
-        return [torch.cat(parts) for parts in zip(*batches, strict=True)]
-
-    return extract, backbone.settings.sizes
-
-
-def _backbone(input_size: tuple[int, int], device: str, **options: Any) -> Backbone:
+@cache
+def _backbone(edge: int, shapes: str) -> Backbone:
     return load_backbone(
-        BACKBONE, preprocessing=lambda default: replace(default, input_size=input_size), device=device, **options
+        "efficientnet-lite0",
+        preprocessing=lambda default: replace(default, input_size=(edge, edge)),
+        device="cpu",
+        # A block calls one activation twice; the last output, which the projection takes, is captured.
+        levels=tuple(WRN) if shapes == "wrn" else None,
     )
+
+
+def _extract(backbone: Backbone, images: np.ndarray, shapes: str) -> list[Tensor]:
+    """Return the levels of images uint8 [n, H, W, 3]: float32 [n, H*W, C]."""
+    batches = [backbone(images[start : start + BATCH]).pyramid for start in range(0, len(images), BATCH)]
+    levels = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    if shapes == "native":
+        return levels
+    return [level @ _orthonormal(c, level.shape[2]).T for level, c in zip(levels, WRN.values(), strict=True)]
 
 
 def _orthonormal(rows: int, columns: int) -> Tensor:
@@ -149,69 +115,35 @@ def _orthonormal(rows: int, columns: int) -> Tensor:
     return torch.linalg.qr(random).Q.float()
 
 
-def _object(name: str) -> Callable[[np.random.Generator, bool], np.ndarray]:
-    file, row, column, edge, shift, turn = OBJECTS[name]
-    picture = _picture(file)
-
-    def crop(random: np.random.Generator, gallery: bool) -> np.ndarray:
+def _crop(name: str, random: np.random.Generator, gallery: bool) -> np.ndarray:
+    """Return a crop of a set, for its gallery or for a query: uint8 [H, W, 3]."""
+    if name in OBJECTS:
+        file, row, column, edge, shift, turn = OBJECTS[name]
         y, x = row + random.uniform(-shift, shift), column + random.uniform(-shift, shift)
         angle, bright = random.uniform(-turn, turn), random.uniform(0.92, 1.08)
-        return _crop(picture, y, x, edge * random.uniform(0.98, 1.02), random, angle, bright)
-
-    return crop
-
-
-def _texture(name: str) -> Callable[[np.random.Generator, bool], np.ndarray]:
-    picture = _picture(f"{name}.png")
-    height, width = picture.shape[:2]
-    # The corners of a rotated crop are this far from its centre, so the parts do not overlap.
-    reach = TEXTURE_EDGE / 2 * 1.06
-
-    def crop(random: np.random.Generator, gallery: bool) -> np.ndarray:
+        return _cut(_picture(file), y, x, edge * random.uniform(0.98, 1.02), random, angle, bright)
+    if name in TEXTURES:
+        picture = _picture(f"{name}.png")
+        height, width = picture.shape[:2]
+        # The corners of a rotated crop are this far from its centre, so the parts do not overlap.
+        reach = TEXTURE_EDGE / 2 * 1.06
         first, last = (0.0, GALLERY_PART * width) if gallery else (GALLERY_PART * width, float(width))
         y, x = random.uniform(reach, height - reach), random.uniform(first + reach, last - reach)
-        return _crop(picture, y, x, TEXTURE_EDGE, random, random.uniform(-3, 3), random.uniform(0.95, 1.05))
-
-    return crop
-
-
-def _photo() -> Callable[[np.random.Generator, bool], np.ndarray]:
-    pictures = []
-    for file in PHOTOS:
-        try:
-            pictures.append(_picture(file))
-        except NoPicture:
-            continue
-    if len(pictures) < 2:
-        raise NoPicture("fewer than two of the photographs are installed with scikit-image")
-
-    def crop(random: np.random.Generator, gallery: bool) -> np.ndarray:
-        picture = pictures[random.integers(len(pictures))]
-        edge = min(picture.shape[:2]) * random.uniform(0.5, 0.9)
-        y, x = (random.uniform(edge / 2, extent - edge / 2) for extent in picture.shape[:2])
-        return _crop(picture, y, x, edge, random, 0.0, 1.0)
-
-    return crop
+        return _cut(picture, y, x, TEXTURE_EDGE, random, random.uniform(-3, 3), random.uniform(0.95, 1.05))
+    picture = _picture(PHOTOS[random.integers(len(PHOTOS))])
+    edge = min(picture.shape[:2]) * random.uniform(0.5, 0.9)
+    y, x = (random.uniform(edge / 2, extent - edge / 2) for extent in picture.shape[:2])
+    return _cut(picture, y, x, edge, random, 0.0, 1.0)
 
 
 @cache
 def _picture(file: str) -> np.ndarray:
-    """Return a picture that was installed with scikit-image or scikit-learn, float32 [H, W, 3] in 0..1."""
-    folders = [Path(skimage.data.__file__).parent]
-    try:
-        import sklearn.datasets
-
-        folders.append(Path(sklearn.datasets.__file__).parent / "images")
-    except ImportError:
-        pass
-    # The functions of skimage.data would download a picture that is not there.
-    for path in (folder / file for folder in folders):
-        if path.is_file():
-            return np.asarray(decode(path.read_bytes(), str(path)), np.float32) / 255
-    raise NoPicture(f"{file} is not installed with scikit-image")
+    """Return a picture of scikit-image, float32 [H, W, 3] in 0..1."""
+    path = Path(skimage.data.__file__).with_name(file)  # skimage.data's functions would download what is not there
+    return np.asarray(decode(path.read_bytes(), str(path)), np.float32) / 255
 
 
-def _crop(
+def _cut(
     picture: np.ndarray, y: float, x: float, edge: float, random: np.random.Generator, angle: float, bright: float
 ) -> np.ndarray:
     """Return a square of `edge` pixels around (y, x), rotated by `angle` degrees, with noise: uint8 [edge, edge, 3]."""
@@ -221,10 +153,6 @@ def _crop(
     cut = warp(picture, centred + turned, output_shape=(pixels, pixels), order=1, mode="reflect")
     cut = cut * bright + random.normal(0, 0.01, cut.shape)
     return (255 * cut.clip(0, 1)).round().astype(np.uint8)
-
-
-def _input(crop: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    return preprocess(Image.fromarray(crop), preprocessing)[0]
 
 
 def _damaged(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -239,13 +167,13 @@ def _damaged(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return damaged
 
 
-def _tile_pictures(dataset: Path, count: int, preprocessing: Preprocessing, device: str) -> list[Pictures]:
+def _tile_pictures(dataset: Path, count: int, preprocessing: Preprocessing) -> list[Pictures]:
     """Return the first good and the first defective test image, each with the nearest images of train/good."""
     tested = find_test_images(dataset)
     files = list(find_images(dataset / "train" / GOOD))
     if len(files) < count:
         raise InputError(f"{dataset}: train/good has {len(files)} images: ask for no more --neighbours")
-    backbone = _backbone(preprocessing.input_size, device)
+    backbone = _backbone(preprocessing.input_size[0], "native")
     gallery = np.stack([load(file, preprocessing).pixels for file in files])
     pooled = torch.cat([backbone(gallery[start : start + BATCH]).pooled for start in range(0, len(files), BATCH)])
     found = []
@@ -253,6 +181,6 @@ def _tile_pictures(dataset: Path, count: int, preprocessing: Preprocessing, devi
         file = next(image.file for image in tested if (image.kind == GOOD) == wanted)
         image = load(file, preprocessing).pixels
         distances = (pooled - backbone(image[None]).pooled).square().sum(1)
-        nearest = distances.topk(count, largest=False).indices.cpu().numpy()
-        found.append(Pictures(TILES, query, image, gallery[nearest]))
+        nearest = distances.topk(count, largest=False).indices.numpy()
+        found.append(Pictures(query, image, gallery[nearest]))
     return found

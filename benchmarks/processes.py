@@ -1,4 +1,4 @@
-"""Measurements in processes of their own, and the memory, disk reads and activity of processes.
+"""Measurements in processes of their own, and the memory and disk reads of processes.
 
 Peak memory is the process's VmHWM when it is done, above what its libraries took. `os.wait4` and `getrusage` would
 count what was resident before `exec` as well: the parent's.
@@ -7,8 +7,6 @@ count what was resident before `exec` as well: the parent's.
 import json
 import multiprocessing
 import os
-import threading
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -30,8 +28,8 @@ class Failed(SpadeIndexError):
 def in_own_process(function: Callable[..., Figures], *arguments: object, limit_s: float | None = None) -> Figures:
     """Call a function of a module in a new process; return its figures as JSON gives them back.
 
-    The function and its arguments are pickled. Two figures are added: `before_mb`, the memory of the libraries, and
-    `peak_mb`, the peak above it. Raises Failed if the process fails or takes longer than `limit_s` seconds.
+    The function and its arguments are pickled. `peak_mb` is added to them, the peak of memory above that of the
+    libraries. Raises Failed if the process fails or takes longer than `limit_s` seconds.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -56,19 +54,17 @@ def in_own_process(function: Callable[..., Figures], *arguments: object, limit_s
 
 
 def _child(sender: Connection, function: Callable[..., Figures], arguments: tuple[object, ...]) -> None:
-    before = memory_status("VmRSS")  # of the libraries: the function's module is imported
+    before = _memory("VmRSS")  # of the libraries: the function's module is imported
     try:
         figures = function(*arguments)
-        peak = memory_status("VmHWM") - before
-        sender.send((None, json.dumps({**figures, "before_mb": before / MB, "peak_mb": peak / MB})))
-    except SpadeIndexError as error:
-        sender.send((str(error), None))
+        peak = _memory("VmHWM") - before
+        sender.send((None, json.dumps({**figures, "peak_mb": peak / MB})))
     except Exception as error:
-        sender.send((one_line(error), None))
+        sender.send((str(error) if isinstance(error, SpadeIndexError) else one_line(error), None))
 
 
-def memory_status(name: str) -> int:
-    """Return bytes of a line of this process's status: VmRSS, resident; VmHWM, the peak of it."""
+def _memory(name: str) -> int:
+    """Return the bytes of a line of this process's status: VmRSS, resident, or VmHWM, the peak of it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
@@ -96,36 +92,6 @@ def resident_mb(processes: Iterable[psutil.Process]) -> float:
         with suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss
     return total / MB
-
-
-def wait_until_idle(still: float = 0.02, limit: float = 5.0) -> float:
-    """Wait until no other thread of the process tree runs, is ready to, or waits for a disk, for `still` seconds.
-
-    Returns the time at which that began, by time.perf_counter; after `limit` seconds, the present time.
-    """
-    processes, caller = [process.pid for process in process_tree()], threading.get_native_id()
-    began = time.perf_counter()
-    idle_since: float | None = None
-    while (now := time.perf_counter()) < began + limit:
-        if _busy(processes, caller):
-            idle_since = None
-        elif idle_since is None:
-            idle_since = now
-        elif now - idle_since >= still:
-            return idle_since
-        time.sleep(0.002)
-    return now
-
-
-def _busy(processes: Iterable[int], caller: int) -> bool:
-    """Return whether a thread other than the caller is in the state R or D; psutil knows no states of threads."""
-    for process in processes:
-        for stat in Path(f"/proc/{process}/task").glob("*/stat"):
-            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-                state = stat.read_text().rpartition(")")[2].split()[0]
-                if int(stat.parent.name) != caller and state in "RD":
-                    return True
-    return False
 
 
 def read_from_disk() -> int:

@@ -13,19 +13,18 @@ import math
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPConnection, HTTPException
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import numpy as np
 import psutil
 
@@ -41,6 +40,7 @@ from spade_index.benchmarks.harness import (
     write_json,
 )
 from spade_index.benchmarks.processes import Failed, resident_mb
+from spade_index.client import Client
 from spade_index.gallery import Gallery
 from spade_index.images import decode, find_images, preprocess
 from spade_index.method.detection import Question
@@ -53,80 +53,48 @@ QUEUE = 128  # images
 OVERLOAD = 4  # times the service's rate
 TOLERANCE = 1e-4  # relative, of scores: the backbone rounds differently in a batch
 START_S = 60.0
+IDLE_S = 2.0  # that an unused connection is kept: fewer than the service keeps it
 TIMEOUT_S = 120.0  # after which a request counts as lost
 
 
 @dataclass(frozen=True)
-class Reply:
-    """The answer to a request; status 0: none came."""
-
-    status: int
-    seconds: float
-    retry_after: bool = False
-    body: bytes = b""
-
-
-def request(connection: HTTPConnection, path: str, image: bytes | None = None) -> Reply:
-    """Post an image, or get a resource, on a connection that stays open."""
-    started = time.perf_counter()
-    try:
-        headers = {} if image is None else {"Content-Type": "application/octet-stream"}
-        connection.request("GET" if image is None else "POST", path, image, headers)
-        answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, HTTPException):
-        connection.close()
-        return Reply(0, time.perf_counter() - started)
-    return Reply(answer.status, time.perf_counter() - started, "Retry-After" in answer.headers, body)
-
-
-def connect(port: int) -> closing[HTTPConnection]:
-    """Return a connection for a `with` block; it opens at the first request."""
-    return closing(HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S))
-
-
-def get(port: int, path: str) -> Reply:
-    """Get a resource on a connection of its own."""
-    with connect(port) as connection:
-        return request(connection, path)
-
-
-@dataclass(frozen=True)
 class Service:
-    """A running `spade-index serve`, and the query that it is asked."""
+    """A running `spade-index serve`, connections to it that stay open, and the query that it is asked."""
 
-    port: int
+    http: httpx.Client
     process: psutil.Process
-    path: str
+    query: str
 
-    def send(self, images: Sequence[bytes], clients: int, rate: float = math.inf) -> tuple[list[Reply], float]:
-        """Send images from a number of clients; return the replies in order, and the seconds until the last.
+    def send(self, images: Sequence[bytes], clients: int, rate: float = math.inf) -> list[httpx.Response | None]:
+        """Send images from clients that each wait for their answer; return the answers, None where none came.
 
-        Each client has its own connection and waits for its answer. `rate`: the images that are sent per second as
-        long as a client is free.
+        `rate`: the images that are sent per second as long as a client is free.
         """
-        thread, connections = threading.local(), ExitStack()
 
-        def open_connection() -> None:
-            thread.connection = connections.enter_context(connect(self.port))
+        def post(image: bytes) -> httpx.Response | None:
+            with suppress(httpx.TransportError):
+                return self.http.post(self.query, content=image, headers={"Content-Type": "application/octet-stream"})
+            return None
 
-        def post(image: bytes) -> Reply:
-            return request(thread.connection, self.path, image)
-
-        with connections, ThreadPoolExecutor(clients, initializer=open_connection) as pool:
+        with ThreadPoolExecutor(clients) as pool:
             started = time.perf_counter()
             sent = []
             for place, image in enumerate(images):
                 time.sleep(max(0, started + place / rate - time.perf_counter()))
                 sent.append(pool.submit(post, image))
-            return [future.result() for future in sent], time.perf_counter() - started
+            return [future.result() for future in sent]
 
-    def answers(self, images: Sequence[bytes], clients: int) -> tuple[list[Reply], float]:
+    def results(self, images: Sequence[bytes], clients: int) -> list[httpx.Response]:
         """Send images as `send` does. Raises Failed if one is not answered with a result."""
-        replies, seconds = self.send(images, clients)
-        if refused := {reply.status for reply in replies} - {200}:
-            raise Failed(f"the service answered {sorted(refused)}")
-        return replies, seconds
+        answers = self.send(images, clients)
+        good = _with_status(answers, 200)
+        if len(good) < len(answers):
+            raise Failed(f"the service answered {len(answers) - len(good)} of {len(answers)} images without a result")
+        return good
+
+
+def _with_status(answers: Sequence[httpx.Response | None], status: int) -> list[httpx.Response]:
+    return [answer for answer in answers if answer is not None and answer.status_code == status]
 
 
 @contextmanager
@@ -136,20 +104,22 @@ def service(gallery: Path, maps: str) -> Iterator[Service]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "spade_index", "serve", str(gallery.parent)]
-    with subprocess.Popen([*command, "--port", str(port), "--queue", str(QUEUE)], stderr=subprocess.DEVNULL) as process:
+    address = f"http://127.0.0.1:{port}"
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_S)
+    with (
+        Client(address) as client,
+        httpx.Client(base_url=address, timeout=TIMEOUT_S, limits=limits, trust_env=False) as http,
+        subprocess.Popen([*command, "--port", str(port), "--queue", str(QUEUE)], stderr=subprocess.DEVNULL) as process,
+    ):
         try:
-            _wait_until_ready(process, port)
-            yield Service(port, psutil.Process(process.pid), f"/v1/galleries/{gallery.name}/query?maps={maps}")
+            until = time.monotonic() + START_S
+            while not client.ready():
+                if process.poll() is not None or time.monotonic() > until:
+                    raise Failed("the service did not start")
+                time.sleep(0.2)
+            yield Service(http, psutil.Process(process.pid), f"/v1/galleries/{gallery.name}/query?maps={maps}")
         finally:
             process.terminate()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    until = time.monotonic() + START_S
-    while get(port, "/v2/health/ready").status != 200:
-        if time.monotonic() > until or process.poll() is not None:
-            raise Failed("the service did not start")
-        time.sleep(0.2)
 
 
 def plain_loop(gallery: Gallery, maps: Any) -> Callable[[Sequence[bytes]], list[float]]:
@@ -177,34 +147,32 @@ def measure(gallery: Gallery, bodies: Sequence[bytes], maps: str, rounds: int, r
         return {"rate": requests / timed(partial(plain, sent))[1]}
 
     def load(clients: int) -> Figures:
-        replies, seconds = served.answers(sent, clients)
-        return {"rate": requests / seconds, **_latency(replies)}
+        answers, seconds = timed(partial(served.results, sent, clients))
+        return {"rate": requests / seconds, **_latency(answers)}
 
     with service(gallery.path, maps) as served:
         verify(served, bodies[:16], plain(bodies[:16]))
-        served.answers(sent, max(CLIENTS))  # warm up
+        served.results(sent, max(CLIENTS))  # warm up
         runs = {PLAIN: loop} | {str(clients): partial(load, clients) for clients in CLIENTS}
         rows = take_turns(runs, rounds, lambda line: click.echo(f"maps={maps}: {line}", err=True))
         contenders = summaries(rows)
-        overloaded = overload(
-            served, list(islice(cycle(sent), OVERLOAD * requests)), OVERLOAD * contenders["8"]["rate"]
-        )
+        overloaded = overload(served, OVERLOAD * sent, OVERLOAD * contenders["8"]["rate"])
     return {"maps": maps, "requests": requests, "contenders": contenders, "overload": overloaded}
 
 
 def verify(served: Service, bodies: Sequence[bytes], expected: Sequence[float]) -> None:
     """Raise WrongResult unless scores are the plain loop's: to the bit for one client, within rounding for eight."""
     for clients, tolerance in ((1, 0.0), (8, TOLERANCE)):
-        scores = [json.loads(reply.body)["results"][0]["score"] for reply in served.answers(bodies, clients)[0]]
+        scores = [answer.json()["results"][0]["score"] for answer in served.results(bodies, clients)]
         off = float(np.max(np.abs(np.array(scores) / np.array(expected) - 1)))
         if off > tolerance:
             raise WrongResult(f"with {clients} clients, scores are off by {off:.1e}: nothing was timed")
 
 
-def _latency(replies: Sequence[Reply]) -> dict[str, float]:
+def _latency(answers: Sequence[httpx.Response]) -> dict[str, float]:
     """Return the median and the 99th percentile in seconds."""
-    seconds = [reply.seconds for reply in replies]
-    return {"p50": float(np.quantile(seconds, 0.5)), "p99": float(np.quantile(seconds, 0.99))} if seconds else {}
+    seconds = [answer.elapsed.total_seconds() for answer in answers]
+    return {"p50": float(np.quantile(seconds, 0.5)), "p99": float(np.quantile(seconds, 0.99))}
 
 
 def summaries(rounds: dict[str, list[Figures]]) -> dict[str, Figures]:
@@ -220,21 +188,18 @@ def overload(served: Service, bodies: Sequence[bytes], rate: float) -> Figures:
         sending = pool.submit(served.send, bodies, len(bodies), rate)
         while not sending.done():
             time.sleep(0.25)
-            lines = get(served.port, "/metrics").body.decode().splitlines()
+            lines = served.http.get("/metrics").text.splitlines()
             queue += [float(line.split()[1]) for line in lines if "_queue_images " in line[:30]]
             memory.append(resident_mb([served.process]))
-    replies, seconds = sending.result()
-    answered = [reply for reply in replies if reply.status == 200]
-    refused = [reply for reply in replies if reply.status == 503]
+    answers = sending.result()
+    answered, refused = _with_status(answers, 200), _with_status(answers, 503)
     return {
         "rate": rate,
         "requests": len(bodies),
         "answered": len(answered),
         "refused": len(refused),
-        "refused_without_retry_after": sum(not reply.retry_after for reply in refused),
+        "refused_without_retry_after": sum("Retry-After" not in answer.headers for answer in refused),
         "lost": len(bodies) - len(answered) - len(refused),
-        "answered_per_second": len(answered) / seconds,
-        "seconds": _latency(answered),
         "queue_limit": QUEUE,
         "queue_most": max(queue),
         "memory_before_mb": memory[0],

@@ -11,6 +11,7 @@ from .fused.geometry import raster_layout
 from .fused.maps import FusedMaps
 from .map_pool import MapPool, PoolStats
 from .pyramid import Size, square_sizes
+from .window import cells_at_corner
 
 __all__ = [
     "BACKENDS",
@@ -39,6 +40,7 @@ def nearest_pixels(
     sizes: Sequence[Size] | None = None,
     weights: Sequence[float] | None = None,
     mode: str = "concat-nearest",
+    window: int | None = None,
     backend: str | None = None,
     precision: str = "float32",
     prune: bool | None = None,
@@ -53,12 +55,15 @@ def nearest_pixels(
         pool: levels [slots, H*W, C]: the gallery's resident maps, one slot per image (usually float16); or a MapPool's
             `maps`, which may be FusedMaps for the backends `triton` and `cupy`.
         pages: int64 [B, K], the slots of each query's neighbours, on any device.
-        k: the number of pixels to find (the paper's kappa), at most K*P, in ascending order of distance.
+        k: the number of pixels to find (the paper's kappa), in ascending order of distance. At most K*P; with a window,
+            K * the cells of the window at a corner, min(H, window + 1) * min(W, window + 1).
         sizes: (H, W) of each level; by default the maps are square.
         weights: a finite number >= 0 for each level; by default 1.
         mode: `concat-nearest` and `concat-bilinear` upsample the features: by nearest neighbour, with row i of n on
             coarse row floor(i * c / n), or as torch interpolates with align_corners=False. `per-level` finds the k
             pixels of each level separately, upsamples the maps of distances bilinearly, and averages w * d over levels.
+        window: the most rows, and columns, that a pixel and its match may be apart, on the finest grid; in `per-level`,
+            on each level's own grid. By default they may be anywhere.
         backend: a name in `BACKENDS`; by default the environment's SPADE_INDEX_KERNEL, or the best for the device (see
             `choose_kernel`).
         precision: of the torch backend's scan for candidates. `fast` is bfloat16 where the processor computes in it and
@@ -82,14 +87,15 @@ def nearest_pixels(
 
     Features must be finite; this is not checked. A query pixel or a gallery map with a NaN or an infinite feature gives
     unspecified distances and matches, but matches are always within range.
-    Source: SPADE, arXiv 2005.02357, section 3.3.
+    Sources: SPADE, arXiv 2005.02357, section 3.3; for `window`, RAD, arXiv 2601.22763.
     """
     sizes = _check_fused(query, pool, sizes) if isinstance(pool, FusedMaps) else _check_levels(query, pool, sizes)
     weights = _check_weights(weights, len(query))
     _check_pages(query, pool.levels if isinstance(pool, FusedMaps) else pool, pages)
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
-    smallest = min(level.shape[1] for level in query) if mode == "per-level" else query[0].shape[1]
+    window = _check_window(window, sizes[0])
+    smallest = min(cells_at_corner(size, window) for size in (sizes if mode == "per-level" else sizes[:1]))
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= pages.shape[1] * smallest:
         raise ValueError(f"k must be 1..{pages.shape[1] * smallest}, the gallery pixels of a query, not {k!r}")
     if precision not in PRECISIONS:
@@ -110,6 +116,7 @@ def nearest_pixels(
         precision=precision,
         prune=prune,
         working_memory=working_memory,
+        window=window,
     )
 
 
@@ -167,6 +174,13 @@ def _check_weights(weights: Sequence[float] | None, levels: int) -> list[float]:
     if len(weights) != levels or not all(math.isfinite(w) and w >= 0 for w in weights):
         raise ValueError(f"weights must be {levels} finite numbers >= 0, not {weights}")
     return weights
+
+
+def _check_window(window: int | None, finest: Size) -> int | None:
+    """Return the window; None if it is the whole of the finest grid, and thus of all."""
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 0):
+        raise ValueError(f"window must be a number of cells >= 0, or None, not {window!r}")
+    return None if window is None or window >= max(finest) - 1 else window
 
 
 def _check_pages(query: Sequence[Tensor], pool: Sequence[Tensor], pages: Tensor) -> None:

@@ -1,5 +1,6 @@
 """The definition of the pixel search, in float64 and in its plainest form: every other backend is tested against it."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,7 @@ def nearest_pixels(
     sizes: Sequence[Size],
     weights: Sequence[float],
     mode: str,
+    window: int | None = None,
     **_: object,
 ) -> tuple[Tensor, Tensor]:
     """Search as `spade_index.kernels.nearest_pixels` does, with checked arguments.
@@ -27,7 +29,7 @@ def nearest_pixels(
     """
     search = _per_level if mode == "per-level" else _concatenated
     found = [
-        search([level[b] for level in query], pool, pages[b].tolist(), k, sizes, weights, mode)
+        search([level[b] for level in query], pool, pages[b].tolist(), k, sizes, weights, mode, window)
         for b in range(pages.shape[0])
     ]
     pixels, device = query[0].shape[1], query[0].device
@@ -44,6 +46,7 @@ def _concatenated(
     sizes: Sequence[Size],
     weights: Sequence[float],
     mode: str,
+    window: int | None,
 ) -> tuple[Tensor, Tensor]:
     channel_weights = torch.cat(
         [q.new_full((q.shape[1],), w, dtype=torch.float64) for q, w in zip(query, weights, strict=True)]
@@ -54,6 +57,8 @@ def _concatenated(
     for position, slot in enumerate(slots):
         g = _upsample([level[slot] for level in pool], sizes, mode)  # [P, D]
         d = torch.stack([(pixel - g).square() @ channel_weights for pixel in q])  # [P, P]
+        if window is not None:
+            d = d.masked_fill(_apart(sizes[0], window).to(d.device), math.inf)
         here = position * len(g) + torch.arange(len(g), device=g.device).expand_as(d)
         # Earlier matches stand first and the sort is stable: ties go to the lowest match.
         best, order = torch.cat([best, d], 1).sort(dim=1, stable=True)
@@ -70,15 +75,22 @@ def _per_level(
     sizes: Sequence[Size],
     weights: Sequence[float],
     mode: str,
+    window: int | None,
 ) -> tuple[Tensor, Tensor]:
     total = torch.zeros(query[0].shape[0], k, dtype=torch.float64, device=query[0].device)
     finest = None
     for q, g, size, weight in zip(query, pool, sizes, weights, strict=True):
-        d, matches = _concatenated([q], [g], slots, k, [size], [1.0], "concat-nearest")
+        d, matches = _concatenated([q], [g], slots, k, [size], [1.0], "concat-nearest", window)
         total += weight * upsample_bilinear(d, size, sizes[0])
         finest = matches if finest is None else finest
     assert finest is not None
     return total / len(query), finest
+
+
+def _apart(size: Size, window: int) -> Tensor:
+    """Return which pairs of a grid's pixels are more than `window` rows or columns apart: bool [P, P]."""
+    y, x = torch.arange(size[0] * size[1]) // size[1], torch.arange(size[0] * size[1]) % size[1]
+    return ((y[:, None] - y).abs() > window) | ((x[:, None] - x).abs() > window)
 
 
 def _upsample(levels: Sequence[Tensor], sizes: Sequence[Size], mode: str) -> Tensor:

@@ -26,6 +26,7 @@ WARP_ROWS, COLUMNS, PAD, FRAGMENT = 32, 64, 8, 16
 
 RESCAN_WARPS = 8
 DIFFERENCES_WARPS = 2
+WINDOW_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,34 @@ class CupyKernels:
             count=matches.shape[2],
             weight=launch.weights[level],
         )
+
+    def window_distances(self, launch: Launch, level: int, query: Tensor, shift: int, reach: int) -> Tensor:
+        """See `interface.Kernels`."""
+        geometry, gallery, pixels = launch.geometry, launch.maps.levels[level], query.shape[1]
+        out = torch.empty(launch.batch, launch.positions, 2 * reach + 1, pixels, device=gallery.device)
+        cuda_launch.launch(
+            Kernel(
+                "window_distances",
+                (TYPES[query.dtype], TYPES[self.dtype], WINDOW_WARPS, int(level == 0)),
+                WINDOW_WARPS,
+                shared_memory=4 * gallery.shape[2],
+            ),
+            launch.batch * pixels,
+            query=query,
+            gallery=gallery,
+            gallery_row=geometry.gallery_row,
+            pages=launch.pages,
+            out=out,
+            pixels=pixels,
+            width=geometry.sizes[level][1],
+            rows=gallery.shape[1],
+            positions=launch.positions,
+            channels=launch.maps.channels[level],
+            columns=gallery.shape[2],
+            shift=shift,
+            reach=reach,
+        )
+        return out
 
 
 def nearest_pixels(

@@ -1,4 +1,4 @@
-"""Interface of a fused backend: four kernels, and the record that each is launched with."""
+"""Interface of a fused backend: its kernels, and the record that each is launched with."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,9 @@ class Launch:
 
 
 class Kernels(Protocol):
-    """The four kernels of a fused search. All tensors are contiguous and on one device.
+    """The four kernels of a fused search, and the one of a search in a window.
+
+    All tensors are contiguous and on one device.
 
     A distance "less |q|^2" is |g|^2 - 2 q.g, which ranks the gallery's pixels alike.
     """
@@ -65,6 +67,13 @@ class Kernels(Protocol):
         """Add a level's weighted squared distances to `distances`, float32 [B, P, n].
 
         `query` is the level, [B, H*W, C]; `matches` are int64 [B, P, n], of the whole pages.
+        """
+
+    def window_distances(self, launch: Launch, level: int, query: Tensor, shift: int, reach: int) -> Tensor:
+        """Return a level's squared distances, not weighted, to pixels near the same place.
+
+        Each pixel of `query`, the level [B, H*W, C], is compared with those `shift` rows below it and -reach..reach
+        columns beside it: float32 [B, K, 2 * reach + 1, H*W], infinity where that is outside the grid.
         """
 
 

@@ -1,4 +1,4 @@
-// The four kernels of a fused search (interface.py) in CUDA C++, for compute capability 8.0 and later; without headers.
+// The kernels of a fused search (interface.py) in CUDA C++, for compute capability 8.0 and later; without headers.
 //
 // Gallery maps are rows [slots, rows of a map, columns], columns a multiple of 8 that ends in zeros: level 0 as child
 // planes of cells, the others in raster order. A product's left side is a query's rows, each scaled by a power of two;
@@ -522,5 +522,37 @@ __global__ void __launch_bounds__(WARPS * LANES) differences(
         float total[1];
         differences_to<T, 1>(total, features, there, columns);
         if (threadIdx.x % 8 == 0 && number < count) distances[number] += weight * total[0];
+    }
+}
+
+// Compares each pixel with those `shift` rows below it and up to `reach` columns beside it, as float32 differences:
+// blocks [B, pixels]. Infinity where that is outside the grid.
+template <class Q, class T, int WARPS, int REORDERED>
+__global__ void __launch_bounds__(WARPS * LANES) window_distances(
+    const typename Q::Stored* __restrict__ query,  // [B, pixels, channels], of one level as they came
+    const Bits* __restrict__ gallery,  // [slots, rows, columns]
+    const int* __restrict__ gallery_row,  // [pixels]: the gallery row of a pixel; anything if not REORDERED
+    const int* __restrict__ pages,  // [B, K]
+    float* __restrict__ out,  // [B, K, 2 * reach + 1, pixels]
+    int pixels, int width, int rows, int positions, int channels, int columns, int shift, int reach) {
+    constexpr int TOGETHER = WARPS * LANES / 8;  // gallery pixels
+    extern __shared__ uint4 shared[];
+    float* const features = reinterpret_cast<float*>(shared);  // [columns]
+    const int pixel = blockIdx.x % pixels, batch = blockIdx.x / pixels;
+    load_features<Q>(features, query + (long long)blockIdx.x * channels, channels, columns);
+    __syncthreads();
+    const int across = 2 * reach + 1, numbers = positions * across, below = pixel + shift * width;
+    pages += (long long)batch * positions;
+    out += (long long)batch * numbers * pixels + pixel;
+    for (int first = 0; first < numbers; first += TOGETHER) {  // all lanes of a warp go on, as they add up together
+        const int number = min(first + int(threadIdx.x) / 8, numbers - 1), aside = number % across - reach;
+        const int column = pixel % width + aside;
+        const bool inside = below >= 0 && below < pixels && column >= 0 && column < width;
+        const int there = inside ? below + aside : 0, row = REORDERED ? gallery_row[there] : there;
+        const Bits* const one[1] = {gallery + ((long long)pages[number / across] * rows + row) * columns};
+        float total[1];
+        differences_to<T, 1>(total, features, one, columns);
+        if (threadIdx.x % 8 == 0 && first + int(threadIdx.x) / 8 < numbers)
+            out[(long long)number * pixels] = inside ? total[0] : infinity();
     }
 }

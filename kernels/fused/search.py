@@ -6,10 +6,12 @@
 3. `rescan`: the k nearest pixels lie in the blocks of the k least minima. Those blocks, and EXTRA more to allow for
    rounding, are compared pixel by pixel.
 4. `differences`: the remaining candidates are measured as float32 differences over all levels.
+
+In a window, there are so few pairs that all are measured as differences: `window_distances`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +22,7 @@ from torch import Tensor
 from .. import torch_backend
 from ..per_level import search_levels
 from ..pyramid import Size
+from ..window import Nearest, Window, make_window
 from .geometry import Geometry, make_geometry, raster_layout
 from .interface import Kernels, Launch, MakeKernels, split_keys
 from .maps import FusedMaps, ScaledRows, common_type, scale_rows
@@ -43,6 +46,7 @@ def search(
     precision: str = "float32",
     prune: bool | None = None,
     working_memory: int | None = None,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Search as `spade_index.kernels.nearest_pixels` does, with checked arguments.
 
@@ -63,17 +67,20 @@ def search(
         kernels = make_kernels(maps.levels[0].dtype, cells)
     elif mode == "per-level":
         alone = partial(search, make_kernels)
-        return search_levels(alone, query, pool, pages, k, sizes=sizes, weights=weights, working_memory=working_memory)
+        options = {"working_memory": working_memory, "window": window}
+        return search_levels(alone, query, pool, pages, k, sizes=sizes, weights=weights, **options)
     elif mode == "concat-bilinear":
         return torch_backend.nearest_pixels(
             query, pool, pages, k, sizes=sizes, weights=weights, mode=mode, precision=precision, prune=prune,
-            working_memory=working_memory,
+            working_memory=working_memory, window=window,
         )  # fmt: skip
     else:
         kernels = make_kernels(common_type(pool), cells)
         maps, pages = FusedMaps.of(pool, pages, sizes, kernels.dtype)
-    working_memory = working_memory or WORKING_MEMORY
-    return search_maps(kernels, query, maps, pages, k, sizes=sizes, weights=weights, working_memory=working_memory)
+    return search_maps(
+        kernels, query, maps, pages, k, sizes=sizes, weights=weights, window=window,
+        working_memory=working_memory or WORKING_MEMORY,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -86,6 +93,7 @@ def search_maps(
     *,
     sizes: Sequence[Size],
     weights: Sequence[float],
+    window: int | None = None,
     working_memory: int = WORKING_MEMORY,
 ) -> tuple[Tensor, Tensor]:
     """Return squared distances float32 [B, P, k] and matches int64 [B, P, k] of `concat-nearest`.
@@ -98,7 +106,11 @@ def search_maps(
     launch = Launch(geometry, maps, pages.to(device, torch.int32), weights)
     distances = torch.empty(launch.batch, geometry.pixels, k, device=device)
     matches = torch.empty(launch.batch, geometry.pixels, k, dtype=torch.int64, device=device)
-    of_query, of_position = buffer_bytes(kernels, geometry, maps, k)
+    view = None if window is None else make_window(tuple(sizes), window, device)
+    if view is None:
+        of_query, of_position = buffer_bytes(kernels, geometry, maps, k)
+    else:
+        of_query, of_position = 0, view.pair_bytes()
     queries = max(1, min(GRID // launch.positions, working_memory // (of_query + of_position * launch.positions)))
     positions = min(launch.positions, GRID, max(1, (working_memory - of_query) // of_position))
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # kernels run on the current one
@@ -106,7 +118,8 @@ def search_maps(
             group = slice(first, first + queries)
             levels = [level[group].contiguous() for level in query]
             part = _Search(kernels, replace(launch, pages=launch.pages[group].contiguous()), levels, k)
-            distances[group], matches[group] = part.nearest(part.candidates(positions))
+            found = part.nearest(part.candidates(positions)) if view is None else part.in_window(view, positions)
+            distances[group], matches[group] = found
     return distances, matches
 
 
@@ -140,16 +153,30 @@ class _Search:
         ordered = [self.query[0].index_select(1, geometry.query_order), *self.query[1:]]
         rows = [scale_rows(q, level.shape[2], level.dtype) for q, level in zip(ordered, whole.maps.levels, strict=True)]
         keys = torch.empty(whole.batch, geometry.pixels, 0, dtype=torch.int64, device=whole.pages.device)
-        for first in range(0, whole.positions, positions):
-            pages = whole.pages[:, first : first + positions].contiguous()
-            launch = replace(whole, pages=pages, first_position=first)
+        for launch in self._parts(positions):
             coarse = self._coarse(launch, rows)
             minima = self.kernels.block_minima(launch, rows[0], coarse)
             count = min(self.k + EXTRA, minima.shape[2])
             found = self.kernels.rescan(launch, self.query[0], minima, coarse, count)
-            keys = torch.cat([keys, found], 2) if first else found
+            keys = torch.cat([keys, found], 2) if launch.first_position else found
             keys = keys.topk(min(self.k + SPARE, keys.shape[2]), largest=False, sorted=False).values
         return keys
+
+    def _parts(self, positions: int) -> Iterator[Launch]:
+        """Yield launches of `positions` neighbours at a time."""
+        for first in range(0, self.launch.positions, positions):
+            pages = self.launch.pages[:, first : first + positions].contiguous()
+            yield replace(self.launch, pages=pages, first_position=first)
+
+    def in_window(self, window: Window, positions: int) -> tuple[Tensor, Tensor]:
+        """Return the k nearest pixels in a window; `positions` neighbours are searched at a time."""
+        near = Nearest(window, self.launch.weights, self.launch.batch, self.k, self.launch.pages.device)
+        for launch in self._parts(positions):
+            near.add(partial(self._measure, window, launch), launch.positions, launch.first_position)
+        return near.result()
+
+    def _measure(self, window: Window, launch: Launch, level: int, shift: int) -> Tensor:
+        return self.kernels.window_distances(launch, level, self.query[level], shift, window.reaches[level])
 
     def _coarse(self, launch: Launch, rows: Sequence[ScaledRows]) -> Tensor | None:
         """Return the coarse levels' distances of cells less |q|^2: float32 [B, cells, K, cells]; None without any."""

@@ -32,6 +32,7 @@ MINIMA_TILES = Tiles(rows=128, columns=64, channels=256, warps=8, stages=2)  # 1
 COARSE_TILES = Tiles(rows=128, columns=64, channels=64, warps=8, stages=4)
 DEEP_CHANNELS = 64  # of a tile of `block_minima` where one tile does not hold all channels
 RESCAN_CHANNELS = 32
+WINDOW_PIXELS, WINDOW_CHANNELS = 32, 64
 
 
 class TritonKernels:
@@ -184,6 +185,32 @@ class TritonKernels:
             BD=RESCAN_CHANNELS,
             num_warps=1,
         )
+
+    def window_distances(self, launch: Launch, level: int, query: Tensor, shift: int, reach: int) -> Tensor:
+        """See `interface.Kernels`."""
+        geometry, gallery, pixels = launch.geometry, launch.maps.levels[level], query.shape[1]
+        out = torch.empty(launch.batch, launch.positions, 2 * reach + 1, pixels, device=gallery.device)
+        pairs = launch.batch * launch.positions
+        triton_kernels.window_distances[(triton.cdiv(pixels, WINDOW_PIXELS), pairs)](
+            query=query,
+            gallery=gallery,
+            gallery_row=geometry.gallery_row,
+            pages=launch.pages,
+            out=out,
+            pixels=pixels,
+            width=geometry.sizes[level][1],
+            rows=gallery.shape[1],
+            positions=launch.positions,
+            channels=launch.maps.channels[level],
+            gallery_columns=gallery.shape[2],
+            shift=shift,
+            reach=reach,
+            REORDERED=level == 0,
+            BP=WINDOW_PIXELS,
+            BD=WINDOW_CHANNELS,
+            num_warps=4,
+        )
+        return out
 
 
 nearest_pixels = partial(search, TritonKernels)

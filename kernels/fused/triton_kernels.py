@@ -1,4 +1,4 @@
-"""The four kernels of a fused search (interface.py) in Triton.
+"""The kernels of a fused search (interface.py) in Triton.
 
 Gallery maps are rows [slots * rows of a map, C]: level 0 as child planes of cells (pyramid.Layout), the others in
 raster order. A product's left side is a query's rows, each scaled by a power of two so that float16 holds them; its
@@ -234,3 +234,48 @@ def differences(
         total += tl.sum(difference * difference, 1)
     before = tl.load(distances + at, mask=number < COUNT, other=0.0)
     tl.store(distances + at, before + weight * total, mask=number < COUNT)
+
+
+@triton.jit(do_not_specialize=["shift"])
+def window_distances(
+    query,  # [B, pixels, C], the features of one level as they came
+    gallery,  # [slots, rows, gallery_columns]
+    gallery_row,  # int32 [pixels]: the gallery row of a pixel; anything if not REORDERED
+    pages,  # int32 [B, K]
+    out,  # float32 [B, K, 2 * reach + 1, pixels]
+    pixels,
+    width,
+    rows,
+    positions,  # K
+    channels,
+    gallery_columns,
+    shift,  # rows
+    reach,  # columns to both sides
+    REORDERED: tl.constexpr,
+    BP: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """Compare each pixel with those `shift` rows below and up to `reach` columns beside it: grid (pixel blocks, B * K).
+
+    As float32 differences; infinity where that is outside the grid.
+    """
+    pixel, pair = tl.program_id(0) * BP + tl.arange(0, BP), tl.program_id(1).to(tl.int64)
+    query += ((pair // positions * pixels + pixel) * channels)[:, None]
+    gallery += tl.load(pages + pair).to(tl.int64) * rows * gallery_columns
+    out += pair * (2 * reach + 1) * pixels + pixel
+    below = pixel + shift * width
+    for number in range(0, 2 * reach + 1):
+        column = pixel % width + number - reach
+        inside = (pixel < pixels) & (below >= 0) & (below < pixels) & (column >= 0) & (column < width)
+        row = below + number - reach
+        if REORDERED:
+            row = tl.load(gallery_row + row, mask=inside, other=0)
+        there = gallery + (row * gallery_columns)[:, None]
+        total = tl.zeros((BP,), tl.float32)
+        for first in range(0, channels, BD):
+            channel = first + tl.arange(0, BD)
+            some = inside[:, None] & (channel < channels)[None, :]
+            q = tl.load(query + channel[None, :], mask=some, other=0.0).to(tl.float32)
+            difference = tl.load(there + channel[None, :], mask=some, other=0.0).to(tl.float32) - q
+            total += tl.sum(difference * difference, 1)
+        tl.store(out + number * pixels, tl.where(inside, total, float("inf")), mask=pixel < pixels)

@@ -23,6 +23,7 @@ from .features import Plan, Query, make_plan, prepare_query
 from .found import Found, Limits, candidates, measure
 from .prune import Pruner
 from .scan import TILE_BYTES, Scanner
+from .window import nearest_in_window
 
 MAPS = 10  # gallery maps that a thread loads at a time, so that operations are few and large
 DEEP = 64  # channels of the finest level from which its products are faster in bfloat16
@@ -51,6 +52,7 @@ def nearest_pixels(
     precision: str = "float32",
     prune: bool | None = None,
     working_memory: int | None = None,
+    window: int | None = None,
     stats: SearchStats | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Search as `spade_index.kernels.nearest_pixels` does, with checked arguments.
@@ -66,11 +68,20 @@ def nearest_pixels(
     norm). Matches are the k nearest. Where the scan's rounding leaves open which those are, all candidates are
     measured; but of crowds of cells that even float32 does not tell apart, only k + SPARE (found.py) are, those of the
     lowest matches. A query with a crowd in bfloat16 is searched again in float32. Counts are added to `stats`.
+
+    With a `window`, pairs are measured directly (window.py): `precision` and `prune` have no effect, and nothing is
+    counted.
     """
     working_memory = working_memory or WORKING_MEMORY
     if mode == "per-level":
         options = {"precision": precision, "prune": prune, "working_memory": working_memory, "stats": stats}
+        options |= {"window": window}
         return search_levels(nearest_pixels, query, pool, pages, k, sizes=sizes, weights=weights, **options)
+    if window is not None:
+        return nearest_in_window(
+            query, pool, pages, k, sizes=sizes, weights=weights, bilinear=mode == "concat-bilinear", window=window,
+            working_memory=working_memory,
+        )  # fmt: skip
     on_cpu = pool[0].device.type == "cpu"
     if prune is None and not on_cpu:
         prune = False  # on a GPU, its many small steps cost more than they save

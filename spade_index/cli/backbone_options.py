@@ -46,7 +46,9 @@ class BackboneOptions:
     ]
     interpolation: Annotated[
         Literal["bilinear", "bicubic"] | None,
-        click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Of the resizing [bilinear]"),
+        click.option(
+            "--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Of the resizing [the backbone's own]"
+        ),
     ]
     mean: Annotated[
         str | None,

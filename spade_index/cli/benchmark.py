@@ -11,7 +11,6 @@ from spade_index.settings import MODES, STORAGES
 
 from . import parsing
 from .options import device_option
-from .progress import Progress
 
 PACKAGES = {"psutil": "psutil", "scikit-image": "skimage"}  # of the benchmarks, and their modules
 
@@ -38,7 +37,6 @@ def benchmark() -> None:
     show_default=True,
     help="Features in the shapes of WideResNet50-2, or as efficientnet-lite0 makes them.",
 )
-@device_option
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds; medians are quoted.")
 @click.option("--peers", help="Comma-separated contenders; an unknown one lists them [all]")
 @click.option(
@@ -49,7 +47,6 @@ def benchmark() -> None:
     help="Maps that peers are timed with; extrapolated to K.",
 )
 @click.option("--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Edge of the images.")
-@click.option("--memory/--no-memory", default=True, help="Measure peak memory, in a process for each contender [yes]")
 def kernel(
     json_file: Path | None,
     picture: Path | None,
@@ -59,12 +56,10 @@ def kernel(
     sets: str | None,
     tiles: Path | None,
     shapes: str,
-    device: str,
     repeats: int,
     peers: str | None,
     peer_maps: int,
     input_size: int,
-    memory: bool,
 ) -> None:
     """Time the pixel search against other implementations, on features of photographs; all are verified first."""
     _require_packages()
@@ -82,8 +77,6 @@ def kernel(
         repeats=repeats,
         peer_maps=peer_maps,
         input_size=input_size,
-        memory=memory,
-        device=device,
     )
     run(settings, json_file, picture, click.echo)
 
@@ -96,10 +89,10 @@ def kernel(
     "--work",
     type=click.Path(path_type=Path),
     required=True,
-    help="A folder for features, the gallery and the figures; the same command continues there.",
+    help="A new folder for the gallery, some GB.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw latency, a PNG, and memory, NAME_memory.png.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw latency and memory, a PNG.")
 @click.option(
     "--sizes",
     default="1000,10000,100000,1000000",
@@ -114,10 +107,10 @@ def kernel(
     show_default=True,
     help="Photographs to query with.",
 )
-@click.option("--peers", help="Comma-separated, or none: flat, hnswlib, usearch, no-components [all]")
-@click.option("--peer-minutes", type=float, default=15, show_default=True, help="Time that a peer may take to build.")
+@click.option("--peers", help="Comma-separated, or none: flat, hnswlib [all]")
+@click.option("--peer-minutes", type=float, default=30, show_default=True, help="Time that a peer may take at a size.")
 @click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
-@click.option("--keep/--no-keep", default=True, help="Keep the gallery at the end, to carry on later [yes]")
+@click.option("--keep", is_flag=True, help="Keep that folder.")
 def gallery(
     photographs: Path,
     work: Path,
@@ -131,7 +124,7 @@ def gallery(
     input_size: int,
     keep: bool,
 ) -> None:
-    """Measure a growing gallery: latency, recall, memory, disk space and bytes read per query; beside peers."""
+    """Measure a growing gallery beside peers: latency, recall and memory of its index; disk space; a cold query."""
     _require_packages()
     from spade_index.benchmarks.gallery_growth import Settings, run
 
@@ -161,7 +154,7 @@ def gallery(
     type=click.Path(path_type=Path),
     help="A folder, .tar, text list or file of images [synthetic ones]",
 )
-@click.option("--images", type=click.IntRange(1), help="Take the first N [all; 4,000 synthetic images]")
+@click.option("--images", type=click.IntRange(1), help="Take the first N [all; 8,000 synthetic images]")
 @click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
 @click.option(
@@ -176,12 +169,11 @@ def gallery(
     "--slice",
     "slice_images",
     type=click.IntRange(1),
-    default=2000,
+    default=4000,
     show_default=True,
-    help="The backbone is timed alone after every N images.",
+    help="The backbone alone is timed for every N images.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Number of ingests.")
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for galleries [a temporary folder]")
+@click.option("--work", type=click.Path(path_type=Path), help="A folder to work in [a temporary folder]")
 @click.option("--keep", is_flag=True, help="Keep the gallery in that folder.")
 def ingest(
     json_file: Path | None,
@@ -194,7 +186,6 @@ def ingest(
     backbone: str,
     device: str,
     slice_images: int,
-    rounds: int,
     work: Path | None,
     keep: bool,
 ) -> None:
@@ -211,11 +202,10 @@ def ingest(
         backbone=backbone,
         device=device,
         slice_images=slice_images,
-        rounds=rounds,
         work=work,
         keep=keep,
     )
-    run(settings, json_file, picture, click.echo, Progress.note)
+    run(settings, json_file, picture, click.echo)
 
 
 def _require_packages() -> None:

@@ -1,7 +1,9 @@
 """Load pretrained models by name, each with its own preprocessing; weights come from a package, a hub or a file."""
 
 import difflib
+import io
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,8 @@ def _torchvision(name: str, weights: str | Path | None) -> tuple[nn.Module, Prep
     if name not in known:
         near = difflib.get_close_matches(name, [*known, "efficientnet-lite0"], n=3) or ["wide_resnet50_2"]
         raise BackboneError(f"unknown backbone {name!r}: did you mean {', '.join(near)}?")
+    if name.startswith("vit_"):
+        raise BackboneError(f"{name}: torchvision's vision transformers cannot be read: use timm:vit_base_patch16_224")
     if weights is not None:
         state = _read_state(weights)
     else:
@@ -80,10 +84,19 @@ def _timm(name: str, weights: str | Path | None) -> tuple[nn.Module, Preprocessi
             raise _no_download(f"timm:{name}", error) from error
     else:
         model = timm.create_model(name, pretrained=False)
-        _load_state(model, _read_state(weights), f"timm:{name}")
+        classifier = timm.get_pretrained_cfg_value(name, "classifier") or ()
+        heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        state = _read_state(weights)
+        if any(_misfits(model, state, heads)):
+            state = _as_timm_names(model, state)
+        _load_state(model, state, f"timm:{name}", heads)
     config = timm.data.resolve_model_data_config(model)
-    _, height, width = config["input_size"]
-    return model, Preprocessing(input_size=(height, width), mean=tuple(config["mean"]), std=tuple(config["std"]))
+    return model, Preprocessing(
+        input_size=tuple(config["input_size"][1:]),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+    )
 
 
 def _no_download(name: str, error: Exception) -> BackboneError:
@@ -121,23 +134,46 @@ def _read_state(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _load_state(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Load weights; only the classification head, which is not used, may be missing or of another shape."""
-    expected = model.state_dict()
-    head = list(expected)[-1].rpartition(".")[0]
-    body = {
-        key: value
-        for key, value in state.items()
-        if not key.startswith(head) or (key in expected and expected[key].shape == value.shape)
-    }
-    wrong = [key for key in body if key not in expected or expected[key].shape != body[key].shape]
-    missing = [
-        key for key in expected if not (key in body or key.startswith(head) or key.endswith("num_batches_tracked"))
-    ]
+def _load_state(model: nn.Module, state: dict[str, Tensor], name: str, heads: tuple[str, ...] = ()) -> None:
+    """Load weights; only the classification `heads`, which are not used, may be missing or of another shape.
+
+    By default, the head is the module with the last entry.
+    """
+    wrong, missing = _misfits(model, state, heads)
     if wrong or missing:
         example = (wrong or missing)[0]
         raise BackboneError(
             f"these weights do not fit {name}: {len(wrong)} entries are unknown or of another shape, "
             f"{len(missing)} are missing, {example} for example"
         )
-    model.load_state_dict(body, strict=False)
+    complete = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}  # of heads, no random values
+    complete |= {key: value for key, value in state.items() if key in complete and complete[key].shape == value.shape}
+    model.load_state_dict(complete)
+
+
+def _misfits(model: nn.Module, state: dict[str, Tensor], heads: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return the entries, but those of heads, that are unknown or of another shape, and those that are missing."""
+    expected = model.state_dict()
+    prefixes = tuple(f"{head}." for head in heads or (list(expected)[-1].rpartition(".")[0],))
+    body = {key for key in expected if not key.startswith(prefixes)}
+    wrong = [
+        key
+        for key, value in state.items()
+        if not key.startswith(prefixes) and (key not in body or expected[key].shape != value.shape)
+    ]
+    return wrong, [
+        key for key in expected if key in body and key not in state and not key.endswith("num_batches_tracked")
+    ]
+
+
+def _as_timm_names(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in the names of timm where it knows those of the publisher, as it does for DINOv2 and DINOv3."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        with redirect_stdout(io.StringIO()):  # it prints
+            converted: dict[str, Tensor] = convert(state, model)
+    except Exception:  # weights of another kind of model
+        return state
+    return converted

@@ -1,6 +1,7 @@
-"""The files about queries: score maps, heat maps with one colour scale, and a page of the highest scores."""
+"""The files about queries: score maps, heat maps of one colour scale, regions, and a page of the highest scores."""
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,9 +13,12 @@ from spade_index.images.decode import Geometry, covered, decode
 from spade_index.images.find import ImageFile
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
+from spade_index.method.regions import Region
 
 from .example import Example, example_of
+from .files import encode, write_whole
 from .heatmap import heatmap, score_limits
+from .regions import coco, mask, outline
 from .report import write_report
 
 SHOWN = 60  # images on the page, those with the highest scores
@@ -43,15 +47,20 @@ class Drawing:
         self._names: dict[str, str] = {}  # path -> name of the image's files
         self._taken: set[str] = set()
         self._shown: list[Shown] = []
+        self._regions: dict[str, Sequence[Region]] = {}  # by path; without images that have no threshold
 
     def __len__(self) -> int:
         """The number of images with a score map."""
         return len(self._maxima)
 
-    def save(self, file: ImageFile, detection: Detection) -> tuple[Path, Path] | None:
+    def save(
+        self, file: ImageFile, detection: Detection, regions: Sequence[Region] | None = None
+    ) -> tuple[Path, Path] | None:
         """Save the score map of an image; return its path and the heat map's, or None where there is no map."""
         if detection.pixels is None:
             return None
+        if regions is not None:
+            self._regions[file.path] = regions
         path = self._score_map(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, detection.pixels.score_map)
@@ -61,7 +70,7 @@ class Drawing:
         return path, self._heatmap(file)
 
     def draw(self, files: Iterable[ImageFile], notice: Callable[[str], None], progress: Callable[[int], None]) -> None:
-        """Draw the heat maps of the images that were saved, and write the page.
+        """Draw the heat maps and masks of the images that were saved, and write the page and `regions.coco.json`.
 
         Args:
             files: the images again, in any order.
@@ -72,6 +81,7 @@ class Drawing:
         limits = score_limits(list(self._maxima.values()), self._detector.pixel_threshold)
         shown = {image.path: image.detection for image in self._shown}
         examples: dict[str, Example] = {}
+        found: list[tuple[str, Geometry, Sequence[Region]]] = []
         for file in files:
             if file.path not in self._maxima:
                 continue
@@ -81,17 +91,36 @@ class Drawing:
                 notice(f"no heat map: {error}")
                 continue
             geometry = covered(image.width, image.height, gallery.settings.preprocessing)
-            self._draw_one(file, image, geometry, limits)
+            regions = self._regions.get(file.path)
+            self._draw_one(file, image, geometry, limits, regions)
+            if regions is not None:
+                found.append((file.id, geometry, regions))
             if file.path in shown:
-                examples[file.path] = example_of(gallery, shown[file.path], image, file.id, geometry, limits)
+                example = example_of(gallery, shown[file.path], image, file.id, geometry, limits, regions=regions or ())
+                examples[file.path] = example
             progress(1)
+        if found:
+            write_whole(self._out / "regions.coco.json", json.dumps(coco(found)).encode())
         self._write_page([examples[image.path] for image in self._shown if image.path in examples], limits)
 
-    def _draw_one(self, file: ImageFile, image: Image.Image, geometry: Geometry, limits: tuple[float, float]) -> None:
+    def mask_path(self, file: ImageFile) -> Path | None:
+        """Return the path of an image's mask; None if its regions were not found, for want of a threshold."""
+        return self._out / "masks" / f"{self._name(file)}.mask.png" if file.path in self._regions else None
+
+    def _draw_one(
+        self,
+        file: ImageFile,
+        image: Image.Image,
+        geometry: Geometry,
+        limits: tuple[float, float],
+        regions: Sequence[Region] | None,
+    ) -> None:
         score_map = np.load(self._score_map(file), allow_pickle=False)
         path = self._heatmap(file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        heatmap(image, score_map, geometry, limits).save(path)
+        outline(heatmap(image, score_map, geometry, limits), regions or (), geometry).save(path)
+        if (mask_path := self.mask_path(file)) is not None and regions is not None:
+            write_whole(mask_path, encode(mask(regions, geometry), "PNG"))
 
     def _write_page(self, examples: list[Example], limits: tuple[float, float]) -> None:
         gallery = self._detector.gallery

@@ -10,8 +10,10 @@ from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import Geometry
 from spade_index.method.detection import Detection
 from spade_index.method.evidence import worst_evidence
+from spade_index.method.regions import Region
 
 from .heatmap import heatmap
+from .regions import outline
 
 COLUMNS = ("Image", "Heat map", "Ground truth", "Matched normal image")
 SMALLEST_EDGE = 240  # pixels; smaller pictures are enlarged
@@ -34,6 +36,8 @@ class Example:
     worst: tuple[float, float] | None = None  # pixel (x, y) of `image`
     matched: tuple[float, float] | None = None  # pixel (x, y) of `match`
     neighbours: Sequence[tuple[str, float]] = ()  # (id, distance), nearest first
+    regions: Sequence[Region] = ()  # in pixels of the original
+    geometry: Geometry | None = None  # of the original; needed to outline regions
 
 
 def example_of(
@@ -46,6 +50,7 @@ def example_of(
     *,
     kind: str = "",
     mask: Image.Image | None = None,
+    regions: Sequence[Region] = (),
 ) -> Example:
     """Return what to show of a detection.
 
@@ -58,6 +63,7 @@ def example_of(
         limits: (low, high) of the heat map's colours.
         kind: "good", or the kind of defect.
         mask: the ground truth.
+        regions: outlined on the heat map.
     """
     verdict = {None: None, True: "anomalous", False: "normal"}[detection.anomalous]
     shown = Example(
@@ -69,6 +75,8 @@ def example_of(
         verdict,
         mask=mask,
         neighbours=[(neighbour.id, neighbour.distance) for neighbour in detection.neighbours],
+        regions=regions,
+        geometry=geometry,
     )
     evidence = worst_evidence(gallery, detection, geometry)
     if detection.pixels is None or evidence is None:
@@ -100,9 +108,12 @@ def pictures_of(example: Example, edge: int) -> list[Image.Image | None]:
             return small
         return mark(small, ((place[0] + 0.5) * scale, (place[1] + 0.5) * scale), max(size) / 9)
 
+    heat = fitted(example.heatmap)
+    if heat is not None and example.geometry is not None:  # lines that were drawn before would be resized, too
+        heat = outline(heat, example.regions, example.geometry)
     return [
         fitted(example.image, example.worst),
-        fitted(example.heatmap),
+        heat,
         fitted(example.mask),
         fitted(example.match, example.matched),
     ]

@@ -174,7 +174,9 @@ def test_the_digest_tells_weights_apart(resnet18):
 def test_another_number_of_classes_fits(tmp_path, weights):
     state = models.get_model("resnet18", weights=None, num_classes=7).state_dict()
     torch.save(state, tmp_path / "seven.pth")
-    assert load_small("resnet18", tmp_path / "seven.pth").settings.pooled_dim == 512
+    settings = load_small("resnet18", tmp_path / "seven.pth").settings
+    assert settings.pooled_dim == 512
+    assert load_small("resnet18", tmp_path / "seven.pth").settings == settings  # the head's values are not random
 
 
 class Attack:

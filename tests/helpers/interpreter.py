@@ -100,6 +100,10 @@ def search_checked(search, tiles, extra, tolerance, slots, memory):
             self.plain.differences(*others, expected)
             self.agreed("differences", distances, expected)
 
+        def window_distances(self, *given):
+            found = super().window_distances(*given)
+            return self.agreed("window_distances", found, self.plain.window_distances(*given))
+
         def agreed(self, kernel, found, expected):
             torch.testing.assert_close(
                 found, expected, rtol=1e-5, atol=tolerance, msg=lambda difference: f"{kernel}: {difference}"
@@ -114,6 +118,8 @@ def search_checked(search, tiles, extra, tolerance, slots, memory):
         mock.patch.object(fused, "buffer_bytes", (lambda *_: memory) if memory else fused.buffer_bytes),
         mock.patch.object(triton_backend, "DEEP_CHANNELS", 16),
         mock.patch.object(triton_backend, "RESCAN_CHANNELS", 16),
+        mock.patch.object(triton_backend, "WINDOW_PIXELS", 16),
+        mock.patch.object(triton_backend, "WINDOW_CHANNELS", 16),
         mock.patch.object(triton_backend, "nearest_pixels", nearest),
     ):
         if slots is not None:

@@ -1,4 +1,4 @@
-"""The four kernels of a fused search in plain float64."""
+"""The kernels of a fused search in plain float64."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 
 
 class PlainKernels:
-    """The four kernels by their definition, in float64; products of every type use the values in float32."""
+    """The kernels by their definition, in float64; products of every type use the values in float32."""
 
     def __init__(self, dtype, cells, tile_rows=16, block_cells=16):
         self.dtype, self.tile_rows, self.block_cells = torch.float32, tile_rows, block_cells
@@ -54,6 +54,21 @@ class PlainKernels:
         there = maps.levels[level][slot, row, : maps.channels[level]].double()
         here = query[:, geometry.level_pixels[level]].double()
         distances += launch.weights[level] * (here[:, :, None] - there).square().sum(3)
+
+    def window_distances(self, launch, level, query, shift, reach):
+        """See `interface.Kernels`."""
+        geometry, maps = launch.geometry, launch.maps
+        (h, w), channels = geometry.sizes[level], maps.channels[level]
+        rows = geometry.gallery_row if level == 0 else torch.arange(h * w)
+        gallery = maps.levels[level][launch.pages][:, :, rows, :channels].double()
+        pixel = torch.arange(h * w)
+        found = torch.full((launch.batch, launch.positions, 2 * reach + 1, h * w), math.inf, dtype=torch.float64)
+        for number, aside in enumerate(range(-reach, reach + 1)):
+            y, x = pixel // w + shift, pixel % w + aside
+            here = pixel[(y >= 0) & (y < h) & (x >= 0) & (x < w)]
+            there = here + shift * w + aside
+            found[:, :, number, here] = (query[:, None, here].double() - gallery[:, :, there]).square().sum(3)
+        return found.float()
 
     def _blocks(self, of_cells, beyond=math.inf):
         """Cut the last dimension, of cells, into blocks."""

@@ -42,14 +42,15 @@ def launches(monkeypatch):
     return found
 
 
-def search_nothing(sizes, channels, dtype=torch.float16, neighbours=3, k=2, kernels=CupyKernels):
+def search_nothing(sizes, channels, dtype=torch.float16, neighbours=3, k=2, kernels=CupyKernels, window=None):
     """Search tensors without memory."""
     meta = torch.device("meta")
     maps = FusedMaps.empty(neighbours, sizes, channels, dtype, meta)
     query = [torch.empty(1, h * w, c, device=meta) for (h, w), c in zip(sizes, channels, strict=True)]
     pages = torch.zeros(1, neighbours, dtype=torch.int64, device=meta)
     cells = raster_layout(tuple(sizes)).cells
-    search_maps(kernels(dtype, cells), query, maps, pages, k, sizes=sizes, weights=[1.0] * len(sizes))
+    options = {"sizes": sizes, "weights": [1.0] * len(sizes), "window": window}
+    search_maps(kernels(dtype, cells), query, maps, pages, k, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -61,6 +62,23 @@ def test_launches_fit_the_source(launches, sizes, channels, dtype):
     search_nothing(sizes, channels, dtype)
     names = [kernel.name for kernel, _, _ in launches]
     assert names == ["coarse_distances"] * (len(sizes) - 1) + ["block_minima", "rescan"] + ["differences"] * len(sizes)
+    assert_fit(launches, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("window", [0, 1, 2])
+def test_launches_for_a_window_fit_the_source(launches, window, dtype):
+    search_nothing([(7, 11), (5, 5), (3, 2)], [5, 3, 17], dtype, window=window, k=1)
+    assert {kernel.name for kernel, _, _ in launches} == {"window_distances"}
+    for pixels, reordered in ((77, 1), (25, 0), (6, 0)):
+        here = [(kernel, arguments) for kernel, _, arguments in launches if arguments["pixels"] == pixels]
+        assert len({arguments["shift"] for _, arguments in here}) == len(here), "a shift was measured twice"
+        assert all(kernel.parameters[3] == reordered for kernel, _ in here)
+    assert_fit(launches, dtype)
+
+
+def assert_fit(launches, dtype):
+    """Assert that launches give what kernels of the source take."""
     for kernel, blocks, arguments in launches:
         template, parameters = parameters_of(kernel.name)
         assert len(kernel.parameters) == template

@@ -31,12 +31,12 @@ def upsample(level, size, finest, mode):
     return up.flatten(2).transpose(1, 2)
 
 
-def naive(query, pool, pages, k, sizes, weights, mode):
+def naive(query, pool, pages, k, sizes, weights, mode, window=None):
     """cdist over all gallery pixels at once, in float64: [B, P, k] and [B, P, k]."""
     if mode == "per-level":
         total = torch.zeros(len(pages), query[0].shape[1], k, dtype=torch.float64)
         for q, g, size, weight in zip(query, pool, sizes, weights, strict=True):
-            d, matches = naive([q], [g], pages, k, [size], [1.0], "concat-nearest")
+            d, matches = naive([q], [g], pages, k, [size], [1.0], "concat-nearest", window)
             total += weight * upsample(d, size, sizes[0], "bilinear") / len(sizes)
             if size == sizes[0]:
                 finest = matches
@@ -46,20 +46,26 @@ def naive(query, pool, pages, k, sizes, weights, mode):
     q = torch.cat([s * upsample(f, z, sizes[0], how) for f, z, s in zip(query, sizes, scaled, strict=True)], 2)
     g = torch.cat([s * upsample(f, z, sizes[0], how) for f, z, s in zip(pool, sizes, scaled, strict=True)], 2)
     d = torch.stack([torch.cdist(q[b], g[pages[b]].flatten(0, 1)) for b in range(len(pages))]).square()
+    if window is not None:
+        places = torch.cartesian_prod(*(torch.arange(n).double() for n in sizes[0]))  # [P, 2]
+        apart = torch.cdist(places, places, p=float("inf"))
+        d = d.masked_fill(apart.repeat(1, pages.shape[1]) > window, float("inf"))
     return d.topk(k, dim=2, largest=False)
 
 
+@pytest.mark.parametrize("window", [None, 0, 1, 2, 5, 9])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "sizes", [[(8, 8), (4, 4), (2, 2)], [(7, 5), (3, 2)], [(6, 4)], [(9, 6), (4, 4), (3, 1), (1, 1)]], ids=str
 )
-def test_reference_is_the_definition(sizes, mode):
+def test_reference_is_the_definition(sizes, mode, window):
     channels, weights = (3, 5, 2, 4)[: len(sizes)], (1.0, 0.25, 3.0, 0.5)[: len(sizes)]
     query, pool = pyramids(2, sizes, channels, 1), pyramids(4, sizes, channels, 2, torch.float16)
     pages = torch.tensor([[3, 0, 1], [1, 2, 3]])
     k = 3
-    d, matches = nearest_pixels(query, pool, pages, k, sizes=sizes, weights=weights, mode=mode, backend="reference")
-    expected, places = naive(query, pool, pages, k, sizes, weights, mode)
+    options = {"sizes": sizes, "weights": weights, "mode": mode, "window": window}
+    d, matches = nearest_pixels(query, pool, pages, k, **options, backend="reference")
+    expected, places = naive(query, pool, pages, k, **options)
     assert d.dtype == torch.float32
     assert matches.dtype == torch.int64
     torch.testing.assert_close(d.double(), expected, rtol=1e-6, atol=1e-6)

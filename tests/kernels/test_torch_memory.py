@@ -122,6 +122,8 @@ print(json.dumps({
     "unlike": growth(),
     "alike": growth(seed=1, prune=True, precision="fast"),
     "partly flat": growth(flat=0.1),
+    "window": growth(window=2),
+    "interpolated, in a window": growth(window=1, mode="concat-bilinear"),
 }))
 """
 

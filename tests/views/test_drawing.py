@@ -1,5 +1,6 @@
 """The files about queries: score maps as they come, then heat maps and a page."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.images import DecodedImage
 from spade_index.method.detector import Detector
+from spade_index.method.regions import Region
 from spade_index.settings import SearchSettings
 from spade_index.views.drawing import Drawing
 
@@ -60,3 +62,28 @@ def test_without_a_score_map_nothing_is_saved(
         assert detector.map_bytes == 0
     assert len(drawing) == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_regions_are_drawn_and_written_as_masks_and_coco(
+    gallery_path: Path, backbone: Backbone, decoded: Decoded, tmp_path: Path
+) -> None:
+    images, out = decoded(3), tmp_path / "out"
+    square = Region(((4.0, 6.0), (12.0, 6.0), (12.0, 14.0), (4.0, 14.0)), (4.0, 6.0, 8.0, 8.0), 64.0, 2.0)
+    regions: list[list[Region] | None] = [[square], [], None]
+    with Gallery(gallery_path) as gallery:
+        detector = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3))
+        drawing = Drawing(detector, out)
+        for image, detection, found in zip(images, detector.detect(images), regions, strict=True):
+            drawing.save(image.file, detection, found)
+        drawing.draw([image.file for image in images], pytest.fail, lambda count: None)
+    masks = [drawing.mask_path(image.file) for image in images]
+    assert masks[0] == out / "masks" / f"{images[0].file.id}.mask.png"
+    assert masks[2] is None
+    assert sorted((out / "masks").rglob("*.*")) == sorted(path for path in masks if path is not None)
+    for image, path, pixels in zip(images[:2], masks, (64, 0), strict=False):
+        with Image.open(path) as drawn, Image.open(image.file.path) as original:
+            assert drawn.size == original.size
+            assert np.count_nonzero(drawn) == pixels
+    written = json.loads((out / "regions.coco.json").read_text())
+    assert [entry["file_name"] for entry in written["images"]] == [image.file.id for image in images[:2]]
+    assert [entry["bbox"] for entry in written["annotations"]] == [[4.0, 6.0, 8.0, 8.0]]
