@@ -88,23 +88,18 @@ def line_of(answer: dict[str, Any]) -> str:
     return f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  ({meaning}nearest {nearest})"
 
 
-def calibration_note(detector: Detector) -> str | None:
-    """Return one line if what the verdicts rest on is missing, too little, or older than the gallery."""
+def note_calibration(detector: Detector) -> None:
+    """Print one line if what the verdicts rest on is missing, too little, or older than the gallery."""
     path, rate = detector.gallery.path, detector.false_alarms
+    again = f"`spade-index calibrate {path}` with the same options"
     if detector.calibrated_on is None:
-        return (
-            f"{path}: not calibrated for these search settings, so there is no verdict: `spade-index calibrate {path}`"
-            " with the same options makes one"
-        )
-    if detector.normal_scores is not None and detector.kind not in detector.thresholds:
+        Progress.note(f"{path}: not calibrated for these search settings, so there is no verdict: {again} makes one")
+    elif detector.normal_scores is not None and detector.kind not in detector.thresholds:
         scored = len(detector.normal_scores)
-        return (
+        Progress.say(
             f"{scored} normal images are too few for false alarms of {rate:g}, so no image is called anomalous: "
             f"{images_needed(rate)} would do, or `--false-alarms {1 / scored:.2g}`"
         )
-    if detector.calibrated_on != detector.gallery.snapshot:
-        return (
-            f"calibrated on snapshot {detector.calibrated_on}, this is {detector.gallery.snapshot}: "
-            f"`spade-index calibrate {path}` does it again"
-        )
-    return None
+    elif detector.calibrated_on != detector.gallery.snapshot:
+        on = f"the threshold was chosen on snapshot {detector.calibrated_on}"
+        Progress.say(f"{on}, this is {detector.gallery.snapshot}: {again} chooses it again")

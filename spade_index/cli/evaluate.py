@@ -71,7 +71,7 @@ def evaluate(
     from spade_index.method.detector import Detector
     from spade_index.views.evaluation import text_of, write_evaluation
 
-    from .answers import calibration_note
+    from .answers import note_calibration
 
     images = find_test_images(dataset)
     with ExitStack() as stack:
@@ -94,8 +94,7 @@ def evaluate(
         detector = Detector(
             opened, loaded, settings, false_alarms=false_alarms, kernel=kernel.kernel, map_memory=kernel.map_bytes
         )
-        if note := calibration_note(detector):
-            click.echo(note, err=True)
+        note_calibration(detector)
         Progress.note(f"pixel search by {detector.kernel}")
         with Progress("evaluate", len(images)) as progress:
             found = evaluation.evaluate(

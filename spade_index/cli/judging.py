@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spade_index.settings import CALIBRATION_SAMPLE, TUNE_SECONDS
+from spade_index.settings import CALIBRATION_SAMPLE, TUNE_FROM, TUNE_SECONDS
 
 from .backbone_options import BackboneOptions
 from .progress import Progress
@@ -37,6 +37,9 @@ def judge_gallery(writer: "GalleryWriter", backbone: "Backbone", kernel: str | N
     """Tune and calibrate a gallery, and say what was chosen."""
     from spade_index.method.judgement import tune_and_calibrate
 
+    if len(writer.gallery) < TUNE_FROM:
+        Progress.note(f"not tuned or calibrated: that takes {TUNE_FROM} images")
+        return
     Progress.note("tuning")
     with Progress("calibrate", min(CALIBRATION_SAMPLE, len(writer.gallery))) as progress:
         tune_and_calibrate(writer, backbone, say=click.echo, progress=progress, kernel=kernel)

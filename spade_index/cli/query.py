@@ -58,7 +58,7 @@ def query(
     from spade_index.gallery.reader import Gallery
     from spade_index.method.detector import Detector
 
-    from .answers import answer_images, calibration_note
+    from .answers import answer_images, note_calibration
 
     require_images(images)
     with Gallery(gallery, snapshot) as opened:
@@ -75,8 +75,8 @@ def query(
         )
         if settings.maps != "never":
             Progress.note(f"pixel search by {detector.kernel}")
-        if threshold is None and (note := calibration_note(detector)):
-            click.echo(note, err=True)
+        if threshold is None:
+            note_calibration(detector)
         failed = answer_images(detector, lambda: files_of(images), loading, out, as_json)
     if failed:
         raise InputError(f"{failed:,} of the images could not be decoded")

@@ -41,19 +41,16 @@ def tune_and_calibrate(
         kernel: as for `Detector`.
     """
     if len(writer.gallery) < TUNE_FROM:
-        say(f"not tuned: {len(writer.gallery)} images, {TUNE_FROM} are needed")
+        return
+    try:
+        found = tuning.tune(writer.gallery, backbone, seconds=seconds, device=device, kernel=kernel)
+    except InputError as error:
+        say(f"not tuned: {error}")
     else:
-        try:
-            found = tuning.tune(writer.gallery, backbone, seconds=seconds, device=device, kernel=kernel)
-        except InputError as error:
-            say(f"not tuned: {error}")
-        else:
-            tuning.store(writer, found)
-            say(f"tuned: {found.why}")
-    if len(writer.gallery) >= calibration.MINIMUM:
-        carry_on(
-            writer, tuned_search(writer.gallery), progress=progress, device=device or backbone.device, kernel=kernel
-        )
+        tuning.store(writer, found)
+        say(f"tuned: {found.why}")
+    search = tuned_search(writer.gallery)
+    carry_on(writer, search, progress=progress, device=device or backbone.device, kernel=kernel)
 
 
 def carry_on(

@@ -91,6 +91,7 @@ class PixelSearch:
                 sizes=self._comparison.sizes,
                 weights=self._comparison.weights,
                 mode=self._search.mode,
+                window=self._search.window,
                 backend=self._kernel.backend,
                 precision=self._search.pixel_precision,
             )  # [B, P, kappa]
