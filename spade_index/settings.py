@@ -5,7 +5,8 @@ Each default is stated here, once; the command line and its help take theirs fro
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -101,11 +102,11 @@ class ExtractionSettings:
         The message names one field that differs.
         """
         follow = ("level_shapes", "pooled_dim")  # they follow from the other fields, so they are compared last
-        for field in sorted(fields(self), key=lambda field: field.name in follow):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+        for name in sorted((setting.name for setting in fields(self)), key=follow.__contains__):
+            mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise SettingsMismatch(
-                    f"{what} was built with {_difference(field.name, mine, theirs)}: "
+                    f"{what} was built with {_difference(name, mine, theirs)}: "
                     "query it with the same, or build another gallery"
                 )
 
@@ -230,9 +231,9 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 def _difference(name: str, mine: Any, theirs: Any) -> str:
     if name != "preprocessing":
         return f"{name} {mine}, not {theirs}"
-    for field in fields(mine):
-        if getattr(mine, field.name) != getattr(theirs, field.name):
-            return f"{field.name} {getattr(mine, field.name)}, not {getattr(theirs, field.name)}"
+    for setting in (setting.name for setting in fields(mine)):
+        if getattr(mine, setting) != getattr(theirs, setting):
+            return f"{setting} {getattr(mine, setting)}, not {getattr(theirs, setting)}"
     return name
 
 
@@ -241,3 +242,18 @@ PAPER_METRIC_SIZE = 256  # pixels are compared at this edge
 PAPER_SEARCH = SearchSettings(
     score_neighbours=50, gallery_neighbours=50, level_weights="equal", image_score="pooled"
 )  # Cohen and Hoshen 2020, section 4
+
+
+@dataclass(frozen=True)
+class SearchChoice:
+    """Search settings that were asked for; all others are the gallery's own."""
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)  # by field of SearchSettings
+    preset: str | None = None  # `paper`, in place of the gallery's own
+
+    def settings(self, own: SearchSettings | None = None) -> SearchSettings:
+        """Return all settings for a gallery with these settings of its own (see `tuned_search`).
+
+        Raises InputError for values that cannot be.
+        """
+        return replace(PAPER_SEARCH if self.preset == "paper" else own or SearchSettings(), **self.chosen)

@@ -46,6 +46,7 @@ def calibrate(
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import calibration
     from spade_index.method.normal_scores import images_needed
+    from spade_index.method.tuned import tuned_search
 
     if quantile is not None and false_alarms is not None:
         raise InputError("give --quantile or --false-alarms, not both")
@@ -54,7 +55,7 @@ def calibrate(
     rate = FALSE_ALARMS if false_alarms is None else false_alarms
     where = choose_device(device)
     with GalleryWriter(gallery) as writer:
-        settings = search.choice(preset).settings(writer.gallery)
+        settings = search.choice(preset).settings(tuned_search(writer.gallery))
         with Progress("calibrate", min(sample, len(writer.gallery))) as progress:
             chosen = calibration.calibrate(
                 writer.gallery,

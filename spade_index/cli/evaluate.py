@@ -69,6 +69,7 @@ def evaluate(
     from spade_index.method import evaluation
     from spade_index.method.dataset import find_test_images, require_normal
     from spade_index.method.detector import Detector
+    from spade_index.method.tuned import tuned_search
     from spade_index.views.evaluation import text_of, write_evaluation
 
     from .answers import note_calibration
@@ -90,7 +91,7 @@ def evaluate(
             building = time.perf_counter() - started
         else:
             loaded = backbone.load(device, opened, preset)
-        settings = choice.settings(opened)
+        settings = choice.settings(tuned_search(opened))
         detector = Detector(
             opened, loaded, settings, false_alarms=false_alarms, kernel=kernel.kernel, map_memory=kernel.map_bytes
         )

@@ -57,13 +57,14 @@ def query(
     """Score IMAGES against GALLERY, and show where they are not normal."""
     from spade_index.gallery.reader import Gallery
     from spade_index.method.detector import Detector
+    from spade_index.method.tuned import tuned_search
 
     from .answers import answer_images, note_calibration
 
     require_images(images)
     with Gallery(gallery, snapshot) as opened:
         loaded = backbone.load(device, opened, preset)
-        settings = search.choice(preset, maps).settings(opened)
+        settings = search.choice(preset, maps).settings(tuned_search(opened))
         detector = Detector(
             opened,
             loaded,

@@ -1,7 +1,7 @@
 """The options of a search."""
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import click
 
@@ -15,13 +15,11 @@ from spade_index.settings import (
     SCALINGS,
     ImageScore,
     Maps,
+    SearchChoice,
     SearchSettings,
 )
 
 from .parsing import numbers
-
-if TYPE_CHECKING:  # it takes long to import
-    from spade_index.method.tuned import SearchChoice
 
 DEFAULT = SearchSettings  # whose class attributes are the defaults in the help
 
@@ -122,10 +120,8 @@ class SearchOptions:
         ),
     ]
 
-    def choice(self, preset: str | None, maps: Maps | None = None) -> "SearchChoice":
+    def choice(self, preset: str | None, maps: Maps | None = None) -> SearchChoice:
         """Return what was asked for; the rest follows from the gallery. Raises InputError for values that cannot be."""
-        from spade_index.method.tuned import SearchChoice
-
         chosen = {name: value for name, value in self._values().items() if value is not None}
         if maps is not None:
             chosen["maps"] = maps

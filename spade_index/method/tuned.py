@@ -1,31 +1,14 @@
 """How a gallery is searched where nothing else is asked for: as it was tuned, or by the fixed defaults."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields
 from typing import Any
 
 from spade_index.errors import GalleryDamaged, InputError
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.reader import Gallery
-from spade_index.settings import PAPER_SEARCH, SearchSettings
+from spade_index.settings import SearchSettings
 
 CHANGED = 0.2  # share of the tuned images added or removed since, from which a gallery should be tuned again
-
-
-@dataclass(frozen=True)
-class SearchChoice:
-    """Search settings that were asked for; all others are the gallery's own."""
-
-    chosen: Mapping[str, Any] = field(default_factory=dict)  # by field of SearchSettings
-    preset: str | None = None  # `paper`, in place of the gallery's
-
-    def settings(self, gallery: Gallery | None = None) -> SearchSettings:
-        """Return all settings for a gallery, or for one that is not tuned.
-
-        Raises InputError for values that cannot be, and GalleryDamaged.
-        """
-        own = SearchSettings() if gallery is None else tuned_search(gallery)
-        return replace(PAPER_SEARCH if self.preset == "paper" else own, **self.chosen)
 
 
 def tuned_search(gallery: Gallery) -> SearchSettings:

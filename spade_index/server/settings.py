@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spade_index.errors import InputError
-from spade_index.method.tuned import SearchChoice
+from spade_index.settings import SearchChoice
 
 MIB = 1 << 20
 

@@ -13,6 +13,7 @@ from PIL import Image
 from spade_index import wire
 from spade_index.errors import SpadeIndexError
 from spade_index.method.normal_scores import stored_calibration
+from spade_index.method.tuned import tuned_search
 from spade_index.settings import Maps
 
 from . import results
@@ -260,7 +261,7 @@ def _summary(served: Service, name: str) -> wire.GallerySummary:
     try:
         with served.galleries.open(name) as opened:
             images, snapshot, backbone = len(opened), opened.snapshot, opened.settings.backbone
-            key = served.settings.search.settings(opened).calibration_key()
+            key = served.settings.search.settings(tuned_search(opened)).calibration_key()
             calibrated = opened.catalog.calibration(key) is not None
     except (SpadeIndexError, Problem) as failure:
         error = str(as_problem(failure, str(served.galleries.root)).detail)
@@ -278,7 +279,7 @@ def _summary(served: Service, name: str) -> wire.GallerySummary:
 def _described(served: Service, name: str, key: Key) -> wire.GalleryInfo:
     with served.galleries.open(name) as opened:
         info, settings = opened.info(), opened.settings
-        search = served.settings.search.settings(opened)
+        search = served.settings.search.settings(tuned_search(opened))
         stored = stored_calibration(opened, search)
     kept = ("images", "snapshot", "snapshots", "created", "removed_images", "shard_bytes", "settings", "index")
     return wire.GalleryInfo(

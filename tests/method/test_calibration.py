@@ -148,7 +148,8 @@ def test_a_detector_subtracts_what_its_neighbours_score(gallery_path: Path, back
         pooled = writer.gallery.pooled([image])
         (found,) = Detector(writer.gallery, search=search).detect_features(pooled, pyramid, without=image.key)
         (plain,) = Detector(writer.gallery, search=SEARCH).detect_features(pooled, pyramid, without=image.key)
-    assert found.pixels is not None and plain.pixels is not None
+    assert found.pixels is not None
+    assert plain.pixels is not None
     assert found.pixels.score_map.mean() < plain.pixels.score_map.mean()
     np.testing.assert_array_equal(found.pixels.distances, plain.pixels.distances)
 
@@ -190,7 +191,8 @@ def test_a_calibration_is_carried_on(gallery_path: Path, backbone: Backbone) -> 
         carry_on(writer, SEARCH, progress=scored.append)
         assert sum(scored) == 1
         normal = Detector(writer.gallery, search=SEARCH).normal_scores
-        assert normal is not None and len(normal) == 12
+        assert normal is not None
+        assert len(normal) == 12
         assert len(list((gallery_path / "calibrations").iterdir())) == 1
 
 
