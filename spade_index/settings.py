@@ -18,7 +18,7 @@ IMAGE_SCORES = ("pooled", "map", "both")
 MAPS = ("always", "auto", "never")
 PIXEL_PRECISIONS = ("float32", "fast")
 LEVEL_WEIGHTS = ("inverse-variance", "equal")
-SCALINGS = ("none", "length", "channel")  # of a pixel's features in each level, before they are compared
+SCALINGS = ("none", "root", "length", "channel")  # of a pixel's features in each level, before they are compared
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
 WORKERS = 2  # decoding threads, for callers that do not say
@@ -120,7 +120,7 @@ class SearchSettings:
     pixel_neighbours: int = 1  # kappa
     mode: str = "concat-nearest"
     level_weights: str | tuple[float, ...] = "inverse-variance"  # of unscaled levels; scaled ones weigh the same
-    scaling: str = "none"  # none; length: every pixel's vector to length 1; channel: whitened by channel, then length 1
+    scaling: str = "none"  # of a pixel's vector in each level: see `method.comparison`
     compared_levels: tuple[int, ...] | None = None  # numbers of stored levels, 0 the finest; None: all
     grid: int | None = None  # cells of the longer edge that finer levels are averaged to; None: as stored
     window: int | None = None  # cells around a pixel's own place that it may match; None: all

@@ -72,8 +72,8 @@ class SearchOptions:
         click.option(
             "--scaling",
             type=click.Choice(SCALINGS),
-            help=f"Of each pixel's features before they are compared: none, to length 1, or whitened by channel first "
-            f"[{DEFAULT.scaling}]",
+            help="Of each pixel's features before they are compared: none, to the root of their length, to length 1, "
+            f"or to length 1 after whitening by channel [{DEFAULT.scaling}]",
         ),
     ]
     compared_levels: Annotated[

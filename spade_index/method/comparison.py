@@ -1,10 +1,16 @@
 """How the pixels of two images are compared: which levels, scaled how, on which grid.
 
 Feature maps are prepared before the pixel search sees them, the query's and the gallery's alike, so every kernel
-searches them as they are. A level that is left out is not read.
+searches them as they are. A level that is left out is not read. A pixel's vector x in a level is scaled to
+
+    none     x, and the level weighs the inverse of its variance
+    root     x / sqrt(|x| m), m the mean of |x| over a sample of the gallery: half way between `none` and `length`
+    length   x / |x|
+    channel  y / |y|, y = (x - mean) / deviation of each channel over the sample
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +23,24 @@ from spade_index.kernels.pyramid import Size
 from spade_index.settings import SearchSettings
 
 SAMPLE = 64  # images that the channels' means and deviations are computed on
-SMALLEST = 1e-6  # deviation of a channel
+SMALLEST = 1e-6  # deviation of a channel, and length of a vector
+SAMPLED = ("root", "channel")  # scalings that depend on the sample
 PREPARED = 8  # maps that are prepared together
+
+
+class Moments(NamedTuple):
+    """Statistics of a level over a sample of the gallery."""
+
+    mean: Tensor  # float32 [C]
+    deviation: Tensor  # float32 [C]
+    length: float  # of a pixel's vector, in the mean
 
 
 class Comparison:
     """The way of comparing that search settings name, for one gallery."""
 
     def __init__(self, gallery: Gallery, search: SearchSettings) -> None:
-        """Read what the way depends on: with scaling `channel`, maps of up to 64 images.
+        """Read what the way depends on: with scaling `root` or `channel`, maps of up to 64 images.
 
         Raises InputError if a level or the level weights do not fit the gallery.
         """
@@ -43,7 +58,7 @@ class Comparison:
         weights = level_weights(gallery, search)
         self.weights = [weights[level] for level in self.levels]
         self._as_stored = self.sizes == self._stored and search.scaling == "none"
-        self._moments = self._channel_moments() if search.scaling == "channel" else None
+        self._moments = self._channel_moments() if search.scaling in SAMPLED else None
 
     @property
     def size(self) -> Size:
@@ -73,28 +88,44 @@ class Comparison:
         """Scale every pixel of levels [B, H*W, C], then average cells to the grid."""
         if self._as_stored:
             return levels
-        if self._moments is not None:
-            levels = [
-                (level - mean.to(level.device)) / deviation.to(level.device)
-                for level, (mean, deviation) in zip(levels, self._moments, strict=True)
-            ]
         if self._scaling != "none":
-            levels = [F.normalize(level, dim=-1) for level in levels]
+            moments: list[Moments | None] = [*(self._moments or [None] * len(levels))]
+            levels = [self._scaled(level, of_level) for level, of_level in zip(levels, moments, strict=True)]
         return [_pool(*level) for level in zip(levels, self._stored, self.sizes, strict=True)]
 
-    def _channel_moments(self) -> list[tuple[Tensor, Tensor]]:
-        """Return mean and deviation [C] of each channel, over a sample of the gallery."""
-        sample = [image.key for image in self._gallery.sample(SAMPLE)]
+    def _scaled(self, level: Tensor, moments: Moments | None) -> Tensor:
+        """Scale the vectors of a level [B, H*W, C]."""
+        if moments is None:
+            return F.normalize(level, dim=-1)
+        if self._scaling == "root":
+            return level / (level.norm(dim=-1, keepdim=True) * moments.length).sqrt().clamp_min(SMALLEST)
+        mean, deviation = (values.to(level.device) for values in (moments.mean, moments.deviation))
+        return F.normalize((level - mean) / deviation, dim=-1)
+
+    def _channel_moments(self) -> list[Moments]:
+        """Return the moments of each level, over a sample of the gallery."""
+        keys = [image.key for image in self._gallery.sample(SAMPLE)]
         sums = [torch.zeros(2, channels, dtype=torch.float64) for channels in self.channels]
-        for key in sample:
-            for total, level in zip(sums, self._gallery.maps([key], self.levels), strict=True):
+        lengths = [0.0] * len(self.channels)
+        for key in keys:
+            for number, level in enumerate(self._gallery.maps([key], self.levels)):
                 values = torch.from_numpy(level[0]).double()  # [H*W, C]
-                total += torch.stack([values.mean(0), values.square().mean(0)])
-        moments = [(total / len(sample)).unbind() for total in sums]
-        return [
-            (mean.float(), (square - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST).float())
-            for mean, square in moments
-        ]
+                sums[number] += torch.stack([values.mean(0), values.square().mean(0)])
+                lengths[number] += float(values.norm(dim=-1).mean())
+        return [_moments(total / len(keys), length / len(keys)) for total, length in zip(sums, lengths, strict=True)]
+
+
+def _moments(means: Tensor, length: float) -> Moments:
+    """Return moments of the mean values and mean squares [2, C] of channels, and the mean length of vectors."""
+    mean, square = means
+    deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST)
+    return Moments(mean.float(), deviation.float(), max(length, SMALLEST))
+
+
+def compared_sizes(gallery: Gallery, search: SearchSettings) -> list[Size]:
+    """Return (H, W) of each level that is compared, after averaging; the first is the grid of comparison."""
+    sizes = gallery.settings.sizes
+    return [_averaged(sizes[level], search.grid) for level in search.compared_levels or range(len(sizes))]
 
 
 def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:

@@ -89,6 +89,14 @@ def _stain(canvas: _Canvas) -> tuple[np.ndarray, np.ndarray]:
     return np.exp(-(((x * x + y * y) / (2 * radius * radius)) ** 2)), canvas.image + canvas.tint()
 
 
+def _shade(canvas: _Canvas) -> tuple[np.ndarray, np.ndarray]:
+    """Darken or brighten a large part faintly, without an edge."""
+    x, y = canvas.along(canvas.place(), float(canvas.random.uniform(0, np.pi)))
+    length, width = canvas.length(0.1, 0.3), canvas.length(0.05, 0.15)
+    change = float(canvas.random.choice([-1, 1]) * canvas.random.uniform(20, 60))
+    return np.exp(-((x / length) ** 2 + (y / width) ** 2) / 2), canvas.image + change
+
+
 def _line(canvas: _Canvas) -> tuple[np.ndarray, np.ndarray]:
     along, across = canvas.along(canvas.place(), float(canvas.random.uniform(0, np.pi)))
     wobble = gaussian_filter(canvas.random.normal(size=along.shape), canvas.edge / 20) * canvas.edge / 4
@@ -123,6 +131,7 @@ KINDS: dict[str, Callable[[_Canvas], tuple[np.ndarray, np.ndarray]]] = {
     "scar": _scar,
     "patch": _patch,
     "stain": _stain,
+    "shade": _shade,
     "line": _line,
     "noise": _noise,
     "missing": _missing,

@@ -16,6 +16,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore, SearchSettings
 
 from .calibration import near_distance
+from .comparison import compared_sizes
 from .detector import Detector
 from .metrics import roc_auc
 from .synthetic import Sample
@@ -108,6 +109,10 @@ class Trials:
                         wins, auc = self._wins(final)
                         trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
         return trials
+
+    def grid(self, search: SearchSettings) -> tuple[int, int]:
+        """Return the grid (H, W) that search settings compare on."""
+        return compared_sizes(self._gallery, search)[0]
 
     def _distances(self, detector: Detector) -> tuple[np.ndarray, float]:
         """Return mean distances float32 [n + m, P] of all queries, and the median milliseconds of a search."""

@@ -5,11 +5,12 @@ their differences are paired. The quickest way within a small margin of the best
 another way is better by more than chance.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,12 @@ from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
 from .synthetic import Sample, draw_sample
 from .trials import Trial, Trials, changed
 
-NEIGHBOURS = 20  # images whose pixels are compared, in the ways that are tried first
-GRID = 28
-FINER = 2  # times the grid
-SLOWEST = 1.2  # milliseconds of a search, at most, per millisecond of the backbone
+BASE = (28, 20)  # cells of the grid's longer edge, and neighbours whose pixels are compared, where ways are tried first
+CHEAPER = ((28, 10), (14, 20), (14, 10), (14, 5), (7, 5))  # in its place where that takes too long
+GRIDS = (14, 28, 56)
+NEIGHBOURS = (5, 10, 20, 50)
+AGAIN = 3  # ways that are tried again at the grid and the number of neighbours that the best one ends with
+SLOWEST = 1.3  # milliseconds of a search, at most, per millisecond of the backbone
 MARGIN = 0.005  # of the quality, within which the quicker way is taken
 SAME_SPEED = 1.25  # times as long: not a difference
 USUAL_SHARE = 0.5  # of the neighbours' maps, subtracted
@@ -88,10 +91,9 @@ def tune(
     started = time.monotonic()
     sample = draw_sample(gallery, backbone, SHARE_OF_BACKBONE * seconds)
     trials = Trials(gallery, sample, device=device or backbone.device, kernel=kernel, map_memory=map_memory)
-    tried = _try_all(trials, islice(first_ways(gallery), ways), started + seconds, progress)
-    if ways is None:
-        further = further_ways(gallery, choose(tried, sample).search)
-        tried += _try_all(trials, further, started + seconds, progress)
+    search = _Search(trials, sample, started + seconds, progress)
+    search.run(gallery, ways)
+    tried = search.tried
     chosen = choose(tried, sample)
     return Tuning(
         search=changed(chosen.search),
@@ -113,48 +115,79 @@ def store(writer: GalleryWriter, tuning: Tuning) -> None:
     writer.set_tuned(asdict(tuning))
 
 
-def _try_all(
-    trials: Trials, searches: Iterable[SearchSettings], until: float, progress: Callable[[str], None]
-) -> list[list[Trial]]:
-    """Try each way, the first one always, the others while there is time for one that takes as long as the longest."""
-    tried: list[list[Trial]] = []
-    longest = 0.0
-    for search in searches:
+class _Search:
+    """Tries ways one after the other, and those next that the ones before make promising."""
+
+    def __init__(self, trials: Trials, sample: Sample, until: float, progress: Callable[[str], None]) -> None:
+        self.tried: list[list[Trial]] = []
+        self._trials, self._sample, self._until, self._progress = trials, sample, until, progress
+        self._longest = 0.0  # seconds that a way took
+
+    def run(self, gallery: Gallery, ways: int | None) -> None:
+        """Try scalings and levels at one grid, then grids and neighbours for the best, then the best three there."""
+        kinds = list(islice(ways_of(gallery), ways))
+        grid, neighbours = BASE
+        self._try(replace(kinds[0], grid=grid, gallery_neighbours=neighbours))
+        for grid, neighbours in (BASE, *CHEAPER):
+            if self._fits(replace(kinds[0], grid=grid, gallery_neighbours=neighbours)):
+                break
+        for kind in kinds:
+            self._try(replace(kind, grid=grid, gallery_neighbours=neighbours))
+        if ways is not None:
+            return
+        best = choose(self.tried, self._sample).search
+        for grid, neighbours in product(GRIDS, NEIGHBOURS):
+            if self._fits(wanted := replace(best, grid=grid, gallery_neighbours=neighbours)):
+                self._try(wanted)
+        best = choose(self.tried, self._sample).search
+        ranked = sorted(self.tried, key=lambda of_way: -_best(of_way).quality)
+        pairs = dict.fromkeys((of_way[0].search.scaling, of_way[0].search.compared_levels) for of_way in ranked)
+        for scaling, levels in list(pairs)[:AGAIN]:
+            self._try(replace(best, scaling=scaling, compared_levels=levels))
+
+    def _try(self, search: SearchSettings) -> None:
+        """Try a way, unless it was tried, or there may be no time for it; the first one always."""
         began = time.monotonic()
-        if tried and began + longest > until:
-            break
-        tried.append(trials.run(search))
-        longest = max(longest, time.monotonic() - began)
-        best = _best(tried[-1])
-        progress(f"{best.image_roc_auc:.3f} {best.pixel_roc_auc:.3f} {best.ms:4.0f} ms  {describe(best.search)}")
-    return tried
+        known = any(_way(of_way[0].search) == _way(search) for of_way in self.tried)
+        if known or (self.tried and began + self._longest > self._until):
+            return
+        self.tried.append(self._trials.run(search))
+        self._longest = max(self._longest, time.monotonic() - began)
+        best = _best(self.tried[-1])
+        self._progress(f"{best.image_roc_auc:.3f} {best.pixel_roc_auc:.3f} {best.ms:4.0f} ms  {describe(best.search)}")
+
+    def _fits(self, search: SearchSettings) -> bool:
+        """Return whether a search is not expected to take much longer than the backbone, from those that were tried."""
+        like = [of_way[0] for of_way in self.tried if of_way[0].search.compared_levels == search.compared_levels]
+        nearest = min(like, key=lambda trial: abs(math.log(self._pairs(trial.search) / self._pairs(search))))
+        expected = nearest.ms * self._pairs(search) / self._pairs(nearest.search)
+        return expected <= SLOWEST * self._sample.backbone_ms
+
+    def _pairs(self, search: SearchSettings) -> float:
+        """Return the number of pairs of pixels that a search compares."""
+        height, width = self._trials.grid(search)
+        return float((height * width) ** 2 * search.gallery_neighbours)
+
+
+def _way(search: SearchSettings) -> tuple[object, ...]:
+    return search.scaling, search.compared_levels, search.grid, search.gallery_neighbours
 
 
 def _best(trials: Iterable[Trial]) -> Trial:
     return max(trials, key=lambda trial: trial.quality)
 
 
-def first_ways(gallery: Gallery) -> Iterator[SearchSettings]:
-    """Yield the ways of comparing that are tried for any gallery: scalings, and runs of neighbouring levels."""
+def ways_of(gallery: Gallery) -> Iterator[SearchSettings]:
+    """Yield the ways of comparing for a gallery, scalings and runs of levels, the most promising first."""
     levels = range(len(gallery.settings.levels))
     runs = [tuple(levels), tuple(levels[1:]), tuple(levels[:-1]), *((level,) for level in levels[:0:-1])]
     runs = [run for run in dict.fromkeys(runs) if run]
-    base = SearchSettings(gallery_neighbours=NEIGHBOURS, grid=GRID)
-    for scaling, some in (("length", runs[:2]), ("none", runs[:2]), ("length", runs[2:]), ("channel", runs[:2])):
+    for scaling, some in (
+        *(("length", runs[:2]), ("none", runs[:2]), ("length", runs[2:])),
+        *(("root", runs[:2]), ("channel", runs[:2])),
+    ):
         for run in some:
-            yield replace(base, scaling=scaling, compared_levels=None if len(run) == len(levels) else run)
-
-
-def further_ways(gallery: Gallery, best: SearchSettings) -> Iterator[SearchSettings]:
-    """Yield variations of the best way so far: fewer or more neighbours, a coarser or finer grid."""
-    compared = best.compared_levels or range(len(gallery.settings.levels))
-    finest = max(max(gallery.settings.sizes[level]) for level in compared)
-    yield replace(best, gallery_neighbours=NEIGHBOURS // 2)
-    if finest > GRID // 2:
-        yield replace(best, grid=GRID // 2)
-    if finest >= FINER * GRID:
-        yield replace(best, grid=FINER * GRID)
-    yield replace(best, gallery_neighbours=2 * NEIGHBOURS)
+            yield SearchSettings(scaling=scaling, compared_levels=None if len(run) == len(levels) else run)
 
 
 def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
@@ -214,6 +247,11 @@ def describe(search: SearchSettings) -> str:
 
 def describe_pixels(search: SearchSettings) -> str:
     """Return in words how search settings compare pixels."""
-    scaled = {"none": "by deviation", "length": "to length 1", "channel": "whitened"}[search.scaling]
+    scaled = {
+        "none": "divided by deviation",
+        "root": "scaled to the root of their length",
+        "length": "scaled to length 1",
+        "channel": "whitened",
+    }[search.scaling]
     levels = "all levels" if search.compared_levels is None else f"levels {', '.join(map(str, search.compared_levels))}"
     return f"{levels} {scaled}" + ("" if search.grid is None else f", grid {search.grid}")
