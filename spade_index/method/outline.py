@@ -1,38 +1,40 @@
 """Closed polygons as arrays of points: simplify them, measure them, and fill them."""
 
+from heapq import heappop, heappush
+
 import numpy as np
 from numpy.typing import NDArray
 
 
 def simplify(points: NDArray[np.float64], tolerance: float, most: int) -> NDArray[np.float64]:
-    """Return a closed polygon with fewer points (Douglas and Peucker).
+    """Return a closed polygon with fewer points (Douglas and Peucker, the farthest point first).
 
     Args:
         points: float64 [n, 2], in order; the last is joined to the first.
-        tolerance: distance that a point which is left out may have from the polygon; doubled until `most` suffice.
-        most: points of the result, 4 or more.
+        tolerance: distance from the result that a point which is left out may have, unless `most` is reached.
+        most: points of the result.
     """
-    if len(points) < 4:
-        return points
     far = int(((points - points[0]) ** 2).sum(1).argmax())  # two points that are kept split the polygon into two lines
     ring = np.concatenate([points, points[:1]])
-    while True:
-        kept = np.zeros(len(ring), bool)
-        kept[[0, far, -1]] = True
-        stack = [(0, far), (far, len(ring) - 1)]
-        while stack:
-            start, end = stack.pop()
-            if end - start < 2:
-                continue
+    kept = {0, far}
+    left_out: list[
+        tuple[float, int, int, int]
+    ] = []  # farthest first: -distance, start of a line, point, end of the line
+
+    def look_between(start: int, end: int) -> None:
+        if end - start > 1:
             distances = _distances(ring[start + 1 : end], ring[start], ring[end])
             farthest = int(distances.argmax())
-            if distances[farthest] > tolerance:
-                middle = start + 1 + farthest
-                kept[middle] = True
-                stack += [(start, middle), (middle, end)]
-        if np.count_nonzero(kept) - 1 <= most:
-            return ring[:-1][kept[:-1]]
-        tolerance *= 2
+            heappush(left_out, (-float(distances[farthest]), start, start + 1 + farthest, end))
+
+    look_between(0, far)
+    look_between(far, len(points))
+    while left_out and len(kept) < most and -left_out[0][0] > tolerance:
+        _, start, point, end = heappop(left_out)
+        kept.add(point)
+        look_between(start, point)
+        look_between(point, end)
+    return points[sorted(kept)]
 
 
 def enclosed_area(points: NDArray[np.float64]) -> float:

@@ -73,6 +73,7 @@ def _example_cells(example: Example) -> dict[str, Any]:
         "score": text_of(example.score),
         "threshold": None if example.threshold is None else text_of(example.threshold),
         "verdict": example.verdict,
+        "regions": len(example.regions),
         "neighbours": [(neighbour, text_of(distance)) for neighbour, distance in example.neighbours],
         "pictures": [
             (COLUMNS[0], data_uri(image, "JPEG"), f"{name}, {kind}", None),

@@ -1,6 +1,7 @@
 """Regions as outlines, masks and COCO's JSON lie where they are in the original."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from spade_index.images import Geometry
 from spade_index.method.regions import Region, find_regions
 from spade_index.views.example import Example, pictures_of
 from spade_index.views.regions import coco, mask, outline
+from spade_index.views.report import write_report
 
 GEOMETRY = Geometry(200, 100, (50.0, 0.0, 150.0, 100.0))
 GRID = (8, 8)
@@ -100,6 +102,15 @@ def test_coco_has_every_image_and_numbers_from_1() -> None:
         "score": 7.5,
         "iscrowd": 0,
     }
+
+
+def test_a_page_tells_the_number_of_regions(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (200, 100), "grey")
+    for count, words in ((0, None), (1, ">1 region<"), (2, ">2 regions<")):
+        shown = Example("a.png", "", picture, 1.0, heatmap=picture, regions=[SQUARE] * count, geometry=GEOMETRY)
+        write_report(tmp_path / "report.html", title="Regions", summary=[], examples=[shown])
+        page = (tmp_path / "report.html").read_text()
+        assert words in page if words else 'class="regions"' not in page
 
 
 def test_a_page_outlines_regions_on_the_heat_map_only() -> None:
