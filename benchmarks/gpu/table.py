@@ -25,7 +25,7 @@ def table(results: Row) -> str:
             lines += _checks(rows)
         elif name == "benchmark":
             lines += _benchmark(rows, peak)
-        elif name in ("kernels", "ceilings"):
+        elif name == "ceilings":
             lines += _plain(rows)
         bad = [row for row in rows if row["status"] in ("wrong", "failed")]
         lines += [f"  {row['status'].upper()} {row['name']}: {row.get('reason', '')[:240]}" for row in bad[:SHOWN]]
@@ -83,5 +83,4 @@ def _plain(rows: list[Row]) -> Iterator[str]:
         if row["status"] != "ok":
             continue
         parts = [f"{row[key]:.4g} {unit}" for key, unit in UNITS.items() if key in row]
-        parts += [f"{s['step']}[{s['level']}] {s['ms']:.3f}" for s in row.get("steps", [])]
         yield f"  {row['name']:44}{', '.join(parts)}"

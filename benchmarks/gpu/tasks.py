@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from spade_index.benchmarks.gpu import checks, parts, whole
+from spade_index.benchmarks.gpu import checks, whole
 from spade_index.benchmarks.gpu.peers import CONTENDERS, FUSED
 from spade_index.benchmarks.gpu.runner import Row, Task
 from spade_index.benchmarks.gpu.workload import FULL, SMOKE, Scale, replace_slots
@@ -28,9 +28,6 @@ def all_tasks(smoke: bool, lanes: int) -> list[Task]:
     tasks = []
     for number, (name, run) in enumerate(_checks(scale, device, smoke)):
         tasks.append(Task("checks", name, run, 70.0, 1 + number % lanes if lanes > 1 else 0))
-    for backend in FUSED:
-        run = partial(parts.time_steps, backend, scale, neighbours, device)
-        tasks.append(Task("kernels", f"{backend}: steps", run))
     tasks += _ceilings(scale, neighbours, device)
     for cell in scale.cells:
         for key, contender in CONTENDERS.items():
@@ -70,5 +67,5 @@ def _ceilings(scale: Scale, neighbours: int, device: torch.device) -> list[Task]
     n = scale.gemm
     products = [(f"matmul {str(dtype).removeprefix('torch.')}", (n, n, n), dtype) for dtype in (HALF, BFLOAT)]
     products.append(("matmul of level 0", (scale.pixels, scale.channels[0], neighbours * scale.pixels), HALF))
-    named: list[Named] = [(name, partial(parts.matmul, shape, of, scale, device)) for name, shape, of in products]
+    named: list[Named] = [(name, partial(whole.matmul, shape, of, scale, device)) for name, shape, of in products]
     return [Task("ceilings", name, run) for name, run in named]

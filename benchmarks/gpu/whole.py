@@ -1,4 +1,4 @@
-"""Time whole searches by contenders, each verified before it is timed."""
+"""Time whole searches by contenders, each verified before it is timed, and what the GPU can do at most."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -91,3 +91,13 @@ def _by_graph(
         return {"graph": one_line(error)}
     figures = _figures(times, scale, neighbours, batch)
     return {"graph": "ok", "graph_ms": figures["ms"], "graph_tflops": figures["tflops"]}
+
+
+def matmul(shape: tuple[int, int, int], dtype: torch.dtype, scale: Scale, device: torch.device) -> Row:
+    """Time torch's product [rows, inner] by [inner, columns] of random numbers, into an existing buffer."""
+    rows, inner, columns = shape
+    a, b = (torch.randn(n, inner, device=device).to(dtype) for n in (rows, columns))
+    out = torch.mm(a, b.T)
+    times = milliseconds(lambda _: torch.mm(a, b.T, out=out), [None], device, 2 * scale.seconds)
+    row: Row = {"shape": list(shape), "dtype": str(dtype).removeprefix("torch."), **spread(times, "ms")}
+    return row | {"tflops": 2 * rows * inner * columns / row["ms"] / 1e9}
