@@ -89,7 +89,7 @@ class Comparison:
         if self._as_stored:
             return levels
         if self._scaling != "none":
-            moments: list[Moments | None] = [*(self._moments or [None] * len(levels))]
+            moments: Sequence[Moments | None] = self._moments or (None,) * len(levels)
             levels = [self._scaled(level, of_level) for level, of_level in zip(levels, moments, strict=True)]
         return [_pool(*level) for level in zip(levels, self._stored, self.sizes, strict=True)]
 

@@ -5,6 +5,7 @@ where synthetic defects on a sample of the images are found better by more than 
 """
 
 import heapq
+import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from PIL import Image
 
+from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.decode import FORMATS
 from spade_index.images.find import ImageFile
 
 from .tuning import Tuning, tune
@@ -61,17 +65,19 @@ def choose_input_size(
     sample = _spread(files, SAMPLE)
     if len(sample) < LEAST or len(usual.settings.levels) < 2:
         return SizeChoice(usual, f"input size {_text(size)}")
+    if float(np.median([_longer_edge(file) for file in sample])) < SHARPER * max(size):
+        return SizeChoice(usual, f"input size {_text(size)}: the images have no more detail")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="spade-index-") as folder:
-        first, edge = _try(sample, usual, Path(folder) / "usual", seconds / 3)
-        if first is None or edge < SHARPER * max(size):
-            return SizeChoice(usual, f"input size {_text(size)}: the images have no more detail")
+        first = _try(sample, usual, Path(folder) / "usual", seconds / 3)
+        if first is None:
+            return SizeChoice(usual, f"input size {_text(size)}")
         say(f"input size {_text(size)}: {_figures(first)}")
         if first.seconds + 4 * (time.monotonic() - started) > 2 * seconds:
             return SizeChoice(usual, f"input size {_text(size)}: a larger one would take the backbone too long")
         doubled = (2 * height, 2 * width)
         larger = load(doubled, load(doubled, None).settings.levels[1:])
-        second, _ = _try(sample, larger, Path(folder) / "larger", 2 * seconds / 3)
+        second = _try(sample, larger, Path(folder) / "larger", 2 * seconds / 3)
     if second is None:
         return SizeChoice(usual, f"input size {_text(size)}")
     say(f"input size {_text(doubled)}: {_figures(second)}")
@@ -84,14 +90,23 @@ def choose_input_size(
     return SizeChoice(usual, f"input size {_text(size)}: {why}")
 
 
-def _try(files: list[ImageFile], backbone: Backbone, path: Path, seconds: float) -> tuple[Tuning | None, float]:
-    """Tune a gallery of a sample; return the result, or None, and the median of the images' longer edges."""
+def _try(files: list[ImageFile], backbone: Backbone, path: Path, seconds: float) -> Tuning | None:
+    """Tune a gallery of a sample, or return None where that cannot be done."""
     with GalleryWriter(path, backbone.settings) as writer:
         writer.add(files, backbone)
-        edges = [max(row.width, row.height) for row in writer.gallery.images()]
-        if len(edges) < LEAST:
-            return None, 0.0
-        return tune(writer.gallery, backbone, seconds=seconds, ways=WAYS), float(np.median(edges))
+        try:
+            return tune(writer.gallery, backbone, seconds=seconds, ways=WAYS)
+        except InputError:  # too few of the images can be decoded, or they show nothing
+            return None
+
+
+def _longer_edge(file: ImageFile) -> int:
+    """Return the longer edge of an image in pixels, 0 if it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(file.read()), formats=FORMATS) as image:
+            return max(image.size)
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
+        return 0
 
 
 def _spread(files: Iterable[ImageFile], count: int) -> list[ImageFile]:

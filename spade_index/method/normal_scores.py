@@ -37,6 +37,11 @@ class NormalScores:
     def __len__(self) -> int:
         return len(self._found)
 
+    @property
+    def keys(self) -> np.ndarray:
+        """The keys int64 [n] of the images that were scored, ascending."""
+        return self._found.keys
+
     def p_value(self, kind: str, score: float) -> float:
         """Return the share of normal images that score at least as high, in 0..1, as a new one would find it."""
         scores = self._ascending[kind]
