@@ -5,7 +5,8 @@ Each default is stated here, once; the command line and its help take theirs fro
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,11 +18,14 @@ IMAGE_SCORES = ("pooled", "map", "both")
 MAPS = ("always", "auto", "never")
 PIXEL_PRECISIONS = ("float32", "fast")
 LEVEL_WEIGHTS = ("inverse-variance", "equal")
+SCALINGS = ("none", "root", "length", "channel")  # of a pixel's features in each level, before they are compared
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
 WORKERS = 2  # decoding threads, for callers that do not say
-CALIBRATION_QUANTILE = 0.99  # of the scores of normal images, below the threshold
-CALIBRATION_SAMPLE = 200  # images to score
+FALSE_ALARMS = 0.05  # share of normal images that may be called anomalous
+CALIBRATION_SAMPLE = 1000  # images to score at most
+TUNE_SECONDS = 120.0  # that `tune` may take
+TUNE_FROM = 20  # images from which `build` tunes and calibrates
 
 ImageScore = Literal["pooled", "map", "both"]
 Maps = Literal["always", "auto", "never"]
@@ -98,11 +102,11 @@ class ExtractionSettings:
         The message names one field that differs.
         """
         follow = ("level_shapes", "pooled_dim")  # they follow from the other fields, so they are compared last
-        for field in sorted(fields(self), key=lambda field: field.name in follow):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+        for name in sorted((setting.name for setting in fields(self)), key=follow.__contains__):
+            mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise SettingsMismatch(
-                    f"{what} was built with {_difference(field.name, mine, theirs)}: "
+                    f"{what} was built with {_difference(name, mine, theirs)}: "
                     "query it with the same, or build another gallery"
                 )
 
@@ -115,10 +119,17 @@ class SearchSettings:
     gallery_neighbours: int = 50  # K images whose pixels are searched
     pixel_neighbours: int = 1  # kappa
     mode: str = "concat-nearest"
-    level_weights: str | tuple[float, ...] = "inverse-variance"
+    level_weights: str | tuple[float, ...] = "inverse-variance"  # of unscaled levels; scaled ones weigh the same
+    scaling: str = "none"  # of a pixel's vector in each level: see `method.comparison`
+    compared_levels: tuple[int, ...] | None = None  # numbers of stored levels, 0 the finest; None: all
+    grid: int | None = None  # cells of the longer edge that finer levels are averaged to; None: as stored
+    window: int | None = None  # cells around a pixel's own place that it may match; None: all
     pixel_precision: str = "float32"  # of the scan for candidates; distances are float32 either way
+    subtract_neighbours: float = 0.0  # share of the neighbours' own score maps that is subtracted from the query's
     smoothing: float = 4.0  # sigma of the Gaussian on the score map, in pixels of the backbone's input
-    image_score: ImageScore | None = None  # None: `both` where every image has a score map, else `pooled`
+    top_share: float = 0.0  # share of the score map, its highest, whose mean is the map score; 0: the maximum
+    image_score: ImageScore | None = None  # None: `mapped_score` where every image has a score map, else `pooled`
+    mapped_score: ImageScore = "both"
     maps: Maps = "always"
 
     def __post_init__(self) -> None:
@@ -129,6 +140,19 @@ class SearchSettings:
             raise InputError(f"pixel_neighbours must be at most 10, not {self.pixel_neighbours}")
         if not 0 <= self.smoothing < math.inf:
             raise InputError(f"smoothing must be a finite number >= 0, not {self.smoothing}")
+        if not 0 <= self.subtract_neighbours <= 1 or not 0 <= self.top_share <= 1:
+            shares = f"{self.subtract_neighbours} and {self.top_share}"
+            raise InputError(f"subtract_neighbours and top_share must be in 0..1, not {shares}")
+        if self.compared_levels is not None and not (
+            self.compared_levels == tuple(sorted({*self.compared_levels}))
+            and min(self.compared_levels, default=-1) >= 0
+        ):
+            raise InputError(f"compared levels must be ascending numbers >= 0, not {self.compared_levels}")
+        if self.grid is not None and self.grid < 1:
+            raise InputError(f"grid must be at least 1 cell, not {self.grid}")
+        if self.window is not None and self.window < 0:
+            raise InputError(f"window must be at least 0 cells, not {self.window}")
+        _require_one_of("scaling", self.scaling, SCALINGS)
         _require_one_of("mode", self.mode, MODES)
         _require_one_of("maps", self.maps, MAPS)
         _require_one_of("pixel_precision", self.pixel_precision, PIXEL_PRECISIONS)
@@ -136,6 +160,7 @@ class SearchSettings:
             _require_one_of("level_weights", self.level_weights, LEVEL_WEIGHTS)
         elif not all(0 <= weight < math.inf for weight in self.level_weights) or not any(self.level_weights):
             raise InputError(f"level weights must be finite, not negative and not all 0, not {self.level_weights}")
+        _require_one_of("mapped_score", self.mapped_score, IMAGE_SCORES)
         if self.image_score is not None:
             _require_one_of("image_score", self.image_score, IMAGE_SCORES)
             if self.image_score != "pooled" and self.maps != "always":
@@ -147,13 +172,28 @@ class SearchSettings:
     @property
     def effective_image_score(self) -> ImageScore:
         """The kind of score that is the image score."""
-        return self.image_score or default_score(self.maps)
+        return self.image_score_for(self.maps)
+
+    def image_score_for(self, maps: Maps) -> ImageScore:
+        """Return the image score where these score maps are computed: by default a score that every image has."""
+        return self.image_score or (self.mapped_score if maps == "always" else "pooled")
 
     def calibration_key(self) -> str:
-        """Return, as one line of JSON, the settings that a threshold depends on: all that change scores."""
+        """Return, as one line of JSON, the settings that a threshold depends on: all that change scores.
+
+        Settings that earlier versions lack are left out at their defaults, so that their calibrations stay valid.
+        """
         values = asdict(self)
-        del values["image_score"], values["maps"], values["pixel_precision"]
-        return json.dumps(values, sort_keys=True)
+        for name in ("image_score", "mapped_score", "maps", "pixel_precision"):
+            del values[name]
+        defaults = SearchSettings()
+        return json.dumps(
+            {name: value for name, value in values.items() if name not in LATER or value != getattr(defaults, name)},
+            sort_keys=True,
+        )
+
+
+LATER = ("scaling", "compared_levels", "grid", "window", "subtract_neighbours", "top_share")
 
 
 @dataclass(frozen=True)
@@ -174,11 +214,6 @@ class IndexSettings:
             raise InputError(f"the index dimensions must not be negative (0: all), not {self.dimensions}")
 
 
-def default_score(maps: Maps) -> ImageScore:
-    """Return the image score where none is chosen: a score that every image has."""
-    return "both" if maps == "always" else "pooled"
-
-
 def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(f"{name} must be one of {', '.join(known)}, not {value!r}")
@@ -196,9 +231,9 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 def _difference(name: str, mine: Any, theirs: Any) -> str:
     if name != "preprocessing":
         return f"{name} {mine}, not {theirs}"
-    for field in fields(mine):
-        if getattr(mine, field.name) != getattr(theirs, field.name):
-            return f"{field.name} {getattr(mine, field.name)}, not {getattr(theirs, field.name)}"
+    for setting in (setting.name for setting in fields(mine)):
+        if getattr(mine, setting) != getattr(theirs, setting):
+            return f"{setting} {getattr(mine, setting)}, not {getattr(theirs, setting)}"
     return name
 
 
@@ -207,3 +242,18 @@ PAPER_METRIC_SIZE = 256  # pixels are compared at this edge
 PAPER_SEARCH = SearchSettings(
     score_neighbours=50, gallery_neighbours=50, level_weights="equal", image_score="pooled"
 )  # Cohen and Hoshen 2020, section 4
+
+
+@dataclass(frozen=True)
+class SearchChoice:
+    """Search settings that were asked for; all others are the gallery's own."""
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)  # by field of SearchSettings
+    preset: str | None = None  # `paper`, in place of the gallery's own
+
+    def settings(self, own: SearchSettings | None = None) -> SearchSettings:
+        """Return all settings for a gallery with these settings of its own (see `tuned_search`).
+
+        Raises InputError for values that cannot be.
+        """
+        return replace(PAPER_SEARCH if self.preset == "paper" else own or SearchSettings(), **self.chosen)

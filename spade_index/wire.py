@@ -97,6 +97,8 @@ class GalleryInfo:
     shard_bytes: int
     open: bool
     may_write: bool
+    tuned: dict[str, Any] | None = None
+    false_alarms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class Verdict:
     neighbours: tuple[NeighbourInfo, ...]
     evidence: Evidence | None
     regions: tuple[RegionInfo, ...] | None = field(default=None, kw_only=True)  # the highest score first
+    p_value: float | None = field(default=None, kw_only=True)  # share of good images that score as high
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from torch import Tensor
 from spade_index import kernels
 from spade_index.benchmarks import pixel_checks, pixel_peers
 from spade_index.benchmarks.gpu.peers import FUSED, backend_module
-from spade_index.benchmarks.gpu.runner import Missing, Row, Wrong, one_line
+from spade_index.benchmarks.gpu.runner import Missing, Row, Wrong
 from spade_index.benchmarks.gpu.timing import poisoned, synchronize
 from spade_index.benchmarks.gpu.workload import Found, Inputs, Scale, fuse, fused_maps, workload
+from spade_index.benchmarks.harness import one_line
 
 BACKENDS: dict[str, dict[str, Any]] = {
     "triton": {"backend": "triton"},

@@ -17,13 +17,9 @@ from torch import Tensor
 from spade_index import kernels
 from spade_index.benchmarks import pixel_peers
 from spade_index.benchmarks.gpu.runner import Missing
-from spade_index.benchmarks.gpu.timing import median_ms
 from spade_index.benchmarks.gpu.unfused import (
     compiled,
-    concatenate,
     map_bytes,
-    measured,
-    prepare,
     product,
     roomy,
     unfused,
@@ -73,47 +69,14 @@ def _public(work: Workload, batches: Sequence[Inputs]) -> Prepared:
     return (lambda one: kernels.nearest_pixels(one.query, maps, one.pages, sizes=sizes, backend="triton")), given, {}
 
 
-def _torch(precision: str, work: Workload, batches: Sequence[Inputs]) -> Prepared:
-    options: dict[str, Any] = {"sizes": work.scale.sizes, "backend": "torch", "precision": precision}
+def _torch(work: Workload, batches: Sequence[Inputs]) -> Prepared:
+    options: dict[str, Any] = {"sizes": work.scale.sizes, "backend": "torch"}
     return (lambda one: kernels.nearest_pixels(one.query, work.pool, one.pages, **options)), list(batches), {}
 
 
-def _argmin(work: Workload, batches: Sequence[Inputs]) -> Prepared:
-    if work.device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
-        raise Missing("triton needs a CUDA GPU")
-    try:
-        from spade_index.benchmarks.gpu import argmin
-    except ImportError as error:
-        raise Missing(f"triton cannot be imported ({error})") from error
-
-    def both(query: list[Tensor], maps: list[Tensor], exact: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        gallery = concatenate(work, maps)
-        return [exact.half()], [gallery, torch.linalg.vector_norm(gallery, dim=2, dtype=torch.float32).square_()]
-
-    def call(tiles: argmin.Tiles, sides: Any) -> Found:
-        return measured(work, sides, [argmin.nearest_rows(s.query[0], s.maps[0], s.maps[1], tiles) for s in sides])
-
-    given: list[Any] = prepare(work, batches, map_bytes(work, 4), both)
-    if work.device.type != "cuda":
-        return partial(call, argmin.INTERPRETED_TILES), given, {}
-    times: dict[argmin.Tiles, float] = {}
-    for tiles in argmin.TILES:
-        try:
-            call(tiles, given[0])
-            times[tiles] = median_ms(partial(call, tiles), given[:1], work.device, 0.03)
-        except Exception as error:  # too large for this GPU
-            last = error
-    if not times:
-        raise last
-    best = min(times, key=lambda tiles: times[tiles])
-    return partial(call, best), given, {"tiles": best, "tiles_ms": {str(t): ms for t, ms in times.items()}}
-
-
-def _as_on_cpu(key: str, work: Workload, batches: Sequence[Inputs]) -> Prepared:
-    """Prepare a contender of pixel_peers.py, which goes map by map, from float32."""
-    contender = pixel_peers.CONTENDERS[key]
-    if reason := contender.missing(work.device):
-        raise Missing(reason)
+def _cdist(work: Workload, batches: Sequence[Inputs]) -> Prepared:
+    """Prepare torch.cdist of pixel_peers.py, which goes map by map, from float32."""
+    contender = pixel_peers.CONTENDERS["cdist"]
 
     def search(query: Sequence[Tensor], page: Tensor) -> tuple[pixel_peers.Search, Any]:
         pool, weights = [level[page] for level in work.pool], work.options["weights"]
@@ -132,39 +95,14 @@ def _as_on_cpu(key: str, work: Workload, batches: Sequence[Inputs]) -> Prepared:
     return call, given, {}
 
 
-def _faiss(work: Workload, batches: Sequence[Inputs]) -> Prepared:
-    """Prepare FAISS's brute force on the GPU, over all maps at once, from float16."""
-    if reason := pixel_peers.CONTENDERS["faiss"].missing(work.device):
-        raise Missing(reason)
-    if work.device.type != "cuda":
-        return _as_on_cpu("faiss", work, batches)
-    import faiss
-    import faiss.contrib.torch_utils
-
-    resources = faiss.StandardGpuResources()
-
-    def call(sides: Any) -> Found:
-        return measured(
-            work, sides, [faiss.knn_gpu(resources, side.query[0], side.maps[0], 1)[1][:, 0] for side in sides]
-        )
-
-    def both(query: list[Tensor], maps: list[Tensor], exact: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        return [exact.half()], [concatenate(work, maps).flatten(0, 1)]
-
-    return call, prepare(work, batches, map_bytes(work, 2), both), {}
-
-
 _ALL = (
     Contender("triton", "ours, Triton", partial(_fused, "triton")),
     Contender("public", "ours, nearest_pixels", _public, once=True, graph=False),
     Contender("cupy", "ours, CuPy", partial(_fused, "cupy")),
     Contender("unfused", "torch, decomposed, unfused, float16", unfused),
     Contender("concatenated", "torch, concatenated product + min, float16", product, alone=True),
-    Contender("argmin", "Triton online argmin, concatenated, float16", _argmin, alone=True),
-    Contender("cdist", "torch.cdist + topk, float32", partial(_as_on_cpu, "cdist"), alone=True),
-    Contender("faiss", "FAISS knn, concatenated", _faiss, alone=True, graph=False),
-    Contender("torch-fast", "our torch backend, fast", partial(_torch, "fast"), alone=True, graph=False),
-    Contender("torch", "our torch backend, float32", partial(_torch, "float32"), alone=True, graph=False),
+    Contender("cdist", "torch.cdist + topk, float32", _cdist, alone=True),
+    Contender("torch", "our torch backend, float32", _torch, alone=True, graph=False),
     Contender("compiled", "torch, decomposed, min by torch.compile", compiled, once=True),
 )
 CONTENDERS = {contender.key: contender for contender in _ALL}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spade_index.benchmarks.harness import one_line
+
 Row = dict[str, Any]
 STARTED = 150.0  # seconds that a worker may take to begin a task
 RESTARTS = 25
@@ -51,16 +53,11 @@ class State:
 
     def fail(self, reason: str) -> None:
         """Record that the running task failed."""
-        running = self.running or {"section": "environment", "name": "worker", "since": time.time()}
+        running = self.running or {"section": "checks", "name": "worker", "since": time.time()}
         row = {"section": running["section"], "name": running["name"], "seconds": time.time() - running["since"]}
         self.rows.append({**row, "status": "failed", "reason": reason})
         self.running = None
         self.write()
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's type and message on one short line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
 
 
 def run_tasks(

@@ -4,17 +4,12 @@ from collections.abc import Iterator
 
 from spade_index.benchmarks.gpu.runner import Row
 
-CONCATENATED = ("concatenated", "argmin", "cdist", "faiss")
-TARGET_MS = 0.7  # of a query, at K = 50 and a batch of 1
 SHOWN = 8  # wrong or failed rows of a section
-UNITS = {
-    "ms": "ms", "search_ms": "ms search", "tflops": "TFLOP/s", "gb_per_s": "GB/s", "fetch_ms": "ms fetch",
-    "missed": "read",
-}  # fmt: skip
+UNITS = {"ms": "ms", "tflops": "TFLOP/s"}
 
 
 def table(results: Row) -> str:
-    """Return all sections, and whether the targets are met."""
+    """Return all sections."""
     sections: dict[str, list[Row]] = results.get("sections", {})
     gpu, versions = results.get("gpu") or {}, results.get("versions", {})
     lines = [
@@ -30,35 +25,11 @@ def table(results: Row) -> str:
             lines += _checks(rows)
         elif name == "benchmark":
             lines += _benchmark(rows, peak)
-        elif name != "compile":
+        elif name == "ceilings":
             lines += _plain(rows)
         bad = [row for row in rows if row["status"] in ("wrong", "failed")]
         lines += [f"  {row['status'].upper()} {row['name']}: {row.get('reason', '')[:240]}" for row in bad[:SHOWN]]
-    lines += ["", "== targets", *targets(sections)]
     return "\n".join(lines)
-
-
-def targets(sections: dict[str, list[Row]]) -> Iterator[str]:
-    """Yield each target and what was reached."""
-    found = {(row["contender"], row["neighbours"], row["batch"]): row for row in _ok(sections, "benchmark")}
-    at = next(((k, b) for c, k, b in found if c == "triton"), None)
-    if at is None:
-        yield "  our Triton kernel was not timed"
-        return
-    ours, peak = found["triton", *at], peak_tflops(sections)
-    for how, ms, tflops in (("as called", "ms", "tflops"), ("by CUDA graph", "graph_ms", "graph_tflops")):
-        if ms not in ours:
-            yield f"  {how}: not measured ({ours.get('graph', '')})"
-            continue
-        peers = {c: float(row.get(ms) or row["ms"]) for (c, *cell), row in found.items() if tuple(cell) == at}
-        parts = [f"{ours[ms]:.3f} ms (at most {TARGET_MS})"]
-        parts.append(f"{ours[tflops] / peak:.0%} of the matmul peak (55%)" if peak else "no matmul peak")
-        unfused = [peers[c] for c in ("unfused", "compiled") if c in peers]
-        parts += [f"{min(unfused) / ours[ms]:.1f}x the best unfused torch (4x)"] if unfused else []
-        slow = {c: peers[c] for c in CONCATENATED if c in peers}
-        parts += [f"{min(slow.values()) / ours[ms]:.1f}x {min(slow, key=lambda c: slow[c])} (8x)"] if slow else []
-        parts += [f"CuPy takes {peers['cupy'] / ours[ms]:.2f}x as long (2x)"] if "cupy" in peers else []
-        yield f"  K = {at[0]}, batch {at[1]}, {how}: " + "; ".join(parts)
 
 
 def peak_tflops(sections: dict[str, list[Row]]) -> float:
@@ -112,14 +83,4 @@ def _plain(rows: list[Row]) -> Iterator[str]:
         if row["status"] != "ok":
             continue
         parts = [f"{row[key]:.4g} {unit}" for key, unit in UNITS.items() if key in row]
-        parts += [f"{s['step']}[{s['level']}] {s['ms']:.3f}" for s in row.get("steps", [])]
-        if "launches" in row:
-            parts.append(f"{row['launches']:.0f} launches")
-            parts += [f"\n      {ms:.4f} {name[:80]}" for name, ms in list(row["kernels"].items())[:9]]
-        if "clocks.sm" in row:
-            parts.append(f"{row['clocks.sm']} of {row['clocks.max.sm']}, {row['power.draw']}")
-        yield f"  {row['name']:44}{', '.join(parts)}".replace(", \n", "\n")
-    tiles = [row for row in rows if row["status"] == "ok" and "tiles" in row]
-    for kind in dict.fromkeys(" ".join(row["name"].split()[:2]) for row in tiles):
-        best = min((row for row in tiles if row["name"].startswith(kind)), key=lambda row: row["ms"])
-        yield f"  best: {best['name']}"
+        yield f"  {row['name']:44}{', '.join(parts)}"

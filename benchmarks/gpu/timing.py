@@ -66,11 +66,6 @@ def median_ms(run: Callable[[Any], Any], inputs: Sequence[Any], device: torch.de
     return statistics.median(milliseconds(run, inputs, device, seconds))
 
 
-def spread_of(times: Sequence[float]) -> dict[str, float]:
-    """Return the median, the minimum and the maximum of times, in milliseconds."""
-    return {"ms": statistics.median(times), "ms_min": min(times), "ms_max": max(times)}
-
-
 def graphs(run: Callable[[Any], Any], inputs: Sequence[Any]) -> list[tuple[torch.cuda.CUDAGraph, Any]]:
     """Capture a CUDA graph of a call for each of the inputs; return each with its result. Raises capture errors."""
     global failed_captures

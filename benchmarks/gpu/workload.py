@@ -41,7 +41,6 @@ class Scale:
     seconds: float  # for which a contender is timed
     large_slots: int  # of a pool with more values than int32 counts
     gemm: int
-    copy_bytes: int
 
     @property
     def pixels(self) -> int:
@@ -58,11 +57,10 @@ FULL = Scale(
     sizes=((56, 56), (28, 28), (14, 14)), channels=(256, 512, 1024), slots=1000,
     cells=((50, 1), (50, 8), (50, 32), (10, 1), (200, 1), (10, 8), (200, 8), (10, 32), (200, 32)),
     few=4, repeats=20, random_cases=25, random_tasks=4, sample=64, seconds=0.25, large_slots=2800, gemm=8192,
-    copy_bytes=1 << 30,
 )  # fmt: skip
 SMOKE = Scale(
     sizes=((2, 1), (1, 1)), channels=(16, 24), slots=4, cells=((2, 1), (3, 2)), few=2, repeats=2, random_cases=1,
-    random_tasks=1, sample=8, seconds=0.0, large_slots=3, gemm=64, copy_bytes=1 << 16,
+    random_tasks=1, sample=8, seconds=0.0, large_slots=3, gemm=64,
 )  # fmt: skip
 
 

@@ -16,8 +16,10 @@ from spade_index.images.loading import load_all
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
+from spade_index.method.normal_scores import images_needed
 from spade_index.method.regions import Region, regions_of
 from spade_index.views.drawing import Drawing
+from spade_index.views.text import worse_than
 
 from .options import LoadingOptions
 from .progress import Progress
@@ -71,6 +73,7 @@ def answer_of(detector: Detector, image: DecodedImage, detection: Detection, dra
         "score": detection.score,
         "scores": detection.scores,
         "threshold": detection.threshold,
+        "p_value": detection.p_value,
         "anomalous": detection.anomalous,
         "snapshot": detection.snapshot,
         "neighbours": [{"id": n.id, "distance": n.distance} for n in detection.neighbours],
@@ -90,4 +93,22 @@ def line_of(answer: dict[str, Any]) -> str:
     """Return an answer as one line of text."""
     verdict = {None: "", True: "anomalous", False: "normal"}[answer["anomalous"]]
     nearest = answer["neighbours"][0]["id"]
-    return f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  (nearest {nearest})"
+    meaning = "" if answer["p_value"] is None else f"{worse_than(answer['p_value'])}, "
+    return f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  ({meaning}nearest {nearest})"
+
+
+def note_calibration(detector: Detector) -> None:
+    """Print one line if what the verdicts rest on is missing, too little, or older than the gallery."""
+    path, rate = detector.gallery.path, detector.false_alarms
+    again = f"`spade-index calibrate {path}` with the same options"
+    if detector.calibrated_on is None:
+        Progress.note(f"{path}: not calibrated for these search settings, so there is no verdict: {again} makes one")
+    elif detector.normal_scores is not None and detector.kind not in detector.thresholds:
+        scored = len(detector.normal_scores)
+        Progress.say(
+            f"{scored} normal images are too few for false alarms of {rate:g}, so no image is called anomalous: "
+            f"{images_needed(rate)} would do, or `--false-alarms {1 / scored:.2g}`"
+        )
+    elif detector.calibrated_on != detector.gallery.snapshot:
+        on = f"the threshold was chosen on snapshot {detector.calibrated_on}"
+        Progress.say(f"{on}, this is {detector.gallery.snapshot}: {again} chooses it again")

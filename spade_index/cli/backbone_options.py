@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # both take long to import, and commands that have no backbon
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.reader import Gallery
 
+AUTO = "auto"  # the input size is chosen by the images
+
 
 @dataclass(frozen=True)
 class BackboneOptions:
@@ -33,7 +35,10 @@ class BackboneOptions:
         click.option("--levels", help="Comma-separated names of the pyramid's modules, the finest first."),
     ]
     input_size: Annotated[
-        str | None, click.option("--input-size", help="Edge, or HEIGHTxWIDTH, of the backbone's input in pixels [224]")
+        str | None,
+        click.option(
+            "--input-size", help="Edge, or HEIGHTxWIDTH, of the backbone's input in pixels, or auto [a gallery: auto]"
+        ),
     ]
     resize: Annotated[
         int | None,
@@ -55,15 +60,29 @@ class BackboneOptions:
         click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the backbone [float32]"),
     ]
 
-    def load(self, device: str, gallery: "Gallery | None" = None, preset: str | None = None) -> "Backbone":
+    @property
+    def leaves_size_open(self) -> bool:
+        """True if no option fixes what a gallery's input size depends on."""
+        return self.input_size in (None, AUTO) and self.levels is None and self.resize is None
+
+    def load(
+        self,
+        device: str,
+        gallery: "Gallery | None" = None,
+        preset: str | None = None,
+        *,
+        input_size: tuple[int, int] | None = None,
+        levels: tuple[str, ...] | None = None,
+    ) -> "Backbone":
         """Load the backbone; options that were not given are the gallery's, or the defaults.
 
-        An option that differs from the gallery's is no error here: the caller compares the settings.
+        `input_size` and `levels` are in place of the defaults. An option that differs from the gallery's is no error
+        here: the caller compares the settings.
         Raises BackboneError and InputError.
         """
         from spade_index.features.backbone import load_backbone
 
-        changes = self._changes()
+        changes = ({} if input_size is None else {"input_size": input_size}) | self._changes()
         recorded = gallery.settings if gallery is not None else None
         same_name = recorded is not None and self.name in (None, recorded.backbone)
         weights = self.weights
@@ -80,7 +99,7 @@ class BackboneOptions:
         return load_backbone(
             self.name or (recorded.backbone if recorded else DEFAULT_BACKBONE),
             weights=weights,
-            levels=names(self.levels) or (recorded.levels if recorded and same_name else None),
+            levels=names(self.levels) or levels or (recorded.levels if recorded and same_name else None),
             preprocessing=preprocessing,
             device=device,
             precision=self.precision or (recorded.precision if recorded else "float32"),
@@ -89,7 +108,7 @@ class BackboneOptions:
     def _changes(self) -> dict[str, Any]:
         """Return the fields of the preprocessing that were given."""
         values = {
-            "input_size": size(self.input_size),
+            "input_size": None if self.input_size == AUTO else size(self.input_size),
             "resize": self.resize,
             "interpolation": self.interpolation,
             "mean": numbers("mean", self.mean, 3),

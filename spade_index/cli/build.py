@@ -14,6 +14,7 @@ from .options import (
     images_argument,
     preset_option,
     takes,
+    tune_option,
 )
 from .sources import require_images
 
@@ -26,6 +27,7 @@ from .sources import require_images
 @device_option
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
+@tune_option
 def build(
     images: Path,
     gallery: Path,
@@ -34,16 +36,26 @@ def build(
     device: str,
     loading: LoadingOptions,
     adding: AddingOptions,
+    no_tune: bool,
 ) -> None:
-    """Create GALLERY from normal IMAGES (a folder, a tar archive, a text list or one file), or carry on building it."""
+    """Create GALLERY from normal IMAGES (a folder, a tar archive, a text list or one file), or carry on building it.
+
+    It ends with `tune` and `calibrate`, from 20 images on.
+    """
     from spade_index.gallery.reader import CATALOG, Gallery
     from spade_index.gallery.write.writer import GalleryWriter
+
+    from .judging import judge_gallery, sized_backbone
 
     require_images([images])
     if (gallery / CATALOG).exists():
         with Gallery(gallery) as begun:
             loaded = backbone.load(device, begun, preset)
-    else:
+    elif no_tune or preset is not None or not backbone.leaves_size_open:
         loaded = backbone.load(device, preset=preset)
+    else:
+        loaded = sized_backbone(backbone, device, [images])
     with GalleryWriter(gallery, loaded.settings, backbone.weights) as writer:
         add_images(writer, [images], loaded, loading, adding)
+        if not no_tune and preset is None:
+            judge_gallery(writer, loaded)

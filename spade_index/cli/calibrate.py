@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from spade_index.settings import CALIBRATION_QUANTILE, CALIBRATION_SAMPLE
+from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS
 
-from .options import KernelOptions, device_option, gallery_argument, preset_option, takes
+from .options import KernelOptions, device_option, false_alarms_option, gallery_argument, preset_option, takes
 from .progress import Progress
 from .search_options import SearchOptions
 
@@ -17,12 +17,11 @@ from .search_options import SearchOptions
 @preset_option
 @device_option
 @takes("kernel", KernelOptions)
+@false_alarms_option
 @click.option(
     "--quantile",
     type=float,
-    default=CALIBRATION_QUANTILE,
-    show_default=True,
-    help="Share of normal images below the threshold.",
+    help=f"Share of normal images below the threshold: 1 less the false alarms [{1 - FALSE_ALARMS:g}]",
 )
 @click.option(
     "--sample",
@@ -37,22 +36,31 @@ def calibrate(
     preset: str | None,
     device: str,
     kernel: KernelOptions,
-    quantile: float,
+    false_alarms: float | None,
+    quantile: float | None,
     sample: int,
 ) -> None:
-    """Choose thresholds from GALLERY's own images: a quantile of their leave-one-out scores."""
+    """Score GALLERY's own images, each searched for without itself: from then on a score has a p-value."""
+    from spade_index.errors import InputError
     from spade_index.features.backbone import choose_device
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import calibration
+    from spade_index.method.normal_scores import images_needed
+    from spade_index.method.tuned import tuned_search
 
-    settings = search.settings(preset)
+    if quantile is not None and false_alarms is not None:
+        raise InputError("give --quantile or --false-alarms, not both")
+    if quantile is not None and not 0 < quantile < 1:
+        raise InputError(f"the quantile must be above 0 and below 1, not {quantile}")
+    rate = FALSE_ALARMS if false_alarms is None else false_alarms
     where = choose_device(device)
     with GalleryWriter(gallery) as writer:
+        settings = search.choice(preset).settings(tuned_search(writer.gallery))
         with Progress("calibrate", min(sample, len(writer.gallery))) as progress:
             chosen = calibration.calibrate(
                 writer.gallery,
                 settings,
-                quantile=quantile,
+                false_alarms=rate if quantile is None else 1 - quantile,
                 sample=sample,
                 progress=progress,
                 device=where,
@@ -60,6 +68,9 @@ def calibrate(
                 map_memory=kernel.map_bytes,
             )
         calibration.store(writer, settings, chosen)
-    click.echo(f"{chosen.rule} ({chosen.images} images, quantile {quantile:g})")
+    click.echo(f"{chosen.rule} ({chosen.images} images; false alarms {chosen.false_alarms:g})")
     for kind, threshold in chosen.thresholds.items():
         click.echo(f"{kind:8} {threshold:.6g}")
+    if not chosen.thresholds:
+        needed = images_needed(chosen.false_alarms)
+        click.echo(f"{chosen.images} images are too few for {chosen.false_alarms:g}: {needed} are needed", err=True)

@@ -13,7 +13,16 @@ import click
 from spade_index.settings import PAPER_METRIC_SIZE
 
 from .backbone_options import BackboneOptions
-from .options import KernelOptions, LoadingOptions, device_option, preset_option, takes
+from .judging import judge_gallery, sized_backbone
+from .options import (
+    KernelOptions,
+    LoadingOptions,
+    device_option,
+    false_alarms_option,
+    preset_option,
+    takes,
+    tune_option,
+)
 from .progress import Progress
 from .search_options import SearchOptions
 
@@ -32,6 +41,8 @@ if TYPE_CHECKING:  # both take long to import
     type=click.IntRange(16),
     help="Edge at which pixels are compared [the input's; 256 with the preset]",
 )
+@false_alarms_option
+@tune_option
 @takes("search", SearchOptions)
 @preset_option
 @takes("backbone", BackboneOptions)
@@ -44,6 +55,8 @@ def evaluate(
     json_file: Path | None,
     report: Path | None,
     metric_size: int | None,
+    false_alarms: float | None,
+    no_tune: bool,
     search: SearchOptions,
     preset: str | None,
     backbone: BackboneOptions,
@@ -54,22 +67,35 @@ def evaluate(
     """Measure ROC AUC and PRO on a DATASET in MVTec layout: train/good, test/KIND, ground_truth/KIND."""
     from spade_index.gallery.reader import Gallery
     from spade_index.method import evaluation
-    from spade_index.method.dataset import find_test_images
+    from spade_index.method.dataset import find_test_images, require_normal
     from spade_index.method.detector import Detector
+    from spade_index.method.tuned import tuned_search
     from spade_index.views.evaluation import text_of, write_evaluation
+
+    from .answers import note_calibration
 
     images = find_test_images(dataset)
     with ExitStack() as stack:
         opened = stack.enter_context(Gallery(gallery)) if gallery is not None else None
-        loaded = backbone.load(device, opened, preset)
-        settings = search.settings(preset)
+        choice = search.choice(preset)
         building = 0.0
         if opened is None:
             started = time.perf_counter()
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
-            opened = stack.enter_context(_build(dataset, Path(folder) / "gallery", loaded, loading))
+            tuned = not no_tune and preset is None
+            if tuned and backbone.leaves_size_open:
+                loaded = sized_backbone(backbone, device, [require_normal(dataset)])
+            else:
+                loaded = backbone.load(device, preset=preset)
+            opened = stack.enter_context(_build(dataset, Path(folder) / "gallery", loaded, loading, tuned))
             building = time.perf_counter() - started
-        detector = Detector(opened, loaded, settings, kernel=kernel.kernel, map_memory=kernel.map_bytes)
+        else:
+            loaded = backbone.load(device, opened, preset)
+        settings = choice.settings(tuned_search(opened))
+        detector = Detector(
+            opened, loaded, settings, false_alarms=false_alarms, kernel=kernel.kernel, map_memory=kernel.map_bytes
+        )
+        note_calibration(detector)
         Progress.note(f"pixel search by {detector.kernel}")
         with Progress("evaluate", len(images)) as progress:
             found = evaluation.evaluate(
@@ -84,6 +110,7 @@ def evaluate(
         figures = {
             "dataset": str(dataset),
             **found.summary(detector.kind),
+            "false_alarms": detector.false_alarms,
             "gallery": {"images": len(opened), "snapshot": opened.snapshot, "seconds": building},
             "search": asdict(settings) | {"image_score": detector.kind},
             "kernel": str(detector.kernel),
@@ -97,11 +124,13 @@ def evaluate(
             write_evaluation(report, f"Evaluation of {dataset.resolve().name}", detector, found, figures)
 
 
-def _build(dataset: Path, path: Path, backbone: "Backbone", loading: LoadingOptions) -> "Gallery":
+def _build(dataset: Path, path: Path, backbone: "Backbone", loading: LoadingOptions, tuned: bool) -> "Gallery":
+    from spade_index.gallery.reader import Gallery
+    from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method.dataset import build_gallery
 
     with Progress("build") as progress:
-        return build_gallery(
+        built = build_gallery(
             dataset,
             path,
             backbone,
@@ -110,6 +139,12 @@ def _build(dataset: Path, path: Path, backbone: "Backbone", loading: LoadingOpti
             notice=progress.say,
             progress=progress,
         )
+    if not tuned:
+        return built
+    built.close()
+    with GalleryWriter(path) as writer:
+        judge_gallery(writer, backbone)
+    return Gallery(path)
 
 
 def _write_json(path: Path, figures: dict[str, Any]) -> None:

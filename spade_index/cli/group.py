@@ -24,6 +24,7 @@ from .list import list_
 from .query import query
 from .remove import remove, restore
 from .serve import serve
+from .tune import tune
 from .verify import verify
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -32,6 +33,7 @@ COMMANDS: tuple[click.Command, ...] = (
     remove,
     restore,
     index,
+    tune,
     calibrate,
     compact,
     list_,

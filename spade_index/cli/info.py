@@ -15,9 +15,10 @@ from .options import gallery_argument
 def info(gallery: Path, as_json: bool) -> None:
     """Describe GALLERY: images, settings, index, thresholds, snapshots."""
     from spade_index.gallery.reader import Gallery
+    from spade_index.method.normal_scores import calibration_of
 
     with Gallery(gallery) as opened:
-        facts = opened.info()
+        facts = opened.info() | {"calibration": calibration_of(opened)}
     click.echo(json.dumps(facts, indent=2) if as_json else description(facts))
 
 
@@ -51,9 +52,11 @@ def description(facts: dict[str, Any]) -> str:
             f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"
             + (": stale, `spade-index index` builds it again" if index["stale"] else "")
         )
+    tuned = facts["tuned"]
+    lines["tuned"] = "no: `spade-index tune` chooses how to compare" if tuned is None else tuned["why"]
     printed = list(lines.items())
     for calibration in facts["calibrations"]:
         thresholds = ", ".join(f"{kind} {value:.6g}" for kind, value in calibration["thresholds"].items())
-        of = f"quantile {calibration['quantile']:g}, snapshot {calibration['snapshot']}, {calibration['search']}"
+        of = f"quantile {calibration['quantile']:.4g}, snapshot {calibration['snapshot']}, {calibration['search']}"
         printed.append(("thresholds", f"{thresholds} ({of})"))
     return "\n".join(f"{name:12} {value}" for name, value in printed)

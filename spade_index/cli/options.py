@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_type_hints
 
 import click
 
-from spade_index.settings import BATCH_SIZE
+from spade_index.settings import BATCH_SIZE, FALSE_ALARMS
 
 gallery_argument = click.argument("gallery", type=click.Path(path_type=Path))
 images_argument = click.argument("images", type=click.Path(path_type=Path))
@@ -26,6 +26,14 @@ preset_option = click.option(
     "--preset",
     type=click.Choice(["paper"]),
     help="The settings of Cohen and Hoshen 2020; other options override, and a gallery keeps its preprocessing.",
+)
+tune_option = click.option(
+    "--no-tune", is_flag=True, help="Do not choose input size and search settings, nor calibrate: keep the defaults."
+)
+false_alarms_option = click.option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help=f"Share of good parts that may be called anomalous [as calibrated: {FALSE_ALARMS:g}]",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 

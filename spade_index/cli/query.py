@@ -12,6 +12,7 @@ from .options import (
     KernelOptions,
     LoadingOptions,
     device_option,
+    false_alarms_option,
     gallery_argument,
     many_images_argument,
     preset_option,
@@ -28,6 +29,7 @@ from .sources import files_of, require_images
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for score maps, heat maps, masks and report.html.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
 @click.option("--threshold", type=float, help="Call images anomalous above this score [the calibrated one]")
+@false_alarms_option
 @click.option("--snapshot", type=int, help="Compare with the gallery as of this snapshot [the latest]")
 @takes("search", SearchOptions)
 @maps_option
@@ -42,6 +44,7 @@ def query(
     out: Path | None,
     as_json: bool,
     threshold: float | None,
+    false_alarms: float | None,
     snapshot: int | None,
     search: SearchOptions,
     maps: Maps | None,
@@ -54,22 +57,27 @@ def query(
     """Score IMAGES against GALLERY, and show where they are not normal."""
     from spade_index.gallery.reader import Gallery
     from spade_index.method.detector import Detector
+    from spade_index.method.tuned import tuned_search
 
-    from .answers import answer_images
+    from .answers import answer_images, note_calibration
 
     require_images(images)
     with Gallery(gallery, snapshot) as opened:
         loaded = backbone.load(device, opened, preset)
-        settings = search.settings(preset, maps)
-        detector = Detector(opened, loaded, settings, threshold, kernel=kernel.kernel, map_memory=kernel.map_bytes)
+        settings = search.choice(preset, maps).settings(tuned_search(opened))
+        detector = Detector(
+            opened,
+            loaded,
+            settings,
+            threshold,
+            false_alarms=false_alarms,
+            kernel=kernel.kernel,
+            map_memory=kernel.map_bytes,
+        )
         if settings.maps != "never":
             Progress.note(f"pixel search by {detector.kernel}")
-        if threshold is None and detector.calibrated_on not in (None, opened.snapshot):
-            click.echo(
-                f"the threshold was chosen on snapshot {detector.calibrated_on}, this is {opened.snapshot}: "
-                f"`spade-index calibrate {gallery}` chooses it again",
-                err=True,
-            )
+        if threshold is None:
+            note_calibration(detector)
         failed = answer_images(detector, lambda: files_of(images), loading, out, as_json)
     if failed:
         raise InputError(f"{failed:,} of the images could not be decoded")

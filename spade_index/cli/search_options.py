@@ -1,19 +1,21 @@
 """The options of a search."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import click
 
+from spade_index.errors import InputError
 from spade_index.settings import (
     IMAGE_SCORES,
     LEVEL_WEIGHTS,
     MAPS,
     MODES,
-    PAPER_SEARCH,
     PIXEL_PRECISIONS,
+    SCALINGS,
     ImageScore,
     Maps,
+    SearchChoice,
     SearchSettings,
 )
 
@@ -65,10 +67,47 @@ class SearchOptions:
             help=f"fast: look for nearest pixels in bfloat16, then measure them in float32 [{DEFAULT.pixel_precision}]",
         ),
     ]
+    scaling: Annotated[
+        str | None,
+        click.option(
+            "--scaling",
+            type=click.Choice(SCALINGS),
+            help="Of each pixel's features before they are compared: none, to the root of their length, to length 1, "
+            f"or to length 1 after whitening by channel [{DEFAULT.scaling}]",
+        ),
+    ]
+    compared_levels: Annotated[
+        str | None,
+        click.option("--compared-levels", help="Levels that are compared: comma-separated numbers, 0 the finest [all]"),
+    ]
+    grid: Annotated[
+        int | None,
+        click.option("--grid", type=int, help="Cells of the longer edge that finer levels are averaged to [as stored]"),
+    ]
+    window: Annotated[
+        int | None,
+        click.option("--window", type=int, help="Match only within this many cells of the same place [anywhere]"),
+    ]
+    subtract_neighbours: Annotated[
+        float | None,
+        click.option(
+            "--subtract-neighbours",
+            type=float,
+            help=f"Share of the neighbours' own score maps to subtract, 0..1 [{DEFAULT.subtract_neighbours:g}]",
+        ),
+    ]
     smoothing: Annotated[
         float | None,
         click.option(
             "--smoothing", type=float, help=f"Sigma of the score map's Gaussian, pixels [{DEFAULT.smoothing}]"
+        ),
+    ]
+    top_share: Annotated[
+        float | None,
+        click.option(
+            "--top-share",
+            type=float,
+            help=f"Highest share of the score map whose mean is the map score; 0: its maximum [{DEFAULT.top_share:g}]",
         ),
     ]
     image_score: Annotated[
@@ -81,15 +120,22 @@ class SearchOptions:
         ),
     ]
 
-    def settings(self, preset: str | None, maps: Maps | None = None) -> SearchSettings:
-        """Return the search settings. Raises InputError for values that cannot be."""
+    def choice(self, preset: str | None, maps: Maps | None = None) -> SearchChoice:
+        """Return what was asked for; the rest follows from the gallery. Raises InputError for values that cannot be."""
         chosen = {name: value for name, value in self._values().items() if value is not None}
         if maps is not None:
             chosen["maps"] = maps
-        return replace(PAPER_SEARCH if preset == "paper" else SearchSettings(), **chosen)
+        choice = SearchChoice(chosen, preset)
+        choice.settings()  # raises what is wrong of itself, before a gallery is opened
+        return choice
 
     def _values(self) -> dict[str, Any]:
         values: dict[str, Any] = {option.name: getattr(self, option.name) for option in fields(self)}
         if self.level_weights is not None and self.level_weights not in LEVEL_WEIGHTS:
             values["level_weights"] = numbers("level weights", self.level_weights)
+        if self.compared_levels is not None:
+            levels = numbers("compared levels", self.compared_levels)
+            if any(level != int(level) for level in levels):
+                raise InputError(f"compared levels must be whole numbers, not {self.compared_levels!r}")
+            values["compared_levels"] = tuple(int(level) for level in levels)
         return values

@@ -160,7 +160,7 @@ class ServeOptions:
             request_seconds=self.timeout,
             kernel=kernel.kernel,
             map_memory=kernel.map_bytes,
-            search=search.settings(preset),
+            search=search.choice(preset),
         )
 
 

@@ -110,6 +110,10 @@ class Gallery:
         """Yield all images, in the order in which they were added."""
         return self._view.images()
 
+    def sample(self, count: int) -> list[ImageRow]:
+        """Return up to `count` images, evenly spread over the order in which they were added; the same each time."""
+        return self._view.sample(count)
+
     def image(self, id: str) -> ImageRow:
         """Return one image by its id. Raises UnknownImage."""
         row = self.catalog.image_by_id(id, self.snapshot)
@@ -138,18 +142,24 @@ class Gallery:
         """Return the pooled descriptors of these images, float32 [n, D]."""
         return self._view.pooled(rows)
 
-    def maps(self, keys: Sequence[int]) -> list[np.ndarray]:
-        """Return the feature maps of the images with these keys, float16 [n, H*W, C] for each level."""
-        maps = [np.empty((len(keys), h * w, c), "<f2") for c, h, w in self.settings.level_shapes]
-        self.read_maps(keys, [list(level) for level in maps])
+    def maps(self, keys: Sequence[int], levels: Sequence[int] | None = None) -> list[np.ndarray]:
+        """Return the feature maps of the images with these keys, float16 [n, H*W, C] for each level.
+
+        With `levels`, only those, by number (0 is the finest); others are not read.
+        """
+        shapes = self.settings.level_shapes
+        chosen = range(len(shapes)) if levels is None else levels
+        maps = [np.empty((len(keys), h * w, c), "<f2") for c, h, w in (shapes[level] for level in chosen)]
+        self.read_maps(keys, [list(level) for level in maps], chosen)
         return maps
 
-    def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
+    def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]], levels: Sequence[int] | None = None) -> None:
         """Read the feature maps of the images with these keys into float16 [H*W, C] arrays, out[level][image].
 
-        Raises GalleryDamaged if they cannot be read, or have values that are not finite.
+        With `levels`, `out` holds only those, by number; others are not read. Raises GalleryDamaged if they cannot be
+        read, or have values that are not finite.
         """
-        self._view.read_maps(keys, out)
+        self._view.read_maps(keys, out, levels)
 
     def stored(self, row: ImageRow) -> StoredImage:
         """Return all that is stored of an image, compared with its checksum. Raises GalleryDamaged."""
@@ -185,6 +195,9 @@ class Gallery:
             "level_variances": self.level_variances(),
             "index": self.index_info(),
             "calibrations": self.catalog.calibrations(),
+            "tuned": self.catalog.tuned(),
+            "maps": "float16",
+            "bytes_per_image": self.settings.map_bytes + 4 * self.settings.pooled_dim,
         }
 
     def index_info(self) -> dict[str, Any] | None:

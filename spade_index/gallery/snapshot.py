@@ -39,12 +39,23 @@ class SnapshotView:
         yield from self.catalog.images(self.snapshot)
         self.require_kept()
 
+    def sample(self, count: int) -> list[ImageRow]:
+        """Return up to `count` images whose keys are evenly spaced; all images if there are no more than that."""
+        if len(self) <= count:
+            return list(self.images())
+        first, last = self.catalog.key_range(self.snapshot)
+        keys = np.linspace(first, last, count).round().astype(int).tolist()
+        pages = (self.catalog.page(self.snapshot, key - 1, 1) for key in keys)
+        found = {row.key: row for page in pages for row in page}
+        self.require_kept()
+        return list(found.values())
+
     def pooled(self, rows: Sequence[ImageRow]) -> np.ndarray:
         """Return the pooled descriptors of these images, float32 [n, D]."""
         return np.stack([self._shard(row.shard).pooled()[row.row] for row in rows])
 
-    def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
-        """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image].
+    def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]], levels: Sequence[int] | None = None) -> None:
+        """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image]: all levels, or only some.
 
         Raises GalleryDamaged if they cannot be read, or have values that are not finite: no such image is ever added.
         """
@@ -54,7 +65,7 @@ class SnapshotView:
                 raise self.deleted()
             row, maps = rows[key], [level[place] for level in out]
             shard = self._shard(row.shard)
-            shard.read_maps(row.row, maps)
+            shard.read_maps(row.row, maps, levels)
             if not all(map(is_finite, maps)):
                 shard.read_checked(row.row, row.id)
 

@@ -10,6 +10,7 @@ from spade_index.gallery.catalog.tables import ImageRow, IndexRow, ShardRow
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.store.files import file_digest
+from spade_index.gallery.store.leave_one_out import FOLDER, remedy
 from spade_index.gallery.store.shard import Shard
 
 from .snapshot import SnapshotView
@@ -28,6 +29,7 @@ class Problem:
     lost: tuple[ImageRow, ...] = ()  # the images of it that cannot be read, removed or not
     index: bool = False  # whether it is the index, which can be built again
     layout: int | None = None  # a shard whose kept layout is wrong, and nothing else
+    calibration: str | None = None  # the file of a calibration, which can be made again
 
 
 def find_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]:
@@ -38,14 +40,16 @@ def find_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]:
             if images := view.catalog.images_in(row.shard):  # one without images waits to be deleted
                 yield from _shard_problems(view, row, images, progress)
         yield from _index_problems(view, progress)
+        yield from _calibration_problems(view, progress)
     except GalleryDamaged as error:  # the catalog
         yield Problem(str(error))
 
 
 def bytes_to_check(view: SnapshotView) -> int:
-    """Return the size of all shards and of the index."""
+    """Return the size of all shards, of the index and of calibrations."""
     row = view.catalog.index(view.snapshot)
     files = [path for path, _ in _index_files(view, row)] if row else []
+    files += [view.path / FOLDER / file for file in view.catalog.calibration_files()]
     shards = sum(shard.bytes for shard in view.catalog.shards().values())
     return sum(path.stat().st_size for path in files if path.is_file()) + shards
 
@@ -89,6 +93,13 @@ def _index_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]
     for path, digest in _index_files(view, row):
         if not path.is_file() or file_digest(path, progress) != digest:
             yield Problem(f"{path}: missing or altered; rebuild it with `spade-index index {view.path}`", index=True)
+
+
+def _calibration_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]:
+    for file, digest in view.catalog.calibration_files().items():
+        path = view.path / FOLDER / file
+        if not path.is_file() or file_digest(path, progress) != digest:
+            yield Problem(f"{path}: missing or altered; {remedy(path)}", calibration=file)
 
 
 def _index_files(view: SnapshotView, row: IndexRow) -> list[tuple[Path, str]]:

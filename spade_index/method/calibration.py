@@ -1,94 +1,201 @@
-"""Thresholds from normal images only: a quantile of leave-one-out scores."""
+"""Calibration: score the gallery's own images, each searched for without itself and its near-duplicates."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from spade_index.errors import InputError
+from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
+from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.settings import CALIBRATION_QUANTILE, CALIBRATION_SAMPLE, ImageScore, SearchSettings
+from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
 from .detector import Detector
+from .normal_scores import PEAK, NormalScores
+from .scores import map_score
 
-RULE = "quantile of leave-one-out scores of the gallery's own images"
-MINIMUM = 10  # images; a quantile of fewer scores says nothing
+RULE = "conformal: leave-one-out scores of the gallery's own images"
+MINIMUM = 10  # images; the scores of fewer say nothing
+NEAR = 0.02  # of the median distance between two images: below it they are near-duplicates (frames, crops)
+PAIRS = 200  # images whose distances to each other give that median
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Thresholds, and how they were chosen, as a gallery stores them."""
+    """How a gallery's images were scored, as the gallery stores it, and the scores themselves."""
 
     rule: str
-    quantile: float
+    false_alarms: float  # the share of normal images that the thresholds allow to be called anomalous
     images: int  # that were scored
     snapshot: int  # of the gallery
     created: str  # ISO 8601, UTC
-    search: str  # `SearchSettings.calibration_key` of the settings that the thresholds hold for
-    thresholds: dict[ImageScore, float]
+    search: str  # `SearchSettings.calibration_key` of the settings that the scores hold for
+    thresholds: dict[ImageScore, float]  # empty where there are too few images for that share
+    found: LeaveOneOut
+
+    @property
+    def quantile(self) -> float:
+        """The share of normal images at or below the threshold."""
+        return 1 - self.false_alarms
+
+    def record(self) -> dict[str, object]:
+        """Return all but the scores, in values for JSON."""
+        values = asdict(replace(self, found=None))  # type: ignore[arg-type]
+        del values["found"]
+        return {**values, "quantile": self.quantile}
+
+
+class _Alone(NamedTuple):
+    """An image of the gallery, searched for without itself."""
+
+    key: int
+    pooled: float
+    neighbours: list[int]  # keys of the images whose pixels were searched
+    distances: np.ndarray  # float32 [P], on the grid of comparison
 
 
 def calibrate(
     gallery: Gallery,
     search: SearchSettings,
     *,
-    quantile: float = CALIBRATION_QUANTILE,
+    false_alarms: float = FALSE_ALARMS,
     sample: int = CALIBRATION_SAMPLE,
+    seconds: float | None = None,
+    earlier: LeaveOneOut | None = None,
     progress: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,
     map_memory: int | None = None,
 ) -> Calibration:
-    """Score up to `sample` of the gallery's images, each against all others, and take a quantile of the scores.
+    """Score up to `sample` of the gallery's images, each against all others but its near-duplicates.
 
-    The threshold of each kind of score is the smallest score of the sample that at least `quantile` of the sample does
-    not exceed: about 1 - quantile of normal images will be called anomalous. The threshold is too low where the
-    gallery's images resemble each other more than new images resemble them (frames of a film, for example).
+    Near-duplicates (frames of a film, crops) do not stand in for each other: new images will not have any.
 
     Args:
         gallery: with at least 10 images.
         search: the settings to calibrate for.
-        quantile: in (0, 1].
-        sample: number of images to score at most, evenly spaced.
+        false_alarms: share of normal images that the stored thresholds allow to be called anomalous, in (0, 1).
+        sample: number of images to score at most, evenly spread.
+        seconds: stop after this time, but not before 100 images are scored.
+        earlier: scores of this gallery at an earlier snapshot, with these settings: their images are not scored again.
         progress: called with 1 after each image.
         device: of the pixel search, as for `Detector`.
         kernel: as for `Detector`.
         map_memory: as for `Detector`.
 
     Raises:
-        InputError: the quantile is out of range, or the gallery has too few images.
+        InputError: `false_alarms` is out of range, or the gallery has too few images.
     """
-    if not 0 < quantile <= 1:
-        raise InputError(f"the quantile must be in (0, 1], not {quantile}")
+    if not 0 < false_alarms < 1:
+        raise InputError(f"the share of false alarms must be above 0 and below 1, not {false_alarms}")
     if len(gallery) < MINIMUM:
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to calibrate on; add at least {MINIMUM}")
-    all_scores = replace(search, maps="always", image_score=None)
-    detector = Detector(gallery, search=all_scores, device=device, kernel=kernel, map_memory=map_memory)
-    wanted = set(np.linspace(0, len(gallery) - 1, min(sample, len(gallery))).round().astype(int).tolist())
-    scores: list[dict[ImageScore, float]] = []
-    for position, row in enumerate(gallery.images()):
-        if position not in wanted:
-            continue
-        pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key])]
-        (detection,) = detector.detect_features(gallery.pooled([row]), pyramid, without=row.key)
-        scores.append(detection.scores)
+    plain = replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
+    detector = Detector(gallery, search=plain, device=device, kernel=kernel, map_memory=map_memory)
+    images = gallery.sample(sample)
+    kept = _still_there(gallery, earlier) if earlier is not None else None
+    known = set() if kept is None else set(kept.keys.tolist())
+    missing = [image for image in images if image.key not in known]
+    order = np.random.default_rng(0).permutation(len(missing))  # so that what time allows is spread as well
+    alone: list[_Alone] = []
+    started = time.monotonic()
+    near = near_distance(gallery)
+    for image in (missing[place] for place in order):
+        if seconds is not None and len(alone) >= 100 and time.monotonic() > started + seconds:
+            break
+        alone.append(_search_without(detector, image, near))
         progress(1)
+    found = _joined(_scored(detector, search, sorted(alone), kept), kept)
+    scores = NormalScores(found)
+    kinds: tuple[ImageScore, ...] = ("pooled", "map", "both")
+    thresholds = {kind: scores.threshold(kind, false_alarms) for kind in kinds}
     return Calibration(
         rule=RULE,
-        quantile=quantile,
-        images=len(scores),
+        false_alarms=false_alarms,
+        images=len(found),
         snapshot=gallery.snapshot,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         search=search.calibration_key(),
-        thresholds={
-            kind: float(np.quantile([score[kind] for score in scores], quantile, method="higher")) for kind in scores[0]
-        },
+        thresholds={kind: threshold for kind, threshold in thresholds.items() if threshold is not None},
+        found=found,
     )
 
 
 def store(writer: GalleryWriter, search: SearchSettings, calibration: Calibration) -> None:
     """Store a calibration in the gallery; an earlier one for the same search settings is replaced."""
-    writer.set_calibration(search.calibration_key(), asdict(calibration))
+    writer.set_calibration(search.calibration_key(), calibration.record(), calibration.found)
+
+
+def near_distance(gallery: Gallery) -> float:
+    """Return the squared distance of pooled descriptors below which two images are near-duplicates."""
+    pooled = gallery.pooled(gallery.sample(PAIRS)).astype(np.float64)  # [n, D]
+    squared = (pooled**2).sum(1)
+    distances = squared[:, None] + squared - 2 * pooled @ pooled.T
+    return NEAR * float(np.median(distances[np.triu_indices(len(pooled), 1)])) if len(pooled) > 1 else 0.0
+
+
+def _search_without(detector: Detector, image: ImageRow, near: float) -> _Alone:
+    gallery = detector.gallery
+    pyramid = [torch.from_numpy(level).float() for level in gallery.maps([image.key])]
+    nearest = detector.nearest_images(gallery.pooled([image]), image.key, near)
+    (pixels,) = detector.nearest_pixels(pyramid, nearest)
+    neighbours = [neighbour.key for neighbour in pixels.neighbours]
+    return _Alone(image.key, detector.pooled_score(nearest[0]), neighbours, pixels.distances.mean(1))
+
+
+def _scored(
+    detector: Detector, search: SearchSettings, alone: list[_Alone], kept: LeaveOneOut | None
+) -> Iterator[tuple[int, dict[str, float], np.ndarray]]:
+    """Yield key, scores and map of each image; its neighbours' maps, which are all known now, are subtracted."""
+    maps = np.stack([image.distances for image in alone]).astype(np.float16) if alone else np.empty((0, 0), np.float16)
+    first = LeaveOneOut(np.array([image.key for image in alone], np.int64), {}, maps)
+    known = NormalScores(first if kept is None else _merged(first, kept))
+    for image in alone:
+        distances = image.distances
+        if search.subtract_neighbours:
+            distances = distances - search.subtract_neighbours * known.own_map(image.neighbours)
+        score_map = detector.score_maps(torch.from_numpy(distances)[None])[0]
+        of_map = map_score(score_map, search.top_share)
+        scores = {
+            "pooled": image.pooled,
+            "map": of_map,
+            "both": image.pooled * max(0.0, of_map),
+            PEAK: float(score_map.max()),
+        }
+        yield image.key, scores, image.distances
+
+
+def _joined(scored: Iterator[tuple[int, dict[str, float], np.ndarray]], kept: LeaveOneOut | None) -> LeaveOneOut:
+    rows = list(scored)
+    if not rows and kept is not None:
+        return kept
+    new = LeaveOneOut(
+        np.array([key for key, _, _ in rows], np.int64),
+        {kind: np.array([scores[kind] for _, scores, _ in rows]) for kind in rows[0][1]},
+        np.stack([distances for _, _, distances in rows]).astype(np.float16),
+    )
+    return new if kept is None else _merged(new, kept)
+
+
+def _merged(new: LeaveOneOut, kept: LeaveOneOut) -> LeaveOneOut:
+    """Return two sets of images as one, in the order of their keys."""
+    if not len(new):
+        return kept
+    keys = np.concatenate([new.keys, kept.keys])
+    order = np.argsort(keys)
+    scores = {kind: np.concatenate([values, kept.scores[kind]])[order] for kind, values in new.scores.items()}
+    return LeaveOneOut(keys[order], scores, np.concatenate([new.maps, kept.maps])[order])
+
+
+def _still_there(gallery: Gallery, earlier: LeaveOneOut) -> LeaveOneOut:
+    """Return the part of earlier scores whose images are in the gallery."""
+    rows = gallery.catalog.images_by_key(earlier.keys.tolist())
+    live = np.array([key in rows and rows[key].removed is None for key in earlier.keys.tolist()], bool)
+    scores = {kind: values[live] for kind, values in earlier.scores.items()}
+    return LeaveOneOut(earlier.keys[live], scores, np.asarray(earlier.maps)[live])

@@ -72,9 +72,7 @@ def build_gallery(
     Raises:
         InputError: the dataset has no train/good, or no image in it.
     """
-    normal = Path(dataset) / "train" / "good"
-    if not normal.is_dir():
-        raise InputError(f"{normal}: no such folder: a dataset in MVTec layout has one (or give --gallery)")
+    normal = require_normal(dataset)
     with GalleryWriter(path, backbone.settings) as writer:
         writer.add(
             find_images(normal), backbone, batch_size=batch_size, workers=workers, notice=notice, progress=progress
@@ -83,6 +81,14 @@ def build_gallery(
             raise InputError(f"{normal}: no images in it (JPEG, PNG, BMP, TIFF, WebP)")
         writer.build_index()
     return Gallery(path)
+
+
+def require_normal(dataset: str | Path) -> Path:
+    """Return a dataset's folder of normal images. Raises InputError if there is none."""
+    normal = Path(dataset) / "train" / "good"
+    if not normal.is_dir():
+        raise InputError(f"{normal}: no such folder: a dataset in MVTec layout has one (or give --gallery)")
+    return normal
 
 
 def _mask_of(folder: Path, name: Path) -> Path | None:

@@ -25,13 +25,14 @@ class PixelDetection:
     """The result of the pixel level for one image."""
 
     score_map: np.ndarray  # float32 [H, W], the backbone's input size
-    distances: np.ndarray  # float32 [P, kappa], P = H0*W0 pixels of the finest level
+    distances: np.ndarray  # float32 [P, kappa], P = H0*W0 cells of the grid of comparison
     matches: np.ndarray  # int64 [P, kappa], neighbour * P + pixel
     size: tuple[int, int]  # H0, W0
     neighbours: list[Neighbour]
+    score: float  # the maximum of the score map, or the mean of its highest share
 
     @property
-    def score(self) -> float:
+    def peak(self) -> float:
         """The maximum of the score map."""
         return float(self.score_map.max())
 
@@ -61,6 +62,7 @@ class Detection:
     neighbours: list[Neighbour]  # the images of the pooled score, the nearest first
     threshold: float | None
     pixels: PixelDetection | None = field(repr=False)
+    p_value: float | None = None  # share of normal images that score as high; None where nothing was calibrated
     pixel_threshold: float | None = None  # of the score map: normal images rarely have a higher place
 
     @property
@@ -70,8 +72,13 @@ class Detection:
 
     @property
     def anomalous(self) -> bool | None:
-        """True if the score is above the threshold; None without one."""
-        return None if self.threshold is None else self.score > self.threshold
+        """True if the score is above the threshold; None where nothing was calibrated.
+
+        With a p-value and no threshold, there are too few normal images to call any image anomalous: False.
+        """
+        if self.threshold is None:
+            return None if self.p_value is None else False
+        return self.score > self.threshold
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@
    pooled score (section 3.2).
 2. Pixel level: every pixel of the query's feature pyramid finds its kappa nearest among the pixels of only those
    images. Their mean squared distance, resized and smoothed, is the score map (section 3.3).
+3. Verdict: the image score is compared with the scores of the gallery's own images, each searched for without itself.
 
-How the pixel search is scheduled is in `pixel_search`.
+How pixels are compared is in `comparison`, how the pixel search is scheduled in `pixel_search`, and what a score means
+in `normal_scores`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +22,16 @@ from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import DecodedImage
 from spade_index.kernels import MapPool, PoolStats, choose_kernel
-from spade_index.settings import ImageScore, SearchSettings, default_score
+from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
+from .comparison import Comparison
 from .detection import Detection, PixelDetection, Question
-from .pixel_search import PixelSearch
-from .scores import calibrated_thresholds, level_weights, pooled_score, score_maps
+from .normal_scores import PEAK, stored_calibration
+from .pixel_search import Found, PixelSearch
+from .scores import map_score, pooled_score, score_maps
+from .tuned import tuned_search
+
+KINDS: tuple[ImageScore, ...] = ("pooled", "map", "both")
 
 
 class Detector:
@@ -37,6 +44,7 @@ class Detector:
         search: SearchSettings | None = None,
         threshold: float | None = None,
         *,
+        false_alarms: float | None = None,
         device: torch.device | str | None = None,
         kernel: str | None = None,
         map_memory: int | None = None,
@@ -46,8 +54,9 @@ class Detector:
         Args:
             gallery: open, and open for as long as the detector is used.
             backbone: that the gallery was built with; without one only features are searched.
-            search: by default `SearchSettings()`.
+            search: by default the gallery's tuned settings (see `tuned_search`), or `SearchSettings()`.
             threshold: on the image score, in place of the calibrated one.
+            false_alarms: share of normal images that may be called anomalous, in (0, 1); by default as calibrated.
             device: of the pixel search; by default the backbone's, or without one the CPU.
             kernel: backend of the pixel search (see `choose_kernel`).
             map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
@@ -56,9 +65,10 @@ class Detector:
         Raises:
             SettingsMismatch: the backbone is not the gallery's.
             GalleryError: the gallery is empty.
-            InputError: `maps="auto"` has no threshold, the level weights do not fit, or there is no such kernel.
+            InputError: `maps="auto"` has no threshold, the levels or their weights do not fit, the neighbours' maps
+                that are to be subtracted are not known, or there is no such kernel.
         """
-        self.search = search or SearchSettings()
+        self.search = search or tuned_search(gallery)
         if backbone is not None:
             gallery.settings.require_equal(backbone.settings, str(gallery.path))
         if not len(gallery):
@@ -70,13 +80,36 @@ class Detector:
             self.kernel = choose_kernel(self.device, kernel)
         except ValueError as error:
             raise InputError(str(error)) from error
-        self.weights = level_weights(gallery, self.search)
-        self._pixel_search = PixelSearch(gallery, self.search, self.weights, self.kernel, self.device, map_memory)
-        self.thresholds, self.calibrated_on = calibrated_thresholds(gallery, self.search)
+        self.comparison = Comparison(gallery, self.search)
+        self.weights = self.comparison.weights
+        self._pixel_search = PixelSearch(gallery, self.search, self.comparison, self.kernel, self.device, map_memory)
+        self._take_calibration(false_alarms)
         self.kind: ImageScore = self.search.effective_image_score
         if threshold is not None:
             self.thresholds[self.kind] = threshold
         self.require_answerable(Question())
+
+    def _take_calibration(self, false_alarms: float | None) -> None:
+        """Take thresholds and p-values from the gallery's calibration for these search settings, if it has one."""
+        if false_alarms is not None and not 0 < false_alarms < 1:
+            raise InputError(f"the share of false alarms must be above 0 and below 1, not {false_alarms}")
+        stored = stored_calibration(self.gallery, self.search)
+        self.calibrated_on = None if stored is None else stored.snapshot
+        self.normal_scores = None if stored is None else stored.scores
+        self.false_alarms = (stored.false_alarms if stored else FALSE_ALARMS) if false_alarms is None else false_alarms
+        self.thresholds: dict[ImageScore, float] = {}
+        self.pixel_threshold: float | None = None
+        if self.normal_scores is not None:
+            found = {kind: self.normal_scores.threshold(kind, self.false_alarms) for kind in KINDS}
+            self.thresholds = {kind: threshold for kind, threshold in found.items() if threshold is not None}
+            self.pixel_threshold = self.normal_scores.threshold(PEAK, self.false_alarms)
+        elif stored is not None and false_alarms is None:
+            self.thresholds = dict(stored.thresholds)
+        if self.search.subtract_neighbours and self.search.maps != "never" and self.normal_scores is None:
+            raise InputError(
+                f"{self.gallery.path}: these search settings subtract the neighbours' own score maps, which are not "
+                f"known: run `spade-index calibrate {self.gallery.path}` with the same options, or subtract 0"
+            )
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
         """Return the detections of a batch of images, in their order."""
@@ -114,18 +147,25 @@ class Detector:
         for query, pixels in zip(with_map, found, strict=True):
             yield query, self._detection(questions[query], nearest[query], scores[query], pixels)
 
-    def nearest_images(self, pooled: np.ndarray, without: int | None = None) -> list[list[Neighbour]]:
+    def nearest_images(
+        self, pooled: np.ndarray, without: int | None = None, beyond: float | None = None
+    ) -> list[list[Neighbour]]:
         """Image level: find the nearest normal images of each descriptor, as many as either level needs.
 
         Args:
             pooled: float32 [B, D].
             without: key of an image that is left out.
+            beyond: squared distance up to which images are left out with it, as its near-duplicates, unless none
+                would remain.
         """
         wanted = max(self.search.score_neighbours, self.search.gallery_neighbours)
         if without is None:
             return self.gallery.nearest(pooled, wanted)
-        nearest = self.gallery.nearest(pooled, wanted + 1)
-        return [[n for n in neighbours if n.key != without][:wanted] for neighbours in nearest]
+        nearest = self.gallery.nearest(pooled, wanted + 1 if beyond is None else 2 * wanted + 1)
+        others = [[n for n in neighbours if n.key != without] for neighbours in nearest]
+        if beyond is not None:
+            others = [[n for n in neighbours if n.distance > beyond] or neighbours for neighbours in others]
+        return [neighbours[:wanted] for neighbours in others]
 
     def pooled_score(self, neighbours: list[Neighbour]) -> float:
         """Return the mean squared distance to the `score_neighbours` nearest images."""
@@ -139,16 +179,29 @@ class Detector:
             nearest: of each query, as `nearest_images` found them.
         """
         candidates = [neighbours[: self.search.gallery_neighbours] for neighbours in nearest]
-        grid = self.gallery.settings.sizes[0]
-        for queries, distances, matches in self._pixel_search.nearest(pyramid, candidates):
-            found = zip(self.score_maps(distances), distances.cpu().numpy(), matches.cpu().numpy(), strict=True)
+        for queries, distances, matches in self.search_pixels(self.comparison.prepare(pyramid), candidates):
+            means = self._less_normal(distances.mean(2), [candidates[query] for query in queries])  # [B, P]
+            found = zip(self.score_maps(means), distances.cpu().numpy(), matches.cpu().numpy(), strict=True)
             for query, (score_map, of_pixels, matched) in zip(queries, found, strict=True):
-                yield PixelDetection(score_map, of_pixels, matched, grid, candidates[query])
+                score = map_score(score_map, self.search.top_share)
+                yield PixelDetection(score_map, of_pixels, matched, self.comparison.size, candidates[query], score)
+
+    def search_pixels(self, prepared: list[Tensor], candidates: list[list[Neighbour]]) -> Iterator[Found]:
+        """Yield the nearest pixels of prepared levels [B, H*W, C] (see `Comparison`) among those of the candidates."""
+        return self._pixel_search.nearest(prepared, candidates)
 
     def score_maps(self, distances: Tensor) -> np.ndarray:
-        """Return score maps, float32 [B, H, W] of the backbone's input size, of squared distances [B, P, kappa]."""
-        settings = self.gallery.settings
-        return score_maps(distances, settings.sizes[0], settings.preprocessing.input_size, self.search.smoothing)
+        """Return score maps, float32 [B, H, W] of the backbone's input size, of mean squared distances [B, P]."""
+        input_size = self.gallery.settings.preprocessing.input_size
+        return score_maps(distances, self.comparison.size, input_size, self.search.smoothing)
+
+    def _less_normal(self, distances: Tensor, candidates: list[list[Neighbour]]) -> Tensor:
+        """Subtract a share of what the neighbours themselves score at each place from distances [B, P]."""
+        share = self.search.subtract_neighbours
+        if not share or self.normal_scores is None:
+            return distances
+        own = np.stack([self.normal_scores.own_map([n.key for n in neighbours]) for neighbours in candidates])
+        return distances - share * torch.from_numpy(own).to(distances.device)
 
     def require_answerable(self, question: Question) -> None:
         """Raise InputError if `auto` has no threshold, or if the image score needs a map that is not computed."""
@@ -174,8 +227,8 @@ class Detector:
     ) -> Detection:
         scores: dict[ImageScore, float] = {"pooled": score}
         if pixels is not None:
-            scores |= {"map": pixels.score, "both": score * pixels.score}
-        kind = self.search.image_score or default_score(question.maps or self.search.maps)
+            scores |= {"map": pixels.score, "both": score * max(0.0, pixels.score)}
+        kind = self.search.image_score_for(question.maps or self.search.maps)
         return Detection(
             self.gallery.snapshot,
             kind,
@@ -183,6 +236,8 @@ class Detector:
             neighbours[: self.search.score_neighbours],
             self.thresholds.get(kind) if question.threshold is None else question.threshold,
             pixels,
+            None if self.normal_scores is None else self.normal_scores.p_value(kind, scores[kind]),
+            self.pixel_threshold,
         )
 
     @property

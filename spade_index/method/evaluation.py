@@ -101,13 +101,23 @@ class Evaluation:
     def _figures(self, kind: str | None, image_score: ImageScore) -> dict[str, Any]:
         pixels = self.pixel_metrics(kind)
         by_score = {score: self.image_roc_auc(score, kind) for score in SCORES}
+        good, defective = (self._called(self._of_kind(kind), wanted) for wanted in (False, True))
         return {
+            "false_alarm_rate": good,
+            "hit_rate": defective,
             "images": sum(kind in (None, judged.kind) for judged in self.judged),
             "image_roc_auc": by_score[image_score],
             "image_roc_auc_by_score": by_score,
             "pixel_roc_auc": pixels.roc_auc,
             "pro": pixels.pro,
         }
+
+    @staticmethod
+    def _called(judged: list[Judged], defective: bool) -> float | None:
+        """Return the share of the good, or of the defective images that are called anomalous; None without verdicts."""
+        verdicts = [one.detection.anomalous for one in judged if one.defective == defective]
+        called = [verdict for verdict in verdicts if verdict is not None]
+        return sum(called) / len(called) if called else None
 
     def _of_kind(self, kind: str | None) -> list[Judged]:
         return [judged for judged in self.judged if kind is None or judged.kind in (GOOD, kind)]

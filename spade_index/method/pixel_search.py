@@ -13,6 +13,8 @@ from spade_index.gallery.reader import Gallery
 from spade_index.kernels import KernelChoice, MapPool, PoolStats, nearest_pixels
 from spade_index.settings import SearchSettings
 
+from .comparison import Comparison
+
 POOL_BYTES = 128 << 20  # budget of the map pool on a CPU
 POOL_SHARE = 0.5  # budget on a GPU, as a share of its free memory
 
@@ -35,7 +37,7 @@ class PixelSearch:
         self,
         gallery: Gallery,
         search: SearchSettings,
-        weights: Sequence[float],
+        comparison: Comparison,
         kernel: KernelChoice,
         device: torch.device,
         map_memory: int | None = None,
@@ -45,14 +47,14 @@ class PixelSearch:
         Args:
             gallery: whose maps are searched.
             search: mode, precision, kappa, and how many neighbours at most each query has.
-            weights: of each level's squared distances.
+            comparison: which levels are compared, and how.
             kernel: the backend that searches.
             device: where it searches.
             map_memory: bytes of the map pool; by default 128 MiB, or half of a GPU's free memory.
         """
         self._gallery = gallery
         self._search = search
-        self._weights = weights
+        self._comparison = comparison
         self._kernel = kernel
         self._device = device
         self._map_memory = map_memory
@@ -61,7 +63,7 @@ class PixelSearch:
         """Find the kappa nearest pixels of every query pixel among the pixels of the query's candidates.
 
         Args:
-            pyramid: levels [B, H*W, C], the finest first.
+            pyramid: the levels that are compared, prepared, [B, H*W, C], the finest first.
             candidates: the images to search, for each of the B queries.
 
         Yields:
@@ -86,9 +88,10 @@ class PixelSearch:
                 self.map_pool.maps,
                 pages,
                 self._search.pixel_neighbours,
-                sizes=self._gallery.settings.sizes,
-                weights=self._weights,
+                sizes=self._comparison.sizes,
+                weights=self._comparison.weights,
                 mode=self._search.mode,
+                window=self._search.window,
                 backend=self._kernel.backend,
                 precision=self._search.pixel_precision,
             )  # [B, P, kappa]
@@ -117,15 +120,14 @@ class PixelSearch:
     @cached_property
     def map_pool(self) -> MapPool:
         """The normal images' maps that are in memory on the device."""
-        settings = self._gallery.settings
         budget = self._map_memory
         if budget is None and self._device.type == "cuda":
             budget = int(POOL_SHARE * torch.cuda.mem_get_info(self._device)[0])
         return MapPool(
             POOL_BYTES if budget is None else budget,
-            settings.sizes,
-            [channels for channels, _, _ in settings.level_shapes],
-            self._gallery.read_maps,
+            self._comparison.sizes,
+            self._comparison.channels,
+            self._comparison.read,
             device=self._device,
             fused=self._kernel.fused and self._search.mode == "concat-nearest",
             at_least=2 * self._search.gallery_neighbours,  # of the running launch, and of the next

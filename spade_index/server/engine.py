@@ -41,7 +41,6 @@ class Answer:
 
     detection: Detection
     originals: dict[str, tuple[int, int]]  # width and height of the images whose pixels were searched, by their ids
-    map_threshold: float | None
 
 
 @dataclass(eq=False)
@@ -256,7 +255,7 @@ def _complete(served: Served, detection: Detection) -> Answer:
     if detection.pixels is not None:
         rows = served.gallery.catalog.images_by_key([n.key for n in detection.pixels.neighbours])
     originals = {row.id: (row.width, row.height) for row in rows.values()}
-    return Answer(detection, originals, served.detector.thresholds.get("map"))
+    return Answer(detection, originals)
 
 
 def _fail(ask: Ask, error: Exception) -> None:

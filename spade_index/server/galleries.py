@@ -18,6 +18,7 @@ from spade_index.errors import InputError, SpadeIndexError
 from spade_index.features.backbone import Backbone, load_backbone
 from spade_index.gallery.reader import CATALOG, Gallery
 from spade_index.method.detector import Detector
+from spade_index.method.tuned import tuned_search
 from spade_index.settings import ExtractionSettings, Maps
 
 from .problems import Problem
@@ -205,7 +206,7 @@ class Galleries:
             detector = Detector(
                 gallery,
                 backbone,
-                self._settings.search,
+                self._settings.search.settings(tuned_search(gallery)),
                 kernel=self._settings.kernel,
                 map_memory=self._settings.map_memory,
             )

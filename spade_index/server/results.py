@@ -153,7 +153,7 @@ def described_kept(id: str, result: Result, seconds: float) -> wire.ResultInfo:
     evidence = locate(worst, result.geometry, result.answer.originals[worst.neighbour.id], result.preprocessing)
     score_map = wire.ScoreMap(
         id=id,
-        max=result.pixels.score,
+        max=result.pixels.peak,
         limits=result.limits,
         overlay=f"{at}/overlay.png",
         heat=f"{at}/heat.png",
@@ -185,6 +185,7 @@ def _described(
         anomalous=detection.anomalous,
         snapshot=detection.snapshot,
         neighbours=tuple(wire.NeighbourInfo(n.id, n.distance) for n in detection.neighbours),
+        p_value=detection.p_value,
         evidence=evidence,
         regions=None if regions is None else tuple(map(_region, regions)),
         score_map=score_map,
@@ -198,7 +199,7 @@ def _region(region: Region) -> wire.RegionInfo:
 def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing) -> Result:
     """Return a result to keep. Without a calibrated threshold, colours show only where the map's own maximum is."""
     assert answer.detection.pixels is not None
-    limits = score_limits([answer.detection.pixels.score], answer.map_threshold)
+    limits = score_limits([answer.detection.pixels.peak], answer.detection.pixel_threshold)
     return Result(gallery, upload, image.geometry, answer, limits, how)
 
 

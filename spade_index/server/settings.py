@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spade_index.errors import InputError
-from spade_index.settings import SearchSettings
+from spade_index.settings import SearchChoice
 
 MIB = 1 << 20
 
@@ -21,7 +21,7 @@ class ServeSettings:
     allowed_hosts: tuple[str, ...] = ()  # names that requests may give besides the one listened on
     allowed_origins: tuple[str, ...] = ()  # of other sites' pages that may call the service
 
-    search: SearchSettings = field(default_factory=SearchSettings)  # its `maps` is each request's own
+    search: SearchChoice = field(default_factory=SearchChoice)  # the rest is each gallery's own, `maps` each request's
     device: str = "auto"
     kernel: str | None = None
     map_memory: int | None = None  # of each open gallery

@@ -12,7 +12,8 @@ from PIL import Image
 
 from spade_index import wire
 from spade_index.errors import SpadeIndexError
-from spade_index.method.scores import calibrated_thresholds
+from spade_index.method.normal_scores import stored_calibration
+from spade_index.method.tuned import tuned_search
 from spade_index.settings import Maps
 
 from . import results
@@ -253,12 +254,12 @@ def _png(image: Image.Image) -> Response:
 
 
 def _summary(served: Service, name: str) -> wire.GallerySummary:
-    key = served.settings.search.calibration_key()
     images = snapshot = backbone = error = None
     calibrated = False
     try:
         with served.galleries.open(name) as opened:
             images, snapshot, backbone = len(opened), opened.snapshot, opened.settings.backbone
+            key = served.settings.search.settings(tuned_search(opened)).calibration_key()
             calibrated = opened.catalog.calibration(key) is not None
     except (SpadeIndexError, Problem) as failure:
         error = str(as_problem(failure, str(served.galleries.root)).detail)
@@ -274,17 +275,19 @@ def _summary(served: Service, name: str) -> wire.GallerySummary:
 
 
 def _described(served: Service, name: str, key: Key) -> wire.GalleryInfo:
-    search = served.settings.search
     with served.galleries.open(name) as opened:
         info, settings = opened.info(), opened.settings
-        thresholds, _ = calibrated_thresholds(opened, search)
+        search = served.settings.search.settings(tuned_search(opened))
+        stored = stored_calibration(opened, search)
     kept = ("images", "snapshot", "snapshots", "created", "removed_images", "shard_bytes", "settings", "index")
     return wire.GalleryInfo(
         name=name,
         backbone=settings.backbone,
         input_size=settings.preprocessing.input_size,
         search={field: value for field, value in asdict(search).items() if field != "maps"},
-        thresholds=thresholds,
+        thresholds={} if stored is None else stored.thresholds,
+        tuned=info["tuned"],
+        false_alarms=None if stored is None else stored.false_alarms,
         open=served.galleries.is_open(name),
         may_write=key.allows(name, write=True),
         **{field: info[field] for field in kept},

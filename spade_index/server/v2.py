@@ -13,6 +13,7 @@ from fastapi import APIRouter, Path, Request, Response
 from starlette.responses import JSONResponse
 
 from spade_index.errors import SpadeIndexError
+from spade_index.method.tuned import tuned_search
 from spade_index.settings import MAPS, Maps
 
 from .access import ReadRoute, RequestKey
@@ -76,7 +77,7 @@ def metadata(request: Request, model: Model, version: Version | None = None) -> 
     with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
         height, width = gallery.settings.preprocessing.input_size
         versions = [str(row.snapshot) for row in gallery.catalog.snapshots() if row.images]
-    neighbours = service_of(request).settings.search.score_neighbours
+        neighbours = service_of(request).settings.search.settings(tuned_search(gallery)).score_neighbours
     shapes = {
         "score": ("FP32", [-1]),
         "anomalous": ("BOOL", [-1]),

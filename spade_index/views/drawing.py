@@ -64,7 +64,7 @@ class Drawing:
         path = self._score_map(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, detection.pixels.score_map)
-        self._maxima[file.path] = detection.pixels.score
+        self._maxima[file.path] = detection.pixels.peak
         self._shown.append(Shown(detection.score, file.path, detection))
         self._shown = sorted(self._shown, key=lambda shown: -shown.score)[:SHOWN]
         return path, self._heatmap(file)
@@ -78,7 +78,7 @@ class Drawing:
             progress: told of the number of images drawn.
         """
         gallery = self._detector.gallery
-        limits = score_limits(list(self._maxima.values()), self._detector.thresholds.get("map"))
+        limits = score_limits(list(self._maxima.values()), self._detector.pixel_threshold)
         shown = {image.path: image.detection for image in self._shown}
         examples: dict[str, Example] = {}
         found: list[tuple[str, Geometry, Sequence[Region]]] = []

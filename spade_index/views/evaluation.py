@@ -31,6 +31,12 @@ def text_of(figures: dict[str, Any]) -> str:
     lines += ["", f"{'score neighbours':>23}{'pooled':>9}{'':9}{'both':>9}"]
     for k, of in figures["image_roc_auc_by_score_neighbours"].items():
         lines.append(f"{k:23}{of['pooled']:9.4f}{'':9}{of['both']:9.4f}")
+    if figures["hit_rate"] is not None:
+        lines += [
+            "",
+            f"at false alarms of {figures['false_alarms']:g} asked for: {figures['hit_rate']:.3f} of the defective "
+            f"images are called anomalous, and {figures['false_alarm_rate']:.3f} of the good ones",
+        ]
     backbone = 1e3 * figures["seconds"]["backbone"] / figures["images"]
     search = 1e3 * figures["seconds"]["search_per_image"]
     lines += [
@@ -53,7 +59,7 @@ def write_evaluation(
     path: Path, title: str, detector: Detector, evaluation: Evaluation, figures: dict[str, Any]
 ) -> None:
     """Write the page of an evaluation: its figures, and examples of each kind of defect."""
-    limits = score_limits([judged.score_map for judged in evaluation.judged], detector.thresholds.get("map"))
+    limits = score_limits([judged.score_map for judged in evaluation.judged], detector.pixel_threshold)
     write_report(
         path,
         title=title,
@@ -61,6 +67,8 @@ def write_evaluation(
             ("Image ROC AUC", figures["image_roc_auc"]),
             ("Pixel ROC AUC", figures["pixel_roc_auc"]),
             ("PRO (to 30 % false positives)", figures["pro"]),
+            ("Hits", figures["hit_rate"]),
+            ("False alarms", figures["false_alarm_rate"]),
             ("Image score", figures["image_score"]),
             ("Test images", figures["images"]),
             ("Gallery", f"{figures['gallery']['images']:,} images"),

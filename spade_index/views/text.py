@@ -14,3 +14,13 @@ def text_of(value: Any) -> str:
     if math.isnan(number):
         return "–"
     return f"{number:.3f}" if number == 0 or abs(number) >= 0.001 else f"{number:.3g}"
+
+
+def worse_than(p_value: float) -> str:
+    """Return in words what a p-value says: `looks worse than 98 % of good parts`."""
+    share = 100 * (1 - p_value)
+    return (
+        f"looks worse than {share:.0f} % of good parts"
+        if share < 99
+        else f"looks worse than {share:.1f} % of good parts"
+    )

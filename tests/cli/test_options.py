@@ -37,8 +37,8 @@ def parsed(group: type, arguments: Sequence[str] = ()) -> object:
 
 
 def test_options_default_to_the_settings(tmp_path):
-    assert parsed(SearchOptions).settings(None) == SearchSettings()
-    assert parsed(SearchOptions).settings("paper") == PAPER_SEARCH
+    assert parsed(SearchOptions).choice(None).settings() == SearchSettings()
+    assert parsed(SearchOptions).choice("paper").settings() == PAPER_SEARCH
     assert parsed(IndexOptions).settings(IndexSettings()) == IndexSettings()
     assert parsed(LoadingOptions).batch_size == BATCH_SIZE
     assert parsed(KernelOptions) == KernelOptions(kernel=None, map_memory=None)
@@ -49,7 +49,7 @@ def test_options_default_to_the_settings(tmp_path):
 def test_options_override_the_settings(tmp_path):
     search = parsed(SearchOptions, ["--score-neighbours", "5", "--level-weights", "1,0.5,2", "--smoothing", "0"])
     expected = {"score_neighbours": 5, "level_weights": (1, 0.5, 2), "smoothing": 0}
-    assert search.settings(None, "auto") == SearchSettings(**expected, maps="auto")
+    assert search.choice(None, "auto").settings() == SearchSettings(**expected, maps="auto")
     before = IndexSettings(storage="pq", recall=0.5)
     assert parsed(IndexOptions, ["--dimensions", "0", "--memory", "64"]).settings(before) == IndexSettings(
         storage="pq", recall=0.5, dimensions=0, memory=64 << 20
@@ -61,7 +61,7 @@ def test_options_override_the_settings(tmp_path):
 
 def test_invalid_values_are_named():
     with pytest.raises(InputError, match="level weights"):
-        parsed(SearchOptions, ["--level-weights", "1,x"]).settings(None)
+        parsed(SearchOptions, ["--level-weights", "1,x"]).choice(None)
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)

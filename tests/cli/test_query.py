@@ -106,7 +106,7 @@ def test_output_stays_below_its_folder_for_any_id(built, dataset, tmp_path):
 
 
 def test_calibrated_thresholds_give_verdicts(gallery, dataset):
-    printed = run("calibrate", gallery).stdout
+    printed = run("calibrate", gallery, "--false-alarms", 0.1).stdout
     assert "12 images" in printed
     answers = objects(run("query", gallery, dataset / "test" / "hole", "--json"))
     assert all(answer["threshold"] > 0 and answer["anomalous"] is True for answer in answers)

@@ -13,7 +13,7 @@ from helpers.tiny import random_image, write_images
 @pytest.fixture(scope="session")
 def _written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
-    write_images(folder / "good-parts", 12)
+    write_images(folder / "good-parts", 20)
     write_images(folder / "more-good-parts", 2, seed=1)
     write_images(folder / "suspects", 2, seed=2)
     random_image(3).save(folder / "suspect.jpg")

@@ -261,7 +261,7 @@ def test_an_interrupt_in_the_first_batch_leaves_nothing(
     def interrupted(*arguments: object, **options: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(backbone, "_model", interrupted)
+    monkeypatch.setattr(backbone, "_reader", interrupted)
     with GalleryWriter(tmp_path / "gallery", backbone.settings) as writer:
         with pytest.raises(KeyboardInterrupt):
             writer.add(find_images(image_folder(3)), backbone)

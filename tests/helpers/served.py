@@ -25,7 +25,7 @@ def _root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build(root / "plain", write_images(folder / "images", 12), tiny, shard_rows=5, batch_size=5)
     shutil.copytree(root / "plain", root / "calibrated")
     with Gallery(root / "calibrated") as gallery:
-        found = calibrate(gallery, SearchSettings(), device="cpu")
+        found = calibrate(gallery, SearchSettings(), false_alarms=0.1, device="cpu")
     with GalleryWriter(root / "calibrated") as writer:
         store(writer, SearchSettings(), found)
     cropping = Preprocessing(input_size=(INPUT, INPUT), resize=40)

@@ -1,18 +1,24 @@
-"""Thresholds from leave-one-out scores of a gallery's own images."""
+"""Calibration: what a gallery's own images score without themselves, thresholds and p-values."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from spade_index.errors import InputError
+from spade_index.errors import GalleryDamaged, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
+from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.method.calibration import calibrate, store
+from spade_index.method.calibration import Calibration, calibrate, near_distance, store
 from spade_index.method.detector import Detector
+from spade_index.method.judgement import carry_on
+from spade_index.method.normal_scores import NormalScores, images_needed
 from spade_index.settings import SearchSettings
 
 from helpers.brute import PlainGallery
@@ -36,68 +42,194 @@ def by_definition(gallery_path: Path) -> list[dict[str, float]]:
     return scores
 
 
-@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.99, 1.0])
-def test_thresholds_by_definition(gallery_path: Path, by_definition: list[dict[str, float]], quantile: float) -> None:
+def as_dicts(calibration: Calibration) -> list[dict[str, float]]:
+    """Return the scores of every image, in the order of keys."""
+    scores = calibration.found.scores
+    return [{kind: float(values[row]) for kind, values in scores.items()} for row in range(len(calibration.found))]
+
+
+@pytest.mark.parametrize("false_alarms", [0.1, 0.25, 0.5])
+def test_scores_and_thresholds_by_definition(
+    gallery_path: Path, by_definition: list[dict[str, float]], false_alarms: float
+) -> None:
     told: list[int] = []
     with Gallery(gallery_path) as gallery:
-        found = calibrate(gallery, SEARCH, quantile=quantile, progress=told.append)
-    assert (found.images, found.snapshot, found.quantile, sum(told)) == (12, 3, quantile, 12)
+        found = calibrate(gallery, SEARCH, false_alarms=false_alarms, progress=told.append)
+    assert (found.images, found.snapshot, found.false_alarms, sum(told)) == (12, 3, false_alarms, 12)
+    for scores, expected in zip(as_dicts(found), by_definition, strict=True):
+        assert {kind: scores[kind] for kind in expected} == pytest.approx(expected, rel=1e-4)
+        assert scores["peak"] == scores["map"]
     for kind, threshold in found.thresholds.items():
-        scores = sorted(score[kind] for score in by_definition)
-        assert threshold == pytest.approx(scores[int(np.ceil(quantile * 11 - 1e-9))], rel=1e-4)
-        assert np.mean([score <= threshold * (1 + 1e-4) for score in scores]) >= quantile
-    json.dumps(asdict(found))
+        highest = sorted((scores[kind] for scores in as_dicts(found)), reverse=True)
+        assert threshold == highest[int(false_alarms * 13) - 1]
+    json.dumps(found.record())
+
+
+@given(
+    scores=st.lists(st.floats(-5, 5), min_size=10, max_size=40),
+    score=st.floats(-6, 6),
+    false_alarms=st.sampled_from([0.02, 0.05, 0.1, 0.25, 0.5, 0.9]),
+)
+def test_a_score_is_above_the_threshold_where_its_p_value_is_small(
+    scores: list[float], score: float, false_alarms: float
+) -> None:
+    count = len(scores)
+    found = LeaveOneOut(np.arange(count), {"map": np.array(scores)}, np.zeros((count, 1), np.float16))
+    normal = NormalScores(found)
+    p_value, threshold = normal.p_value("map", score), normal.threshold("map", false_alarms)
+    assert p_value == (1 + sum(other >= score for other in scores)) / (count + 1)
+    assert (threshold is not None and score > threshold) == (p_value <= false_alarms + 1e-12)
+    assert (threshold is None) == (count < images_needed(false_alarms))
+
+
+def test_new_normal_scores_are_above_the_threshold_as_often_as_asked() -> None:
+    random, called = np.random.default_rng(0), []
+    for _ in range(400):
+        drawn = random.gamma(2.0, size=60)
+        found = LeaveOneOut(np.arange(59), {"map": drawn[:59]}, np.zeros((59, 1), np.float16))
+        threshold = NormalScores(found).threshold("map", 0.1)
+        assert threshold is not None
+        called.append(drawn[59] > threshold)
+    assert np.mean(called) == pytest.approx(0.1, abs=0.045)  # three standard errors
 
 
 def test_a_sample_is_spread_over_the_gallery(gallery_path: Path, by_definition: list[dict[str, float]]) -> None:
     with Gallery(gallery_path) as gallery:
-        found = calibrate(gallery, SEARCH, quantile=1.0, sample=3)
+        found = calibrate(gallery, SEARCH, sample=3)
     assert found.images == 3
-    expected = max(by_definition[position]["pooled"] for position in (0, 6, 11))
-    assert found.thresholds["pooled"] == pytest.approx(expected, rel=1e-4)
+    expected = [scores["pooled"] for scores in by_definition]
+    positions = [expected.index(pytest.approx(scores["pooled"], rel=1e-4)) for scores in as_dicts(found)]
+    assert (positions[0], positions[-1]) == (0, 11)
+    assert 3 < positions[1] < 8
 
 
 def test_all_images_as_neighbours(gallery_path: Path) -> None:
     with Gallery(gallery_path) as gallery:
-        found = calibrate(gallery, SearchSettings(score_neighbours=50, gallery_neighbours=50), quantile=1.0)
+        found = calibrate(gallery, SearchSettings(score_neighbours=50, gallery_neighbours=50))
     plain = PlainGallery(gallery_path)
     means = [np.mean([d for _, d in plain.nearest(pooled, 12)[1:]]) for pooled in plain.pooled.values()]
-    assert found.thresholds["pooled"] == pytest.approx(max(means), rel=1e-4)
+    assert found.found.scores["pooled"] == pytest.approx(means, rel=1e-4)
 
 
-def test_an_image_with_duplicates_is_left_out_itself(gallery_path: Path, backbone: Backbone) -> None:
-    """Neighbours with equal distances are sorted by id, so an image is not always its own first neighbour."""
+def test_near_duplicates_do_not_stand_in_for_each_other(gallery_path: Path, backbone: Backbone) -> None:
     with GalleryWriter(gallery_path) as writer:
-        files = [image_file(f"twin-{number}.png", png(50) + bytes(number)) for number in range(30)]
-        assert writer.add(files, backbone).added == 30
-        found = calibrate(writer.gallery, SEARCH, quantile=0.5)
-    assert found.thresholds == {"pooled": 0.0, "map": pytest.approx(0, abs=1e-3), "both": 0.0}
+        files = [image_file(f"twin-{number}.png", png(50) + bytes(number)) for number in range(4)]
+        assert writer.add(files, backbone).added == 4
+        twins = [writer.gallery.image(file.id).key for file in files]
+        found = calibrate(writer.gallery, SEARCH)
+        scores = dict(zip(found.found.keys.tolist(), found.found.scores["pooled"].tolist(), strict=True))
+        nearest = writer.gallery.nearest(writer.gallery.pooled([writer.gallery.image("twin-0.png")]), 16)[0]
+    others = [neighbour.distance for neighbour in nearest if neighbour.key not in twins]
+    assert [scores[key] for key in twins] == pytest.approx([np.mean(others[:2])] * 4)
+
+
+def test_neighbours_maps_are_subtracted(gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        plain = calibrate(gallery, SEARCH).found
+        less = calibrate(gallery, replace(SEARCH, subtract_neighbours=0.5)).found
+        for row, image in enumerate(gallery.images()):
+            detector = Detector(gallery, search=SEARCH)
+            nearest = detector.nearest_images(gallery.pooled([image]), image.key, near_distance(gallery))[0]
+            own = plain.maps[plain.rows([n.key for n in nearest[:3]])].astype(np.float32).mean(0)
+            left = plain.maps[row].astype(np.float32) - 0.5 * own
+            score_map = detector.score_maps(torch.from_numpy(left)[None])[0]
+            assert less.scores["map"][row] == pytest.approx(score_map.max(), rel=1e-2, abs=1e-2)
+
+
+def test_a_detector_subtracts_what_its_neighbours_score(gallery_path: Path, backbone: Backbone) -> None:
+    search = replace(SEARCH, subtract_neighbours=1.0)
+    with Gallery(gallery_path) as gallery, pytest.raises(InputError, match="spade-index calibrate"):
+        Detector(gallery, backbone, search)
+    with GalleryWriter(gallery_path) as writer:
+        calibration = calibrate(writer.gallery, search)
+        store(writer, search, calibration)
+        image = next(writer.gallery.images())
+        pyramid = [torch.from_numpy(level).float() for level in writer.gallery.maps([image.key])]
+        pooled = writer.gallery.pooled([image])
+        (found,) = Detector(writer.gallery, search=search).detect_features(pooled, pyramid, without=image.key)
+        (plain,) = Detector(writer.gallery, search=SEARCH).detect_features(pooled, pyramid, without=image.key)
+    assert found.pixels is not None
+    assert plain.pixels is not None
+    assert found.pixels.score_map.mean() < plain.pixels.score_map.mean()
+    np.testing.assert_array_equal(found.pixels.distances, plain.pixels.distances)
 
 
 def test_thresholds_are_used_for_the_same_search_settings_only(gallery_path: Path, backbone: Backbone) -> None:
     with GalleryWriter(gallery_path) as writer:
-        calibration = calibrate(writer.gallery, SEARCH)
+        calibration = calibrate(writer.gallery, SEARCH, false_alarms=0.1)
         store(writer, SEARCH, calibration)
     with Gallery(gallery_path) as gallery:
-        assert gallery.info()["calibrations"] == [asdict(calibration)]
+        (stored,) = gallery.info()["calibrations"]
+        assert {name: value for name, value in stored.items() if name not in ("file", "digest")} == calibration.record()
         for kind, threshold in calibration.thresholds.items():
-            search = SearchSettings(**{**vars(SEARCH), "image_score": kind})
+            search = replace(SEARCH, image_score=kind)
             assert Detector(gallery, backbone, search).thresholds[kind] == threshold
             assert Detector(gallery, backbone, search, threshold=1.5).thresholds[kind] == 1.5
-        auto = Detector(gallery, backbone, SearchSettings(**{**vars(SEARCH), "maps": "auto"}))
+        auto = Detector(gallery, backbone, replace(SEARCH, maps="auto"))
         assert auto.thresholds["pooled"] == calibration.thresholds["pooled"]
         for other in ({"score_neighbours": 3}, {"smoothing": 2.0}, {"mode": "per-level"}, {"level_weights": "equal"}):
             assert Detector(gallery, backbone, SearchSettings(**{**vars(SEARCH), **other})).thresholds == {}
 
 
+def test_the_share_of_false_alarms_decides(gallery_path: Path, backbone: Backbone) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        store(writer, SEARCH, calibrate(writer.gallery, SEARCH))
+    with Gallery(gallery_path) as gallery:
+        assert Detector(gallery, backbone, SEARCH).thresholds == {}  # 19 images are needed for 0.05
+        thresholds = [Detector(gallery, backbone, SEARCH, false_alarms=rate).thresholds["map"] for rate in (0.1, 0.5)]
+        assert thresholds[0] > thresholds[1]
+        with pytest.raises(InputError, match="false alarms"):
+            Detector(gallery, backbone, SEARCH, false_alarms=1.0)
+
+
+def test_a_calibration_is_carried_on(gallery_path: Path, backbone: Backbone) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        carry_on(writer, SEARCH)
+        writer.remove(["003.png"])
+        writer.add([image_file("new.png", png(77))], backbone)
+        scored: list[int] = []
+        carry_on(writer, SEARCH, progress=scored.append)
+        assert sum(scored) == 1
+        normal = Detector(writer.gallery, search=SEARCH).normal_scores
+        assert normal is not None
+        assert len(normal) == 12
+        assert len(list((gallery_path / "calibrations").iterdir())) == 1
+
+
 def test_calibrating_again_replaces_the_first_calibration(gallery_path: Path, backbone: Backbone) -> None:
     with GalleryWriter(gallery_path) as writer:
-        store(writer, SEARCH, calibrate(writer.gallery, SEARCH, quantile=0.2))
-        store(writer, SEARCH, calibrate(writer.gallery, SEARCH, quantile=0.9))
+        store(writer, SEARCH, calibrate(writer.gallery, SEARCH, false_alarms=0.8))
+        store(writer, SEARCH, calibrate(writer.gallery, SEARCH, false_alarms=0.25))
         store(writer, SearchSettings(), calibrate(writer.gallery, SearchSettings()))
         assert len(writer.gallery.catalog.calibrations()) == 2
         stored = json.loads(writer.gallery.catalog.calibration(SEARCH.calibration_key()) or "")
-    assert stored["quantile"] == 0.9
+    assert (stored["false_alarms"], stored["quantile"]) == (0.25, 0.75)
+    assert len(list((gallery_path / "calibrations").iterdir())) == 2
+
+
+def test_a_damaged_calibration_is_named_and_dropped(gallery_path: Path, backbone: Backbone) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        store(writer, SEARCH, calibrate(writer.gallery, SEARCH, false_alarms=0.25))
+    (file,) = (gallery_path / "calibrations").iterdir()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with GalleryWriter(gallery_path) as writer:
+        problems = list(writer.gallery.problems())
+        assert [str(file) in problem.line for problem in problems] == [True]
+        writer.repair(problems)
+        assert list(writer.gallery.verify()) == []
+        assert Detector(writer.gallery, backbone, SEARCH).thresholds == {}
+        assert not file.exists()
+
+
+def test_a_calibration_without_its_file_is_damage(gallery_path: Path, backbone: Backbone) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        store(writer, SEARCH, calibrate(writer.gallery, SEARCH))
+    (file,) = (gallery_path / "calibrations").iterdir()
+    file.unlink()
+    with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match="spade-index calibrate"):
+        Detector(gallery, backbone, SEARCH)
 
 
 def test_too_few_images_are_refused(gallery_path: Path) -> None:
@@ -107,7 +239,7 @@ def test_too_few_images_are_refused(gallery_path: Path) -> None:
             calibrate(writer.gallery, SEARCH)
 
 
-@pytest.mark.parametrize("quantile", [0, -0.1, 1.01])
-def test_a_quantile_out_of_range_is_refused(gallery_path: Path, quantile: float) -> None:
-    with Gallery(gallery_path) as gallery, pytest.raises(InputError, match="quantile"):
-        calibrate(gallery, SEARCH, quantile=quantile)
+@pytest.mark.parametrize("false_alarms", [0, -0.1, 1, 1.01])
+def test_a_share_out_of_range_is_refused(gallery_path: Path, false_alarms: float) -> None:
+    with Gallery(gallery_path) as gallery, pytest.raises(InputError, match="false alarms"):
+        calibrate(gallery, SEARCH, false_alarms=false_alarms)

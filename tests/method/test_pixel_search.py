@@ -8,6 +8,7 @@ import torch
 from spade_index.gallery import Gallery
 from spade_index.gallery.index.search import Neighbour
 from spade_index.kernels import choose_kernel
+from spade_index.method.comparison import Comparison
 from spade_index.method.pixel_search import PixelSearch
 from spade_index.settings import SearchSettings
 
@@ -17,7 +18,7 @@ def search_in(gallery: Gallery, slots: int) -> PixelSearch:
     device = torch.device("cpu")
     settings = SearchSettings(gallery_neighbours=2)
     memory = slots * gallery.settings.map_bytes
-    return PixelSearch(gallery, settings, [1.0] * 3, choose_kernel(device), device, memory)
+    return PixelSearch(gallery, settings, Comparison(gallery, settings), choose_kernel(device), device, memory)
 
 
 def neighbours(gallery: Gallery, *positions: int) -> list[Neighbour]:

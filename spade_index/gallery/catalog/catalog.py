@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, VERSION
@@ -18,7 +19,7 @@ from spade_index.settings import ExtractionSettings
 from . import check
 from .check import REMEDY
 from .images import ImageQueries
-from .schema import ADDITIONS, create_catalog
+from .schema import ADDITIONS, TUNED, create_catalog
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
 CALIBRATION = {"thresholds": dict, "quantile": int | float, "snapshot": int, "search": str}  # fields that `info` shows
@@ -109,6 +110,24 @@ class Catalog(ImageQueries):
         """Return the thresholds stored for search settings, as JSON, or None."""
         return self._value("SELECT value FROM calibrations WHERE key = ?", str, key)
 
+    def tuned(self) -> dict[str, Any] | None:
+        """Return how queries search by default, as `tuning.tune` chose it, or None. Raises GalleryDamaged."""
+        text = self.meta(TUNED)
+        if text is None:
+            return None
+        try:
+            value = json.loads(text)
+            if not isinstance(value["search"], dict) or not isinstance(value["images"], int):
+                raise TypeError("it has other values")
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(f"the tuned search settings cannot be read ({error})") from error
+        found: dict[str, Any] = value
+        return found
+
+    def calibration_files(self) -> dict[str, str]:
+        """Return the digests of the files of all calibrations, by file name."""
+        return {str(one["file"]): str(one["digest"]) for one in self.calibrations() if "file" in one}
+
     def calibrations(self) -> list[dict[str, object]]:
         """Return all stored thresholds, as `calibration.calibrate` gives them. Raises GalleryDamaged."""
         try:
@@ -118,6 +137,8 @@ class Catalog(ImageQueries):
                     raise ValueError(f"unexpected {name}")
             if not all(isinstance(value, int | float) for one in found for value in one["thresholds"].values()):
                 raise ValueError("not a number")
+            if not all(isinstance(one.get("file", ""), str) and "/" not in one.get("file", "") for one in found):
+                raise ValueError("unexpected file")
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(f"a threshold cannot be read ({error})") from error
         return found

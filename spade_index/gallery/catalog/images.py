@@ -32,6 +32,13 @@ class ImageQueries(CatalogFile):
         condition = f"WHERE {LIVE} AND +added > :after AND key > :key ORDER BY key LIMIT :limit"
         return self._rows(ImageRow, condition, {"snapshot": snapshot, "after": after, "key": key, "limit": limit})
 
+    def key_range(self, snapshot: int) -> tuple[int, int]:
+        """Return the lowest and the highest key of images that were added up to a snapshot, removed or not."""
+        ((first, last),) = self._typed(
+            (int, int), "SELECT min(key), max(key) FROM images WHERE added <= ?", (snapshot,)
+        )
+        return first, last
+
     def images_by_key(self, keys: Iterable[int]) -> dict[int, ImageRow]:
         """Return the images that have these keys, removed or not, by key."""
         parts = _parts(_distinct(keys))

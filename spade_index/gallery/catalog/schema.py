@@ -23,6 +23,7 @@ from .connection import connect
 from .tables import SnapshotRow, columns, insert
 from .transaction import now
 
+TUNED = "tuned"  # the name in `meta` of how queries search by default: see `Catalog.tuned`
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE shards (

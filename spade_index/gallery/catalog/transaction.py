@@ -104,6 +104,10 @@ class Transaction:
         """Store the thresholds of search settings, in place of earlier ones."""
         self._insert(calibration, "INSERT OR REPLACE")
 
+    def delete_calibration(self, file: str) -> None:
+        """Delete the calibrations whose scores are in this file."""
+        self._db.execute("DELETE FROM calibrations WHERE json_extract(value, '$.file') = ?", (file,))
+
     def _insert(self, row: ShardRow | LayoutRow | IndexRow | CalibrationRow, verb: str = "INSERT") -> None:
         self._db.execute(insert(row.table, columns(type(row)), verb), astuple(row))
 

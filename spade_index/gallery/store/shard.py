@@ -13,6 +13,7 @@ An unfiltered chunk of one image is a plain byte range, so rows are read past HD
 
 import errno
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -67,20 +68,21 @@ class Shard:
         self._require_own()
         return self._pooled
 
-    def read_maps(self, row: int, out: list[np.ndarray]) -> None:
-        """Read a row's maps into `out`, float16 [H*W, C] for each level. Raises GalleryDamaged."""
+    def read_maps(self, row: int, out: list[np.ndarray], levels: Sequence[int] | None = None) -> None:
+        """Read a row's maps into `out`, float16 [H*W, C] for each level, or for some. Raises GalleryDamaged."""
         self._require_own()
-        self._read_maps(row, out)
+        self._read_maps(row, out, levels)
 
     def _require_own(self) -> None:
         # Rows with checksums are read all the same: a changed byte in the settings must not cost the images.
         if self._foreign:
             raise GalleryDamaged(f"{self.path}: was built with other settings than its gallery; {_remedy(self.path)}")
 
-    def _read_maps(self, row: int, out: list[np.ndarray]) -> None:
+    def _read_maps(self, row: int, out: list[np.ndarray], levels: Sequence[int] | None = None) -> None:
         if not 0 <= row < self.rows:
             raise GalleryDamaged(f"{self.path}: has no row {row}; {_remedy(self.path)}")
-        for offsets, values in zip(self.layout.maps, out, strict=True):
+        maps = self.layout.maps if levels is None else [self.layout.maps[level] for level in levels]
+        for offsets, values in zip(maps, out, strict=True):
             offset = int(offsets[row])
             if offset < 0 or os.preadv(self._fd, [memoryview(values).cast("B")], offset) != values.nbytes:
                 raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")

@@ -6,6 +6,7 @@ from spade_index.gallery import generations
 from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.gallery.reader import Gallery
+from spade_index.gallery.store.leave_one_out import FOLDER
 
 
 def begin_generation(gallery: Gallery, changes: Transaction) -> None:
@@ -37,6 +38,7 @@ def _delete_unnamed(gallery: Gallery) -> None:
     named = {
         "shards": {row.file for row in catalog.shards().values()},
         "index": {path.name for index in indexes for path in (index, descriptors_file(index))},
+        FOLDER: set(catalog.calibration_files()),
     }
     for folder, names in named.items():
         for path in (gallery.path / folder).glob("*"):

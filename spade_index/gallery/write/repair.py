@@ -14,6 +14,7 @@ from spade_index.gallery.store.layout import layout_to_keep
 from spade_index.gallery.store.moments import Totals, no_moments
 from spade_index.gallery.verify import Problem
 
+from .calibrate import forget_calibration
 from .move import move_images
 from .reindex import rebuild_index
 from .session import Session
@@ -25,7 +26,7 @@ def repair(
     """See `GalleryWriter.repair`."""
     problems = list(problems)
     for problem in problems:
-        if problem.shard is None and problem.layout is None and not problem.index:
+        if not (problem.index or problem.calibration) and problem.shard is None and problem.layout is None:
             raise GalleryDamaged(problem.line)
     lost: list[ImageRow] = []
     with storage_errors(session.path):
@@ -35,6 +36,9 @@ def repair(
                 _move_whole(session, problem.shard, {image.key for image in problem.lost}, say)
             if problem.layout is not None:
                 _keep_layout(session, problem.layout, say)
+            if problem.calibration is not None:
+                forget_calibration(session, problem.calibration)
+                say(f"dropped the calibration in {problem.calibration}: `spade-index calibrate` makes it again")
         dropped = _drop(session, lost, say, progress) if lost else 0
         if _needs_index(session) or any(problem.index for problem in problems):
             say(f"rebuilt the index: {rebuild_index(session)}")

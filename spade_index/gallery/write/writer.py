@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spade_index.gallery.catalog.tables import CalibrationRow
+from spade_index.gallery.catalog.schema import TUNED
 from spade_index.gallery.index.index import IndexDescription
+from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
@@ -15,6 +16,7 @@ from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
 
 from .add_features import add_features
 from .admission import AddReport
+from .calibrate import set_calibration
 from .compact import compact, images_to_move
 from .ingest import Ingest
 from .reindex import index_is_stale, index_settings, rebuild_index
@@ -128,7 +130,11 @@ class GalleryWriter(Session):
         """
         return repair(self, self.gallery.problems() if problems is None else problems, say, progress)
 
-    def set_calibration(self, key: str, value: dict[str, object]) -> None:
-        """Store the thresholds of search settings, as `calibration.calibrate` gives them."""
+    def set_calibration(self, key: str, value: dict[str, object], found: LeaveOneOut | None = None) -> None:
+        """Store the calibration of search settings, as `calibration.calibrate` gives it, and its scores in a file."""
+        set_calibration(self, key, value, found)
+
+    def set_tuned(self, value: dict[str, object]) -> None:
+        """Store how queries search by default, as `tuning.tune` chose it."""
         with self.commit() as changes:
-            changes.set_calibration(CalibrationRow(key, json.dumps(value)))
+            changes.set_meta(TUNED, json.dumps(value))

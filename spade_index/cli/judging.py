@@ -1,0 +1,45 @@
+"""What `build`, `tune` and `evaluate` share: the choice of input size, tuning and calibration, with progress."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from spade_index.settings import CALIBRATION_SAMPLE, TUNE_FROM, TUNE_SECONDS
+
+from .backbone_options import BackboneOptions
+from .progress import Progress
+from .sources import files_of
+
+if TYPE_CHECKING:  # both take long to import
+    from spade_index.features.backbone import Backbone
+    from spade_index.gallery.write.writer import GalleryWriter
+
+
+def sized_backbone(options: BackboneOptions, device: str, sources: Sequence[Path]) -> "Backbone":
+    """Load the backbone with the input size that suits the images of the sources, and say which."""
+    from spade_index.method.input_size import choose_input_size
+
+    Progress.note("choosing the input size")
+    chosen = choose_input_size(
+        files_of(sources),
+        options.load(device),
+        lambda size, levels: options.load(device, input_size=size, levels=levels),
+        seconds=TUNE_SECONDS / 2,
+        say=Progress.note,
+    )
+    click.echo(chosen.why)
+    return chosen.backbone
+
+
+def judge_gallery(writer: "GalleryWriter", backbone: "Backbone", kernel: str | None = None) -> None:
+    """Tune and calibrate a gallery, and say what was chosen."""
+    from spade_index.method.judgement import tune_and_calibrate
+
+    if len(writer.gallery) < TUNE_FROM:
+        Progress.note(f"not tuned or calibrated: that takes {TUNE_FROM} images")
+        return
+    Progress.note("tuning")
+    with Progress("calibrate", min(CALIBRATION_SAMPLE, len(writer.gallery))) as progress:
+        tune_and_calibrate(writer, backbone, say=click.echo, progress=progress, kernel=kernel)

@@ -1,0 +1,68 @@
+"""`spade-index tune`: choose how to compare."""
+
+import json
+from pathlib import Path
+
+import click
+
+from spade_index.settings import TUNE_SECONDS
+
+from .backbone_options import BackboneOptions
+from .options import KernelOptions, device_option, gallery_argument, takes
+from .progress import Progress
+
+
+@click.command()
+@gallery_argument
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write what was tried to this file.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1),
+    default=TUNE_SECONDS,
+    show_default=True,
+    help="Time that it may take, approximately.",
+)
+@click.option("--no-calibrate", is_flag=True, help="Do not calibrate for the settings chosen.")
+@takes("backbone", BackboneOptions)
+@device_option
+@takes("kernel", KernelOptions)
+def tune(
+    gallery: Path,
+    json_file: Path | None,
+    seconds: float,
+    no_calibrate: bool,
+    backbone: BackboneOptions,
+    device: str,
+    kernel: KernelOptions,
+) -> None:
+    """Choose how GALLERY is searched, by synthetic defects pasted into its own images; no label is needed.
+
+    Queries search so from then on, where no option says otherwise.
+    """
+    from dataclasses import asdict
+
+    from spade_index.errors import InputError
+    from spade_index.gallery.write.writer import GalleryWriter
+    from spade_index.method import tuning
+    from spade_index.method.judgement import carry_on
+
+    if json_file is not None and not json_file.parent.is_dir():
+        raise InputError(f"{json_file}: no such folder")
+    with GalleryWriter(gallery) as writer:
+        loaded = backbone.load(device, writer.gallery)
+        writer.settings.require_equal(loaded.settings, str(gallery))
+        found = tuning.tune(
+            writer.gallery,
+            loaded,
+            seconds=seconds,
+            progress=click.echo,
+            kernel=kernel.kernel,
+            map_memory=kernel.map_bytes,
+        )
+        tuning.store(writer, found)
+        if json_file is not None:
+            json_file.write_text(json.dumps(asdict(found), indent=2) + "\n")
+        click.echo(f"tuned: {found.why}")
+        if not no_calibrate:
+            with Progress("calibrate", len(writer.gallery)) as progress:
+                carry_on(writer, found.settings, progress=progress, device=loaded.device, kernel=kernel.kernel)

@@ -1,0 +1,77 @@
+"""What normal images score when each is searched for without itself: scores and maps, in a file of their own.
+
+    attrs    format="spade-index", version, kinds=<JSON: names of the scores>
+    /key     [n]             int64, ascending: the images
+    /scores  [n, kinds]      float64
+    /maps    [n, P]          float16, contiguous: mean squared distances on the grid of comparison, raster order
+
+A file never changes. The catalog names it, with the digest of its bytes, in the row of its calibration.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spade_index.errors import GalleryDamaged
+
+from .format import FORMAT, VERSION
+from .sink import Sink
+
+FOLDER = "calibrations"
+LARGEST = 65504.0  # the largest finite float16
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Scores and maps of n images; `maps` stays in its file, mapped into memory, where it was read from one."""
+
+    keys: np.ndarray  # int64 [n], ascending
+    scores: dict[str, np.ndarray]  # float64 [n] of each kind
+    maps: np.ndarray  # float16 [n, P]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def rows(self, keys: Sequence[int]) -> np.ndarray:
+        """Return the rows int64 [m] of those of the images with these keys that are here."""
+        wanted = np.asarray(keys, np.int64)
+        if not len(self.keys):
+            return np.empty(0, np.int64)
+        rows = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
+        return rows[self.keys[rows] == wanted]
+
+    def write(self, path: Path) -> None:
+        """Write the file. Raises OSError."""
+        with closing(Sink(path)) as sink, sink.checked(), h5py.File(sink, "w") as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["version"] = VERSION
+            file.attrs["kinds"] = json.dumps(list(self.scores))
+            file.create_dataset("key", data=self.keys.astype("<i8"))
+            file.create_dataset("scores", data=np.stack(list(self.scores.values()), 1).astype("<f8"))
+            file.create_dataset("maps", data=np.minimum(self.maps, LARGEST).astype("<f2"))
+
+    @classmethod
+    def read(cls, path: Path) -> "LeaveOneOut":
+        """Read a file; its maps are mapped. Raises GalleryDamaged."""
+        try:
+            with h5py.File(path, "r") as file:
+                keys, scores, maps = file["key"], file["scores"], file["maps"]
+                kinds = json.loads(file.attrs["kinds"])
+                if maps.dtype != "<f2" or len({len(keys), len(scores), len(maps)}) > 1 or maps.id.get_offset() is None:
+                    raise ValueError("its arrays do not fit each other")
+                values = dict(zip(kinds, np.asarray(scores[:], np.float64).T, strict=True))
+                mapped = np.memmap(path, "<f2", "r", maps.id.get_offset(), maps.shape)
+                return cls(np.asarray(keys[:], np.int64), values, mapped)
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+            raise GalleryDamaged(f"{path}: damaged ({reason}): {remedy(path)}") from error
+
+
+def remedy(path: Path) -> str:
+    """Return what to do about a damaged file."""
+    return f"`spade-index calibrate {path.parent.parent}` makes it again"

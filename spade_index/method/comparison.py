@@ -1,0 +1,160 @@
+"""How the pixels of two images are compared: which levels, scaled how, on which grid.
+
+Feature maps are prepared before the pixel search sees them, the query's and the gallery's alike, so every kernel
+searches them as they are. A level that is left out is not read. A pixel's vector x in a level is scaled to
+
+    none     x, and the level weighs the inverse of its variance
+    root     x / sqrt(|x| m), m the mean of |x| over a sample of the gallery: half way between `none` and `length`
+    length   x / |x|
+    channel  y / |y|, y = (x - mean) / deviation of each channel over the sample
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spade_index.errors import InputError
+from spade_index.gallery.reader import Gallery
+from spade_index.kernels.pyramid import Size
+from spade_index.settings import SearchSettings
+
+SAMPLE = 64  # images that the channels' means and deviations are computed on
+SMALLEST = 1e-6  # deviation of a channel, and length of a vector
+SAMPLED = ("root", "channel")  # scalings that depend on the sample
+PREPARED = 8  # maps that are prepared together
+
+
+class Moments(NamedTuple):
+    """Statistics of a level over a sample of the gallery."""
+
+    mean: Tensor  # float32 [C]
+    deviation: Tensor  # float32 [C]
+    length: float  # of a pixel's vector, in the mean
+
+
+class Comparison:
+    """The way of comparing that search settings name, for one gallery."""
+
+    def __init__(self, gallery: Gallery, search: SearchSettings) -> None:
+        """Read what the way depends on: with scaling `root` or `channel`, maps of up to 64 images.
+
+        Raises InputError if a level or the level weights do not fit the gallery.
+        """
+        settings = gallery.settings
+        stored = len(settings.levels)
+        self.levels = tuple(range(stored)) if search.compared_levels is None else search.compared_levels
+        if self.levels[-1] >= stored:
+            raise InputError(
+                f"{gallery.path} has {stored} levels, 0 to {stored - 1}: there is no level {self.levels[-1]}"
+            )
+        self._gallery, self._scaling = gallery, search.scaling
+        self._stored = [settings.sizes[level] for level in self.levels]
+        self.sizes = [_averaged(size, search.grid) for size in self._stored]
+        self.channels = [settings.level_shapes[level][0] for level in self.levels]
+        weights = level_weights(gallery, search)
+        self.weights = [weights[level] for level in self.levels]
+        self._as_stored = self.sizes == self._stored and search.scaling == "none"
+        self._moments = self._channel_moments() if search.scaling in SAMPLED else None
+
+    @property
+    def size(self) -> Size:
+        """(H, W) of the finest level, after averaging: the grid of comparison."""
+        return self.sizes[0]
+
+    def prepare(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """Return the levels that are compared, [B, H*W, C], of a pyramid of all stored levels."""
+        return self._prepare([pyramid[level] for level in self.levels])
+
+    def read(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
+        """Read and prepare the maps of the images with these keys, into float16 [H*W, C] arrays, out[level][image].
+
+        Raises GalleryDamaged if they cannot be read, or have values that are not finite.
+        """
+        if self._as_stored:
+            self._gallery.read_maps(keys, out, self.levels)
+            return
+        for first in range(0, len(keys), PREPARED):
+            some = keys[first : first + PREPARED]
+            levels = self._prepare([torch.from_numpy(level).float() for level in self._gallery.maps(some, self.levels)])
+            for there, level in zip(out, levels, strict=True):
+                for place, values in enumerate(level.half().numpy()):
+                    there[first + place][:] = values
+
+    def _prepare(self, levels: list[Tensor]) -> list[Tensor]:
+        """Scale every pixel of levels [B, H*W, C], then average cells to the grid."""
+        if self._as_stored:
+            return levels
+        if self._scaling != "none":
+            moments: Sequence[Moments | None] = self._moments or (None,) * len(levels)
+            levels = [self._scaled(level, of_level) for level, of_level in zip(levels, moments, strict=True)]
+        return [_pool(*level) for level in zip(levels, self._stored, self.sizes, strict=True)]
+
+    def _scaled(self, level: Tensor, moments: Moments | None) -> Tensor:
+        """Scale the vectors of a level [B, H*W, C]."""
+        if moments is None:
+            return F.normalize(level, dim=-1)
+        if self._scaling == "root":
+            return level / (level.norm(dim=-1, keepdim=True) * moments.length).sqrt().clamp_min(SMALLEST)
+        mean, deviation = (values.to(level.device) for values in (moments.mean, moments.deviation))
+        return F.normalize((level - mean) / deviation, dim=-1)
+
+    def _channel_moments(self) -> list[Moments]:
+        """Return the moments of each level, over a sample of the gallery."""
+        keys = [image.key for image in self._gallery.sample(SAMPLE)]
+        sums = [torch.zeros(2, channels, dtype=torch.float64) for channels in self.channels]
+        lengths = [0.0] * len(self.channels)
+        for key in keys:
+            for number, level in enumerate(self._gallery.maps([key], self.levels)):
+                values = torch.from_numpy(level[0]).double()  # [H*W, C]
+                sums[number] += torch.stack([values.mean(0), values.square().mean(0)])
+                lengths[number] += float(values.norm(dim=-1).mean())
+        return [_moments(total / len(keys), length / len(keys)) for total, length in zip(sums, lengths, strict=True)]
+
+
+def _moments(means: Tensor, length: float) -> Moments:
+    """Return moments of the mean values and mean squares [2, C] of channels, and the mean length of vectors."""
+    mean, square = means
+    deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST)
+    return Moments(mean.float(), deviation.float(), max(length, SMALLEST))
+
+
+def compared_sizes(gallery: Gallery, search: SearchSettings) -> list[Size]:
+    """Return (H, W) of each level that is compared, after averaging; the first is the grid of comparison."""
+    sizes = gallery.settings.sizes
+    return [_averaged(sizes[level], search.grid) for level in search.compared_levels or range(len(sizes))]
+
+
+def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:
+    """Return the weight of each stored level's squared distances.
+
+    Raises:
+        InputError: the number of weights is not the number of levels.
+    """
+    levels = len(gallery.settings.levels)
+    if search.level_weights == "equal" or (search.level_weights == "inverse-variance" and search.scaling != "none"):
+        return [1.0] * levels
+    if search.level_weights == "inverse-variance":
+        return [1 / variance for variance in gallery.level_variances()]
+    if len(search.level_weights) != levels:
+        raise InputError(f"{gallery.path} has {levels} levels: give as many level weights, not {search.level_weights}")
+    return [float(weight) for weight in search.level_weights]
+
+
+def _averaged(size: Size, grid: int | None) -> Size:
+    """Return the size of a level that is averaged to at most `grid` cells along its longer edge."""
+    if grid is None or max(size) <= grid:
+        return size
+    height, width = (max(1, round(edge * grid / max(size))) for edge in size)
+    return height, width
+
+
+def _pool(level: Tensor, size: Size, wanted: Size) -> Tensor:
+    """Average a level [B, H*W, C] of `size` to `wanted`."""
+    if size == wanted:
+        return level
+    image = level.unflatten(1, size).permute(0, 3, 1, 2)  # [B, C, H, W]
+    return F.adaptive_avg_pool2d(image, wanted).permute(0, 2, 3, 1).flatten(1, 2)

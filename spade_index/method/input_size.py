@@ -1,0 +1,123 @@
+"""Choose the backbone's input size before a gallery is built: the usual one, or twice that without the finest level.
+
+Both have the same grids but for the finest, and the larger one takes the backbone four times as long. It is chosen
+where synthetic defects on a sample of the images are found better by more than a margin.
+"""
+
+import heapq
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from PIL import Image
+
+from spade_index.errors import InputError
+from spade_index.features.backbone import Backbone
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.decode import FORMATS
+from spade_index.images.find import ImageFile
+
+from .tuning import Tuning, tune
+
+SAMPLE = 120  # images
+LEAST = 20  # images; with fewer the usual size is taken
+MARGIN = 0.01  # of the quality
+SHARPER = 1.5  # times the usual size that the images' longer edges must have, in the median
+WAYS = 3  # that are tried at each size
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SizeChoice:
+    """The backbone to build a gallery with, and why."""
+
+    backbone: Backbone
+    why: str  # one line
+
+
+def choose_input_size(
+    files: Iterable[ImageFile],
+    usual: Backbone,
+    load: Callable[[Size, tuple[str, ...] | None], Backbone],
+    *,
+    seconds: float,
+    say: Callable[[str], None] = lambda line: None,
+) -> SizeChoice:
+    """Choose between a backbone's usual input size and twice that.
+
+    Args:
+        files: the normal images.
+        usual: the backbone at its usual input size.
+        load: loads the backbone for an input size, with levels of these names, or its default levels.
+        seconds: that the choice may take, approximately.
+        say: told what is tried, in one line each.
+
+    Raises:
+        BackboneError: the backbone cannot be loaded for the larger size.
+    """
+    height, width = size = usual.settings.preprocessing.input_size
+    sample = _spread(files, SAMPLE)
+    if len(sample) < LEAST or len(usual.settings.levels) < 2:
+        return SizeChoice(usual, f"input size {_text(size)}")
+    if float(np.median([_longer_edge(file) for file in sample])) < SHARPER * max(size):
+        return SizeChoice(usual, f"input size {_text(size)}: the images have no more detail")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="spade-index-") as folder:
+        first = _try(sample, usual, Path(folder) / "usual", seconds / 3)
+        if first is None:
+            return SizeChoice(usual, f"input size {_text(size)}")
+        say(f"input size {_text(size)}: {_figures(first)}")
+        if first.seconds + 4 * (time.monotonic() - started) > 2 * seconds:
+            return SizeChoice(usual, f"input size {_text(size)}: a larger one would take the backbone too long")
+        doubled = (2 * height, 2 * width)
+        larger = load(doubled, load(doubled, None).settings.levels[1:])
+        second = _try(sample, larger, Path(folder) / "larger", 2 * seconds / 3)
+    if second is None:
+        return SizeChoice(usual, f"input size {_text(size)}")
+    say(f"input size {_text(doubled)}: {_figures(second)}")
+    why = (
+        f"synthetic defects are found with quality {second.quality:.3f} at {_text(doubled)}, "
+        f"{first.quality:.3f} at {_text(size)}"
+    )
+    if second.quality > first.quality + MARGIN:
+        return SizeChoice(larger, f"input size {_text(doubled)}: {why}")
+    return SizeChoice(usual, f"input size {_text(size)}: {why}")
+
+
+def _try(files: list[ImageFile], backbone: Backbone, path: Path, seconds: float) -> Tuning | None:
+    """Tune a gallery of a sample, or return None where that cannot be done."""
+    with GalleryWriter(path, backbone.settings) as writer:
+        writer.add(files, backbone)
+        try:
+            return tune(writer.gallery, backbone, seconds=seconds, ways=WAYS)
+        except InputError:  # too few of the images can be decoded, or they show nothing
+            return None
+
+
+def _longer_edge(file: ImageFile) -> int:
+    """Return the longer edge of an image in pixels, 0 if it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(file.read()), formats=FORMATS) as image:
+            return max(image.size)
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
+        return 0
+
+
+def _spread(files: Iterable[ImageFile], count: int) -> list[ImageFile]:
+    """Return up to `count` files, spread evenly, the same each time, in their order; reads names only."""
+    chosen = heapq.nsmallest(count, enumerate(files), key=lambda item: xxhash.xxh3_64_intdigest(item[1].id.encode()))
+    return [file for _, file in sorted(chosen, key=lambda item: item[0])]
+
+
+def _text(size: Size) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
+def _figures(tuning: Tuning) -> str:
+    return f"quality {tuning.quality:.3f}, backbone {tuning.backbone_ms:.0f} ms"

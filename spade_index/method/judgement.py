@@ -1,0 +1,76 @@
+"""Make a gallery able to judge: tune how it is searched, then calibrate what its scores mean."""
+
+from collections.abc import Callable
+
+import torch
+
+from spade_index.errors import InputError
+from spade_index.features.backbone import Backbone
+from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
+
+from . import calibration, tuning
+from .normal_scores import stored_file
+from .tuned import tuned_search
+
+CALIBRATE_SECONDS = 60.0  # that calibrating may take at the end of `build`
+
+
+def tune_and_calibrate(
+    writer: GalleryWriter,
+    backbone: Backbone,
+    *,
+    seconds: float = TUNE_SECONDS,
+    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int], None] = lambda images: None,
+    device: torch.device | str | None = None,
+    kernel: str | None = None,
+) -> None:
+    """Tune a gallery and calibrate it for the settings chosen; do neither where it has fewer than 20 images.
+
+    A gallery whose images cannot be read any more keeps its settings, and is calibrated for them.
+
+    Args:
+        writer: of the gallery.
+        backbone: the gallery's.
+        seconds: that tuning may take, approximately.
+        say: told what was chosen, or why nothing could be.
+        progress: called with the number of images calibrated on.
+        device: of the pixel search, as for `Detector`.
+        kernel: as for `Detector`.
+    """
+    if len(writer.gallery) < TUNE_FROM:
+        return
+    try:
+        found = tuning.tune(writer.gallery, backbone, seconds=seconds, device=device, kernel=kernel)
+    except InputError as error:
+        say(f"not tuned: {error}")
+    else:
+        tuning.store(writer, found)
+        say(f"tuned: {found.why}")
+    search = tuned_search(writer.gallery)
+    carry_on(writer, search, progress=progress, device=device or backbone.device, kernel=kernel)
+
+
+def carry_on(
+    writer: GalleryWriter,
+    search: SearchSettings,
+    *,
+    progress: Callable[[int], None] = lambda images: None,
+    device: torch.device | str | None = None,
+    kernel: str | None = None,
+) -> None:
+    """Calibrate a gallery for search settings; images that were scored for them before are not scored again."""
+    file = stored_file(writer.gallery, search)
+    earlier = None if file is None else LeaveOneOut.read(writer.path / FOLDER / file)
+    found = calibration.calibrate(
+        writer.gallery,
+        search,
+        seconds=CALIBRATE_SECONDS,
+        earlier=earlier,
+        progress=progress,
+        device=device,
+        kernel=kernel,
+    )
+    calibration.store(writer, search, found)

@@ -1,0 +1,115 @@
+"""What the gallery's own images score, each searched for without itself: what a score means, and when it is too high.
+
+Conformal: if a new normal image is like the n that were scored, it scores as high as the k-th highest of them with
+probability k / (n + 1), whatever the distribution of scores (Vovk, Gammerman and Shafer 2005). So its p-value is
+(1 + the number of normal scores that are as high) / (n + 1).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spade_index.errors import GalleryDamaged
+from spade_index.gallery.catalog.check import REMEDY
+from spade_index.gallery.reader import Gallery
+from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut
+from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
+
+from .tuned import tuned_search
+
+PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
+ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all images takes their place
+
+
+class NormalScores:
+    """Scores and maps of a gallery's images under one way of searching."""
+
+    def __init__(self, found: LeaveOneOut) -> None:
+        self._found = found
+        self._ascending = {kind: np.sort(scores) for kind, scores in found.scores.items()}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The keys int64 [n] of the images that were scored, ascending."""
+        return self._found.keys
+
+    def p_value(self, kind: str, score: float) -> float:
+        """Return the share of normal images that score at least as high, in 0..1, as a new one would find it."""
+        scores = self._ascending[kind]
+        return (1 + len(scores) - int(np.searchsorted(scores, score, side="left"))) / (1 + len(scores))
+
+    def threshold(self, kind: str, false_alarms: float) -> float | None:
+        """Return the score above which the p-value is at most `false_alarms`, or None if there are too few images."""
+        scores = self._ascending[kind]
+        place = math.floor(false_alarms * (1 + len(scores)) + 1e-9)  # from the highest
+        return float(scores[max(0, len(scores) - place)]) if place else None
+
+    def own_map(self, keys: Sequence[int]) -> np.ndarray:
+        """Return the mean, float32 [P], of the maps of the images with these keys; of all if few have one."""
+        rows = self._found.rows(keys)
+        return self._mean_map if len(rows) < ENOUGH else np.asarray(self._found.maps[rows], np.float32).mean(0)
+
+    @cached_property
+    def _mean_map(self) -> np.ndarray:
+        mean: np.ndarray = self._found.maps.mean(0, dtype=np.float32)
+        return mean
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A calibration that a gallery holds for search settings."""
+
+    snapshot: int  # that it was computed on
+    false_alarms: float  # the share of normal images that it allows to be called anomalous
+    thresholds: dict[ImageScore, float]  # for that share
+    scores: NormalScores | None  # None: it was stored by an earlier version, which kept thresholds only
+
+
+def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | None:
+    """Return the calibration that a gallery holds for these search settings, or None.
+
+    Raises:
+        GalleryDamaged: it cannot be read.
+    """
+    text = gallery.catalog.calibration(search.calibration_key())
+    if text is None:
+        return None
+    try:
+        values: dict[str, Any] = json.loads(text)
+        thresholds = {kind: float(threshold) for kind, threshold in values["thresholds"].items()}
+        false_alarms = float(values.get("false_alarms", FALSE_ALARMS))
+        snapshot, file = values["snapshot"], values.get("file")
+        if file is not None and Path(file).name != file:
+            raise ValueError("it names a file elsewhere")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise GalleryDamaged(f"{gallery.catalog.path}: a threshold cannot be read; {REMEDY}") from error
+    scores = None if file is None else NormalScores(LeaveOneOut.read(gallery.path / FOLDER / str(file)))
+    return Stored(snapshot, false_alarms, thresholds, scores)
+
+
+def calibration_of(gallery: Gallery) -> dict[str, Any] | None:
+    """Return what a gallery keeps of the calibration that its queries use by default, in values for JSON, or None."""
+    wanted = tuned_search(gallery).calibration_key()
+    return next((one for one in gallery.catalog.calibrations() if one["search"] == wanted), None)
+
+
+def stored_file(gallery: Gallery, search: SearchSettings) -> str | None:
+    """Return the name of the file with the scores for these search settings, or None. Raises GalleryDamaged."""
+    wanted = search.calibration_key()
+    return next(
+        (str(one["file"]) for one in gallery.catalog.calibrations() if one["search"] == wanted and "file" in one), None
+    )
+
+
+def images_needed(false_alarms: float) -> int:
+    """Return the least number of normal images for which a share of false alarms can be kept."""
+    return math.ceil(1 / false_alarms - 1e-9) - 1

@@ -1,0 +1,160 @@
+"""A sample of a gallery's own images, plain and with synthetic defects: what ways of comparing are tried on."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+from PIL import Image
+from torch import Tensor
+
+from spade_index.errors import ImageError, InputError
+from spade_index.features.backbone import Backbone
+from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.reader import Gallery
+from spade_index.images.decode import decode, preprocess
+from spade_index.images.find import find_images
+from spade_index.images.loading import in_lots
+from spade_index.settings import BATCH_SIZE
+
+from .defects import paste
+
+IMAGES = 60  # of the sample
+PASTED = 3  # defects, one at a time, per image
+LEAST = 10  # images; a choice by fewer is chance
+EDGE = 640  # pixels: defects are pasted into images of at most this edge
+SHOWN = 112  # longer edge of the masks, in pixels
+LIT = 0.25  # share of a pixel of the smaller mask that the defect covers
+BYTES = 512 << 20  # of pasted images' feature maps in memory
+
+
+@dataclass(frozen=True)
+class Sample:
+    """n images of a gallery, and m copies of them with one defect each."""
+
+    plain: list[ImageRow]
+    owner: np.ndarray  # int64 [m], the plain image that a copy was made of
+    pooled: np.ndarray  # float32 [m, D] of the copies
+    pyramid: list[Tensor]  # float16 [m, H*W, C] of the copies
+    masks: np.ndarray  # bool [m, h, w], True on the defect, as the backbone sees it, at a small size
+    backbone_ms: float  # per image
+
+
+def draw_sample(
+    gallery: Gallery, backbone: Backbone, seconds: float, progress: Callable[[int], None] = lambda images: None
+) -> Sample:
+    """Paste defects into up to 60 of the gallery's images and compute their features; the same each time.
+
+    Fewer are taken where the backbone takes long, or where feature maps are large.
+
+    Args:
+        gallery: with at least 10 images, whose files can still be read where they were added from.
+        backbone: the gallery's.
+        seconds: that the backbone may take, approximately.
+        progress: called with the number of images done.
+
+    Raises:
+        InputError: fewer than 10 of the images can be read, or no defect can be seen in them.
+    """
+    per_image = PASTED * 2 * sum(c * h * w for c, h, w in gallery.settings.level_shapes)
+    images = list(_originals(gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image)))))
+    if len(images) < LEAST:
+        raise InputError(
+            f"{gallery.path}: only {len(images)} of its images can be read where they were added from, unchanged; "
+            f"tuning needs {LEAST} of them"
+        )
+    pasted = _paste_all([pixels for _, pixels in images])
+    if not pasted:
+        raise InputError(f"{gallery.path}: its images are of one colour: no synthetic defect can be seen in them")
+    how = gallery.settings.preprocessing
+    owners: list[int] = []
+    masks: list[np.ndarray] = []
+    pooled: list[np.ndarray] = []
+    levels: list[list[Tensor]] = []
+    spent = 0.0
+    for batch in in_lots(pasted, BATCH_SIZE):
+        if spent > seconds and len({*owners}) >= LEAST:
+            break
+        pixels = np.stack([preprocess(Image.fromarray(copy), how)[0] for _, copy, _ in batch])
+        started = time.perf_counter()
+        features = backbone(pixels)
+        spent += time.perf_counter() - started
+        owners += [owner for owner, _, _ in batch]
+        masks += [_small(mask, how.input_size, gallery) for _, _, mask in batch]
+        pooled.append(features.pooled.cpu().numpy())
+        levels.append([level.half().cpu() for level in features.pyramid])
+        progress(len(batch))
+    return Sample(
+        plain=[row for row, _ in images],
+        owner=np.array(owners),
+        pooled=np.concatenate(pooled),
+        pyramid=[torch.cat(parts) for parts in zip(*levels, strict=True)],
+        masks=np.stack(masks),
+        backbone_ms=1e3 * spent / len(owners),
+    )
+
+
+def _paste_all(images: Sequence[np.ndarray]) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Return (owner, copy, mask), the first copy of every image first, so that what time allows is spread."""
+    copies = []
+    for number in range(PASTED):
+        for owner, image in enumerate(images):
+            other = images[(owner + 7 * number + 5) % len(images)]
+            if other.shape != image.shape:
+                size = image.shape[1], image.shape[0]
+                other = np.asarray(Image.fromarray(other).resize(size, Image.Resampling.BILINEAR))
+            if (made := paste(image, other, (owner, number))) is not None:
+                copies.append((owner, made.pixels, made.mask))
+    return copies
+
+
+def _small(mask: np.ndarray, input_size: tuple[int, int], gallery: Gallery) -> np.ndarray:
+    """Return a mask as the backbone sees the image, at a size of at most 112 pixels: bool [h, w]."""
+    height, width = shown_size(input_size)
+    grey = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
+    seen, _ = preprocess(grey, gallery.settings.preprocessing)
+    small = Image.fromarray(seen[..., 0]).resize((width, height), Image.Resampling.BOX)
+    return np.asarray(small) >= LIT * 255
+
+
+def shown_size(input_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size (h, w) of the masks for a backbone's input size."""
+    scale = min(1.0, SHOWN / max(input_size))
+    return max(1, round(input_size[0] * scale)), max(1, round(input_size[1] * scale))
+
+
+def _originals(rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, np.ndarray]]:
+    """Yield the images of rows, uint8 [H, W, 3], whose files can be read and have not changed."""
+    for row, data in _contents(rows):
+        if xxhash.xxh3_128_digest(data) != row.digest:
+            continue
+        try:
+            image = decode(data, row.path)
+        except ImageError:
+            continue
+        scale = min(1.0, EDGE / max(image.size))
+        if scale < 1:
+            size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        yield row, np.asarray(image)
+
+
+def _contents(rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, bytes]]:
+    """Yield the bytes of the files of rows, also of those in an archive (ARCHIVE::MEMBER)."""
+    in_archives = {row.path: row for row in rows if "::" in row.path and not Path(row.path).exists()}
+    for row in rows:
+        try:
+            if row.path not in in_archives:
+                yield row, Path(row.path).read_bytes()
+        except OSError:
+            continue
+    for archive in dict.fromkeys(path.partition("::")[0] for path in in_archives):
+        try:
+            for file in find_images(archive):
+                if file.path in in_archives:
+                    yield in_archives[file.path], file.read()
+        except (InputError, OSError):
+            continue

@@ -1,0 +1,172 @@
+"""Try a way of comparing on a sample: how well do its scores tell copies with a defect from plain images?"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from spade_index.gallery.index.search import Neighbour
+from spade_index.gallery.reader import Gallery
+from spade_index.settings import ImageScore, SearchSettings
+
+from .calibration import near_distance
+from .comparison import compared_sizes
+from .detector import Detector
+from .metrics import roc_auc
+from .synthetic import Sample
+
+REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
+SIGMAS = (1.0, 2.0, 4.0, 8.0)  # of the smoothing
+TOP_SHARES = (0.0, 0.003, 0.01, 0.03)
+SUBTRACTED = (0.0, 0.5, 1.0)
+MAPPED: tuple[ImageScore, ...] = ("map", "both")
+MOST = 50  # neighbours that are tried at most
+OWN = 10  # images of the sample whose own maps are subtracted
+EVERY = 7  # of the normal pixels, one in so many counts for the pixel ROC AUC: the others are like it
+PIXEL_WEIGHT = 1 / 3  # of the pixel ROC AUC in the quality; the rest is the image ROC AUC
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How well one set of search settings did on a sample, and how long a search took."""
+
+    search: SearchSettings
+    image_roc_auc: float
+    pixel_roc_auc: float
+    ms: float  # of one search, without the backbone
+    wins: np.ndarray  # float64 [n, n]: of the copies of image o over plain image i; a tie counts half
+
+    @property
+    def quality(self) -> float:
+        """The figure that is compared, 0..1: by synthetic defects, so not an expected accuracy."""
+        return (1 - PIXEL_WEIGHT) * self.image_roc_auc + PIXEL_WEIGHT * self.pixel_roc_auc
+
+    def row(self) -> dict[str, Any]:
+        """Return the trial in values for JSON; of the search settings, those that differ from the defaults."""
+        figures = {"image_roc_auc": self.image_roc_auc, "pixel_roc_auc": self.pixel_roc_auc, "ms": self.ms}
+        return {"search": changed(self.search), **figures}
+
+
+class Trials:
+    """Tries ways of comparing on one sample of a gallery.
+
+    A query is a plain image, searched for without itself, or a copy, searched for without the image that it was made
+    of; near-duplicates of these are left out, too.
+    """
+
+    def __init__(self, gallery: Gallery, sample: Sample, **options: Any) -> None:
+        """Find the neighbours of the sample's images.
+
+        Args:
+            gallery: that the sample was drawn from.
+            sample: plain images and copies.
+            options: device, kernel and map_memory, as for `Detector`.
+        """
+        self._gallery, self._sample, self._options = gallery, sample, options
+        pooled = gallery.pooled(sample.plain)
+        queries = np.concatenate([pooled, sample.pooled])  # [n + m, D]
+        self._owners = np.concatenate([np.arange(len(pooled)), sample.owner])
+        near = near_distance(gallery)
+        found = gallery.nearest(queries, 2 * MOST + 1)
+        keys = [sample.plain[owner].key for owner in self._owners]
+        self._neighbours = [_others(of_query, key, near) for of_query, key in zip(found, keys, strict=True)]
+        distances = (pooled.astype(np.float64) ** 2).sum(1) - 2 * queries.astype(np.float64) @ pooled.T  # [n + m, n]
+        distances[np.arange(len(queries)), self._owners] = np.inf
+        self._own = distances.argsort(1)[:, : min(OWN, len(pooled) - 1)]  # rows of plain images
+        self._lit = np.concatenate([np.zeros((len(pooled), *sample.masks.shape[1:]), bool), sample.masks])
+        self._counted = self._lit.copy()
+        self._counted.reshape(-1)[::EVERY] = True
+
+    def run(self, search: SearchSettings) -> list[Trial]:
+        """Search with these settings; try each smoothing, map score and share to subtract on the distances found."""
+        plain = replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
+        detector = Detector(self._gallery, search=plain, **self._options)
+        distances, ms = self._distances(detector)
+        pooled = np.array([detector.pooled_score(neighbours) for neighbours in self._neighbours])
+        trials = []
+        for subtracted in SUBTRACTED:
+            left = distances - subtracted * distances[self._own].mean(1)
+            for sigma in SIGMAS:
+                maps = self._maps(left, detector, sigma)
+                pixel_roc_auc = roc_auc(self._lit[self._counted], maps[self._counted])
+                smoothing = sigma * max(self._gallery.settings.preprocessing.input_size) / REFERENCE
+                for top_share, scores in _map_scores(maps):
+                    for mapped in MAPPED:
+                        chosen = replace(
+                            search,
+                            subtract_neighbours=subtracted,
+                            smoothing=smoothing,
+                            top_share=top_share,
+                            mapped_score=mapped,
+                        )
+                        final = scores if mapped == "map" else pooled * scores.clip(min=0)
+                        wins, auc = self._wins(final)
+                        trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
+        return trials
+
+    def grid(self, search: SearchSettings) -> tuple[int, int]:
+        """Return the grid (H, W) that search settings compare on."""
+        return compared_sizes(self._gallery, search)[0]
+
+    def _distances(self, detector: Detector) -> tuple[np.ndarray, float]:
+        """Return mean distances float32 [n + m, P] of all queries, and the median milliseconds of a search."""
+        found, seconds = [], []
+        for number, neighbours in enumerate(self._neighbours):
+            pyramid = self._pyramid(number)
+            started = time.perf_counter()
+            prepared = detector.comparison.prepare(pyramid)
+            (pixels,) = detector.search_pixels(prepared, [neighbours[: detector.search.gallery_neighbours]])
+            mean = pixels.distances.mean(2).cpu().numpy()
+            seconds.append(time.perf_counter() - started)
+            found.append(mean[0])
+        return np.stack(found), 1e3 * float(np.median(seconds))
+
+    def _pyramid(self, number: int) -> list[Tensor]:
+        """Return all levels of a query, float32 [1, H*W, C]."""
+        plain = len(self._sample.plain)
+        if number < plain:
+            return [torch.from_numpy(level).float() for level in self._gallery.maps([self._sample.plain[number].key])]
+        return [level[number - plain : number - plain + 1].float() for level in self._sample.pyramid]
+
+    def _maps(self, distances: np.ndarray, detector: Detector, sigma: float) -> np.ndarray:
+        """Return score maps of the masks' size, float32 [n + m, h, w]."""
+        size = self._lit.shape[1:]
+        coarse = torch.from_numpy(distances).unflatten(1, detector.comparison.size)[:, None]
+        fine = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)[:, 0]
+        smoothed: np.ndarray = gaussian_filter(fine.numpy(), sigma * max(size) / REFERENCE, axes=(1, 2))
+        return smoothed
+
+    def _wins(self, scores: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return how often the copies of each image score higher than each plain one, and the image ROC AUC."""
+        plain, copies = scores[: len(self._sample.plain)], scores[len(self._sample.plain) :]
+        over = (copies[None] > plain[:, None]) + 0.5 * (copies[None] == plain[:, None])  # [n, m]
+        wins = np.zeros((len(plain), len(plain)))
+        np.add.at(wins.T, self._sample.owner, over.T)
+        return wins, float(over.mean())
+
+
+def changed(search: SearchSettings) -> dict[str, Any]:
+    """Return the search settings that are not the defaults, in values for JSON."""
+    defaults = asdict(SearchSettings())
+    return {name: value for name, value in asdict(search).items() if value != defaults[name]}
+
+
+def _others(found: list[Neighbour], key: int, near: float) -> list[Neighbour]:
+    others = [neighbour for neighbour in found if neighbour.key != key]
+    return [neighbour for neighbour in others if neighbour.distance > near] or others
+
+
+def _map_scores(maps: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield each share and the mean of that highest share of each map [n, h, w]: float64 [n]."""
+    values = maps.reshape(len(maps), -1)
+    most = max(1, round(max(TOP_SHARES) * values.shape[1]))
+    highest = -np.sort(-np.partition(values, values.shape[1] - most, axis=1)[:, -most:], axis=1)
+    for share in TOP_SHARES:
+        count = max(1, round(share * values.shape[1]))
+        yield share, highest[:, :count].mean(1, dtype=np.float64)

@@ -1,0 +1,40 @@
+"""How a gallery is searched where nothing else is asked for: as it was tuned, or by the fixed defaults."""
+
+from dataclasses import fields
+from typing import Any
+
+from spade_index.errors import GalleryDamaged, InputError
+from spade_index.gallery.catalog.check import REMEDY
+from spade_index.gallery.reader import Gallery
+from spade_index.settings import SearchSettings
+
+CHANGED = 0.2  # share of the tuned images added or removed since, from which a gallery should be tuned again
+
+
+def tuned_search(gallery: Gallery) -> SearchSettings:
+    """Return the settings that a gallery was tuned to, or the defaults. Raises GalleryDamaged."""
+    tuned = gallery.catalog.tuned()
+    if tuned is None:
+        return SearchSettings()
+    known = {setting.name for setting in fields(SearchSettings)}
+    try:
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in tuned["search"].items()
+            if name in known
+        }
+        return SearchSettings(**values)
+    except (InputError, TypeError) as error:
+        raise GalleryDamaged(
+            f"{gallery.catalog.path}: the tuned settings cannot be used ({error}); {REMEDY}"
+        ) from error
+
+
+def should_tune_again(gallery: Gallery) -> bool:
+    """Return whether so many images were added or removed since a gallery was tuned that it should be tuned again."""
+    tuned = gallery.catalog.tuned()
+    if tuned is None:
+        return False
+    added = gallery.catalog.added_count(gallery.snapshot, since=tuned["snapshot"])
+    removed = len(gallery) - added - tuned["images"]
+    return added + abs(removed) > CHANGED * tuned["images"]

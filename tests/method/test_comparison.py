@@ -1,0 +1,115 @@
+"""How feature maps are prepared before they are compared: by definition, and without reading what is left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spade_index.errors import InputError
+from spade_index.gallery import Gallery
+from spade_index.method.comparison import Comparison
+from spade_index.method.detector import Detector
+from spade_index.settings import SearchSettings
+
+from helpers.brute import PlainGallery
+
+
+def prepared(gallery: Gallery, **search: object) -> list[np.ndarray]:
+    """Return the prepared levels of the first image, float32 [H*W, C]."""
+    image = next(gallery.images())
+    pyramid = [torch.from_numpy(level).float() for level in gallery.maps([image.key])]
+    return [level[0].numpy() for level in Comparison(gallery, SearchSettings(**search)).prepare(pyramid)]
+
+
+def stored(gallery_path: Path) -> list[np.ndarray]:
+    """Return the levels of the first image as they are stored, float32 [H*W, C]."""
+    return [level.astype(np.float32) for level in next(iter(PlainGallery(gallery_path).maps.values()))]
+
+
+def test_vectors_are_scaled_to_length_one(gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        found = prepared(gallery, scaling="length")
+    for level, raw in zip(found, stored(gallery_path), strict=True):
+        np.testing.assert_allclose(level, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_vectors_are_scaled_to_the_root_of_their_length(gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        found = prepared(gallery, scaling="root")
+    for number, (level, raw) in enumerate(zip(found, stored(gallery_path), strict=True)):
+        every = [maps[number].astype(np.float64) for maps in PlainGallery(gallery_path).maps.values()]
+        mean = np.mean([np.linalg.norm(one, axis=1).mean() for one in every])
+        length = np.linalg.norm(raw, axis=1, keepdims=True)
+        np.testing.assert_allclose(level, raw / np.sqrt(length * mean), rtol=1e-4)
+
+
+def test_vectors_are_whitened_by_channel(gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        found = prepared(gallery, scaling="channel")
+    for number, (level, raw) in enumerate(zip(found, stored(gallery_path), strict=True)):
+        every = np.concatenate([maps[number].astype(np.float64) for maps in PlainGallery(gallery_path).maps.values()])
+        white = (raw - every.mean(0)) / every.std(0)
+        np.testing.assert_allclose(level, white / np.linalg.norm(white, axis=1, keepdims=True), atol=1e-4)
+
+
+def test_finer_levels_are_averaged_to_the_grid(gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        found = prepared(gallery, grid=4)
+        assert Comparison(gallery, SearchSettings(grid=4)).sizes == [(4, 4), (4, 4), (2, 2)]
+    raw = stored(gallery_path)
+    fine = raw[0].reshape(4, 2, 4, 2, -1).mean((1, 3)).reshape(16, -1)
+    np.testing.assert_allclose(found[0], fine, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found[1], raw[1])
+
+
+def test_the_gallerys_maps_are_prepared_as_the_querys(gallery_path: Path) -> None:
+    """So an image that is searched for with itself is found with distance 0, up to the rounding of float16."""
+    for scaling in ("none", "root", "length", "channel"):
+        search = SearchSettings(scaling=scaling, compared_levels=(0, 2), grid=4, gallery_neighbours=3, smoothing=0)
+        with Gallery(gallery_path) as gallery:
+            image = next(gallery.images())
+            pyramid = [torch.from_numpy(level).float() for level in gallery.maps([image.key])]
+            detector = Detector(gallery, search=search)
+            (alone,) = detector.detect_features(gallery.pooled([image]), pyramid, without=image.key)
+            (found,) = detector.detect_features(gallery.pooled([image]), pyramid)
+        assert found.pixels is not None
+        assert alone.pixels is not None
+        assert found.pixels.size == (4, 4)
+        assert found.pixels.score < 1e-4 * alone.pixels.score
+
+
+def test_levels_that_are_left_out_are_not_read(gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        search = SearchSettings(compared_levels=(1,), gallery_neighbours=3)
+        detector = Detector(gallery, search=search)
+        image = next(gallery.images())
+        pyramid = [torch.from_numpy(level).float() for level in gallery.maps([image.key])]
+        detector.detect_features(gallery.pooled([image]), pyramid)
+        channels, height, width = gallery.settings.level_shapes[1]
+        assert detector.map_stats.bytes_moved == 3 * 2 * channels * height * width
+
+
+@pytest.mark.parametrize("levels", [(3,), (0, 5)])
+def test_a_level_that_is_not_there_is_named(gallery_path: Path, levels: tuple[int, ...]) -> None:
+    with Gallery(gallery_path) as gallery, pytest.raises(InputError, match="has 3 levels"):
+        Detector(gallery, search=SearchSettings(compared_levels=levels))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scaling": "half"},
+        {"compared_levels": ()},
+        {"compared_levels": (1, 0)},
+        {"compared_levels": (-1,)},
+        {"grid": 0},
+        {"window": -1},
+        {"subtract_neighbours": 1.5},
+        {"top_share": -0.1},
+        {"top_share": float("nan")},
+    ],
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        SearchSettings(**wrong)

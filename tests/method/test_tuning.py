@@ -1,0 +1,165 @@
+"""Tuning: what is tried on which images, what is chosen, and what queries do by default from then on."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spade_index.errors import GalleryDamaged, InputError
+from spade_index.features.backbone import Backbone
+from spade_index.gallery import Gallery
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images import find_images
+from spade_index.method.detector import Detector
+from spade_index.method.input_size import choose_input_size
+from spade_index.method.judgement import tune_and_calibrate
+from spade_index.method.metrics import roc_auc
+from spade_index.method.synthetic import draw_sample
+from spade_index.method.trials import Trial, Trials
+from spade_index.method.tuned import should_tune_again, tuned_search
+from spade_index.method.tuning import choose, store, tune
+from spade_index.settings import SearchChoice, SearchSettings
+
+from helpers.tiny import build, tiny_backbone, write_images
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("tuned") / "images", 24)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Backbone:
+    return tiny_backbone()
+
+
+@pytest.fixture
+def path(photographs: Path, tiny: Backbone, tmp_path: Path) -> Path:
+    """A gallery of 24 images whose files are there."""
+    build(tmp_path / "gallery", photographs, tiny)
+    return tmp_path / "gallery"
+
+
+def test_a_sample_is_the_same_each_time_and_names_its_owners(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        one, again = (draw_sample(gallery, tiny, 60) for _ in range(2))
+    assert len(one.plain) == 24
+    assert set(one.owner) == set(range(24))
+    np.testing.assert_array_equal(one.pooled, again.pooled)
+    np.testing.assert_array_equal(one.masks, again.masks)
+    assert one.masks.shape[1:] == (32, 32)
+    assert one.masks.any((1, 2)).mean() > 0.9
+
+
+def test_a_sample_needs_the_files_as_they_were(path: Path, tiny: Backbone, tmp_path: Path) -> None:
+    build(tmp_path / "other", write_images(tmp_path / "gone", 24, seed=1), tiny)
+    for file in sorted((tmp_path / "gone").iterdir())[:20]:
+        file.unlink()
+    with Gallery(tmp_path / "other") as gallery, pytest.raises(InputError, match="only 4 of its images"):
+        draw_sample(gallery, tiny, 60)
+
+
+def test_trials_measure_by_definition(path: Path, tiny: Backbone) -> None:
+    search = SearchSettings(gallery_neighbours=5, scaling="length")
+    with Gallery(path) as gallery:
+        sample = draw_sample(gallery, tiny, 60)
+        trials = Trials(gallery, sample).run(search)
+        plain = next(
+            trial
+            for trial in trials
+            if (trial.search.subtract_neighbours, trial.search.top_share, trial.search.mapped_score) == (0, 0, "map")
+        )
+        detector = Detector(gallery, search=plain.search)
+        scores = []
+        for number, neighbours in enumerate(Trials(gallery, sample)._neighbours):
+            pyramid = Trials(gallery, sample)._pyramid(number)
+            (found,) = detector.nearest_pixels(pyramid, [neighbours])
+            scores.append(found.score)
+    labels = np.arange(len(scores)) >= len(sample.plain)
+    assert plain.image_roc_auc == pytest.approx(roc_auc(labels, scores), abs=0.02)
+    assert plain.wins.sum() / (len(sample.plain) * len(sample.owner)) == pytest.approx(plain.image_roc_auc)
+    assert {trial.search.scaling for trial in trials} == {"length"}
+    assert all(0 <= trial.pixel_roc_auc <= 1 for trial in trials)
+
+
+def trial(auc: float, ms: float, count: int = 24, **search: object) -> Trial:
+    return Trial(SearchSettings(**search), auc, auc, ms, np.full((count, count), auc))
+
+
+def test_the_quickest_of_the_good_ways_is_chosen(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        sample = replace(draw_sample(gallery, tiny, 60), backbone_ms=10.0)
+    usual = {"subtract_neighbours": 0.5, "mapped_score": "map"}
+    good, quick, slow = trial(0.9, 9, grid=28, **usual), trial(0.897, 4, grid=14, **usual), trial(0.99, 50, **usual)
+    assert choose([[good], [quick], [slow]], sample) is quick
+    assert choose([[good], [trial(0.85, 4, **usual)], [slow]], sample) is good
+    assert choose([[slow]], sample) is slow
+
+
+def test_tuning_is_stored_and_queries_use_it(path: Path, tiny: Backbone) -> None:
+    told: list[str] = []
+    with GalleryWriter(path) as writer:
+        assert tuned_search(writer.gallery) == SearchSettings()
+        found = tune(writer.gallery, tiny, seconds=60, progress=told.append)
+        store(writer, found)
+    json.dumps(asdict(found))
+    assert len(told) == len(found.tried) > 5
+    assert sum(row["chosen"] for row in found.tried) == 1
+    with Gallery(path) as gallery:
+        assert tuned_search(gallery) == found.settings
+        assert gallery.info()["tuned"]["why"] == found.why
+        chosen = SearchChoice({"gallery_neighbours": 7}).settings(tuned_search(gallery))
+        assert (chosen.gallery_neighbours, chosen.scaling) == (7, found.settings.scaling)
+        assert SearchChoice({}, "paper").settings(tuned_search(gallery)).scaling == "none"
+        assert not should_tune_again(gallery)
+    with GalleryWriter(path) as writer:
+        writer.remove([f"{number:03d}.png" for number in range(6)])
+        assert should_tune_again(writer.gallery)
+
+
+def test_tuning_takes_no_longer_than_it_may(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        assert len(tune(gallery, tiny, seconds=0.01).tried) == 1
+
+
+def test_a_gallery_is_made_able_to_judge(path: Path, tiny: Backbone) -> None:
+    said: list[str] = []
+    with GalleryWriter(path) as writer:
+        tune_and_calibrate(writer, tiny, seconds=5, say=said.append)
+    assert [line.startswith("tuned: ") for line in said] == [True]
+    with Gallery(path) as gallery:
+        detector = Detector(gallery, tiny)
+        assert detector.normal_scores is not None
+        assert len(detector.normal_scores) == 24
+        assert detector.pixel_threshold is not None
+        image = next(gallery.images())
+        assert set(detector.thresholds) == {"pooled", "map", "both"}
+        assert image.key in detector.normal_scores.keys
+
+
+def test_tuned_settings_that_cannot_be_read_are_damage(path: Path) -> None:
+    with GalleryWriter(path) as writer:
+        writer.set_tuned({"search": {"scaling": "nonsense"}, "images": 24, "snapshot": 1})
+    with Gallery(path) as gallery, pytest.raises(GalleryDamaged, match="tuned settings"):
+        tuned_search(gallery)
+
+
+def test_the_input_size_is_doubled_only_where_images_have_the_detail(tmp_path: Path, tiny: Backbone) -> None:
+    loaded: list[tuple[int, int]] = []
+
+    def load(size: tuple[int, int], levels: tuple[str, ...] | None) -> Backbone:
+        loaded.append(size)
+        return tiny_backbone(size=size[0])
+
+    small = find_images(write_images(tmp_path / "small", 20))
+    assert choose_input_size(small, tiny, load, seconds=5).backbone is tiny
+    few = find_images(write_images(tmp_path / "few", 5, size=(100, 100)))
+    assert choose_input_size(few, tiny, load, seconds=5).backbone is tiny
+    assert loaded == []
+    large = find_images(write_images(tmp_path / "large", 20, size=(100, 100)))
+    chosen = choose_input_size(large, tiny, load, seconds=60)
+    assert loaded == [(64, 64), (64, 64)]
+    assert "quality" in chosen.why
+    assert chosen.backbone.settings.preprocessing.input_size in ((32, 32), (64, 64))
