@@ -29,8 +29,11 @@ def add(
     from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
 
+    from .judging import keep_calibrated
+
     require_images(images)
     with Gallery(gallery) as recorded:
         loaded = backbone.load(device, recorded)
     with GalleryWriter(gallery) as writer:
         add_images(writer, images, loaded, loading, adding)
+        keep_calibrated(writer, loaded)

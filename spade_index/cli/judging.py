@@ -33,6 +33,20 @@ def sized_backbone(options: BackboneOptions, device: str, sources: Sequence[Path
     return chosen.backbone
 
 
+def keep_calibrated(writer: "GalleryWriter", backbone: "Backbone") -> None:
+    """Score the images that were added to a calibrated gallery, and say whether it should be tuned again."""
+    from spade_index.method.judgement import carry_on
+    from spade_index.method.normal_scores import stored_file
+    from spade_index.method.tuned import should_tune_again, tuned_search
+
+    search = tuned_search(writer.gallery)
+    if stored_file(writer.gallery, search) is not None:
+        with Progress("calibrate") as progress:
+            carry_on(writer, search, progress=progress, device=backbone.device)
+    if should_tune_again(writer.gallery):
+        click.echo(f"the gallery has changed since it was tuned: `spade-index tune {writer.path}` does it again")
+
+
 def judge_gallery(writer: "GalleryWriter", backbone: "Backbone", kernel: str | None = None) -> None:
     """Tune and calibrate a gallery, and say what was chosen."""
     from spade_index.method.judgement import tune_and_calibrate

@@ -38,3 +38,11 @@ def should_tune_again(gallery: Gallery) -> bool:
     added = gallery.catalog.added_count(gallery.snapshot, since=tuned["snapshot"])
     removed = len(gallery) - added - tuned["images"]
     return added + abs(removed) > CHANGED * tuned["images"]
+
+
+def why_searched(gallery: Gallery, search: SearchSettings) -> str:
+    """Return in one line why a gallery is searched with these settings: as it was tuned, or as they were given."""
+    tuned = gallery.catalog.tuned()
+    if tuned is not None and tuned_search(gallery).calibration_key() == search.calibration_key():
+        return str(tuned.get("why", "tuned"))
+    return "settings that were given" if search.calibration_key() != SearchSettings().calibration_key() else "defaults"

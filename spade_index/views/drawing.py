@@ -14,6 +14,7 @@ from spade_index.images.find import ImageFile
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.regions import Region
+from spade_index.method.tuned import why_searched
 
 from .example import Example, example_of
 from .files import encode, write_whole
@@ -132,6 +133,8 @@ class Drawing:
                 ("Gallery", f"{len(gallery):,} images"),
                 ("Snapshot", gallery.snapshot),
                 ("Image score", self._detector.kind),
+                ("False alarms asked for", self._detector.false_alarms),
+                ("Compared by", why_searched(gallery, self._detector.search)),
             ],
             examples=examples,
             limits=limits,

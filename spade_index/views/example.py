@@ -14,6 +14,7 @@ from spade_index.method.regions import Region
 
 from .heatmap import heatmap
 from .regions import outline
+from .text import worse_than
 
 COLUMNS = ("Image", "Heat map", "Ground truth", "Matched normal image")
 SMALLEST_EDGE = 240  # pixels; smaller pictures are enlarged
@@ -28,6 +29,7 @@ class Example:
     image: Image.Image
     score: float
     threshold: float | None = None
+    meaning: str | None = None  # of the score: "looks worse than 98 % of good parts"
     verdict: str | None = None  # "anomalous" and "normal" are coloured; other words are shown as they are
     heatmap: Image.Image | None = None
     mask: Image.Image | None = None
@@ -72,6 +74,7 @@ def example_of(
         image,
         detection.score,
         detection.threshold,
+        None if detection.p_value is None else worse_than(detection.p_value),
         verdict,
         mask=mask,
         neighbours=[(neighbour.id, neighbour.distance) for neighbour in detection.neighbours],

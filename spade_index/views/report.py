@@ -72,6 +72,7 @@ def _example_cells(example: Example) -> dict[str, Any]:
         "kind": kind,
         "score": text_of(example.score),
         "threshold": None if example.threshold is None else text_of(example.threshold),
+        "meaning": example.meaning,
         "verdict": example.verdict,
         "regions": len(example.regions),
         "neighbours": [(neighbour, text_of(distance)) for neighbour, distance in example.neighbours],

@@ -69,9 +69,14 @@ function showVerdict({ file, gallery, state, result, words }) {
   }
 }
 
-function explain({ kind, score, threshold, scores, snapshot }, gallery) {
+function worse(share) {
+  return (100 * (1 - share)).toFixed(share > 0.01 ? 0 : 1);
+}
+
+function explain({ kind, score, threshold, scores, snapshot, p_value: share }, gallery) {
   const verdict =
-    threshold === null ? `For a verdict run “spade-index calibrate” on ${gallery}`
+    share !== null && share !== undefined ? `Looks worse than ${worse(share)} % of good parts`
+    : threshold === null ? `For a verdict run “spade-index calibrate” on ${gallery}`
     : threshold > 0 ? `${number((100 * score) / threshold, 3)} % of the threshold of ${number(threshold)}`
     : `The threshold is ${threshold}`;
   const others = Object.keys(scores).filter((name) => name !== kind).map((name) => `${name} ${number(scores[name])}`);
