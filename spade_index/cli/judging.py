@@ -48,11 +48,13 @@ def keep_calibrated(writer: "GalleryWriter", backbone: "Backbone") -> None:
 
 
 def judge_gallery(writer: "GalleryWriter", backbone: "Backbone", kernel: str | None = None) -> None:
-    """Tune and calibrate a gallery, and say what was chosen."""
-    from spade_index.method.judgement import tune_and_calibrate
+    """Tune and calibrate a gallery, unless it is as it was when that was done last, and say what was chosen."""
+    from spade_index.method.judgement import can_judge, tune_and_calibrate
 
     if len(writer.gallery) < TUNE_FROM:
         Progress.note(f"not tuned or calibrated: that takes {TUNE_FROM} images")
+        return
+    if can_judge(writer.gallery):
         return
     Progress.note("tuning")
     with Progress("calibrate", min(CALIBRATION_SAMPLE, len(writer.gallery))) as progress:

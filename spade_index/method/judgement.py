@@ -6,12 +6,13 @@ import torch
 
 from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
+from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
 
 from . import calibration, tuning
-from .normal_scores import stored_file
+from .normal_scores import calibration_of, stored_file
 from .tuned import tuned_search
 
 CALIBRATE_SECONDS = 60.0  # that calibrating may take at the end of `build`
@@ -51,6 +52,13 @@ def tune_and_calibrate(
         say(f"tuned: {found.why}")
     search = tuned_search(writer.gallery)
     carry_on(writer, search, progress=progress, device=device or backbone.device, kernel=kernel)
+
+
+def can_judge(gallery: Gallery) -> bool:
+    """Return whether a gallery was tuned, and calibrated for the settings chosen, as it is now."""
+    calibrated = calibration_of(gallery)
+    tuned = gallery.catalog.tuned()
+    return bool(tuned and calibrated and tuned["snapshot"] == calibrated["snapshot"] == gallery.snapshot)
 
 
 def carry_on(

@@ -24,8 +24,8 @@ def _written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask = Image.new("L", (40, 36))
     mask.paste(255, (5, 5, 20, 20))
     mask.save(masks / "000_mask.png")
-    run("build", folder / "good-parts", folder / "gallery", "--backbone", "efficientnet-lite0", "--workers", 1)
-    run("calibrate", folder / "gallery")
+    run("build", folder / "good-parts", folder / "gallery", "--backbone", "efficientnet-lite0", "--no-tune")
+    run("tune", folder / "gallery", "--seconds", 1)  # `build` takes longer to choose, which is tested elsewhere
     return folder
 
 
