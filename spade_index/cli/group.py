@@ -12,6 +12,7 @@ import click
 from spade_index.errors import SpadeIndexError
 
 from .add import add
+from .audit import audit
 from .benchmark import benchmark
 from .build import build
 from .calibrate import calibrate
@@ -35,6 +36,7 @@ COMMANDS: tuple[click.Command, ...] = (
     index,
     tune,
     calibrate,
+    audit,
     compact,
     list_,
     info,

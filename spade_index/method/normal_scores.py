@@ -42,6 +42,10 @@ class NormalScores:
         """The keys int64 [n] of the images that were scored, ascending."""
         return self._found.keys
 
+    def of(self, kind: str) -> np.ndarray:
+        """Return the scores float64 [n] of one kind, in the order of the keys."""
+        return self._found.scores[kind]
+
     def p_value(self, kind: str, score: float) -> float:
         """Return the share of normal images that score at least as high, in 0..1, as a new one would find it."""
         scores = self._ascending[kind]

@@ -1,0 +1,36 @@
+"""`spade-index audit`: name the images of a gallery that may not belong there."""
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from .options import gallery_argument
+
+
+@click.command()
+@gallery_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a page with maps and evidence to this file.")
+@click.option("--count", type=click.IntRange(1), help="Number of odd images, at most [20]")
+def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None) -> None:
+    """Rank GALLERY's odd images by what each scores without itself, and list near-duplicates."""
+    from spade_index.gallery.reader import Gallery
+    from spade_index.method import audit as method
+    from spade_index.views.audit import write_audit
+    from spade_index.views.text import text_of
+
+    with Gallery(gallery) as opened:
+        found = method.audit(opened, method.COUNT if count is None else count)
+        if report is not None:
+            write_audit(report, opened, found)
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+        return
+    for image in found.odd:
+        remove = shlex.join(["spade-index", "remove", str(gallery), image.id])
+        click.echo(f"{image.score:12.6g}  p {text_of(image.p_value):>6}  {image.id}  ({remove})")
+    for group in found.doubled:
+        click.echo(f"nearly the same: {', '.join(group)}")
