@@ -15,10 +15,11 @@ from .options import gallery_argument
 def info(gallery: Path, as_json: bool) -> None:
     """Describe GALLERY: images, settings, index, thresholds, snapshots."""
     from spade_index.gallery.reader import Gallery
-    from spade_index.method.normal_scores import calibration_of
+    from spade_index.method.normal_scores import calibration_for
+    from spade_index.method.tuned import tuned_search
 
     with Gallery(gallery) as opened:
-        facts = opened.info() | {"calibration": calibration_of(opened)}
+        facts = opened.info() | {"calibration": calibration_for(opened, tuned_search(opened))}
     click.echo(json.dumps(facts, indent=2) if as_json else description(facts))
 
 

@@ -36,11 +36,11 @@ def sized_backbone(options: BackboneOptions, device: str, sources: Sequence[Path
 def keep_calibrated(writer: "GalleryWriter", backbone: "Backbone") -> None:
     """Score the images that were added to a calibrated gallery, and say whether it should be tuned again."""
     from spade_index.method.judgement import carry_on
-    from spade_index.method.normal_scores import stored_file
+    from spade_index.method.normal_scores import calibration_for
     from spade_index.method.tuned import should_tune_again, tuned_search
 
     search = tuned_search(writer.gallery)
-    if stored_file(writer.gallery, search) is not None:
+    if calibration_for(writer.gallery, search) is not None:
         with Progress("calibrate") as progress:
             carry_on(writer, search, progress=progress, device=backbone.device)
     if should_tune_again(writer.gallery):

@@ -97,7 +97,7 @@ def calibrate(
     if len(gallery) < MINIMUM:
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to calibrate on; add at least {MINIMUM}")
     plain = replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
-    detector = Detector(gallery, search=plain, device=device, kernel=kernel, map_memory=map_memory)
+    detector = Detector(gallery, search=plain, calibrated=False, device=device, kernel=kernel, map_memory=map_memory)
     images = gallery.sample(sample)
     kept = _still_there(gallery, earlier) if earlier is not None else None
     known = set() if kept is None else set(kept.keys.tolist())

@@ -45,6 +45,7 @@ class Detector:
         threshold: float | None = None,
         *,
         false_alarms: float | None = None,
+        calibrated: bool = True,
         device: torch.device | str | None = None,
         kernel: str | None = None,
         map_memory: int | None = None,
@@ -57,6 +58,8 @@ class Detector:
             search: by default the gallery's tuned settings (see `tuned_search`), or `SearchSettings()`.
             threshold: on the image score, in place of the calibrated one.
             false_alarms: share of normal images that may be called anomalous, in (0, 1); by default as calibrated.
+            calibrated: whether to use the gallery's calibration; without it there are no p-values, and nothing is
+                subtracted.
             device: of the pixel search; by default the backbone's, or without one the CPU.
             kernel: backend of the pixel search (see `choose_kernel`).
             map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
@@ -83,17 +86,17 @@ class Detector:
         self.comparison = Comparison(gallery, self.search)
         self.weights = self.comparison.weights
         self._pixel_search = PixelSearch(gallery, self.search, self.comparison, self.kernel, self.device, map_memory)
-        self._take_calibration(false_alarms)
+        self._take_calibration(false_alarms, calibrated)
         self.kind: ImageScore = self.search.effective_image_score
         if threshold is not None:
             self.thresholds[self.kind] = threshold
         self.require_answerable(Question())
 
-    def _take_calibration(self, false_alarms: float | None) -> None:
+    def _take_calibration(self, false_alarms: float | None, calibrated: bool) -> None:
         """Take thresholds and p-values from the gallery's calibration for these search settings, if it has one."""
         if false_alarms is not None and not 0 < false_alarms < 1:
             raise InputError(f"the share of false alarms must be above 0 and below 1, not {false_alarms}")
-        stored = stored_calibration(self.gallery, self.search)
+        stored = stored_calibration(self.gallery, self.search) if calibrated else None
         self.calibrated_on = None if stored is None else stored.snapshot
         self.normal_scores = None if stored is None else stored.scores
         self.false_alarms = (stored.false_alarms if stored else FALSE_ALARMS) if false_alarms is None else false_alarms
@@ -105,7 +108,12 @@ class Detector:
             self.pixel_threshold = self.normal_scores.threshold(PEAK, self.false_alarms)
         elif stored is not None and false_alarms is None:
             self.thresholds = dict(stored.thresholds)
-        if self.search.subtract_neighbours and self.search.maps != "never" and self.normal_scores is None:
+        if (
+            calibrated
+            and self.search.subtract_neighbours
+            and self.search.maps != "never"
+            and self.normal_scores is None
+        ):
             raise InputError(
                 f"{self.gallery.path}: these search settings subtract the neighbours' own score maps, which are not "
                 f"known: run `spade-index calibrate {self.gallery.path}` with the same options, or subtract 0"

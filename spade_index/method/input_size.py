@@ -7,7 +7,6 @@ where synthetic defects on a sample of the images are found better by more than 
 import heapq
 import io
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +66,12 @@ def choose_input_size(
         return SizeChoice(usual, f"input size {_text(size)}")
     if float(np.median([_longer_edge(file) for file in sample])) < SHARPER * max(size):
         return SizeChoice(usual, f"input size {_text(size)}: the images have no more detail")
-    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="spade-index-") as folder:
         first = _try(sample, usual, Path(folder) / "usual", seconds / 3)
         if first is None:
             return SizeChoice(usual, f"input size {_text(size)}")
         say(f"input size {_text(size)}: {_figures(first)}")
-        if first.seconds + 4 * (time.monotonic() - started) > 2 * seconds:
+        if 4 * first.backbone_ms / 1e3 * (len(sample) + first.pasted) > seconds:
             return SizeChoice(usual, f"input size {_text(size)}: a larger one would take the backbone too long")
         doubled = (2 * height, 2 * width)
         larger = load(doubled, load(doubled, None).settings.levels[1:])

@@ -1,18 +1,19 @@
 """Make a gallery able to judge: tune how it is searched, then calibrate what its scores mean."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
-from spade_index.errors import InputError
+from spade_index.errors import GalleryDamaged, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
+from spade_index.settings import FALSE_ALARMS, TUNE_FROM, TUNE_SECONDS, SearchSettings
 
 from . import calibration, tuning
-from .normal_scores import calibration_of, stored_file
+from .normal_scores import calibration_for
 from .tuned import tuned_search
 
 CALIBRATE_SECONDS = 60.0  # that calibrating may take at the end of `build`
@@ -56,7 +57,7 @@ def tune_and_calibrate(
 
 def can_judge(gallery: Gallery) -> bool:
     """Return whether a gallery was tuned, and calibrated for the settings chosen, as it is now."""
-    calibrated = calibration_of(gallery)
+    calibrated = calibration_for(gallery, tuned_search(gallery))
     tuned = gallery.catalog.tuned()
     return bool(tuned and calibrated and tuned["snapshot"] == calibrated["snapshot"] == gallery.snapshot)
 
@@ -69,12 +70,18 @@ def carry_on(
     device: torch.device | str | None = None,
     kernel: str | None = None,
 ) -> None:
-    """Calibrate a gallery for search settings; images that were scored for them before are not scored again."""
-    file = stored_file(writer.gallery, search)
-    earlier = None if file is None else LeaveOneOut.read(writer.path / FOLDER / file)
+    """Calibrate a gallery for search settings; images that were scored for them before are not scored again.
+
+    The share of false alarms stays as it was asked for before.
+    """
+    stored, earlier = calibration_for(writer.gallery, search), None
+    if stored is not None and "file" in stored:
+        with suppress(GalleryDamaged):  # then all are scored again
+            earlier = LeaveOneOut.read(writer.path / FOLDER / str(stored["file"]))
     found = calibration.calibrate(
         writer.gallery,
         search,
+        false_alarms=FALSE_ALARMS if stored is None else float(stored.get("false_alarms", FALSE_ALARMS)),
         seconds=CALIBRATE_SECONDS,
         earlier=earlier,
         progress=progress,

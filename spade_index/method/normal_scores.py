@@ -21,8 +21,6 @@ from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut
 from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
-from .tuned import tuned_search
-
 PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
 ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all images takes their place
 
@@ -100,18 +98,13 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
     return Stored(snapshot, false_alarms, thresholds, scores)
 
 
-def calibration_of(gallery: Gallery) -> dict[str, Any] | None:
-    """Return what a gallery keeps of the calibration that its queries use by default, in values for JSON, or None."""
-    wanted = tuned_search(gallery).calibration_key()
-    return next((one for one in gallery.catalog.calibrations() if one["search"] == wanted), None)
+def calibration_for(gallery: Gallery, search: SearchSettings) -> dict[str, Any] | None:
+    """Return what the catalog keeps of the calibration for search settings, in values for JSON, or None.
 
-
-def stored_file(gallery: Gallery, search: SearchSettings) -> str | None:
-    """Return the name of the file with the scores for these search settings, or None. Raises GalleryDamaged."""
+    Raises GalleryDamaged.
+    """
     wanted = search.calibration_key()
-    return next(
-        (str(one["file"]) for one in gallery.catalog.calibrations() if one["search"] == wanted and "file" in one), None
-    )
+    return next((one for one in gallery.catalog.calibrations() if one["search"] == wanted), None)
 
 
 def images_needed(false_alarms: float) -> int:

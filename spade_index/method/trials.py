@@ -86,7 +86,7 @@ class Trials:
     def run(self, search: SearchSettings) -> list[Trial]:
         """Search with these settings; try each smoothing, map score and share to subtract on the distances found."""
         plain = replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
-        detector = Detector(self._gallery, search=plain, **self._options)
+        detector = Detector(self._gallery, search=plain, calibrated=False, **self._options)
         distances, ms = self._distances(detector)
         pooled = np.array([detector.pooled_score(neighbours) for neighbours in self._neighbours])
         trials = []

@@ -1,8 +1,8 @@
 """Tuning: choose how to compare by synthetic defects on the gallery's own images, without a label.
 
 Defects pasted into normal images rank ways of comparing as real ones do. Each way is tried on the same images, so that
-their differences are paired. The quickest way within a small margin of the best is taken, and the defaults stay unless
-another way is better by more than chance.
+their differences are paired. The quickest way within a small margin of the best is taken, among those whose search does
+not take much longer than the backbone.
 """
 
 import math

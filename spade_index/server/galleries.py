@@ -61,8 +61,11 @@ class Served:
 
     @property
     def default_maps(self) -> Maps:
-        """Return the default of `maps`: `auto` where a threshold of the pooled score is calibrated, else `always`."""
-        needs_all = self.detector.search.image_score not in (None, "pooled")
+        """Return the default of `maps`: `auto` where a threshold of the pooled score is calibrated, else `always`.
+
+        A tuned gallery is judged by its score maps, whose search is as quick as the backbone.
+        """
+        needs_all = self.detector.search.image_score not in (None, "pooled") or self.gallery.catalog.tuned() is not None
         return "always" if needs_all or "pooled" not in self.detector.thresholds else "auto"
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -243,3 +244,28 @@ def test_too_few_images_are_refused(gallery_path: Path) -> None:
 def test_a_share_out_of_range_is_refused(gallery_path: Path, false_alarms: float) -> None:
     with Gallery(gallery_path) as gallery, pytest.raises(InputError, match="false alarms"):
         calibrate(gallery, SEARCH, false_alarms=false_alarms)
+
+
+def test_a_damaged_calibration_can_be_made_again(gallery_path: Path) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        store(writer, SEARCH, calibrate(writer.gallery, SEARCH, false_alarms=0.25))
+        (file,) = (gallery_path / "calibrations").iterdir()
+        file.write_bytes(b"damaged")
+        with pytest.raises(GalleryDamaged):
+            Detector(writer.gallery, search=SEARCH)
+        carry_on(writer, SEARCH)
+        detector = Detector(writer.gallery, search=SEARCH)
+    assert detector.false_alarms == 0.25
+    assert set(detector.thresholds) == {"pooled", "map", "both"}
+
+
+def test_scores_in_another_file_are_refused(gallery_path: Path, tmp_path: Path) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        store(writer, SEARCH, calibrate(writer.gallery, SEARCH))
+    (path,) = (gallery_path / "calibrations").iterdir()
+    (tmp_path / "secret").write_bytes(bytes(8 * 12))
+    with h5py.File(path, "r+") as file:
+        del file["key"]
+        file.create_dataset("key", (12,), "<i8", external=[(str(tmp_path / "secret"), 0, 8 * 12)])
+    with pytest.raises(GalleryDamaged, match="other files"):
+        LeaveOneOut.read(path)

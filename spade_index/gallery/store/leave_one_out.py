@@ -61,6 +61,8 @@ class LeaveOneOut:
         try:
             with h5py.File(path, "r") as file:
                 keys, scores, maps = file["key"], file["scores"], file["maps"]
+                if any(one.external or one.is_virtual or one.file != file for one in (keys, scores, maps)):
+                    raise ValueError("it refers to other files")
                 kinds = json.loads(file.attrs["kinds"])
                 if maps.dtype != "<f2" or len({len(keys), len(scores), len(maps)}) > 1 or maps.id.get_offset() is None:
                     raise ValueError("its arrays do not fit each other")
