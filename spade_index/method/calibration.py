@@ -12,13 +12,13 @@ import torch
 from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.store.leave_one_out import LeaveOneOut
+from spade_index.gallery.store.leave_one_out import LeaveOneOut, as_stored
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
 from .detector import Detector
 from .normal_scores import PEAK, NormalScores
-from .scores import map_score
+from .scores import image_scores, map_score
 
 RULE = "conformal: leave-one-out scores of the gallery's own images"
 MINIMUM = 10  # images; the scores of fewer say nothing
@@ -153,7 +153,7 @@ def _scored(
     detector: Detector, search: SearchSettings, alone: list[_Alone], kept: LeaveOneOut | None
 ) -> Iterator[tuple[int, dict[str, float], np.ndarray]]:
     """Yield key, scores and map of each image; its neighbours' maps, which are all known now, are subtracted."""
-    maps = np.stack([image.distances for image in alone]).astype(np.float16) if alone else np.empty((0, 0), np.float16)
+    maps = as_stored([image.distances for image in alone]) if alone else np.empty((0, 0), np.float16)
     first = LeaveOneOut(np.array([image.key for image in alone], np.int64), {}, maps)
     known = NormalScores(first if kept is None else _merged(first, kept))
     for image in alone:
@@ -162,12 +162,8 @@ def _scored(
             distances = distances - search.subtract_neighbours * known.own_map(image.neighbours)
         score_map = detector.score_maps(torch.from_numpy(distances)[None])[0]
         of_map = map_score(score_map, search.top_share)
-        scores = {
-            "pooled": image.pooled,
-            "map": of_map,
-            "both": image.pooled * max(0.0, of_map),
-            PEAK: float(score_map.max()),
-        }
+        kinds = [*image_scores(image.pooled, of_map).items(), (PEAK, float(score_map.max()))]
+        scores: dict[str, float] = dict(kinds)
         yield image.key, scores, image.distances
 
 
@@ -178,7 +174,7 @@ def _joined(scored: Iterator[tuple[int, dict[str, float], np.ndarray]], kept: Le
     new = LeaveOneOut(
         np.array([key for key, _, _ in rows], np.int64),
         {kind: np.array([scores[kind] for _, scores, _ in rows]) for kind in rows[0][1]},
-        np.stack([distances for _, _, distances in rows]).astype(np.float16),
+        as_stored([distances for _, _, distances in rows]),
     )
     return new if kept is None else _merged(new, kept)
 

@@ -53,12 +53,12 @@ class Comparison:
             )
         self._gallery, self._scaling = gallery, search.scaling
         self._stored = [settings.sizes[level] for level in self.levels]
-        self.sizes = [_averaged(size, search.grid) for size in self._stored]
+        self.sizes = compared_sizes(gallery, search)
         self.channels = [settings.level_shapes[level][0] for level in self.levels]
         weights = level_weights(gallery, search)
         self.weights = [weights[level] for level in self.levels]
         self._as_stored = self.sizes == self._stored and search.scaling == "none"
-        self._moments = self._channel_moments() if search.scaling in SAMPLED else None
+        self._moments = self._sampled_moments() if search.scaling in SAMPLED else None
 
     @property
     def size(self) -> Size:
@@ -102,7 +102,7 @@ class Comparison:
         mean, deviation = (values.to(level.device) for values in (moments.mean, moments.deviation))
         return F.normalize((level - mean) / deviation, dim=-1)
 
-    def _channel_moments(self) -> list[Moments]:
+    def _sampled_moments(self) -> list[Moments]:
         """Return the moments of each level, over a sample of the gallery."""
         keys = [image.key for image in self._gallery.sample(SAMPLE)]
         sums = [torch.zeros(2, channels, dtype=torch.float64) for channels in self.channels]

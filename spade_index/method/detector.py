@@ -28,7 +28,7 @@ from .comparison import Comparison
 from .detection import Detection, PixelDetection, Question
 from .normal_scores import PEAK, stored_calibration
 from .pixel_search import Found, PixelSearch
-from .scores import map_score, pooled_score, score_maps
+from .scores import image_scores, map_score, pooled_score, score_maps
 from .tuned import tuned_search
 
 KINDS: tuple[ImageScore, ...] = ("pooled", "map", "both")
@@ -170,10 +170,7 @@ class Detector:
         if without is None:
             return self.gallery.nearest(pooled, wanted)
         nearest = self.gallery.nearest(pooled, wanted + 1 if beyond is None else 2 * wanted + 1)
-        others = [[n for n in neighbours if n.key != without] for neighbours in nearest]
-        if beyond is not None:
-            others = [[n for n in neighbours if n.distance > beyond] or neighbours for neighbours in others]
-        return [neighbours[:wanted] for neighbours in others]
+        return [others(neighbours, without, beyond)[:wanted] for neighbours in nearest]
 
     def pooled_score(self, neighbours: list[Neighbour]) -> float:
         """Return the mean squared distance to the `score_neighbours` nearest images."""
@@ -235,7 +232,7 @@ class Detector:
     ) -> Detection:
         scores: dict[ImageScore, float] = {"pooled": score}
         if pixels is not None:
-            scores |= {"map": pixels.score, "both": score * max(0.0, pixels.score)}
+            scores = image_scores(score, pixels.score)
         kind = self.search.image_score_for(question.maps or self.search.maps)
         return Detection(
             self.gallery.snapshot,
@@ -262,3 +259,9 @@ class Detector:
     def map_stats(self) -> PoolStats:
         """Numbers of maps found in memory, and of maps read."""
         return self._pixel_search.map_stats
+
+
+def others(neighbours: list[Neighbour], without: int, beyond: float | None) -> list[Neighbour]:
+    """Return neighbours other than one image and, unless none would remain, those up to a squared distance."""
+    found = [neighbour for neighbour in neighbours if neighbour.key != without]
+    return found if beyond is None else [n for n in found if n.distance > beyond] or found

@@ -19,7 +19,7 @@ from spade_index.errors import GalleryDamaged
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut
-from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
+from spade_index.settings import ImageScore, SearchSettings
 
 PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
 ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all images takes their place
@@ -88,7 +88,7 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
     try:
         values: dict[str, Any] = json.loads(text)
         thresholds = {kind: float(threshold) for kind, threshold in values["thresholds"].items()}
-        false_alarms = float(values.get("false_alarms", FALSE_ALARMS))
+        false_alarms = float(values.get("false_alarms", 1 - values["quantile"]))  # earlier versions: the quantile only
         snapshot, file = values["snapshot"], values.get("file")
         if file is not None and Path(file).name != file:
             raise ValueError("it names a file elsewhere")

@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from spade_index.gallery.index.search import Neighbour
+from spade_index.settings import ImageScore
 
 
 def pooled_score(neighbours: Sequence[Neighbour]) -> float:
@@ -30,6 +31,14 @@ def score_maps(distances: Tensor, grid: tuple[int, int], input_size: tuple[int, 
     coarse = distances.unflatten(1, grid)  # [B, H0, W0]
     fine = F.interpolate(coarse[:, None], size=input_size, mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
     return gaussian_filter(fine.cpu().numpy(), smoothing, axes=(1, 2))
+
+
+def image_scores(pooled: float, of_map: float) -> dict[ImageScore, float]:
+    """Return the image scores of an image with a pooled score and a map score: these, and their product.
+
+    A map score is negative where more is subtracted from the map than it holds; the product is then 0.
+    """
+    return {"pooled": pooled, "map": of_map, "both": pooled * max(0.0, of_map)}
 
 
 def map_score(score_map: np.ndarray, top_share: float) -> float:

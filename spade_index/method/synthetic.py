@@ -1,26 +1,24 @@
 """A sample of a gallery's own images, plain and with synthetic defects: what ways of comparing are tried on."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-import xxhash
 from PIL import Image
 from torch import Tensor
 
-from spade_index.errors import ImageError, InputError
+from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import decode, preprocess
-from spade_index.images.find import find_images
+from spade_index.images.decode import preprocess
 from spade_index.images.loading import in_lots
 from spade_index.settings import BATCH_SIZE
 
 from .defects import paste
+from .originals import originals
 
 IMAGES = 60  # of the sample
 PASTED = 3  # defects, one at a time, per image
@@ -43,9 +41,7 @@ class Sample:
     backbone_ms: float  # per image
 
 
-def draw_sample(
-    gallery: Gallery, backbone: Backbone, seconds: float, progress: Callable[[int], None] = lambda images: None
-) -> Sample:
+def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
     """Paste defects into up to 60 of the gallery's images and compute their features; the same each time.
 
     Fewer are taken where the backbone takes long, or where feature maps are large.
@@ -54,13 +50,13 @@ def draw_sample(
         gallery: with at least 10 images, whose files can still be read where they were added from.
         backbone: the gallery's.
         seconds: that the backbone may take, approximately.
-        progress: called with the number of images done.
 
     Raises:
         InputError: fewer than 10 of the images can be read, or no defect can be seen in them.
     """
     per_image = PASTED * 2 * sum(c * h * w for c, h, w in gallery.settings.level_shapes)
-    images = list(_originals(gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image)))))
+    rows = gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image)))
+    images = [(row, _shrunk(image)) for row, image in originals(rows)]
     if len(images) < LEAST:
         raise InputError(
             f"{gallery.path}: only {len(images)} of its images can be read where they were added from, unchanged; "
@@ -86,7 +82,6 @@ def draw_sample(
         masks += [_small(mask, how.input_size, gallery) for _, _, mask in batch]
         pooled.append(features.pooled.cpu().numpy())
         levels.append([level.half().cpu() for level in features.pyramid])
-        progress(len(batch))
     return Sample(
         plain=[row for row, _ in images],
         owner=np.array(owners),
@@ -113,48 +108,23 @@ def _paste_all(images: Sequence[np.ndarray]) -> list[tuple[int, np.ndarray, np.n
 
 def _small(mask: np.ndarray, input_size: tuple[int, int], gallery: Gallery) -> np.ndarray:
     """Return a mask as the backbone sees the image, at a size of at most 112 pixels: bool [h, w]."""
-    height, width = shown_size(input_size)
+    height, width = _shown_size(input_size)
     grey = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
     seen, _ = preprocess(grey, gallery.settings.preprocessing)
     small = Image.fromarray(seen[..., 0]).resize((width, height), Image.Resampling.BOX)
     return np.asarray(small) >= LIT * 255
 
 
-def shown_size(input_size: tuple[int, int]) -> tuple[int, int]:
+def _shown_size(input_size: tuple[int, int]) -> tuple[int, int]:
     """Return the size (h, w) of the masks for a backbone's input size."""
     scale = min(1.0, SHOWN / max(input_size))
     return max(1, round(input_size[0] * scale)), max(1, round(input_size[1] * scale))
 
 
-def _originals(rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, np.ndarray]]:
-    """Yield the images of rows, uint8 [H, W, 3], whose files can be read and have not changed."""
-    for row, data in _contents(rows):
-        if xxhash.xxh3_128_digest(data) != row.digest:
-            continue
-        try:
-            image = decode(data, row.path)
-        except ImageError:
-            continue
-        scale = min(1.0, EDGE / max(image.size))
-        if scale < 1:
-            size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        yield row, np.asarray(image)
-
-
-def _contents(rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, bytes]]:
-    """Yield the bytes of the files of rows, also of those in an archive (ARCHIVE::MEMBER)."""
-    in_archives = {row.path: row for row in rows if "::" in row.path and not Path(row.path).exists()}
-    for row in rows:
-        try:
-            if row.path not in in_archives:
-                yield row, Path(row.path).read_bytes()
-        except OSError:
-            continue
-    for archive in dict.fromkeys(path.partition("::")[0] for path in in_archives):
-        try:
-            for file in find_images(archive):
-                if file.path in in_archives:
-                    yield in_archives[file.path], file.read()
-        except (InputError, OSError):
-            continue
+def _shrunk(image: Image.Image) -> np.ndarray:
+    """Return an image of at most EDGE pixels, uint8 [H, W, 3]."""
+    scale = min(1.0, EDGE / max(image.size))
+    if scale < 1:
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(image)

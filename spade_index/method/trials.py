@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore, SearchSettings
 
 from .calibration import near_distance
 from .comparison import compared_sizes
-from .detector import Detector
+from .detector import Detector, others
 from .metrics import roc_auc
 from .synthetic import Sample
 
@@ -75,7 +74,7 @@ class Trials:
         near = near_distance(gallery)
         found = gallery.nearest(queries, 2 * MOST + 1)
         keys = [sample.plain[owner].key for owner in self._owners]
-        self._neighbours = [_others(of_query, key, near) for of_query, key in zip(found, keys, strict=True)]
+        self._neighbours = [others(of_query, key, near) for of_query, key in zip(found, keys, strict=True)]
         distances = (pooled.astype(np.float64) ** 2).sum(1) - 2 * queries.astype(np.float64) @ pooled.T  # [n + m, n]
         distances[np.arange(len(queries)), self._owners] = np.inf
         self._own = distances.argsort(1)[:, : min(OWN, len(pooled) - 1)]  # rows of plain images
@@ -155,11 +154,6 @@ def changed(search: SearchSettings) -> dict[str, Any]:
     """Return the search settings that are not the defaults, in values for JSON."""
     defaults = asdict(SearchSettings())
     return {name: value for name, value in asdict(search).items() if value != defaults[name]}
-
-
-def _others(found: list[Neighbour], key: int, near: float) -> list[Neighbour]:
-    others = [neighbour for neighbour in found if neighbour.key != key]
-    return [neighbour for neighbour in others if neighbour.distance > near] or others
 
 
 def _map_scores(maps: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:

@@ -201,7 +201,7 @@ def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
     close = [trial for trial in allowed if trial.quality >= _best(allowed).quality - MARGIN]
     quickest = min(trial.ms for trial in close)
     best = _best(trial for trial in close if trial.ms <= SAME_SPEED * quickest)
-    usual = [trial for trial in allowed if trial.ms == best.ms and _is_usual(trial.search)]
+    usual = [trial for trial in allowed if _way(trial.search) == _way(best.search) and _is_usual(trial.search)]
     return best if _is_better(best, _best(usual), sample) else _best(usual)
 
 

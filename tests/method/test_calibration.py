@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spade_index.errors import GalleryDamaged, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.store.leave_one_out import LeaveOneOut
+from spade_index.gallery.store.leave_one_out import LeaveOneOut, as_stored
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method.calibration import Calibration, calibrate, near_distance, store
 from spade_index.method.detector import Detector
@@ -269,3 +269,9 @@ def test_scores_in_another_file_are_refused(gallery_path: Path, tmp_path: Path) 
         file.create_dataset("key", (12,), "<i8", external=[(str(tmp_path / "secret"), 0, 8 * 12)])
     with pytest.raises(GalleryDamaged, match="other files"):
         LeaveOneOut.read(path)
+
+
+def test_maps_beyond_float16_are_kept_at_its_largest_value(tmp_path: Path) -> None:
+    found = LeaveOneOut(np.array([1, 2]), {"map": np.ones(2)}, as_stored([np.float32([1e6, 2]), np.float32([3, 4])]))
+    found.write(tmp_path / "x.h5")
+    np.testing.assert_array_equal(LeaveOneOut.read(tmp_path / "x.h5").maps, [[65504, 2], [3, 4]])

@@ -53,7 +53,7 @@ class LeaveOneOut:
             file.attrs["kinds"] = json.dumps(list(self.scores))
             file.create_dataset("key", data=self.keys.astype("<i8"))
             file.create_dataset("scores", data=np.stack(list(self.scores.values()), 1).astype("<f8"))
-            file.create_dataset("maps", data=np.minimum(self.maps, LARGEST).astype("<f2"))
+            file.create_dataset("maps", data=self.maps.astype("<f2", copy=False))
 
     @classmethod
     def read(cls, path: Path) -> "LeaveOneOut":
@@ -72,6 +72,11 @@ class LeaveOneOut:
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
             raise GalleryDamaged(f"{path}: damaged ({reason}): {remedy(path)}") from error
+
+
+def as_stored(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Return maps float32 [P] as they are stored: float16 [n, P], at most the largest finite one."""
+    return np.minimum(np.stack(maps), LARGEST).astype(np.float16)
 
 
 def remedy(path: Path) -> str:
