@@ -23,7 +23,7 @@ def test_files_are_read_from_folders_and_archives_unless_they_changed(tmp_path: 
     (folder / "000.png").unlink()
     random_image(99).save(folder / "001.png")
     with Gallery(tmp_path / "gallery") as gallery:
-        found = dict((row.id, image) for row, image in originals(list(gallery.images())))
+        found = {row.id: image for row, image in originals(list(gallery.images()))}
     assert list(found) == ["002.png", "packed/000.png", "packed/001.png"]
     np.testing.assert_array_equal(found["002.png"], random_image(2))
     np.testing.assert_array_equal(found["packed/001.png"], random_image(1001))
