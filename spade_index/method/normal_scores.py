@@ -60,6 +60,11 @@ class NormalScores:
         rows = self._found.rows(keys)
         return self._mean_map if len(rows) < ENOUGH else np.asarray(self._found.maps[rows], np.float32).mean(0)
 
+    def map_of(self, key: int) -> np.ndarray | None:
+        """Return the map, float32 [P], of the image with this key, or None if it was not scored."""
+        rows = self._found.rows([key])
+        return np.asarray(self._found.maps[rows[0]], np.float32) if len(rows) else None
+
     @cached_property
     def _mean_map(self) -> np.ndarray:
         mean: np.ndarray = self._found.maps.mean(0, dtype=np.float32)
