@@ -99,7 +99,7 @@ def _example(detector: Detector, judged: Judged, limits: tuple[float, float]) ->
     return example_of(
         detector.gallery,
         judged.detection,
-        decode(image.file.read(), image.file.path),
+        decode(image.file.read(), image.file.path, how=detector.gallery.settings.preprocessing),
         image.file.id,
         judged.geometry,
         limits,
