@@ -51,6 +51,8 @@ def answer_images(
         images = load_all(files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error)
         while batch := list(islice(images, size)):
             for image, detection in zip(batch, detector.detect(batch), strict=True):
+                if image.notice is not None:
+                    progress.say(image.notice)
                 answer = answer_of(detector, image, detection, drawing)
                 click.echo(json.dumps(answer) if as_json else line_of(answer))
             progress(len(batch))

@@ -16,6 +16,7 @@ from .options import (
     takes,
     tune_option,
 )
+from .pixel_options import PixelOptions
 from .sources import require_images
 
 
@@ -23,6 +24,7 @@ from .sources import require_images
 @images_argument
 @gallery_argument
 @takes("backbone", BackboneOptions)
+@takes("pixels", PixelOptions)
 @preset_option
 @device_option
 @takes("loading", LoadingOptions)
@@ -32,6 +34,7 @@ def build(
     images: Path,
     gallery: Path,
     backbone: BackboneOptions,
+    pixels: PixelOptions,
     preset: str | None,
     device: str,
     loading: LoadingOptions,
@@ -50,11 +53,14 @@ def build(
     require_images([images])
     if (gallery / CATALOG).exists():
         with Gallery(gallery) as begun:
+            pixels.require_equal(begun)
             loaded = backbone.load(device, begun, preset)
-    elif no_tune or preset is not None or not backbone.leaves_size_open:
-        loaded = backbone.load(device, preset=preset)
     else:
-        loaded = sized_backbone(backbone, device, [images])
+        found = pixels.found_in([images])
+        if no_tune or preset is not None or not backbone.leaves_size_open:
+            loaded = backbone.load(device, preset=preset, pixels=found)
+        else:
+            loaded = sized_backbone(backbone, device, [images], found)
     with GalleryWriter(gallery, loaded.settings, backbone.weights) as writer:
         add_images(writer, [images], loaded, loading, adding)
         if not no_tune and preset is None:

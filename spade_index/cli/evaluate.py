@@ -23,6 +23,7 @@ from .options import (
     takes,
     tune_option,
 )
+from .pixel_options import PixelOptions
 from .progress import Progress
 from .search_options import SearchOptions
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:  # both take long to import
 @takes("search", SearchOptions)
 @preset_option
 @takes("backbone", BackboneOptions)
+@takes("pixels", PixelOptions)
 @device_option
 @takes("kernel", KernelOptions)
 @takes("loading", LoadingOptions)
@@ -60,6 +62,7 @@ def evaluate(
     search: SearchOptions,
     preset: str | None,
     backbone: BackboneOptions,
+    pixels: PixelOptions,
     device: str,
     kernel: KernelOptions,
     loading: LoadingOptions,
@@ -83,13 +86,16 @@ def evaluate(
             started = time.perf_counter()
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
             tuned = not no_tune and preset is None
+            normal = [require_normal(dataset)]
+            values = pixels.found_in(normal)
             if tuned and backbone.leaves_size_open:
-                loaded = sized_backbone(backbone, device, [require_normal(dataset)])
+                loaded = sized_backbone(backbone, device, normal, values)
             else:
-                loaded = backbone.load(device, preset=preset)
+                loaded = backbone.load(device, preset=preset, pixels=values)
             opened = stack.enter_context(_build(dataset, Path(folder) / "gallery", loaded, loading, tuned))
             building = time.perf_counter() - started
         else:
+            pixels.require_equal(opened)
             loaded = backbone.load(device, opened, preset)
         settings = choice.settings(tuned_search(opened))
         detector = Detector(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,15 +17,20 @@ if TYPE_CHECKING:  # both take long to import
     from spade_index.gallery.write.writer import GalleryWriter
 
 
-def sized_backbone(options: BackboneOptions, device: str, sources: Sequence[Path]) -> "Backbone":
-    """Load the backbone with the input size that suits the images of the sources, and say which."""
+def sized_backbone(
+    options: BackboneOptions, device: str, sources: Sequence[Path], pixels: dict[str, Any]
+) -> "Backbone":
+    """Load the backbone with the input size that suits the images of the sources, and say which.
+
+    `pixels` is how their values are read (see `PixelOptions.found_in`).
+    """
     from spade_index.method.input_size import choose_input_size
 
     Progress.note("choosing the input size")
     chosen = choose_input_size(
         files_of(sources),
-        options.load(device),
-        lambda size, levels: options.load(device, input_size=size, levels=levels),
+        options.load(device, pixels=pixels),
+        lambda size, levels: options.load(device, input_size=size, levels=levels, pixels=pixels),
         seconds=TUNE_SECONDS / 2,
         say=Progress.note,
     )

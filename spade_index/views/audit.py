@@ -26,7 +26,7 @@ def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
     detector = Detector(gallery)  # searches as the gallery was tuned
     near = near_distance(gallery)
     rows = [gallery.image(odd.id) for odd in found.odd]
-    files = {row.key: image for row, image in originals(rows)}
+    files = {row.key: image for row, image in originals(rows, gallery.settings.preprocessing)}
     detections = [without_itself(detector, row, near) for row in rows]
     peaks = [detection.pixels.peak for detection in detections if detection.pixels is not None]
     doubled = [[", ".join(group)] for group in found.doubled]

@@ -124,7 +124,7 @@ def _example(detector: Detector, judged: Judged, limits: tuple[float, float]) ->
     return example_of(
         detector.gallery,
         judged.detection,
-        decode(data, image.file.path),
+        decode(data, image.file.path, how=detector.gallery.settings.preprocessing),
         image.file.id,
         judged.geometry,
         limits,
