@@ -17,7 +17,7 @@ from .options import (
     tune_option,
 )
 from .pixel_options import PixelOptions
-from .sources import require_images
+from .sources import files_of, require_images
 
 
 @click.command()
@@ -56,11 +56,11 @@ def build(
             pixels.require_equal(begun)
             loaded = backbone.load(device, begun, preset)
     else:
-        found = pixels.found_in([images])
+        found = pixels.found_in(files_of([images]))
         if no_tune or preset is not None or not backbone.leaves_size_open:
             loaded = backbone.load(device, preset=preset, pixels=found)
         else:
-            loaded = sized_backbone(backbone, device, [images], found)
+            loaded = sized_backbone(backbone, device, files_of([images]), found)
     with GalleryWriter(gallery, loaded.settings, backbone.weights) as writer:
         add_images(writer, [images], loaded, loading, adding)
         if not no_tune and preset is None:

@@ -91,7 +91,7 @@ def as_visa(root: Path, source: Path) -> Path:
             copy(image, folder / "Images" / "Normal" / f"{split}{image.name}")
             rows.append(["candle", split, "normal", f"candle/Data/Images/Normal/{split}{image.name}", ""])
     write_table(root / "split_csv" / "1cls.csv", rows)
-    write_table(root / "candle" / "image_anno.csv", [["image", "label", "mask"], rows[1][3:4] + ["normal", ""]])
+    write_table(root / "candle" / "image_anno.csv", [["image", "label", "mask"], [rows[1][3], "normal", ""]])
     return root / "candle"
 
 

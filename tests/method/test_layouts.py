@@ -19,7 +19,15 @@ from helpers.layouts import WRITERS, as_csv, as_mvtec_ad, as_real_iad, as_visa, 
 from helpers.tiny import build, tiny_backbone
 
 SEARCH = SearchSettings(gallery_neighbours=4, score_neighbours=2, smoothing=1.0)
-NAMES = ["images", "image_roc_auc", "image_average_precision", "image_f1_max", "pixel_roc_auc", "pixel_average_precision", "pixel_f1_max"]
+NAMES = [
+    "images",
+    "image_roc_auc",
+    "image_average_precision",
+    "image_f1_max",
+    "pixel_roc_auc",
+    "pixel_average_precision",
+    "pixel_f1_max",
+]
 
 
 @pytest.fixture(scope="module")
