@@ -16,7 +16,7 @@ from .options import (
     takes,
     tune_option,
 )
-from .sources import require_images
+from .sources import SourceOptions, Sources
 
 
 @click.command()
@@ -25,6 +25,7 @@ from .sources import require_images
 @takes("backbone", BackboneOptions)
 @preset_option
 @device_option
+@takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
 @tune_option
@@ -34,11 +35,13 @@ def build(
     backbone: BackboneOptions,
     preset: str | None,
     device: str,
+    sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
     no_tune: bool,
 ) -> None:
-    """Create GALLERY from normal IMAGES (a folder, a tar archive, a text list or one file), or carry on building it.
+    """Create GALLERY from normal IMAGES (a folder, a tar or zip archive, a text list, - for a list on
+    standard input, or one file), or carry on building it.
 
     It ends with `tune` and `calibrate`, from 20 images on.
     """
@@ -47,15 +50,16 @@ def build(
 
     from .judging import judge_gallery, sized_backbone
 
-    require_images([images])
+    found = Sources([images], sources)
+    found.require_images()
     if (gallery / CATALOG).exists():
         with Gallery(gallery) as begun:
             loaded = backbone.load(device, begun, preset)
     elif no_tune or preset is not None or not backbone.leaves_size_open:
         loaded = backbone.load(device, preset=preset)
     else:
-        loaded = sized_backbone(backbone, device, [images])
+        loaded = sized_backbone(backbone, device, found.files())
     with GalleryWriter(gallery, loaded.settings, backbone.weights) as writer:
-        add_images(writer, [images], loaded, loading, adding)
+        add_images(writer, found, loaded, loading, adding)
         if not no_tune and preset is None:
             judge_gallery(writer, loaded)

@@ -66,6 +66,7 @@ def evaluate(
 ) -> None:
     """Measure ROC AUC and PRO on a DATASET in MVTec layout: train/good, test/KIND, ground_truth/KIND."""
     from spade_index.gallery.reader import Gallery
+    from spade_index.images.find import find_images
     from spade_index.method import evaluation
     from spade_index.method.dataset import find_test_images, require_normal
     from spade_index.method.detector import Detector
@@ -84,7 +85,7 @@ def evaluate(
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
             tuned = not no_tune and preset is None
             if tuned and backbone.leaves_size_open:
-                loaded = sized_backbone(backbone, device, [require_normal(dataset)])
+                loaded = sized_backbone(backbone, device, find_images(require_normal(dataset)))
             else:
                 loaded = backbone.load(device, preset=preset)
             opened = stack.enter_context(_build(dataset, Path(folder) / "gallery", loaded, loading, tuned))

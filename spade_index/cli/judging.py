@@ -1,7 +1,6 @@
 """What `build`, `tune` and `evaluate` share: the choice of input size, tuning and calibration, with progress."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -10,20 +9,20 @@ from spade_index.settings import CALIBRATION_SAMPLE, TUNE_FROM, TUNE_SECONDS
 
 from .backbone_options import BackboneOptions
 from .progress import Progress
-from .sources import files_of
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.write.writer import GalleryWriter
+    from spade_index.images.files import ImageFile
 
 
-def sized_backbone(options: BackboneOptions, device: str, sources: Sequence[Path]) -> "Backbone":
-    """Load the backbone with the input size that suits the images of the sources, and say which."""
+def sized_backbone(options: BackboneOptions, device: str, files: "Iterable[ImageFile]") -> "Backbone":
+    """Load the backbone with the input size that suits these images, and say which."""
     from spade_index.method.input_size import choose_input_size
 
     Progress.note("choosing the input size")
     chosen = choose_input_size(
-        files_of(sources),
+        files,
         options.load(device),
         lambda size, levels: options.load(device, input_size=size, levels=levels),
         seconds=TUNE_SECONDS / 2,

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 from spade_index.errors import ImageError
 from spade_index.settings import Preprocessing
 
-from .find import ImageFile
+from .files import ImageFile
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000  # of one image; a small file can claim far more (decompression bomb)
