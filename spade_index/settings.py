@@ -19,6 +19,7 @@ MAPS = ("always", "auto", "never")
 PIXEL_PRECISIONS = ("float32", "fast")
 LEVEL_WEIGHTS = ("inverse-variance", "equal")
 SCALINGS = ("none", "root", "length", "channel")  # of a pixel's features in each level, before they are compared
+BITS = (8, 10, 12, 14, 16)  # of pixels that are stored in 16
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
 WORKERS = 2  # decoding threads, for callers that do not say
@@ -45,6 +46,11 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of values in 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    # How files become 8-bit RGB. Backbones that differ in this alone are equal: a gallery's own value decides.
+    bits: int | None = field(
+        default=None, compare=False
+    )  # that pixels stored in 16 bits use; None: the upper 8 are read
+    pixel_range: tuple[float, float] | None = field(default=None, compare=False)  # black and white of more than 8 bits
 
     def __post_init__(self) -> None:
         if min(self.input_size) < 16 or max(self.input_size) > 4096:
@@ -56,6 +62,17 @@ class Preprocessing:
             )
         if min(self.std) <= 0:
             raise InputError(f"standard deviations must be positive, not {self.std}")
+        if self.bits is not None and self.bits not in BITS:
+            raise InputError(f"bits must be one of {', '.join(map(str, BITS))}, not {self.bits}")
+        if self.pixel_range is not None:
+            if self.bits is not None:
+                raise InputError("give either bits or a pixel range")
+            low, high = self.pixel_range
+            if not -math.inf < low < high < math.inf:
+                raise InputError(f"the pixel range must be two finite numbers, the lower first, not {low:g} {high:g}")
+
+
+UNSET: dict[str, Any] = {"bits": None, "pixel_range": None}  # what galleries of earlier versions have and do not state
 
 
 @dataclass(frozen=True)
@@ -87,13 +104,16 @@ class ExtractionSettings:
     @cached_property
     def _json(self) -> str:
         # Cached: a query compares it with the settings of every shard that it reads.
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        own = values["preprocessing"]
+        values["preprocessing"] = {name: own[name] for name in own if name not in UNSET or own[name] != UNSET[name]}
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ExtractionSettings":
         """Return the settings that `to_json` wrote."""
         values = json.loads(text)
-        values["preprocessing"] = Preprocessing(**_tuples(values["preprocessing"]))
+        values["preprocessing"] = Preprocessing(**(UNSET | _tuples(values["preprocessing"])))
         return cls(**_tuples(values))
 
     def require_equal(self, other: "ExtractionSettings", what: str) -> None:
@@ -236,6 +256,8 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
             return f"{setting} {getattr(mine, setting)}, not {getattr(theirs, setting)}"
     return name
 
+
+LAYOUTS = ("mvtec-ad", "mvtec-ad-2", "mvtec-loco", "visa", "btad", "mpdd", "ksdd2", "real-iad", "csv")  # of datasets
 
 PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
 PAPER_METRIC_SIZE = 256  # pixels are compared at this edge

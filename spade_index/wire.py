@@ -218,6 +218,31 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class OddImageInfo:
+    """One of a gallery's images; `p_value` is the share of the ranked images that score as high."""
+
+    id: str
+    score: float
+    p_value: float
+    thumbnail: str
+    heat: str
+
+
+@dataclass(frozen=True)
+class AuditInfo:
+    """A gallery's odd images and groups of near-duplicates: `ranked` and `compared` of `images` were looked at."""
+
+    gallery: str
+    snapshot: int
+    kind: ImageScore
+    images: int
+    ranked: int
+    compared: int
+    odd: tuple[OddImageInfo, ...]  # the highest score first
+    near_duplicates: tuple[tuple[str, ...], ...]  # ids; the largest group first
+
+
+@dataclass(frozen=True)
 class JobInfo:
     """A job: it received `images` images, and has processed `done` of them."""
 

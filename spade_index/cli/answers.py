@@ -56,6 +56,8 @@ def answer_images(
         )
         while batch := list(islice(images, size)):
             for image, detection in zip(batch, detector.detect(batch), strict=True):
+                if image.notice is not None:
+                    progress.say(image.notice)
                 answer = answer_of(detector, image, detection, drawing)
                 click.echo(json.dumps(answer) if as_json else line_of(answer))
             answered += len(batch)

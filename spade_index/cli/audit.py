@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .options import gallery_argument
+from .progress import Progress
 
 
 @click.command()
@@ -15,15 +16,17 @@ from .options import gallery_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with maps and evidence to this file.")
 @click.option("--count", type=click.IntRange(1), help="Number of odd images, at most [20]")
-def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None) -> None:
+@click.option("--all", "every", is_flag=True, help="Score every image, not only those that `calibrate` scored.")
+def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None, every: bool) -> None:
     """Rank GALLERY's odd images by what each scores without itself, and list near-duplicates."""
     from spade_index.gallery.reader import Gallery
     from spade_index.method import audit as method
-    from spade_index.views.audit import write_audit
+    from spade_index.views.audit import ranked, write_audit
     from spade_index.views.text import text_of
 
     with Gallery(gallery) as opened:
-        found = method.audit(opened, method.COUNT if count is None else count)
+        with Progress("audit", len(opened) if every else 0) as progress:
+            found = method.audit(opened, method.COUNT if count is None else count, every=every, progress=progress)
         if report is not None:
             write_audit(report, opened, found)
     if as_json:
@@ -34,3 +37,6 @@ def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None) 
         click.echo(f"{image.score:12.6g}  p {text_of(image.p_value):>6}  {image.id}  ({remove})")
     for group in found.doubled:
         click.echo(f"nearly the same: {', '.join(group)}")
+    click.echo(f"ranked {ranked(found)}")
+    if found.scored < found.images:
+        click.echo(f"`spade-index audit {shlex.quote(str(gallery))} --all` ranks all", err=True)

@@ -73,16 +73,18 @@ class BackboneOptions:
         *,
         input_size: tuple[int, int] | None = None,
         levels: tuple[str, ...] | None = None,
+        pixels: dict[str, Any] | None = None,
     ) -> "Backbone":
         """Load the backbone; options that were not given are the gallery's, or the defaults.
 
-        `input_size` and `levels` are in place of the defaults. An option that differs from the gallery's is no error
+        `input_size` and `levels` are in place of the defaults; `pixels` is the range of pixels of a gallery that is
+        new (see `PixelOptions.found_in`). An option that differs from the gallery's is no error
         here: the caller compares the settings.
         Raises BackboneError and InputError.
         """
         from spade_index.features.backbone import load_backbone
 
-        changes = ({} if input_size is None else {"input_size": input_size}) | self._changes()
+        changes = ({} if input_size is None else {"input_size": input_size}) | self._changes() | (pixels or {})
         recorded = gallery.settings if gallery is not None else None
         same_name = recorded is not None and self.name in (None, recorded.backbone)
         weights = self.weights

@@ -16,6 +16,7 @@ from .options import (
     takes,
     tune_option,
 )
+from .pixel_options import PixelOptions
 from .sources import SourceOptions, Sources
 
 
@@ -23,6 +24,7 @@ from .sources import SourceOptions, Sources
 @images_argument
 @gallery_argument
 @takes("backbone", BackboneOptions)
+@takes("pixels", PixelOptions)
 @preset_option
 @device_option
 @takes("sources", SourceOptions)
@@ -33,6 +35,7 @@ def build(
     images: Path,
     gallery: Path,
     backbone: BackboneOptions,
+    pixels: PixelOptions,
     preset: str | None,
     device: str,
     sources: SourceOptions,
@@ -54,11 +57,14 @@ def build(
     found.require_images()
     if (gallery / CATALOG).exists():
         with Gallery(gallery) as begun:
+            pixels.require_equal(begun)
             loaded = backbone.load(device, begun, preset)
-    elif no_tune or preset is not None or not backbone.leaves_size_open:
-        loaded = backbone.load(device, preset=preset)
     else:
-        loaded = sized_backbone(backbone, device, found.files())
+        of = pixels.found_in(found.files())
+        if no_tune or preset is not None or not backbone.leaves_size_open:
+            loaded = backbone.load(device, preset=preset, pixels=of)
+        else:
+            loaded = sized_backbone(backbone, device, found.files(), of)
     with GalleryWriter(gallery, loaded.settings, backbone.weights) as writer:
         add_images(writer, found, loaded, loading, adding)
         if not no_tune and preset is None:

@@ -33,6 +33,11 @@ def description(facts: dict[str, Any]) -> str:
     preprocessing = settings["preprocessing"]
     height, width = preprocessing["input_size"]
     crop = f", centre of images resized to {preprocessing['resize']}" if preprocessing["resize"] else ""
+    pixels = ""
+    if preprocessing["pixel_range"] is not None:
+        pixels = ", pixels from {:g} to {:g}".format(*preprocessing["pixel_range"])
+    elif preprocessing["bits"] is not None:
+        pixels = f", pixels of {preprocessing['bits']} bits"
     snapshots = [str(row["snapshot"]) for row in facts["snapshots"]]
     lines = {
         "gallery": facts["path"],
@@ -42,7 +47,7 @@ def description(facts: dict[str, Any]) -> str:
         "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",
         "levels": shapes,
         "pooled": f"{settings['pooled_dim']} values",
-        "input": f"{height}x{width}{crop}",
+        "input": f"{height}x{width}{crop}{pixels}",
         "index": "none: searched by scanning",
     }
     if index is not None:

@@ -1,7 +1,7 @@
 """What `build`, `tune` and `evaluate` share: the choice of input size, tuning and calibration, with progress."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,18 +13,23 @@ from .progress import Progress
 if TYPE_CHECKING:  # both take long to import
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.write.writer import GalleryWriter
-    from spade_index.images.files import ImageFile
+    from spade_index.images.find import ImageFile
 
 
-def sized_backbone(options: BackboneOptions, device: str, files: "Iterable[ImageFile]") -> "Backbone":
-    """Load the backbone with the input size that suits these images, and say which."""
+def sized_backbone(
+    options: BackboneOptions, device: str, files: "Iterable[ImageFile]", pixels: dict[str, Any]
+) -> "Backbone":
+    """Load the backbone with the input size that suits these images, and say which.
+
+    `pixels` is how their values are read (see `PixelOptions.found_in`).
+    """
     from spade_index.method.input_size import choose_input_size
 
     Progress.note("choosing the input size")
     chosen = choose_input_size(
         files,
-        options.load(device),
-        lambda size, levels: options.load(device, input_size=size, levels=levels),
+        options.load(device, pixels=pixels),
+        lambda size, levels: options.load(device, input_size=size, levels=levels, pixels=pixels),
         seconds=TUNE_SECONDS / 2,
         say=Progress.note,
     )

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from spade_index.errors import InputError, ServiceError
 from spade_index.wire import (
+    AuditInfo,
     Changed,
     Evidence,
     GalleryImage,
@@ -27,6 +28,7 @@ from spade_index.wire import (
 )
 
 __all__ = [
+    "AuditInfo",
     "Changed",
     "Evidence",
     "GalleryImage",

@@ -25,6 +25,7 @@ from PIL import Image
 from spade_index.errors import InputError, JobFailed, ServiceError, Unavailable
 
 from .answers import (
+    AuditInfo,
     Changed,
     GalleryImage,
     GalleryInfo,
@@ -153,6 +154,10 @@ class Client:
                 raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
             files.append((name, data))
         return checked(Job, self._json("POST", _at(gallery, "images"), files, replace=replace, prefix=prefix))
+
+    def audit(self, gallery: str, count: int = 20) -> AuditInfo:
+        """Return up to `count` odd images of a gallery, and its near-duplicates. Raises ServiceError."""
+        return checked(AuditInfo, self._json("GET", _at(gallery, "audit"), count=count))
 
     def remove(self, gallery: str, ids: Iterable[str]) -> Changed:
         """Remove images, all or none."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import xxhash
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
+from PIL import ImageFile as PillowFile
 
 from spade_index.errors import ImageError
 from spade_index.settings import Preprocessing
 
+from .depth import Refused, read_deep
 from .files import ImageFile
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
@@ -18,7 +20,16 @@ MAX_PIXELS = 100_000_000  # of one image; a small file can claim far more (decom
 THUMBNAIL_EDGE = 192  # pixels
 THUMBNAIL_BYTES = 16 << 10  # of a JPEG that is its own thumbnail
 ORIENTATION = ExifTags.Base.Orientation
-ROTATED = frozenset(range(2, 9))  # values of EXIF's orientation that rotate or mirror
+TURNS = {  # that undo EXIF's orientations
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+AS_STORED = Preprocessing()  # no range is known: pixels of 16 bits are read by their upper eight
 # Properties of a JPEG that can be its own thumbnail: no EXIF, colour profile or comment.
 PLAIN = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression"})
 
@@ -57,29 +68,45 @@ class DecodedImage:
     pixels: np.ndarray  # uint8 [H, W, 3]
     geometry: Geometry
     thumbnail: bytes  # a small JPEG
+    notice: str | None = None  # what a person should know about it, one line that names the file
 
 
-def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image file's bytes to an upright 8-bit RGB image.
+@dataclass(frozen=True)
+class _Opened:
+    image: Image.Image  # as `decode` returns it
+    plain: bool  # whether the bytes are a plain JPEG, which every viewer shows as that image
+    notice: str | None  # see `DecodedImage`
 
-    Grey, palette, CMYK and 16-bit images become RGB (16 bits by their upper 8); alpha is composed over white.
-    Raises ImageError naming the file if the bytes cannot be decoded, or claim more than `max_pixels` pixels.
+
+def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, how: Preprocessing = AS_STORED) -> Image.Image:
+    """Decode an image file's bytes to an upright 8-bit RGB image, in the range of pixels that `how` says.
+
+    Grey, palette and CMYK images become RGB; alpha is composed over white. Pixels of 16 bits are read by the range of
+    `how` (see `Preprocessing`). Raises ImageError naming the file if the bytes cannot be decoded, claim more than
+    `max_pixels` pixels, or have values outside of the range.
     """
-    return _decode(data, name, max_pixels)[0]
+    return _decode(data, name, max_pixels, how).image
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, bool]:
-    """Return what `decode` does, and whether the bytes are a plain JPEG, which every viewer shows as that image."""
+def _decode(data: bytes, name: str, max_pixels: int, how: Preprocessing) -> _Opened:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError(f"{name}: {image.width}x{image.height} pixels is over the limit of {max_pixels:,}")
+            assert isinstance(image, PillowFile.ImageFile)
+            deep = read_deep(image, data)
             image.load()
-            turned = image.getexif().get(ORIENTATION, 1) in ROTATED
             plain = image.format == "JPEG" and image.mode in ("L", "RGB") and image.info.keys() <= PLAIN
-            return _to_rgb(ImageOps.exif_transpose(image) if turned else image), plain
+            read, notice = (image, None) if deep is None else deep.in_8_bits(how)
+            rgb = _to_rgb(read)
+            turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+            return _Opened(
+                rgb if turn is None else rgb.transpose(turn), plain, None if notice is None else f"{name}: {notice}"
+            )
     except ImageError:
         raise
+    except Refused as error:
+        raise ImageError(f"{name}: {error}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: refused, over the limit of {max_pixels:,} pixels") from error
     except (
@@ -119,19 +146,15 @@ def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
         data = file.read()
     except OSError as error:
         raise ImageError(f"{file.path}: cannot be read ({error.strerror or error})") from error
-    image, plain = _decode(data, file.path, MAX_PIXELS)
+    opened = _decode(data, file.path, MAX_PIXELS, how)
+    image = opened.image
     pixels, geometry = preprocess(image, how)
-    small = plain and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE
+    small = opened.plain and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE
     thumbnail = data if small else _thumbnail(image)
-    return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, thumbnail)
+    return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, thumbnail, opened.notice)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        wide = np.asarray(image)
-        image = Image.fromarray((wide.astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

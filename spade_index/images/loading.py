@@ -24,7 +24,7 @@ LOT = 8  # images that a process loads at a time
 
 T = TypeVar("T")
 F = TypeVar("F")
-Packed = tuple[bytes, bytes, tuple[int, int, tuple[float, float, float, float]], bytes]
+Packed = tuple[bytes, bytes, tuple[int, int, tuple[float, float, float, float]], bytes, str | None]
 Loaded = DecodedImage | Packed | ImageError
 
 
@@ -124,14 +124,14 @@ def _load_packed(files: list[ImageFile], how: Preprocessing) -> list[Packed | Im
 
 def _packed(image: DecodedImage) -> Packed:
     geometry = image.geometry
-    return image.digest, image.pixels.tobytes(), (geometry.width, geometry.height, geometry.box), image.thumbnail
+    shown = (geometry.width, geometry.height, geometry.box)
+    return image.digest, image.pixels.tobytes(), shown, image.thumbnail, image.notice
 
 
 def _unpacked(file: ImageFile, packed: Packed, how: Preprocessing) -> DecodedImage:
-    digest, pixels, geometry, thumbnail = packed
-    return DecodedImage(
-        file, digest, np.frombuffer(pixels, np.uint8).reshape(*how.input_size, 3), Geometry(*geometry), thumbnail
-    )
+    digest, pixels, geometry, thumbnail, notice = packed
+    array = np.frombuffer(pixels, np.uint8).reshape(*how.input_size, 3)
+    return DecodedImage(file, digest, array, Geometry(*geometry), thumbnail, notice)
 
 
 def _processes(workers: int) -> Executor:

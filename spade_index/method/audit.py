@@ -4,21 +4,27 @@ A defect that slipped into the gallery hides its own kind: it is found by what i
 itself, as `calibrate` stored it.
 """
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
+import torch
 
 from spade_index.errors import InputError
+from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore
 
 from .calibration import near_distance
-from .normal_scores import stored_calibration
+from .detection import Detection, Question
+from .detector import Detector
+from .normal_scores import NormalScores, stored_calibration
 from .tuned import tuned_search
 
 COUNT = 20  # odd images, by default
-SAMPLE = 1000  # images whose near-duplicates are looked for
+SAMPLE = 1000  # images whose near-duplicates are looked for, unless all are
 COPIES = 16  # nearest images of each that are looked at
 
 
@@ -38,17 +44,30 @@ class Audit:
 
     snapshot: int
     kind: ImageScore  # that the images are ranked by
-    scored: int  # images that have a leave-one-out score
+    images: int  # of the gallery
+    scored: int  # of them, those that are ranked
+    compared: int  # of them, those whose near-duplicates were looked for
     odd: list[OddImage]  # the highest score first
     doubled: list[list[str]]  # ids of near-duplicates: the largest group first, each in order
 
 
-def audit(gallery: Gallery, count: int = COUNT) -> Audit:
-    """Rank a gallery's images by their leave-one-out scores, and group near-duplicates among up to 1,000 of them.
+def audit(
+    gallery: Gallery,
+    count: int = COUNT,
+    *,
+    every: bool = False,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Audit:
+    """Rank a gallery's images by their leave-one-out scores, and group near-duplicates.
+
+    Ranks those that `calibrate` scored and compares up to 1,000; with `every`, scores the others, too, and compares
+    all. Of each image only its score is kept in memory.
 
     Args:
         gallery: calibrated for its tuned settings.
         count: number of odd images to return, at most.
+        every: score and compare every image of the gallery.
+        progress: called with the number of images scored.
 
     Raises:
         InputError: the gallery is not calibrated.
@@ -60,32 +79,67 @@ def audit(gallery: Gallery, count: int = COUNT) -> Audit:
             f"{gallery.path}: its images have no scores of their own: `spade-index calibrate {gallery.path}` makes them"
         )
     kind = search.effective_image_score
-    keys, scores = stored.scores.keys, stored.scores.of(kind)
-    rows = gallery.catalog.images_by_key(keys.tolist())
-    live = np.array([key in rows and rows[key].removed is None for key in keys.tolist()], bool)
-    keys, scores = keys[live], scores[live]
+    keys, scores = _still_there(gallery, stored.scores, kind)
+    if every:
+        progress(len(keys))
+        more_keys, more_scores = _scored(gallery, kind, set(keys.tolist()), progress)
+        keys, scores = np.concatenate([keys, more_keys]), np.concatenate([scores, more_scores])
+    highest = np.argsort(-scores, kind="stable")[:count]
+    rows = gallery.catalog.images_by_key(keys[highest].tolist())
     ascending = np.sort(scores)
     odd = []
-    for place in np.argsort(-scores, kind="stable")[:count]:
+    for place in highest:
         row, score = rows[int(keys[place])], float(scores[place])
         as_high = len(scores) - int(np.searchsorted(ascending, score, side="left"))  # itself is one
         odd.append(OddImage(row.id, row.path, score, as_high / len(scores)))
-    return Audit(gallery.snapshot, kind, len(scores), odd, _near_duplicates(gallery))
+    compared = len(gallery) if every else min(SAMPLE, len(gallery))
+    doubled = _near_duplicates(gallery, gallery.images() if every else iter(gallery.sample(SAMPLE)))
+    return Audit(gallery.snapshot, kind, len(gallery), len(scores), compared, odd, doubled)
 
 
-def _near_duplicates(gallery: Gallery) -> list[list[str]]:
-    images = gallery.sample(SAMPLE)
-    if len(images) < 2:
-        return []
+def without_itself(detector: Detector, row: ImageRow, near: float) -> Detection:
+    """Search for an image of the gallery as `calibrate` does: without itself and images nearer than `near`."""
+    gallery = detector.gallery
+    pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key])]
+    nearest = detector.nearest_images(gallery.pooled([row]), row.key, near)
+    ((_, detection),) = detector.judge(nearest, pyramid, [Question(maps="always")])
+    return detection
+
+
+def _still_there(gallery: Gallery, stored: NormalScores, kind: ImageScore) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys int64 [n] and scores float64 [n] of the scored images that the gallery holds."""
+    rows = gallery.catalog.images_by_key(stored.keys.tolist())
+    live = np.array([key in rows and rows[key].removed is None for key in stored.keys.tolist()], bool)
+    return stored.keys[live], stored.of(kind)[live]
+
+
+def _scored(
+    gallery: Gallery, kind: ImageScore, known: set[int], progress: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score the images whose keys are not known; return their keys int64 [n] and scores float64 [n]."""
+    detector, near = Detector(gallery), near_distance(gallery)
+    keys, scores = array("q"), array("d")
+    for row in gallery.images():
+        if row.key not in known:
+            keys.append(row.key)
+            scores.append(without_itself(detector, row, near).scores[kind])
+            progress(1)
+    return np.array(keys, np.int64), np.array(scores, np.float64)
+
+
+def _near_duplicates(gallery: Gallery, images: Iterator[ImageRow]) -> list[list[str]]:
     near = near_distance(gallery)
-    nearest = gallery.nearest(gallery.pooled(images), COPIES + 1)
-    pairs = (
-        (image.id, neighbour.id)
-        for image, neighbours in zip(images, nearest, strict=True)
-        for neighbour in neighbours
-        if neighbour.key != image.key and neighbour.distance <= near
-    )
+    pairs = (pair for part in iter(lambda: list(islice(images, SAMPLE)), []) for pair in _pairs(gallery, part, near))
     return sorted(_groups(pairs), key=lambda group: (-len(group), group))
+
+
+def _pairs(gallery: Gallery, images: list[ImageRow], near: float) -> Iterator[tuple[str, str]]:
+    """Yield the ids of images and of their near-duplicates."""
+    nearest = gallery.nearest(gallery.pooled(images), COPIES + 1)
+    for image, neighbours in zip(images, nearest, strict=True):
+        for neighbour in neighbours:
+            if neighbour.key != image.key and neighbour.distance <= near:
+                yield image.id, neighbour.id
 
 
 def _groups(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:

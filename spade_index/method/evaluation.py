@@ -1,8 +1,10 @@
 """Evaluate a detector on a test set: how well its scores separate defects from normality."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import reduce
 from itertools import islice
 from typing import Any
 
@@ -12,16 +14,26 @@ from PIL import Image
 from spade_index.errors import ImageError, InputError
 from spade_index.images.decode import Geometry
 from spade_index.images.loading import load_all
-from spade_index.images.masks import read_mask
+from spade_index.images.masks import Marked, orientation_of, read_marks, union
 from spade_index.settings import BATCH_SIZE, WORKERS, ImageScore
 
-from .dataset import GOOD, LabelledImage
+from .dataset import GOOD, UNLABELLED, LabelledImage
 from .detection import Detection
 from .detector import Detector
-from .metrics import PixelMetrics, pixel_metrics, roc_auc
+from .metrics import PixelMetrics
+from .outcomes import SCORES, Outcomes
+from .tally import MOST, PixelTally
 
-NEIGHBOURS = (1, 3, 5, 10, 20, 50)  # for which `by_neighbours` reports
-SCORES: tuple[ImageScore, ...] = ("pooled", "map", "both")
+KEPT = 200  # images whose maps are kept to be shown; of more, the extremes of each kind
+EXTREMES = 4  # of a kind, with the highest and with the lowest scores
+PIXEL_FIGURES = {  # names in a summary, by those of PixelMetrics
+    "roc_auc": "pixel_roc_auc",
+    "average_precision": "pixel_average_precision",
+    "f1_max": "pixel_f1_max",
+    "pro": "pro",
+    "pro_05": "pro_05",
+}
+SATURATING_FIGURES = {"spro": "spro", "spro_05": "spro_05"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class Judged:
     geometry: Geometry
     detection: Detection
     score_map: np.ndarray  # float32 [H, W], at the size at which pixels are compared
-    mask: np.ndarray  # bool [H, W]
+    mask: np.ndarray | None  # bool [H, W]; None for a defective image without a mask
 
     @property
     def kind(self) -> str:
@@ -49,39 +61,54 @@ class Judged:
 class Evaluation:
     """The images of a test set that could be decoded, and the figures computed from their detections."""
 
-    judged: list[Judged] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)  # all of a small test set; at most KEPT with their maps
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    pixels: dict[str, PixelTally] = field(default_factory=dict)  # by kind
     loading: float = 0.0  # seconds spent waiting for decoded images
     extracting: float = 0.0  # seconds in the backbone
     searching: float = 0.0  # seconds in the image and the pixel level
+    most: int = MOST  # pixel scores of a kind that are kept apart
 
     @property
     def kinds(self) -> list[str]:
         """The kinds of defect, sorted."""
-        return sorted({judged.kind for judged in self.judged} - {GOOD})
+        return sorted(self.outcomes.kinds - {GOOD})
 
     def image_roc_auc(self, score: ImageScore, kind: str | None = None) -> float:
         """Return the ROC AUC of an image score, for one kind of defect against the good images, or for all kinds."""
-        chosen = self._of_kind(kind)
-        labels = [judged.defective for judged in chosen]
-        return roc_auc(np.array(labels), np.array([judged.detection.scores[score] for judged in chosen]))
+        return self.outcomes.metrics(score, [GOOD], self._defects(kind)).roc_auc
 
     def by_neighbours(self) -> dict[int, dict[str, float]]:
         """Return the image ROC AUC of `pooled` and `both` for each number of score neighbours that was searched."""
-        labels = np.array([judged.defective for judged in self.judged])
-        pixels = [judged.detection.pixels for judged in self.judged]
-        distances = np.array([[n.distance for n in found.neighbours] for found in pixels if found])  # [n, K]
-        maxima = np.array([judged.detection.scores["map"] for judged in self.judged])
-        figures: dict[int, dict[str, float]] = {}
-        for k in NEIGHBOURS:
-            if k <= distances.shape[1]:
-                pooled = distances[:, :k].mean(1)
-                figures[k] = {"pooled": roc_auc(labels, pooled), "both": roc_auc(labels, pooled * maxima)}
-        return figures
+        return self.outcomes.by_neighbours([GOOD])
 
     def pixel_metrics(self, kind: str | None = None) -> PixelMetrics:
-        """Return pixel ROC AUC and PRO, for one kind of defect and the good images, or for all kinds."""
-        chosen = self._of_kind(kind)
-        return pixel_metrics([judged.mask for judged in chosen], [judged.score_map for judged in chosen])
+        """Return the figures of the pixels, for one kind of defect and the good images, or for all kinds."""
+        return self.tally(kind).metrics()
+
+    def tally(self, kind: str | None = None) -> PixelTally:
+        """Return the pixels of one kind of defect and the good images, or of all kinds, counted by score."""
+        tallies = [self.pixels[name] for name in (GOOD, *self._defects(kind)) if name in self.pixels]
+        return reduce(PixelTally.joined, tallies, PixelTally(self.most))
+
+    def why_no_pixels(self, kind: str | None = None) -> str | None:
+        """Return why there are no figures of pixels; None where there are."""
+        if not any(name in self.pixels for name in self._defects(kind)):
+            return "no defective image has a mask"
+        curve = self.tally(kind).curve()
+        if not curve.defective.sum():
+            return "the masks mark no pixel"
+        return None if curve.normal.sum() else "the masks mark every pixel"
+
+    def add(self, judged: Judged, marks: Sequence[Marked] = ()) -> None:
+        """Take an image into the figures."""
+        self.outcomes.add(judged.kind, judged.detection)
+        if judged.mask is not None:
+            regions = [(marked.pixels, enough) for marked in marks if (enough := judged.image.enough(marked))]
+            self.pixels.setdefault(judged.kind, PixelTally(self.most)).add(judged.mask, judged.score_map, regions)
+        self.judged.append(judged)
+        if len(self.judged) > KEPT:
+            self.judged = _extremes(self.judged)
 
     def summary(self, image_score: ImageScore) -> dict[str, Any]:
         """Return all figures, ready for JSON; `image_score` is the one that `image_roc_auc` reports."""
@@ -94,33 +121,29 @@ class Evaluation:
                 "loading": self.loading,
                 "backbone": self.extracting,
                 "search": self.searching,
-                "search_per_image": self.searching / max(1, len(self.judged)),
+                "search_per_image": self.searching / max(1, len(self.outcomes)),
             },
         }
 
     def _figures(self, kind: str | None, image_score: ImageScore) -> dict[str, Any]:
-        pixels = self.pixel_metrics(kind)
-        by_score = {score: self.image_roc_auc(score, kind) for score in SCORES}
-        good, defective = (self._called(self._of_kind(kind), wanted) for wanted in (False, True))
+        tally, images = self.tally(kind), self.outcomes.metrics(image_score, [GOOD], self._defects(kind))
+        found, errors = asdict(tally.metrics()), asdict(tally.errors())
+        named = PIXEL_FIGURES if math.isnan(found["spro"]) else PIXEL_FIGURES | SATURATING_FIGURES
         return {
-            "false_alarm_rate": good,
-            "hit_rate": defective,
-            "images": sum(kind in (None, judged.kind) for judged in self.judged),
-            "image_roc_auc": by_score[image_score],
-            "image_roc_auc_by_score": by_score,
-            "pixel_roc_auc": pixels.roc_auc,
-            "pro": pixels.pro,
+            "false_alarm_rate": self.outcomes.called([GOOD]),
+            "hit_rate": self.outcomes.called(self._defects(kind)),
+            "images": self.outcomes.count(kind),
+            "image_roc_auc": _number(images.roc_auc),
+            "image_average_precision": _number(images.average_precision),
+            "image_f1_max": _number(images.f1_max),
+            "image_roc_auc_by_score": {score: _number(self.image_roc_auc(score, kind)) for score in SCORES},
+            **{name: _number(found[key]) for key, name in named.items()},
+            "pixel_figures_within": {name: _number(errors[key]) for key, name in named.items()},
+            "why_no_pixel_figures": self.why_no_pixels(kind),
         }
 
-    @staticmethod
-    def _called(judged: list[Judged], defective: bool) -> float | None:
-        """Return the share of the good, or of the defective images that are called anomalous; None without verdicts."""
-        verdicts = [one.detection.anomalous for one in judged if one.defective == defective]
-        called = [verdict for verdict in verdicts if verdict is not None]
-        return sum(called) / len(called) if called else None
-
-    def _of_kind(self, kind: str | None) -> list[Judged]:
-        return [judged for judged in self.judged if kind is None or judged.kind in (GOOD, kind)]
+    def _defects(self, kind: str | None) -> list[str]:
+        return self.kinds if kind is None else [kind]
 
 
 def evaluate(
@@ -132,8 +155,12 @@ def evaluate(
     workers: int = WORKERS,
     notice: Callable[[str], None] = lambda line: None,
     progress: Callable[[int], None] = lambda images: None,
+    each: Callable[[Judged], None] = lambda judged: None,
 ) -> Evaluation:
     """Search for every image of a test set.
+
+    The memory does not grow with the number of images, but for about 100 bytes of image scores for each: score maps are
+    counted as `PixelTally` says, which also states how exact the figures are.
 
     Args:
         detector: with a backbone, that makes a score map of every image.
@@ -141,15 +168,16 @@ def evaluate(
         metric_size: edge at which pixels are compared (the paper: 256); by default the size of the score maps.
         batch_size: images per batch.
         workers: decoding threads.
-        notice: told of images that cannot be decoded, which are left out.
+        notice: told of images that cannot be decoded, which are left out, and of masks that look wrong.
         progress: told of the number of images done.
+        each: called with every image, also with those without a label, which are in no figure.
 
     Raises:
         InputError: a mask does not fit, or no good or no defective image could be decoded.
     """
     if detector.backbone is None:
         raise ValueError("this detector has no backbone")
-    evaluation = Evaluation()
+    evaluation = Evaluation(most=max(1 << 14, min(MOST, (8 * MOST) // (1 + len({image.kind for image in images})))))
     by_file = {id(image.file): image for image in images}
     preprocessing = detector.gallery.settings.preprocessing
 
@@ -172,20 +200,60 @@ def evaluate(
         evaluation.extracting += extracted - decoded
         evaluation.searching += searched - extracted
         for image, detection in zip(batch, detections, strict=True):
-            evaluation.judged.append(_judge(by_file[id(image.file)], image.geometry, detection, metric_size))
+            if image.notice is not None:
+                notice(image.notice)
+            judged, marks = _judge(by_file[id(image.file)], image.geometry, detection, metric_size, notice)
+            each(judged)
+            if judged.kind != UNLABELLED:
+                evaluation.add(judged, marks)
         progress(len(batch))
         started = time.perf_counter()
-    if len({judged.defective for judged in evaluation.judged}) < 2:
+    if not evaluation.outcomes.count(GOOD) or not evaluation.kinds:
         raise InputError("none of the good, or none of the defective test images could be decoded")
     return evaluation
 
 
-def _judge(image: LabelledImage, geometry: Geometry, detection: Detection, metric_size: int | None) -> Judged:
+def _judge(
+    image: LabelledImage,
+    geometry: Geometry,
+    detection: Detection,
+    metric_size: int | None,
+    notice: Callable[[str], None],
+) -> tuple[Judged, list[Marked]]:
     if detection.pixels is None:
         raise ValueError("an evaluation needs a score map of every image")
     score_map = detection.pixels.score_map
     if metric_size is not None:
         resized = Image.fromarray(score_map).resize((metric_size, metric_size), Image.Resampling.BILINEAR)
         score_map = np.asarray(resized)
-    height, width = score_map.shape
-    return Judged(image, geometry, detection, score_map, read_mask(image.mask, geometry, (height, width)))
+    size = score_map.shape[0], score_map.shape[1]
+    if image.mask is None:
+        nothing = np.zeros(size, bool) if image.kind == GOOD else None
+        return Judged(image, geometry, detection, score_map, nothing), []
+    marks = read_marks(image.mask, geometry, size, orientation_of(image.file.read()))
+    if image.kind == GOOD:
+        for marked in marks:
+            if marked.area:
+                notice(f"{marked.path}: marks {marked.area} pixels of an image that is listed as good: taken as good")
+        return Judged(image, geometry, detection, score_map, np.zeros(size, bool)), []
+    for line in filter(None, (marked.strange() for marked in marks)):
+        notice(line)
+    return Judged(image, geometry, detection, score_map, union(marks, size)), marks
+
+
+def _extremes(judged: list[Judged]) -> list[Judged]:
+    """Return those with the highest and the lowest scores of each kind, in their order; fewer where kinds are many."""
+    kinds = sorted({one.kind for one in judged})[: KEPT // 2]
+    share = max(1, min(EXTREMES, KEPT // (4 * len(kinds))))
+    kept: set[int] = set()
+    for kind in {GOOD, *kinds}:
+        of_kind = sorted(
+            (at for at, one in enumerate(judged) if one.kind == kind), key=lambda at: judged[at].detection.score
+        )
+        kept.update(of_kind[:share] + of_kind[-share:])
+    return [judged[at] for at in sorted(kept)]
+
+
+def _number(value: float) -> float | None:
+    """Return a figure as JSON has it: None where it is not defined."""
+    return None if math.isnan(value) else float(value)

@@ -4,7 +4,6 @@ Both have the same grids but for the finest, and the larger one takes the backbo
 where synthetic defects on a sample of the images are found better by more than a margin.
 """
 
-import heapq
 import io
 import tempfile
 from collections.abc import Callable, Iterable
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
 from PIL import Image
 
 from spade_index.errors import InputError
@@ -20,6 +18,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.decode import FORMATS
 from spade_index.images.find import ImageFile
+from spade_index.images.ranges import spread
 
 from .tuning import Tuning, tune
 
@@ -61,7 +60,7 @@ def choose_input_size(
         BackboneError: the backbone cannot be loaded for the larger size.
     """
     height, width = size = usual.settings.preprocessing.input_size
-    sample = _spread(files, SAMPLE)
+    sample = spread(files, SAMPLE)
     if len(sample) < LEAST or len(usual.settings.levels) < 2:
         return SizeChoice(usual, f"input size {_text(size)}")
     if float(np.median([_longer_edge(file) for file in sample])) < SHARPER * max(size):
@@ -105,12 +104,6 @@ def _longer_edge(file: ImageFile) -> int:
             return max(image.size)
     except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
         return 0
-
-
-def _spread(files: Iterable[ImageFile], count: int) -> list[ImageFile]:
-    """Return up to `count` files, spread evenly, the same each time, in their order; reads names only."""
-    chosen = heapq.nsmallest(count, enumerate(files), key=lambda item: xxhash.xxh3_64_intdigest(item[1].id.encode()))
-    return [file for _, file in sorted(chosen, key=lambda item: item[0])]
 
 
 def _text(size: Size) -> str:

@@ -1,12 +1,14 @@
-"""Exact ROC AUC and PRO: how well scores separate defects from normality.
+"""ROC AUC, average precision, F1-max and PRO: how well scores separate defects from normality.
 
-Both are areas under a curve of the true positive rate over the false positive rate. Such a curve is a weighted sum of
-ramps, one for each defective item: 0 up to the false positive rate `above` (the share of normal items that score
-higher), 1 from `above + tied` on, and a straight line between. The areas of ramps have a closed form, so the normal
-scores are sorted once, and no grid of thresholds is needed:
+All follow from one `Curve`: how many normal and defective items have each score. Its points are exact; between two of
+them, where items share a score, it is a straight line (a tie counts half), as the area under a curve demands.
 
-- ROC AUC gives every defective item the same weight, and integrates to a false positive rate of 1;
-- PRO gives every ground-truth region the same weight, whatever its size, and integrates to 0.3.
+- ROC AUC: the area under the true positive rate over the false positive rate.
+- PRO (Bergmann et al. 2020): the same, with every ground-truth region weighted equally, whatever its size, up to a
+  false positive rate of 0.3 (or 0.05), divided by it.
+- sPRO (Bergmann et al. 2022, MVTec LOCO): as PRO, but a region counts as found once a share of it is.
+- Average precision: the mean, over defective items, of the precision at their score.
+- F1-max: the highest F1 of any threshold.
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,29 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
+PRO_LIMIT, STRICT_PRO_LIMIT = 0.3, 0.05  # false positive rates where the integration of PRO ends
+UNDEFINED = float("nan")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How many items have each score, the highest score first; several scores may share an entry."""
+
+    normal: NDArray[np.float64]  # [n] normal items
+    defective: NDArray[np.float64]  # [n] defective items
+    regions: NDArray[np.float64]  # [n] shares of ground-truth regions, which sum to their number
+    saturating: NDArray[np.float64]  # [n] the same, of regions that count as found once a share of them is
+
+    @property
+    def defined(self) -> bool:
+        """True if there are normal and defective items."""
+        return bool(self.normal.sum() and self.defective.sum())
+
+    def rates(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return the points of the curve: false positive rate, true positive rate, region overlap, each [n + 1]."""
+        steps = (self.normal, self.defective, self.regions)
+        false, true, overlap = (np.concatenate([[0.0], np.cumsum(step) / max(step.sum(), 1e-300)]) for step in steps)
+        return false, true, overlap
 
 
 @dataclass(frozen=True)
@@ -26,6 +51,20 @@ class PixelMetrics:
 
     roc_auc: float
     pro: float
+    average_precision: float = UNDEFINED
+    f1_max: float = UNDEFINED
+    pro_05: float = UNDEFINED  # PRO up to a false positive rate of 0.05
+    spro: float = UNDEFINED
+    spro_05: float = UNDEFINED
+
+
+@dataclass(frozen=True)
+class ImageMetrics:
+    """Quality of image scores; each value in 0..1, or NaN where it is not defined."""
+
+    roc_auc: float
+    average_precision: float
+    f1_max: float
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -41,31 +80,33 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         ValueError: a score is NaN, the labels are not bool, or the lengths differ.
     """
-    defective, values = _checked(np.asarray(labels), np.asarray(scores), "labels and scores")
-    normal = np.sort(values[~defective])
-    hits = values[defective]
-    above, tied = _false_positive_rates(hits, normal)
-    return _mean_area(above, tied, np.ones(hits.size), limit=1.0)
+    return image_metrics(labels, scores).roc_auc
+
+
+def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
+    """Return the exact figures of image scores; arguments and errors as for `roc_auc`."""
+    defective, values = checked(np.asarray(labels), np.asarray(scores), "labels and scores")
+    curve = _curve(values[~defective], values[defective], np.ones(int(defective.sum())))
+    found = metrics_of(curve)
+    return ImageMetrics(found.roc_auc, found.average_precision, found.f1_max)
 
 
 def pixel_metrics(
     masks: Sequence[NDArray[np.bool_]],
     score_maps: Sequence[NDArray[np.float32]],
-    fpr_limit: float = 0.3,
+    fpr_limit: float = PRO_LIMIT,
 ) -> PixelMetrics:
-    """Return ROC AUC over all pixels, and PRO: the per-region overlap (Bergmann et al. 2020, MVTec AD).
+    """Return the exact figures of all pixels of a few images; `PixelTally` takes any number of them.
 
-    PRO averages, over the regions (8-connected, found in each mask), the share of a region that is above the
-    threshold; it is the area under that average as a function of the false positive rate over the normal pixels
-    of all images, up to `fpr_limit`, divided by `fpr_limit`. Exact, with ties.
+    Regions are 8-connected, and found in each mask. The false positive rate is over the normal pixels of all images.
 
     Args:
         masks: one [H, W] bool for each image, True where defective; the sizes may differ between images.
         score_maps: one [H, W] float32 for each image, higher is more anomalous.
-        fpr_limit: where the integration of PRO ends, 0 < fpr_limit <= 1.
+        fpr_limit: where the integration of `pro` ends, 0 < fpr_limit <= 1.
 
     Returns:
-        Both areas in 0..1; NaN when no pixel is defective, or none is normal.
+        Figures in 0..1; NaN when no pixel is defective, or none is normal.
 
     Raises:
         ValueError: a score is NaN, a mask is not bool, a mask and its score map differ in size, their numbers
@@ -73,38 +114,85 @@ def pixel_metrics(
     """
     if not 0 < fpr_limit <= 1:
         raise ValueError(f"fpr_limit must be above 0 and at most 1, not {fpr_limit}")
-    normal, hits, region_weights = _collect(masks, score_maps)
-    above, tied = _false_positive_rates(hits, normal)
+    normal: list[NDArray[Any]] = [np.empty(0, dtype=np.float32)]
+    hits: list[NDArray[Any]] = [np.empty(0, dtype=np.float32)]
+    shares: list[NDArray[np.float64]] = [np.empty(0)]
+    for number, (mask, score_map) in enumerate(zip(masks, score_maps, strict=True)):
+        defective, values = checked(np.asarray(mask), np.asarray(score_map), f"mask and score map {number}")
+        normal.append(values[~defective])
+        if defective.any():
+            hits.append(values[defective])
+            shares.append(region_shares(defective))
+    return metrics_of(_curve(np.concatenate(normal), np.concatenate(hits), np.concatenate(shares)), fpr_limit)
+
+
+def region_shares(defective: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return, for each defective pixel of a mask [H, W] in raster order, the share of its region that it is."""
+    regions, _ = ndimage.label(defective, EIGHT_CONNECTED)
+    region_of_pixel = regions[defective]
+    return 1.0 / np.bincount(region_of_pixel)[region_of_pixel]
+
+
+def saturating_shares(values: NDArray[Any], saturation: float) -> NDArray[np.float64]:
+    """Return the share of a region's discovery that each of its pixels is, float64 [n]; they sum to 1.
+
+    Going down from the highest value, pixels count until `saturation` of them are found. Equal values share alike.
+
+    Args:
+        values: [n] the scores of the region's pixels.
+        saturation: number of pixels (it need not be whole) from which the region counts as found.
+    """
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    above = np.cumsum(counts[::-1])[::-1] - counts  # pixels of higher value
+    needed = min(max(saturation, 1e-9), values.size)
+    reached = np.clip(np.minimum(above + counts, needed) - above, 0.0, None) / needed
+    return (reached / counts)[inverse]
+
+
+def metrics_of(curve: Curve, fpr_limit: float = PRO_LIMIT) -> PixelMetrics:
+    """Return the figures of a curve; `pro` ends at `fpr_limit`."""
+    if not curve.defined:
+        return PixelMetrics(UNDEFINED, UNDEFINED)
+    saturates = curve.saturating.sum() > 0
     return PixelMetrics(
-        roc_auc=_mean_area(above, tied, np.ones(hits.size), limit=1.0),
-        pro=_mean_area(above, tied, region_weights, limit=fpr_limit),
+        roc_auc=_area(curve.normal, curve.defective, 1.0),
+        pro=_area(curve.normal, curve.regions, fpr_limit),
+        average_precision=_average_precision(curve),
+        f1_max=_f1_max(curve),
+        pro_05=_area(curve.normal, curve.regions, STRICT_PRO_LIMIT),
+        spro=_area(curve.normal, curve.saturating, PRO_LIMIT) if saturates else UNDEFINED,
+        spro_05=_area(curve.normal, curve.saturating, STRICT_PRO_LIMIT) if saturates else UNDEFINED,
     )
 
 
-def _collect(
-    masks: Sequence[NDArray[Any]], score_maps: Sequence[NDArray[Any]]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Return the ascending scores of normal [n] and defective pixels [m], and weights [m] that sum to 1 per region."""
-    normal_parts: list[NDArray[Any]] = [np.empty(0, dtype=np.float32)]
-    hit_parts: list[NDArray[Any]] = [np.empty(0, dtype=np.float32)]
-    weight_parts: list[NDArray[np.float64]] = [np.empty(0)]
-    for number, (mask, score_map) in enumerate(zip(masks, score_maps, strict=True)):
-        defective, values = _checked(np.asarray(mask), np.asarray(score_map), f"mask and score map {number}")
-        normal_parts.append(values[~defective])
-        if defective.any():
-            regions, _ = ndimage.label(defective, EIGHT_CONNECTED)
-            region_of_pixel = regions[defective]
-            hit_parts.append(values[defective])
-            weight_parts.append(1.0 / np.bincount(region_of_pixel)[region_of_pixel])
-    normal = np.concatenate(normal_parts)
-    normal.sort()
-    hits = np.concatenate(hit_parts)
-    # searchsorted of ascending values walks through `normal` once; in another order every look-up misses the cache.
-    order = np.argsort(hits)
-    return normal, hits[order], np.concatenate(weight_parts)[order]
+def largest_errors(curve: Curve) -> PixelMetrics:
+    """Return by how much the figures can differ from those of the same items with a score each.
+
+    Nothing is known of the order of normal and defective items that share an entry: the curve may pass anywhere through
+    the rectangle of its step, which is half above the straight line and half below it.
+    """
+    if not curve.defined:
+        return PixelMetrics(UNDEFINED, UNDEFINED)
+    true, false, found = np.cumsum(curve.defective), np.cumsum(curve.normal), curve.defective.sum()
+    true_before, false_before = true - curve.defective, false - curve.normal
+    steps = curve.defective / found
+    best = true / np.maximum(true + false_before, 1)
+    worst = np.where(curve.normal > 0, true_before / np.maximum(true_before + false, 1), best)
+    best_f1 = 2 * true / (true + false_before + found)
+    saturates = curve.saturating.sum() > 0
+    return PixelMetrics(
+        roc_auc=_slack(curve.normal, curve.defective, 1.0),
+        pro=_slack(curve.normal, curve.regions, PRO_LIMIT),
+        average_precision=float((steps * (best - worst)).sum()),
+        f1_max=float(best_f1.max() - _f1_max(curve)),
+        pro_05=_slack(curve.normal, curve.regions, STRICT_PRO_LIMIT),
+        spro=_slack(curve.normal, curve.saturating, PRO_LIMIT) if saturates else UNDEFINED,
+        spro_05=_slack(curve.normal, curve.saturating, STRICT_PRO_LIMIT) if saturates else UNDEFINED,
+    )
 
 
-def _checked(defective: NDArray[Any], values: NDArray[Any], what: str) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+def checked(defective: NDArray[Any], values: NDArray[Any], what: str) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Return labels and scores of the same shape. Raises ValueError that names `what` is wrong with them."""
     if defective.size == 0:
         defective = defective.astype(bool)
     if defective.dtype != bool:
@@ -117,24 +205,45 @@ def _checked(defective: NDArray[Any], values: NDArray[Any], what: str) -> tuple[
     return defective, values
 
 
-def _false_positive_rates(hits: NDArray[Any], normal: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return, for each of hits [m], the share of normal [n] (ascending) that scores higher, and the share that ties."""
-    if normal.size == 0:
-        return np.full(hits.size, np.nan), np.full(hits.size, np.nan)
-    below = np.searchsorted(normal, hits, side="left")
-    not_above = np.searchsorted(normal, hits, side="right")
-    return (normal.size - not_above) / normal.size, (not_above - below) / normal.size
+def _curve(normal: NDArray[Any], hits: NDArray[Any], shares: NDArray[np.float64]) -> Curve:
+    """Return the curve of the scores of normal and of defective items, with the shares of the latter in regions."""
+    distinct, entry = np.unique(np.concatenate([normal, hits]), return_inverse=True)
+    of_normal, of_hits = len(distinct) - 1 - entry[: normal.size], len(distinct) - 1 - entry[normal.size :]
+    normals, defective = (np.bincount(at, minlength=len(distinct)).astype(float) for at in (of_normal, of_hits))
+    regions = np.asarray(np.bincount(of_hits, shares, len(distinct)), np.float64)
+    return Curve(normals, defective, regions, np.zeros(len(distinct)))
 
 
-def _mean_area(
-    above: NDArray[np.float64], tied: NDArray[np.float64], weights: NDArray[np.float64], limit: float
-) -> float:
-    """Return the weighted mean of the ramps' areas from 0 to `limit`, divided by `limit`: 0..1."""
-    total = float(weights.sum())
-    if total == 0:
-        return float("nan")
-    climbed = np.clip(limit - above, 0.0, tied)
-    areas = np.maximum(limit - above - tied, 0.0)
-    np.divide(climbed, tied, out=climbed, where=tied > 0)
-    areas += 0.5 * climbed**2 * tied
-    return float(np.clip(np.dot(areas, weights) / (total * limit), 0.0, 1.0))
+def _steps(
+    normal: NDArray[np.float64], found: NDArray[Any], limit: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return of each step of a curve: width, width below `limit`, the height before it, and its own height."""
+    total, height = normal.sum(), np.cumsum(found)
+    before = (np.cumsum(normal) - normal) / total
+    width = normal / total
+    return width, np.clip(limit - before, 0.0, width), (height - found) / height[-1], found / height[-1]
+
+
+def _area(normal: NDArray[np.float64], found: NDArray[Any], limit: float) -> float:
+    """Return the area under a curve up to a false positive rate, divided by it: 0..1."""
+    width, climbed, before, rise = _steps(normal, found, limit)
+    slope = np.divide(rise, width, out=np.zeros_like(width), where=width > 0)
+    return float(np.clip((climbed * (before + 0.5 * slope * climbed)).sum() / limit, 0.0, 1.0))
+
+
+def _slack(normal: NDArray[np.float64], found: NDArray[Any], limit: float) -> float:
+    """Return by how much the area can be off; the step that the limit cuts may have all of its height before it."""
+    width, climbed, _, rise = _steps(normal, found, limit)
+    cut = climbed < width
+    return float((climbed * rise * np.where(cut, 1.0, 0.5)).sum() / limit)
+
+
+def _average_precision(curve: Curve) -> float:
+    true, false = np.cumsum(curve.defective), np.cumsum(curve.normal)
+    precision = true / np.maximum(true + false, 1)
+    return float((curve.defective * precision).sum() / true[-1])
+
+
+def _f1_max(curve: Curve) -> float:
+    true, false = np.cumsum(curve.defective), np.cumsum(curve.normal)
+    return float((2 * true / (true + false + true[-1])).max())

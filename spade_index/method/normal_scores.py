@@ -18,7 +18,7 @@ import numpy as np
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut
+from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut, threshold_of
 from spade_index.settings import ImageScore, SearchSettings
 
 PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
@@ -51,14 +51,17 @@ class NormalScores:
 
     def threshold(self, kind: str, false_alarms: float) -> float | None:
         """Return the score above which the p-value is at most `false_alarms`, or None if there are too few images."""
-        scores = self._ascending[kind]
-        place = math.floor(false_alarms * (1 + len(scores)) + 1e-9)  # from the highest
-        return float(scores[max(0, len(scores) - place)]) if place else None
+        return threshold_of(self._ascending[kind], false_alarms)
 
     def own_map(self, keys: Sequence[int]) -> np.ndarray:
         """Return the mean, float32 [P], of the maps of the images with these keys; of all if few have one."""
         rows = self._found.rows(keys)
         return self._mean_map if len(rows) < ENOUGH else np.asarray(self._found.maps[rows], np.float32).mean(0)
+
+    def map_of(self, key: int) -> np.ndarray | None:
+        """Return the map, float32 [P], of the image with this key, or None if it was not scored."""
+        rows = self._found.rows([key])
+        return np.asarray(self._found.maps[rows[0]], np.float32) if len(rows) else None
 
     @cached_property
     def _mean_map(self) -> np.ndarray:

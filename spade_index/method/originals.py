@@ -8,17 +8,21 @@ from PIL import Image
 
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.images.decode import decode
+from spade_index.images.decode import AS_STORED, decode
 from spade_index.images.find import find_images
+from spade_index.settings import Preprocessing
 
 
-def originals(rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, Image.Image]]:
-    """Yield those of the images whose files are as they were, upright RGB; those in archives come last."""
+def originals(rows: Sequence[ImageRow], how: Preprocessing = AS_STORED) -> Iterator[tuple[ImageRow, Image.Image]]:
+    """Yield those of the images whose files are as they were, upright RGB; those in archives come last.
+
+    `how` is the gallery's preprocessing: the range that pixels are read by.
+    """
     for row, data in _contents(rows):
         if xxhash.xxh3_128_digest(data) != row.digest:
             continue
         try:
-            yield row, decode(data, row.path)
+            yield row, decode(data, row.path, how=how)
         except ImageError:
             continue
 

@@ -56,7 +56,7 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
     """
     per_image = PASTED * 2 * sum(c * h * w for c, h, w in gallery.settings.level_shapes)
     rows = gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image)))
-    images = [(row, _shrunk(image)) for row, image in originals(rows)]
+    images = [(row, _shrunk(image)) for row, image in originals(rows, gallery.settings.preprocessing)]
     if len(images) < LEAST:
         raise InputError(
             f"{gallery.path}: only {len(images)} of its images can be read where they were added from, unchanged; "

@@ -37,11 +37,11 @@ class Upload:
     data: bytes
     pixels: np.ndarray | None = None  # uint8 [H, W, 3], where they were sent in place of a file
 
-    def opened(self, name: str, max_pixels: int) -> Image.Image:
+    def opened(self, name: str, max_pixels: int, how: Preprocessing) -> Image.Image:
         """Return the image, upright and RGB. Raises ImageError, which names it `name`."""
         if self.pixels is None:
             require_cheap(self.data, name, max_pixels)
-            return decode(self.data, name, max_pixels)
+            return decode(self.data, name, max_pixels, how)
         if self.pixels.shape[0] * self.pixels.shape[1] > max_pixels:
             raise ImageError(f"{name}: over the limit of {max_pixels:,} pixels")
         return Image.fromarray(self.pixels)
@@ -112,7 +112,7 @@ class Decoders:
         begun = time.perf_counter()
         name = upload.name or f"{FIELD}[{number}]"
         try:
-            pixels, geometry = preprocess(upload.opened(name, self._max_pixels), how)
+            pixels, geometry = preprocess(upload.opened(name, self._max_pixels, how), how)
         except (ImageError, MemoryError) as error:
             detail = str(error) or f"{name}: too large to decode"
             raise Problem(422, detail, field=f"{FIELD}[{number}]") from error

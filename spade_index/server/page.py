@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 FOLDER = Path(__file__).parent / "page"
 FILES = {  # by path: file and media type
     "/": ("index.html", "text/html; charset=utf-8"),
+    "/audit.js": ("audit.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/shown.js": ("shown.js", "text/javascript; charset=utf-8"),

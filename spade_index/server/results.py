@@ -87,7 +87,7 @@ class Result:
         )
 
     def _image(self) -> Image.Image:
-        image = decode(self.upload.data, "the image", self.geometry.width * self.geometry.height)
+        image = decode(self.upload.data, "the image", self.geometry.width * self.geometry.height, self.preprocessing)
         return image.resize(_drawn_size(self.geometry), Image.Resampling.BICUBIC)
 
 

@@ -46,6 +46,7 @@ class Service:
         self.engine = Engine(self.galleries, settings, self.metrics)
         self.results = Results(settings.results_bytes, settings.results_seconds)
         self.drawing = threading.BoundedSemaphore(settings.decoders)  # whole images are in memory while it is done
+        self.auditing = threading.Lock()  # one at a time: it searches for a thousand images
         self.jobs = Jobs(self.galleries, settings)
         self.metrics.watch(self.galleries.pool_stats, self.results.stats)
 

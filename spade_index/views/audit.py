@@ -4,15 +4,14 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import covered
-from spade_index.method.audit import Audit, OddImage
+from spade_index.method.audit import Audit, OddImage, without_itself
 from spade_index.method.calibration import near_distance
-from spade_index.method.detection import Detection, Question
+from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.originals import originals
 from spade_index.method.tuned import why_searched
@@ -27,8 +26,8 @@ def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
     detector = Detector(gallery)  # searches as the gallery was tuned
     near = near_distance(gallery)
     rows = [gallery.image(odd.id) for odd in found.odd]
-    files = {row.key: image for row, image in originals(rows)}
-    detections = [_without_itself(detector, row, near) for row in rows]
+    files = {row.key: image for row, image in originals(rows, gallery.settings.preprocessing)}
+    detections = [without_itself(detector, row, near) for row in rows]
     peaks = [detection.pixels.peak for detection in detections if detection.pixels is not None]
     doubled = [[", ".join(group)] for group in found.doubled]
     limits = score_limits(peaks, detector.pixel_threshold)
@@ -38,7 +37,7 @@ def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
         summary=[
             ("Gallery", f"{len(gallery):,} images"),
             ("Snapshot", found.snapshot),
-            ("Scored without themselves", found.scored),
+            ("Ranked", ranked(found)),
             ("Image score", found.kind),
             ("Compared by", why_searched(gallery, detector.search)),
         ],
@@ -51,13 +50,9 @@ def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
     )
 
 
-def _without_itself(detector: Detector, row: ImageRow, near: float) -> Detection:
-    """Search for an image as `calibrate` does: without itself and its near-duplicates."""
-    gallery = detector.gallery
-    pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key])]
-    nearest = detector.nearest_images(gallery.pooled([row]), row.key, near)
-    ((_, detection),) = detector.judge(nearest, pyramid, [Question(maps="always")])
-    return detection
+def ranked(found: Audit) -> str:
+    """Say how many images were ranked: all, or a sample."""
+    return f"{found.scored:,} of {found.images:,} images, each scored without itself"
 
 
 def _example(

@@ -87,7 +87,7 @@ class Drawing:
             if file.path not in self._maxima:
                 continue
             try:
-                image = decode(file.read(), file.path)
+                image = decode(file.read(), file.path, how=gallery.settings.preprocessing)
             except (ImageError, OSError) as error:
                 notice(f"no heat map: {error}")
                 continue

@@ -1,15 +1,18 @@
 """An evaluation as text and as a page."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from spade_index.images.decode import decode
+from spade_index.images.decode import Geometry, decode
+from spade_index.images.masks import orientation_of, read_mask
 from spade_index.method.dataset import GOOD
 from spade_index.method.detector import Detector
-from spade_index.method.evaluation import SCORES, Evaluation, Judged
+from spade_index.method.evaluation import Evaluation, Judged
+from spade_index.method.outcomes import SCORES
 from spade_index.method.regions import regions_of
 
 from .example import Example, example_of
@@ -17,17 +20,35 @@ from .heatmap import score_limits
 from .report import Table, write_report
 
 EXAMPLES_PER_KIND = 4  # on the page
-COLUMNS = ("Images", *(f"ROC AUC, {score}" for score in SCORES), "Pixel ROC AUC", "PRO")
+FIGURES = {  # columns of figures, by their names in a summary
+    "image_average_precision": "AP",
+    "image_f1_max": "F1-max",
+    "pixel_roc_auc": "Pixel ROC AUC",
+    "pixel_average_precision": "Pixel AP",
+    "pixel_f1_max": "Pixel F1-max",
+    "pro": "PRO",
+    "pro_05": "PRO to 0.05",
+}
+COLUMNS = ("Images", *(f"ROC AUC, {score}" for score in SCORES), *FIGURES.values())
+
+
+HEADS = (*SCORES, "AP", "F1-max", "ROC AUC", "AP", "F1-max", "0.30", "0.05")
 
 
 def text_of(figures: dict[str, Any]) -> str:
     """Return the figures of an evaluation as a table of text."""
     lines = [
-        f"{'':23}{'image ROC AUC by score':>27}{'ROC AUC':>9}",
-        f"{'':16}{'images':>7}{'pooled':>9}{'map':>9}{'both':>9}{'pixel':>9}{'PRO':>9}",
+        f"{'':23}{'image ROC AUC by score':>27}{'image':>18}{'pixel':>27}{'PRO to':>18}",
+        f"{'':16}{'images':>7}" + "".join(f"{name:>9}" for name in HEADS),
     ]
     for name, count, *values in rows_of(figures):
-        lines.append(f"{name:16.16}{count:>7}" + "".join(f"{value:9.4f}" for value in values))
+        lines.append(f"{name:16.16}{count:>7}" + "".join(f"{_cell(value):>9}" for value in values))
+    if figures["why_no_pixel_figures"] is not None:
+        lines += ["", f"no figures of pixels: {figures['why_no_pixel_figures']}"]
+    for name in ("spro", "spro_05"):
+        if name in figures:
+            limit = "0.30" if name == "spro" else "0.05"
+            lines += ["", f"saturating PRO (sPRO) to {limit}: {_cell(figures[name])}"]
     lines += ["", f"{'score neighbours':>23}{'pooled':>9}{'':9}{'both':>9}"]
     for k, of in figures["image_roc_auc_by_score_neighbours"].items():
         lines.append(f"{k:23}{of['pooled']:9.4f}{'':9}{of['both']:9.4f}")
@@ -51,8 +72,12 @@ def rows_of(figures: dict[str, Any]) -> list[list[Any]]:
     rows = []
     for name, of in [*figures["kinds"].items(), ("all", figures)]:
         by_score = [of["image_roc_auc_by_score"][score] for score in SCORES]
-        rows.append([name, str(of["images"]), *by_score, of["pixel_roc_auc"], of["pro"]])
+        rows.append([name, str(of["images"]), *by_score, *(of[figure] for figure in FIGURES)])
     return rows
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def write_evaluation(
@@ -95,15 +120,23 @@ def examples_of(
 
 
 def _example(detector: Detector, judged: Judged, limits: tuple[float, float]) -> Example:
-    image = judged.image
+    image, data = judged.image, judged.image.file.read()
     return example_of(
         detector.gallery,
         judged.detection,
-        decode(image.file.read(), image.file.path),
+        decode(data, image.file.path, how=detector.gallery.settings.preprocessing),
         image.file.id,
         judged.geometry,
         limits,
         kind=image.kind,
-        mask=None if image.mask is None else Image.open(image.mask),
+        mask=None if image.mask is None else _whole_mask(image.mask, judged.geometry, orientation_of(data)),
         regions=regions_of(judged.detection, judged.geometry) or (),
     )
+
+
+def _whole_mask(path: Path, geometry: Geometry, orientation: int) -> Image.Image:
+    """Return the mask of the whole image, white where defective, whatever its values."""
+    width, height = geometry.width, geometry.height
+    whole = replace(geometry, box=(0.0, 0.0, float(width), float(height)))
+    mask = read_mask(path, whole, (height, width), orientation)
+    return Image.fromarray(mask).convert("L")

@@ -24,6 +24,19 @@ def test_json_is_one_object(gallery: Path) -> None:
     assert [image["score"] for image in found["odd"]] == sorted((i["score"] for i in found["odd"]), reverse=True)
 
 
+def test_the_number_of_ranked_images_is_told(gallery: Path, tmp_path: Path) -> None:
+    run("calibrate", gallery, "--sample", 10)
+    told = run("audit", gallery)
+    assert "ranked 10 of 12 images" in told.stdout
+    assert f"`spade-index audit {gallery} --all` ranks all" in told.stderr
+    (found,) = objects(run("audit", gallery, "--json"))
+    assert (found["scored"], found["images"], found["compared"]) == (10, 12, 12)
+    told = run("audit", gallery, "--all", "--report", tmp_path / "audit.html")
+    assert "ranked 12 of 12 images" in told.stdout
+    assert "--all" not in told.stderr
+    assert "12 of 12 images, each scored without itself" in (tmp_path / "audit.html").read_text()
+
+
 def test_the_page_shows_each_image_with_its_map(gallery: Path, tmp_path: Path) -> None:
     run("calibrate", gallery)
     run("audit", gallery, "--count", 2, "--report", tmp_path / "audit.html")

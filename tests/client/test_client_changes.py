@@ -69,3 +69,10 @@ def test_an_interrupted_job_is_resumed(serve: Callable[..., Server], root: Path)
         with pytest.raises(JobFailed, match="interrupted: the service ended while it ran"):
             client.wait(job.id)
         assert client.wait(client.resume(job.id)).report["added"] == 2  # type: ignore[index]
+
+
+def test_the_audit_names_what_to_remove(writer: Client) -> None:
+    found = writer.audit("calibrated", 3)
+    assert (found.ranked, found.images, len(found.odd)) == (12, 12, 3)
+    writer.remove("calibrated", [found.odd[0].id])
+    assert writer.audit("calibrated").images == 11

@@ -3,19 +3,22 @@
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from spade_index.gallery import Gallery, generations
 from spade_index.gallery.catalog.transaction import Transaction
+from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.store.moments import Totals
 from spade_index.gallery.store.shard_writer import ShardWriter
 from spade_index.gallery.write import cleanup, reindex
 from spade_index.gallery.write.session import Session
 from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.method import calibration
 
-from durability.builds import IMAGES, ROWS, answers, carry_on, committed
+from durability.builds import IMAGES, ROWS, SEARCH, answers, carry_on, committed
 from helpers.calls import Target, die_at
 from helpers.processes import QUERIES, answers_of, forked, killed
 from helpers.tiny import files_of, parts_of
@@ -91,6 +94,46 @@ def check_tidy(path: Path) -> None:
 def test_killed_while_compacting(thinned: Path, target: Target, call: int, before: bool) -> None:
     check_killed_while_compacting(thinned, target, call, before)
     check_tidy(thinned)
+
+
+WRITING_CALIBRATIONS: list[tuple[Target, int, bool]] = [
+    ((LeaveOneOut, "write"), 1, True),
+    ((LeaveOneOut, "write"), 1, False),
+    ((Transaction, "set_calibration"), 1, True),
+    ((Transaction, "set_calibration"), 1, False),
+    ((LeaveOneOut, "write"), 2, False),
+    ((Transaction, "set_calibration"), 2, False),
+]
+
+
+@pytest.mark.parametrize(("target", "call", "before"), WRITING_CALIBRATIONS)
+def test_killed_while_calibrations_are_written_again(
+    tmp_path: Path, images: Path, target: Target, call: int, before: bool
+) -> None:
+    path = tmp_path / "gallery"
+    carry_on(path, images)
+    with GalleryWriter(path) as writer:
+        for search in (SEARCH, replace(SEARCH, smoothing=0)):
+            calibration.store(writer, search, calibration.calibrate(writer.gallery, search))
+        gone = [writer.gallery.image(id).key for id in REMOVED]
+        writer.remove(REMOVED)
+
+    def run() -> None:
+        die_at(target, call, before)
+        compact(path)
+
+    assert killed(forked(run))
+    for expected in (None, (IMAGES - len(REMOVED),) * 2):
+        with Gallery(path) as gallery:
+            assert list(gallery.verify()) == []
+            files = gallery.catalog.calibration_files()
+            found = [LeaveOneOut.read(path / "calibrations" / file) for file in files]
+        assert all(len(one) == IMAGES or not set(gone) & set(one.keys.tolist()) for one in found)
+        if expected is None:
+            compact(path)
+        else:
+            assert tuple(map(len, found)) == expected
+    assert {file.name for file in (path / "calibrations").iterdir()} == set(files)
 
 
 @pytest.mark.parametrize(("target", "call", "before"), COMPACTING)

@@ -15,7 +15,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 QUIET = "--no-first-run --disable-background-networking --disable-component-update --disable-sync --disable-quic"
 SIZE = (40, 36)  # of the made images
 KEY = "a-key-of-the-operators-screen"
-EXPECTED = ("401", "404", "422", "503")  # answers that the page explains; browsers log them as errors
+EXPECTED = ("401", "404", "409", "422", "503")  # answers that the page explains; browsers log them as errors
 ANY_QUERY = "**/query?*"
 
 expect.set_options(timeout=30_000)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SERVED = "serve.md"  # its commands and those to curl in README.md are run by tests/server, beside a service
+SERVED = ("serve.md", "operate.md")  # their commands, and those to curl in README.md, are run by tests/server
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -21,6 +21,6 @@ def statements(block: str) -> list[str]:
 def commands(page: Path) -> list[str]:
     """Return all commands of a page, in order: of its fenced blocks, and of indented lines that call our programs."""
     text = page.read_text()
-    if page.name == SERVED:
+    if page.name in SERVED:
         return re.findall(r"^    (?:\$ )?((?:pip|spade-index) .*)$", text, re.MULTILINE)
     return [line for block in blocks(text, "bash") for line in statements(block) if not line.startswith("curl ")]

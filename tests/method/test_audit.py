@@ -15,11 +15,11 @@ from spade_index.method.tuned import tuned_search
 from helpers.tiny import image_file, png
 
 
-def scored(path: Path) -> dict[str, float]:
+def scored(path: Path, **options: int) -> dict[str, float]:
     """Calibrate a gallery; return what its images score."""
     with GalleryWriter(path) as writer:
         search = tuned_search(writer.gallery)
-        found = calibrate(writer.gallery, search)
+        found = calibrate(writer.gallery, search, **options)
         store(writer, search, found)
         ids = writer.gallery.catalog.ids(found.found.keys.tolist())
         scores = found.found.scores[search.effective_image_score]
@@ -36,6 +36,17 @@ def test_odd_images_are_those_with_the_highest_scores(gallery_path: Path) -> Non
     for image in found.odd:
         others = [score for id, score in scores.items() if id != image.id]
         assert image.p_value == (1 + sum(score >= image.score for score in others)) / 12
+
+
+def test_all_images_are_scored_as_a_calibration_of_all_would(gallery_path: Path) -> None:
+    scores = scored(gallery_path)
+    assert len(scored(gallery_path, sample=10)) == 10
+    seen: list[int] = []
+    with Gallery(gallery_path) as gallery:
+        assert (audit(gallery).scored, audit(gallery).images) == (10, 12)
+        found = audit(gallery, every=True, progress=seen.append)
+    assert {image.id: image.score for image in found.odd} == pytest.approx(scores)
+    assert (found.scored, found.compared, sum(seen)) == (12, 12, 12)
 
 
 def test_removed_images_are_left_out(gallery_path: Path) -> None:

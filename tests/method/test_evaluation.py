@@ -1,6 +1,7 @@
 """The figures of an evaluation equal those computed directly from scores, maps and masks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,57 @@ def test_a_mask_that_does_not_fit_is_named(dataset, gallery_of, backbone, conten
     with pytest.raises(InputError, match=r"hole/001_mask\.png") as raised:
         run(dataset, gallery_of, backbone)
     assert "\n" not in str(raised.value)
+
+
+def test_without_masks_there_are_the_figures_of_images(dataset, gallery_of, backbone):
+    whole = run(dataset, gallery_of, backbone).summary("both")
+    shutil.rmtree(dataset / "ground_truth")
+    figures = run(dataset, gallery_of, backbone).summary("both")
+    for name in ("image_roc_auc", "image_average_precision", "image_f1_max", "image_roc_auc_by_score"):
+        assert figures[name] == whole[name]
+    for name in ("pixel_roc_auc", "pixel_average_precision", "pixel_f1_max", "pro", "pro_05"):
+        assert figures[name] is None
+        assert figures["kinds"]["hole"][name] is None
+    assert figures["why_no_pixel_figures"] == "no defective image has a mask"
+    assert whole["why_no_pixel_figures"] is None
+
+
+def test_masks_of_any_values_give_the_same_figures(dataset, gallery_of, backbone):
+    whole = run(dataset, gallery_of, backbone).summary("both")
+    for number, path in enumerate(sorted((dataset / "ground_truth").rglob("*.png"))):
+        mask = np.asarray(Image.open(path)) > 0
+        path.unlink()
+        value = (1, 100, 255)[number % 3]
+        name = (f"{path.stem}.PNG", f"{path.stem}.bmp", f"{path.stem[:3]}.TIF")[number % 3]
+        Image.fromarray((mask * value).astype(np.uint8)).save(path.with_name(name))
+    figures = run(dataset, gallery_of, backbone).summary("both")
+    assert whole.pop("seconds").keys() == figures.pop("seconds").keys()
+    assert figures == whole
+
+
+@pytest.mark.parametrize(("value", "words"), [(0, "marks no pixel"), (9, "marks every pixel")])
+def test_a_mask_of_nothing_or_everything_is_named(dataset, gallery_of, backbone, value, words):
+    path = dataset / "ground_truth" / "hole" / "001_mask.png"
+    Image.new("L", SIZE, value).save(path)
+    lines: list[str] = []
+    run(dataset, gallery_of, backbone, notice=lines.append)
+    (line,) = lines
+    assert str(path) in line
+    assert words in line
+
+
+def test_maps_of_a_large_test_set_are_not_kept(dataset, gallery_of, backbone, monkeypatch):
+    whole = run(dataset, gallery_of, backbone)
+    monkeypatch.setattr("spade_index.method.evaluation.KEPT", 8)
+    monkeypatch.setattr("spade_index.method.evaluation.EXTREMES", 1)
+    seen: list[str] = []
+    few = run(dataset, gallery_of, backbone, batch_size=2, each=lambda judged: seen.append(judged.image.file.id))
+    assert len(seen) == 10
+    assert len(few.judged) <= 8
+    for kind in ("good", "hole", "scratch"):
+        scores = [judged.detection.score for judged in whole.judged if judged.kind == kind]
+        kept = [judged.detection.score for judged in few.judged if judged.kind == kind]
+        assert {min(scores), max(scores)} <= set(kept)
+    figures, expected = few.summary("both"), whole.summary("both")
+    assert figures.pop("seconds").keys() == expected.pop("seconds").keys()
+    assert figures == expected

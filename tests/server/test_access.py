@@ -18,6 +18,7 @@ READER, WRITER = "reader-0123456789", "writer-0123456789"
 # Routes without a key: the page, the description of the routes, and the health checks.
 OPEN = {
     "/",
+    "/audit.js",
     "/docs",
     "/docs.css",
     "/icon.svg",

@@ -1,4 +1,7 @@
-"""Tests of docs/serve.md and of the README's section on the service: what they show works, what they list is all."""
+"""Tests of docs/serve.md, docs/operate.md and the README's section on the service.
+
+What they show works, and what they list is all.
+"""
 
 import re
 import shutil
@@ -18,7 +21,8 @@ from helpers.documents import ROOT, blocks, statements
 from helpers.serving import Server
 from helpers.tiny import png
 
-REFERENCE = (ROOT / "docs" / "serve.md").read_text()
+USE = (ROOT / "docs" / "serve.md").read_text()
+REFERENCE = (ROOT / "docs" / "operate.md").read_text()
 README = (ROOT / "README.md").read_text().partition("## As a service")[2].partition("\n## ")[0]
 ADDRESS = "127.0.0.1:8765"
 
@@ -31,7 +35,7 @@ def tiles(serve: Callable[..., Server], root: Path) -> Server:
 
 
 def test_every_command_works(tiles: Server, tmp_path: Path) -> None:
-    commands = [line for block in blocks(REFERENCE, "bash") for line in statements(block)]
+    commands = [line for block in blocks(USE + REFERENCE, "bash") for line in statements(block)]
     shown = [line for block in blocks(README, "bash") for line in statements(block)]
     commands += [line for line in shown if line.startswith("curl ")]
     assert len(commands) > 20
@@ -41,7 +45,7 @@ def test_every_command_works(tiles: Server, tmp_path: Path) -> None:
     assert "new/good2.jpg" in tiles.http.get("/v1/galleries/tiles/images").text
 
 
-@pytest.mark.parametrize("text", [REFERENCE, README], ids=["serve.md", "README"])
+@pytest.mark.parametrize("text", [USE, README], ids=["serve.md", "README"])
 def test_every_python_example_works(tiles: Server, tmp_path: Path, text: str) -> None:
     examples = blocks(text, "python")
     assert examples

@@ -9,6 +9,7 @@ A file never changes. The catalog names it, with the digest of its bytes, in the
 """
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .sink import Sink
 
 FOLDER = "calibrations"
 LARGEST = 65504.0  # the largest finite float16
+ROWS = 256  # maps written at a time
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,18 @@ class LeaveOneOut:
         rows = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
         return rows[self.keys[rows] == wanted]
 
-    def write(self, path: Path) -> None:
-        """Write the file. Raises OSError."""
+    def write(self, path: Path, rows: np.ndarray | None = None) -> None:
+        """Write the file: all images, or those in these rows, ascending, int64 [m]. Raises OSError."""
+        rows = np.arange(len(self)) if rows is None else rows
         with closing(Sink(path)) as sink, sink.checked(), h5py.File(sink, "w") as file:
             file.attrs["format"] = FORMAT
             file.attrs["version"] = VERSION
             file.attrs["kinds"] = json.dumps(list(self.scores))
-            file.create_dataset("key", data=self.keys.astype("<i8"))
-            file.create_dataset("scores", data=np.stack(list(self.scores.values()), 1).astype("<f8"))
-            file.create_dataset("maps", data=self.maps.astype("<f2", copy=False))
+            file.create_dataset("key", data=self.keys[rows].astype("<i8"))
+            file.create_dataset("scores", data=np.stack(list(self.scores.values()), 1)[rows].astype("<f8"))
+            maps = file.create_dataset("maps", (len(rows), self.maps.shape[1]), "<f2")
+            for first in range(0, len(rows), ROWS):
+                maps[first : first + ROWS] = self.maps[rows[first : first + ROWS]]
 
     @classmethod
     def read(cls, path: Path) -> "LeaveOneOut":
@@ -72,6 +77,15 @@ class LeaveOneOut:
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
             raise GalleryDamaged(f"{path}: damaged ({reason}): {remedy(path)}") from error
+
+
+def threshold_of(scores: np.ndarray, false_alarms: float) -> float | None:
+    """Return the score that a share of normal images is above, of their ascending scores; None if they are too few.
+
+    The p-value of a score above it is at most `false_alarms`: see `method.normal_scores`.
+    """
+    place = math.floor(false_alarms * (1 + len(scores)) + 1e-9)  # from the highest
+    return float(scores[max(0, len(scores) - place)]) if place else None
 
 
 def as_stored(maps: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,7 +3,8 @@
 The first commit deletes removed images and earlier snapshots; then the index is built without them. Then images move,
 one new shard at a time, out of shards that are no longer full; a shard that all images have left is deleted before the
 next one is written, unless an earlier generation is being read. A moved row changes nothing for a reader, who finds
-the same bytes in another place. An interrupted `compact` continues when it is called again.
+the same bytes in another place. Last, calibrations are written again without removed images. An interrupted `compact`
+continues when it is called again.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from itertools import islice
 
 from spade_index.errors import storage_errors
 
+from .calibrate import drop_removed
 from .move import move_images
 from .reindex import rebuild_index
 from .session import Session
@@ -40,7 +42,7 @@ def compact(session: Session, progress: Callable[[int], None]) -> int:
             freed -= move_images(session, part)
             session.delete_unused()
             progress(len(part))
-    return freed
+        return freed + drop_removed(session)
 
 
 def _sparse(session: Session) -> dict[int, int]:

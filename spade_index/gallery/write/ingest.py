@@ -23,6 +23,7 @@ from .session import Session
 if TYPE_CHECKING:  # it loads torch, which `spade-index list` and the like do without
     from spade_index.features.backbone import Backbone, Features
 
+NOTICES = 5  # of images about themselves that are passed on; a source usually has one kind of images
 SWITCH_INTERVAL = 5e-4  # seconds
 
 
@@ -56,6 +57,7 @@ class Ingest:
         )
         self._in_work: deque[list[DecodedImage]] = deque()  # admitted, without features yet
         self._no_room: StorageError | None = None
+        self._noticed = 0  # images with a notice of their own
 
     def run(self, files: Iterable[ImageFile], *, batch_size: int, workers: int, processes: bool) -> AddReport:
         """Add all files. Shards that were committed stay, however it ends."""
@@ -92,6 +94,7 @@ class Ingest:
         for lot in lots:
             if admitted := self._admission.admitted(lot):
                 self._in_work.append(admitted)
+                self._tell(admitted)
                 try:
                     self._session.require_room(sum(map(len, self._in_work)) + in_writing)
                 except StorageError as error:  # there was room for what is in work
@@ -99,6 +102,13 @@ class Ingest:
                     self._no_room = error
                     return
                 yield np.stack([image.pixels for image in admitted])
+
+    def _tell(self, images: list[DecodedImage]) -> None:
+        """Pass on the images' own notices, of the first images that have one."""
+        for notice in filter(None, (image.notice for image in images)):
+            if self._noticed < NOTICES:
+                self._notice(notice)
+            self._noticed += 1
 
     def _commit(self, streamed: StreamedShard) -> None:
         images = streamed.shard.images

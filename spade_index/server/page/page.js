@@ -1,5 +1,6 @@
 // The page: pick a gallery, give images, see their verdicts, pick one to look at.
 
+import { auditIsOpen, closeAudit, openAudit } from "./audit.js";
 import { ask, askKey, galleryPath, hasKey, Problem } from "./service.js";
 import { VERDICTS, hide, number, page, show, shown } from "./shown.js";
 
@@ -47,7 +48,14 @@ function notice(words) {
   page.notice.hidden = !words;
 }
 
+function toggleAudit(wanted) {
+  if (wanted && page.gallery.value) openAudit(page.gallery.value);
+  else closeAudit();
+  page.audit.setAttribute("aria-pressed", auditIsOpen());
+}
+
 function takeImages(files) {
+  toggleAudit(false);
   if (!page.gallery.value) return notice("Pick a gallery first, then give the images again.");
   if (!files.length) return notice("That was not a file. Save the image first, then drop it here.");
   notice("");
@@ -159,8 +167,10 @@ page.gallery.onchange = () => {
   history.replaceState(null, "", `#${new URLSearchParams({ gallery: page.gallery.value })}`);
   notice("");
   showGallery();
+  toggleAudit(auditIsOpen());
 };
 addEventListener("hashchange", pickGallery);
+page.audit.onclick = () => toggleAudit(!auditIsOpen());
 page.changeKey.onclick = () => askKey("Another key replaces the one in use.").then(loadGalleries, () => {});
 
 page.files.onchange = () => {

@@ -69,7 +69,7 @@ function showVerdict({ file, gallery, state, result, words }) {
   }
 }
 
-function worse(share) {
+export function worse(share) {
   return (100 * (1 - share)).toFixed(share > 0.01 ? 0 : 1);
 }
 

@@ -1,0 +1,70 @@
+"""Find how many bits the pixels of a source use, on a sample of its images."""
+
+import heapq
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import xxhash
+from PIL import Image, ImageFile
+
+from spade_index.errors import InputError
+from spade_index.settings import BITS
+
+from .decode import FORMATS, MAX_PIXELS
+from .depth import Deep, bits_of, read_deep
+from .find import ImageFile as FoundFile
+
+SAMPLE = 64  # images
+
+
+@dataclass(frozen=True)
+class FoundBits:
+    """How many bits the pixels of a source use."""
+
+    bits: int
+    highest: int = 0  # value of the pixels stored in 16 bits; 0 where none are
+    images: int = 0  # of the sample that have such pixels
+
+    @property
+    def why(self) -> str:
+        """One line for a person."""
+        of = f"{self.images} of the images" if self.images > 1 else "one of the images"
+        return f"pixels are read as {self.bits} bits: the highest value in {of} is {self.highest:,} (--bits overrides)"
+
+
+def find_bits(files: Iterable[FoundFile]) -> FoundBits:
+    """Return the bits of the highest value in a sample of images: 8, 10, 12, 14 or 16.
+
+    Pixels stored in 8 bits, and those of no known range, do not count; files that cannot be decoded neither. Raises
+    InputError if all images are of no known range.
+    """
+    found: list[int] = []
+    unknown: list[str] = []
+    sample = spread(files, SAMPLE)
+    for file in sample:
+        deep = _deep(file)
+        if deep is not None and deep.kind is not None:
+            unknown.append(f"{file.path}: {deep.unknown}")
+        elif deep is not None:
+            found.append(deep.highest)
+    if sample and len(unknown) == len(sample):
+        raise InputError(unknown[0])
+    return FoundBits(bits_of(max(found)), max(found), len(found)) if found else FoundBits(BITS[0])
+
+
+def spread(files: Iterable[FoundFile], count: int) -> list[FoundFile]:
+    """Return up to `count` files, spread evenly, the same each time, in their order; reads names only."""
+    chosen = heapq.nsmallest(count, enumerate(files), key=lambda item: xxhash.xxh3_64_intdigest(item[1].id.encode()))
+    return [file for _, file in sorted(chosen, key=lambda item: item[0])]
+
+
+def _deep(file: FoundFile) -> Deep | None:
+    """Return the pixels of an image of more than 8 bits; None for others, and for what cannot be decoded."""
+    try:
+        data = file.read()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            assert isinstance(image, ImageFile.ImageFile)
+            return read_deep(image, data) if image.width * image.height <= MAX_PIXELS else None
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
+        return None

@@ -1,0 +1,104 @@
+"""The native API's audit: a gallery's odd images, with their maps, and near-duplicates. `v1_changes` removes them."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+from urllib.parse import quote
+
+import torch
+from fastapi import APIRouter, Query, Request, Response
+
+from spade_index import wire
+from spade_index.errors import InputError
+from spade_index.gallery.reader import Gallery
+from spade_index.images.decode import THUMBNAIL_EDGE, covered
+from spade_index.method.audit import COUNT, audit
+from spade_index.method.comparison import compared_sizes
+from spade_index.method.normal_scores import PEAK, stored_calibration
+from spade_index.method.scores import score_maps
+from spade_index.method.tuned import tuned_search
+from spade_index.views.files import encode
+from spade_index.views.heatmap import heat, score_limits
+
+from .access import ReadRoute
+from .problems import Problem, as_problem
+from .results import thumbnail_link
+from .schema import binary
+from .service import service_of
+from .v1 import PROBLEMS, GalleryName
+
+router = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=ReadRoute)
+
+
+@router.get("/galleries/{gallery}/audit", tags=["images"])
+def odd_images(
+    request: Request, gallery: GalleryName, count: Annotated[int, Query(ge=1, le=200)] = COUNT
+) -> wire.AuditInfo:
+    """Rank the images that the calibration scored by what each scores without itself, and group near-duplicates."""
+    served = service_of(request)
+    with _alone(served.auditing), served.galleries.open(gallery) as opened:
+        try:
+            found = audit(opened, count)
+        except InputError as error:
+            detail = as_problem(error, str(served.galleries.root)).detail
+            raise Problem(409, detail, field="gallery") from error
+    return wire.AuditInfo(
+        gallery=gallery,
+        snapshot=found.snapshot,
+        kind=found.kind,
+        images=found.images,
+        ranked=found.scored,
+        compared=found.compared,
+        odd=tuple(
+            wire.OddImageInfo(
+                id=image.id,
+                score=image.score,
+                p_value=image.p_value,
+                thumbnail=thumbnail_link(gallery, image.id, found.snapshot),
+                heat=f"/v1/galleries/{quote(gallery, safe='')}/audit/heat.png?id={quote(image.id, safe='')}",
+            )
+            for image in found.odd
+        ),
+        near_duplicates=tuple(map(tuple, found.doubled)),
+    )
+
+
+@router.get(
+    "/galleries/{gallery}/audit/heat.png", response_class=Response, responses=binary("image/png"), tags=["images"]
+)
+def audit_heat(
+    request: Request, gallery: GalleryName, id: Annotated[str, Query(description="Of an image that was ranked")]
+) -> Response:
+    """Return the colours of an image's map, searched for without itself, to be laid over its thumbnail."""
+    served = service_of(request)
+    with served.galleries.open(gallery) as opened, served.drawing:
+        return Response(_heat(opened, id), media_type="image/png")
+
+
+def _heat(gallery: Gallery, id: str) -> bytes:
+    """Draw the map that the calibration stored. Raises UnknownImage, Problem (404), GalleryDamaged."""
+    row, search, how = gallery.image(id), tuned_search(gallery), gallery.settings.preprocessing
+    stored = stored_calibration(gallery, search)
+    scores = None if stored is None else stored.scores
+    distances = None if scores is None else scores.map_of(row.key)
+    if stored is None or scores is None or distances is None:
+        raise Problem(404, f"image {id!r} was not scored: `spade-index calibrate` scores a sample", field="id")
+    distances = distances - search.subtract_neighbours * scores.own_map([])  # about what its neighbours score
+    grid = compared_sizes(gallery, search)[0]
+    (score_map,) = score_maps(torch.from_numpy(distances)[None], grid, how.input_size, search.smoothing)
+    scale = THUMBNAIL_EDGE / max(row.width, row.height)
+    size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
+    limits = score_limits([score_map.max()], scores.threshold(PEAK, stored.false_alarms))
+    return encode(heat(size, score_map, covered(row.width, row.height, how), limits), "PNG")
+
+
+@contextmanager
+def _alone(lock: threading.Lock) -> Iterator[None]:
+    """Hold a lock. Raises Problem (503) where another request holds it: its thread must not wait."""
+    if not lock.acquire(blocking=False):
+        raise Problem(503, "another audit is being made", retry_after=2)
+    try:
+        yield
+    finally:
+        lock.release()

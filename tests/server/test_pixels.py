@@ -1,0 +1,55 @@
+"""The service reads pixels by the range that a gallery records."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images import find_images
+
+from helpers.deep import png16, scaled, write
+from helpers.http_answers import problem
+from helpers.serving import Server
+from helpers.tiny import png, random_image, tiny_backbone
+
+
+@pytest.fixture
+def twelve(root: Path, tmp_path: Path) -> str:
+    """A gallery of the images of `plain`, in 12 bits."""
+    backbone = tiny_backbone()
+    for number in range(12):
+        write(tmp_path / "deep" / f"{number:03d}.png", scaled(np.asarray(random_image(number)), 12))
+    own = backbone.settings
+    settings = replace(own, preprocessing=replace(own.preprocessing, bits=12))
+    with GalleryWriter(root / "twelve", settings) as writer:
+        writer.add(find_images(tmp_path / "deep"), backbone)
+    return "twelve"
+
+
+def test_an_image_of_12_bits_has_the_scores_and_pictures_of_8(twelve: str, server: Server) -> None:
+    plain = server.query("plain", png(70))
+    deep = server.query(twelve, png16(scaled(np.asarray(random_image(70)), 12)))
+    assert deep["scores"] == plain["scores"]
+    overlays = [server.http.get(told["score_map"]["overlay"]).content for told in (deep, plain)]
+    assert overlays[0] == overlays[1]
+    shown = server.http.get(f"/v1/galleries/{twelve}/thumbnail", params={"id": "003.png"})
+    other = server.http.get("/v1/galleries/plain/thumbnail", params={"id": "003.png"})
+    assert shown.content == other.content
+
+
+def test_an_image_beyond_the_range_is_named(twelve: str, server: Server) -> None:
+    data = png16(scaled(np.asarray(random_image(70)), 16))
+    answer = server.http.post(f"/v1/galleries/{twelve}/query", content=data, params={"name": "x.png"})
+    problem(answer, 422, "images[0]")
+    assert answer.json()["detail"].startswith("x.png: ")
+    assert "12 bits" in answer.json()["detail"]
+
+
+def test_a_job_names_images_of_another_range(twelve: str, server: Server) -> None:
+    values = scaled(np.asarray(random_image(70)), 14)
+    files = [("images", ("x.png", png16(values)))]
+    told = server.finished(server.http.post(f"/v1/galleries/{twelve}/images", files=files).json()["id"])
+    (notice,) = told["notices"]
+    assert "--bits 14" in notice
