@@ -53,8 +53,17 @@ class Dataset:
     unlabelled: list[LabelledImage] = field(repr=False, default_factory=list)  # of which only score maps are wanted
     normal_from: str = "train/good"  # where `normal` was looked for
 
-    def require_test(self, good: str, defective: str) -> "Dataset":
-        """Return the dataset. Raises InputError if its test set cannot be judged; `good` and `defective` are places."""
+    def require_test(self, good: str, defective: str, ground_truth: Path | None = None) -> "Dataset":
+        """Return the dataset, if its test set can be judged.
+
+        Args:
+            good: where good images are, in words.
+            defective: where defective images are, in words.
+            ground_truth: folder of masks. If it is there, or any image has a mask, every defective one must have one.
+
+        Raises:
+            InputError: there are no good images, no defective ones, or a mask is missing.
+        """
         for wanted, there in (
             (good, any(image.kind == GOOD for image in self.test)),
             (defective, any(image.kind != GOOD for image in self.test)),
@@ -64,10 +73,14 @@ class Dataset:
                     f"{self.path}: no images in {wanted}: in the layout {self.layout}, a test set has {good} "
                     f"and {defective}"
                 )
-        if any(image.mask is not None for image in self.test):  # without any, the images are still to be judged
+        given = ground_truth is not None and ground_truth.is_dir()
+        if given or any(image.mask is not None for image in self.test):
             for image in self.test:
                 if image.kind != GOOD and image.mask is None:
-                    raise InputError(f"{image.file.path}: has no mask, but other defective images have one")
+                    where = f" in {ground_truth / image.kind}" if ground_truth is not None else ""
+                    raise InputError(
+                        f"{image.file.path}: has no mask{where}; without any masks, images are judged alone"
+                    )
         return self
 
     def require_normal(self) -> list[ImageFile]:

@@ -19,7 +19,7 @@ DEFECTS_CONFIG = "defects_config.json"
 def mvtec_ad(root: Path, layout: str = "mvtec-ad") -> Dataset:
     """Read train/good, test/KIND/* and ground_truth/KIND/*_mask.png; `ok` and `normal` are as good as `good`."""
     test = labelled(root / "test", root / "ground_truth")
-    return _dataset(root, layout, test).require_test("test/good", "test/KIND")
+    return _dataset(root, layout, test).require_test("test/good", "test/KIND", root / "ground_truth")
 
 
 def btad(root: Path) -> Dataset:
@@ -36,7 +36,7 @@ def loco(root: Path) -> Dataset:
     """Read MVTec LOCO: a folder of masks for each image, and how much of each kind of defect is enough to find it."""
     saturations = _saturations(root / DEFECTS_CONFIG)
     test = labelled(root / "test", root / "ground_truth", saturations)
-    return _dataset(root, "mvtec-loco", test).require_test("test/good", "test/KIND")
+    return _dataset(root, "mvtec-loco", test).require_test("test/good", "test/KIND", root / "ground_truth")
 
 
 def mvtec_ad_2(root: Path) -> Dataset:
@@ -49,7 +49,9 @@ def mvtec_ad_2(root: Path) -> Dataset:
         if (root / split).is_dir()
         for file in find_images(root / split, prefix=f"{split}/")
     ]
-    return _dataset(root, "mvtec-ad-2", test, private).require_test("test_public/good", "test_public/bad")
+    return _dataset(root, "mvtec-ad-2", test, private).require_test(
+        "test_public/good", "test_public/bad", public / "ground_truth"
+    )
 
 
 def is_mvtec_ad(root: Path) -> bool:
