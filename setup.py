@@ -29,6 +29,7 @@ setup(
         "spade_index.kernels.fused",
         "spade_index.kernels.torch_backend",
         "spade_index.method",
+        "spade_index.method.layouts",
         "spade_index.server",
         "spade_index.views",
     ],

@@ -259,6 +259,8 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
     return name
 
 
+LAYOUTS = ("mvtec-ad", "mvtec-ad-2", "mvtec-loco", "visa", "btad", "mpdd", "ksdd2", "real-iad", "csv")  # of datasets
+
 PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
 PAPER_METRIC_SIZE = 256  # pixels are compared at this edge
 PAPER_SEARCH = SearchSettings(

@@ -14,7 +14,7 @@ from spade_index.settings import Preprocessing
 
 from .bands import require_bands, require_tiff_bands
 from .deep_files import read_deep
-from .find import ImageFile
+from .files import ImageFile
 from .formats import Refused, open_image, takes_much_memory
 from .profiles import to_srgb
 from .tiff import described, tags_of

@@ -19,7 +19,7 @@ from PIL import Image
 from spade_index.errors import InputError
 
 from .decode import MAX_PIXELS, ORIENTATION, TURNS, Geometry
-from .find import SUFFIXES
+from .files import SUFFIXES
 from .formats import FORMATS
 
 MASK_SUFFIXES = SUFFIXES

@@ -14,10 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from spade_index.errors import InputError, StorageError
+from spade_index.gallery.store.files import open_regular
 from spade_index.images.find import ImageFile
 
 from .decoding import require_cheap
 from .job import Job
+from .job_records import ID, read_record
 
 FOLDER = ".spade-index"
 
@@ -33,40 +36,70 @@ class JobFiles:
         self._max_pixels = max_pixels
 
     def load(self) -> Iterator[Job]:
-        """Yield the jobs that are on disk. A folder without a record is deleted, an unreadable record left alone."""
-        for folder in sorted(self.folder.glob("*")):
-            path = folder / "job.json"
-            if not path.exists():  # the service was killed before it was there
+        """Yield the jobs that are on disk. What is not a job of this service is named in the log, and left alone."""
+        if self._is_link():
+            log.warning("%s: a link; its jobs are left alone", self.folder)
+            return
+        try:
+            names = sorted(os.listdir(self.folder))
+        except FileNotFoundError:  # there never was a job
+            return
+        except OSError as error:
+            log.warning("%s: cannot be read (%s)", self.folder, error.strerror)
+            return
+        for name in names:
+            job = self._load(self.folder / name)
+            if job is not None:
+                yield job
+
+    def _load(self, folder: Path) -> Job | None:
+        path = folder / "job.json"
+        try:
+            if folder.is_symlink() or (folder / "images").is_symlink():
+                raise ValueError("a link")
+            return read_record(path)
+        except FileNotFoundError:
+            if ID.fullmatch(folder.name):  # killed before the record was there
                 shutil.rmtree(folder, ignore_errors=True)
-                continue
-            try:
-                yield Job(**json.loads(path.read_text()))
-            except (OSError, TypeError, ValueError):
-                log.warning("%s: not a readable job, left alone", path)
+        except (OSError, ValueError) as error:
+            log.warning("%s: not a readable job, left alone (%s)", path, getattr(error, "strerror", None) or error)
+        return None
+
+    def _is_link(self) -> bool:
+        return self.folder.is_symlink() or self.folder.parent.is_symlink()
 
     def write(self, job: Job) -> None:
         """Write a job's record durably."""
         path = self.folder / job.id / "job.json"
         temporary = path.with_suffix(".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "x", encoding="utf-8") as file:  # "x" follows no link
             json.dump(asdict(job), file)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
 
     def make_folder(self, job: Job) -> None:
-        """Make the folder of a new job."""
+        """Make the folder of a new job. Raises OSError, StorageError."""
+        if self._is_link():
+            raise StorageError(f"{self.folder}: is a link: jobs are written to real folders only")
         self._images(job).mkdir(parents=True)
 
     def create_image(self, job: Job, number: int) -> BinaryIO:
         """Open the file of an image that is about to come. Raises FileNotFoundError if the job was dropped."""
-        return open(self._images(job) / str(number), "wb")
+        return open(self._images(job) / str(number), "xb")
 
     def images(self, job: Job) -> Iterator[ImageFile]:
-        """Yield the images that were sent with a job, under the ids that they get in the gallery."""
+        """Yield the images that were sent with a job, under the ids that they get in the gallery.
+
+        Raises InputError for one that is not there any more.
+        """
         for number, name in enumerate(job.names):
             path, shown = self._images(job) / str(number), f"upload::{name}"
-            status = path.stat()
+            try:
+                status = path.lstat()
+            except FileNotFoundError as error:
+                raise InputError(f"{shown}: it is not there any more: send the images again") from error
             read = partial(read_image, path, shown, self._max_pixels)
             yield ImageFile(job.prefix + name, shown, status.st_size, status.st_mtime_ns, read)
 
@@ -84,6 +117,7 @@ class JobFiles:
 
 def read_image(path: Path, name: str, max_pixels: int) -> bytes:
     """Return the bytes of an image that was sent. Raises ImageError if decoding them would cost too much."""
-    data = path.read_bytes()
+    with os.fdopen(open_regular(path), "rb") as file:
+        data = file.read()
     require_cheap(data, name, max_pixels)
     return data

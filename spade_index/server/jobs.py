@@ -15,14 +15,13 @@ from typing import Any
 from spade_index.errors import InputError, SpadeIndexError
 
 from .galleries import Galleries
-from .job import ENDED, RESTING, Job, now
+from .job import ENDED, NOTICE_LENGTH, NOTICES, RESTING, Job, now
 from .job_files import JobFiles
 from .problems import Problem, as_problem
 from .settings import ServeSettings
 from .staging import Staging
 from .writing import open_writer
 
-NOTICES = 100  # lines kept of a job
 BATCH = 8  # images; queries of the same backbone wait for as many
 
 log = logging.getLogger("spade_index.server")
@@ -141,13 +140,13 @@ class Jobs:
                 problem = as_problem(error, str(self._galleries.root))
                 if problem.status_code == 500 and not isinstance(error, SpadeIndexError):
                     log.exception("job %s failed", id)
-                self._end(self._jobs[id], state="failed", error=str(problem.detail))
+                self._end(self._jobs[id], state="failed", error=str(problem.detail)[:NOTICE_LENGTH])
 
     def _add(self, job: Job) -> None:
         def note(line: str) -> None:
             notices = self._jobs[job.id].notices
             if len(notices) < NOTICES:
-                self._put(replace(self._jobs[job.id], notices=[*notices, line]), durably=False)
+                self._put(replace(self._jobs[job.id], notices=[*notices, line[:NOTICE_LENGTH]]), durably=False)
 
         def progress(images: int) -> None:
             current = self._jobs[job.id]

@@ -9,6 +9,7 @@ from spade_index.errors import InputError
 from spade_index.settings import SearchChoice
 
 MIB = 1 << 20
+MOST_ADDED = 10_000  # images of a request that adds some, whatever the settings
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class ServeSettings:
         for name in ("batch_images", "queue_images", "decoders", "request_images", "add_images", "image_pixels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.add_images > MOST_ADDED:
+            raise InputError(f"add_images must be at most {MOST_ADDED}, not {self.add_images}")
         if self.queue_images < self.request_images:
             raise InputError(
                 f"the queue ({self.queue_images} images) must hold at least one request ({self.request_images} images)"

@@ -11,7 +11,7 @@ from spade_index.errors import InputError, storage_errors
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute, permitted
 from .decoding import is_multipart
 from .forms import FIELD, read_files
-from .job import Job
+from .job import PREFIX_LENGTH, Job
 from .problems import Problem, as_problem
 from .schema import Ids, image_body
 from .service import service_of
@@ -46,7 +46,7 @@ async def add(
     response: Response,
     gallery: GalleryName,
     replace: Annotated[bool, Query(description="Take changed images in place of those with their ids")] = False,
-    prefix: Annotated[str, Query(max_length=256, description="Put before each image's id")] = "",
+    prefix: Annotated[str, Query(max_length=PREFIX_LENGTH, description="Put before each image's id")] = "",
 ) -> wire.JobInfo:
     """Add normal images; their file names become their ids. Answers with a job as soon as all have arrived."""
     served = service_of(request)

@@ -1,6 +1,8 @@
 """Whole files: their digests, and how a complete file becomes durable under its name."""
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,15 @@ def file_digest(path: Path, progress: Callable[[int], None] = lambda count: None
             digest.update(block[:count])
             progress(count)
     return digest.hexdigest()
+
+
+def open_regular(path: Path) -> int:
+    """Open a file to read; return its descriptor. Raises OSError for a link, a device, or a pipe to wait for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return fd
 
 
 def make_durable(temporary: Path, path: Path) -> str:
