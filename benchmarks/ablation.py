@@ -14,9 +14,8 @@ from spade_index.benchmarks.harness import Figures, environment, table, write_js
 from spade_index.features.backbone import Backbone, load_backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images.find import find_images
 from spade_index.method import calibration, tuning
-from spade_index.method.dataset import build_gallery, find_test_images, require_normal
+from spade_index.method.dataset import build_gallery, find_dataset, find_test_images
 from spade_index.method.detector import Detector
 from spade_index.method.evaluation import evaluate
 from spade_index.method.input_size import choose_input_size
@@ -40,7 +39,7 @@ def ablate(dataset: Path, name: str, work: Path) -> Iterator[Figures]:
     with build_gallery(dataset, work / "usual", usual):
         pass
     yield measure("fixed defaults", dataset, work / "usual", usual, SearchSettings())
-    files = find_images(require_normal(dataset))
+    files = find_dataset(dataset).require_normal()
     backbone = choose_input_size(files, usual, load, seconds=TUNE_SECONDS / 2).backbone
     with build_gallery(dataset, work / "chosen", backbone) as gallery:
         tuned = tuning.tune(gallery, backbone).settings

@@ -50,6 +50,7 @@ class Preprocessing:
     bits: int | None = field(
         default=None, compare=False
     )  # that pixels stored in 16 bits use; None: the upper 8 are read
+    profiles: bool = field(default=True, compare=False)  # whether ICC profiles of files are applied
     pixel_range: tuple[float, float] | None = field(default=None, compare=False)  # black and white of more than 8 bits
 
     def __post_init__(self) -> None:
@@ -72,7 +73,8 @@ class Preprocessing:
                 raise InputError(f"the pixel range must be two finite numbers, the lower first, not {low:g} {high:g}")
 
 
-UNSET: dict[str, Any] = {"bits": None, "pixel_range": None}  # what galleries of earlier versions have and do not state
+# What galleries of earlier versions have and do not state.
+UNSET: dict[str, Any] = {"bits": None, "pixel_range": None, "profiles": False}
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,8 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
             return f"{setting} {getattr(mine, setting)}, not {getattr(theirs, setting)}"
     return name
 
+
+LAYOUTS = ("mvtec-ad", "mvtec-ad-2", "mvtec-loco", "visa", "btad", "mpdd", "ksdd2", "real-iad", "csv")  # of datasets
 
 PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
 PAPER_METRIC_SIZE = 256  # pixels are compared at this edge

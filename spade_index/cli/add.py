@@ -7,7 +7,7 @@ import click
 from .adding import add_images
 from .backbone_options import BackboneOptions
 from .options import AddingOptions, LoadingOptions, device_option, gallery_argument, many_images_argument, takes
-from .sources import require_images
+from .sources import SourceOptions, Sources
 
 
 @click.command()
@@ -15,6 +15,7 @@ from .sources import require_images
 @many_images_argument
 @takes("backbone", BackboneOptions)
 @device_option
+@takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
 def add(
@@ -22,6 +23,7 @@ def add(
     images: tuple[Path, ...],
     backbone: BackboneOptions,
     device: str,
+    sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
 ) -> None:
@@ -31,9 +33,10 @@ def add(
 
     from .judging import keep_calibrated
 
-    require_images(images)
+    found = Sources(images, sources)
+    found.require_images()
     with Gallery(gallery) as recorded:
         loaded = backbone.load(device, recorded)
     with GalleryWriter(gallery) as writer:
-        add_images(writer, images, loaded, loading, adding)
+        add_images(writer, found, loaded, loading, adding)
         keep_calibrated(writer, loaded)

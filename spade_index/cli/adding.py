@@ -1,8 +1,6 @@
 """Add images to a gallery that is open for writing, for `build` and `add`."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +9,7 @@ from spade_index.errors import InputError
 
 from .options import AddingOptions, LoadingOptions
 from .progress import Progress
-from .sources import files_of
+from .sources import Sources
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.features.backbone import Backbone
@@ -20,7 +18,7 @@ if TYPE_CHECKING:  # both take long to import
 
 def add_images(
     writer: "GalleryWriter",
-    sources: Sequence[Path],
+    sources: Sources,
     backbone: "Backbone",
     loading: LoadingOptions,
     adding: AddingOptions,
@@ -28,19 +26,23 @@ def add_images(
     """Add all images of the sources, rebuild the index if it is stale, and print the report."""
     from spade_index.images.loading import pays_in_processes
 
-    total = sum(1 for _ in files_of(sources)) if sys.stderr.isatty() else None
+    total = sum(1 for _ in sources.files()) if sys.stderr.isatty() else None
     with Progress("add", total) as progress:
         report = writer.add(
-            files_of(sources, adding.prefix),
+            sources.counted_files(adding.prefix),
             backbone,
             replace=adding.replace,
             strict=adding.strict,
+            keep_removed=not adding.again,
+            left_out=sources.leave_out,
             batch_size=loading.batch_size,
             workers=loading.workers,
-            processes=pays_in_processes(files_of(sources)),
+            processes=pays_in_processes(sources.files()),
             notice=progress.say,
             progress=progress,
         )
+    sources.say_passed_over()
+    sources.require_some(report.given)
     if report.failed and not len(writer.gallery):
         raise InputError(f"none of {report.failed:,} images could be decoded")
     if writer.index_is_stale():

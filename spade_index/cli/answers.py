@@ -1,7 +1,6 @@
 """Score images one batch after the other, and print a line or a JSON object for each."""
 
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -11,8 +10,8 @@ import click
 
 from spade_index.errors import ImageError
 from spade_index.images.decode import DecodedImage
-from spade_index.images.find import ImageFile
 from spade_index.images.loading import load_all
+from spade_index.images.marks import OwnOutput
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
@@ -23,42 +22,51 @@ from spade_index.views.text import worse_than
 
 from .options import LoadingOptions
 from .progress import Progress
+from .sources import Sources
 
 
 def answer_images(
     detector: Detector,
-    files: Callable[[], Iterable[ImageFile]],
+    sources: Sources,
     loading: LoadingOptions,
     out: Path | None,
     as_json: bool,
 ) -> int:
     """Score all images and print their answers; with `out`, draw those that have a score map.
 
-    `files` is called once to score, and once to draw. Returns the number of images that could not be decoded.
+    Returns the number of images that could not be decoded.
     """
-    failed = 0
+    answered = failed = 0
     drawing = None if out is None else Drawing(detector, out)
     with Progress("query") as progress:
 
         def on_error(error: ImageError) -> None:
             nonlocal failed
-            failed += 1
-            progress.say(f"skipped {error}")
+            if isinstance(error, OwnOutput):
+                sources.leave_out(error)
+            else:
+                failed += 1
+                progress.say(f"skipped {error}")
             progress(1)
 
         preprocessing = detector.gallery.settings.preprocessing
         size = loading.batch_size
-        images = load_all(files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error)
+        images = load_all(
+            sources.counted_files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error
+        )
         while batch := list(islice(images, size)):
             for image, detection in zip(batch, detector.detect(batch), strict=True):
                 if image.notice is not None:
                     progress.say(image.notice)
                 answer = answer_of(detector, image, detection, drawing)
                 click.echo(json.dumps(answer) if as_json else line_of(answer))
+            answered += len(batch)
             progress(len(batch))
+    sources.say_passed_over()
+    sources.require_some(answered + failed)
     if drawing is not None:
         with Progress("draw", len(drawing)) as progress:
-            drawing.draw(files(), progress.say, progress)
+            drawing.draw(sources.files(), progress.say, progress)
     return failed
 
 

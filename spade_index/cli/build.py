@@ -17,7 +17,7 @@ from .options import (
     tune_option,
 )
 from .pixel_options import PixelOptions
-from .sources import require_images
+from .sources import SourceOptions, Sources
 
 
 @click.command()
@@ -27,6 +27,7 @@ from .sources import require_images
 @takes("pixels", PixelOptions)
 @preset_option
 @device_option
+@takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
 @tune_option
@@ -37,11 +38,13 @@ def build(
     pixels: PixelOptions,
     preset: str | None,
     device: str,
+    sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
     no_tune: bool,
 ) -> None:
-    """Create GALLERY from normal IMAGES (a folder, a tar archive, a text list or one file), or carry on building it.
+    """Create GALLERY from normal IMAGES (a folder, a tar or zip archive, a text list, - for a list on
+    standard input, or one file), or carry on building it.
 
     It ends with `tune` and `calibrate`, from 20 images on.
     """
@@ -50,18 +53,19 @@ def build(
 
     from .judging import judge_gallery, sized_backbone
 
-    require_images([images])
+    found = Sources([images], sources)
+    found.require_images()
     if (gallery / CATALOG).exists():
         with Gallery(gallery) as begun:
             pixels.require_equal(begun)
             loaded = backbone.load(device, begun, preset)
     else:
-        found = pixels.found_in([images])
+        of = pixels.found_in(found.files())
         if no_tune or preset is not None or not backbone.leaves_size_open:
-            loaded = backbone.load(device, preset=preset, pixels=found)
+            loaded = backbone.load(device, preset=preset, pixels=of)
         else:
-            loaded = sized_backbone(backbone, device, [images], found)
+            loaded = sized_backbone(backbone, device, found.files(), of)
     with GalleryWriter(gallery, loaded.settings, backbone.weights) as writer:
-        add_images(writer, [images], loaded, loading, adding)
+        add_images(writer, found, loaded, loading, adding)
         if not no_tune and preset is None:
             judge_gallery(writer, loaded)

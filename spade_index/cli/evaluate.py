@@ -1,19 +1,15 @@
 """`spade-index evaluate`: measure how well defects are found in a dataset."""
 
 import json
-import tempfile
-import time
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from spade_index.settings import PAPER_METRIC_SIZE
+from spade_index.settings import LAYOUTS
 
 from .backbone_options import BackboneOptions
-from .judging import judge_gallery, sized_backbone
 from .options import (
     KernelOptions,
     LoadingOptions,
@@ -25,18 +21,30 @@ from .options import (
 )
 from .pixel_options import PixelOptions
 from .progress import Progress
+from .resuming import Finished
 from .search_options import SearchOptions
 
 if TYPE_CHECKING:  # both take long to import
-    from spade_index.features.backbone import Backbone
-    from spade_index.gallery.reader import Gallery
+    from spade_index.method.layouts import Found
+
+    from .evaluating import Evaluator
 
 
 @click.command()
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("--gallery", type=click.Path(path_type=Path), help="Use this gallery [build one from train/good]")
+@click.option(
+    "--gallery",
+    type=click.Path(path_type=Path),
+    help="Use this gallery, or of several categories those in this folder [build one from the normal images]",
+)
+@click.option("--layout", type=click.Choice(LAYOUTS), help="How the dataset is laid out [the first that it looks like]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with figures and examples to this file.")
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    help="Write the score maps into this folder, as float16 TIFF of the images' sizes: anomaly_images/CATEGORY/*",
+)
 @click.option(
     "--metric-size",
     type=click.IntRange(16),
@@ -54,8 +62,10 @@ if TYPE_CHECKING:  # both take long to import
 def evaluate(
     dataset: Path,
     gallery: Path | None,
+    layout: str | None,
     json_file: Path | None,
     report: Path | None,
+    maps: Path | None,
     metric_size: int | None,
     false_alarms: float | None,
     no_tune: bool,
@@ -67,90 +77,70 @@ def evaluate(
     kernel: KernelOptions,
     loading: LoadingOptions,
 ) -> None:
-    """Measure ROC AUC and PRO on a DATASET in MVTec layout: train/good, test/KIND, ground_truth/KIND."""
-    from spade_index.gallery.reader import Gallery
-    from spade_index.method import evaluation
-    from spade_index.method.dataset import find_test_images, require_normal
-    from spade_index.method.detector import Detector
-    from spade_index.method.tuned import tuned_search
-    from spade_index.views.evaluation import text_of, write_evaluation
+    """Measure how well defects are found in DATASET: a folder in one of the known layouts, or a CSV or JSON file.
 
-    from .answers import note_calibration
+    Layouts are those of MVTec AD (train/good, test/KIND, ground_truth/KIND), MVTec AD 2 and LOCO, VisA, BTAD, MPDD,
+    KolektorSDD2, Real-IAD, and a table of images. A folder of several categories gives a table with means; with --json,
+    it carries on where it was interrupted.
+    """
+    from spade_index.method.layouts import find_datasets
+    from spade_index.views.evaluation import text_of
 
-    images = find_test_images(dataset)
-    with ExitStack() as stack:
-        opened = stack.enter_context(Gallery(gallery)) if gallery is not None else None
-        choice = search.choice(preset)
-        building = 0.0
-        if opened is None:
-            started = time.perf_counter()
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
-            tuned = not no_tune and preset is None
-            normal = [require_normal(dataset)]
-            values = pixels.found_in(normal)
-            if tuned and backbone.leaves_size_open:
-                loaded = sized_backbone(backbone, device, normal, values)
-            else:
-                loaded = backbone.load(device, preset=preset, pixels=values)
-            opened = stack.enter_context(_build(dataset, Path(folder) / "gallery", loaded, loading, tuned))
-            building = time.perf_counter() - started
-        else:
-            pixels.require_equal(opened)
-            loaded = backbone.load(device, opened, preset)
-        settings = choice.settings(tuned_search(opened))
-        detector = Detector(
-            opened, loaded, settings, false_alarms=false_alarms, kernel=kernel.kernel, map_memory=kernel.map_bytes
-        )
-        note_calibration(detector)
-        Progress.note(f"pixel search by {detector.kernel}")
-        with Progress("evaluate", len(images)) as progress:
-            found = evaluation.evaluate(
-                detector,
-                images,
-                metric_size=metric_size or (PAPER_METRIC_SIZE if preset == "paper" else None),
-                batch_size=loading.batch_size,
-                workers=loading.workers,
-                notice=progress.say,
-                progress=progress,
-            )
-        figures = {
-            "dataset": str(dataset),
-            **found.summary(detector.kind),
-            "false_alarms": detector.false_alarms,
-            "gallery": {"images": len(opened), "snapshot": opened.snapshot, "seconds": building},
-            "search": asdict(settings) | {"image_score": detector.kind},
-            "kernel": str(detector.kernel),
-            "map_pool": detector.map_pool.info(),
-            "settings": asdict(opened.settings),
-        }
-        click.echo(text_of(figures))
-        if json_file is not None:
-            _write_json(json_file, figures)
-        if report is not None:
-            write_evaluation(report, f"Evaluation of {dataset.resolve().name}", detector, found, figures)
+    from .evaluating import Evaluator
+
+    search.choice(preset)  # raises what is wrong of itself, before anything is read
+    found = find_datasets(dataset, layout)
+    evaluator = Evaluator(
+        metric_size, false_alarms, no_tune, search, preset, backbone, pixels, device, kernel, loading, maps
+    )
+    if found.is_root:
+        _evaluate_all(evaluator, found, dataset, gallery, json_file, report)
+        return
+    figures = evaluator.figures(found.datasets[0], gallery, report) | {"dataset": str(dataset)}
+    click.echo(text_of(figures))
+    if json_file is not None:
+        _write_json(json_file, figures)
 
 
-def _build(dataset: Path, path: Path, backbone: "Backbone", loading: LoadingOptions, tuned: bool) -> "Gallery":
-    from spade_index.gallery.reader import Gallery
-    from spade_index.gallery.write.writer import GalleryWriter
-    from spade_index.method.dataset import build_gallery
+def _evaluate_all(
+    evaluator: "Evaluator",
+    found: "Found",
+    path: Path,
+    gallery: Path | None,
+    json_file: Path | None,
+    report: Path | None,
+) -> None:
+    """Evaluate the categories that are not done yet; print and write the figures of all."""
+    from spade_index.method.means import means_of
+    from spade_index.views.categories import text_of_categories, write_categories
 
-    with Progress("build") as progress:
-        built = build_gallery(
-            dataset,
-            path,
-            backbone,
-            batch_size=loading.batch_size,
-            workers=loading.workers,
-            notice=progress.say,
-            progress=progress,
-        )
-    if not tuned:
-        return built
-    built.close()
-    with GalleryWriter(path) as writer:
-        judge_gallery(writer, backbone)
-    return Gallery(path)
+    options = asdict(evaluator) | {"dataset": path.resolve(), "gallery": gallery}
+    del options["loading"]
+    finished = Finished(json_file, options)
+    if len(finished):
+        Progress.say(f"carrying on: {len(finished)} of {len(found.datasets)} categories are in {finished.path}")
+    if found.passed_over:
+        Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
+    categories: dict[str, dict[str, Any]] = {}
+    for dataset in found.datasets:
+        figures = finished.figures(dataset)
+        page = None if report is None else report.with_name(f"{report.stem}.{dataset.name}{report.suffix}")
+        if figures is None or (page is not None and not page.is_file()):
+            figures = evaluator.figures(dataset, None if gallery is None else gallery / dataset.name, page)
+            finished.add(dataset, figures)
+        categories[dataset.name] = figures
+    together = {
+        "dataset": str(path),
+        "layout": found.datasets[0].layout,
+        "mean": means_of(categories),
+        "categories": categories,
+    }
+    click.echo(text_of_categories(together))
+    if report is not None:
+        write_categories(report, f"Evaluation of {path.resolve().name}", together)
+    if json_file is not None:
+        _write_json(json_file, together)
+    finished.remove()
 
 
 def _write_json(path: Path, figures: dict[str, Any]) -> None:

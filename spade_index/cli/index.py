@@ -12,7 +12,7 @@ from spade_index.settings import STORAGES, IndexSettings
 from .backbone_options import BackboneOptions
 from .options import LoadingOptions, device_option, gallery_argument, takes
 from .progress import Progress
-from .sources import require_images
+from .sources import SourceOptions, Sources
 
 if TYPE_CHECKING:  # these take long to import
     import numpy as np
@@ -78,6 +78,7 @@ class IndexOptions:
 )
 @takes("backbone", BackboneOptions)
 @device_option
+@takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 def index(
     gallery: Path,
@@ -85,6 +86,7 @@ def index(
     queries: Path | None,
     backbone: BackboneOptions,
     device: str,
+    sources: SourceOptions,
     loading: LoadingOptions,
 ) -> None:
     """Build the FAISS index of GALLERY again."""
@@ -93,11 +95,13 @@ def index(
 
     pooled = None
     if queries is not None:
-        require_images([queries])
+        found = Sources([queries], sources)
+        found.require_images()
         with Gallery(gallery) as recorded:
             loaded = backbone.load(device, recorded)
             recorded.settings.require_equal(loaded.settings, str(gallery))
-        pooled = pooled_descriptors(loaded, queries, loading)
+        pooled = pooled_descriptors(loaded, found, loading)
+        found.say_passed_over()
     with GalleryWriter(gallery) as writer:
         built = writer.build_index(options.settings(writer.index_settings()), pooled, Progress.note)
     click.echo(str(built))
@@ -108,24 +112,31 @@ def index(
         )
 
 
-def pooled_descriptors(backbone: "Backbone", images: Path, loading: LoadingOptions) -> "np.ndarray":
+def pooled_descriptors(backbone: "Backbone", sources: Sources, loading: LoadingOptions) -> "np.ndarray":
     """Return the pooled descriptors of images, float32 [n, D], each computed alone.
 
     Raises InputError if no image can be decoded.
     """
     import numpy as np
 
-    from spade_index.images.find import find_images
+    from spade_index.errors import ImageError
     from spade_index.images.loading import load_all
+    from spade_index.images.marks import OwnOutput
+
+    def failed(error: ImageError) -> None:
+        if isinstance(error, OwnOutput):
+            sources.leave_out(error)
+        else:
+            Progress.say(f"skipped {error}")
 
     loaded = load_all(
-        find_images(images),
+        sources.counted_files(),
         backbone.settings.preprocessing,
         workers=loading.workers,
         ahead=2 * loading.batch_size,
-        on_error=lambda error: Progress.say(f"skipped {error}"),
+        on_error=failed,
     )
     descriptors = [backbone(np.stack([image.pixels])).pooled.cpu().numpy() for image in loaded]
     if not descriptors:
-        raise InputError(f"{images}: none of its images could be decoded")
+        raise InputError("none of the images to measure the recall with could be decoded")
     return np.concatenate(descriptors)

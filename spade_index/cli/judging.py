@@ -1,7 +1,6 @@
 """What `build`, `tune` and `evaluate` share: the choice of input size, tuning and calibration, with progress."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,17 +9,17 @@ from spade_index.settings import CALIBRATION_SAMPLE, TUNE_FROM, TUNE_SECONDS
 
 from .backbone_options import BackboneOptions
 from .progress import Progress
-from .sources import files_of
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.write.writer import GalleryWriter
+    from spade_index.images.find import ImageFile
 
 
 def sized_backbone(
-    options: BackboneOptions, device: str, sources: Sequence[Path], pixels: dict[str, Any]
+    options: BackboneOptions, device: str, files: "Iterable[ImageFile]", pixels: dict[str, Any]
 ) -> "Backbone":
-    """Load the backbone with the input size that suits the images of the sources, and say which.
+    """Load the backbone with the input size that suits these images, and say which.
 
     `pixels` is how their values are read (see `PixelOptions.found_in`).
     """
@@ -28,7 +27,7 @@ def sized_backbone(
 
     Progress.note("choosing the input size")
     chosen = choose_input_size(
-        files_of(sources),
+        files,
         options.load(device, pixels=pixels),
         lambda size, levels: options.load(device, input_size=size, levels=levels, pixels=pixels),
         seconds=TUNE_SECONDS / 2,

@@ -111,6 +111,9 @@ class AddingOptions:
     replace: Annotated[
         bool, click.option("--replace", is_flag=True, help="Replace images that have changed under the same id.")
     ]
+    again: Annotated[
+        bool, click.option("--again", is_flag=True, help="Take images that were removed before [they stay out]")
+    ]
     strict: Annotated[
         bool, click.option("--strict", is_flag=True, help="Stop at the first image that cannot be decoded.")
     ]

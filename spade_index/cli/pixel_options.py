@@ -1,8 +1,7 @@
 """The range of the images' pixels, which a gallery records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
@@ -11,10 +10,10 @@ from spade_index.errors import InputError
 from spade_index.settings import BITS, Preprocessing
 
 from .progress import Progress
-from .sources import files_of
 
-if TYPE_CHECKING:  # it takes long to import
+if TYPE_CHECKING:  # both take long to import
     from spade_index.gallery.reader import Gallery
+    from spade_index.images.find import ImageFile
 
 FIELDS = ("bits", "pixel_range")
 AUTO = "auto"  # the bits are found in a sample of the images
@@ -42,8 +41,8 @@ class PixelOptions:
         ),
     ]
 
-    def found_in(self, sources: Sequence[Path]) -> dict[str, Any]:
-        """Return the range for a new gallery of these sources, as fields of its preprocessing, and say what it is.
+    def found_in(self, files: "Iterable[ImageFile]") -> dict[str, Any]:
+        """Return the range for a new gallery of these images, as fields of its preprocessing, and say what it is.
 
         Raises InputError for values that cannot be, and where every image needs an explicit range.
         """
@@ -51,7 +50,7 @@ class PixelOptions:
 
         if self.pixel_range is not None or self.bits not in (None, AUTO):
             return self._given()
-        found = find_bits(files_of(sources))
+        found = find_bits(files)
         if found.bits != BITS[0]:
             Progress.say(found.why)
         return {"bits": found.bits}

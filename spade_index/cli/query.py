@@ -20,7 +20,7 @@ from .options import (
 )
 from .progress import Progress
 from .search_options import SearchOptions, maps_option
-from .sources import files_of, require_images
+from .sources import SourceOptions, Sources
 
 
 @click.command()
@@ -37,6 +37,7 @@ from .sources import files_of, require_images
 @takes("backbone", BackboneOptions)
 @device_option
 @takes("kernel", KernelOptions)
+@takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 def query(
     gallery: Path,
@@ -52,6 +53,7 @@ def query(
     backbone: BackboneOptions,
     device: str,
     kernel: KernelOptions,
+    sources: SourceOptions,
     loading: LoadingOptions,
 ) -> None:
     """Score IMAGES against GALLERY, and show where they are not normal."""
@@ -61,7 +63,8 @@ def query(
 
     from .answers import answer_images, note_calibration
 
-    require_images(images)
+    found = Sources(images, sources)
+    found.require_images()
     with Gallery(gallery, snapshot) as opened:
         loaded = backbone.load(device, opened, preset)
         settings = search.choice(preset, maps).settings(tuned_search(opened))
@@ -78,6 +81,6 @@ def query(
             Progress.note(f"pixel search by {detector.kernel}")
         if threshold is None:
             note_calibration(detector)
-        failed = answer_images(detector, lambda: files_of(images), loading, out, as_json)
+        failed = answer_images(detector, found, loading, out, as_json)
     if failed:
         raise InputError(f"{failed:,} of the images could not be decoded")

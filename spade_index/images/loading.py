@@ -17,7 +17,7 @@ from spade_index.errors import ImageError, InputError
 from spade_index.settings import Preprocessing
 
 from .decode import DecodedImage, Geometry, load
-from .find import ImageFile
+from .files import ImageFile
 
 PROCESSES_FROM = 500  # images from which decoding in processes pays for their start of half a second
 LOT = 8  # images that a process loads at a time

@@ -200,6 +200,8 @@ def evaluate(
         evaluation.extracting += extracted - decoded
         evaluation.searching += searched - extracted
         for image, detection in zip(batch, detections, strict=True):
+            if image.notice is not None:
+                notice(image.notice)
             judged, marks = _judge(by_file[id(image.file)], image.geometry, detection, metric_size, notice)
             each(judged)
             if judged.kind != UNLABELLED:
@@ -225,11 +227,15 @@ def _judge(
         resized = Image.fromarray(score_map).resize((metric_size, metric_size), Image.Resampling.BILINEAR)
         score_map = np.asarray(resized)
     size = score_map.shape[0], score_map.shape[1]
-    if image.kind == GOOD:
-        return Judged(image, geometry, detection, score_map, np.zeros(size, bool)), []
     if image.mask is None:
-        return Judged(image, geometry, detection, score_map, None), []
+        nothing = np.zeros(size, bool) if image.kind == GOOD else None
+        return Judged(image, geometry, detection, score_map, nothing), []
     marks = read_marks(image.mask, geometry, size, orientation_of(image.file.read()))
+    if image.kind == GOOD:
+        for marked in marks:
+            if marked.area:
+                notice(f"{marked.path}: marks {marked.area} pixels of an image that is listed as good: taken as good")
+        return Judged(image, geometry, detection, score_map, np.zeros(size, bool)), []
     for line in filter(None, (marked.strange() for marked in marks)):
         notice(line)
     return Judged(image, geometry, detection, score_map, union(marks, size)), marks

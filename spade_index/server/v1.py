@@ -15,6 +15,7 @@ from spade_index.errors import SpadeIndexError
 from spade_index.method.normal_scores import stored_calibration
 from spade_index.method.tuned import tuned_search
 from spade_index.settings import Maps
+from spade_index.views.files import mark
 
 from . import results
 from .access import ReadRoute, RequestKey, permitted
@@ -249,7 +250,7 @@ def _rendered(served: Service, result: Result, format: str, opacity: float) -> R
 
 def _png(image: Image.Image) -> Response:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # a few percent larger, in a fifth of the time
+    image.save(buffer, "PNG", compress_level=1, **mark("PNG"))  # a few percent larger, in a fifth of the time
     return Response(buffer.getvalue(), media_type="image/png")
 
 

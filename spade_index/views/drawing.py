@@ -118,8 +118,8 @@ class Drawing:
     ) -> None:
         score_map = np.load(self._score_map(file), allow_pickle=False)
         path = self._heatmap(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        outline(heatmap(image, score_map, geometry, limits), regions or (), geometry).save(path)
+        drawn = outline(heatmap(image, score_map, geometry, limits), regions or (), geometry)
+        write_whole(path, encode(drawn, "PNG", small=False))
         if (mask_path := self.mask_path(file)) is not None and regions is not None:
             write_whole(mask_path, encode(mask(regions, geometry), "PNG"))
 

@@ -96,7 +96,7 @@ def heat(
     opacity: float = 0.5,
 ) -> Image.Image:
     """Return the overlay of `heatmap` alone, RGBA of this (width, height), for clients that compose it themselves."""
-    scores, seen = _on_image(score_map, geometry, size)
+    scores, seen = on_image(score_map, geometry, size)
     colours = colourise(scores, limits)
     colours[~seen] = 0
     level = _fraction(scores, limits)
@@ -112,7 +112,7 @@ def _fraction(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.f
     return np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
 
 
-def _on_image(
+def on_image(
     score_map: NDArray[np.float32], geometry: Geometry, size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the score map resampled to an image of this (width, height), [H, W], and a mask of where it covers it."""

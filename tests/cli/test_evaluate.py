@@ -1,11 +1,19 @@
 """`evaluate`: figures, and the page about them."""
 
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from helpers.cli_runs import BACKBONE, SIZE, run, write_dataset
+from spade_index.cli.evaluating import Evaluator
+
+from helpers.cli_runs import BACKBONE, SIZE, copied, refused, run, write_dataset
+from helpers.datasets import write_dataset as write_dataset_of_helpers
+from helpers.layouts import as_mvtec_ad_2
 
 
 def test_evaluate_writes_figures_and_a_page(dataset, tmp_path):
@@ -19,7 +27,11 @@ def test_evaluate_writes_figures_and_a_page(dataset, tmp_path):
     assert figures["settings"]["backbone"] == "efficientnet-lite0"
     assert figures["seconds"]["search"] > 0
     assert "hole" in result.stdout
-    assert "hole" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "hole" in page
+    assert page.count("<svg") == 4  # scores, ROC of images and of pixels, PRO
+    for heading in ("Worst cases: defects", "Worst cases: good images", "Best cases", "Examples"):
+        assert f"<h2>{heading}</h2>" in page
 
 
 def test_evaluate_with_a_given_gallery_gives_the_same_figures(dataset, built, tmp_path):
@@ -38,3 +50,121 @@ def test_undefined_figures_are_null(built, tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text(), parse_constant=pytest.fail)
     assert figures["pro"] is None
     assert figures["image_roc_auc"] > 0.5
+
+
+@pytest.fixture
+def categories(dataset, built, tmp_path):
+    """A folder of two categories, a note, and a folder of their galleries."""
+    for name in ("a", "b"):
+        shutil.copytree(dataset, tmp_path / "root" / name)
+        copied(built, tmp_path / "galleries" / name)
+    (tmp_path / "root" / "notes").mkdir()
+    return tmp_path / "root"
+
+
+def test_a_folder_of_categories_gives_a_table_with_means(categories, tmp_path):
+    files = ["--json", tmp_path / "all.json", "--report", tmp_path / "page.html"]
+    result = run("evaluate", categories, "--gallery", tmp_path / "galleries", *files)
+    assert result.stderr == "no categories, passed over: notes\n"
+    together = json.loads((tmp_path / "all.json").read_text(), parse_constant=pytest.fail)
+    assert set(together["categories"]) == {"a", "b"}
+    assert together["layout"] == "mvtec-ad"
+    assert together["mean"]["categories"] == 2
+    for name in ("image_roc_auc", "image_f1_max", "pixel_average_precision", "pro", "pro_05"):
+        values = [of[name] for of in together["categories"].values()]
+        assert together["mean"][name] == pytest.approx(sum(values) / 2)
+    rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}
+    assert len(rows["a"]) == len(rows["mean"])
+    assert rows["mean"][1] == "12"
+    assert "mean" in (tmp_path / "page.html").read_text()
+    assert "hole" in (tmp_path / "page.a.html").read_text()
+    assert not (tmp_path / "all.json.part").exists()
+
+
+def test_an_interrupted_evaluation_is_carried_on(categories, tmp_path, monkeypatch):
+    command = ["evaluate", categories, "--gallery", tmp_path / "galleries", "--json", tmp_path / "all.json"]
+    (tmp_path / "galleries" / "b").rename(tmp_path / "elsewhere")
+    assert str(Path("galleries", "b")) in run(*command, status=1).stderr
+    assert not (tmp_path / "all.json").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "galleries" / "b")
+    done: list[str] = []
+    figures = Evaluator.figures
+
+    def watched(self, dataset, *arguments):
+        done.append(dataset.name)
+        return figures(self, dataset, *arguments)
+
+    monkeypatch.setattr(Evaluator, "figures", watched)
+    result = run(*command)
+    assert done == ["b"]
+    assert "carrying on: 1 of 2 categories are in" in result.stderr
+    together = json.loads((tmp_path / "all.json").read_text())
+    assert set(together["categories"]) == {"a", "b"}
+    run(*command)
+    assert done == ["b", "a", "b"]  # all was done: it starts anew
+
+
+@pytest.mark.parametrize("change", ["options", "images", "damage"])
+def test_figures_of_other_options_or_images_are_not_used(categories, tmp_path, monkeypatch, change):
+    command = ["evaluate", categories, "--gallery", tmp_path / "galleries", "--json", tmp_path / "all.json"]
+    (tmp_path / "galleries" / "b").rename(tmp_path / "elsewhere")
+    run(*command, status=1)
+    (tmp_path / "elsewhere").rename(tmp_path / "galleries" / "b")
+    if change == "options":
+        command += ["--smoothing", "1"]
+    elif change == "images":
+        (categories / "a" / "test" / "good" / "000.png").unlink()
+    else:
+        (tmp_path / "all.json.part").write_text('{"options": 1, "categories"')
+    done: list[str] = []
+    figures = Evaluator.figures
+    monkeypatch.setattr(Evaluator, "figures", lambda self, *of: (done.append(of[0].name), figures(self, *of))[1])
+    run(*command)
+    assert done == ["a", "b"]
+
+
+def test_a_layout_can_be_named(dataset, built, tmp_path):
+    run("evaluate", dataset, "--gallery", built, "--layout", "mpdd", "--json", tmp_path / "figures.json")
+    assert json.loads((tmp_path / "figures.json").read_text())["layout"] == "mpdd"
+    line = refused("evaluate", dataset, "--gallery", built, "--layout", "visa")
+    assert "looked for visa: Data/Images/Normal" in line
+
+
+def test_maps_are_written_as_benchmark_servers_take_them(dataset, built, tmp_path):
+    source = as_mvtec_ad_2(tmp_path / "can", write_dataset_of_helpers(tmp_path / "source"))
+    run("evaluate", source, "--gallery", built, "--maps", tmp_path / "maps", "--json", tmp_path / "figures.json")
+    folder = tmp_path / "maps" / "anomaly_images" / "can"
+    names = {path.relative_to(source) for path in source.rglob("*.png") if "ground_truth" not in path.parts}
+    expected = {name.with_suffix(".tiff") for name in names if name.parts[0].startswith("test_")}
+    assert {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} == expected
+    assert Path("test_private_mixed", "000_mixed.tiff") in expected
+    for name in expected:
+        values = tifffile.imread(folder / name)
+        assert values.dtype == np.float16
+        assert values.shape == (40, 48)
+        assert np.isfinite(values).all()
+    bad = tifffile.imread(folder / "test_public" / "bad" / "000_regular.tiff")
+    assert bad[8:18, 24:34].max() == bad.max()
+    assert json.loads((tmp_path / "figures.json").read_text())["images"] == 10  # those without a label do not count
+
+
+def test_without_masks_it_says_so(dataset, built, tmp_path):
+    shutil.copytree(dataset, tmp_path / "plain", ignore=shutil.ignore_patterns("ground_truth"))
+    files = ["--json", tmp_path / "figures.json", "--report", tmp_path / "page.html"]
+    result = run("evaluate", tmp_path / "plain", "--gallery", built, *files)
+    assert "no figures of pixels: no defective image has a mask" in result.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text(), parse_constant=pytest.fail)
+    assert figures["pro"] is figures["pixel_f1_max"] is None
+    assert (tmp_path / "page.html").read_text().count("<svg") == 2
+    assert figures["image_roc_auc"] > 0.5
+
+
+def test_names_on_the_page_are_escaped(dataset, built, tmp_path):
+    evil = "<script>alert(1)<"
+    root = Path(shutil.copytree(dataset, tmp_path / f"a{evil}"))
+    for part in ("test", "ground_truth"):
+        (root / part / "hole").rename(root / part / evil)
+    run("evaluate", root, "--gallery", built, "--report", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;" in page

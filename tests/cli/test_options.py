@@ -56,7 +56,9 @@ def test_options_override_the_settings(tmp_path):
     )
     assert parsed(KernelOptions, ["--map-memory", "3"]).map_bytes == 3 << 20
     assert parsed(BackboneOptions, ["--backbone", "resnet18"]).name == "resnet18"
-    assert parsed(AddingOptions, ["--prefix", "p/", "--strict"]) == AddingOptions("p/", replace=False, strict=True)
+    assert parsed(AddingOptions, ["--prefix", "p/", "--strict"]) == AddingOptions(
+        "p/", replace=False, again=False, strict=True
+    )
 
 
 def test_invalid_values_are_named():

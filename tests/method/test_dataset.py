@@ -41,3 +41,15 @@ def test_a_missing_mask_names_its_image(dataset):
     (dataset / "ground_truth" / "hole" / "001_mask.png").unlink()
     with pytest.raises(InputError, match=r"test/hole/001\.png: has no mask"):
         find_test_images(dataset)
+
+
+def test_without_a_folder_of_masks_there_are_none(dataset):
+    (dataset / "ground_truth").rename(dataset.parent / "elsewhere")
+    assert {image.mask for image in find_test_images(dataset)} == {None}
+
+
+@pytest.mark.parametrize("name", ["000_MASK.PNG", "000.bmp", "000_gt.tif", "000_mask.gif"])
+def test_a_mask_may_have_any_suffix_and_case(dataset, name):
+    mask = dataset / "ground_truth" / "hole" / "000_mask.png"
+    mask.rename(mask.with_name(name))
+    assert find_test_images(dataset)[4].mask == mask.with_name(name)

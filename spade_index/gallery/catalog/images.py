@@ -87,6 +87,16 @@ class ImageQueries(CatalogFile):
         latest = {image.id: image for image in rows}
         return sorted(latest.values(), key=lambda row: row.key)
 
+    def removed_on_purpose(self) -> Iterator[ImageRow]:
+        """Yield the images that were removed since the last compaction and whose contents are not there now.
+
+        Images that others replaced are not among them.
+        """
+        replaced = "SELECT 1 FROM snapshots WHERE snapshot = gone.removed AND action = 'add'"
+        lives = "SELECT 1 FROM images WHERE digest = gone.digest AND removed IS NULL"
+        condition = f"AS gone WHERE removed > ? AND NOT EXISTS ({replaced}) AND NOT EXISTS ({lives})"
+        yield from self._rows(ImageRow, condition, (self.oldest_snapshot(),))
+
     def removed_count(self) -> int:
         """Return the number of removed images that still take room, until `compact`; restored ones do not count."""
         lives = "SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL AND shard = gone.shard AND row = gone.row"

@@ -23,6 +23,7 @@ class AddReport:
     copies: int = 0  # there under another id
     changed: int = 0  # there with other contents, and kept as they were
     failed: int = 0  # could not be decoded
+    removed: int = 0  # were removed before, and stay out
 
     def __str__(self) -> str:
         notes = {
@@ -31,22 +32,36 @@ class AddReport:
             "copies": f"{self.copies:,} skipped as copies",
             "changed": f"{self.changed:,} changed but kept as they were (--replace takes the new ones)",
             "failed": f"{self.failed:,} could not be decoded",
+            "removed": f"{self.removed:,} were removed before and stay out (--again takes them)",
         }
         return ", ".join([f"{self.added:,} added", *(text for name, text in notes.items() if getattr(self, name))])
+
+    @property
+    def given(self) -> int:
+        """The number of images."""
+        return self.added + self.unchanged + self.copies + self.changed + self.failed + self.removed
 
 
 class Admission:
     """Compares images with the gallery and with each other, and counts what becomes of them."""
 
     def __init__(
-        self, gallery: Gallery, *, replace: bool, notice: Callable[[str], None], progress: Callable[[int], None]
+        self,
+        gallery: Gallery,
+        *,
+        replace: bool,
+        keep_removed: bool,
+        notice: Callable[[str], None],
+        progress: Callable[[int], None],
     ) -> None:
+        """With `keep_removed`, images that were removed before stay out."""
         self.report = AddReport()
         self._gallery = gallery
         self._replace = replace
         self._notice = notice
         self._progress = progress
         self._before = gallery.snapshot
+        self._removed = _Removed(gallery.catalog.removed_on_purpose() if keep_removed else ())
         self._ids: dict[str, bytes] = {}  # digests of the images that are admitted and not committed
         self._digests: dict[bytes, str] = {}
         self._outdated: dict[str, ImageRow] = {}  # the images that they replace
@@ -59,6 +74,9 @@ class Admission:
                 row = known.get(file.id)
                 if row is not None and (row.path, row.size, row.mtime_ns) == (file.path, file.size, file.mtime_ns):
                     self.report.unchanged += 1
+                    self._progress(1)
+                elif row is None and self._removed.has_file(file):
+                    self.report.removed += 1
                     self._progress(1)
                 else:
                     yield file
@@ -83,6 +101,8 @@ class Admission:
         elif known is not None and (added_now or not self._replace):
             self.report.changed += 1
             self._notice(f"kept {id} as it was: {image.file.path} has other contents (--replace takes it)")
+        elif original is None and self._removed.has_contents(image.digest):
+            self.report.removed += 1
         elif known is None and original is not None:
             self.report.copies += 1
             self._notice(f"skipped {id}: the same file as {original}")
@@ -106,3 +126,22 @@ class Admission:
         for image in images:
             self._ids.pop(image.id)
             self._digests.pop(image.digest, None)  # the two may share one, if both replace others
+
+
+class _Removed:
+    """The images that were removed from a gallery."""
+
+    def __init__(self, rows: Iterable[ImageRow]) -> None:
+        self._files: set[tuple[str, str, int, int]] = set()
+        self._digests: set[bytes] = set()
+        for row in rows:
+            self._files.add((row.id, row.path, row.size, row.mtime_ns))
+            self._digests.add(row.digest)
+
+    def has_file(self, file: ImageFile) -> bool:
+        """Return whether this file was removed, by path, size and time."""
+        return (file.id, file.path, file.size, file.mtime_ns) in self._files
+
+    def has_contents(self, digest: bytes) -> bool:
+        """Return whether a file with these contents was removed."""
+        return digest in self._digests

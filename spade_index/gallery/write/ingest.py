@@ -14,6 +14,7 @@ from spade_index.gallery.store.stream import StreamedShard
 from spade_index.images.decode import DecodedImage
 from spade_index.images.find import ImageFile
 from spade_index.images.loading import in_lots, load_all
+from spade_index.images.marks import OwnOutput
 
 from .admission import AddReport, Admission
 from .append import WAITING, Appender, commit_shard
@@ -40,15 +41,20 @@ class Ingest:
         *,
         replace: bool,
         strict: bool,
+        keep_removed: bool,
+        left_out: Callable[[OwnOutput], None] | None,
         notice: Callable[[str], None],
         progress: Callable[[int], None],
     ) -> None:
         self._session = session
         self._backbone = backbone
         self._strict = strict
+        self._left_out = left_out
         self._notice = notice
         self._progress = progress
-        self._admission = Admission(session.gallery, replace=replace, notice=notice, progress=progress)
+        self._admission = Admission(
+            session.gallery, replace=replace, keep_removed=keep_removed, notice=notice, progress=progress
+        )
         self._in_work: deque[list[DecodedImage]] = deque()  # admitted, without features yet
         self._no_room: StorageError | None = None
         self._noticed = 0  # images with a notice of their own
@@ -110,6 +116,10 @@ class Ingest:
         self._admission.committed(images)
 
     def _failed(self, error: ImageError) -> None:
+        if isinstance(error, OwnOutput) and self._left_out is not None:
+            self._left_out(error)
+            self._progress(1)
+            return
         if self._strict:
             raise error
         self._admission.report.failed += 1

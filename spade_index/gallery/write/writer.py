@@ -12,6 +12,7 @@ from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
+from spade_index.images.marks import OwnOutput
 from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
 
 from .add_features import add_features
@@ -41,6 +42,8 @@ class GalleryWriter(Session):
         *,
         replace: bool = False,
         strict: bool = False,
+        keep_removed: bool = False,
+        left_out: Callable[[OwnOutput], None] | None = None,
         batch_size: int = BATCH_SIZE,
         workers: int = WORKERS,
         processes: bool = False,
@@ -51,11 +54,22 @@ class GalleryWriter(Session):
 
         An image with a known id and other contents is kept as it was, or replaced with `replace`. One that cannot be
         decoded is named to `notice` and left out; with `strict` it raises ImageError after the images before it
-        are committed. `progress` is called with the number of images processed. Images are decoded in `workers`
-        threads, or processes, which are faster where images are small and many (see `load_all`).
+        are committed. With `keep_removed`, images that were removed since the last compaction are left out, by their
+        contents. `left_out` is told of pictures that this package drew, which are no photographs; without it they are
+        images that cannot be decoded. `progress` is called with the number of images processed. Images are decoded in
+        `workers` threads, or processes, which are faster where images are small and many (see `load_all`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
-        ingest = Ingest(self, backbone, replace=replace, strict=strict, notice=notice, progress=progress)
+        ingest = Ingest(
+            self,
+            backbone,
+            replace=replace,
+            strict=strict,
+            keep_removed=keep_removed,
+            left_out=left_out,
+            notice=notice,
+            progress=progress,
+        )
         return ingest.run(files, batch_size=batch_size, workers=workers, processes=processes)
 
     def add_features(self, images: Iterable[NewImage], progress: Callable[[int], None] = lambda images: None) -> int:

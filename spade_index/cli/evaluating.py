@@ -1,0 +1,131 @@
+"""Evaluate one category of a dataset: build or open its gallery, and search for its test images."""
+
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from spade_index.features.backbone import Backbone
+from spade_index.gallery.reader import Gallery
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.method import evaluation
+from spade_index.method.dataset import build_gallery
+from spade_index.method.detector import Detector
+from spade_index.method.labelled import Dataset
+from spade_index.method.tuned import tuned_search
+from spade_index.settings import PAPER_METRIC_SIZE
+from spade_index.views.evaluation import write_evaluation
+from spade_index.views.maps import MapWriter
+
+from .answers import note_calibration
+from .backbone_options import BackboneOptions
+from .judging import judge_gallery, sized_backbone
+from .options import KernelOptions, LoadingOptions
+from .pixel_options import PixelOptions
+from .progress import Progress
+from .search_options import SearchOptions
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """How to evaluate the categories of a dataset."""
+
+    metric_size: int | None
+    false_alarms: float | None
+    no_tune: bool
+    search: SearchOptions
+    preset: str | None
+    backbone: BackboneOptions
+    pixels: PixelOptions
+    device: str
+    kernel: KernelOptions
+    loading: LoadingOptions
+    maps: Path | None
+
+    def figures(self, dataset: Dataset, gallery: Path | None, report: Path | None) -> dict[str, Any]:
+        """Return the figures of a category, ready for JSON; write its maps and its page, if asked for."""
+        choice = self.search.choice(self.preset)
+        with ExitStack() as stack:
+            building = 0.0
+            if gallery is not None:
+                opened = stack.enter_context(Gallery(gallery))
+                self.pixels.require_equal(opened)
+                loaded = self.backbone.load(self.device, opened, self.preset)
+            else:
+                started = time.perf_counter()
+                loaded = self._load(dataset)
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
+                opened = stack.enter_context(self._build(dataset, Path(folder) / "gallery", loaded))
+                building = time.perf_counter() - started
+            settings = choice.settings(tuned_search(opened))
+            detector = Detector(
+                opened,
+                loaded,
+                settings,
+                false_alarms=self.false_alarms,
+                kernel=self.kernel.kernel,
+                map_memory=self.kernel.map_bytes,
+            )
+            note_calibration(detector)
+            Progress.note(f"pixel search by {detector.kernel}")
+            found = self._evaluate(detector, dataset)
+            figures = {
+                "dataset": str(dataset.path),
+                "category": dataset.name,
+                "layout": dataset.layout,
+                **found.summary(detector.kind),
+                "false_alarms": detector.false_alarms,
+                "gallery": {"images": len(opened), "snapshot": opened.snapshot, "seconds": building},
+                "search": asdict(settings) | {"image_score": detector.kind},
+                "kernel": str(detector.kernel),
+                "map_pool": detector.map_pool.info(),
+                "settings": asdict(opened.settings),
+            }
+            if report is not None:
+                write_evaluation(report, f"Evaluation of {dataset.name}", detector, found, figures)
+            return figures
+
+    def _evaluate(self, detector: Detector, dataset: Dataset) -> evaluation.Evaluation:
+        images = dataset.test if self.maps is None else [*dataset.test, *dataset.unlabelled]
+        with Progress(f"evaluate {dataset.name}", len(images)) as progress:
+            return evaluation.evaluate(
+                detector,
+                images,
+                metric_size=self.metric_size or (PAPER_METRIC_SIZE if self.preset == "paper" else None),
+                batch_size=self.loading.batch_size,
+                workers=self.loading.workers,
+                notice=progress.say,
+                progress=progress,
+                **({} if self.maps is None else {"each": MapWriter(self.maps, dataset, detector.pixel_threshold)}),
+            )
+
+    def _load(self, dataset: Dataset) -> Backbone:
+        normal = dataset.require_normal()
+        values = self.pixels.found_in(normal)
+        if self._tuned and self.backbone.leaves_size_open:
+            return sized_backbone(self.backbone, self.device, normal, values)
+        return self.backbone.load(self.device, preset=self.preset, pixels=values)
+
+    def _build(self, dataset: Dataset, path: Path, backbone: Backbone) -> Gallery:
+        with Progress("build", len(dataset.normal)) as progress:
+            built = build_gallery(
+                dataset,
+                path,
+                backbone,
+                batch_size=self.loading.batch_size,
+                workers=self.loading.workers,
+                notice=progress.say,
+                progress=progress,
+            )
+        if not self._tuned:
+            return built
+        built.close()
+        with GalleryWriter(path) as writer:
+            judge_gallery(writer, backbone)
+        return Gallery(path)
+
+    @property
+    def _tuned(self) -> bool:
+        return not self.no_tune and self.preset is None

@@ -1,0 +1,101 @@
+"""An image file that was found and is not read yet, and the functions that read it."""
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from spade_index.errors import ImageError
+
+from .marks import HEAD, OwnOutput, is_own
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+    | {".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif"}
+)
+LARGEST = 800_000_000  # bytes of a file: 100 million pixels of 4 bands and 16 bits, not compressed
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that was found, and is not read yet."""
+
+    id: str  # its name in a gallery: the path below the folder, archive or list that it was found in
+    path: str  # absolute path; in an archive, ARCHIVE::MEMBER
+    size: int  # bytes
+    mtime_ns: int
+    read: Callable[[], bytes]  # returns its contents; can be pickled, to be called in another process
+
+
+def on_disk(path: str, id: str, status: os.stat_result | None, *, named: bool = False) -> ImageFile:
+    """Return a file of this path; without `status` it is not there, and reading it will raise what is wrong.
+
+    What this package drew is refused when it is read, unless the file is `named`.
+    """
+    size, mtime_ns = (-1, -1) if status is None else (status.st_size, status.st_mtime_ns)
+    shown = as_text(os.path.abspath(path))
+    read = partial(read_any if named else read_photograph, path)
+    return ImageFile(as_text(id), shown, size, mtime_ns, read)
+
+
+def status_of(path: str) -> os.stat_result | None:
+    """Return the status of a file, or None if it is not there or cannot be known."""
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None
+
+
+def is_regular(status: os.stat_result) -> bool:
+    """Return whether a status is that of a file with contents: of a pipe, socket or device they would not end."""
+    return stat.S_ISREG(status.st_mode)
+
+
+def read_any(path: str) -> bytes:
+    """Return the contents of a file. Raises OSError, and ImageError if it is larger than any image."""
+    with open(path, "rb") as file:
+        require_size(os.fstat(file.fileno()).st_size, as_text(path))
+        return file.read()
+
+
+def read_photograph(path: str) -> bytes:
+    """Return the contents of a file. Raises OwnOutput if this package drew it, else as `read_any`."""
+    return photograph(read_any(path), as_text(path))
+
+
+def photograph(data: bytes, name: str) -> bytes:
+    """Return the contents of a file. Raises OwnOutput if this package drew it."""
+    if is_own(data):
+        raise OwnOutput(name)
+    return data
+
+
+def is_drawn(path: str) -> bool:
+    """Return whether this package drew a file; reads its beginning only."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return is_own(file.read(HEAD))
+    except (OSError, ValueError):
+        return False
+
+
+def require_size(size: int, name: str) -> None:
+    """Raise ImageError for a file of more bytes than any image that is decoded."""
+    if size > LARGEST:
+        raise ImageError(f"{name}: {size:,} bytes are more than any image takes ({LARGEST:,} at most)")
+
+
+def has_image_suffix(name: str) -> bool:
+    """Return whether a file is an image by its name."""
+    return suffix_of(name) in SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of a name in lower case: `.png`."""
+    return os.path.splitext(name)[1].lower()
+
+
+def as_text(name: str) -> str:
+    """Return a file name as valid UTF-8; invalid bytes become backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

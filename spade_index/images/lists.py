@@ -1,0 +1,104 @@
+"""Read text lists of image paths, from files, pipes and standard input."""
+
+import codecs
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from spade_index.errors import ImageError, InputError
+
+from .files import ImageFile, as_text, has_image_suffix, is_drawn, is_regular, on_disk, status_of
+from .passed_over import COMMENT, SPECIAL, PassedOver
+
+LIST_SUFFIXES = frozenset({".txt", ".lst"})
+STDIN = "-"
+STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # where shells put pipes: `<(find ...)`
+
+
+@dataclass(frozen=True)
+class TextList:
+    """The lines of a list, which are read once: a pipe cannot be read again."""
+
+    name: str
+    folder: str  # that the paths in it are relative to
+    lines: tuple[str, ...]
+
+
+def is_stream(path: str | Path) -> bool:
+    """Return whether a path is a pipe or the like, which is read as a list."""
+    status = status_of(str(path))
+    named_so = str(path).startswith(STREAMS) and status is not None and not stat.S_ISDIR(status.st_mode)
+    return named_so or (status is not None and stat.S_ISFIFO(status.st_mode))
+
+
+def read_list(path: str | Path) -> TextList:
+    """Read a list: a file, a pipe, or `-` for standard input. Raises InputError."""
+    name = str(path)
+    try:
+        text = _decoded(_standard_input() if name == STDIN else Path(path).read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{as_text(name)}: not a text list of image paths ({error})") from error
+    if "\0" in text:
+        raise InputError(f"{as_text(name)}: not a text list of image paths (it has NUL bytes: write one path per line)")
+    folder = "" if name == STDIN or is_stream(path) else os.path.dirname(name)
+    return TextList("standard input" if name == STDIN else name, folder, tuple(text.split("\n")))
+
+
+def in_list(paths: TextList, passed_over: PassedOver) -> Iterator[ImageFile]:
+    """Yield the images that a list names; those that are not there raise ImageError when they are read."""
+    for number, line in enumerate(paths.lines, start=1):
+        name, status = _found(paths.folder, line.removesuffix("\r"))
+        if not name:
+            continue
+        if status is None and name.startswith("#"):
+            passed_over.add(COMMENT, f"{paths.name}, line {number}")
+            continue
+        if passed_over.excludes(name):
+            continue
+        path, id = os.path.join(paths.folder, name), Path(name).as_posix()
+        if status is None:
+            read = partial(_missing, as_text(os.path.abspath(path)), f"line {number} of {as_text(paths.name)}")
+            yield ImageFile(as_text(id), as_text(os.path.abspath(path)), -1, -1, read)
+        elif is_regular(status) or stat.S_ISDIR(status.st_mode):  # reading a folder will raise what is wrong
+            if has_image_suffix(name) and is_drawn(path):
+                passed_over.take_drawn(name)
+            yield on_disk(path, id, status, named=True)
+        else:
+            passed_over.add(SPECIAL, f"{name} ({paths.name}, line {number})")
+
+
+def _standard_input() -> bytes:
+    return b"" if sys.stdin is None else sys.stdin.buffer.read()
+
+
+def _found(folder: str, line: str) -> tuple[str, os.stat_result | None]:
+    """Return the path that a line names, and the file's status, or None if it is not there.
+
+    The line itself comes first, then what is left without spaces at its ends, then that with `~` as the home folder.
+    """
+    name = line.strip()
+    for candidate in dict.fromkeys((line, name, os.path.expanduser(name))):
+        if candidate and not candidate.isspace() and (status := status_of(os.path.join(folder, candidate))) is not None:
+            return candidate, status
+    return os.path.expanduser(name), None
+
+
+def _decoded(data: bytes) -> str:
+    """Return the text of a list: UTF-8, or UTF-16 with a byte-order mark. Bytes of other encodings stay as they are."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+
+
+def _missing(path: str, place: str) -> bytes:
+    """Raise ImageError for a file that was not there when the list was read."""
+    try:
+        with open(path, "rb"):
+            reason = "it was not there when the list was read"
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    raise ImageError(f"{path}: cannot be read ({reason}; {place})")

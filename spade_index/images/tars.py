@@ -1,0 +1,143 @@
+"""Find the images in a tar archive."""
+
+import io
+import lzma
+import math
+import os
+import tarfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from spade_index.errors import ImageError, InputError
+
+from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, require_size
+from .links import followed, link_target, member_path
+from .passed_over import DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
+
+HEAD = 64  # bytes; an image does not begin with so many zeros
+CENTURIES = 9e9  # seconds; in nanoseconds they are a 64-bit integer
+
+
+def in_tar(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
+    """Yield the images of a tar archive in its order, then those that links in it lead to. Raises InputError."""
+    shown = as_text(os.path.abspath(path))
+    links: list[tarfile.TarInfo] = []
+    with _opened(path) as archive:
+        for member in archive:
+            name = member.name.removeprefix("./")
+            if member.isdir() or passed_over.leaves_out_member(name, shown):
+                continue
+            if member.islnk() or member.issym():
+                links.append(member)
+            elif not has_image_suffix(name):
+                passed_over.add(SUFFIX, f"{shown}::{name}")
+            elif not member.isfile():
+                passed_over.add(SPECIAL, f"{shown}::{name}")
+            else:
+                yield _image(archive, member, name, path)
+        wanted = _wanted(links, archive.getmembers(), shown, passed_over) if links else {}
+    if wanted:
+        yield from _linked(path, wanted)
+
+
+def _wanted(
+    links: list[tarfile.TarInfo], members: list[tarfile.TarInfo], shown: str, passed_over: PassedOver
+) -> dict[str, list[str]]:
+    """Return the names of links to images, by the path of the file that they lead to."""
+    files = {member_path(member.name) for member in members if member.isfile()}
+    folders = {member_path(member.name) for member in members if member.isdir()}
+    folders |= {folder for file in files for folder in _above(file)}
+    targets = {
+        member_path(link.name): member_path(link.linkname) if link.islnk() else link_target(link.name, link.linkname)
+        for link in links
+    }
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for link in links:
+        name = link.name.removeprefix("./")
+        target = followed(member_path(link.name), targets, files)
+        if target in files and has_image_suffix(name):
+            wanted[target].append(name)
+        else:
+            kind = TWICE if target in folders else SUFFIX if target in files else DEAD_LINK
+            passed_over.add(kind, f"{shown}::{name}")
+    return wanted
+
+
+def _above(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
+def _linked(path: Path, wanted: dict[str, list[str]]) -> Iterator[ImageFile]:
+    """Yield the images that links lead to, under the links' names; a compressed archive is read once more for them."""
+    with _opened(path) as archive:
+        for member in archive:
+            if member.isfile():
+                for name in wanted.pop(member_path(member.name), ()):
+                    yield _image(archive, member, name, path)
+
+
+def _image(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, path: Path) -> ImageFile:
+    archive_path = os.path.abspath(path)
+    shown = as_text(f"{archive_path}::{name}")
+    read: Callable[[], bytes]
+    if not isinstance(archive.fileobj, io.BufferedReader) or member.issparse():
+        read = partial(_contents, _read_now(archive, member), member.size, shown)
+    else:
+        read = partial(read_range, archive_path, member.offset_data, member.size, shown)
+    return ImageFile(as_text(name), shown, min(max(member.size, -1), LARGEST + 1), _nanoseconds(member.mtime), read)
+
+
+def _read_now(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    """Return the contents of a compressed or sparse member; None if it is larger than images are, or begins with zeros.
+
+    A few bytes can claim gigabytes of zeros.
+    """
+    if not 0 <= member.size <= LARGEST or (content := archive.extractfile(member)) is None:
+        return None
+    head = content.read(HEAD)
+    return head + content.read() if any(head) else None
+
+
+def _contents(data: bytes | None, size: int, name: str) -> bytes:
+    """Return what was read of a member. Raises ImageError."""
+    if data is None:
+        require_size(size, name)
+        raise ImageError(f"{name}: cannot be decoded (it begins with zeros)" if size else f"{name}: is empty")
+    return photograph(data, name)
+
+
+def read_range(path: str, offset: int, size: int, name: str) -> bytes:
+    """Return a part of a file. Raises OSError, and ImageError if it is no photograph."""
+    require_size(size, name)
+    with open(path, "rb", buffering=0) as file:
+        try:
+            data = os.pread(file.fileno(), size, offset)
+            while len(data) < size and (more := os.pread(file.fileno(), size - len(data), offset + len(data))):
+                data += more
+        except (OverflowError, ValueError) as error:
+            raise OSError(f"{path}: no such place in it ({error})") from error
+    if len(data) < size:
+        raise OSError(f"{path} ends early")
+    return photograph(data, name)
+
+
+def _nanoseconds(seconds: float) -> int:
+    """Return a time as a catalog takes it; an archive may state any number."""
+    return -1 if math.isnan(seconds) else int(min(max(seconds, -CENTURIES), CENTURIES) * 1e9)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open an archive. Raises InputError for what is wrong with it."""
+    try:
+        with tarfile.open(path) as archive:
+            yield archive
+    except InputError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(f"{path}: damaged archive ({error})") from error

@@ -1,0 +1,145 @@
+"""Layouts in which folders say what is normal: MVTec AD, AD 2 and LOCO, BTAD, MPDD."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from spade_index.errors import InputError
+from spade_index.images.find import ImageFile, find_images
+from spade_index.images.masks import MASK_SUFFIXES
+
+from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage, Saturation
+
+GOOD_FOLDERS = (GOOD, "ok", "normal")
+MASK_ENDINGS = ("_mask", "", "_gt", "_label")
+DEFECTS_CONFIG = "defects_config.json"
+
+
+def mvtec_ad(root: Path, layout: str = "mvtec-ad") -> Dataset:
+    """Read train/good, test/KIND/* and ground_truth/KIND/*_mask.png; `ok` and `normal` are as good as `good`."""
+    test = labelled(root / "test", root / "ground_truth")
+    return _dataset(root, layout, test).require_test("test/good", "test/KIND", root / "ground_truth")
+
+
+def btad(root: Path) -> Dataset:
+    """Read train/ok, test/ok, test/ko and ground_truth/ko."""
+    return mvtec_ad(root, "btad")
+
+
+def mpdd(root: Path) -> Dataset:
+    """Read what is as MVTec AD."""
+    return mvtec_ad(root, "mpdd")
+
+
+def loco(root: Path) -> Dataset:
+    """Read MVTec LOCO: a folder of masks for each image, and how much of each kind of defect is enough to find it."""
+    saturations = _saturations(root / DEFECTS_CONFIG)
+    test = labelled(root / "test", root / "ground_truth", saturations)
+    return _dataset(root, "mvtec-loco", test).require_test("test/good", "test/KIND", root / "ground_truth")
+
+
+def mvtec_ad_2(root: Path) -> Dataset:
+    """Read test_public with its ground truth; images of test_private and test_private_mixed have no labels."""
+    public = root / "test_public"
+    test = labelled(public, public / "ground_truth")
+    private = [
+        LabelledImage(file, UNLABELLED, None)
+        for split in ("test_private", "test_private_mixed")
+        if (root / split).is_dir()
+        for file in find_images(root / split, prefix=f"{split}/")
+    ]
+    return _dataset(root, "mvtec-ad-2", test, private).require_test(
+        "test_public/good", "test_public/bad", public / "ground_truth"
+    )
+
+
+def is_mvtec_ad(root: Path) -> bool:
+    """Return whether a folder has a test set, or normal images, in folders."""
+    return any(_folders(root / part) for part in ("test", "train"))
+
+
+def is_btad(root: Path) -> bool:
+    """Return whether good images are called ok, and others ko."""
+    return is_mvtec_ad(root) and any((root / part / "ok").is_dir() for part in ("test", "train"))
+
+
+def is_loco(root: Path) -> bool:
+    """Return whether defects have folders of masks, or a file that says how much of them is enough."""
+    if not is_mvtec_ad(root):
+        return False
+    return (root / DEFECTS_CONFIG).is_file() or any(map(_folders, _folders(root / "ground_truth")))
+
+
+def is_mvtec_ad_2(root: Path) -> bool:
+    """Return whether there is a public test set."""
+    return (root / "test_public").is_dir()
+
+
+def labelled(
+    test: Path, ground_truth: Path, saturations: Mapping[int, Saturation] | None = None
+) -> list[LabelledImage]:
+    """Return the images below test/KIND with their masks below ground_truth/KIND."""
+    found = []
+    for kind in (path for path in _folders(test) if path != ground_truth):
+        good = kind.name.casefold() in GOOD_FOLDERS
+        masks = {} if good else _masks(ground_truth / kind.name)
+        for file in find_images(kind, prefix=f"{kind.name}/"):
+            mask = None if good else _mask_of(masks, Path(file.id).relative_to(kind.name))
+            found.append(LabelledImage(file, GOOD if good else kind.name, mask, saturations))
+    return found
+
+
+def _dataset(
+    root: Path, layout: str, test: list[LabelledImage], unlabelled: list[LabelledImage] | None = None
+) -> Dataset:
+    return Dataset(root.resolve().name, layout, root, test, list(_normal(root)), unlabelled or [])
+
+
+def _normal(root: Path) -> Iterator[ImageFile]:
+    for folder in _folders(root / "train"):
+        if folder.name.casefold() in GOOD_FOLDERS:
+            yield from find_images(folder)
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    """Return the masks below a folder, and its folders, by their path in it: without suffix, and without capitals."""
+    found: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        here = Path(parent)
+        for name in sorted(folders):
+            found[(here / name).relative_to(folder).as_posix().casefold()] = here / name
+        for name in sorted(names, key=lambda name: (not name.lower().endswith(".png"), name)):
+            path = here / name
+            if path.suffix.lower() in MASK_SUFFIXES:
+                found.setdefault(path.relative_to(folder).with_suffix("").as_posix().casefold(), path)
+    return found
+
+
+def _mask_of(masks: dict[str, Path], image: Path) -> Path | None:
+    stem = image.with_suffix("").as_posix().casefold()
+    return next((masks[stem + ending] for ending in MASK_ENDINGS if stem + ending in masks), None)
+
+
+def _saturations(path: Path) -> dict[int, Saturation]:
+    """Return how much of each kind of defect is enough, by its value in the masks; {} without the file."""
+    if not path.is_file():
+        return {}
+    try:
+        return {
+            int(entry["pixel_value"]): Saturation(
+                float(entry["saturation_threshold"]), relative=bool(entry["relative_saturation"])
+            )
+            for entry in json.loads(path.read_text(encoding="utf-8-sig"))
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a list of pixel_value, saturation_threshold and relative_saturation ({error!r})"
+        ) from error
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the folders in a folder, without those that systems leave behind."""
+    if not path.is_dir():
+        return []
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] not in ".@")

@@ -1,0 +1,45 @@
+"""KolektorSDD2: images and their masks side by side; the masks say what is normal."""
+
+from pathlib import Path
+
+from spade_index.images.find import ImageFile, find_images
+from spade_index.images.masks import MASK_SUFFIXES, marks_anything
+
+from ..labelled import GOOD, Dataset, LabelledImage
+
+ENDING = "_gt"
+DEFECT = "defect"
+
+
+def kolektor(root: Path) -> Dataset:
+    """Read train/*.png and test/*.png, each with *_GT.png; defective images of train are left out."""
+    test = [
+        LabelledImage(file, DEFECT if defective else GOOD, mask if defective else None)
+        for file, mask, defective in _pairs(root / "test")
+    ]
+    normal = [file for file, _, defective in _pairs(root / "train") if not defective]
+    found = Dataset(root.resolve().name, "ksdd2", root, test, normal, normal_from="train, by the masks train/*_GT.png")
+    return found.require_test("test/*.png with an empty test/*_GT.png", "test/*.png with a marked one")
+
+
+def is_kolektor(root: Path) -> bool:
+    """Return whether there are masks beside the images of the test set."""
+    test = root / "test"
+    return test.is_dir() and any(_is_mask(path) for path in test.iterdir())
+
+
+def _pairs(folder: Path) -> list[tuple[ImageFile, Path | None, bool]]:
+    """Return each image of a folder, its mask, and whether that marks anything."""
+    if not folder.is_dir():
+        return []
+    masks = {path.stem.casefold().removesuffix(ENDING): path for path in sorted(folder.iterdir()) if _is_mask(path)}
+    found = []
+    for file in find_images(folder):
+        if not _is_mask(Path(file.id)):
+            mask = masks.get(Path(file.id).stem.casefold())
+            found.append((file, mask, mask is not None and marks_anything(mask)))
+    return found
+
+
+def _is_mask(path: Path) -> bool:
+    return path.stem.casefold().endswith(ENDING) and path.suffix.lower() in MASK_SUFFIXES

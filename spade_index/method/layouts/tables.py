@@ -1,0 +1,182 @@
+"""Layouts in which a table says what is normal: a folder with a CSV file, and VisA, which has one."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+from spade_index.errors import InputError
+from spade_index.images.find import ImageFile, find_images
+from spade_index.images.masks import marks_anything
+
+from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage
+
+COLUMNS = {  # names that a column may have
+    "image": ("image", "image_path", "path", "file", "filename"),
+    "label": ("label", "label_index", "kind", "anomaly_class", "class"),
+    "mask": ("mask", "mask_path"),
+    "split": ("split", "set"),
+    "object": ("object", "category"),
+}
+GOOD_LABELS = frozenset({"0", "good", "ok", "normal", "false"})
+DEFECT_LABELS = frozenset({"1", "true", "bad", "ng", "ko", "anomaly", "anomalous", "abnormal", "defect", "defective"})
+NO_LABELS = frozenset({"-1", "unknown", "unlabelled"})
+DEFECT = "defect"
+SPLITS = {"train": "train", "test": "test", "val": "", "valid": "", "validation": ""}
+VISA_SPLIT = Path("split_csv", "1cls.csv")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table."""
+
+    where: str  # file and line
+    image: str
+    label: str
+    mask: str
+    split: str
+    object: str
+
+
+def table(path: Path, only: str | None = None) -> Dataset:
+    """Read a CSV file, or the only one of a folder: image, label, mask and split, the paths relative to its folder."""
+    file = table_of(path)
+    rows = [row for row in read_rows(file) if only in (None, row.object)]
+    name = only or (path if path.is_dir() else path.with_suffix("")).resolve().name
+    return _dataset(name, "csv", path if only is None else file, rows, file.parent, str(file))
+
+
+def tables(path: Path) -> dict[str, Dataset]:
+    """Return the dataset of each object that a table names; {} for a table without that column."""
+    file = table_of(path)
+    objects = dict.fromkeys(row.object for row in read_rows(file))
+    return {name: table(path, name) for name in objects} if set(objects) != {""} else {}
+
+
+def visa(root: Path) -> Dataset:
+    """Read a category of VisA: Data/Images/Normal and Anomaly, split by split_csv/1cls.csv beside it."""
+    places = [root.parent / VISA_SPLIT, root / VISA_SPLIT]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise InputError(
+            f"{root}: no {VISA_SPLIT} beside this category: VisA is split into train and test by that file"
+        )
+    rows = [row for row in read_rows(file) if row.object == root.resolve().name]
+    return _dataset(root.resolve().name, "visa", root, rows, file.parent.parent, str(file))
+
+
+def is_visa(root: Path) -> bool:
+    """Return whether a folder has the images of a category of VisA."""
+    return (root / "Data" / "Images" / "Normal").is_dir()
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a path is a CSV file that names images, or a folder with one such file."""
+    try:
+        columns = _header(table_of(path)).keys()
+        return "image" in columns and bool({"label", "mask"} & columns)
+    except InputError:
+        return False
+
+
+def table_of(path: Path) -> Path:
+    """Return the CSV file that a path is, or that lies in it. Raises InputError unless there is one."""
+    if path.is_file():
+        if path.suffix.lower() != ".csv":
+            raise InputError(f"{path}: not a CSV file")
+        return path
+    found = sorted(file for file in path.glob("*") if file.suffix.lower() == ".csv" and not file.name.startswith("."))
+    if len(found) != 1:
+        there = ", ".join(file.name for file in found) or "none"
+        raise InputError(f"{path}: one CSV file is needed, there is {there}")
+    return found[0]
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Return the rows of a CSV file. Raises InputError if it cannot be read or has no column of images."""
+    columns = _header(file)
+    if "image" not in columns or not {"label", "mask"} & columns.keys():
+        raise InputError(f"{file}: its first line must name the columns image, label, mask and split (image and label)")
+    rows = []
+    with _opened(file) as lines:
+        for number, cells in enumerate(_cells(file, lines), start=1):
+            if number == 1 or not any(cells):
+                continue
+            row = {name: cells[at].strip() if at < len(cells) else "" for name, at in columns.items()}
+            rows.append(Row(f"{file} line {number}", **{name: row.get(name, "") for name in COLUMNS}))
+    return rows
+
+
+def _dataset(name: str, layout: str, path: Path, rows: list[Row], base: Path, file: str) -> Dataset:
+    test: list[LabelledImage] = []
+    normal: list[ImageFile] = []
+    unlabelled: list[LabelledImage] = []
+    for row in rows:
+        split = SPLITS.get(row.split.casefold()) if row.split else "test"
+        if split is None:
+            raise InputError(f"{row.where}: the split {row.split!r} is none of {', '.join(SPLITS)}")
+        mask = _below(base, row.mask, row.where) if row.mask else None
+        kind = _kind(row, mask)
+        image = LabelledImage(_image(base, row), kind, mask)
+        if split == "train" and kind == GOOD:
+            normal.append(image.file)
+        elif split == "test":
+            (unlabelled if kind == UNLABELLED else test).append(image)
+    found = Dataset(name, layout, path, test, normal, unlabelled, f"{file} (split train, label good)")
+    return found.require_test("rows of test with the label good", "rows of test with another label")
+
+
+def _kind(row: Row, mask: Path | None) -> str:
+    label = row.label.casefold()
+    if not label and mask is not None:
+        return DEFECT if marks_anything(mask) else GOOD
+    if label in GOOD_LABELS:
+        return GOOD
+    if label in NO_LABELS or not label:
+        return UNLABELLED
+    return DEFECT if label in {"1", "true"} else row.label
+
+
+def _image(base: Path, row: Row) -> ImageFile:
+    path = _below(base, row.image, row.where)
+    file = next(find_images(path), None)
+    if file is None:
+        raise InputError(f"{row.where}: {path} is not an image")
+    return replace(file, id=Path(row.image).as_posix())
+
+
+def _below(base: Path, name: str, where: str) -> Path:
+    path = base / name.replace("\\", "/")
+    if not path.exists():
+        raise InputError(f"{where}: {path} does not exist")
+    return path
+
+
+def _header(file: Path) -> dict[str, int]:
+    """Return the columns of a CSV file by our names for them."""
+    with _opened(file) as lines:
+        names = [cell.strip().casefold() for cell in next(_cells(file, lines), [])]
+    return {
+        ours: names.index(found)
+        for ours, theirs in COLUMNS.items()
+        if (found := next((name for name in theirs if name in names), None)) is not None
+    }
+
+
+def _opened(file: Path) -> TextIO:
+    try:
+        return file.open(encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _cells(file: Path, lines: Iterator[str]) -> Iterator[list[str]]:
+    """Yield the cells of each line; the separator is the one that the first line has most of."""
+    try:
+        first = next(lines, "")
+        separator = max(",;\t", key=first.count)
+        yield from csv.reader([first], delimiter=separator)
+        yield from csv.reader(lines, delimiter=separator)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: not a CSV file ({error})") from error
