@@ -84,7 +84,7 @@ def labelled(
     for kind in (path for path in _folders(test) if path != ground_truth):
         good = kind.name.casefold() in GOOD_FOLDERS
         masks = {} if good else _masks(ground_truth / kind.name)
-        for file in find_images(kind, prefix=f"{kind.name}/"):
+        for file in find_images(kind, prefix=f"{kind.name}/", pages=False):
             mask = None if good else _mask_of(masks, Path(file.id).relative_to(kind.name))
             found.append(LabelledImage(file, GOOD if good else kind.name, mask, saturations))
     return found

@@ -34,7 +34,7 @@ def _pairs(folder: Path) -> list[tuple[ImageFile, Path | None, bool]]:
         return []
     masks = {path.stem.casefold().removesuffix(ENDING): path for path in sorted(folder.iterdir()) if _is_mask(path)}
     found = []
-    for file in find_images(folder):
+    for file in find_images(folder, pages=False):
         if not _is_mask(Path(file.id)):
             mask = masks.get(Path(file.id).stem.casefold())
             found.append((file, mask, mask is not None and marks_anything(mask)))
