@@ -93,7 +93,11 @@ def evaluate(
     evaluator = Evaluator(
         metric_size, false_alarms, no_tune, search, preset, backbone, pixels, device, kernel, loading, maps
     )
-    if found.is_root:
+    for one in found.datasets:
+        one.require_masks_fit()
+        if one.left_out:
+            Progress.say(f"{one.name}: not used: {', '.join(one.left_out)}")
+    if len(found.datasets) > 1:
         _evaluate_all(evaluator, found, dataset, gallery, json_file, report)
         return
     figures = evaluator.figures(found.datasets[0], gallery, report) | {"dataset": str(dataset)}

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from spade_index.errors import InputError
@@ -93,13 +93,16 @@ def labelled(
 def _dataset(
     root: Path, layout: str, test: list[LabelledImage], unlabelled: list[LabelledImage] | None = None
 ) -> Dataset:
-    return Dataset(root.resolve().name, layout, root, test, list(_normal(root)), unlabelled or [])
-
-
-def _normal(root: Path) -> Iterator[ImageFile]:
+    normal: list[ImageFile] = []
+    left_out = []
     for folder in _folders(root / "train"):
         if folder.name.casefold() in GOOD_FOLDERS:
-            yield from find_images(folder)
+            normal += find_images(folder)
+        else:
+            left_out.append(f"train/{folder.name}")
+    if (root / "validation").is_dir():
+        left_out.append("validation")
+    return Dataset(root.resolve().name, layout, root, test, normal, unlabelled or [], left_out=tuple(left_out))
 
 
 def _masks(folder: Path) -> dict[str, Path]:

@@ -17,8 +17,17 @@ def kolektor(root: Path) -> Dataset:
         LabelledImage(file, DEFECT if defective else GOOD, mask if defective else None)
         for file, mask, defective in _pairs(root / "test")
     ]
-    normal = [file for file, _, defective in _pairs(root / "train") if not defective]
-    found = Dataset(root.resolve().name, "ksdd2", root, test, normal, normal_from="train, by the masks train/*_GT.png")
+    train = _pairs(root / "train")
+    normal = [file for file, _, defective in train if not defective]
+    found = Dataset(
+        root.resolve().name,
+        "ksdd2",
+        root,
+        test,
+        normal,
+        normal_from="train, by the masks train/*_GT.png",
+        left_out=(f"{len(train) - len(normal)} defective training images",) if len(normal) < len(train) else (),
+    )
     return found.require_test("test/*.png with an empty test/*_GT.png", "test/*.png with a marked one")
 
 
