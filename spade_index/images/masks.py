@@ -22,7 +22,6 @@ from .decode import MAX_PIXELS, ORIENTATION, TURNS, Geometry
 from .files import SUFFIXES
 from .formats import FORMATS, open_image
 
-MASK_SUFFIXES = SUFFIXES
 Size = tuple[int, int]
 ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
