@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.masks import marks_anything
 
