@@ -37,7 +37,11 @@ if TYPE_CHECKING:  # both take long to import
     type=click.Path(path_type=Path),
     help="Use this gallery, or of several categories those in this folder [build one from the normal images]",
 )
-@click.option("--layout", type=click.Choice(LAYOUTS), help="How the dataset is laid out [the first that it looks like]")
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS, case_sensitive=False),
+    help="How the dataset is laid out [the first that it looks like]",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with figures and examples to this file.")
 @click.option(
@@ -93,7 +97,11 @@ def evaluate(
     evaluator = Evaluator(
         metric_size, false_alarms, no_tune, search, preset, backbone, pixels, device, kernel, loading, maps
     )
-    if found.is_root:
+    for one in found.datasets:
+        one.require_masks_fit()
+        if one.left_out:
+            Progress.say(f"{one.name}: not used: {', '.join(one.left_out)}")
+    if len(found.datasets) > 1:
         _evaluate_all(evaluator, found, dataset, gallery, json_file, report)
         return
     figures = evaluator.figures(found.datasets[0], gallery, report) | {"dataset": str(dataset)}

@@ -20,9 +20,9 @@ from spade_index.errors import InputError
 
 from .decode import MAX_PIXELS, ORIENTATION, TURNS, Geometry
 from .files import SUFFIXES
-from .formats import FORMATS
+from .formats import FORMATS, open_image
 
-MASK_SUFFIXES = SUFFIXES
+Size = tuple[int, int]
 ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -79,22 +79,16 @@ def union(marks: "list[Marked] | tuple[Marked, ...]", size: tuple[int, int]) -> 
 
 def read_marks(path: Path, geometry: Geometry, size: tuple[int, int], orientation: int = 1) -> list[Marked]:
     """Return what a mask, or each mask of a folder, marks; arguments and errors as for `read_mask`."""
-    if not path.is_dir():
-        return [_read(path, geometry, size, orientation)]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise InputError(f"{path}: no masks in this folder")
-    return [_read(file, geometry, size, orientation) for file in files]
+    return [_read(file, geometry, size, orientation) for file in _files(path)]
 
 
 def orientation_of(data: bytes) -> int:
     """Return EXIF's orientation of an image file, 1 to 8; 1 where there is none."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            found = image.getexif().get(ORIENTATION, 1)
+        with open_image(data) as image:
+            return _orientation(image) or 1
     except Exception:  # whoever decodes the image says what is wrong
         return 1
-    return found if found in TURNS else 1
 
 
 def marks_anything(path: Path) -> bool:
@@ -102,18 +96,56 @@ def marks_anything(path: Path) -> bool:
     return bool(_decode(path)[0].any())
 
 
+def require_fit(path: Path, image: Path) -> None:
+    """Raise InputError if a mask, or one of a folder, cannot be opened or has not the size of its image.
+
+    It reads the heads of the files only. An image that cannot be opened is left to whoever decodes it.
+    """
+    try:
+        with Image.open(image, formats=FORMATS) as opened:
+            size, orientation = opened.size, _orientation(opened) or 1
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files
+        return
+    upright = size[::-1] if orientation >= 5 else size
+    for file in _files(path):
+        try:
+            with Image.open(file, formats=FORMATS) as mask:
+                _turn(file, mask.size, _orientation(mask), upright, orientation)
+        except InputError:
+            raise
+        except Exception as error:
+            raise _unreadable(file, error) from error
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise InputError(f"{path}: no masks in this folder")
+    return files
+
+
+def _turn(path: Path, size: Size, own: int | None, upright: Size, orientation: int) -> Image.Transpose | None:
+    """Return how a mask of this size (width, height) and orientation is turned. Raises InputError if it does not fit.
+
+    `upright` is the size of its image, after the image was turned from its `orientation`.
+    """
+    if own is None and size == (upright[::-1] if orientation >= 5 else upright):
+        own = orientation
+    turned = size[::-1] if own is not None and own >= 5 else size
+    if turned != upright:
+        there, wanted = (f"{width}x{height}" for width, height in (turned, upright))
+        raise InputError(f"{path}: is {there} pixels, but its image is {wanted}")
+    return TURNS.get(own or 1)
+
+
 def _read(path: Path, geometry: Geometry, size: tuple[int, int], orientation: int) -> Marked:
     defective, value, own, oddity = _decode(path)
     mask = Image.fromarray(defective)
-    upright = (geometry.width, geometry.height)
-    stored = upright[::-1] if orientation >= 5 else upright
-    if own is None and mask.size == stored:
-        own = orientation
-    if own in TURNS:
-        mask = mask.transpose(TURNS[own])
-    if mask.size != upright:
-        there, wanted = (f"{width}x{height}" for width, height in (mask.size, upright))
-        raise InputError(f"{path}: is {there} pixels, but its image is {wanted}")
+    turn = _turn(path, mask.size, own, (geometry.width, geometry.height), orientation)
+    if turn is not None:
+        mask = mask.transpose(turn)
     fitted = mask.convert("L").resize(size[::-1], Image.Resampling.NEAREST, box=geometry.box)
     return Marked(path, np.asarray(fitted) > 0, value, int(defective.sum()), defective.size, oddity)
 
@@ -130,14 +162,24 @@ def _decode(path: Path) -> tuple[np.ndarray, int, int | None, str | None]:
             lossy = image.format in ("JPEG", "MPO") or b"VP8 " in data[12:64]
             highest = levels.max() if levels.size else 0
             defective = levels > highest / 2 if lossy and highest > 0 else levels != 0
-            return defective, int(highest), image.getexif().get(ORIENTATION), _oddity(image, defective)
+            return defective, int(highest), _orientation(image), _oddity(image, defective)
     except InputError:
         raise
     except Exception as error:  # Pillow raises exceptions of many kinds on damaged files
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
-        raise InputError(f"{path}: cannot be decoded ({' '.join(reason.split())})") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(f"{path}: cannot be read ({error.strerror})")
+    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
+    return InputError(f"{path}: cannot be decoded ({' '.join(reason.split())})")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return EXIF's orientation of an image, 1 to 8; None where there is none."""
+    found = image.getexif().get(ORIENTATION)
+    return int(found) if isinstance(found, int) and 1 <= found <= 8 else None
 
 
 def _levels(image: Image.Image) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from spade_index.images.marks import SOFTWARE
 from spade_index.method.evaluation import Judged
 from spade_index.method.labelled import Dataset
 
@@ -70,7 +71,7 @@ def half_tiff(values: NDArray[np.float32]) -> bytes:
     """
     pixels = np.clip(values, -HIGHEST, HIGHEST).astype("<f2").tobytes()
     height, width = values.shape
-    software = b"spade_index\0"
+    software = SOFTWARE.encode() + b"\0"
     short, long, text = 3, 4, 2
     entries = [
         (256, long, 1, width),

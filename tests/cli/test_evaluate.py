@@ -10,10 +10,12 @@ import tifffile
 from PIL import Image
 
 from spade_index.cli.evaluating import Evaluator
+from spade_index.images import find_images
+from spade_index.images.marks import OwnOutput
 
 from helpers.cli_runs import BACKBONE, SIZE, copied, refused, run, write_dataset
 from helpers.datasets import write_dataset as write_dataset_of_helpers
-from helpers.layouts import as_mvtec_ad_2
+from helpers.layouts import as_mvtec_ad_2, as_visa
 
 
 def test_evaluate_writes_figures_and_a_page(dataset, tmp_path):
@@ -123,6 +125,13 @@ def test_figures_of_other_options_or_images_are_not_used(categories, tmp_path, m
     assert done == ["a", "b"]
 
 
+def test_one_category_of_a_root_is_evaluated_by_itself(built, tmp_path):
+    as_visa(tmp_path / "VisA", write_dataset_of_helpers(tmp_path / "source"))
+    run("evaluate", tmp_path / "VisA", "--gallery", built, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["category"], figures["layout"], figures["images"]) == ("candle", "visa", 10)
+
+
 def test_a_layout_can_be_named(dataset, built, tmp_path):
     run("evaluate", dataset, "--gallery", built, "--layout", "mpdd", "--json", tmp_path / "figures.json")
     assert json.loads((tmp_path / "figures.json").read_text())["layout"] == "mpdd"
@@ -145,7 +154,27 @@ def test_maps_are_written_as_benchmark_servers_take_them(dataset, built, tmp_pat
         assert np.isfinite(values).all()
     bad = tifffile.imread(folder / "test_public" / "bad" / "000_regular.tiff")
     assert bad[8:18, 24:34].max() == bad.max()
+    with tifffile.TiffFile(folder / "test_public" / "bad" / "000_regular.tiff") as file:
+        assert file.pages[0].tags["Software"].value == "spade-index"  # by which a folder is read without them
+    for drawn in find_images(folder):
+        with pytest.raises(OwnOutput):
+            drawn.read()
     assert json.loads((tmp_path / "figures.json").read_text())["images"] == 10  # those without a label do not count
+
+
+def test_a_mask_that_does_not_fit_is_named_before_work_begins(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(Evaluator, "figures", lambda *arguments: pytest.fail("it has begun"))
+    root = Path(shutil.copytree(dataset, tmp_path / "plain"))
+    Image.new("L", (10, 10)).save(root / "ground_truth" / "hole" / "001_mask.png")
+    assert "001_mask.png: is 10x10 pixels, but its image is 90x70" in refused("evaluate", root)
+
+
+def test_what_is_not_used_is_said(dataset, built, tmp_path):
+    root = Path(shutil.copytree(dataset, tmp_path / "plain"))
+    shutil.copytree(root / "train" / "good", root / "validation" / "good")
+    shutil.copytree(root / "test" / "hole", root / "train" / "hole")
+    result = run("evaluate", root, "--gallery", built)
+    assert result.stderr == "plain: not used: train/hole, validation\n"
 
 
 def test_without_masks_it_says_so(dataset, built, tmp_path):

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 from spade_index.errors import InputError
 from spade_index.images import covered
 from spade_index.images.decode import ORIENTATION
-from spade_index.images.masks import orientation_of, read_marks, read_mask
+from spade_index.images.masks import orientation_of, read_marks, read_mask, require_fit
 from spade_index.settings import Preprocessing
 
 SIZE = (6, 4)  # width, height
@@ -143,12 +143,25 @@ def test_a_mask_that_does_not_fit_is_named(tmp_path, contents):
         Image.new("L", (10, 10)).save(path)
     elif contents == "no image":
         path.write_bytes(b"not a picture")
-    with pytest.raises(InputError) as raised:
-        read_mask(path, PLAIN, DEFECT.shape)
-    assert str(path) in str(raised.value)
-    if contents == "another size":
-        assert "10x10" in str(raised.value)
-        assert "6x4" in str(raised.value)
+    Image.new("L", SIZE).save(tmp_path / "image.png")
+    for check in (lambda: read_mask(path, PLAIN, DEFECT.shape), lambda: require_fit(path, tmp_path / "image.png")):
+        with pytest.raises(InputError) as raised:
+            check()
+        assert str(path) in str(raised.value)
+        if contents == "another size":
+            assert "10x10" in str(raised.value)
+            assert "6x4" in str(raised.value)
+
+
+def test_a_mask_that_fits_is_accepted_by_its_head(tmp_path):
+    Image.new("L", SIZE).save(tmp_path / "m.png")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for size in (SIZE, SIZE[::-1]):  # as stored, and upright
+        Image.new("L", size).save(tmp_path / "image.png", exif=exif)
+        require_fit(tmp_path / "m.png", tmp_path / "image.png")
+    (tmp_path / "image.png").write_bytes(b"not a picture")  # whoever decodes it says so
+    require_fit(tmp_path / "m.png", tmp_path / "image.png")
 
 
 def test_a_mask_is_cropped_as_its_image_is(tmp_path):
