@@ -37,7 +37,11 @@ if TYPE_CHECKING:  # both take long to import
     type=click.Path(path_type=Path),
     help="Use this gallery, or of several categories those in this folder [build one from the normal images]",
 )
-@click.option("--layout", type=click.Choice(LAYOUTS), help="How the dataset is laid out [the first that it looks like]")
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS, case_sensitive=False),
+    help="How the dataset is laid out [the first that it looks like]",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with figures and examples to this file.")
 @click.option(

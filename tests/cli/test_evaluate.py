@@ -15,7 +15,7 @@ from spade_index.images.marks import OwnOutput
 
 from helpers.cli_runs import BACKBONE, SIZE, copied, refused, run, write_dataset
 from helpers.datasets import write_dataset as write_dataset_of_helpers
-from helpers.layouts import as_mvtec_ad_2
+from helpers.layouts import as_mvtec_ad_2, as_visa
 
 
 def test_evaluate_writes_figures_and_a_page(dataset, tmp_path):
@@ -123,6 +123,13 @@ def test_figures_of_other_options_or_images_are_not_used(categories, tmp_path, m
     monkeypatch.setattr(Evaluator, "figures", lambda self, *of: (done.append(of[0].name), figures(self, *of))[1])
     run(*command)
     assert done == ["a", "b"]
+
+
+def test_one_category_of_a_root_is_evaluated_by_itself(built, tmp_path):
+    as_visa(tmp_path / "VisA", write_dataset_of_helpers(tmp_path / "source"))
+    run("evaluate", tmp_path / "VisA", "--gallery", built, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["category"], figures["layout"], figures["images"]) == ("candle", "visa", 10)
 
 
 def test_a_layout_can_be_named(dataset, built, tmp_path):

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spade_index.errors import InputError
+from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images
-from spade_index.images.masks import MASK_SUFFIXES
 
 from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage, Saturation
 
@@ -68,7 +68,12 @@ def is_loco(root: Path) -> bool:
     """Return whether defects have folders of masks, or a file that says how much of them is enough."""
     if not is_mvtec_ad(root):
         return False
-    return (root / DEFECTS_CONFIG).is_file() or any(map(_folders, _folders(root / "ground_truth")))
+    return (root / DEFECTS_CONFIG).is_file() or any(
+        (root / "test" / kind.name / f"{folder.name}{suffix}").is_file()
+        for kind in _folders(root / "ground_truth")
+        for folder in _folders(kind)
+        for suffix in SUFFIXES
+    )
 
 
 def is_mvtec_ad_2(root: Path) -> bool:
@@ -114,7 +119,7 @@ def _masks(folder: Path) -> dict[str, Path]:
             found[(here / name).relative_to(folder).as_posix().casefold()] = here / name
         for name in sorted(names, key=lambda name: (not name.lower().endswith(".png"), name)):
             path = here / name
-            if path.suffix.lower() in MASK_SUFFIXES:
+            if path.suffix.lower() in SUFFIXES:
                 found.setdefault(path.relative_to(folder).with_suffix("").as_posix().casefold(), path)
     return found
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images
-from spade_index.images.masks import MASK_SUFFIXES, marks_anything
+from spade_index.images.masks import marks_anything
 
 from ..labelled import GOOD, Dataset, LabelledImage
 
@@ -51,4 +52,4 @@ def _pairs(folder: Path) -> list[tuple[ImageFile, Path | None, bool]]:
 
 
 def _is_mask(path: Path) -> bool:
-    return path.stem.casefold().endswith(ENDING) and path.suffix.lower() in MASK_SUFFIXES
+    return path.stem.casefold().endswith(ENDING) and path.suffix.lower() in SUFFIXES
