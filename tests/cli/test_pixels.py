@@ -150,3 +150,15 @@ def test_many_queries_of_another_range_are_counted(sources, tmp_path):
     lines = run("query", tmp_path / "gallery", dark).stderr.splitlines()
     assert len([line for line in lines if "--bits 12" in line]) == 5
     assert lines[-1] == "the same of 4 more images"
+
+
+def test_a_first_build_that_fails_binds_nothing(sources, tmp_path):
+    good = deep(sources[0], tmp_path / "normal", 12, ".png")
+    gallery = tmp_path / "gallery"
+    assert "none of 6 images could be decoded" in run("build", good, gallery, *PLAIN, "--bits", 10, status=1).stderr
+    run("build", good, gallery, *PLAIN[:2], "--input-size", 96, "--no-tune", "--bits", 12)
+    with Gallery(gallery) as opened:
+        assert len(opened) == 6
+        how = opened.settings.preprocessing
+        assert (how.bits, how.input_size) == (12, (96, 96))
+        assert list(opened.verify()) == []
