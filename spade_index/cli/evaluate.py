@@ -24,6 +24,7 @@ from .pixel_options import PixelOptions
 from .progress import Progress
 from .resuming import Finished
 from .search_options import SearchOptions
+from .sources import SourceOptions
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.method.layouts import Found
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # both take long to import
 @device_option
 @takes("kernel", KernelOptions)
 @takes("loading", LoadingOptions)
+@takes("sources", SourceOptions)
 def evaluate(
     dataset: Path,
     gallery: Path | None,
@@ -81,6 +83,7 @@ def evaluate(
     device: str,
     kernel: KernelOptions,
     loading: LoadingOptions,
+    sources: SourceOptions,
 ) -> None:
     """Measure how well defects are found in DATASET: a folder in one of the known layouts, or a CSV or JSON file.
 
@@ -94,7 +97,10 @@ def evaluate(
     from .evaluating import Evaluator
 
     search.choice(preset)  # raises what is wrong of itself, before anything is read
-    found = find_datasets(dataset, layout)
+    passed_over = sources.passed_over()
+    found = find_datasets(dataset, layout, passed_over)
+    if passed_over:
+        Progress.say(str(passed_over))
     evaluator = Evaluator(
         metric_size, false_alarms, no_tune, search, preset, backbone, pixels, device, kernel, loading, maps
     )
