@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spade_index.errors import GalleryError, InputError
 from spade_index.settings import LAYOUTS
 
 from .backbone_options import BackboneOptions
@@ -23,6 +24,7 @@ from .pixel_options import PixelOptions
 from .progress import Progress
 from .resuming import Finished
 from .search_options import SearchOptions
+from .sources import SourceOptions
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.method.layouts import Found
@@ -63,6 +65,7 @@ if TYPE_CHECKING:  # both take long to import
 @device_option
 @takes("kernel", KernelOptions)
 @takes("loading", LoadingOptions)
+@takes("sources", SourceOptions)
 def evaluate(
     dataset: Path,
     gallery: Path | None,
@@ -80,6 +83,7 @@ def evaluate(
     device: str,
     kernel: KernelOptions,
     loading: LoadingOptions,
+    sources: SourceOptions,
 ) -> None:
     """Measure how well defects are found in DATASET: a folder in one of the known layouts, or a CSV or JSON file.
 
@@ -93,10 +97,15 @@ def evaluate(
     from .evaluating import Evaluator
 
     search.choice(preset)  # raises what is wrong of itself, before anything is read
-    found = find_datasets(dataset, layout)
+    passed_over = sources.passed_over()
+    found = find_datasets(dataset, layout, passed_over)
+    if passed_over:
+        Progress.say(str(passed_over))
     evaluator = Evaluator(
         metric_size, false_alarms, no_tune, search, preset, backbone, pixels, device, kernel, loading, maps
     )
+    if found.passed_over:
+        Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
     for one in found.datasets:
         one.require_masks_fit()
         if one.left_out:
@@ -118,7 +127,10 @@ def _evaluate_all(
     json_file: Path | None,
     report: Path | None,
 ) -> None:
-    """Evaluate the categories that are not done yet; print and write the figures of all."""
+    """Evaluate the categories that are not done yet; print and write the figures of all.
+
+    One that fails is named, and ends nothing but itself. Raises InputError in the end if there was one.
+    """
     from spade_index.method.means import means_of
     from spade_index.views.categories import text_of_categories, write_categories
 
@@ -127,16 +139,22 @@ def _evaluate_all(
     finished = Finished(json_file, options)
     if len(finished):
         Progress.say(f"carrying on: {len(finished)} of {len(found.datasets)} categories are in {finished.path}")
-    if found.passed_over:
-        Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
     categories: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
     for dataset in found.datasets:
         figures = finished.figures(dataset)
         page = None if report is None else report.with_name(f"{report.stem}.{dataset.name}{report.suffix}")
         if figures is None or (page is not None and not page.is_file()):
-            figures = evaluator.figures(dataset, None if gallery is None else gallery / dataset.name, page)
+            try:
+                figures = evaluator.figures(dataset, None if gallery is None else gallery / dataset.name, page)
+            except (InputError, GalleryError) as error:
+                Progress.say(f"{dataset.name}: {error}")
+                failed.append(dataset.name)
+                continue
             finished.add(dataset, figures)
         categories[dataset.name] = figures
+    if not categories:
+        raise InputError(f"{path}: none of the {len(failed)} categories could be evaluated")
     together = {
         "dataset": str(path),
         "layout": found.datasets[0].layout,
@@ -144,6 +162,9 @@ def _evaluate_all(
         "categories": categories,
     }
     click.echo(text_of_categories(together))
+    if failed:
+        kept = f"; {finished.path} has the others" if finished.path is not None else ""
+        raise InputError(f"{path}: could not be evaluated: {', '.join(failed)}{kept}")
     if report is not None:
         write_categories(report, f"Evaluation of {path.resolve().name}", together)
     if json_file is not None:
