@@ -9,13 +9,14 @@ import click
 
 from .options import gallery_argument
 from .progress import Progress
+from .values import PATH, WholeRange
 
 
 @click.command()
 @gallery_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with maps and evidence to this file.")
-@click.option("--count", type=click.IntRange(1), help="Number of odd images, at most [20]")
+@click.option("--report", type=PATH, help="Write a page with maps and evidence to this file.")
+@click.option("--count", type=WholeRange(1), help="Number of odd images, at most [20]")
 @click.option("--all", "every", is_flag=True, help="Score every image, not only those that `calibrate` scored.")
 def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None, every: bool) -> None:
     """Rank GALLERY's odd images by what each scores without itself, and list near-duplicates."""

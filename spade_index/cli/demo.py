@@ -6,9 +6,11 @@ import click
 
 from spade_index.errors import InputError
 
+from .values import PATH
+
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to use.")
+@click.option("--out", type=PATH, default=Path("demo"), show_default=True, help="Folder to use.")
 def demo(out: Path) -> None:
     """Build, query and evaluate on photographs of textures with made defects; needs no data and no download."""
     try:

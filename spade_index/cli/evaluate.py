@@ -23,6 +23,7 @@ from .pixel_options import PixelOptions
 from .progress import Progress
 from .resuming import Finished
 from .search_options import SearchOptions
+from .values import GALLERY, PATH, WholeRange
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.method.layouts import Found
@@ -31,23 +32,23 @@ if TYPE_CHECKING:  # both take long to import
 
 
 @click.command()
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=PATH)
 @click.option(
     "--gallery",
-    type=click.Path(path_type=Path),
+    type=GALLERY,
     help="Use this gallery, or of several categories those in this folder [build one from the normal images]",
 )
 @click.option("--layout", type=click.Choice(LAYOUTS), help="How the dataset is laid out [the first that it looks like]")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with figures and examples to this file.")
+@click.option("--json", "json_file", type=PATH, help="Write the figures to this file.")
+@click.option("--report", type=PATH, help="Write a page with figures and examples to this file.")
 @click.option(
     "--maps",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write the score maps into this folder, as float16 TIFF of the images' sizes: anomaly_images/CATEGORY/*",
 )
 @click.option(
     "--metric-size",
-    type=click.IntRange(16),
+    type=WholeRange(16),
     help="Edge at which pixels are compared [the input's; 256 with the preset]",
 )
 @false_alarms_option

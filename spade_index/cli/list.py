@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from .options import gallery_argument
+from .values import WHOLE
 
 
 @click.command(name="list")
 @gallery_argument
 @click.option("--long", "long_", is_flag=True, help="Also size in pixels, snapshot, and path of the original.")
-@click.option("--snapshot", type=int, help="As of this snapshot [the latest]")
+@click.option("--snapshot", type=WHOLE, help="As of this snapshot [the latest]")
 @click.option("--removed", is_flag=True, help="List removed images that `restore` can take back.")
 def list_(gallery: Path, long_: bool, snapshot: int | None, removed: bool) -> None:
     """Name the images of GALLERY, one a line."""

@@ -21,16 +21,17 @@ from .options import (
 from .progress import Progress
 from .search_options import SearchOptions, maps_option
 from .sources import SourceOptions, Sources
+from .values import PATH, REAL, WHOLE
 
 
 @click.command()
 @gallery_argument
 @many_images_argument
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for score maps, heat maps, masks and report.html.")
+@click.option("--out", type=PATH, help="Folder for score maps, heat maps, masks and report.html.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
-@click.option("--threshold", type=float, help="Call images anomalous above this score [the calibrated one]")
+@click.option("--threshold", type=REAL, help="Call images anomalous above this score [the calibrated one]")
 @false_alarms_option
-@click.option("--snapshot", type=int, help="Compare with the gallery as of this snapshot [the latest]")
+@click.option("--snapshot", type=WHOLE, help="Compare with the gallery as of this snapshot [the latest]")
 @takes("search", SearchOptions)
 @maps_option
 @preset_option

@@ -10,14 +10,15 @@ from spade_index.settings import TUNE_SECONDS
 from .backbone_options import BackboneOptions
 from .options import KernelOptions, device_option, gallery_argument, takes
 from .progress import Progress
+from .values import PATH, RealRange
 
 
 @click.command()
 @gallery_argument
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write what was tried to this file.")
+@click.option("--json", "json_file", type=PATH, help="Write what was tried to this file.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(1),
+    type=RealRange(1),
     default=TUNE_SECONDS,
     show_default=True,
     help="Time that it may take, approximately.",
