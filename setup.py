@@ -73,6 +73,8 @@ setup(
         # 1.15.0 is the first that refuses a truncated index of inverted lists; 1.14.3 opens it and answers wrongly.
         "cpu": ["faiss-cpu>=1.15.0"],
         "gpu": ["faiss-gpu>=1.15.0", "cupy-cuda13x>=13.6"],
+        # 1.8.1 bundles libheif 1.23. The service decodes files of unknown origin.
+        "heic": ["pillow-heif>=1.8.1"],
         "demo": ["scikit-image>=0.25"],  # its photographs of textures
         "serve": [
             "fastapi>=0.115",

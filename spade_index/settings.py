@@ -51,6 +51,7 @@ class Preprocessing:
     bits: int | None = field(
         default=None, compare=False
     )  # that pixels stored in 16 bits use; None: the upper 8 are read
+    profiles: bool = field(default=True, compare=False)  # whether ICC profiles of files are applied
     pixel_range: tuple[float, float] | None = field(default=None, compare=False)  # black and white of more than 8 bits
 
     def __post_init__(self) -> None:
@@ -73,7 +74,8 @@ class Preprocessing:
                 raise InputError(f"the pixel range must be two finite numbers, the lower first, not {low:g} {high:g}")
 
 
-UNSET: dict[str, Any] = {"bits": None, "pixel_range": None}  # what galleries of earlier versions have and do not state
+# What galleries of earlier versions have and do not state.
+UNSET: dict[str, Any] = {"bits": None, "pixel_range": None, "profiles": False}
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,24 @@ def test_extraction_settings_survive_json(backbone, levels, input_size, crop, me
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("pixels", [{}, {"bits": 12}, {"pixel_range": (-0.5, 2.0)}, {"profiles": False}])
+def test_how_pixels_are_read_survives_json_and_makes_no_other_backbone(pixels):
+    settings = replace(EXTRACTION, preprocessing=replace(EXTRACTION.preprocessing, **pixels))
+    again = ExtractionSettings.from_json(settings.to_json()).preprocessing
+    own = settings.preprocessing
+    assert (again.bits, again.pixel_range, again.profiles) == (own.bits, own.pixel_range, own.profiles)
+    EXTRACTION.require_equal(settings, "GALLERY")
+
+
+def test_settings_of_earlier_versions_are_read_and_written_as_they_were():
+    earlier = json.loads(EXTRACTION.to_json())
+    assert earlier["preprocessing"].pop("profiles") is True
+    text = json.dumps(earlier, sort_keys=True)
+    settings = ExtractionSettings.from_json(text)
+    assert (settings.preprocessing.bits, settings.preprocessing.profiles) == (None, False)
+    assert settings.to_json() == text
+
+
 def test_sizes_and_bytes_of_maps():
     assert EXTRACTION.sizes == [(56, 40), (28, 20)]
     assert EXTRACTION.map_bytes == 2 * (64 * 56 * 40 + 128 * 28 * 20)
@@ -84,6 +102,10 @@ def test_a_mismatch_names_the_gallery_the_field_and_both_values(other, words):
         {"resize": 223},
         {"input_size": (64, 128), "resize": 100},
         {"std": (0.1, 0.0, 0.1)},
+        {"bits": 11},
+        {"bits": 12, "pixel_range": (0, 1)},
+        {"pixel_range": (1, 1)},
+        {"pixel_range": (0, float("inf"))},
     ],
 )
 def test_preprocessing_refuses_invalid_values(values):

@@ -65,7 +65,9 @@ class Sources:
             if next(self._find([source], "", passed_over), None) is None:
                 name = source if isinstance(source, Path) else source.name
                 beside = f"; {passed_over}" if passed_over else ""
-                raise InputError(f"{name}: no images in it (JPEG, PNG, BMP, TIFF, WebP){beside}")
+                raise InputError(
+                    f"{name}: no images in it (JPEG, PNG, BMP, TIFF, WebP, GIF, PNM, JPEG 2000, AVIF, HEIC){beside}"
+                )
 
     def files(self, prefix: str = "") -> "Iterator[ImageFile]":
         """Yield the images of all sources; `prefix` is put before each id."""

@@ -12,10 +12,13 @@ from PIL import ImageFile as PillowFile
 from spade_index.errors import ImageError
 from spade_index.settings import Preprocessing
 
-from .depth import Refused, read_deep
+from .bands import require_bands, require_tiff_bands
+from .deep_files import read_deep
 from .files import ImageFile
+from .formats import Refused, open_image, takes_much_memory
+from .profiles import to_srgb
+from .tiff import described, tags_of
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000  # of one image; a small file can claim far more (decompression bomb)
 THUMBNAIL_EDGE = 192  # pixels
 THUMBNAIL_BYTES = 16 << 10  # of a JPEG that is its own thumbnail
@@ -81,39 +84,57 @@ class _Opened:
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, how: Preprocessing = AS_STORED) -> Image.Image:
     """Decode an image file's bytes to an upright 8-bit RGB image, in the range of pixels that `how` says.
 
-    Grey, palette and CMYK images become RGB; alpha is composed over white. Pixels of 16 bits are read by the range of
-    `how` (see `Preprocessing`). Raises ImageError naming the file if the bytes cannot be decoded, claim more than
-    `max_pixels` pixels, or have values outside of the range.
+    One band is grey, three are RGB (or YCbCr), four CMYK. One more is alpha if the file says so, and composed over
+    white. Images with other bands are refused. Palettes become RGB, and so do colours with an ICC profile, by that. Of
+    several pages or frames, the first is read. Pixels of more than 8 bits are read by the range of `how` (see
+    `Preprocessing`).
+
+    Raises ImageError naming the file if the bytes cannot be decoded, claim more than `max_pixels` pixels (half of that
+    for formats whose decoding takes much memory), or have values outside of the range.
     """
     return _decode(data, name, max_pixels, how).image
 
 
 def _decode(data: bytes, name: str, max_pixels: int, how: Preprocessing) -> _Opened:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise ImageError(f"{name}: {image.width}x{image.height} pixels is over the limit of {max_pixels:,}")
-            assert isinstance(image, PillowFile.ImageFile)
-            deep = read_deep(image, data)
-            image.load()
-            plain = image.format == "JPEG" and image.mode in ("L", "RGB") and image.info.keys() <= PLAIN
-            read, notice = (image, None) if deep is None else deep.in_8_bits(how)
-            rgb = _to_rgb(read)
-            turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-            return _Opened(
-                rgb if turn is None else rgb.transpose(turn), plain, None if notice is None else f"{name}: {notice}"
-            )
-    except ImageError:
-        raise
+        with open_image(data) as image:
+            most = max_pixels // 2 if takes_much_memory(image) else max_pixels
+            if image.width * image.height > most:
+                raise Refused(f"{image.width}x{image.height} pixels is over the limit of {most:,}")
+            return _read(image, data, name, how)
     except Refused as error:
         raise ImageError(f"{name}: {error}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: refused, over the limit of {max_pixels:,} pixels") from error
-    except (
-        Exception
-    ) as error:  # Pillow raises exceptions of many kinds on damaged files: OSError, SyntaxError, struct.error
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
-        raise ImageError(f"{name}: cannot be decoded ({' '.join(reason.split())})") from error
+    except Exception as error:  # Pillow raises exceptions of many kinds on damaged files: OSError, SyntaxError
+        raise ImageError(f"{name}: {_reason(error, data)}") from error
+
+
+def _read(image: PillowFile.ImageFile, data: bytes, name: str, how: Preprocessing) -> _Opened:
+    """Decode an image that was just opened from `data`."""
+    require_bands(image, data)
+    deep = read_deep(image, data)
+    if deep is None:
+        image.load()
+    plain = image.format == "JPEG" and image.mode in ("L", "RGB") and image.info.keys() <= PLAIN
+    read, notice = (image, None) if deep is None else deep.in_8_bits(how)
+    rgb = _to_rgb(read, image.info.get("icc_profile") if how.profiles else None)
+    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    upright = rgb if turn is None else rgb.transpose(turn)
+    return _Opened(upright, plain, None if notice is None else f"{name}: {notice}")
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    """Return in words why an image could not be decoded."""
+    if not isinstance(error, Image.UnidentifiedImageError):
+        return f"cannot be decoded ({' '.join((str(error) or repr(error)).split())})"
+    if (tags := tags_of(data)) is None:
+        return "cannot be decoded (not an image)"
+    try:
+        require_tiff_bands(tags)
+    except Refused as refused:
+        return str(refused)
+    return f"{described(tags)} cannot be read: save it with 8 or 16 bits"
 
 
 def preprocess(image: Image.Image, how: Preprocessing) -> tuple[np.ndarray, Geometry]:
@@ -154,8 +175,14 @@ def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
     return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, thumbnail, opened.notice)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+def _to_rgb(image: Image.Image, profile: object) -> Image.Image:
+    """Return an image of 8 bits in RGB, from the colours of an ICC profile if there is one, and over white."""
+    transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    if isinstance(profile, bytes):
+        if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK") or (transparent and image.mode in ("L", "RGB")):
+            image = image.convert("RGBA" if transparent else "RGB")
+        image = to_srgb(image, profile)
+    if transparent:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")

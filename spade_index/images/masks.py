@@ -18,21 +18,12 @@ from PIL import Image
 
 from spade_index.errors import InputError
 
-from .decode import FORMATS, MAX_PIXELS, ORIENTATION, Geometry
-from .find import SUFFIXES
+from .decode import MAX_PIXELS, ORIENTATION, TURNS, Geometry
+from .files import SUFFIXES
+from .formats import FORMATS
 
-MASK_FORMATS = tuple(dict.fromkeys((*FORMATS, "GIF", "PPM", "JPEG2000")))
-MASK_SUFFIXES = SUFFIXES | {".gif", ".pgm", ".ppm", ".pbm", ".pnm", ".jp2"}
+MASK_SUFFIXES = SUFFIXES
 ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-TURNS = {  # by EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ def read_marks(path: Path, geometry: Geometry, size: tuple[int, int], orientatio
     """Return what a mask, or each mask of a folder, marks; arguments and errors as for `read_mask`."""
     if not path.is_dir():
         return [_read(path, geometry, size, orientation)]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in MASK_SUFFIXES and file.is_file())
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise InputError(f"{path}: no masks in this folder")
     return [_read(file, geometry, size, orientation) for file in files]
@@ -99,7 +90,7 @@ def read_marks(path: Path, geometry: Geometry, size: tuple[int, int], orientatio
 def orientation_of(data: bytes) -> int:
     """Return EXIF's orientation of an image file, 1 to 8; 1 where there is none."""
     try:
-        with Image.open(io.BytesIO(data), formats=MASK_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             found = image.getexif().get(ORIENTATION, 1)
     except Exception:  # whoever decodes the image says what is wrong
         return 1
@@ -131,7 +122,7 @@ def _decode(path: Path) -> tuple[np.ndarray, int, int | None, str | None]:
     """Return defective pixels as stored, bool [H, W], the highest value, an orientation if it has one, an oddity."""
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=MASK_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels is over the limit of {MAX_PIXELS:,}")
             image.load()

@@ -1,19 +1,19 @@
 """Find how many bits the pixels of a source use, on a sample of its images."""
 
 import heapq
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import xxhash
-from PIL import Image, ImageFile
 
 from spade_index.errors import InputError
 from spade_index.settings import BITS
 
-from .decode import FORMATS, MAX_PIXELS
-from .depth import Deep, bits_of, read_deep
-from .find import ImageFile as FoundFile
+from .decode import MAX_PIXELS
+from .deep_files import read_deep
+from .depth import Deep, bits_of
+from .find import ImageFile
+from .formats import open_image
 
 SAMPLE = 64  # images
 
@@ -33,7 +33,7 @@ class FoundBits:
         return f"pixels are read as {self.bits} bits: the highest value in {of} is {self.highest:,} (--bits overrides)"
 
 
-def find_bits(files: Iterable[FoundFile]) -> FoundBits:
+def find_bits(files: Iterable[ImageFile]) -> FoundBits:
     """Return the bits of the highest value in a sample of images: 8, 10, 12, 14 or 16.
 
     Pixels stored in 8 bits, and those of no known range, do not count; files that cannot be decoded neither. Raises
@@ -46,25 +46,24 @@ def find_bits(files: Iterable[FoundFile]) -> FoundBits:
         deep = _deep(file)
         if deep is not None and deep.kind is not None:
             unknown.append(f"{file.path}: {deep.unknown}")
-        elif deep is not None:
+        elif deep is not None and deep.white is None:
             found.append(deep.highest)
     if sample and len(unknown) == len(sample):
         raise InputError(unknown[0])
     return FoundBits(bits_of(max(found)), max(found), len(found)) if found else FoundBits(BITS[0])
 
 
-def spread(files: Iterable[FoundFile], count: int) -> list[FoundFile]:
+def spread(files: Iterable[ImageFile], count: int) -> list[ImageFile]:
     """Return up to `count` files, spread evenly, the same each time, in their order; reads names only."""
     chosen = heapq.nsmallest(count, enumerate(files), key=lambda item: xxhash.xxh3_64_intdigest(item[1].id.encode()))
     return [file for _, file in sorted(chosen, key=lambda item: item[0])]
 
 
-def _deep(file: FoundFile) -> Deep | None:
+def _deep(file: ImageFile) -> Deep | None:
     """Return the pixels of an image of more than 8 bits; None for others, and for what cannot be decoded."""
     try:
         data = file.read()
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            assert isinstance(image, ImageFile.ImageFile)
+        with open_image(data) as image:
             return read_deep(image, data) if image.width * image.height <= MAX_PIXELS else None
     except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
         return None

@@ -4,20 +4,18 @@ Both have the same grids but for the finest, and the larger one takes the backbo
 where synthetic defects on a sample of the images are found better by more than a margin.
 """
 
-import io
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images.decode import FORMATS
 from spade_index.images.find import ImageFile
+from spade_index.images.formats import open_image
 from spade_index.images.ranges import spread
 
 from .tuning import Tuning, tune
@@ -100,7 +98,7 @@ def _try(files: list[ImageFile], backbone: Backbone, path: Path, seconds: float)
 def _longer_edge(file: ImageFile) -> int:
     """Return the longer edge of an image in pixels, 0 if it cannot be read."""
     try:
-        with Image.open(io.BytesIO(file.read()), formats=FORMATS) as image:
+        with open_image(file.read()) as image:
             return max(image.size)
     except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
         return 0

@@ -44,6 +44,10 @@ class Curve:
         false, true, overlap = (np.concatenate([[0.0], np.cumsum(step) / max(step.sum(), 1e-300)]) for step in steps)
         return false, true, overlap
 
+    def saturation(self) -> NDArray[np.float64]:
+        """Return the mean share of what is enough of each region that is found, at the same points, [n + 1]."""
+        return np.concatenate([[0.0], np.cumsum(self.saturating) / max(self.saturating.sum(), 1e-300)])
+
 
 @dataclass(frozen=True)
 class PixelMetrics:
@@ -86,9 +90,13 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """Return the exact figures of image scores; arguments and errors as for `roc_auc`."""
     defective, values = checked(np.asarray(labels), np.asarray(scores), "labels and scores")
-    curve = _curve(values[~defective], values[defective], np.ones(int(defective.sum())))
-    found = metrics_of(curve)
+    found = metrics_of(image_curve(values[~defective], values[defective]))
     return ImageMetrics(found.roc_auc, found.average_precision, found.f1_max)
+
+
+def image_curve(normal: NDArray[Any], defective: NDArray[Any]) -> Curve:
+    """Return the curve of the scores of normal and of defective images, each [n]."""
+    return _curve(normal, defective, np.ones(len(defective)))
 
 
 def pixel_metrics(

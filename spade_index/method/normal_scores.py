@@ -5,23 +5,25 @@ probability k / (n + 1), whatever the distribution of scores (Vovk, Gammerman an
 (1 + the number of normal scores that are as high) / (n + 1).
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spade_index.errors import GalleryDamaged
+from spade_index.gallery.catalog.calibrations import read_calibration
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut, threshold_of
-from spade_index.settings import ImageScore, SearchSettings
+from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut, remedy, threshold_of
+from spade_index.settings import IMAGE_SCORES, ImageScore, SearchSettings
+
+from .comparison import compared_sizes
 
 PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
+SCORES = (*IMAGE_SCORES, PEAK)  # of every image
 ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all images takes their place
 
 
@@ -56,12 +58,12 @@ class NormalScores:
     def own_map(self, keys: Sequence[int]) -> np.ndarray:
         """Return the mean, float32 [P], of the maps of the images with these keys; of all if few have one."""
         rows = self._found.rows(keys)
-        return self._mean_map if len(rows) < ENOUGH else np.asarray(self._found.maps[rows], np.float32).mean(0)
+        return self._mean_map if len(rows) < ENOUGH else np.asarray(self._found.maps_of(rows).mean(0))
 
     def map_of(self, key: int) -> np.ndarray | None:
         """Return the map, float32 [P], of the image with this key, or None if it was not scored."""
         rows = self._found.rows([key])
-        return np.asarray(self._found.maps[rows[0]], np.float32) if len(rows) else None
+        return np.asarray(self._found.maps_of(rows)[0]) if len(rows) else None
 
     @cached_property
     def _mean_map(self) -> np.ndarray:
@@ -89,16 +91,19 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
     if text is None:
         return None
     try:
-        values: dict[str, Any] = json.loads(text)
-        thresholds = {kind: float(threshold) for kind, threshold in values["thresholds"].items()}
-        false_alarms = float(values.get("false_alarms", 1 - values["quantile"]))  # earlier versions: the quantile only
-        snapshot, file = values["snapshot"], values.get("file")
-        if file is not None and Path(file).name != file:
-            raise ValueError("it names a file elsewhere")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise GalleryDamaged(f"{gallery.catalog.path}: a threshold cannot be read; {REMEDY}") from error
-    scores = None if file is None else NormalScores(LeaveOneOut.read(gallery.path / FOLDER / str(file)))
-    return Stored(snapshot, false_alarms, thresholds, scores)
+        values = read_calibration(text)
+    except ValueError as error:
+        raise GalleryDamaged(f"{gallery.catalog.path}: a threshold cannot be read ({error}); {REMEDY}") from error
+    false_alarms = float(values.get("false_alarms", 1 - values["quantile"]))  # earlier versions: the quantile only
+    scores = None
+    if "file" in values:
+        path = gallery.path / FOLDER / values["file"]
+        found = LeaveOneOut.read(path)
+        if found.maps.shape[1] != math.prod(compared_sizes(gallery, search)[0]) or not found.scores.keys() >= {*SCORES}:
+            raise GalleryDamaged(f"{path}: it was made with other settings: {remedy(path)}")
+        scores = NormalScores(found)
+    thresholds = {kind: float(threshold) for kind, threshold in values["thresholds"].items()}
+    return Stored(values["snapshot"], false_alarms, thresholds, scores)
 
 
 def calibration_for(gallery: Gallery, search: SearchSettings) -> dict[str, Any] | None:

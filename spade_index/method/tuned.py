@@ -23,11 +23,37 @@ def tuned_search(gallery: Gallery) -> SearchSettings:
             for name, value in tuned["search"].items()
             if name in known
         }
+        _require_types(values, len(gallery.settings.levels))
         return SearchSettings(**values)
     except (InputError, TypeError) as error:
         raise GalleryDamaged(
             f"{gallery.catalog.path}: the tuned settings cannot be used ({error}); {REMEDY}"
         ) from error
+
+
+def _require_types(values: dict[str, Any], levels: int) -> None:
+    """Raise TypeError for values that `tuning.tune` never chooses: they were read from a file."""
+    defaults = vars(SearchSettings())
+    for name, value in values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if name == "compared_levels":
+            fits = value is None or all(type(level) is int and level < levels for level in numbers)
+        elif name == "level_weights":
+            fits = isinstance(value, str) or (len(numbers) == levels and all(map(_is_number, numbers)))
+        elif name in ("grid", "window"):
+            fits = value is None or type(value) is int
+        elif name == "image_score":
+            fits = value is None or isinstance(value, str)
+        elif isinstance(defaults[name], float):
+            fits = _is_number(value)
+        else:
+            fits = type(value) is type(defaults[name])
+        if not fits:
+            raise TypeError(f"unexpected {name}")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
 
 
 def should_tune_again(gallery: Gallery) -> bool:

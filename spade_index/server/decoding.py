@@ -1,12 +1,10 @@
 """Read the images that clients send, within limits, and decode them in threads."""
 
 import asyncio
-import io
 import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +12,9 @@ from PIL import Image
 from starlette.requests import Request
 
 from spade_index.errors import ImageError
-from spade_index.images.decode import FORMATS, DecodedImage, decode, preprocess
+from spade_index.images.decode import DecodedImage, decode, preprocess
 from spade_index.images.find import ImageFile
+from spade_index.images.formats import open_image
 from spade_index.settings import Preprocessing
 
 from .forms import FIELD, file_name, read_files
@@ -128,11 +127,13 @@ def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
     """
     if data.startswith(b"\xff\xd8") and _scans(data) > MOST_SCANS:
         raise ImageError(f"{name}: a JPEG file of more than {MOST_SCANS} scans is refused")
-    with suppress(Image.UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    try:
+        with open_image(data) as image:
             width, height = image.size
-        if width * height > most_pixels:
-            raise ImageError(f"{name}: {width}x{height} pixels is over the limit of {most_pixels:,}")
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files
+        return
+    if width * height > most_pixels:
+        raise ImageError(f"{name}: {width}x{height} pixels is over the limit of {most_pixels:,}")
 
 
 def _scans(data: bytes) -> int:

@@ -87,7 +87,8 @@ class Result:
         )
 
     def _image(self) -> Image.Image:
-        image = decode(self.upload.data, "the image", self.geometry.width * self.geometry.height, self.preprocessing)
+        within = 2 * self.geometry.width * self.geometry.height  # it was decoded before
+        image = decode(self.upload.data, "the image", within, self.preprocessing)
         return image.resize(_drawn_size(self.geometry), Image.Resampling.BICUBIC)
 
 

@@ -15,11 +15,13 @@ from spade_index.method.evaluation import Evaluation, Judged
 from spade_index.method.outcomes import SCORES
 from spade_index.method.regions import regions_of
 
+from .curves import charts_of
 from .example import Example, example_of
 from .heatmap import score_limits
-from .report import Table, write_report
+from .report import Group, Table, write_report
 
 EXAMPLES_PER_KIND = 4  # on the page
+CASES = 4  # best and worst cases of each sort
 FIGURES = {  # columns of figures, by their names in a summary
     "image_average_precision": "AP",
     "image_f1_max": "F1-max",
@@ -85,6 +87,7 @@ def write_evaluation(
 ) -> None:
     """Write the page of an evaluation: its figures, and examples of each kind of defect."""
     limits = score_limits([judged.score_map for judged in evaluation.judged], detector.pixel_threshold)
+    threshold = evaluation.judged[0].detection.threshold
     write_report(
         path,
         title=title,
@@ -92,6 +95,7 @@ def write_evaluation(
             ("Image ROC AUC", figures["image_roc_auc"]),
             ("Pixel ROC AUC", figures["pixel_roc_auc"]),
             ("PRO (to 30 % false positives)", figures["pro"]),
+            ("PRO (to 5 %)", figures["pro_05"]),
             ("Hits", figures["hit_rate"]),
             ("False alarms", figures["false_alarm_rate"]),
             ("Image score", figures["image_score"]),
@@ -101,9 +105,26 @@ def write_evaluation(
             ("Search per image", f"{1e3 * figures['seconds']['search_per_image']:.0f} ms"),
         ],
         tables=[Table("By kind of defect", ["Kind", *COLUMNS], rows_of(figures))],
+        charts=list(charts_of(evaluation, figures, threshold)),
+        groups=[
+            Group(title, intro, [_example(detector, judged, limits) for judged in cases])
+            for title, intro, cases in cases_of(evaluation)
+        ],
         examples=examples_of(detector, evaluation, EXAMPLES_PER_KIND, limits),
         limits=limits,
     )
+
+
+def cases_of(evaluation: Evaluation) -> list[tuple[str, str, list[Judged]]]:
+    """Return the worst and the best cases: a heading, what they are, and the images."""
+    by_score = sorted(evaluation.judged, key=lambda judged: judged.detection.score)
+    good = [judged for judged in by_score if not judged.defective]
+    defective = [judged for judged in by_score if judged.defective]
+    return [
+        ("Worst cases: defects", "Defective images with the lowest scores.", defective[:CASES]),
+        ("Worst cases: good images", "Good images with the highest scores.", good[: -CASES - 1 : -1]),
+        ("Best cases", "Defective images with the highest scores.", defective[: -CASES - 1 : -1]),
+    ]
 
 
 def examples_of(

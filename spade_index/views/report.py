@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from .charts import Chart
 from .example import COLUMNS, Example, pictures_of
 from .files import data_uri, write_whole
 from .heatmap import ANCHORS
@@ -31,12 +32,23 @@ class Table:
     rows: Sequence[Sequence[str | float | None]]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Examples under a heading of their own."""
+
+    title: str
+    intro: str
+    examples: Sequence[Example]
+
+
 def write_report(
     path: str | Path,
     *,
     title: str,
     summary: Sequence[tuple[str, Any]],
     tables: Sequence[Table] = (),
+    charts: Sequence[Chart] = (),
+    groups: Sequence[Group] = (),
     examples: Sequence[Example] = (),
     limits: tuple[float, float] | None = None,
 ) -> None:
@@ -47,6 +59,8 @@ def write_report(
         title: of the page.
         summary: (name, value) pairs, shown first.
         tables: shown next, in this order.
+        charts: shown next.
+        groups: of examples, shown next.
         examples: a row of pictures for each, about 80 kB.
         limits: (low, high) of the heat maps, for the legend of the colour scale.
 
@@ -57,7 +71,12 @@ def write_report(
         title=title,
         summary=[(name, text_of(value)) for name, value in summary],
         tables=[_table_cells(table) for table in tables],
-        examples=[_example_cells(example) for example in examples],
+        charts=[(chart.title, chart.svg()) for chart in charts],
+        groups=[
+            (group.title, group.intro, [_example_cells(example) for example in group.examples])
+            for group in (*groups, Group("Examples", "", examples))
+            if group.examples
+        ],
         colours=ANCHORS,
         limits=None if limits is None else [text_of(limit) for limit in limits],
     )

@@ -27,7 +27,11 @@ def test_evaluate_writes_figures_and_a_page(dataset, tmp_path):
     assert figures["settings"]["backbone"] == "efficientnet-lite0"
     assert figures["seconds"]["search"] > 0
     assert "hole" in result.stdout
-    assert "hole" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "hole" in page
+    assert page.count("<svg") == 4  # scores, ROC of images and of pixels, PRO
+    for heading in ("Worst cases: defects", "Worst cases: good images", "Best cases", "Examples"):
+        assert f"<h2>{heading}</h2>" in page
 
 
 def test_evaluate_with_a_given_gallery_gives_the_same_figures(dataset, built, tmp_path):
@@ -146,8 +150,21 @@ def test_maps_are_written_as_benchmark_servers_take_them(dataset, built, tmp_pat
 
 def test_without_masks_it_says_so(dataset, built, tmp_path):
     shutil.copytree(dataset, tmp_path / "plain", ignore=shutil.ignore_patterns("ground_truth"))
-    result = run("evaluate", tmp_path / "plain", "--gallery", built, "--json", tmp_path / "figures.json")
+    files = ["--json", tmp_path / "figures.json", "--report", tmp_path / "page.html"]
+    result = run("evaluate", tmp_path / "plain", "--gallery", built, *files)
     assert "no figures of pixels: no defective image has a mask" in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text(), parse_constant=pytest.fail)
     assert figures["pro"] is figures["pixel_f1_max"] is None
+    assert (tmp_path / "page.html").read_text().count("<svg") == 2
     assert figures["image_roc_auc"] > 0.5
+
+
+def test_names_on_the_page_are_escaped(dataset, built, tmp_path):
+    evil = "<script>alert(1)<"
+    root = Path(shutil.copytree(dataset, tmp_path / f"a{evil}"))
+    for part in ("test", "ground_truth"):
+        (root / part / "hole").rename(root / part / evil)
+    run("evaluate", root, "--gallery", built, "--report", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;" in page

@@ -5,6 +5,7 @@ are in `tables`, the queries about images in `images`, the changes in `transacti
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,15 +15,17 @@ from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, VERSION
+from spade_index.gallery.store.names import INDEX, shard_name
 from spade_index.settings import ExtractionSettings
 
 from . import check
+from .calibrations import read_calibration
 from .check import REMEDY
+from .connection import Values
+from .extraction import read_settings
 from .images import ImageQueries
 from .schema import ADDITIONS, TUNED, create_catalog
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
-
-CALIBRATION = {"thresholds": dict, "quantile": int | float, "snapshot": int, "search": str}  # fields that `info` shows
 
 
 class Catalog(ImageQueries):
@@ -39,8 +42,8 @@ class Catalog(ImageQueries):
                 f"({VERSION}): pip install --upgrade spade_index"
             )
         try:
-            self.settings = ExtractionSettings.from_json(self.meta("settings") or "")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self.settings = read_settings(self.meta("settings") or "")
+        except ValueError as error:
             raise GalleryDamaged(f"{path}: its settings cannot be read ({error}); {REMEDY}") from error
 
     @classmethod
@@ -70,7 +73,12 @@ class Catalog(ImageQueries):
 
     def shards(self) -> dict[int, ShardRow]:
         """Return all shards by number, in ascending order."""
-        return {row.shard: row for row in self._rows(ShardRow, "ORDER BY shard")}
+        rows = self._rows(ShardRow, "ORDER BY shard")
+        for row in rows:
+            self._require_name(row.file, shard_name(row.shard))
+            if row.rows < 0 or row.bytes < 0:
+                raise self._damaged(f"unexpected size of shard {row.shard}")
+        return {row.shard: row for row in rows}
 
     def next_shard(self) -> int:
         """Return a number that no shard has ever had."""
@@ -78,7 +86,10 @@ class Catalog(ImageQueries):
 
     def shard_file(self, shard: int) -> str | None:
         """Return the file name of a shard, or None if it was deleted."""
-        return self._value("SELECT file FROM shards WHERE shard = ?", str, shard)
+        file: str | None = self._value("SELECT file FROM shards WHERE shard = ?", str, shard)
+        if file is not None:
+            self._require_name(file, shard_name(shard))
+        return file
 
     def layout(self, shard: int) -> bytes | None:
         """Return the layout that is kept of a shard, or None: see `ShardLayout.recall`."""
@@ -96,15 +107,24 @@ class Catalog(ImageQueries):
         An index from before the last compaction would propose images that are deleted, and is not returned.
         """
         condition = "WHERE snapshot BETWEEN ? AND ? ORDER BY snapshot DESC LIMIT 1"
-        return self._row(IndexRow, condition, (self.oldest_snapshot(), snapshot))
+        return self._index(condition, (self.oldest_snapshot(), snapshot))
 
     def latest_index(self) -> IndexRow | None:
         """Return the index that was built last, or None."""
-        return self._row(IndexRow, "", ())
+        return self._index("", ())
+
+    def _index(self, condition: str, values: Values) -> IndexRow | None:
+        row = self._row(IndexRow, condition, values)
+        if row is not None:
+            self._require_name(row.file, INDEX)
+        return row
 
     def index_files(self) -> set[str]:
         """Return the file names of all indexes."""
-        return {file for (file,) in self._read("SELECT file FROM indexes")}
+        files = [file for (file,) in self._typed((str,), "SELECT file FROM indexes")]
+        for file in files:
+            self._require_name(file, INDEX)
+        return set(files)
 
     def calibration(self, key: str) -> str | None:
         """Return the thresholds stored for search settings, as JSON, or None."""
@@ -117,9 +137,10 @@ class Catalog(ImageQueries):
             return None
         try:
             value = json.loads(text)
-            if not isinstance(value["search"], dict) or not isinstance(value["images"], int):
+            counts = value["images"], value["snapshot"]
+            if not isinstance(value["search"], dict) or not all(type(n) is int and 0 <= n < 2**62 for n in counts):
                 raise TypeError("it has other values")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise self._damaged(f"the tuned search settings cannot be read ({error})") from error
         found: dict[str, Any] = value
         return found
@@ -131,17 +152,15 @@ class Catalog(ImageQueries):
     def calibrations(self) -> list[dict[str, object]]:
         """Return all stored thresholds, as `calibration.calibrate` gives them. Raises GalleryDamaged."""
         try:
-            found = [json.loads(row.value) for row in self._rows(CalibrationRow)]
-            for name, kind in CALIBRATION.items():
-                if not all(isinstance(calibration[name], kind) for calibration in found):
-                    raise ValueError(f"unexpected {name}")
-            if not all(isinstance(value, int | float) for one in found for value in one["thresholds"].values()):
-                raise ValueError("not a number")
-            if not all(isinstance(one.get("file", ""), str) and "/" not in one.get("file", "") for one in found):
-                raise ValueError("unexpected file")
-        except (KeyError, TypeError, ValueError) as error:
+            found = [read_calibration(row.value) for row in self._rows(CalibrationRow)]
+        except ValueError as error:
             raise self._damaged(f"a threshold cannot be read ({error})") from error
         return found
+
+    def _require_name(self, name: str, expected: str | re.Pattern[str]) -> None:
+        """Raise GalleryDamaged for the name of a file that no writer gives: it may be of another folder."""
+        if name != expected if isinstance(expected, str) else not expected.fullmatch(name):
+            raise self._damaged(f"unexpected name of a file: {name[:100]!r}")
 
     def require_unchanged(self) -> bool:
         """Compare the file's bytes with the note of the last writer: see `check.require_unchanged`."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, VERSION
+from spade_index.gallery.store.hdf5 import array
 from spade_index.gallery.store.sink import Sink
 
 BLOCK = 8192  # descriptors read at a time by `Descriptors.blocks`
@@ -39,11 +40,14 @@ class Descriptors:
         self.path = path
         try:
             with h5py.File(path, "r") as file:
-                self.keys: np.ndarray = file["key"][:]
-                shape, offset = file["pooled"].shape, file["pooled"].id.get_offset()
-                self.queries: np.ndarray | None = file["queries"][:] if "queries" in file else None
-            self._offset = offset
-            self._pooled = np.memmap(path, "<f4", "r", offset, shape)
+                (keys, _), (pooled, self._offset) = array(file, "key", "<i8", 1), array(file, "pooled", "<f4", 2)
+                if len(keys) != len(pooled):
+                    raise ValueError("its arrays do not fit each other")
+                self.keys: np.ndarray = keys[:]
+                self.queries: np.ndarray | None = None
+                if "queries" in file:
+                    self.queries = array(file, "queries", "<f4", 2)[0][:]
+                self._pooled = np.memmap(path, "<f4", "r", self._offset, pooled.shape)
         except FileNotFoundError:
             raise
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ import numpy as np
 
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery.catalog.check import REMEDY
-from spade_index.settings import IndexSettings
+from spade_index.settings import STORAGES, IndexSettings
 
 from .prefetch import ListPrefetcher
 
@@ -49,9 +49,18 @@ class IndexDescription:
         """Read what `to_json` wrote. Raises GalleryDamaged."""
         try:
             description = cls(**json.loads(text))
-        except (TypeError, ValueError) as error:
+        except (RecursionError, TypeError, ValueError) as error:
             raise GalleryDamaged(f"the index's description cannot be read ({error}); {REMEDY}") from error
-        known = description.kind in ("flat", "ivf", "pca-ivf") and isinstance(description.descriptors, str | None)
+        counts = ("images", "nlist", "nprobe", "dimensions", "candidates", "memory", "queries")
+        known = (
+            description.kind in ("flat", "ivf", "pca-ivf")
+            and isinstance(description.descriptors, str | None)
+            and all(type(value := getattr(description, name)) is int and 0 <= value < 2**62 for name in counts)
+            and all(
+                type(value) in (int, float) and 0 <= value <= 1 for value in (description.recall, description.target)
+            )
+            and description.storage in STORAGES
+        )
         if not known:
             raise GalleryDamaged(f"the index's description is not one of an index; {REMEDY}")
         return description
@@ -96,6 +105,7 @@ class Index:
             raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
         self.description = description
         self._index = index
+        self._require_own_lists(path)
         self._prefetcher: ListPrefetcher | None = None
         if description.kind != "flat":
             # Otherwise FAISS starts threads in each search to prefetch pages of the file.
@@ -104,6 +114,16 @@ class Index:
             lists.prefetch_nthread = 0
             with suppress(OSError):
                 self._prefetcher = ListPrefetcher(path, index)
+
+    def _require_own_lists(self, path: Path) -> None:
+        """Raise GalleryDamaged if the kind is another, or if the index says that its lists are in another file."""
+        ivf: Any = faiss.try_extract_index_ivf(self._index)
+        lists: Any = None if ivf is None else faiss.downcast_InvertedLists(ivf.invlists)
+        elsewhere = isinstance(lists, faiss.OnDiskInvertedLists) and lists.filename != ""  # "": its own file, mapped
+        if elsewhere or (ivf is None) != (self.description.kind == "flat"):
+            raise GalleryDamaged(
+                f"{path}: not an index that was built here: rebuild it with `spade-index index GALLERY`"
+            )
 
     def search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find the `count` nearest to each of queries float32 [B, D], leaving out keys `without` int64 [m].

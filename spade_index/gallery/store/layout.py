@@ -21,6 +21,8 @@ import xxhash
 
 from spade_index.settings import ExtractionSettings
 
+from .hdf5 import array, dataset
+
 BEYOND = 1 << 62  # bytes; larger than any file
 HEADER = 5  # values before the offsets
 SETTINGS_WITHIN = 1 << 16  # bytes at the beginning of a file that hold its settings
@@ -40,9 +42,10 @@ class ShardLayout:
     def read(cls, path: Path, settings: ExtractionSettings) -> "ShardLayout":
         """Read the layout of a file. Raises what h5py raises."""
         with h5py.File(path, "r") as file:
-            rows: int = file["pooled"].shape[0]
-            maps = [_row_offsets(file[f"maps/{level}"], rows) for level in range(len(settings.level_shapes))]
-            return cls(rows, file["pooled"].id.get_offset(), maps, _settings(file))
+            pooled, offset = array(file, "pooled", "<f4", 2)
+            rows: int = pooled.shape[0]
+            maps = [_row_offsets(dataset(file, f"maps/{level}"), rows) for level in range(len(settings.level_shapes))]
+            return cls(rows, offset, maps, _settings(file))
 
     @classmethod
     def recall(cls, kept: bytes, shard: int, path: Path, settings: ExtractionSettings) -> "ShardLayout | None":

@@ -21,11 +21,14 @@ import numpy as np
 from spade_index.errors import GalleryDamaged
 
 from .format import FORMAT, VERSION
+from .hdf5 import array
+from .shard import is_finite
 from .sink import Sink
 
 FOLDER = "calibrations"
 LARGEST = 65504.0  # the largest finite float16
 ROWS = 256  # maps written at a time
+KINDS = 20  # of scores, at most
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class LeaveOneOut:
     keys: np.ndarray  # int64 [n], ascending
     scores: dict[str, np.ndarray]  # float64 [n] of each kind
     maps: np.ndarray  # float16 [n, P]
+    path: Path | None = None  # that it was read from
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -46,6 +50,13 @@ class LeaveOneOut:
             return np.empty(0, np.int64)
         rows = np.searchsorted(self.keys, wanted).clip(max=len(self.keys) - 1)
         return rows[self.keys[rows] == wanted]
+
+    def maps_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the maps float32 [m, P] of these rows. Raises GalleryDamaged if they are not finite."""
+        maps = np.asarray(self.maps[rows])
+        if self.path is not None and maps.size and not is_finite(maps):
+            raise GalleryDamaged(f"{self.path}: maps that are not finite: {remedy(self.path)}")
+        return maps.astype(np.float32)
 
     def write(self, path: Path, rows: np.ndarray | None = None) -> None:
         """Write the file: all images, or those in these rows, ascending, int64 [m]. Raises OSError."""
@@ -65,15 +76,22 @@ class LeaveOneOut:
         """Read a file; its maps are mapped. Raises GalleryDamaged."""
         try:
             with h5py.File(path, "r") as file:
-                keys, scores, maps = file["key"], file["scores"], file["maps"]
-                if any(one.external or one.is_virtual or one.file != file for one in (keys, scores, maps)):
-                    raise ValueError("it refers to other files")
+                (keys, _), (scores, _) = array(file, "key", "<i8", 1), array(file, "scores", "<f8", 2)
+                maps, offset = array(file, "maps", "<f2", 2)
                 kinds = json.loads(file.attrs["kinds"])
-                if maps.dtype != "<f2" or len({len(keys), len(scores), len(maps)}) > 1 or maps.id.get_offset() is None:
+                if len({len(keys), len(scores), len(maps)}) > 1 or not maps.size or not scores.size:
                     raise ValueError("its arrays do not fit each other")
-                values = dict(zip(kinds, np.asarray(scores[:], np.float64).T, strict=True))
-                mapped = np.memmap(path, "<f2", "r", maps.id.get_offset(), maps.shape)
-                return cls(np.asarray(keys[:], np.int64), values, mapped)
+                if (
+                    scores.shape[1] > KINDS
+                    or not all(isinstance(kind, str) for kind in kinds)
+                    or len({*kinds}) < len(kinds)
+                ):
+                    raise ValueError("unexpected kinds of scores")
+                known, values = np.asarray(keys[:], np.int64), np.asarray(scores[:], np.float64)
+                if known[0] < 0 or (np.diff(known) <= 0).any() or not np.isfinite(values).all():
+                    raise ValueError("unexpected keys or scores")
+                mapped = np.memmap(path, "<f2", "r", offset, maps.shape)
+                return cls(known, dict(zip(kinds, values.T, strict=True)), mapped, path)
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
             raise GalleryDamaged(f"{path}: damaged ({reason}): {remedy(path)}") from error

@@ -24,6 +24,7 @@ import xxhash
 from spade_index.errors import GalleryDamaged, GalleryError, StorageError
 from spade_index.settings import ExtractionSettings
 
+from .hdf5 import dataset
 from .layout import ShardLayout
 from .record import StoredImage
 
@@ -91,7 +92,10 @@ class Shard:
         """Return a row's small JPEG. Raises FileNotFoundError, GalleryDamaged, StorageError."""
         try:
             with h5py.File(self.path, "r") as file:
-                return file["thumbnail"][row].tobytes()
+                stored = dataset(file, "thumbnail")
+                if stored.dtype != h5py.vlen_dtype(np.uint8) or stored.ndim != 1:
+                    raise ValueError("thumbnail: not a list of files")
+                return stored[row].tobytes()
         except FileNotFoundError:
             raise
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
@@ -114,7 +118,7 @@ class Shard:
         try:
             self._read_maps(row, maps)
             with h5py.File(self.path, "r") as file:
-                id, checksum = file["id"].asstr()[row], int(file["checksum"][row])
+                id, checksum = dataset(file, "id").asstr()[row], int(dataset(file, "checksum")[row])
             stored = StoredImage(self._pooled[row], maps, self.thumbnail(row))
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
             if isinstance(failure := _unreadable(self.path, error), StorageError):

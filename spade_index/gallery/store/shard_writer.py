@@ -13,6 +13,7 @@ from spade_index.settings import ExtractionSettings
 from .files import make_durable
 from .format import FORMAT, VERSION
 from .layout import layout_to_keep
+from .names import shard_name
 from .record import ImageOrigin, NewImage
 from .shard import row_checksum
 from .sink import Sink
@@ -49,7 +50,7 @@ class ShardWriter:
         """Create the temporary file in `folder`, which is made if it is missing. Raises OSError."""
         folder.mkdir(exist_ok=True)
         self.number = number
-        self.path = folder / f"{number:06d}.h5"
+        self.path = folder / shard_name(number)
         self._settings = settings
         self._temporary = self.path.with_suffix(".h5.tmp")
         self._rows: list[_Row] = []

@@ -12,6 +12,7 @@ from spade_index.errors import GalleryDamaged, storage_errors
 from spade_index.gallery.catalog.tables import CalibrationRow
 from spade_index.gallery.store.files import file_digest, make_durable
 from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut, remedy, threshold_of
+from spade_index.gallery.store.names import snapshot_name
 
 from .session import Session
 
@@ -81,5 +82,5 @@ def _written(session: Session, found: LeaveOneOut, rows: np.ndarray | None = Non
 def _new_path(gallery: Path, snapshot: int) -> Path:
     """Return where a new file goes: never the name of one that a reader may be about to open."""
     folder = gallery / FOLDER
-    names = (f"{snapshot:06d}{f'-{number}' if number > 1 else ''}.h5" for number in count(1))
+    names = (snapshot_name(snapshot, number, ".h5") for number in count(1))
     return next(folder / name for name in names if not (folder / name).exists())

@@ -13,6 +13,7 @@ from spade_index.gallery.index.build import build_index
 from spade_index.gallery.index.descriptors import Descriptors, descriptors_file, write_descriptors
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.store.files import make_durable
+from spade_index.gallery.store.names import snapshot_name
 from spade_index.settings import IndexSettings
 
 from .session import Session
@@ -64,5 +65,5 @@ def rebuild_index(
 def _new_path(gallery: Path, snapshot: int) -> Path:
     """Return where a new index goes: never the name of one that a reader may be about to open."""
     folder = gallery / "index"
-    names = (f"{snapshot:06d}{f'-{number}' if number > 1 else ''}.faiss" for number in count(1))
+    names = (snapshot_name(snapshot, number, ".faiss") for number in count(1))
     return next(folder / name for name in names if not (folder / name).exists())

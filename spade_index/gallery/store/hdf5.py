@@ -1,0 +1,39 @@
+"""Datasets of HDF5 files that may come from anyone: their values are in the file itself, as they stand there.
+
+HDF5 can be told by a file to read others: by external storage, external links, soft links through these, and virtual
+datasets. Filters could make much of a few bytes. No file of a gallery has any of them.
+"""
+
+import os
+from typing import Any
+
+import h5py
+import numpy as np
+
+
+def dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset whose values are in `file`. Raises KeyError, ValueError."""
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        if not isinstance(file.get("/".join(parts[:depth]), getlink=True), h5py.HardLink):
+            raise ValueError(f"{name}: a link, or not there")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"{name}: not a dataset")
+    properties: Any = found.id.get_create_plist()
+    if properties.get_external_count() or properties.get_layout() == h5py.h5d.VIRTUAL:
+        raise ValueError(f"{name}: it refers to other files")
+    if properties.get_nfilters():
+        raise ValueError(f"{name}: it has filters")
+    return found
+
+
+def array(file: h5py.File, name: str, dtype: str, dimensions: int) -> tuple[h5py.Dataset, int]:
+    """Return a contiguous dataset of this type and its byte offset: all of it is within the file. Raises ValueError."""
+    found = dataset(file, name)
+    if found.dtype != np.dtype(dtype) or found.ndim != dimensions:
+        raise ValueError(f"{name}: {found.dtype} of {found.ndim} dimensions")
+    offset = found.id.get_offset()
+    if offset is None or offset + found.nbytes > os.stat(file.filename).st_size:
+        raise ValueError(f"{name}: truncated")
+    return found, offset
