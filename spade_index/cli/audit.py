@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .options import gallery_argument
+from .outputs import require_writable
 from .progress import Progress
 from .values import PATH, WholeRange
 
@@ -25,6 +26,7 @@ def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None, 
     from spade_index.views.audit import ranked, write_audit
     from spade_index.views.text import text_of
 
+    require_writable([report], inputs=[gallery])
     with Gallery(gallery) as opened:
         with Progress("audit", len(opened) if every else 0) as progress:
             found = method.audit(opened, method.COUNT if count is None else count, every=every, progress=progress)

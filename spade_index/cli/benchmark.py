@@ -11,6 +11,7 @@ from spade_index.settings import MODES, STORAGES
 
 from . import parsing
 from .options import device_option
+from .outputs import require_writable
 from .values import MOST_IMAGES, MOST_WORKERS, PATH, REAL, WholeRange
 
 PACKAGES = {"psutil": "psutil", "scikit-image": "skimage"}  # of the benchmarks, and their modules
@@ -64,6 +65,7 @@ def kernel(
 ) -> None:
     """Time the pixel search against other implementations, on features of photographs; all are verified first."""
     _require_packages()
+    require_writable([json_file, picture])
     from spade_index.benchmarks.pixel_search import Settings, run
 
     all_sets = Settings.sets if tiles is None else (*Settings.sets, "tiles")
@@ -125,6 +127,7 @@ def gallery(
 ) -> None:
     """Measure a growing gallery beside peers: latency, recall and memory of its index; disk space; a cold query."""
     _require_packages()
+    require_writable([json_file, picture], [work], inputs=[photographs])
     from spade_index.benchmarks.gallery_growth import Settings, run
 
     try:
@@ -190,6 +193,7 @@ def ingest(
 ) -> None:
     """Time the ingest of images into a gallery against the backbone alone, and its memory; verifies the gallery."""
     _require_packages()
+    require_writable([json_file, picture], [work], inputs=filter(None, [photographs]))
     from spade_index.benchmarks.ingest import Settings, run
 
     settings = Settings(

@@ -19,6 +19,7 @@ from .options import (
     takes,
     tune_option,
 )
+from .outputs import require_writable
 from .pixel_options import PixelOptions
 from .progress import Progress
 from .resuming import Finished
@@ -89,6 +90,7 @@ def evaluate(
 
     from .evaluating import Evaluator
 
+    require_writable([json_file, report], [maps], inputs=[dataset, *filter(None, [gallery])])
     search.choice(preset)  # raises what is wrong of itself, before anything is read
     found = find_datasets(dataset, layout)
     evaluator = Evaluator(

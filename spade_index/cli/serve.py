@@ -15,6 +15,7 @@ from spade_index.server.settings import MIB, ServeSettings
 
 from .options import KernelOptions, device_option, preset_option, takes
 from .search_options import SearchOptions
+from .streams import default_signals
 from .values import GALLERY, PATH, RealRange, WholeRange
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
@@ -191,6 +192,7 @@ def serve(
     from spade_index.server.keys import VARIABLE, read_keys
     from spade_index.server.logs import JsonLines
 
+    default_signals()  # uvicorn handles them
     keys = read_keys(options.api_keys)
     settings = options.settings(root, search, preset, device, kernel)
     if not settings.on_loopback and not keys:

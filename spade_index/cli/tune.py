@@ -9,6 +9,7 @@ from spade_index.settings import TUNE_SECONDS
 
 from .backbone_options import BackboneOptions
 from .options import KernelOptions, device_option, gallery_argument, takes
+from .outputs import require_writable
 from .progress import Progress
 from .values import PATH, RealRange
 
@@ -42,13 +43,11 @@ def tune(
     """
     from dataclasses import asdict
 
-    from spade_index.errors import InputError
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import tuning
     from spade_index.method.judgement import carry_on
 
-    if json_file is not None and not json_file.parent.is_dir():
-        raise InputError(f"{json_file}: no such folder")
+    require_writable([json_file], inputs=[gallery])
     with GalleryWriter(gallery) as writer:
         loaded = backbone.load(device, writer.gallery)
         writer.settings.require_equal(loaded.settings, str(gallery))

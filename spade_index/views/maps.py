@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from spade_index.images.marks import SOFTWARE
 from spade_index.method.evaluation import Judged
 from spade_index.method.labelled import Dataset
 
 from .files import encode, write_whole
 from .heatmap import on_image
+from .names import file_name
 
 MAPS, BINARY_MAPS = "anomaly_images", "anomaly_images_thresholded"
 HIGHEST = float(np.finfo(np.float16).max)
@@ -46,8 +48,7 @@ class MapWriter:
         path = os.path.relpath(file.path, os.path.abspath(base if base.is_dir() else base.parent))
         if path.startswith(os.pardir):
             path = file.id
-        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-        whole = PurePosixPath(self._dataset.name, *parts)
+        whole = PurePosixPath(self._dataset.name, file_name(path))
         place = str(whole.with_suffix(""))
         if place in self._written:
             place = str(whole)
@@ -70,7 +71,7 @@ def half_tiff(values: NDArray[np.float32]) -> bytes:
     """
     pixels = np.clip(values, -HIGHEST, HIGHEST).astype("<f2").tobytes()
     height, width = values.shape
-    software = b"spade_index\0"
+    software = SOFTWARE.encode() + b"\0"
     short, long, text = 3, 4, 2
     entries = [
         (256, long, 1, width),
