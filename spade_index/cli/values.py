@@ -82,6 +82,10 @@ class Real(_Finite, FloatParamType):
     """A finite number."""
 
 
+class AnyReal(FloatParamType):
+    """A number that the settings check, with others that it belongs to."""
+
+
 class RealRange(_Finite, click.FloatRange):
     """A finite number in a range."""
 
