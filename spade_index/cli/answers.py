@@ -10,6 +10,7 @@ from spade_index.errors import ImageError
 from spade_index.images.decode import DecodedImage
 from spade_index.images.loading import load_all
 from spade_index.images.marks import OwnOutput
+from spade_index.images.notices import Notices
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
@@ -50,20 +51,21 @@ def answer_images(
             progress(1)
 
         preprocessing = detector.gallery.settings.preprocessing
+        notices = Notices(progress.say)
         size = loading.batch_size
         images = load_all(
             sources.counted_files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error
         )
         while batch := list(islice(images, size)):
+            notices.tell(batch)
             for image, detection in zip(batch, detector.detect(batch), strict=True):
-                if image.notice is not None:
-                    progress.say(image.notice)
                 regions = regions_of(detection, image.geometry)
                 answer = answer_of(detector, image, detection, regions, drawing)
                 files.add(answer, image.geometry, regions)
                 show(answer)
             answered += len(batch)
             progress(len(batch))
+        notices.end()
     sources.say_passed_over()
     sources.require_some(answered + failed)
     if drawing is not None:

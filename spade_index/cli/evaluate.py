@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spade_index.errors import GalleryError, InputError
 from spade_index.settings import LAYOUTS
 
 from .backbone_options import BackboneOptions
@@ -39,7 +40,11 @@ if TYPE_CHECKING:  # both take long to import
     type=GALLERY,
     help="Use this gallery, or of several categories those in this folder [build one from the normal images]",
 )
-@click.option("--layout", type=click.Choice(LAYOUTS), help="How the dataset is laid out [the first that it looks like]")
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS, case_sensitive=False),
+    help="How the dataset is laid out [the first that it looks like]",
+)
 @click.option("--json", "json_file", type=PATH, help="Write the figures to this file.")
 @click.option("--report", type=PATH, help="Write a page with figures and examples to this file.")
 @click.option(
@@ -96,7 +101,13 @@ def evaluate(
     evaluator = Evaluator(
         metric_size, false_alarms, no_tune, search, preset, backbone, pixels, device, kernel, loading, maps
     )
-    if found.is_root:
+    if found.passed_over:
+        Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
+    for one in found.datasets:
+        one.require_masks_fit()
+        if one.left_out:
+            Progress.say(f"{one.name}: not used: {', '.join(one.left_out)}")
+    if len(found.datasets) > 1:
         _evaluate_all(evaluator, found, dataset, gallery, json_file, report)
         return
     figures = evaluator.figures(found.datasets[0], gallery, report) | {"dataset": str(dataset)}
@@ -113,7 +124,10 @@ def _evaluate_all(
     json_file: Path | None,
     report: Path | None,
 ) -> None:
-    """Evaluate the categories that are not done yet; print and write the figures of all."""
+    """Evaluate the categories that are not done yet; print and write the figures of all.
+
+    One that fails is named, and ends nothing but itself. Raises InputError in the end if there was one.
+    """
     from spade_index.method.means import means_of
     from spade_index.views.categories import text_of_categories, write_categories
 
@@ -122,16 +136,22 @@ def _evaluate_all(
     finished = Finished(json_file, options)
     if len(finished):
         Progress.say(f"carrying on: {len(finished)} of {len(found.datasets)} categories are in {finished.path}")
-    if found.passed_over:
-        Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
     categories: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
     for dataset in found.datasets:
         figures = finished.figures(dataset)
         page = None if report is None else report.with_name(f"{report.stem}.{dataset.name}{report.suffix}")
         if figures is None or (page is not None and not page.is_file()):
-            figures = evaluator.figures(dataset, None if gallery is None else gallery / dataset.name, page)
+            try:
+                figures = evaluator.figures(dataset, None if gallery is None else gallery / dataset.name, page)
+            except (InputError, GalleryError) as error:
+                Progress.say(f"{dataset.name}: {error}")
+                failed.append(dataset.name)
+                continue
             finished.add(dataset, figures)
         categories[dataset.name] = figures
+    if not categories:
+        raise InputError(f"{path}: none of the {len(failed)} categories could be evaluated")
     together = {
         "dataset": str(path),
         "layout": found.datasets[0].layout,
@@ -139,6 +159,9 @@ def _evaluate_all(
         "categories": categories,
     }
     click.echo(text_of_categories(together))
+    if failed:
+        kept = f"; {finished.path} has the others" if finished.path is not None else ""
+        raise InputError(f"{path}: could not be evaluated: {', '.join(failed)}{kept}")
     if report is not None:
         write_categories(report, f"Evaluation of {path.resolve().name}", together)
     if json_file is not None:

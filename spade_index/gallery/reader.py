@@ -86,6 +86,11 @@ class Gallery:
                 return lock
 
     @property
+    def never_used(self) -> bool:
+        """Whether nothing was ever added: the build that made it failed, and its settings bind nobody."""
+        return self.catalog.latest_snapshot() == 0
+
+    @property
     def snapshot(self) -> int:
         """The snapshot that this gallery is at."""
         return self._view.snapshot

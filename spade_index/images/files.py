@@ -26,6 +26,7 @@ class ImageFile:
     size: int  # bytes
     mtime_ns: int
     read: Callable[[], bytes]  # returns its contents; can be pickled, to be called in another process
+    part: Callable[[int, int], bytes] | None = None  # returns as many bytes at an offset; None: `read` has to do
 
 
 def on_disk(path: str, id: str, status: os.stat_result | None, *, named: bool = False) -> ImageFile:
@@ -36,7 +37,7 @@ def on_disk(path: str, id: str, status: os.stat_result | None, *, named: bool = 
     size, mtime_ns = (-1, -1) if status is None else (status.st_size, status.st_mtime_ns)
     shown = as_text(os.path.abspath(path))
     read = partial(read_any if named else read_photograph, path)
-    return ImageFile(as_text(id), shown, size, mtime_ns, read)
+    return ImageFile(as_text(id), shown, size, mtime_ns, read, partial(read_part, path, 0))
 
 
 def status_of(path: str) -> os.stat_result | None:
@@ -69,6 +70,12 @@ def photograph(data: bytes, name: str) -> bytes:
     if is_own(data):
         raise OwnOutput(name)
     return data
+
+
+def read_part(path: str, base: int, offset: int, size: int) -> bytes:
+    """Return bytes of a file at `base + offset`; fewer at its end. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        return os.pread(file.fileno(), size, base + offset)
 
 
 def is_drawn(path: str) -> bool:

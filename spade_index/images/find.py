@@ -12,22 +12,25 @@ from spade_index.errors import InputError
 from .files import SUFFIXES, ImageFile, is_drawn, on_disk, status_of
 from .folders import in_folder
 from .lists import LIST_SUFFIXES, TextList, in_list, is_stream, read_list
+from .pages import with_pages
 from .passed_over import PassedOver
 from .tars import in_tar
 from .zips import in_zip
 
 
 def find_images(
-    source: str | Path | TextList, prefix: str = "", passed_over: PassedOver | None = None
+    source: str | Path | TextList, prefix: str = "", passed_over: PassedOver | None = None, *, pages: bool = True
 ) -> Iterator[ImageFile]:
     """Yield the images of a folder (recursive, sorted), a tar or zip archive, a text list of paths, or a single file.
 
-    `prefix` is put before each id. `passed_over` says what is left out, and counts it; by default that is hidden files,
+    `prefix` is put before each id. The pages of a TIFF after the first are images of their own, as `name#2` and so on,
+    unless `pages` is false. `passed_over` says what is left out, and counts it; by default that is hidden files,
     what systems leave behind, and what `query --out` drew. A pipe is read as a list. Raises InputError if `source`
     does not exist, or it or a folder in it cannot be read.
     """
-    for file in _found(source, PassedOver() if passed_over is None else passed_over):
-        yield replace(file, id=prefix + file.id) if prefix else file
+    for found in _found(source, PassedOver() if passed_over is None else passed_over):
+        for file in with_pages(found) if pages else (found,):
+            yield replace(file, id=prefix + file.id) if prefix else file
 
 
 def _found(source: str | Path | TextList, passed_over: PassedOver) -> Iterator[ImageFile]:

@@ -1,7 +1,7 @@
 """Read ground-truth masks: what is not zero is defective.
 
-- Grey levels of any depth (1 to 32 bits, floating point): a value that is not 0. Palettes: an index that is not 0,
-  whatever its colour. Colours: a pixel with a band that is not 0.
+- Grey levels of any depth (1 to 32 bits, floating point): a stored value that is not 0. Palettes: an index that is not
+  0, whatever its colour. Colours: a pixel with a band that is not 0.
 - Alpha: a transparent pixel is normal. A visible one is defective if its colour is not black; where every visible pixel
   is black, as when a tool paints on a transparent page, alpha alone decides.
 - JPEG and lossy WebP, which blur zero: from half of the highest value on.
@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from spade_index.errors import InputError
 
 from .decode import MAX_PIXELS, ORIENTATION, TURNS, Geometry
+from .deep_files import WHITE_IS_ZERO, read_deep
 from .files import SUFFIXES
-from .formats import FORMATS
+from .formats import FORMATS, open_image
+from .tiff import PHOTOMETRIC
 
-MASK_SUFFIXES = SUFFIXES
+Size = tuple[int, int]
 ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -79,22 +81,16 @@ def union(marks: "list[Marked] | tuple[Marked, ...]", size: tuple[int, int]) -> 
 
 def read_marks(path: Path, geometry: Geometry, size: tuple[int, int], orientation: int = 1) -> list[Marked]:
     """Return what a mask, or each mask of a folder, marks; arguments and errors as for `read_mask`."""
-    if not path.is_dir():
-        return [_read(path, geometry, size, orientation)]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise InputError(f"{path}: no masks in this folder")
-    return [_read(file, geometry, size, orientation) for file in files]
+    return [_read(file, geometry, size, orientation) for file in _files(path)]
 
 
 def orientation_of(data: bytes) -> int:
     """Return EXIF's orientation of an image file, 1 to 8; 1 where there is none."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            found = image.getexif().get(ORIENTATION, 1)
+        with open_image(data) as image:
+            return _orientation(image) or 1
     except Exception:  # whoever decodes the image says what is wrong
         return 1
-    return found if found in TURNS else 1
 
 
 def marks_anything(path: Path) -> bool:
@@ -102,18 +98,56 @@ def marks_anything(path: Path) -> bool:
     return bool(_decode(path)[0].any())
 
 
+def require_fit(path: Path, image: Path) -> None:
+    """Raise InputError if a mask, or one of a folder, cannot be opened or has not the size of its image.
+
+    It reads the heads of the files only. An image that cannot be opened is left to whoever decodes it.
+    """
+    try:
+        with Image.open(image, formats=FORMATS) as opened:
+            size, orientation = opened.size, _orientation(opened) or 1
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files
+        return
+    upright = size[::-1] if orientation >= 5 else size
+    for file in _files(path):
+        try:
+            with Image.open(file, formats=FORMATS) as mask:
+                _turn(file, mask.size, _orientation(mask), upright, orientation)
+        except InputError:
+            raise
+        except Exception as error:
+            raise _unreadable(file, error) from error
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise InputError(f"{path}: no masks in this folder")
+    return files
+
+
+def _turn(path: Path, size: Size, own: int | None, upright: Size, orientation: int) -> Image.Transpose | None:
+    """Return how a mask of this size (width, height) and orientation is turned. Raises InputError if it does not fit.
+
+    `upright` is the size of its image, after the image was turned from its `orientation`.
+    """
+    if own is None and size == (upright[::-1] if orientation >= 5 else upright):
+        own = orientation
+    turned = size[::-1] if own is not None and own >= 5 else size
+    if turned != upright:
+        there, wanted = (f"{width}x{height}" for width, height in (turned, upright))
+        raise InputError(f"{path}: is {there} pixels, but its image is {wanted}")
+    return TURNS.get(own or 1)
+
+
 def _read(path: Path, geometry: Geometry, size: tuple[int, int], orientation: int) -> Marked:
     defective, value, own, oddity = _decode(path)
     mask = Image.fromarray(defective)
-    upright = (geometry.width, geometry.height)
-    stored = upright[::-1] if orientation >= 5 else upright
-    if own is None and mask.size == stored:
-        own = orientation
-    if own in TURNS:
-        mask = mask.transpose(TURNS[own])
-    if mask.size != upright:
-        there, wanted = (f"{width}x{height}" for width, height in (mask.size, upright))
-        raise InputError(f"{path}: is {there} pixels, but its image is {wanted}")
+    turn = _turn(path, mask.size, own, (geometry.width, geometry.height), orientation)
+    if turn is not None:
+        mask = mask.transpose(turn)
     fitted = mask.convert("L").resize(size[::-1], Image.Resampling.NEAREST, box=geometry.box)
     return Marked(path, np.asarray(fitted) > 0, value, int(defective.sum()), defective.size, oddity)
 
@@ -125,37 +159,64 @@ def _decode(path: Path) -> tuple[np.ndarray, int, int | None, str | None]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels is over the limit of {MAX_PIXELS:,}")
-            image.load()
-            levels = _levels(image)  # [H, W]
+            levels = _levels(image, data)  # [H, W]
             lossy = image.format in ("JPEG", "MPO") or b"VP8 " in data[12:64]
             highest = levels.max() if levels.size else 0
             defective = levels > highest / 2 if lossy and highest > 0 else levels != 0
-            return defective, int(highest), image.getexif().get(ORIENTATION), _oddity(image, defective)
+            return defective, int(highest), _orientation(image), _oddity(image, defective)
     except InputError:
         raise
     except Exception as error:  # Pillow raises exceptions of many kinds on damaged files
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
-        raise InputError(f"{path}: cannot be decoded ({' '.join(reason.split())})") from error
+        raise _unreadable(path, error) from error
 
 
-def _levels(image: Image.Image) -> np.ndarray:
-    """Return one number for each pixel [H, W], which is 0 where it is normal."""
+def _unreadable(path: Path, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.strerror:
+        return InputError(f"{path}: cannot be read ({error.strerror})")
+    reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or repr(error)
+    return InputError(f"{path}: cannot be decoded ({' '.join(reason.split())})")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return EXIF's orientation of an image, 1 to 8; None where there is none."""
+    found = image.getexif().get(ORIENTATION)
+    return int(found) if isinstance(found, int) and 1 <= found <= 8 else None
+
+
+def _levels(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
+    """Return one number for each pixel of an image just opened from `data`, [H, W]: 0 where it is normal."""
+    deep = read_deep(image, data)
+    if deep is not None:
+        return _of_bands(deep.values, alpha=deep.mode in ALPHA)
+    image.load()
     if image.mode in ALPHA:
-        bands = np.asarray(image if image.mode == "LA" else image.convert("RGBA"))
-        alpha, colour = bands[..., -1], bands[..., :-1].max(2)
-        seen = np.where(alpha > 0, colour, 0)
-        return seen if seen.any() else alpha * np.uint8(alpha.min(initial=255) < 255)
-    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        image = image.convert("RGB")
-    levels = np.asarray(image)
+        return _of_bands(np.asarray(image if image.mode == "LA" else image.convert("RGBA")), alpha=True)
+    levels = np.asarray(image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image)
     if levels.dtype == bool:
         levels = levels.astype(np.uint8)
-    return levels if levels.ndim == 2 else levels.max(2)
+    return levels.max() - levels if _shows_zero_white(image) and image.mode in ("1", "L") else _of_bands(levels)
+
+
+def _of_bands(values: np.ndarray, *, alpha: bool = False) -> np.ndarray:
+    """Return [H, W] of values [H, W] or [H, W, C]; the last of C may be an alpha channel."""
+    if values.ndim == 2:
+        return values
+    if not alpha:
+        return values.max(2)
+    last, colour = values[..., -1], values[..., :-1].max(2)
+    seen = np.where(last > 0, colour, 0)
+    opaque = last.size == 0 or last.min() == np.iinfo(last.dtype).max
+    return seen if seen.any() or opaque else last
+
+
+def _shows_zero_white(image: Image.Image) -> bool:
+    """Return whether zero is white in a TIFF file; Pillow inverts its pixels."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
 
 
 def _oddity(image: Image.Image, defective: np.ndarray) -> str | None:
+    if _shows_zero_white(image):
+        return "shows zero, which is normal, as white: is it inverted?"
     if image.mode != "P" or not defective.any() or defective.all():
         return None
     colours = np.asarray(image.convert("RGB")).max(2)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spade_index.errors import ImageError, InputError
 
-from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, require_size
+from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
 from .links import followed, link_target, member_path
 from .passed_over import DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
 
@@ -85,11 +85,15 @@ def _image(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, path: P
     archive_path = os.path.abspath(path)
     shown = as_text(f"{archive_path}::{name}")
     read: Callable[[], bytes]
+    part = None
     if not isinstance(archive.fileobj, io.BufferedReader) or member.issparse():
         read = partial(_contents, _read_now(archive, member), member.size, shown)
     else:
         read = partial(read_range, archive_path, member.offset_data, member.size, shown)
-    return ImageFile(as_text(name), shown, min(max(member.size, -1), LARGEST + 1), _nanoseconds(member.mtime), read)
+        part = partial(read_part, archive_path, member.offset_data)
+    return ImageFile(
+        as_text(name), shown, min(max(member.size, -1), LARGEST + 1), _nanoseconds(member.mtime), read, part
+    )
 
 
 def _read_now(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:

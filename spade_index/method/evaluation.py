@@ -24,7 +24,7 @@ from .metrics import PixelMetrics
 from .outcomes import SCORES, Outcomes
 from .tally import MOST, PixelTally
 
-KEPT = 200  # images whose maps are kept to be shown; of more, the extremes of each kind
+KEPT = 120  # images whose maps are kept to be shown; of more, the extremes of each kind
 EXTREMES = 4  # of a kind, with the highest and with the lowest scores
 PIXEL_FIGURES = {  # names in a summary, by those of PixelMetrics
     "roc_auc": "pixel_roc_auc",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spade_index.errors import InputError
 from spade_index.images.find import ImageFile
-from spade_index.images.masks import Marked
+from spade_index.images.masks import Marked, require_fit
 
 GOOD = "good"
 UNLABELLED = ""  # the kind of an image of which nobody says whether it is good
@@ -52,6 +52,7 @@ class Dataset:
     normal: list[ImageFile] = field(repr=False)
     unlabelled: list[LabelledImage] = field(repr=False, default_factory=list)  # of which only score maps are wanted
     normal_from: str = "train/good"  # where `normal` was looked for
+    left_out: tuple[str, ...] = ()  # what was found and is not used: "30 images of validation"
 
     def require_test(self, good: str, defective: str, ground_truth: Path | None = None) -> "Dataset":
         """Return the dataset, if its test set can be judged.
@@ -82,6 +83,12 @@ class Dataset:
                         f"{image.file.path}: has no mask{where}; without any masks, images are judged alone"
                     )
         return self
+
+    def require_masks_fit(self) -> None:
+        """Raise InputError for the first mask that cannot be opened, or has not the size of its image."""
+        for image in self.test:
+            if image.mask is not None:
+                require_fit(image.mask, Path(image.file.path))
 
     def require_normal(self) -> list[ImageFile]:
         """Return the normal images. Raises InputError if there are none."""

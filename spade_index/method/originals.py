@@ -1,5 +1,6 @@
 """The files that a gallery's images were added from, where they can still be read and have not changed."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from spade_index.errors import ImageError, InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.images.decode import AS_STORED, decode
 from spade_index.images.find import find_images
+from spade_index.images.pages import without_page
 from spade_index.settings import Preprocessing
 
 
 def originals(rows: Sequence[ImageRow], how: Preprocessing = AS_STORED) -> Iterator[tuple[ImageRow, Image.Image]]:
-    """Yield those of the images whose files are as they were, upright RGB; those in archives come last.
+    """Yield those of the images whose files are as they were, upright RGB; those within other files come last.
 
     `how` is the gallery's preprocessing: the range that pixels are read by.
     """
@@ -28,18 +30,30 @@ def originals(rows: Sequence[ImageRow], how: Preprocessing = AS_STORED) -> Itera
 
 
 def _contents(rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, bytes]]:
-    """Yield the bytes of the files of rows, also of those in an archive (ARCHIVE::MEMBER)."""
-    in_archives = {row.path: row for row in rows if "::" in row.path and not Path(row.path).exists()}
+    """Yield the bytes of the files of rows, also of those within others: ARCHIVE::MEMBER, and pages, FILE#2."""
+    within: dict[str, list[ImageRow]] = defaultdict(list)
     for row in rows:
+        if (whole := _whole(row.path)) is not None:
+            within[whole].append(row)
+            continue
         try:
-            if row.path not in in_archives:
-                yield row, Path(row.path).read_bytes()
+            yield row, Path(row.path).read_bytes()
         except OSError:
             continue
-    for archive in dict.fromkeys(path.partition("::")[0] for path in in_archives):
+    for whole, some in within.items():
+        wanted = {row.path: row for row in some}
         try:
-            for file in find_images(archive):
-                if file.path in in_archives:
-                    yield in_archives[file.path], file.read()
-        except (InputError, OSError):
+            for file in find_images(whole):
+                if file.path in wanted:
+                    yield wanted[file.path], file.read()
+        except (ImageError, InputError, OSError):
             continue
+
+
+def _whole(path: str) -> str | None:
+    """Return the file that an image is within, None if it is a file of its own."""
+    if Path(path).exists():
+        return None
+    archive, inside, _ = path.partition("::")
+    whole = archive if inside else without_page(path)
+    return None if whole == path else whole

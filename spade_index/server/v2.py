@@ -58,9 +58,9 @@ async def live() -> dict[str, bool]:
 
 @health.get("/health/ready")
 async def ready(request: Request) -> JSONResponse:
-    """Return whether the service takes queries: 503 if not."""
-    alive = service_of(request).engine.alive
-    return JSONResponse({"ready": alive}, 200 if alive else 503)
+    """Return whether the service takes queries and jobs, and all its threads live: 503 if not."""
+    ready = service_of(request).ready
+    return JSONResponse({"ready": ready}, 200 if ready else 503)
 
 
 @router.post("/repository/index")

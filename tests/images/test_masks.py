@@ -7,8 +7,10 @@ from PIL import Image, ImageOps
 from spade_index.errors import InputError
 from spade_index.images import covered
 from spade_index.images.decode import ORIENTATION
-from spade_index.images.masks import orientation_of, read_marks, read_mask
+from spade_index.images.masks import orientation_of, read_marks, read_mask, require_fit
 from spade_index.settings import Preprocessing
+
+from helpers.deep import tiff
 
 SIZE = (6, 4)  # width, height
 PLAIN = covered(*SIZE, Preprocessing(input_size=(16, 16)))
@@ -59,6 +61,28 @@ MASKS = {
 def test_what_is_not_zero_is_defective(tmp_path, name):
     MASKS[name].save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
     assert np.array_equal(read_mask(tmp_path / name, PLAIN, DEFECT.shape), DEFECT)
+
+
+WIDE = np.where(DEFECT[..., None], (0, 1, 0), 0).astype(np.uint16)
+OPEN = np.where(DEFECT, 0xFFFF, 0).astype(np.uint16)
+DEEP = {  # as scientific software writes it
+    "colours": tiff(WIDE, photometric="rgb"),
+    "alpha": tiff(np.dstack([0 * WIDE, OPEN]), photometric="rgb", extrasamples=["unassalpha"]),
+    "big-endian": tiff(WIDE[..., 1], byteorder=">"),
+    "unsigned": tiff(WIDE[..., 1].astype(np.uint32)),
+    "signed": tiff(-WIDE[..., 1].astype(np.int16)),
+    "bool, white is zero": tiff(DEFECT, photometric="miniswhite"),  # the default of tifffile
+    "white is zero": tiff(levels(200), photometric="miniswhite"),
+    "wide, white is zero": tiff(WIDE[..., 1], photometric="miniswhite"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_stored_values_decide(tmp_path, name):
+    (tmp_path / "m.tif").write_bytes(DEEP[name])
+    assert np.array_equal(read_mask(tmp_path / "m.tif", PLAIN, DEFECT.shape), DEFECT)
+    strange = read_marks(tmp_path / "m.tif", PLAIN, DEFECT.shape)[0].strange()
+    assert (strange is not None) == ("white" in name)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
@@ -143,12 +167,25 @@ def test_a_mask_that_does_not_fit_is_named(tmp_path, contents):
         Image.new("L", (10, 10)).save(path)
     elif contents == "no image":
         path.write_bytes(b"not a picture")
-    with pytest.raises(InputError) as raised:
-        read_mask(path, PLAIN, DEFECT.shape)
-    assert str(path) in str(raised.value)
-    if contents == "another size":
-        assert "10x10" in str(raised.value)
-        assert "6x4" in str(raised.value)
+    Image.new("L", SIZE).save(tmp_path / "image.png")
+    for check in (lambda: read_mask(path, PLAIN, DEFECT.shape), lambda: require_fit(path, tmp_path / "image.png")):
+        with pytest.raises(InputError) as raised:
+            check()
+        assert str(path) in str(raised.value)
+        if contents == "another size":
+            assert "10x10" in str(raised.value)
+            assert "6x4" in str(raised.value)
+
+
+def test_a_mask_that_fits_is_accepted_by_its_head(tmp_path):
+    Image.new("L", SIZE).save(tmp_path / "m.png")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for size in (SIZE, SIZE[::-1]):  # as stored, and upright
+        Image.new("L", size).save(tmp_path / "image.png", exif=exif)
+        require_fit(tmp_path / "m.png", tmp_path / "image.png")
+    (tmp_path / "image.png").write_bytes(b"not a picture")  # whoever decodes it says so
+    require_fit(tmp_path / "m.png", tmp_path / "image.png")
 
 
 def test_a_mask_is_cropped_as_its_image_is(tmp_path):

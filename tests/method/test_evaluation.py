@@ -14,6 +14,8 @@ from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.images import load
+from spade_index.images.decode import ORIENTATION
+from spade_index.images.masks import TURNS
 from spade_index.method.dataset import find_test_images
 from spade_index.method.detector import Detector
 from spade_index.method.evaluation import Evaluation, evaluate
@@ -157,6 +159,21 @@ def test_masks_of_any_values_give_the_same_figures(dataset, gallery_of, backbone
         value = (1, 100, 255)[number % 3]
         name = (f"{path.stem}.PNG", f"{path.stem}.bmp", f"{path.stem[:3]}.TIF")[number % 3]
         Image.fromarray((mask * value).astype(np.uint8)).save(path.with_name(name))
+    figures = run(dataset, gallery_of, backbone).summary("both")
+    assert whole.pop("seconds").keys() == figures.pop("seconds").keys()
+    assert figures == whole
+
+
+@pytest.mark.parametrize("orientation", [3, 5, 6, 8])
+def test_turned_images_and_their_masks_give_the_same_figures(dataset, gallery_of, backbone, orientation):
+    whole = run(dataset, gallery_of, backbone).summary("both")
+    back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS[orientation])  # from upright to stored
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    for path in sorted((dataset / "test").rglob("*.png")):
+        Image.open(path).transpose(back).save(path, exif=exif)
+    for path in sorted((dataset / "ground_truth").rglob("*.png")):
+        Image.open(path).transpose(back).save(path)
     figures = run(dataset, gallery_of, backbone).summary("both")
     assert whole.pop("seconds").keys() == figures.pop("seconds").keys()
     assert figures == whole

@@ -104,9 +104,21 @@ def test_a_root_of_categories_is_found(tmp_path, name):
     assert {dataset.name for dataset in found.datasets} == names
     assert {len(dataset.test) for dataset in found.datasets} == {10}
     assert {dataset.layout for dataset in found.datasets} == {name}
-    assert found.passed_over == {"mvtec-ad": ["notes"], "btad": ["notes"], "visa": ["split_csv"]}.get(name, [])
+    assert found.passed_over == {"mvtec-ad": ["notes"], "btad": ["notes"]}.get(name, [])
     with pytest.raises(InputError, match="several categories"):
         find_dataset(root)
+
+
+def test_folders_below_a_kind_of_defect_are_no_folders_of_masks(tmp_path):
+    root = write_dataset(tmp_path / "set")
+    for part in ("test", "ground_truth"):
+        (root / part / "hole").rename(root / "batch")
+        (root / part / "hole").mkdir()
+        (root / "batch").rename(root / part / "hole" / "batch")
+    dataset = find_dataset(root)
+    assert dataset.layout == "mvtec-ad"
+    masks = [image.mask for image in dataset.test if image.kind == "hole"]
+    assert masks == [root / "ground_truth" / "hole" / "batch" / f"{at:03d}_mask.png" for at in range(3)]
 
 
 def test_a_folder_of_images_of_real_iad_finds_its_list(tmp_path):

@@ -17,7 +17,10 @@ from .lock import LOCK, WriterLock
 def open_for_writing(
     path: Path, lock: WriterLock, settings: ExtractionSettings | None, weights_file: str | None
 ) -> Gallery:
-    """Open a gallery as `Session` does, and take its lock. Raises OSError besides."""
+    """Open a gallery as `Session` does, and take its lock. One that never held an image takes the settings as its own.
+
+    Raises OSError besides.
+    """
     if settings is not None and not (path / CATALOG).exists():
         _make_folder(path)
         lock.take()
@@ -25,10 +28,15 @@ def open_for_writing(
             Catalog.create(path / CATALOG, settings, weights_file).close()
     gallery = Gallery(path)  # before the lock, so that a folder that is no gallery is left alone
     lock.take()
-    if settings is not None:
+    if settings is not None and not gallery.never_used:
         gallery.settings.require_equal(settings, str(path))
     _require_sound(gallery.catalog)
     gallery.catalog.complete()
+    if settings is not None and gallery.never_used and gallery.settings.to_json() != settings.to_json():
+        with gallery.catalog.transaction() as changes:
+            changes.set_settings(settings, weights_file)
+        gallery.close()
+        gallery = Gallery(path)
     generations.prepare(path, gallery.catalog.generation())
     gallery.at()
     return gallery

@@ -34,6 +34,9 @@ KNOWN = {
 assert set(KNOWN) == set(LAYOUTS)
 
 
+LISTS = (tables.VISA_SPLIT.parent.name,)  # folders beside categories that belong to a layout
+
+
 @dataclass(frozen=True)
 class Found:
     """What was found at a path: one category, or a root of categories."""
@@ -68,7 +71,7 @@ def find_datasets(path: str | Path, layout: str | None = None) -> Found:
         inside = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
         categories = [entry for entry in inside if KNOWN[name].there(entry)]
         if categories:
-            others = [entry.name for entry in inside if entry not in categories]
+            others = [entry.name for entry in inside if entry not in categories and entry.name not in LISTS]
             return Found([KNOWN[name].read(entry) for entry in categories], is_root=True, passed_over=others)
     looked_for = "; ".join(f"{name}: {KNOWN[name].looks_like}" for name in names)
     raise InputError(f"{root}: no dataset in a known layout, here or one folder below; looked for {looked_for}")

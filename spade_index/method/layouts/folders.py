@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from spade_index.errors import InputError
+from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images
-from spade_index.images.masks import MASK_SUFFIXES
 
 from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage, Saturation
 
@@ -68,7 +68,12 @@ def is_loco(root: Path) -> bool:
     """Return whether defects have folders of masks, or a file that says how much of them is enough."""
     if not is_mvtec_ad(root):
         return False
-    return (root / DEFECTS_CONFIG).is_file() or any(map(_folders, _folders(root / "ground_truth")))
+    return (root / DEFECTS_CONFIG).is_file() or any(
+        (root / "test" / kind.name / f"{folder.name}{suffix}").is_file()
+        for kind in _folders(root / "ground_truth")
+        for folder in _folders(kind)
+        for suffix in SUFFIXES
+    )
 
 
 def is_mvtec_ad_2(root: Path) -> bool:
@@ -84,7 +89,7 @@ def labelled(
     for kind in (path for path in _folders(test) if path != ground_truth):
         good = kind.name.casefold() in GOOD_FOLDERS
         masks = {} if good else _masks(ground_truth / kind.name)
-        for file in find_images(kind, prefix=f"{kind.name}/"):
+        for file in find_images(kind, prefix=f"{kind.name}/", pages=False):
             mask = None if good else _mask_of(masks, Path(file.id).relative_to(kind.name))
             found.append(LabelledImage(file, GOOD if good else kind.name, mask, saturations))
     return found
@@ -93,13 +98,16 @@ def labelled(
 def _dataset(
     root: Path, layout: str, test: list[LabelledImage], unlabelled: list[LabelledImage] | None = None
 ) -> Dataset:
-    return Dataset(root.resolve().name, layout, root, test, list(_normal(root)), unlabelled or [])
-
-
-def _normal(root: Path) -> Iterator[ImageFile]:
+    normal: list[ImageFile] = []
+    left_out = []
     for folder in _folders(root / "train"):
         if folder.name.casefold() in GOOD_FOLDERS:
-            yield from find_images(folder)
+            normal += find_images(folder)
+        else:
+            left_out.append(f"train/{folder.name}")
+    if (root / "validation").is_dir():
+        left_out.append("validation")
+    return Dataset(root.resolve().name, layout, root, test, normal, unlabelled or [], left_out=tuple(left_out))
 
 
 def _masks(folder: Path) -> dict[str, Path]:
@@ -111,7 +119,7 @@ def _masks(folder: Path) -> dict[str, Path]:
             found[(here / name).relative_to(folder).as_posix().casefold()] = here / name
         for name in sorted(names, key=lambda name: (not name.lower().endswith(".png"), name)):
             path = here / name
-            if path.suffix.lower() in MASK_SUFFIXES:
+            if path.suffix.lower() in SUFFIXES:
                 found.setdefault(path.relative_to(folder).with_suffix("").as_posix().casefold(), path)
     return found
 

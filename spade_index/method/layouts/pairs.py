@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images
-from spade_index.images.masks import MASK_SUFFIXES, marks_anything
+from spade_index.images.masks import marks_anything
 
 from ..labelled import GOOD, Dataset, LabelledImage
 
@@ -17,8 +18,17 @@ def kolektor(root: Path) -> Dataset:
         LabelledImage(file, DEFECT if defective else GOOD, mask if defective else None)
         for file, mask, defective in _pairs(root / "test")
     ]
-    normal = [file for file, _, defective in _pairs(root / "train") if not defective]
-    found = Dataset(root.resolve().name, "ksdd2", root, test, normal, normal_from="train, by the masks train/*_GT.png")
+    train = _pairs(root / "train")
+    normal = [file for file, _, defective in train if not defective]
+    found = Dataset(
+        root.resolve().name,
+        "ksdd2",
+        root,
+        test,
+        normal,
+        normal_from="train, by the masks train/*_GT.png",
+        left_out=(f"{len(train) - len(normal)} defective training images",) if len(normal) < len(train) else (),
+    )
     return found.require_test("test/*.png with an empty test/*_GT.png", "test/*.png with a marked one")
 
 
@@ -34,7 +44,7 @@ def _pairs(folder: Path) -> list[tuple[ImageFile, Path | None, bool]]:
         return []
     masks = {path.stem.casefold().removesuffix(ENDING): path for path in sorted(folder.iterdir()) if _is_mask(path)}
     found = []
-    for file in find_images(folder):
+    for file in find_images(folder, pages=False):
         if not _is_mask(Path(file.id)):
             mask = masks.get(Path(file.id).stem.casefold())
             found.append((file, mask, mask is not None and marks_anything(mask)))
@@ -42,4 +52,4 @@ def _pairs(folder: Path) -> list[tuple[ImageFile, Path | None, bool]]:
 
 
 def _is_mask(path: Path) -> bool:
-    return path.stem.casefold().endswith(ENDING) and path.suffix.lower() in MASK_SUFFIXES
+    return path.stem.casefold().endswith(ENDING) and path.suffix.lower() in SUFFIXES

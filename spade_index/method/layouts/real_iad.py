@@ -33,7 +33,8 @@ def real_iad(path: Path) -> Dataset:
     test = [_labelled(file, base, entry, normal_class) for entry in entries["test"]]
     train = [_labelled(file, base, entry, normal_class) for entry in entries["train"]]
     normal = [image.file for image in train if image.kind == GOOD]
-    found = Dataset(file.stem, "real-iad", path, test, normal, normal_from=f"`train` of {file}")
+    left_out = (f"{len(train) - len(normal)} defective training images",) if len(normal) < len(train) else ()
+    found = Dataset(file.stem, "real-iad", path, test, normal, normal_from=f"`train` of {file}", left_out=left_out)
     return found.require_test(f"`test` of class {normal_class}", "`test` of another class")
 
 

@@ -1,6 +1,7 @@
 """Layouts in which a table says what is normal: a folder with a CSV file, and VisA, which has one."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,10 @@ COLUMNS = {  # names that a column may have
     "object": ("object", "category"),
 }
 GOOD_LABELS = frozenset({"0", "good", "ok", "normal", "false"})
-DEFECT_LABELS = frozenset({"1", "true", "bad", "ng", "ko", "anomaly", "anomalous", "abnormal", "defect", "defective"})
+DEFECT_LABELS = frozenset({"1", "true"})  # any other names the kind of defect
 NO_LABELS = frozenset({"-1", "unknown", "unlabelled"})
 DEFECT = "defect"
-SPLITS = {"train": "train", "test": "test", "val": "", "valid": "", "validation": ""}
+SPLITS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
 
 
@@ -112,6 +113,7 @@ def _dataset(name: str, layout: str, path: Path, rows: list[Row], base: Path, fi
     test: list[LabelledImage] = []
     normal: list[ImageFile] = []
     unlabelled: list[LabelledImage] = []
+    left_out: Counter[str] = Counter()
     for row in rows:
         split = SPLITS.get(row.split.casefold()) if row.split else "test"
         if split is None:
@@ -123,7 +125,10 @@ def _dataset(name: str, layout: str, path: Path, rows: list[Row], base: Path, fi
             normal.append(image.file)
         elif split == "test":
             (unlabelled if kind == UNLABELLED else test).append(image)
-    found = Dataset(name, layout, path, test, normal, unlabelled, f"{file} (split train, label good)")
+        else:
+            left_out["images of validation" if split == "validation" else "training images not labelled as good"] += 1
+    unused = tuple(f"{count} {what}" for what, count in sorted(left_out.items()))
+    found = Dataset(name, layout, path, test, normal, unlabelled, f"{file} (split train, label good)", unused)
     return found.require_test("rows of test with the label good", "rows of test with another label")
 
 
@@ -135,7 +140,7 @@ def _kind(row: Row, mask: Path | None) -> str:
         return GOOD
     if label in NO_LABELS or not label:
         return UNLABELLED
-    return DEFECT if label in {"1", "true"} else row.label
+    return DEFECT if label in DEFECT_LABELS else row.label
 
 
 def _image(base: Path, row: Row) -> ImageFile:
