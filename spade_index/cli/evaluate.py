@@ -25,6 +25,7 @@ from .pixel_options import PixelOptions
 from .progress import Progress
 from .resuming import Finished
 from .search_options import SearchOptions
+from .sources import SourceOptions
 from .values import GALLERY, PATH, WholeRange
 
 if TYPE_CHECKING:  # both take long to import
@@ -66,6 +67,7 @@ if TYPE_CHECKING:  # both take long to import
 @device_option
 @takes("kernel", KernelOptions)
 @takes("loading", LoadingOptions)
+@takes("sources", SourceOptions)
 def evaluate(
     dataset: Path,
     gallery: Path | None,
@@ -83,6 +85,7 @@ def evaluate(
     device: str,
     kernel: KernelOptions,
     loading: LoadingOptions,
+    sources: SourceOptions,
 ) -> None:
     """Measure how well defects are found in DATASET: a folder in one of the known layouts, or a CSV or JSON file.
 
@@ -97,7 +100,10 @@ def evaluate(
 
     require_writable([json_file, report], [maps], inputs=[dataset, *filter(None, [gallery])])
     search.choice(preset)  # raises what is wrong of itself, before anything is read
-    found = find_datasets(dataset, layout)
+    passed_over = sources.passed_over()
+    found = find_datasets(dataset, layout, passed_over)
+    if passed_over:
+        Progress.say(str(passed_over))
     evaluator = Evaluator(
         metric_size, false_alarms, no_tune, search, preset, backbone, pixels, device, kernel, loading, maps
     )

@@ -208,6 +208,17 @@ def test_what_is_not_used_is_said(dataset, built, tmp_path):
     assert result.stderr == "plain: not used: train/hole, validation\n"
 
 
+def test_what_is_passed_over_is_counted(dataset, built, tmp_path):
+    root = Path(shutil.copytree(dataset, tmp_path / "plain"))
+    (root / "test" / "hole" / "notes.txt").write_text("a note")
+    (root / "test" / "good" / "._000.png").write_text("of the system")
+    command = ["evaluate", root, "--gallery", built, "--json", tmp_path / "figures.json"]
+    assert "passed over: 1 hidden, 1 with another suffix (.txt 1)" in run(*command).stderr
+    assert "notes.txt: with another suffix" in run(*command, "--show-skipped").stderr
+    run(*command, "--exclude", "002.png")
+    assert json.loads((tmp_path / "figures.json").read_text())["images"] == 4
+
+
 def test_without_masks_it_says_so(dataset, built, tmp_path):
     shutil.copytree(dataset, tmp_path / "plain", ignore=shutil.ignore_patterns("ground_truth"))
     files = ["--json", tmp_path / "figures.json", "--report", tmp_path / "page.html"]
