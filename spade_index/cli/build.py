@@ -67,7 +67,8 @@ def build(
             loaded = backbone.load(device, preset=preset, pixels=of)
         else:
             loaded = sized_backbone(backbone, device, found.files(), of)
-    with GalleryWriter(gallery, loaded.settings, backbone.weights) as writer:
+    weights = None if backbone.weights is None else str(backbone.weights)
+    with GalleryWriter(gallery, loaded.settings, weights) as writer:
         add_images(writer, found, loaded, loading, adding)
         if not no_tune and preset is None:
             judge_gallery(writer, loaded)

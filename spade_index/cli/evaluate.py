@@ -20,11 +20,13 @@ from .options import (
     takes,
     tune_option,
 )
+from .outputs import require_writable
 from .pixel_options import PixelOptions
 from .progress import Progress
 from .resuming import Finished
 from .search_options import SearchOptions
 from .sources import SourceOptions
+from .values import GALLERY, PATH, WholeRange
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.method.layouts import Found
@@ -33,10 +35,10 @@ if TYPE_CHECKING:  # both take long to import
 
 
 @click.command()
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=PATH)
 @click.option(
     "--gallery",
-    type=click.Path(path_type=Path),
+    type=GALLERY,
     help="Use this gallery, or of several categories those in this folder [build one from the normal images]",
 )
 @click.option(
@@ -44,16 +46,16 @@ if TYPE_CHECKING:  # both take long to import
     type=click.Choice(LAYOUTS, case_sensitive=False),
     help="How the dataset is laid out [the first that it looks like]",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with figures and examples to this file.")
+@click.option("--json", "json_file", type=PATH, help="Write the figures to this file.")
+@click.option("--report", type=PATH, help="Write a page with figures and examples to this file.")
 @click.option(
     "--maps",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write the score maps into this folder, as float16 TIFF of the images' sizes: anomaly_images/CATEGORY/*",
 )
 @click.option(
     "--metric-size",
-    type=click.IntRange(16),
+    type=WholeRange(16),
     help="Edge at which pixels are compared [the input's; 256 with the preset]",
 )
 @false_alarms_option
@@ -96,6 +98,7 @@ def evaluate(
 
     from .evaluating import Evaluator
 
+    require_writable([json_file, report], [maps], inputs=[dataset, *filter(None, [gallery])])
     search.choice(preset)  # raises what is wrong of itself, before anything is read
     passed_over = sources.passed_over()
     found = find_datasets(dataset, layout, passed_over)

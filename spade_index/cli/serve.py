@@ -15,6 +15,8 @@ from spade_index.server.settings import MIB, ServeSettings
 
 from .options import KernelOptions, device_option, preset_option, takes
 from .search_options import SearchOptions
+from .streams import default_signals
+from .values import GALLERY, PATH, RealRange, WholeRange
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
 MEGA = 1_000_000
@@ -34,7 +36,7 @@ class ServeOptions:
         int,
         click.option(
             "--port",
-            type=click.IntRange(0, 65535),
+            type=WholeRange(0, 65535),
             default=ServeSettings.port,
             show_default=True,
             help="0: any that is free.",
@@ -44,7 +46,7 @@ class ServeOptions:
         Path | None,
         click.option(
             "--api-keys",
-            type=click.Path(path_type=Path),
+            type=PATH,
             help="File of lines KEY GALLERIES read|write [$SPADE_INDEX_API_KEYS, where ; ends a line]",
         ),
     ]
@@ -62,7 +64,7 @@ class ServeOptions:
         int,
         click.option(
             "--memory",
-            type=click.IntRange(64),
+            type=WholeRange(64),
             default=ServeSettings.memory // MIB,
             show_default=True,
             help="MiB of open galleries.",
@@ -72,7 +74,7 @@ class ServeOptions:
         int,
         click.option(
             "--batch-size",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.batch_images,
             show_default=True,
             help="Images computed together.",
@@ -82,7 +84,7 @@ class ServeOptions:
         int,
         click.option(
             "--queue",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.queue_images,
             show_default=True,
             help="Images that may wait.",
@@ -92,7 +94,7 @@ class ServeOptions:
         int,
         click.option(
             "--max-body",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.body_bytes // MIB,
             show_default=True,
             help="MiB of a query's body.",
@@ -102,7 +104,7 @@ class ServeOptions:
         int,
         click.option(
             "--max-upload",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.add_bytes // MIB,
             show_default=True,
             help="MiB of images to add.",
@@ -112,7 +114,7 @@ class ServeOptions:
         int,
         click.option(
             "--max-images",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.request_images,
             show_default=True,
             help="Images of a query.",
@@ -122,7 +124,7 @@ class ServeOptions:
         int,
         click.option(
             "--max-pixels",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.image_pixels // MEGA,
             show_default=True,
             help="Million pixels of an image.",
@@ -132,7 +134,7 @@ class ServeOptions:
         float,
         click.option(
             "--timeout",
-            type=click.FloatRange(0.1),
+            type=RealRange(0.1, 86_400),
             default=ServeSettings.request_seconds,
             show_default=True,
             help="Seconds to wait in line.",
@@ -165,7 +167,7 @@ class ServeOptions:
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=GALLERY)
 @takes("options", ServeOptions)
 @takes("search", SearchOptions)
 @preset_option
@@ -190,6 +192,7 @@ def serve(
     from spade_index.server.keys import VARIABLE, read_keys
     from spade_index.server.logs import JsonLines
 
+    default_signals()  # uvicorn handles them
     keys = read_keys(options.api_keys)
     settings = options.settings(root, search, preset, device, kernel)
     if not settings.on_loopback and not keys:

@@ -83,7 +83,9 @@ class Deep:
 
     def _require_within(self, low: float, high: float) -> None:
         least, most = self.colours.min(), self.colours.max()
-        if not (low <= least and most <= high):  # NaN is not
+        if np.isnan(least):  # one NaN makes both of them NaN
+            raise Refused("some of its values are not numbers (NaN): give them a value within the gallery's range")
+        if not low <= least <= most <= high:
             raise Refused(
                 f"its values, {least:g} to {most:g}, are outside of the gallery's pixel range, {low:g} to {high:g}: "
                 "build the gallery with a wider --pixel-range"

@@ -2,7 +2,7 @@
 
 import base64
 import io
-import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Missing folders are made. Raises OSError if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)

@@ -14,6 +14,7 @@ from spade_index.method.labelled import Dataset
 
 from .files import encode, write_whole
 from .heatmap import on_image
+from .names import file_name
 
 MAPS, BINARY_MAPS = "anomaly_images", "anomaly_images_thresholded"
 HIGHEST = float(np.finfo(np.float16).max)
@@ -47,8 +48,7 @@ class MapWriter:
         path = os.path.relpath(file.path, os.path.abspath(base if base.is_dir() else base.parent))
         if path.startswith(os.pardir):
             path = file.id
-        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-        whole = PurePosixPath(self._dataset.name, *parts)
+        whole = PurePosixPath(self._dataset.name, file_name(path))
         place = str(whole.with_suffix(""))
         if place in self._written:
             place = str(whole)

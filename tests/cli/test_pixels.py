@@ -1,5 +1,7 @@
 """The range of pixels is found by `build`, recorded in the gallery, and the same for all that comes later."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,18 @@ def test_a_first_build_that_fails_binds_nothing(sources, tmp_path):
         how = opened.settings.preprocessing
         assert (how.bits, how.input_size) == (12, (96, 96))
         assert list(opened.verify()) == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_dataset_of_12_bits_has_the_figures_of_8(dataset, tmp_path, suffix):
+    twelve = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    for folder in (twelve / "train" / "good", twelve / "test" / "good", twelve / "test" / "hole"):
+        for path in sorted(folder.iterdir()):
+            pixels = np.asarray(Image.open(path))
+            path.unlink()
+            write(path.with_suffix(suffix), scaled(pixels, 12))
+    assert "12 bits" in run("evaluate", twelve, "--json", tmp_path / "12.json", *PLAIN).stderr
+    run("evaluate", dataset, "--json", tmp_path / "8.json", *PLAIN)
+    found, expected = (json.loads((tmp_path / f"{bits}.json").read_text()) for bits in (12, 8))
+    for figure in ("image_roc_auc", "pixel_roc_auc", "pro"):
+        assert found[figure] == expected[figure]

@@ -42,11 +42,16 @@ class Row:
 
 
 def table(path: Path, passed_over: PassedOver, only: str | None = None) -> Dataset:
-    """Read a CSV file, or the only one of a folder: image, label, mask and split, the paths relative to its folder."""
+    """Read a CSV file, or the only one of a folder: image, label, mask and split.
+
+    Paths are relative to the folder of the file, or to the one above it.
+    """
     file = table_of(path)
     rows = [row for row in read_rows(file) if only in (None, row.object)]
     name = only or (path if path.is_dir() else path.with_suffix("")).resolve().name
-    return _dataset(name, "csv", path if only is None else file, rows, file, file.parent, passed_over)
+    # The table of VisA lies in a folder beside those that its paths begin with.
+    bases = [base for base in (file.parent, file.parent.parent) if rows and (base / rows[0].image).exists()]
+    return _dataset(name, "csv", path if only is None else file, rows, file, (*bases, file.parent)[0], passed_over)
 
 
 def tables(path: Path, passed_over: PassedOver) -> dict[str, Dataset]:
