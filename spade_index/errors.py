@@ -124,7 +124,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise GalleryDamaged(
                 f"{path}: the catalog is damaged ({error}); `spade-index verify {path}` names what is"
             ) from error
-        if not hasattr(error, "sqlite_errorcode"):
+        if isinstance(error, sqlite3.ProgrammingError):
             raise GalleryError(
                 f"{path}: the gallery is closed, or used in a way that it cannot be ({error})"
             ) from error
