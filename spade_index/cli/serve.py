@@ -130,6 +130,16 @@ class ServeOptions:
             help="Million pixels of an image.",
         ),
     ]
+    connections: Annotated[
+        int,
+        click.option(
+            "--connections",
+            type=click.IntRange(1),
+            default=ServeSettings.connections,
+            show_default=True,
+            help="Connections at a time.",
+        ),
+    ]
     timeout: Annotated[
         float,
         click.option(
@@ -159,6 +169,7 @@ class ServeOptions:
             add_bytes=self.max_upload * MIB,
             request_images=min(self.max_images, self.queue),
             image_pixels=self.max_pixels * MEGA,
+            connections=self.connections,
             request_seconds=self.timeout,
             kernel=kernel.kernel,
             map_memory=kernel.map_bytes,
@@ -204,7 +215,8 @@ def serve(
         logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger(name).propagate = False
     app = create_app(settings, keys)
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol_options(settings))
+    protocol = protocol_options(settings, app.state.service.metrics)
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol)
     with _listening(settings.host, settings.port) as listener, suppress(KeyboardInterrupt):
         at = f"[{settings.host}]" if ":" in settings.host else settings.host
         logging.getLogger("spade_index.server").info("listening on http://%s:%d", at, listener.getsockname()[1])

@@ -33,6 +33,8 @@ class Metrics:
         )
         self.batch = Histogram("batch_images", "Images that shared a pass through the backbone", buckets=IMAGES, **of)
         self.queue = Gauge("queue_images", "Images admitted and not answered", **of)
+        self.connections = Gauge("connections", "Connections that are open", **of)
+        self.unsent = Gauge("unsent_bytes", "Bytes of answers that clients have not read", **of)
         self.refused = Counter("refused", "Requests that were refused for want of room or time", ("reason",), **of)
 
     def stage(self, name: str, seconds: float) -> None:

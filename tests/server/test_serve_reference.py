@@ -84,6 +84,10 @@ def test_fixed_limits_are_documented() -> None:
     assert f"that are told | {ERRORS} |" in section
     assert f"all together | {usual.held_bytes >> 20} MiB" in section
     assert f"{usual.head_seconds:g} seconds, 16 KiB" in section
+    assert f"have not read, all together | {usual.unsent_bytes >> 20} MiB" in section
+    assert (
+        f"an answer | {usual.write_seconds:g} seconds, or longer at less than {usual.write_rate >> 10} KiB" in section
+    )
     assert (
         f"within a body | {usual.body_seconds:g} seconds, or longer at less than {usual.body_rate >> 10} KiB" in section
     )

@@ -243,6 +243,7 @@ def test_a_service_without_file_descriptors_recovers(tiles: Path) -> None:
     with Process(tiles, before=few) as process, ExitStack() as silent:
         for _ in range(300):
             silent.enter_context(socket.create_connection(("127.0.0.1", process.port), timeout=5))
+        assert process.http.post("/v1/galleries/tiles/query", content=png(3)).status_code == 200
         time.sleep(1)
         silent.close()
         eventually(lambda: process.http.get("/v2/health/ready").status_code == 200)
