@@ -48,7 +48,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     # How files become 8-bit RGB. Backbones that differ in this alone are equal: a gallery's own value decides.
-    bits: int | None = field(default=None, compare=False)  # of 16 that pixels use, the upper 8 are read; None: of 16
+    bits: int | None = field(default=None, compare=False)  # used of the 16 that a pixel is stored in; None: 16
     profiles: bool = field(default=True, compare=False)  # whether ICC profiles of files are applied
     pixel_range: tuple[float, float] | None = field(default=None, compare=False)  # black and white of more than 8 bits
 

@@ -52,7 +52,7 @@ class PixelOptions:
         if self.pixel_range is not None or self.bits not in (None, AUTO):
             return self._given()
         found = find_bits(files)
-        if found.bits != BITS[0]:
+        if found.images:
             Progress.say(found.why)
         return {"bits": found.bits}
 

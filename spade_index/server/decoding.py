@@ -42,7 +42,7 @@ class Upload:
         if self.pixels is None:
             require_cheap(self.data, name, max_pixels)
             decoded = decode_noted(self.data, name, max_pixels, how)
-            return decoded.image, decoded.notice or _pages_noted(self.data, name)
+            return decoded.image, decoded.notice or pages_noted(self.data, name)
         if self.pixels.shape[0] * self.pixels.shape[1] > max_pixels:
             raise ImageError(f"{name}: over the limit of {max_pixels:,} pixels")
         return Image.fromarray(self.pixels), None
@@ -139,7 +139,7 @@ def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
         raise ImageError(f"{name}: {width}x{height} pixels is over the limit of {most_pixels:,}")
 
 
-def _pages_noted(data: bytes, name: str) -> str | None:
+def pages_noted(data: bytes, name: str) -> str | None:
     """Return a notice about the pages of a TIFF that are not read."""
     pages = len(page_offsets(lambda offset, size: data[offset : offset + size]))
     return (

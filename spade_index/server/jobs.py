@@ -7,13 +7,17 @@ be resumed.
 import logging
 import secrets
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, Queue
 from typing import Any
 
-from spade_index.errors import InputError, SpadeIndexError
+from spade_index.errors import ImageError, InputError, SpadeIndexError
+from spade_index.images.files import ImageFile, suffix_of
+from spade_index.images.pages import PAGED
 
+from .decoding import pages_noted
 from .galleries import Galleries
 from .job import ENDED, NOTICE_LENGTH, NOTICES, RESTING, Job, now
 from .job_files import JobFiles
@@ -186,7 +190,7 @@ class Jobs:
         path = self._galleries.path(job.gallery)
         with open_writer(path, self._settings.job_seconds, lambda: self._require_wanted(job)) as writer:
             report = writer.add(
-                self.files.images(job),
+                _with_pages_noted(self.files.images(job), note),
                 self._galleries.backbone(writer.gallery),
                 replace=job.replace,
                 batch_size=BATCH,
@@ -262,3 +266,13 @@ class Jobs:
             self._unsaved.clear()
             for job in late:
                 self._save(job)
+
+
+def _with_pages_noted(files: Iterable[ImageFile], note: Callable[[str], None]) -> Iterator[ImageFile]:
+    """Yield files, and note the pages of TIFFs that are not read."""
+    for file in files:
+        if suffix_of(file.path) in PAGED:
+            with suppress(ImageError, OSError):  # adding it will tell
+                if (said := pages_noted(file.read(), file.path)) is not None:
+                    note(said)
+        yield file

@@ -36,6 +36,7 @@ class ServeSettings:
 
     body_bytes: int = 64 * MIB
     add_bytes: int = 1024 * MIB  # body of a request that adds images
+    ids_bytes: int = MIB  # body of a request that names images
     held_bytes: int = 512 * MIB  # of all bodies that are being received, those of adding aside
     request_images: int = 32
     add_images: int = 1000  # of one request

@@ -65,3 +65,11 @@ def test_a_result_says_what_is_odd_about_its_image(twelve: str, server: Server) 
     assert "--bits 10" in server.http.get(f"/v1/results/{again}").json()["notice"]
     pages = encoded(random_image(70), "TIFF", save_all=True, append_images=[random_image(71)])
     assert "the first of its 2 pages" in server.query(twelve, pages)["notice"]
+
+
+def test_a_job_says_which_pages_are_not_read(server: Server) -> None:
+    pages = encoded(random_image(70), "TIFF", save_all=True, append_images=[random_image(71), random_image(72)])
+    files = [("images", ("stack.tif", pages)), ("images", ("damaged.tif", pages[:20]))]
+    told = server.finished(server.http.post("/v1/galleries/plain/images", files=files).json()["id"])
+    assert told["report"]["added"] == 1
+    assert [notice for notice in told["notices"] if "the first of its 3 pages" in notice and "stack.tif" in notice]
