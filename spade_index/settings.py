@@ -60,6 +60,8 @@ class Preprocessing:
                 f"resize {self.resize} is smaller than the crop {max(self.input_size)}: "
                 "give a larger --resize or a smaller --input-size"
             )
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise InputError(f"means and standard deviations must be finite, not {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise InputError(f"standard deviations must be positive, not {self.std}")
         if self.bits is not None and self.bits not in BITS:

@@ -42,7 +42,8 @@ def _require_file(path: Path) -> None:
         raise InputError(f"{path}: is a folder: name a file")
     if not path.parent.is_dir():
         raise InputError(f"{path}: no such folder: {path.parent}")
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+    special = path.exists() and not path.is_file()  # a device, or a pipe: it is not replaced
+    if not (special or os.access(path.parent, os.W_OK)) or (path.exists() and not os.access(path, os.W_OK)):
         raise InputError(f"{path}: cannot be written (permission denied)")
 
 

@@ -22,6 +22,7 @@ from .decode import MAX_PIXELS, ORIENTATION, TURNS, Geometry
 from .deep_files import WHITE_IS_ZERO, read_deep
 from .files import SUFFIXES
 from .formats import FORMATS, open_image
+from .passed_over import is_debris
 from .tiff import PHOTOMETRIC
 
 Size = tuple[int, int]
@@ -122,7 +123,11 @@ def require_fit(path: Path, image: Path) -> None:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not is_debris(file.name)
+    )
     if not files:
         raise InputError(f"{path}: no masks in this folder")
     return files

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from spade_index.method import audit, evaluation, tuning
 from spade_index.method.detector import Detector
 
-from helpers.cli_runs import objects, refused, run, write_normal
+from helpers.cli_runs import objects, refused, run, write_dataset, write_normal
 
 
 @pytest.fixture
@@ -178,3 +179,37 @@ def test_images_are_listed_as_json(gallery: Path, dataset: Path) -> None:
     run("remove", gallery, "003.png")
     (removed,) = objects(run("list", gallery, "--removed", "--json"))
     assert (removed["id"], removed["removed"]) == ("003.png", 2)
+
+
+def test_a_device_is_written_to_and_not_replaced(gallery: Path, dataset: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    run("calibrate", gallery)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    run("audit", gallery, "--report", tmp_path / "pipe")
+    reader.join()
+    assert "<html" in read[0]
+    assert (tmp_path / "pipe").is_fifo()
+    run("query", gallery, dataset / "test" / "good", "--csv", "/dev/null")
+
+
+def test_maps_of_odd_names_end_nothing(built: Path, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    (dataset / "test" / "good" / "000.png").rename(dataset / "test" / "good" / ("x" * 251 + ".png"))
+    run("evaluate", dataset, "--gallery", built, "--maps", tmp_path / "maps")
+    assert len(list((tmp_path / "maps").rglob("*.tiff"))) == 6
+
+
+def test_a_dataset_may_hold_debris(built: Path, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    for name in (
+        "test/@eaDir/x.png",
+        "test/lost+found/x.png",
+        "test/hole/._000.png",
+        "ground_truth/hole/._000_mask.png",
+    ):
+        (dataset / name).parent.mkdir(exist_ok=True)
+        (dataset / name).write_bytes(b"debris")
+    run("evaluate", dataset, "--gallery", built, "--json", tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text())["images"] == 6

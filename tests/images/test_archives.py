@@ -180,6 +180,15 @@ def test_links_in_a_zip_archive_are_followed(tmp_path: Path) -> None:
     assert "1 folders" in str(passed_over)
 
 
+def test_a_zip_archive_of_windows_has_folders(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("sub\\", "sub\\x.png", "__MACOSX\\x.png"):
+            member = zipfile.ZipInfo("placeholder")
+            member.filename, member.create_system = name, 0
+            archive.writestr(member, png(1) if name.endswith(".png") else b"")
+    assert list(by_id(tmp_path / "a.zip")) == ["sub/x.png"]
+
+
 @pytest.mark.parametrize("mtime", ["1e20", "-1e20", "nan", "inf", "-inf", "9" * 400])
 def test_a_time_that_cannot_be_does_not_matter(tmp_path: Path, mtime: str) -> None:
     path = write_tar(tmp_path / "a.tar", file("x.png", png(1), pax_headers={"mtime": mtime}))

@@ -36,10 +36,13 @@ def listed(path: Path, data: bytes) -> list[str]:
         codecs.BOM_UTF8 + b"000.png\n001.png\n",
         "\ufeff000.png\n001.png\n".encode("utf-16-le"),
         "\ufeff000.png\r\n001.png\r\n".encode("utf-16-be"),
+        "\ufeff000.png\n001.png\n".encode("utf-32-le"),
+        "\ufeff000.png\n001.png\n".encode("utf-32-be"),
         b"000.png\r\n001.png\r\n",
+        b"000.png\r001.png\r",
         b"000.png\n001.png",
     ],
-    ids=["utf-8", "utf-16-le", "utf-16-be", "windows", "no end"],
+    ids=["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "windows", "old mac", "no end"],
 )
 def test_a_byte_order_mark_and_line_ends_do_not_matter(folder: Path, encoded: bytes) -> None:
     assert listed(folder / "some.txt", encoded) == ["000.png", "001.png"]

@@ -1,14 +1,14 @@
 """Layouts in which folders say what is normal: MVTec AD, AD 2 and LOCO, BTAD, MPDD."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from spade_index.errors import InputError
 from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images
-from spade_index.images.passed_over import PassedOver
+from spade_index.images.folders import walk
+from spade_index.images.passed_over import PassedOver, is_debris
 
 from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage, Saturation
 
@@ -118,9 +118,10 @@ def _dataset(
 def _masks(folder: Path) -> dict[str, Path]:
     """Return the masks below a folder, and its folders, by their path in it: without suffix, and without capitals."""
     found: dict[str, Path] = {}
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in walk(folder) if folder.is_dir() else ():
         here = Path(parent)
-        for name in sorted(folders):
+        folders[:] = [name for name in folders if not is_debris(name)]
+        for name in folders:
             found[(here / name).relative_to(folder).as_posix().casefold()] = here / name
         for name in sorted(names, key=lambda name: (not name.lower().endswith(".png"), name)):
             path = here / name
@@ -155,4 +156,4 @@ def _folders(path: Path) -> list[Path]:
     """Return the folders in a folder, without those that systems leave behind."""
     if not path.is_dir():
         return []
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] not in ".@")
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_debris(entry.name))
