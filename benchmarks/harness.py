@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spade_index.errors import InputError, SpadeIndexError
+from spade_index.images.marks import SOFTWARE
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -165,7 +166,7 @@ def picture(path: Path, title: str, size: tuple[float, float], rows: int = 1) ->
     try:
         yield axes
         figure.suptitle(title, fontsize=10)
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=130, metadata={"Software": SOFTWARE})
     finally:
         pyplot.close(figure)
 

@@ -113,10 +113,21 @@ class StorageError(GalleryError):
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Translate errors of SQLite and the file system while a gallery is written into StorageError."""
+    """Translate errors of SQLite and the file system while a gallery is written into StorageError.
+
+    Where SQLite says that the catalog is damaged, or closed, that is GalleryDamaged or GalleryError.
+    """
     try:
         yield
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise GalleryDamaged(
+                f"{path}: the catalog is damaged ({error}); `spade-index verify {path}` names what is"
+            ) from error
+        if isinstance(error, sqlite3.ProgrammingError):
+            raise GalleryError(
+                f"{path}: the gallery is closed, or used in a way that it cannot be ({error})"
+            ) from error
         raise StorageError(f"{path}: the catalog cannot be written ({error})") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):

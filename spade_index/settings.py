@@ -21,6 +21,7 @@ LEVEL_WEIGHTS = ("inverse-variance", "equal")
 SCALINGS = ("none", "root", "length", "channel")  # of a pixel's features in each level, before they are compared
 BITS = (8, 10, 12, 14, 16)  # of pixels that are stored in 16
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
+LARGEST_EDGE = 4096  # pixels of the backbone's input
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
 WORKERS = 2  # decoding threads, for callers that do not say
 FALSE_ALARMS = 0.05  # share of normal images that may be called anomalous
@@ -47,20 +48,20 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     # How files become 8-bit RGB. Backbones that differ in this alone are equal: a gallery's own value decides.
-    bits: int | None = field(
-        default=None, compare=False
-    )  # that pixels stored in 16 bits use; None: the upper 8 are read
+    bits: int | None = field(default=None, compare=False)  # used of the 16 that a pixel is stored in; None: 16
     profiles: bool = field(default=True, compare=False)  # whether ICC profiles of files are applied
     pixel_range: tuple[float, float] | None = field(default=None, compare=False)  # black and white of more than 8 bits
 
     def __post_init__(self) -> None:
-        if min(self.input_size) < 16 or max(self.input_size) > 4096:
-            raise InputError(f"input size {self.input_size} is outside 16..4096 pixels")
+        if min(self.input_size) < 16 or max(self.input_size) > LARGEST_EDGE:
+            raise InputError(f"input size {self.input_size} is outside 16..{LARGEST_EDGE} pixels")
         if self.resize is not None and self.resize < max(self.input_size):
             raise InputError(
                 f"resize {self.resize} is smaller than the crop {max(self.input_size)}: "
                 "give a larger --resize or a smaller --input-size"
             )
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise InputError(f"means and standard deviations must be finite, not {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise InputError(f"standard deviations must be positive, not {self.std}")
         if self.bits is not None and self.bits not in BITS:
@@ -167,8 +168,8 @@ class SearchSettings:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.pixel_neighbours > 10:
             raise InputError(f"pixel_neighbours must be at most 10, not {self.pixel_neighbours}")
-        if not 0 <= self.smoothing < math.inf:
-            raise InputError(f"smoothing must be a finite number >= 0, not {self.smoothing}")
+        if not 0 <= self.smoothing <= LARGEST_EDGE:
+            raise InputError(f"smoothing must be a finite number >= 0, {LARGEST_EDGE} at most, not {self.smoothing}")
         if not 0 <= self.subtract_neighbours <= 1 or not 0 <= self.top_share <= 1:
             shares = f"{self.subtract_neighbours} and {self.top_share}"
             raise InputError(f"subtract_neighbours and top_share must be in 0..1, not {shares}")

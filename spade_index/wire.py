@@ -190,6 +190,7 @@ class Verdict:
     evidence: Evidence | None
     regions: tuple[RegionInfo, ...] | None = field(default=None, kw_only=True)  # the highest score first
     p_value: float | None = field(default=None, kw_only=True)  # share of good images that score as high
+    notice: str | None = field(default=None, kw_only=True)  # what is odd about the image itself
 
 
 @dataclass(frozen=True)

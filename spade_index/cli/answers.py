@@ -1,17 +1,16 @@
 """Score images one batch after the other, and print a line or a JSON object for each."""
 
-import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import click
-
 from spade_index.errors import ImageError
 from spade_index.images.decode import DecodedImage
 from spade_index.images.loading import load_all
 from spade_index.images.marks import OwnOutput
+from spade_index.images.notices import Notices
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
@@ -20,6 +19,7 @@ from spade_index.method.regions import Region, regions_of
 from spade_index.views.drawing import Drawing
 from spade_index.views.text import worse_than
 
+from .answer_files import AnswerFiles
 from .options import LoadingOptions
 from .progress import Progress
 from .sources import Sources
@@ -30,14 +30,15 @@ def answer_images(
     sources: Sources,
     loading: LoadingOptions,
     out: Path | None,
-    as_json: bool,
+    files: AnswerFiles,
+    show: Callable[[dict[str, Any]], None],
 ) -> int:
-    """Score all images and print their answers; with `out`, draw those that have a score map.
+    """Score all images, `show` their answers and write them to `files`; with `out`, draw those with a score map.
 
     Returns the number of images that could not be decoded.
     """
     answered = failed = 0
-    drawing = None if out is None else Drawing(detector, out)
+    drawing = None if out is None else Drawing(detector, out, Progress.say)
     with Progress("query") as progress:
 
         def on_error(error: ImageError) -> None:
@@ -50,18 +51,21 @@ def answer_images(
             progress(1)
 
         preprocessing = detector.gallery.settings.preprocessing
+        notices = Notices(progress.say)
         size = loading.batch_size
         images = load_all(
             sources.counted_files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error
         )
         while batch := list(islice(images, size)):
+            notices.tell(batch)
             for image, detection in zip(batch, detector.detect(batch), strict=True):
-                if image.notice is not None:
-                    progress.say(image.notice)
-                answer = answer_of(detector, image, detection, drawing)
-                click.echo(json.dumps(answer) if as_json else line_of(answer))
+                regions = regions_of(detection, image.geometry)
+                answer = answer_of(detector, image, detection, regions, drawing)
+                files.add(answer, image.geometry, regions)
+                show(answer)
             answered += len(batch)
             progress(len(batch))
+        notices.end()
     sources.say_passed_over()
     sources.require_some(answered + failed)
     if drawing is not None:
@@ -70,10 +74,15 @@ def answer_images(
     return failed
 
 
-def answer_of(detector: Detector, image: DecodedImage, detection: Detection, drawing: Drawing | None) -> dict[str, Any]:
+def answer_of(
+    detector: Detector,
+    image: DecodedImage,
+    detection: Detection,
+    regions: Sequence[Region] | None,
+    drawing: Drawing | None,
+) -> dict[str, Any]:
     """Return the answer of `query --json` for an image; its score map is saved by `drawing`."""
     evidence = worst_evidence(detector.gallery, detection, image.geometry)
-    regions = regions_of(detection, image.geometry)
     saved = drawing.save(image.file, detection, regions) if drawing is not None else None
     score_map, heatmap = saved if saved is not None else (None, None)
     mask = drawing.mask_path(image.file) if drawing is not None else None
@@ -104,7 +113,8 @@ def line_of(answer: dict[str, Any]) -> str:
     verdict = {None: "", True: "anomalous", False: "normal"}[answer["anomalous"]]
     nearest = answer["neighbours"][0]["id"]
     meaning = "" if answer["p_value"] is None else f"{worse_than(answer['p_value'])}, "
-    return f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  ({meaning}nearest {nearest})"
+    line = f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  ({meaning}nearest {nearest})"
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def note_calibration(detector: Detector) -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 import click
 
 from .options import gallery_argument
+from .outputs import require_writable
 from .progress import Progress
+from .values import PATH, WholeRange
 
 
 @click.command()
 @gallery_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with maps and evidence to this file.")
-@click.option("--count", type=click.IntRange(1), help="Number of odd images, at most [20]")
+@click.option("--report", type=PATH, help="Write a page with maps and evidence to this file.")
+@click.option("--count", type=WholeRange(1), help="Number of odd images, at most [20]")
 @click.option("--all", "every", is_flag=True, help="Score every image, not only those that `calibrate` scored.")
 def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None, every: bool) -> None:
     """Rank GALLERY's odd images by what each scores without itself, and list near-duplicates."""
@@ -24,6 +26,7 @@ def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None, 
     from spade_index.views.audit import ranked, write_audit
     from spade_index.views.text import text_of
 
+    require_writable([report], inputs=[gallery])
     with Gallery(gallery) as opened:
         with Progress("audit", len(opened) if every else 0) as progress:
             found = method.audit(opened, method.COUNT if count is None else count, every=every, progress=progress)

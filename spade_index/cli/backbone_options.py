@@ -1,6 +1,7 @@
 """The options of a backbone."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
@@ -8,6 +9,7 @@ import click
 from spade_index.settings import DEFAULT_BACKBONE, PAPER_PREPROCESSING, Precision, Preprocessing
 
 from .parsing import names, numbers, size
+from .values import PATH, WHOLE
 
 if TYPE_CHECKING:  # both take long to import, and commands that have no backbone do without
     from spade_index.features.backbone import Backbone
@@ -27,8 +29,8 @@ class BackboneOptions:
         ),
     ]
     weights: Annotated[
-        str | None,
-        click.option("--weights", type=click.Path(), help="Weights file: safetensors, or .pth with tensors only."),
+        Path | None,
+        click.option("--weights", type=PATH, help="Weights file: safetensors, or .pth with tensors only."),
     ]
     levels: Annotated[
         str | None,
@@ -50,7 +52,9 @@ class BackboneOptions:
     ]
     resize: Annotated[
         int | None,
-        click.option("--resize", type=int, help="Resize the shorter edge to this, then crop the centre [whole image]"),
+        click.option(
+            "--resize", type=WHOLE, help="Resize the shorter edge to this, then crop the centre [whole image]"
+        ),
     ]
     interpolation: Annotated[
         Literal["bilinear", "bicubic"] | None,
@@ -96,7 +100,7 @@ class BackboneOptions:
         changes = ({} if input_size is None else {"input_size": input_size}) | self._changes() | (pixels or {})
         recorded = gallery.settings if gallery is not None else None
         same_name = recorded is not None and self.name in (None, recorded.backbone)
-        weights = self.weights
+        weights: str | Path | None = self.weights
         if gallery is not None and same_name and not weights:
             weights = gallery.catalog.meta("weights_file")
 

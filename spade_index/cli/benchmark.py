@@ -11,6 +11,8 @@ from spade_index.settings import MODES, STORAGES
 
 from . import parsing
 from .options import device_option
+from .outputs import require_writable
+from .values import MOST_IMAGES, MOST_WORKERS, PATH, REAL, WholeRange
 
 PACKAGES = {"psutil": "psutil", "scikit-image": "skimage"}  # of the benchmarks, and their modules
 
@@ -21,15 +23,15 @@ def benchmark() -> None:
 
 
 @benchmark.command()
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw them, a PNG.")
-@click.option("--neighbours", type=click.IntRange(1), default=50, show_default=True, help="K maps per query.")
+@click.option("--json", "json_file", type=PATH, help="Write the figures to this file.")
+@click.option("--picture", type=PATH, help="Draw them, a PNG.")
+@click.option("--neighbours", type=WholeRange(1), default=50, show_default=True, help="K maps per query.")
 @click.option(
-    "--pixel-neighbours", type=click.IntRange(1, 10), default=1, show_default=True, help="Nearest pixels to find."
+    "--pixel-neighbours", type=WholeRange(1, 10), default=1, show_default=True, help="Nearest pixels to find."
 )
 @click.option("--mode", type=click.Choice(MODES), default=MODES[0], show_default=True, help="How levels are combined.")
 @click.option("--sets", help="Comma-separated names: coffee, cat, camera, brick, grass, gravel, photos, tiles [all]")
-@click.option("--tiles", type=click.Path(path_type=Path), help="A dataset in MVTec layout, as one more set.")
+@click.option("--tiles", type=PATH, help="A dataset in MVTec layout, as one more set.")
 @click.option(
     "--shapes",
     type=click.Choice(["wrn", "native", "both"]),
@@ -37,16 +39,16 @@ def benchmark() -> None:
     show_default=True,
     help="Features in the shapes of WideResNet50-2, or as efficientnet-lite0 makes them.",
 )
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds; medians are quoted.")
+@click.option("--repeats", type=WholeRange(1), default=3, show_default=True, help="Rounds; medians are quoted.")
 @click.option("--peers", help="Comma-separated contenders; an unknown one lists them [all]")
 @click.option(
     "--peer-maps",
-    type=click.IntRange(1),
+    type=WholeRange(1),
     default=2,
     show_default=True,
     help="Maps that peers are timed with; extrapolated to K.",
 )
-@click.option("--input-size", type=click.IntRange(32, 1024), default=224, show_default=True, help="Edge of the images.")
+@click.option("--input-size", type=WholeRange(32, 1024), default=224, show_default=True, help="Edge of the images.")
 def kernel(
     json_file: Path | None,
     picture: Path | None,
@@ -63,6 +65,7 @@ def kernel(
 ) -> None:
     """Time the pixel search against other implementations, on features of photographs; all are verified first."""
     _require_packages()
+    require_writable([json_file, picture])
     from spade_index.benchmarks.pixel_search import Settings, run
 
     all_sets = Settings.sets if tiles is None else (*Settings.sets, "tiles")
@@ -82,17 +85,15 @@ def kernel(
 
 
 @benchmark.command()
-@click.option(
-    "--photographs", type=click.Path(path_type=Path), required=True, help="A folder or .tar of some thousand images."
-)
+@click.option("--photographs", type=PATH, required=True, help="A folder or .tar of some thousand images.")
 @click.option(
     "--work",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="A new folder for the gallery, some GB.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw latency and memory, a PNG.")
+@click.option("--json", "json_file", type=PATH, help="Write the figures to this file.")
+@click.option("--picture", type=PATH, help="Draw latency and memory, a PNG.")
 @click.option(
     "--sizes",
     default="1000,10000,100000,1000000",
@@ -102,14 +103,14 @@ def kernel(
 @click.option("--storage", type=click.Choice(STORAGES), default="sq8", show_default=True, help="Of inverted lists.")
 @click.option(
     "--queries",
-    type=click.IntRange(20),
+    type=WholeRange(20),
     default=1000,
     show_default=True,
     help="Photographs to query with.",
 )
 @click.option("--peers", help="Comma-separated, or none: flat, hnswlib [all]")
-@click.option("--peer-minutes", type=float, default=30, show_default=True, help="Time that a peer may take at a size.")
-@click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
+@click.option("--peer-minutes", type=REAL, default=30, show_default=True, help="Time that a peer may take at a size.")
+@click.option("--input-size", type=WholeRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
 @click.option("--keep", is_flag=True, help="Keep that folder.")
 def gallery(
     photographs: Path,
@@ -126,6 +127,7 @@ def gallery(
 ) -> None:
     """Measure a growing gallery beside peers: latency, recall and memory of its index; disk space; a cold query."""
     _require_packages()
+    require_writable([json_file, picture], [work], inputs=[photographs])
     from spade_index.benchmarks.gallery_growth import Settings, run
 
     try:
@@ -147,19 +149,19 @@ def gallery(
 
 
 @benchmark.command()
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw them, a PNG.")
+@click.option("--json", "json_file", type=PATH, help="Write the figures to this file.")
+@click.option("--picture", type=PATH, help="Draw them, a PNG.")
 @click.option(
     "--photographs",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="A folder, .tar, text list or file of images [synthetic ones]",
 )
-@click.option("--images", type=click.IntRange(1), help="Take the first N [all; 8,000 synthetic images]")
-@click.option("--input-size", type=click.IntRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
+@click.option("--images", type=WholeRange(1), help="Take the first N [all; 8,000 synthetic images]")
+@click.option("--input-size", type=WholeRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
+@click.option("--batch-size", type=WholeRange(1, MOST_IMAGES), default=32, show_default=True, help="Images per batch.")
 @click.option(
     "--workers",
-    type=click.IntRange(1),
+    type=WholeRange(1, MOST_WORKERS),
     default=os.cpu_count() or 2,
     help="Decoding threads, or processes [one per core]",
 )
@@ -168,12 +170,12 @@ def gallery(
 @click.option(
     "--slice",
     "slice_images",
-    type=click.IntRange(1),
+    type=WholeRange(1),
     default=4000,
     show_default=True,
     help="The backbone alone is timed for every N images.",
 )
-@click.option("--work", type=click.Path(path_type=Path), help="A folder to work in [a temporary folder]")
+@click.option("--work", type=PATH, help="A folder to work in [a temporary folder]")
 @click.option("--keep", is_flag=True, help="Keep the gallery in that folder.")
 def ingest(
     json_file: Path | None,
@@ -191,6 +193,7 @@ def ingest(
 ) -> None:
     """Time the ingest of images into a gallery against the backbone alone, and its memory; verifies the gallery."""
     _require_packages()
+    require_writable([json_file, picture], [work], inputs=filter(None, [photographs]))
     from spade_index.benchmarks.ingest import Settings, run
 
     settings = Settings(

@@ -55,17 +55,20 @@ def build(
 
     found = Sources([images], sources)
     found.require_images()
+    loaded = None
     if (gallery / CATALOG).exists():
         with Gallery(gallery) as begun:
-            pixels.require_equal(begun)
-            loaded = backbone.load(device, begun, preset)
-    else:
+            if not begun.never_used:
+                pixels.require_equal(begun)
+                loaded = backbone.load(device, begun, preset)
+    if loaded is None:
         of = pixels.found_in(found.files())
         if no_tune or preset is not None or not backbone.leaves_size_open:
             loaded = backbone.load(device, preset=preset, pixels=of)
         else:
             loaded = sized_backbone(backbone, device, found.files(), of)
-    with GalleryWriter(gallery, loaded.settings, backbone.weights) as writer:
+    weights = None if backbone.weights is None else str(backbone.weights)
+    with GalleryWriter(gallery, loaded.settings, weights) as writer:
         add_images(writer, found, loaded, loading, adding)
         if not no_tune and preset is None:
             judge_gallery(writer, loaded)

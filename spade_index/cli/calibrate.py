@@ -9,6 +9,7 @@ from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS
 from .options import KernelOptions, device_option, false_alarms_option, gallery_argument, preset_option, takes
 from .progress import Progress
 from .search_options import SearchOptions
+from .values import REAL, WholeRange
 
 
 @click.command()
@@ -20,12 +21,12 @@ from .search_options import SearchOptions
 @false_alarms_option
 @click.option(
     "--quantile",
-    type=float,
+    type=REAL,
     help=f"Share of normal images below the threshold: 1 less the false alarms [{1 - FALSE_ALARMS:g}]",
 )
 @click.option(
     "--sample",
-    type=click.IntRange(1),
+    type=WholeRange(1),
     default=CALIBRATION_SAMPLE,
     show_default=True,
     help="Number of images to score, at most.",

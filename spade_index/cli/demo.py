@@ -6,11 +6,15 @@ import click
 
 from spade_index.errors import InputError
 
+from .outputs import require_writable
+from .values import PATH
+
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to use.")
+@click.option("--out", type=PATH, default=Path("demo"), show_default=True, help="Folder to use.")
 def demo(out: Path) -> None:
     """Build, query and evaluate on photographs of textures with made defects; needs no data and no download."""
+    require_writable(folders=[out])
     try:
         from .demonstration import run_demo
     except ModuleNotFoundError as error:

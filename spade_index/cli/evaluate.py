@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spade_index.errors import GalleryError, InputError
 from spade_index.settings import LAYOUTS
 
 from .backbone_options import BackboneOptions
@@ -19,10 +20,13 @@ from .options import (
     takes,
     tune_option,
 )
+from .outputs import require_writable
 from .pixel_options import PixelOptions
 from .progress import Progress
 from .resuming import Finished
 from .search_options import SearchOptions
+from .sources import SourceOptions
+from .values import GALLERY, PATH, WholeRange
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.method.layouts import Found
@@ -31,23 +35,27 @@ if TYPE_CHECKING:  # both take long to import
 
 
 @click.command()
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=PATH)
 @click.option(
     "--gallery",
-    type=click.Path(path_type=Path),
+    type=GALLERY,
     help="Use this gallery, or of several categories those in this folder [build one from the normal images]",
 )
-@click.option("--layout", type=click.Choice(LAYOUTS), help="How the dataset is laid out [the first that it looks like]")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page with figures and examples to this file.")
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS, case_sensitive=False),
+    help="How the dataset is laid out [the first that it looks like]",
+)
+@click.option("--json", "json_file", type=PATH, help="Write the figures to this file.")
+@click.option("--report", type=PATH, help="Write a page with figures and examples to this file.")
 @click.option(
     "--maps",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Write the score maps into this folder, as float16 TIFF of the images' sizes: anomaly_images/CATEGORY/*",
 )
 @click.option(
     "--metric-size",
-    type=click.IntRange(16),
+    type=WholeRange(16),
     help="Edge at which pixels are compared [the input's; 256 with the preset]",
 )
 @false_alarms_option
@@ -59,6 +67,7 @@ if TYPE_CHECKING:  # both take long to import
 @device_option
 @takes("kernel", KernelOptions)
 @takes("loading", LoadingOptions)
+@takes("sources", SourceOptions)
 def evaluate(
     dataset: Path,
     gallery: Path | None,
@@ -76,6 +85,7 @@ def evaluate(
     device: str,
     kernel: KernelOptions,
     loading: LoadingOptions,
+    sources: SourceOptions,
 ) -> None:
     """Measure how well defects are found in DATASET: a folder in one of the known layouts, or a CSV or JSON file.
 
@@ -88,11 +98,17 @@ def evaluate(
 
     from .evaluating import Evaluator
 
+    require_writable([json_file, report], [maps], inputs=[dataset, *filter(None, [gallery])])
     search.choice(preset)  # raises what is wrong of itself, before anything is read
-    found = find_datasets(dataset, layout)
+    passed_over = sources.passed_over()
+    found = find_datasets(dataset, layout, passed_over)
+    if passed_over:
+        Progress.say(str(passed_over))
     evaluator = Evaluator(
         metric_size, false_alarms, no_tune, search, preset, backbone, pixels, device, kernel, loading, maps
     )
+    if found.passed_over:
+        Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
     for one in found.datasets:
         one.require_masks_fit()
         if one.left_out:
@@ -114,7 +130,10 @@ def _evaluate_all(
     json_file: Path | None,
     report: Path | None,
 ) -> None:
-    """Evaluate the categories that are not done yet; print and write the figures of all."""
+    """Evaluate the categories that are not done yet; print and write the figures of all.
+
+    One that fails is named, and ends nothing but itself. Raises InputError in the end if there was one.
+    """
     from spade_index.method.means import means_of
     from spade_index.views.categories import text_of_categories, write_categories
 
@@ -123,16 +142,22 @@ def _evaluate_all(
     finished = Finished(json_file, options)
     if len(finished):
         Progress.say(f"carrying on: {len(finished)} of {len(found.datasets)} categories are in {finished.path}")
-    if found.passed_over:
-        Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
     categories: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
     for dataset in found.datasets:
         figures = finished.figures(dataset)
         page = None if report is None else report.with_name(f"{report.stem}.{dataset.name}{report.suffix}")
         if figures is None or (page is not None and not page.is_file()):
-            figures = evaluator.figures(dataset, None if gallery is None else gallery / dataset.name, page)
+            try:
+                figures = evaluator.figures(dataset, None if gallery is None else gallery / dataset.name, page)
+            except (InputError, GalleryError) as error:
+                Progress.say(f"{dataset.name}: {error}")
+                failed.append(dataset.name)
+                continue
             finished.add(dataset, figures)
         categories[dataset.name] = figures
+    if not categories:
+        raise InputError(f"{path}: none of the {len(failed)} categories could be evaluated")
     together = {
         "dataset": str(path),
         "layout": found.datasets[0].layout,
@@ -140,6 +165,9 @@ def _evaluate_all(
         "categories": categories,
     }
     click.echo(text_of_categories(together))
+    if failed:
+        kept = f"; {finished.path} has the others" if finished.path is not None else ""
+        raise InputError(f"{path}: could not be evaluated: {', '.join(failed)}{kept}")
     if report is not None:
         write_categories(report, f"Evaluation of {path.resolve().name}", together)
     if json_file is not None:

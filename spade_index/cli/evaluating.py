@@ -98,7 +98,11 @@ class Evaluator:
                 workers=self.loading.workers,
                 notice=progress.say,
                 progress=progress,
-                **({} if self.maps is None else {"each": MapWriter(self.maps, dataset, detector.pixel_threshold)}),
+                **(
+                    {}
+                    if self.maps is None
+                    else {"each": MapWriter(self.maps, dataset, detector.pixel_threshold, progress.say)}
+                ),
             )
 
     def _load(self, dataset: Dataset) -> Backbone:

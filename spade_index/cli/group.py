@@ -25,6 +25,7 @@ from .list import list_
 from .query import query
 from .remove import remove, restore
 from .serve import serve
+from .streams import Terminated, ending_signals, prepare_streams
 from .tune import tune
 from .verify import verify
 
@@ -52,12 +53,21 @@ COMMANDS: tuple[click.Command, ...] = (
 class Commands(click.Group):
     """Prints what the core raises as one line, with exit status 1."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Parse the command line and run a command."""
+        prepare_streams()
+        with ending_signals():
+            return super().main(*arguments, **options)
+
     def invoke(self, context: click.Context) -> Any:
         """Run a command."""
+        status = 1
         try:
             return super().invoke(context)
         except SpadeIndexError as error:
             message = str(error)
+        except Terminated as error:
+            message, status = "terminated; what was committed is safe, and the same command carries on", error.status
         except KeyboardInterrupt:
             message = "interrupted; what was committed is safe, and the same command carries on"
         except BrokenPipeError:  # the reader of the output has closed it, as `head` does
@@ -66,7 +76,7 @@ class Commands(click.Group):
         except OSError as error:
             message = f"{error.filename or 'input or output'}: {error.strerror or error}"
         click.echo(f"spade-index: {' '.join(message.split())}", err=True)
-        sys.exit(1)
+        sys.exit(status)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,6 +13,7 @@ from .backbone_options import BackboneOptions
 from .options import LoadingOptions, device_option, gallery_argument, takes
 from .progress import Progress
 from .sources import SourceOptions, Sources
+from .values import PATH, REAL, WholeRange
 
 if TYPE_CHECKING:  # these take long to import
     import numpy as np
@@ -38,7 +39,7 @@ class IndexOptions:
         int | None,
         click.option(
             "--dimensions",
-            type=click.IntRange(0),
+            type=WholeRange(0),
             help="Principal components of longer descriptors that the lists hold; 0: all values "
             f"[as before; {IndexSettings.dimensions}]",
         ),
@@ -47,14 +48,14 @@ class IndexOptions:
         float | None,
         click.option(
             "--recall",
-            type=float,
+            type=REAL,
             help=f"Recall of the 50 nearest images [as before; {IndexSettings.recall:g}]",
         ),
     ]
     memory: Annotated[
         int | None,
         click.option(
-            "--memory", type=click.IntRange(64), help=f"MiB that building may take [{IndexSettings.memory >> 20:,}]"
+            "--memory", type=WholeRange(64), help=f"MiB that building may take [{IndexSettings.memory >> 20:,}]"
         ),
     ]
 
@@ -73,7 +74,7 @@ class IndexOptions:
 @takes("options", IndexOptions)
 @click.option(
     "--queries",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Images like future queries, to measure the recall with [as before; some of the gallery's own]",
 )
 @takes("backbone", BackboneOptions)

@@ -12,16 +12,17 @@ import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import click
 
 from spade_index.settings import BATCH_SIZE, FALSE_ALARMS
 
-gallery_argument = click.argument("gallery", type=click.Path(path_type=Path))
-images_argument = click.argument("images", type=click.Path(path_type=Path))
-many_images_argument = click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
+from .values import GALLERY, MOST_IMAGES, MOST_WORKERS, PATH, RealRange, WholeRange
+
+gallery_argument = click.argument("gallery", type=GALLERY)
+images_argument = click.argument("images", type=PATH)
+many_images_argument = click.argument("images", type=PATH, nargs=-1, required=True)
 preset_option = click.option(
     "--preset",
     type=click.Choice(["paper"]),
@@ -32,7 +33,7 @@ tune_option = click.option(
 )
 false_alarms_option = click.option(
     "--false-alarms",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=RealRange(0, 1, min_open=True, max_open=True),
     help=f"Share of good parts that may be called anomalous [as calibrated: {FALSE_ALARMS:g}]",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
@@ -71,7 +72,7 @@ class KernelOptions:
         int | None,
         click.option(
             "--map-memory",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             help="MiB of normal images' feature maps that are kept for the pixel search [128; half of a GPU's memory]",
         ),
     ]
@@ -89,14 +90,18 @@ class LoadingOptions:
     batch_size: Annotated[
         int,
         click.option(
-            "--batch-size", type=click.IntRange(1), default=BATCH_SIZE, show_default=True, help="Images per batch."
+            "--batch-size",
+            type=WholeRange(1, MOST_IMAGES),
+            default=BATCH_SIZE,
+            show_default=True,
+            help="Images per batch.",
         ),
     ]
     workers: Annotated[
         int,
         click.option(
             "--workers",
-            type=click.IntRange(1),
+            type=WholeRange(1, MOST_WORKERS),
             default=os.cpu_count() or 2,
             help="Decoding threads, or processes [one per core]",
         ),

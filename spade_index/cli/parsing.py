@@ -1,5 +1,6 @@
 """Parse the values of options that hold several."""
 
+import math
 from typing import overload
 
 from spade_index.errors import InputError
@@ -22,6 +23,8 @@ def numbers(what: str, text: str | None, count: int | None = None) -> tuple[floa
         values = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{what}: {text!r} is not a comma-separated list of numbers") from error
+    if not all(map(math.isfinite, values)):
+        raise InputError(f"{what}: {text!r} has a number that is not finite")
     if count is not None and len(values) != count:
         raise InputError(f"{what}: give {count} comma-separated numbers, not {text!r}")
     return values

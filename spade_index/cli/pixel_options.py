@@ -10,6 +10,7 @@ from spade_index.errors import InputError
 from spade_index.settings import BITS, Preprocessing
 
 from .progress import Progress
+from .values import AnyReal
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.gallery.reader import Gallery
@@ -35,7 +36,7 @@ class PixelOptions:
         tuple[float, float] | None,
         click.option(
             "--pixel-range",
-            type=(float, float),
+            type=(AnyReal(), AnyReal()),
             metavar="LOW HIGH",
             help="Values that are black and white, of pixels with more than 8 bits, signed or floating-point ones.",
         ),
@@ -51,7 +52,7 @@ class PixelOptions:
         if self.pixel_range is not None or self.bits not in (None, AUTO):
             return self._given()
         found = find_bits(files)
-        if found.bits != BITS[0]:
+        if found.images:
             Progress.say(found.why)
         return {"bits": found.bits}
 

@@ -32,4 +32,4 @@ class Progress:
     @staticmethod
     def say(line: str) -> None:
         """Print a line on standard error, above the bar."""
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(line.replace("\n", "\\n").replace("\r", "\\r"), file=sys.stderr)

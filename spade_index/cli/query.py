@@ -1,12 +1,14 @@
 """`spade-index query`: score images."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from spade_index.errors import InputError
 from spade_index.settings import Maps
 
+from .answer_files import AnswerFileOptions, AnswerFiles, json_line
 from .backbone_options import BackboneOptions
 from .options import (
     KernelOptions,
@@ -18,19 +20,22 @@ from .options import (
     preset_option,
     takes,
 )
+from .outputs import require_writable
 from .progress import Progress
 from .search_options import SearchOptions, maps_option
 from .sources import SourceOptions, Sources
+from .values import PATH, REAL, WHOLE
 
 
 @click.command()
 @gallery_argument
 @many_images_argument
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for score maps, heat maps, masks and report.html.")
+@click.option("--out", type=PATH, help="Folder for score maps, heat maps, masks and report.html.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
-@click.option("--threshold", type=float, help="Call images anomalous above this score [the calibrated one]")
+@takes("files", AnswerFileOptions)
+@click.option("--threshold", type=REAL, help="Call images anomalous above this score [the calibrated one]")
 @false_alarms_option
-@click.option("--snapshot", type=int, help="Compare with the gallery as of this snapshot [the latest]")
+@click.option("--snapshot", type=WHOLE, help="Compare with the gallery as of this snapshot [the latest]")
 @takes("search", SearchOptions)
 @maps_option
 @preset_option
@@ -44,6 +49,7 @@ def query(
     images: tuple[Path, ...],
     out: Path | None,
     as_json: bool,
+    files: AnswerFileOptions,
     threshold: float | None,
     false_alarms: float | None,
     snapshot: int | None,
@@ -56,13 +62,14 @@ def query(
     sources: SourceOptions,
     loading: LoadingOptions,
 ) -> None:
-    """Score IMAGES against GALLERY, and show where they are not normal."""
+    """Score IMAGES (as in `build`, several) against GALLERY, and show where they are not normal."""
     from spade_index.gallery.reader import Gallery
     from spade_index.method.detector import Detector
     from spade_index.method.tuned import tuned_search
 
-    from .answers import answer_images, note_calibration
+    from .answers import answer_images, line_of, note_calibration
 
+    require_writable(files.files, [out], inputs=[*images, gallery])
     found = Sources(images, sources)
     found.require_images()
     with Gallery(gallery, snapshot) as opened:
@@ -81,6 +88,12 @@ def query(
             Progress.note(f"pixel search by {detector.kernel}")
         if threshold is None:
             note_calibration(detector)
-        failed = answer_images(detector, found, loading, out, as_json)
+
+        def show(answer: dict[str, Any]) -> None:
+            if not files.to_stdout:
+                click.echo(json_line(answer) if as_json else line_of(answer))
+
+        with AnswerFiles(files) as written:
+            failed = answer_images(detector, found, loading, out, written, show)
     if failed:
         raise InputError(f"{failed:,} of the images could not be decoded")

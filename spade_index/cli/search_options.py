@@ -20,6 +20,7 @@ from spade_index.settings import (
 )
 
 from .parsing import numbers
+from .values import REAL, WHOLE
 
 DEFAULT = SearchSettings  # whose class attributes are the defaults in the help
 
@@ -36,19 +37,21 @@ class SearchOptions:
 
     score_neighbours: Annotated[
         int | None,
-        click.option("--score-neighbours", type=int, help=f"K of the pooled image score [{DEFAULT.score_neighbours}]"),
+        click.option(
+            "--score-neighbours", type=WHOLE, help=f"K of the pooled image score [{DEFAULT.score_neighbours}]"
+        ),
     ]
     gallery_neighbours: Annotated[
         int | None,
         click.option(
             "--gallery-neighbours",
-            type=int,
+            type=WHOLE,
             help=f"K images that pixels are searched in [{DEFAULT.gallery_neighbours}]",
         ),
     ]
     pixel_neighbours: Annotated[
         int | None,
-        click.option("--pixel-neighbours", type=int, help=f"Nearest pixels averaged [{DEFAULT.pixel_neighbours}]"),
+        click.option("--pixel-neighbours", type=WHOLE, help=f"Nearest pixels averaged [{DEFAULT.pixel_neighbours}]"),
     ]
     mode: Annotated[
         str | None, click.option("--mode", type=click.Choice(MODES), help=f"How levels are combined [{DEFAULT.mode}]")
@@ -82,31 +85,31 @@ class SearchOptions:
     ]
     grid: Annotated[
         int | None,
-        click.option("--grid", type=int, help="Cells of the longer edge that finer levels are averaged to [as stored]"),
+        click.option(
+            "--grid", type=WHOLE, help="Cells of the longer edge that finer levels are averaged to [as stored]"
+        ),
     ]
     window: Annotated[
         int | None,
-        click.option("--window", type=int, help="Match only within this many cells of the same place [anywhere]"),
+        click.option("--window", type=WHOLE, help="Match only within this many cells of the same place [anywhere]"),
     ]
     subtract_neighbours: Annotated[
         float | None,
         click.option(
             "--subtract-neighbours",
-            type=float,
+            type=REAL,
             help=f"Share of the neighbours' own score maps to subtract, 0..1 [{DEFAULT.subtract_neighbours:g}]",
         ),
     ]
     smoothing: Annotated[
         float | None,
-        click.option(
-            "--smoothing", type=float, help=f"Sigma of the score map's Gaussian, pixels [{DEFAULT.smoothing}]"
-        ),
+        click.option("--smoothing", type=REAL, help=f"Sigma of the score map's Gaussian, pixels [{DEFAULT.smoothing}]"),
     ]
     top_share: Annotated[
         float | None,
         click.option(
             "--top-share",
-            type=float,
+            type=REAL,
             help=f"Highest share of the score map whose mean is the map score; 0: its maximum [{DEFAULT.top_share:g}]",
         ),
     ]

@@ -15,6 +15,8 @@ from spade_index.server.settings import MIB, ServeSettings
 
 from .options import KernelOptions, device_option, preset_option, takes
 from .search_options import SearchOptions
+from .streams import default_signals
+from .values import GALLERY, PATH, RealRange, WholeRange
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
 MEGA = 1_000_000
@@ -34,7 +36,7 @@ class ServeOptions:
         int,
         click.option(
             "--port",
-            type=click.IntRange(0, 65535),
+            type=WholeRange(0, 65535),
             default=ServeSettings.port,
             show_default=True,
             help="0: any that is free.",
@@ -44,7 +46,7 @@ class ServeOptions:
         Path | None,
         click.option(
             "--api-keys",
-            type=click.Path(path_type=Path),
+            type=PATH,
             help="File of lines KEY GALLERIES read|write [$SPADE_INDEX_API_KEYS, where ; ends a line]",
         ),
     ]
@@ -62,7 +64,7 @@ class ServeOptions:
         int,
         click.option(
             "--memory",
-            type=click.IntRange(64),
+            type=WholeRange(64),
             default=ServeSettings.memory // MIB,
             show_default=True,
             help="MiB of open galleries.",
@@ -72,7 +74,7 @@ class ServeOptions:
         int,
         click.option(
             "--batch-size",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.batch_images,
             show_default=True,
             help="Images computed together.",
@@ -82,7 +84,7 @@ class ServeOptions:
         int,
         click.option(
             "--queue",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.queue_images,
             show_default=True,
             help="Images that may wait.",
@@ -92,7 +94,7 @@ class ServeOptions:
         int,
         click.option(
             "--max-body",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.body_bytes // MIB,
             show_default=True,
             help="MiB of a query's body.",
@@ -102,7 +104,7 @@ class ServeOptions:
         int,
         click.option(
             "--max-upload",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.add_bytes // MIB,
             show_default=True,
             help="MiB of images to add.",
@@ -112,7 +114,7 @@ class ServeOptions:
         int,
         click.option(
             "--max-images",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.request_images,
             show_default=True,
             help="Images of a query.",
@@ -122,17 +124,27 @@ class ServeOptions:
         int,
         click.option(
             "--max-pixels",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.image_pixels // MEGA,
             show_default=True,
             help="Million pixels of an image.",
+        ),
+    ]
+    connections: Annotated[
+        int,
+        click.option(
+            "--connections",
+            type=click.IntRange(1),
+            default=ServeSettings.connections,
+            show_default=True,
+            help="Connections at a time.",
         ),
     ]
     timeout: Annotated[
         float,
         click.option(
             "--timeout",
-            type=click.FloatRange(0.1),
+            type=RealRange(0.1, 86_400),
             default=ServeSettings.request_seconds,
             show_default=True,
             help="Seconds to wait in line.",
@@ -157,6 +169,7 @@ class ServeOptions:
             add_bytes=self.max_upload * MIB,
             request_images=min(self.max_images, self.queue),
             image_pixels=self.max_pixels * MEGA,
+            connections=self.connections,
             request_seconds=self.timeout,
             kernel=kernel.kernel,
             map_memory=kernel.map_bytes,
@@ -165,7 +178,7 @@ class ServeOptions:
 
 
 @click.command()
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=GALLERY)
 @takes("options", ServeOptions)
 @takes("search", SearchOptions)
 @preset_option
@@ -190,6 +203,7 @@ def serve(
     from spade_index.server.keys import VARIABLE, read_keys
     from spade_index.server.logs import JsonLines
 
+    default_signals()  # uvicorn handles them
     keys = read_keys(options.api_keys)
     settings = options.settings(root, search, preset, device, kernel)
     if not settings.on_loopback and not keys:
@@ -201,7 +215,8 @@ def serve(
         logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger(name).propagate = False
     app = create_app(settings, keys)
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol_options(settings))
+    protocol = protocol_options(settings, app.state.service.metrics)
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol)
     with _listening(settings.host, settings.port) as listener, suppress(KeyboardInterrupt):
         at = f"[{settings.host}]" if ":" in settings.host else settings.host
         logging.getLogger("spade_index.server").info("listening on http://%s:%d", at, listener.getsockname()[1])

@@ -11,6 +11,7 @@ import click
 from spade_index.errors import InputError
 
 from .progress import Progress
+from .values import GLOB
 
 if TYPE_CHECKING:  # they import numpy and Pillow
     from spade_index.images.files import ImageFile
@@ -27,7 +28,7 @@ class SourceOptions:
         tuple[str, ...],
         click.option(
             "--exclude",
-            metavar="GLOB",
+            type=GLOB,
             multiple=True,
             help="Leave out files and folders of this name, or, with a slash, of this path below IMAGES; repeatable.",
         ),

@@ -9,15 +9,17 @@ from spade_index.settings import TUNE_SECONDS
 
 from .backbone_options import BackboneOptions
 from .options import KernelOptions, device_option, gallery_argument, takes
+from .outputs import require_writable
 from .progress import Progress
+from .values import PATH, RealRange
 
 
 @click.command()
 @gallery_argument
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write what was tried to this file.")
+@click.option("--json", "json_file", type=PATH, help="Write what was tried to this file.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(1),
+    type=RealRange(1),
     default=TUNE_SECONDS,
     show_default=True,
     help="Time that it may take, approximately.",
@@ -41,13 +43,11 @@ def tune(
     """
     from dataclasses import asdict
 
-    from spade_index.errors import InputError
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import tuning
     from spade_index.method.judgement import carry_on
 
-    if json_file is not None and not json_file.parent.is_dir():
-        raise InputError(f"{json_file}: no such folder")
+    require_writable([json_file], inputs=[gallery])
     with GalleryWriter(gallery) as writer:
         loaded = backbone.load(device, writer.gallery)
         writer.settings.require_equal(loaded.settings, str(gallery))

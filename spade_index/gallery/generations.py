@@ -16,9 +16,12 @@ LOCK_UN, which in a child would take it from the parent.
 
 import fcntl
 import os
+import re
+import stat
 from pathlib import Path
 
 FOLDER = "readers"
+NUMBER = re.compile("0|[1-9][0-9]{0,18}")
 
 
 class GenerationLock:
@@ -39,7 +42,9 @@ def hold(gallery: Path, generation: int) -> GenerationLock | None:
     without locks, and while a writer finds out whether a generation that is over is being read.
     """
     try:
-        lock = GenerationLock(os.open(gallery / FOLDER / str(generation), os.O_RDONLY | os.O_CLOEXEC), generation)
+        lock = GenerationLock(
+            os.open(gallery / FOLDER / str(generation), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), generation
+        )
         fcntl.flock(lock._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return None
@@ -64,7 +69,7 @@ def later(gallery: Path, generation: int) -> list[Path]:
 
 def is_held(file: Path) -> bool:
     """Return whether a generation is being read."""
-    fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -75,4 +80,5 @@ def is_held(file: Path) -> bool:
 
 
 def _numbers(gallery: Path) -> list[int]:
-    return sorted(int(file.name) for file in (gallery / FOLDER).glob("*") if file.name.isdecimal())
+    files = (file for file in (gallery / FOLDER).glob("*") if NUMBER.fullmatch(file.name))
+    return sorted(int(file.name) for file in files if stat.S_ISREG(file.lstat().st_mode))

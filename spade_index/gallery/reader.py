@@ -31,6 +31,7 @@ from .snapshot import SnapshotView
 from .verify import Problem, bytes_to_check, find_problems
 
 CATALOG = "catalog.sqlite"
+LATEST = 2**63 - 1  # snapshot that a catalog can hold
 STALE = 0.1  # share of an index's images added or removed since, above which it should be built again,
 STALE_IMAGES = 20_000  # or their number: then comparing with them takes longer than the index does
 
@@ -62,7 +63,7 @@ class Gallery:
         lock = self._locked()  # before anything is read: from now on it stays
         oldest = self.catalog.oldest_snapshot()
         snapshot = self.catalog.latest_snapshot() if snapshot is None else snapshot
-        row = self.catalog.snapshot(snapshot) if snapshot >= oldest else None
+        row = self.catalog.snapshot(snapshot) if oldest <= snapshot <= LATEST else None
         if row is None:
             raise InputError(f"{self.path}: there is no snapshot {snapshot}; `spade-index info` lists them")
         self._lock = lock
@@ -84,6 +85,11 @@ class Gallery:
             lock = generations.hold(self.path, generation)
             if self.catalog.generation() == generation:  # else it may be over, and its files deleted
                 return lock
+
+    @property
+    def never_used(self) -> bool:
+        """Whether nothing was ever added: the build that made it failed, and its settings bind nobody."""
+        return self.catalog.latest_snapshot() == 0
 
     @property
     def snapshot(self) -> int:

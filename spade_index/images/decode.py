@@ -75,7 +75,9 @@ class DecodedImage:
 
 
 @dataclass(frozen=True)
-class _Opened:
+class Decoded:
+    """An image, and what is to be known about it."""
+
     image: Image.Image  # as `decode` returns it
     plain: bool  # whether the bytes are a plain JPEG, which every viewer shows as that image
     notice: str | None  # see `DecodedImage`
@@ -92,10 +94,11 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, how: Preprocess
     Raises ImageError naming the file if the bytes cannot be decoded, claim more than `max_pixels` pixels (half of that
     for formats whose decoding takes much memory), or have values outside of the range.
     """
-    return _decode(data, name, max_pixels, how).image
+    return decode_noted(data, name, max_pixels, how).image
 
 
-def _decode(data: bytes, name: str, max_pixels: int, how: Preprocessing) -> _Opened:
+def decode_noted(data: bytes, name: str, max_pixels: int, how: Preprocessing) -> Decoded:
+    """Decode as `decode` does, and tell what is to be known about the image."""
     try:
         with open_image(data) as image:
             most = max_pixels // 2 if takes_much_memory(image) else max_pixels
@@ -110,7 +113,7 @@ def _decode(data: bytes, name: str, max_pixels: int, how: Preprocessing) -> _Ope
         raise ImageError(f"{name}: {_reason(error, data)}") from error
 
 
-def _read(image: PillowFile.ImageFile, data: bytes, name: str, how: Preprocessing) -> _Opened:
+def _read(image: PillowFile.ImageFile, data: bytes, name: str, how: Preprocessing) -> Decoded:
     """Decode an image that was just opened from `data`."""
     require_bands(image, data)
     deep = read_deep(image, data)
@@ -121,7 +124,7 @@ def _read(image: PillowFile.ImageFile, data: bytes, name: str, how: Preprocessin
     rgb = _to_rgb(read, image.info.get("icc_profile") if how.profiles else None)
     turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     upright = rgb if turn is None else rgb.transpose(turn)
-    return _Opened(upright, plain, None if notice is None else f"{name}: {notice}")
+    return Decoded(upright, plain, None if notice is None else f"{name}: {notice}")
 
 
 def _reason(error: Exception, data: bytes) -> str:
@@ -167,7 +170,7 @@ def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
         data = file.read()
     except OSError as error:
         raise ImageError(f"{file.path}: cannot be read ({error.strerror or error})") from error
-    opened = _decode(data, file.path, MAX_PIXELS, how)
+    opened = decode_noted(data, file.path, MAX_PIXELS, how)
     image = opened.image
     pixels, geometry = preprocess(image, how)
     small = opened.plain and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE

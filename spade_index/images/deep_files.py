@@ -62,7 +62,7 @@ def _of_jpeg2000(image: ImageFile.ImageFile, data: bytes) -> Deep | None:
     image.load()
     if image.mode in GREY16:
         values = np.asarray(image).astype(np.uint16)
-        return Deep(values, "L", white=None if bits == 16 else FULL >> max(16 - bits, 0) << max(16 - bits, 0))
+        return Deep(values, "L", white=None if bits == 16 else FULL)
     if bits > 14 and max(high for _, high in image.convert("RGB").getextrema()) < LOW:  # type: ignore[misc]
         raise Refused(f"it uses few of its {bits} bits, of which the upper 8 can be read: save it as PNG or TIFF")
     return None

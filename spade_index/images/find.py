@@ -36,6 +36,8 @@ def find_images(
 def _found(source: str | Path | TextList, passed_over: PassedOver) -> Iterator[ImageFile]:
     if isinstance(source, TextList):
         return in_list(source, passed_over)
+    if not os.fspath(source):
+        raise InputError("the path of the images is empty; the current folder is `.`")
     path = Path(source)
     if path.is_dir():
         return in_folder(path, passed_over)

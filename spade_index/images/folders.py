@@ -7,15 +7,16 @@ from pathlib import Path
 from spade_index.errors import InputError
 
 from .files import ImageFile, has_image_suffix, is_regular, on_disk, status_of
-from .passed_over import OWN, SPECIAL, SUFFIX, TWICE, PassedOver
+from .passed_over import GALLERY, OWN, SPECIAL, SUFFIX, TWICE, PassedOver
 
 DRAWN = ("score_maps", "heatmaps", "masks")  # folders that `query --out` writes, with these names
+CATALOG, SHARDS = "catalog.sqlite", "shards"  # in the folder of a gallery
 
 
 def in_folder(folder: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
     """Yield the images below a folder, in sorted order. Raises InputError if a folder cannot be read."""
     seen = set()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+    for root, folders, names in walk(folder):
         real = os.path.realpath(root)
         if real in seen:  # a link to a folder above
             passed_over.add(TWICE, root)
@@ -24,9 +25,13 @@ def in_folder(folder: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
         seen.add(real)
         below = os.path.relpath(root, folder).replace(os.sep, "/") + "/"
         below = "" if below == "./" else below
+        if CATALOG in names and SHARDS in folders and below:
+            passed_over.add(GALLERY, os.path.join(root, ""))
+            folders.clear()
+            continue
         own = DRAWN if "score_maps" in folders and "heatmaps" in folders else ()
-        folders[:] = [name for name in sorted(folders) if not _left_out(name, root, below, own, passed_over)]
-        for name in sorted(names):
+        folders[:] = [name for name in folders if not _left_out(name, root, below, own, passed_over)]
+        for name in names:
             path = os.path.join(root, name)
             if passed_over.leaves_out(name, below + name, path):
                 continue
@@ -40,16 +45,35 @@ def in_folder(folder: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
                 passed_over.add(SPECIAL, path)
 
 
+def walk(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder below and with this one, and the names of its folders and of its files, sorted.
+
+    Folders are followed that the caller leaves in the list, links too. Unlike `os.walk`, this raises InputError for a
+    folder that cannot be read, and takes folders of any depth.
+    """
+    waiting = [os.fspath(folder)]
+    while waiting:
+        root = waiting.pop()
+        folders: list[str] = []
+        names: list[str] = []
+        try:
+            with os.scandir(root) as entries:
+                for entry in entries:
+                    (folders if entry.is_dir() else names).append(entry.name)
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or root}: cannot be read ({error.strerror or error}), so its images would be "
+                "missing: let it be read, or leave it out with --exclude"
+            ) from error
+        folders.sort()
+        names.sort()
+        yield root, folders, names
+        waiting += (os.path.join(root, name) for name in reversed(folders))
+
+
 def _left_out(name: str, root: str, below: str, own: tuple[str, ...], passed_over: PassedOver) -> bool:
     path = os.path.join(root, name, "")
     if name in own:
         passed_over.add(OWN, path)
         return True
     return passed_over.leaves_out(name, below + name, path)
-
-
-def _refuse(error: OSError) -> None:
-    raise InputError(
-        f"{error.filename}: cannot be read ({error.strerror or error}), so its images would be missing: "
-        "let it be read, or leave it out with --exclude"
-    ) from error

@@ -45,7 +45,9 @@ def read_list(path: str | Path) -> TextList:
     if "\0" in text:
         raise InputError(f"{as_text(name)}: not a text list of image paths (it has NUL bytes: write one path per line)")
     folder = "" if name == STDIN or is_stream(path) else os.path.dirname(name)
-    return TextList("standard input" if name == STDIN else name, folder, tuple(text.split("\n")))
+    return TextList(
+        "standard input" if name == STDIN else name, folder, tuple(text.split("\n" if "\n" in text else "\r"))
+    )
 
 
 def in_list(paths: TextList, passed_over: PassedOver) -> Iterator[ImageFile]:
@@ -88,7 +90,9 @@ def _found(folder: str, line: str) -> tuple[str, os.stat_result | None]:
 
 
 def _decoded(data: bytes) -> str:
-    """Return the text of a list: UTF-8, or UTF-16 with a byte-order mark. Bytes of other encodings stay as they are."""
+    """Return the text of a list: UTF-8, or UTF-16 or 32 with a byte-order mark. Other bytes stay as they are."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return data.decode("utf-32")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
     return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")

@@ -136,12 +136,17 @@ def _unpacked(file: ImageFile, packed: Packed, how: Preprocessing) -> DecodedIma
 
 def _processes(workers: int) -> Executor:
     # Not forked: torch has threads, and a process with threads cannot be forked safely.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_process)
+    try:
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_process)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"decoding processes cannot be started ({reason}): is /dev/shm full?") from error
 
 
 def _prepare_process() -> None:
-    """Prepare a new process: its parent handles interrupts, and it ends when its parent does."""
+    """Prepare a new process: its parent handles signals, and it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which may be sent to all processes of a group
     parent = multiprocessing.parent_process()
     assert parent is not None
 

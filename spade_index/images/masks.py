@@ -1,7 +1,7 @@
 """Read ground-truth masks: what is not zero is defective.
 
-- Grey levels of any depth (1 to 32 bits, floating point): a value that is not 0. Palettes: an index that is not 0,
-  whatever its colour. Colours: a pixel with a band that is not 0.
+- Grey levels of any depth (1 to 32 bits, floating point): a stored value that is not 0. Palettes: an index that is not
+  0, whatever its colour. Colours: a pixel with a band that is not 0.
 - Alpha: a transparent pixel is normal. A visible one is defective if its colour is not black; where every visible pixel
   is black, as when a tool paints on a transparent page, alpha alone decides.
 - JPEG and lossy WebP, which blur zero: from half of the highest value on.
@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from spade_index.errors import InputError
 
 from .decode import MAX_PIXELS, ORIENTATION, TURNS, Geometry
+from .deep_files import WHITE_IS_ZERO, read_deep
 from .files import SUFFIXES
 from .formats import FORMATS, open_image
+from .passed_over import is_debris
+from .tiff import PHOTOMETRIC
 
-MASK_SUFFIXES = SUFFIXES
 Size = tuple[int, int]
 ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -121,7 +123,11 @@ def require_fit(path: Path, image: Path) -> None:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not is_debris(file.name)
+    )
     if not files:
         raise InputError(f"{path}: no masks in this folder")
     return files
@@ -158,8 +164,7 @@ def _decode(path: Path) -> tuple[np.ndarray, int, int | None, str | None]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels is over the limit of {MAX_PIXELS:,}")
-            image.load()
-            levels = _levels(image)  # [H, W]
+            levels = _levels(image, data)  # [H, W]
             lossy = image.format in ("JPEG", "MPO") or b"VP8 " in data[12:64]
             highest = levels.max() if levels.size else 0
             defective = levels > highest / 2 if lossy and highest > 0 else levels != 0
@@ -183,22 +188,40 @@ def _orientation(image: Image.Image) -> int | None:
     return int(found) if isinstance(found, int) and 1 <= found <= 8 else None
 
 
-def _levels(image: Image.Image) -> np.ndarray:
-    """Return one number for each pixel [H, W], which is 0 where it is normal."""
+def _levels(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
+    """Return one number for each pixel of an image just opened from `data`, [H, W]: 0 where it is normal."""
+    deep = read_deep(image, data)
+    if deep is not None:
+        return _of_bands(deep.values, alpha=deep.mode in ALPHA)
+    image.load()
     if image.mode in ALPHA:
-        bands = np.asarray(image if image.mode == "LA" else image.convert("RGBA"))
-        alpha, colour = bands[..., -1], bands[..., :-1].max(2)
-        seen = np.where(alpha > 0, colour, 0)
-        return seen if seen.any() else alpha * np.uint8(alpha.min(initial=255) < 255)
-    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        image = image.convert("RGB")
-    levels = np.asarray(image)
+        return _of_bands(np.asarray(image if image.mode == "LA" else image.convert("RGBA")), alpha=True)
+    levels = np.asarray(image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image)
     if levels.dtype == bool:
         levels = levels.astype(np.uint8)
-    return levels if levels.ndim == 2 else levels.max(2)
+    return levels.max() - levels if _shows_zero_white(image) and image.mode in ("1", "L") else _of_bands(levels)
+
+
+def _of_bands(values: np.ndarray, *, alpha: bool = False) -> np.ndarray:
+    """Return [H, W] of values [H, W] or [H, W, C]; the last of C may be an alpha channel."""
+    if values.ndim == 2:
+        return values
+    if not alpha:
+        return values.max(2)
+    last, colour = values[..., -1], values[..., :-1].max(2)
+    seen = np.where(last > 0, colour, 0)
+    opaque = last.size == 0 or last.min() == np.iinfo(last.dtype).max
+    return seen if seen.any() or opaque else last
+
+
+def _shows_zero_white(image: Image.Image) -> bool:
+    """Return whether zero is white in a TIFF file; Pillow inverts its pixels."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
 
 
 def _oddity(image: Image.Image, defective: np.ndarray) -> str | None:
+    if _shows_zero_white(image):
+        return "shows zero, which is normal, as white: is it inverted?"
     if image.mode != "P" or not defective.any() or defective.all():
         return None
     colours = np.asarray(image.convert("RGB")).max(2)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from .files import ImageFile, suffix_of
 
-SUFFIXES = frozenset({".tif", ".tiff"})
+PAGED = frozenset({".tif", ".tiff"})
 MARK = "#"  # before the number of a page, in names
 MOST = 10_000  # pages of a file
 SUBFILE = 254  # tag that says what a page is
@@ -25,7 +25,7 @@ Part = Callable[[int, int], bytes]  # (offset, size) -> so many bytes of a file,
 def with_pages(file: ImageFile) -> Iterator[ImageFile]:
     """Yield a file and, as `name#2` and so on, its further pages."""
     yield file
-    if suffix_of(file.path) not in SUFFIXES:
+    if suffix_of(file.path) not in PAGED:
         return
     try:
         offsets = page_offsets(partial(_slice, file.read()) if file.part is None else _buffered(file.part))
@@ -39,7 +39,7 @@ def with_pages(file: ImageFile) -> Iterator[ImageFile]:
 def without_page(path: str) -> str:
     """Return the path of the file that a page's path is in."""
     whole, mark, number = path.rpartition(MARK)
-    return whole if mark and number.isdecimal() and suffix_of(whole) in SUFFIXES else path
+    return whole if mark and number.isdecimal() and suffix_of(whole) in PAGED else path
 
 
 def page_offsets(part: Part) -> list[int]:

@@ -11,20 +11,28 @@ SUFFIX = "with another suffix"
 HIDDEN = "hidden"
 SYSTEM = "left by the system"
 OWN = "drawn by spade-index"
+GALLERY = "galleries of spade-index"
 EXCLUDED = "excluded"
 SPECIAL = "pipes, sockets or devices"
 TWICE = "folders that were read already"
 COMMENT = "comments in lists"
 DEAD_LINK = "links to nothing in their archive"
 
+OFFICE = "~$"  # before the names of files that office programs have open
 SHOWN_NAMES = 3
 SHOWN_SUFFIXES = 8  # in the line, the most frequent
 SYSTEM_NAMES = frozenset(
     {
         "@eadir", "@tmp", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "__macosx", "lost+found",
-        "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "icon\r",
+        "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information", "found.000",
+        "@__thumb", ".@__thumb", "network trash folder", "temporary items", "icon\r",
     }
 )  # fmt: skip
+
+
+def is_debris(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or left behind by a system."""
+    return name.startswith((".", OFFICE)) or name.lower() in SYSTEM_NAMES
 
 
 class PassedOver:
@@ -108,7 +116,7 @@ class PassedOver:
         return False
 
     def _kind(self, name: str, below: str, shown: str) -> str | None:
-        if name.lower() in SYSTEM_NAMES:
+        if name.lower() in SYSTEM_NAMES or name.startswith(OFFICE):
             return SYSTEM
         if name.startswith("."):
             return HIDDEN

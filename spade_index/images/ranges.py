@@ -2,16 +2,17 @@
 
 import heapq
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import xxhash
 
 from spade_index.errors import InputError
-from spade_index.settings import BITS
+from spade_index.settings import BITS, WORKERS
 
 from .decode import MAX_PIXELS
 from .deep_files import read_deep
-from .depth import Deep, bits_of
+from .depth import bits_of
 from .find import ImageFile
 from .formats import open_image
 
@@ -39,15 +40,11 @@ def find_bits(files: Iterable[ImageFile]) -> FoundBits:
     Pixels stored in 8 bits, and those of no known range, do not count; files that cannot be decoded neither. Raises
     InputError if all images are of no known range.
     """
-    found: list[int] = []
-    unknown: list[str] = []
     sample = spread(files, SAMPLE)
-    for file in sample:
-        deep = _deep(file)
-        if deep is not None and deep.kind is not None:
-            unknown.append(f"{file.path}: {deep.unknown}")
-        elif deep is not None and deep.white is None:
-            found.append(deep.highest)
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="find-bits") as pool:
+        values = list(pool.map(_highest, sample))
+    found = [value for value in values if isinstance(value, int)]
+    unknown = [value for value in values if isinstance(value, str)]
     if sample and len(unknown) == len(sample):
         raise InputError(unknown[0])
     return FoundBits(bits_of(max(found)), max(found), len(found)) if found else FoundBits(BITS[0])
@@ -59,11 +56,17 @@ def spread(files: Iterable[ImageFile], count: int) -> list[ImageFile]:
     return [file for _, file in sorted(chosen, key=lambda item: item[0])]
 
 
-def _deep(file: ImageFile) -> Deep | None:
-    """Return the pixels of an image of more than 8 bits; None for others, and for what cannot be decoded."""
+def _highest(file: ImageFile) -> int | str | None:
+    """Return the highest value of an image stored in 16 bits, or what to say of one without a known range.
+
+    None for others, and for what cannot be decoded.
+    """
     try:
         data = file.read()
         with open_image(data) as image:
-            return read_deep(image, data) if image.width * image.height <= MAX_PIXELS else None
+            deep = read_deep(image, data) if image.width * image.height <= MAX_PIXELS else None
     except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
         return None
+    if deep is None or deep.white is not None:
+        return None
+    return deep.highest if deep.kind is None else f"{file.path}: {deep.unknown}"

@@ -14,9 +14,10 @@ Tags = TiffImagePlugin.ImageFileDirectory_v2
 
 
 def numbers(tags: Tags, tag: int) -> tuple[int, ...]:
-    """Return the values of a tag; none if the file has not got it."""
+    """Return the values of a tag; none if the file has not got it, or something else than whole numbers."""
     value = tags.get(tag, ())
-    return tuple(int(number) for number in (value if isinstance(value, tuple) else (value,)))
+    values = value if isinstance(value, tuple) else (value,)
+    return values if all(isinstance(number, int) for number in values) else ()
 
 
 def tags_of(data: bytes) -> Tags | None:

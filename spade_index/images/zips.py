@@ -17,6 +17,7 @@ from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, re
 from .links import followed, link_target, member_path
 from .passed_over import DEAD_LINK, SUFFIX, TWICE, PassedOver
 
+WINDOWS = 0  # where a member comes from
 ENCRYPTED = 0x1  # flag of a member
 LOCAL_HEADER = struct.Struct("<4s22x2H")  # signature, then the lengths of name and extra field
 LONGEST_LINK = 4096  # bytes
@@ -29,18 +30,18 @@ def in_zip(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
     shown = as_text(os.path.abspath(path))
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = [member for member in archive.infolist() if not _name(member).endswith("/")]
     except (*DAMAGE, OSError) as error:
         raise InputError(f"{path}: damaged archive ({error})") from error
-    files = {member_path(member.filename): member for member in members}
+    files = {member_path(_name(member)): member for member in members}
     links = {
-        member_path(member.filename): link_target(member.filename, _link(path, member))
+        member_path(_name(member)): link_target(_name(member), _link(path, member))
         for member in members
         if _is_link(member)
     }
     files = {name: member for name, member in files.items() if name not in links}
     for member in members:
-        name = member.filename
+        name = _name(member)
         if passed_over.leaves_out_member(name, shown):
             continue
         target = followed(member_path(name), links, files)
@@ -93,6 +94,11 @@ def read_member(path: str, place: Place, name: str) -> bytes:
     except (*DAMAGE, struct.error) as error:
         raise ImageError(f"{name}: cannot be read from its archive ({error})") from error
     return data
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Return the path of a member; some programs of Windows write it with backslashes."""
+    return member.filename.replace("\\", "/") if member.create_system == WINDOWS else member.filename
 
 
 def _is_link(member: zipfile.ZipInfo) -> bool:

@@ -10,6 +10,7 @@ How pixels are compared is in `comparison`, how the pixel search is scheduled in
 in `normal_scores`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -71,6 +72,8 @@ class Detector:
             InputError: `maps="auto"` has no threshold, the levels or their weights do not fit, the neighbours' maps
                 that are to be subtracted are not known, or there is no such kernel.
         """
+        if threshold is not None and not math.isfinite(threshold):
+            raise InputError(f"the threshold must be a finite number, not {threshold}")
         self.search = search or tuned_search(gallery)
         if backbone is not None:
             gallery.settings.require_equal(backbone.settings, str(gallery.path))

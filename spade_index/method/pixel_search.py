@@ -130,7 +130,8 @@ class PixelSearch:
             self._comparison.read,
             device=self._device,
             fused=self._kernel.fused and self._search.mode == "concat-nearest",
-            at_least=2 * self._search.gallery_neighbours,  # of the running launch, and of the next
+            at_least=2
+            * min(self._search.gallery_neighbours, len(self._gallery)),  # of the running launch, and of the next
             at_most=len(self._gallery),
         )
 

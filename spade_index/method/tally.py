@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .metrics import Curve, PixelMetrics, checked, largest_errors, metrics_of, region_shares, saturating_shares
 
-MOST = 1 << 18  # different scores that are kept apart: 10 MB
+MOST = 1 << 17  # different scores that are kept apart: 5 MB
 NORMAL, DEFECTIVE, REGIONS, SATURATING = range(4)  # rows of counts: pixels, and shares of regions
 Rows = tuple[NDArray[np.uint32], NDArray[np.float64]]  # keys [n], counts [4, n]
 

@@ -6,10 +6,11 @@ router names it once, for all its handlers.
     read = APIRouter(prefix="/v1", route_class=ReadRoute)
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from .keys import ANYONE, Key
@@ -24,14 +25,17 @@ class ReadRoute(APIRoute):
 
     writes = False
     streams_body = False  # to the disk as it comes; others hold their body in memory, within smaller limits
+    names_images = False  # the body is JSON that names images, which takes little
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, behind the check of the key. It raises Problem (401, 403)."""
+        """Return the handler, behind the checks of the key and of parameters. It raises Problem (401, 403, 422)."""
         handle = super().get_route_handler()
+        known = frozenset(_query_names(self.dependant))
 
         async def checked(request: Request) -> Response:
             galleries = [request.path_params[name] for name in GALLERY_PARAMETERS if name in request.path_params]
             request.state.key = permitted(request, galleries[0] if galleries else None, write=self.writes)
+            require_known_parameters(request, known)
             return await handle(request)
 
         return checked
@@ -41,12 +45,14 @@ class WriteRoute(ReadRoute):
     """A route that needs a key which may change the gallery in its path."""
 
     writes = True
+    names_images = True
 
 
 class AddRoute(WriteRoute):
     """A route that writes its body to the disk as it comes."""
 
     streams_body = True
+    names_images = False
 
 
 def permitted(request: Request, gallery: str | None, *, write: bool) -> Key:
@@ -56,6 +62,24 @@ def permitted(request: Request, gallery: str | None, *, write: bool) -> Key:
     if not key.allows(gallery, write):
         raise Problem(403, f"this API key may not {'change' if write else 'read'} {gallery or 'that'}")
     return key
+
+
+def require_known_parameters(request: Request, known: frozenset[str]) -> None:
+    """Raise Problem (422) for a query parameter that the route does not have, or that is there twice."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            there = f"there are {', '.join(sorted(known))}" if known else "there is none"
+            raise Problem(422, f"unknown parameter {name[:100]!r}: {there}", field=name[:100])
+        if given.count(name) > 1:
+            raise Problem(422, f"parameter {name!r} is given more than once", field=name)
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of the query parameters of a route and of what it depends on."""
+    yield from (parameter.alias for parameter in dependant.query_params)
+    for below in dependant.dependencies:
+        yield from _query_names(below)
 
 
 def key_of(request: Request) -> Key:

@@ -50,8 +50,11 @@ class Body:
         """Return the next part. Raises Problem (408, 413, 503), and ClientGone."""
         if self._complete:  # the handler waits for the client to disconnect
             return await self._receive()
-        streams = getattr(self._exchange.scope.get("route"), "streams_body", False)
+        route = self._exchange.scope.get("route")
+        streams = getattr(route, "streams_body", False)
         most = self._settings.add_bytes if streams else self._settings.body_bytes
+        if getattr(route, "names_images", False):
+            most = self._settings.ids_bytes
         announced = int(self._exchange.headers.get("content-length", 0))  # a number: the protocol has checked it
         if announced > most:
             raise _too_large(most)

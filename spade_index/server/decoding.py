@@ -12,9 +12,10 @@ from PIL import Image
 from starlette.requests import Request
 
 from spade_index.errors import ImageError
-from spade_index.images.decode import DecodedImage, decode, preprocess
+from spade_index.images.decode import DecodedImage, decode_noted, preprocess
 from spade_index.images.find import ImageFile
 from spade_index.images.formats import open_image
+from spade_index.images.pages import page_offsets
 from spade_index.settings import Preprocessing
 
 from .forms import FIELD, file_name, read_files
@@ -36,14 +37,15 @@ class Upload:
     data: bytes
     pixels: np.ndarray | None = None  # uint8 [H, W, 3], where they were sent in place of a file
 
-    def opened(self, name: str, max_pixels: int, how: Preprocessing) -> Image.Image:
-        """Return the image, upright and RGB. Raises ImageError, which names it `name`."""
+    def opened(self, name: str, max_pixels: int, how: Preprocessing) -> tuple[Image.Image, str | None]:
+        """Return the image, upright and RGB, and a notice about it. Raises ImageError, which names it `name`."""
         if self.pixels is None:
             require_cheap(self.data, name, max_pixels)
-            return decode(self.data, name, max_pixels, how)
+            decoded = decode_noted(self.data, name, max_pixels, how)
+            return decoded.image, decoded.notice or pages_noted(self.data, name)
         if self.pixels.shape[0] * self.pixels.shape[1] > max_pixels:
             raise ImageError(f"{name}: over the limit of {max_pixels:,} pixels")
-        return Image.fromarray(self.pixels)
+        return Image.fromarray(self.pixels), None
 
 
 def is_multipart(request: Request) -> bool:
@@ -111,13 +113,14 @@ class Decoders:
         begun = time.perf_counter()
         name = upload.name or f"{FIELD}[{number}]"
         try:
-            pixels, geometry = preprocess(upload.opened(name, self._max_pixels, how), how)
+            image, notice = upload.opened(name, self._max_pixels, how)
+            pixels, geometry = preprocess(image, how)
         except (ImageError, MemoryError) as error:
             detail = str(error) or f"{name}: too large to decode"
             raise Problem(422, detail, field=f"{FIELD}[{number}]") from error
         self._metrics.stage("decode", time.perf_counter() - begun)
         file = ImageFile(name, name, len(upload.data), 0, lambda: upload.data)
-        return DecodedImage(file, b"", pixels, geometry, b"")
+        return DecodedImage(file, b"", pixels, geometry, b"", notice)
 
 
 def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
@@ -134,6 +137,14 @@ def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
         return
     if width * height > most_pixels:
         raise ImageError(f"{name}: {width}x{height} pixels is over the limit of {most_pixels:,}")
+
+
+def pages_noted(data: bytes, name: str) -> str | None:
+    """Return a notice about the pages of a TIFF that are not read."""
+    pages = len(page_offsets(lambda offset, size: data[offset : offset + size]))
+    return (
+        f"{name}: the first of its {pages} pages is read; send the others as files of their own" if pages > 1 else None
+    )
 
 
 def _scans(data: bytes) -> int:

@@ -11,8 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +28,7 @@ from .galleries import Galleries, Served
 from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
+from .worker import Worker
 
 IDLE_SECONDS = 2.0  # between two looks for galleries to close
 SMOOTHING = 0.1  # of the mean time an image takes
@@ -82,24 +83,24 @@ class Engine:
         self._seconds = 0.1  # that an image takes, smoothed
         self._changed = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.worker = Worker("engine", self._turn)
 
     def start(self) -> None:
         """Start the thread that computes."""
-        self._thread.start()
+        self.worker.start()
 
     def stop(self) -> None:
         """Answer the images that wait, then stop."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join()
+        self.worker.join()
         self._galleries.close()
 
     @property
     def alive(self) -> bool:
         """Return whether the thread that computes is alive."""
-        return self._thread.is_alive() and not self._stopping
+        return self.worker.alive and not self._stopping
 
     @contextmanager
     def place(self) -> Iterator[Place]:
@@ -168,15 +169,19 @@ class Engine:
             wait = self._admitted * self._seconds
             raise Problem(503, f"the queue is full ({self._admitted} images)", retry_after=wait)
 
-    def _run(self) -> None:
-        while (batch := self._next()) is not None:
-            try:
-                self._answer(batch)
-                self._galleries.tidy()
-            except Exception as error:  # the thread must survive any failure of a batch
-                log.exception("a batch failed")
-                for ask in batch:
-                    _fail(ask, error)
+    def _turn(self) -> bool:
+        """Answer the next batch; return False at the end."""
+        batch = self._next()
+        if batch is None:
+            return False
+        try:
+            self._answer(batch)
+            self._galleries.tidy()
+        except BaseException as error:
+            for ask in batch:  # before anything that could fail, too
+                _fail(ask, error)
+            raise
+        return True
 
     def _next(self) -> list[Ask] | None:
         """Return the next batch; an empty one if nothing came for a while, None at the end."""
@@ -208,8 +213,10 @@ class Engine:
                 served.detector.require_answerable(_question(ask, served))
                 if ask.image.pixels.shape[:2] != served.gallery.settings.preprocessing.input_size:
                     raise Problem(503, f"gallery {ask.gallery!r} was built anew meanwhile", retry_after=1)
-            except (Problem, SpadeIndexError, OSError) as error:
-                ask.answer.set_exception(error)
+            except Exception as error:  # of this gallery; others share the batch
+                if not isinstance(error, Problem | SpadeIndexError | OSError):
+                    log.error("a gallery cannot be used", exc_info=error)
+                _fail(ask, error)
             else:
                 asked.setdefault(served.backbone, []).append((ask, served))
         for backbone, asks in asked.items():
@@ -219,25 +226,39 @@ class Engine:
             self._seconds += SMOOTHING * ((time.monotonic() - begun) / searched - self._seconds)
 
     def _search(self, backbone: Backbone, asks: list[tuple[Ask, Served]]) -> None:
-        """Answer images of galleries that share a backbone."""
+        """Answer images of galleries that share a backbone; if it refuses one of them, each by itself."""
         try:
             with self._metrics.timed("backbone"):
                 features = backbone(np.stack([ask.image.pixels for ask, _ in asks]))
                 pooled = features.pooled.cpu().numpy()
-            for served in dict.fromkeys(served for _, served in asks):
-                places = [place for place, (_, of) in enumerate(asks) if of is served]
-                pyramid = features.pyramid
-                if len(places) < len(asks):
-                    pyramid = [level[places] for level in pyramid]
-                self._judge(served, [asks[place][0] for place in places], pooled[places], pyramid)
         except Exception as error:
-            if not isinstance(error, SpadeIndexError):
-                log.exception("a batch failed")
-            for ask, _ in asks:
-                _fail(ask, error)
+            if len(asks) > 1:
+                for one in asks:
+                    self._search(backbone, [one])
+            else:
+                _fail_logged(asks[0][0], error)
+            return
+        for served in dict.fromkeys(served for _, served in asks):
+            places = [place for place, (_, of) in enumerate(asks) if of is served]
+            self._judge(served, [asks[place][0] for place in places], pooled, features.pyramid, places)
 
-    def _judge(self, served: Served, asks: list[Ask], pooled: np.ndarray, pyramid: list[Tensor]) -> None:
-        """Answer images of one gallery, each as soon as its detection is known."""
+    def _judge(
+        self, served: Served, asks: list[Ask], pooled: np.ndarray, pyramid: list[Tensor], places: list[int]
+    ) -> None:
+        """Answer images of one gallery, whose features are at these places; if one fails, each alone."""
+        try:
+            whole = len(places) == len(pooled)
+            self._detect(served, asks, pooled[places], pyramid if whole else [level[places] for level in pyramid])
+        except Exception as error:
+            if len(asks) > 1:
+                for ask, place in zip(asks, places, strict=True):
+                    if not ask.answer.done():
+                        self._judge(served, [ask], pooled, pyramid, [place])
+            else:
+                _fail_logged(asks[0], error)
+
+    def _detect(self, served: Served, asks: list[Ask], pooled: np.ndarray, pyramid: list[Tensor]) -> None:
+        """Answer each image as soon as its detection is known."""
         questions = [_question(ask, served) for ask in asks]
         with self._metrics.timed("images"):
             nearest = served.detector.nearest_images(pooled)
@@ -258,6 +279,13 @@ def _complete(served: Served, detection: Detection) -> Answer:
     return Answer(detection, originals)
 
 
-def _fail(ask: Ask, error: Exception) -> None:
+def _fail_logged(ask: Ask, error: Exception) -> None:
+    if not isinstance(error, SpadeIndexError):
+        log.error("a batch failed", exc_info=error)
+    _fail(ask, error)
+
+
+def _fail(ask: Ask, error: BaseException) -> None:
     if not ask.answer.done():
-        ask.answer.set_exception(error)
+        with suppress(InvalidStateError):  # cancelled in between
+            ask.answer.set_exception(error)

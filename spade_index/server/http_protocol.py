@@ -1,4 +1,4 @@
-"""Uvicorn's HTTP/1.1 with a limit on how long a request's head may take, and errors like all others.
+"""Uvicorn's HTTP/1.1 with limits: of connections, of how long a head may take and an answer may stay unread.
 
 If a request is answered with an error before its body is complete, the rest of the body is discarded for as long as a
 head may take: a client that is still sending would not see the answer if the connection were closed at once.
@@ -6,58 +6,108 @@ head may take: a client that is still sending would not see the answer if the co
 
 import asyncio
 import secrets
+import socket
+import struct
+from http import HTTPStatus
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .connections import Connections, now
 from .exchange import HEADERS
+from .metrics import Metrics
 from .problems import Problem, problem_response
 from .settings import ServeSettings
 
 HEAD_BYTES = 16 << 10  # of a request's head
 
 
-def patient_for(seconds: float) -> type[H11Protocol]:
-    """Return a protocol that closes connections whose next head is not complete within a number of seconds.
+def protocol_of(settings: ServeSettings, connections: Connections) -> type[H11Protocol]:
+    """Return a protocol that closes connections whose next head does not come in time, or whose answers stay unread.
 
     Uvicorn itself closes idle connections that were used before (`timeout_keep_alive`).
     """
+    due = int(settings.write_rate * settings.write_seconds)  # bytes that a client reads in that time at least
 
     class Patient(H11Protocol):
+        idle_since: float | None = None
+        unread_since: float | None = None
         _waiting: asyncio.TimerHandle | None = None
+        _reading: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._wait()
+            transport.set_write_buffer_limits(high=0)  # so that `pause_writing` is called whenever something waits
+            self.idle_since = now()
+            if connections.add(self):
+                self._wait()
+            else:
+                self._answer(Problem(503, "there are too many connections", retry_after=1))
 
         def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return
             super().data_received(data)
             if self._in_request():
+                self.idle_since = None
                 self._stop_waiting()
             else:
                 self._wait()
 
+        def on_response_complete(self) -> None:
+            self.idle_since = now()
+            super().on_response_complete()
+            if self._in_request():  # the next one had come
+                self.idle_since = None
+
         def connection_lost(self, error: Exception | None) -> None:
+            connections.remove(self)
             self._stop_waiting()
+            self._stop_reading()
             super().connection_lost(error)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.unread_since = now()
+            self._expect_reading()
+            connections.make_room()
+
+        def resume_writing(self) -> None:
+            self._stop_reading()
+            super().resume_writing()
+
+        def unsent(self) -> int:
+            return int(self.transport.get_write_buffer_size())
+
+        def abort(self) -> None:
+            opened = self.transport.get_extra_info("socket")
+            if opened is not None:  # so that the system keeps nothing for the client to read, either
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
 
         def send_400_response(self, msg: str) -> None:
             """Answer a request that is not HTTP with problem details, unless an answer has begun."""
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                id = secrets.token_hex(8)
-                answer = problem_response(Problem(400, "this is not an HTTP/1.1 request"), "", id)
-                headers = [*answer.raw_headers, (b"connection", b"close"), (b"x-request-id", id.encode())]
-                headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                for event in (
-                    h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-                    h11.Data(data=bytes(answer.body)),
-                    h11.EndOfMessage(),
-                ):
-                    self.transport.write(self.conn.send(event))
+                self._answer(Problem(400, "this is not an HTTP/1.1 request"))
             if self.cycle is not None:  # its answer can no longer be sent
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
+            self.transport.close()
+
+        def _answer(self, problem: Problem) -> None:
+            """Answer without the application, and close the connection."""
+            id = secrets.token_hex(8)
+            answer = problem_response(problem, "", id)
+            headers = [*answer.raw_headers, (b"connection", b"close"), (b"x-request-id", id.encode())]
+            headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            reason = HTTPStatus(problem.status_code).phrase.encode()
+            for event in (
+                h11.Response(status_code=problem.status_code, headers=headers, reason=reason),
+                h11.Data(data=bytes(answer.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
             self.transport.close()
 
         def _in_request(self) -> bool:
@@ -65,7 +115,7 @@ def patient_for(seconds: float) -> type[H11Protocol]:
 
         def _wait(self) -> None:
             if self._waiting is None:
-                self._waiting = self.loop.call_later(seconds, self._give_up)
+                self._waiting = self.loop.call_later(settings.head_seconds, self._give_up)
 
         def _stop_waiting(self) -> None:
             if self._waiting is not None:
@@ -77,13 +127,30 @@ def patient_for(seconds: float) -> type[H11Protocol]:
             if not self._in_request() and not self.transport.is_closing():
                 self.transport.close()
 
+        def _expect_reading(self) -> None:
+            self._stop_reading(still=True)
+            self._reading = self.loop.call_later(settings.write_seconds, self._require_read, self.unsent())
+
+        def _require_read(self, before: int) -> None:
+            if before - self.unsent() < min(before, due):
+                connections.give_up(self)
+            else:
+                self._expect_reading()
+
+        def _stop_reading(self, still: bool = False) -> None:
+            if not still:
+                self.unread_since = None
+            if self._reading is not None:
+                self._reading.cancel()
+                self._reading = None
+
     return Patient
 
 
-def protocol_options(settings: ServeSettings) -> dict[str, Any]:
+def protocol_options(settings: ServeSettings, metrics: Metrics) -> dict[str, Any]:
     """Return Uvicorn's options for a service of these settings, except for its address and its log."""
     return {
-        "http": patient_for(settings.head_seconds),
+        "http": protocol_of(settings, Connections(settings, metrics)),
         "ws": "none",
         "access_log": False,
         "server_header": False,

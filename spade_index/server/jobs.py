@@ -7,21 +7,28 @@ be resumed.
 import logging
 import secrets
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any
 
-from spade_index.errors import InputError, SpadeIndexError
+from spade_index.errors import ImageError, InputError, SpadeIndexError
+from spade_index.images.files import ImageFile, suffix_of
+from spade_index.images.pages import PAGED
 
+from .decoding import pages_noted
 from .galleries import Galleries
 from .job import ENDED, NOTICE_LENGTH, NOTICES, RESTING, Job, now
 from .job_files import JobFiles
 from .problems import Problem, as_problem
 from .settings import ServeSettings
 from .staging import Staging
+from .worker import Worker
 from .writing import open_writer
 
+STOP_SECONDS = 10.0  # that a stop waits for a running job
+SAVE_SECONDS = 2.0  # between tries to write what could not be written
 BATCH = 8  # images; queries of the same backbone wait for as many
 
 log = logging.getLogger("spade_index.server")
@@ -43,7 +50,8 @@ class Jobs:
         self._lock = threading.RLock()
         self._unwanted: set[str] = set()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+        self._unsaved: set[str] = set()  # jobs whose records could not be written
+        self.worker = Worker("jobs", self._turn)
 
     def start(self) -> None:
         """Load the jobs on disk: queued jobs continue, those that ran when the service was killed are interrupted."""
@@ -58,13 +66,20 @@ class Jobs:
         for job in sorted(self._jobs.values(), key=lambda job: job.created):
             if job.state == "queued":
                 self._queue.put(job.id)
-        self._thread.start()
+        self.worker.start()
 
     def stop(self) -> None:
-        """Stop the running job at its next image; it is queued again, as those behind it still are."""
+        """Stop the running job at its next image; it is queued again, as those behind it still are.
+
+        An index that is being built is not waited for: the next start carries on.
+        """
         self._stopping = True
         self._queue.put(None)
-        self._thread.join()
+        if not self.worker.join(STOP_SECONDS):
+            log.warning("a job is left in the middle of a step; it is queued again")
+            for job in self.all():
+                if job.state == "running":
+                    self._save(replace(job, state="queued", done=0, notices=[], started=None))
 
     def all(self) -> list[Job]:
         """Return all jobs, the newest first."""
@@ -85,8 +100,12 @@ class Jobs:
             if sum(job.state not in RESTING for job in self._jobs.values()) >= self._settings.jobs_waiting:
                 detail = f"{self._settings.jobs_waiting} jobs wait already"
                 raise Problem(503, detail, retry_after=self._settings.job_seconds)
-            self.files.make_folder(job)
-            self._put(job)
+            try:
+                self.files.make_folder(job)
+                self._put(job)
+            except BaseException:
+                self.files.delete(job)
+                raise
         return Staging(job, self.files, self.submit, self.drop)
 
     def submit(self, job: Job) -> Job:
@@ -122,25 +141,40 @@ class Jobs:
             self._jobs.pop(job.id, None)
         self.files.delete(job)
 
-    def _run(self) -> None:
-        while (id := self._queue.get()) is not None and not self._stopping:
-            with self._lock:
-                job = self._jobs.get(id)
-                if job is None or job.state != "queued":
-                    continue
-                job = self._put(replace(job, state="running", started=now()))
-            try:
-                self._add(job)
-            except Cancelled:
-                if self._stopping:
-                    self._put(replace(self._jobs[id], state="queued", done=0, notices=[], started=None))
-                else:
-                    self._end(self._jobs[id], state="cancelled", snapshot=self._committed(job)[0])
-            except Exception as error:  # the thread must survive any failure of a job
-                problem = as_problem(error, str(self._galleries.root))
-                if problem.status_code == 500 and not isinstance(error, SpadeIndexError):
-                    log.exception("job %s failed", id)
-                self._end(self._jobs[id], state="failed", error=str(problem.detail)[:NOTICE_LENGTH])
+    def _turn(self) -> bool:
+        """Run the next job, if one comes soon; return False at the end."""
+        self._save_late()
+        try:
+            id = self._queue.get(timeout=SAVE_SECONDS)
+        except Empty:
+            return True
+        if id is None or self._stopping:
+            return False
+        with self._lock:
+            job = self._jobs.get(id)
+            if job is None or job.state != "queued":
+                return True
+            job = self._save(replace(job, state="running", started=now()))
+        try:
+            self._add(job)
+        except Cancelled:
+            if id in self._unwanted:
+                self._end(self._jobs[id], state="cancelled", snapshot=self._committed(job)[0])
+            else:
+                self._save(replace(self._jobs[id], state="queued", done=0, notices=[], started=None))
+        except BaseException as error:
+            self._fail(job, error)
+        return True
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        detail = "the service has failed"
+        try:
+            problem = as_problem(error, str(self._galleries.root))
+            detail = str(problem.detail)[:NOTICE_LENGTH]
+            if problem.status_code == 500 and not isinstance(error, SpadeIndexError):
+                log.exception("job %s failed", job.id)
+        finally:
+            self._end(self._jobs[job.id], state="failed", error=detail)
 
     def _add(self, job: Job) -> None:
         def note(line: str) -> None:
@@ -156,7 +190,7 @@ class Jobs:
         path = self._galleries.path(job.gallery)
         with open_writer(path, self._settings.job_seconds, lambda: self._require_wanted(job)) as writer:
             report = writer.add(
-                self.files.images(job),
+                _with_pages_noted(self.files.images(job), note),
                 self._galleries.backbone(writer.gallery),
                 replace=job.replace,
                 batch_size=BATCH,
@@ -177,7 +211,7 @@ class Jobs:
 
     def _interrupt(self, job: Job) -> None:
         snapshot, there = self._committed(job)
-        self._put(
+        self._save(
             replace(
                 job,
                 state="interrupted",
@@ -199,15 +233,46 @@ class Jobs:
     def _end(self, job: Job, **changes: Any) -> None:
         with self._lock:
             self._unwanted.discard(job.id)
-            self._put(replace(job, ended=now(), **changes))
+            self._save(replace(job, ended=now(), **changes))
         self.files.delete_images(job)
         ended = [job for job in self.all() if job.state in ENDED]
         for old in ended[self._settings.jobs_kept :]:
             self.drop(old)
 
     def _put(self, job: Job, durably: bool = True) -> Job:
+        """Note the state of a job, also on the disk. Raises OSError, and then nothing is noted."""
         with self._lock:
-            self._jobs[job.id] = job
             if durably:
                 self.files.write(job)
+                self._unsaved.discard(job.id)
+            self._jobs[job.id] = job
         return job
+
+    def _save(self, job: Job) -> Job:
+        """Note the state of a job; where it cannot be written now, it is written later."""
+        with self._lock:
+            self._jobs[job.id] = job
+            try:
+                self.files.write(job)
+                self._unsaved.discard(job.id)
+            except Exception as error:  # of the disk, or for want of memory
+                self._unsaved.add(job.id)
+                log.warning("the state of job %s cannot be written now (%s)", job.id, error)
+        return job
+
+    def _save_late(self) -> None:
+        with self._lock:
+            late = [self._jobs[id] for id in self._unsaved if id in self._jobs]
+            self._unsaved.clear()
+            for job in late:
+                self._save(job)
+
+
+def _with_pages_noted(files: Iterable[ImageFile], note: Callable[[str], None]) -> Iterator[ImageFile]:
+    """Yield files, and note the pages of TIFFs that are not read."""
+    for file in files:
+        if suffix_of(file.path) in PAGED:
+            with suppress(ImageError, OSError):  # adding it will tell
+                if (said := pages_noted(file.read(), file.path)) is not None:
+                    note(said)
+        yield file

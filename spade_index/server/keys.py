@@ -1,6 +1,7 @@
 """API keys: who may read which galleries, and who may change them.
 
-One key a line, as `KEY GALLERIES read|write`; what follows a # is a comment. GALLERIES are names by commas, or *.
+One key a line, as `KEY GALLERIES read|write`; what follows a # in the line is a comment. GALLERIES are names by commas,
+or *. In the variable, a ; outside of comments also ends a line.
 
     9fJ2...  *            read      # the operator's screen
     x81c...  tiles,bolts  write     # the labelling tool
@@ -9,8 +10,9 @@ One key a line, as `KEY GALLERIES read|write`; what follows a # is a comment. GA
 import hashlib
 import hmac
 import os
+import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from .problems import Problem
 
 VARIABLE = "SPADE_INDEX_API_KEYS"
 SHORTEST = 16  # characters of a key
+KEY = re.compile(r"[!-\"$-:<-~]+")  # neither # nor ;
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,13 @@ class Keys:
 def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> Keys:
     """Read the keys of a file, or else of the variable SPADE_INDEX_API_KEYS. Raises InputError."""
     if file is None:
-        return Keys(_parsed(environment.get(VARIABLE, ""), f"${VARIABLE}"))
+        lines = environment.get(VARIABLE, "").split("\n")
+        return Keys(_parsed([part for line in lines for part in line.partition("#")[0].split(";")], f"${VARIABLE}"))
     try:
-        with open(file, encoding="utf-8") as opened:
+        with open(file, encoding="utf-8", newline="") as opened:
             if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o007:
                 raise InputError(f"{file}: anyone on this machine can read or change the API keys: chmod o-rwx it")
-            keys = Keys(_parsed(opened.read(), str(file)))
+            keys = Keys(_parsed(opened.read().split("\n"), str(file)))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: API keys cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not keys:
@@ -79,20 +83,26 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
     return keys
 
 
-def _parsed(text: str, where: str) -> list[Key]:
-    keys = []
-    for number, line in enumerate(text.replace(";", "\n").splitlines(), 1):
+def _parsed(lines: Sequence[str], where: str) -> list[Key]:
+    keys: dict[bytes, Key] = {}
+    for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         if len(words) != 3 or words[2] not in ("read", "write"):
             raise InputError(f"{where}: line {number}: write KEY GALLERIES read|write")
         key, galleries, may = words
-        if len(key) < SHORTEST or not key.isascii():
-            raise InputError(f"{where}: line {number}: a key has at least {SHORTEST} ASCII characters")
-        names = None if galleries == "*" else frozenset(filter(None, galleries.split(",")))
-        keys.append(Key(_digest(key), names, may == "write"))
-    return keys
+        if len(key) < SHORTEST or not KEY.fullmatch(key):
+            raise InputError(
+                f"{where}: line {number}: a key has at least {SHORTEST} characters: ASCII letters, digits and signs"
+            )
+        names = None if galleries == "*" else frozenset(galleries.split(","))
+        if names is not None and names & {"", "*"}:
+            raise InputError(f"{where}: line {number}: GALLERIES are names by commas, or * alone")
+        if (digest := _digest(key)) in keys:
+            raise InputError(f"{where}: line {number}: this key is there twice")
+        keys[digest] = Key(digest, names, may == "write")
+    return list(keys.values())
 
 
 def _given(headers: Mapping[str, str]) -> str:

@@ -1,13 +1,15 @@
 """The metrics of the service, for Prometheus."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from .worker import Worker
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
@@ -31,6 +33,8 @@ class Metrics:
         )
         self.batch = Histogram("batch_images", "Images that shared a pass through the backbone", buckets=IMAGES, **of)
         self.queue = Gauge("queue_images", "Images admitted and not answered", **of)
+        self.connections = Gauge("connections", "Connections that are open", **of)
+        self.unsent = Gauge("unsent_bytes", "Bytes of answers that clients have not read", **of)
         self.refused = Counter("refused", "Requests that were refused for want of room or time", ("reason",), **of)
 
     def stage(self, name: str, seconds: float) -> None:
@@ -46,9 +50,14 @@ class Metrics:
         finally:
             self.stage(name, time.perf_counter() - begun)
 
-    def watch(self, galleries: Callable[[], dict[str, int]], results: Callable[[], dict[str, int]]) -> None:
-        """Read the state of open galleries and kept results whenever the metrics are read."""
-        self.registry.register(_State(galleries, results))
+    def watch(
+        self,
+        galleries: Callable[[], dict[str, int]],
+        results: Callable[[], dict[str, int]],
+        workers: Sequence[Worker],
+    ) -> None:
+        """Read the state of open galleries, kept results and threads whenever the metrics are read."""
+        self.registry.register(_State(galleries, results, workers))
 
     def text(self) -> bytes:
         """Return all metrics as Prometheus reads them."""
@@ -56,8 +65,13 @@ class Metrics:
 
 
 class _State(Collector):
-    def __init__(self, galleries: Callable[[], dict[str, int]], results: Callable[[], dict[str, int]]) -> None:
-        self._galleries, self._results = galleries, results
+    def __init__(
+        self,
+        galleries: Callable[[], dict[str, int]],
+        results: Callable[[], dict[str, int]],
+        workers: Sequence[Worker],
+    ) -> None:
+        self._galleries, self._results, self._workers = galleries, results, workers
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges of the present state."""
@@ -72,3 +86,12 @@ class _State(Collector):
         yield maps
         yield GaugeMetricFamily("spade_index_results", "Results that are kept", results["results"])
         yield GaugeMetricFamily("spade_index_results_bytes", "Their memory", results["bytes"])
+        alive = GaugeMetricFamily("spade_index_thread_alive", "1 while the thread lives", labels=["thread"])
+        failures = CounterMetricFamily(
+            "spade_index_thread_failures", "Errors that a thread survived", labels=["thread"]
+        )
+        for worker in self._workers:
+            alive.add_metric([worker.name], worker.alive)
+            failures.add_metric([worker.name], worker.failures)
+        yield alive
+        yield failures

@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details: what went wrong and which field is at fault, without internals."""
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ STATUS: dict[type[SpadeIndexError], int] = {  # the first that fits
     InputError: 422,
 }
 FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/:;,'\"`()]+/)+")  # of an absolute path
+SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+ERRORS = 10  # of a request that are told
+DETAIL = 1000  # characters of each
 LOCKED_SECONDS = 5  # after which it may be worth trying again
 
 
@@ -63,7 +67,10 @@ class InvalidFields(Problem):
 
     def __init__(self, errors: Sequence[Any]) -> None:
         """`errors` are pydantic's: `loc` is where in the request, `msg` what is wrong."""
-        fields = [{"field": _field(error["loc"][1:] or error["loc"]), "detail": str(error["msg"])} for error in errors]
+        fields = [
+            {"field": _field(error["loc"][1:] or error["loc"]), "detail": str(error["msg"])[:DETAIL]}
+            for error in errors[:ERRORS]
+        ]
         super().__init__(422, "; ".join(f"{found['field']}: {found['detail']}" for found in fields))
         self.fields = fields
 
@@ -73,7 +80,7 @@ def _field(place: Sequence[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
-def as_problem(error: Exception, root: str) -> Problem:
+def as_problem(error: BaseException, root: str) -> Problem:
     """Return an error as a client sees it; unforeseen ones have no details. Paths begin below `root`."""
     if isinstance(error, Problem):
         return error
@@ -83,7 +90,16 @@ def as_problem(error: Exception, root: str) -> Problem:
         if isinstance(error, kind):
             detail = without_folders(" ".join(str(error).split()), root)
             return Problem(status, detail, retry_after=LOCKED_SECONDS if status in (409, 503) else None)
+    if _is_shortage(error):
+        return Problem(503, "the service is short of disk space, memory, threads or open files", retry_after=5)
     return Problem(500, "the service has failed; its log tells why, by the request id")
+
+
+def _is_shortage(error: BaseException) -> bool:
+    """Return whether something of the machine has run out, which may be there again."""
+    if isinstance(error, OSError):
+        return error.errno in SHORTAGES
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
 
 
 def without_folders(text: str, root: str) -> str:

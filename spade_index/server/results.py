@@ -37,6 +37,7 @@ class Result:
     answer: Answer
     limits: tuple[float, float]
     preprocessing: Preprocessing
+    notice: str | None = None  # about the image
     made: float = field(default_factory=time.monotonic)
 
     @property
@@ -140,7 +141,7 @@ def described(
 
     def one(upload: Upload, image: DecodedImage, answer: Answer) -> wire.ResultInfo:
         if answer.detection.pixels is None:
-            return _described(upload, image.geometry, answer, None, None)
+            return _described(upload, image.geometry, answer, None, None, image.notice)
         result = result_of(gallery, upload, image, answer, how)
         return described_kept(results.keep(result), result, results.seconds)
 
@@ -163,7 +164,8 @@ def described_kept(id: str, result: Result, seconds: float) -> wire.ResultInfo:
         match=f"{at}/match",
         expires=seconds,
     )
-    return _described(result.upload, result.geometry, result.answer, wire.Evidence(**vars(evidence)), score_map)
+    shown = wire.Evidence(**vars(evidence))
+    return _described(result.upload, result.geometry, result.answer, shown, score_map, result.notice)
 
 
 def _described(
@@ -172,6 +174,7 @@ def _described(
     answer: Answer,
     evidence: wire.Evidence | None,
     score_map: wire.ScoreMap | None,
+    notice: str | None,
 ) -> wire.ResultInfo:
     detection = answer.detection
     regions = regions_of(detection, geometry)
@@ -190,6 +193,7 @@ def _described(
         evidence=evidence,
         regions=None if regions is None else tuple(map(_region, regions)),
         score_map=score_map,
+        notice=notice,
     )
 
 
@@ -201,7 +205,7 @@ def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer,
     """Return a result to keep. Without a calibrated threshold, colours show only where the map's own maximum is."""
     assert answer.detection.pixels is not None
     limits = score_limits([answer.detection.pixels.peak], answer.detection.pixel_threshold)
-    return Result(gallery, upload, image.geometry, answer, limits, how)
+    return Result(gallery, upload, image.geometry, answer, limits, how, image.notice)
 
 
 def thumbnail_link(gallery: str, id: str, snapshot: int) -> str:

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+
+MOST_IDS = 10_000  # of a request
 
 
 def _utf8(text: str) -> str:
@@ -14,7 +16,9 @@ def _utf8(text: str) -> str:
 class Ids(BaseModel):
     """Ids of images."""
 
-    ids: Annotated[list[Annotated[str, AfterValidator(_utf8)]], Field(min_length=1)]
+    model_config = ConfigDict(extra="forbid")
+
+    ids: Annotated[list[Annotated[str, AfterValidator(_utf8)]], FailFast(), Field(min_length=1, max_length=MOST_IDS)]
 
 
 def binary(*media_types: str) -> dict[int | str, dict[str, Any]]:

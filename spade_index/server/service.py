@@ -48,7 +48,8 @@ class Service:
         self.drawing = threading.BoundedSemaphore(settings.decoders)  # whole images are in memory while it is done
         self.auditing = threading.Lock()  # one at a time: it searches for a thousand images
         self.jobs = Jobs(self.galleries, settings)
-        self.metrics.watch(self.galleries.pool_stats, self.results.stats)
+        self.workers = (self.engine.worker, self.jobs.worker)
+        self.metrics.watch(self.galleries.pool_stats, self.results.stats, self.workers)
 
     def start(self) -> None:
         """Start the threads."""
@@ -60,6 +61,11 @@ class Service:
         self.jobs.stop()
         self.engine.stop()
         self.decoders.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Return whether queries and jobs are taken, and the threads that compute them live."""
+        return self.engine.alive and all(worker.alive for worker in self.workers)
 
     async def find(
         self,

@@ -36,10 +36,15 @@ class ServeSettings:
 
     body_bytes: int = 64 * MIB
     add_bytes: int = 1024 * MIB  # body of a request that adds images
+    ids_bytes: int = MIB  # body of a request that names images
     held_bytes: int = 512 * MIB  # of all bodies that are being received, those of adding aside
     request_images: int = 32
     add_images: int = 1000  # of one request
     image_pixels: int = 50_000_000
+    connections: int = 256  # or half of the files that the process may open, if these are fewer
+    unsent_bytes: int = 256 * MIB  # of all answers that clients have not read
+    write_seconds: float = 30  # in which a client reads some of its answer,
+    write_rate: int = 8 << 10  # at this rate at least
     head_seconds: float = 10  # for a request's head to arrive
     body_seconds: float = 30  # without a byte of its body,
     body_rate: int = 32 << 10  # or for longer with fewer bytes a second than these
@@ -54,7 +59,15 @@ class ServeSettings:
     results_seconds: float = 900
 
     def __post_init__(self) -> None:
-        for name in ("batch_images", "queue_images", "decoders", "request_images", "add_images", "image_pixels"):
+        for name in (
+            "connections",
+            "batch_images",
+            "queue_images",
+            "decoders",
+            "request_images",
+            "add_images",
+            "image_pixels",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.add_images > MOST_ADDED:

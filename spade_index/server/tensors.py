@@ -17,6 +17,13 @@ import numpy as np
 
 HEADER = "Inference-Header-Content-Length"
 RANK = 8  # of tensors at most
+PARAMETERS = {"maps", "threshold", "binary_data_output"} | {
+    "priority",  # these of Triton's change nothing
+    "timeout",
+    "sequence_id",
+    "sequence_start",
+    "sequence_end",
+}
 LENGTH = 4  # bytes that the length of an element takes
 
 Tensor = np.ndarray | list[bytes]  # uint8 of any shape, or the elements of type BYTES
@@ -65,11 +72,15 @@ def parse_request(body: bytes, header_length: int | None) -> InferRequest:
     if header_length is not None and len(head) != header_length:
         raise TensorError(f"{HEADER} is beyond the body's end")
     try:
-        request = json.loads(head)
+        request = json.loads(head, object_pairs_hook=_distinct, parse_constant=_refuse)
+    except TensorError:
+        raise
     except (ValueError, RecursionError) as error:
         raise TensorError("the request is not JSON") from error
     request = _mapping(request, "the request")
     parameters = _parameters(request)
+    for unknown in parameters.keys() - PARAMETERS:
+        raise TensorError(f"unknown parameter {unknown[:100]!r}: there are {', '.join(sorted(PARAMETERS))}")
     inputs: dict[str, Tensor] = {}
     for entry in _list(request, "inputs"):
         tensor = _mapping(entry, "an input")
@@ -89,6 +100,18 @@ def parse_request(body: bytes, header_length: int | None) -> InferRequest:
     outputs = [_wish(entry, binary) for entry in _list(request, "outputs")] or None
     id = request.get("id")
     return InferRequest(None if id is None else str(id)[:1000], parameters, inputs, outputs, binary)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises TensorError for a name that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise TensorError("an object of the request has a name twice")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise TensorError(f"{constant} is not JSON")
 
 
 def render_response(facts: Mapping[str, Any], outputs: Sequence[Output]) -> tuple[bytes, int | None]:

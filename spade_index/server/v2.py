@@ -3,6 +3,8 @@
 https://github.com/kserve/open-inference-protocol, and Triton's extension for binary tensors.
 """
 
+import re
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -32,6 +34,8 @@ INPUTS = [
     {"name": PIXELS, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},  # B, H, W, RGB
 ]
 EMPTY = np.float32(np.nan)
+NUMBER = re.compile("[0-9]{1,18}")
+LARGEST = sys.float_info.max
 ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -58,9 +62,9 @@ async def live() -> dict[str, bool]:
 
 @health.get("/health/ready")
 async def ready(request: Request) -> JSONResponse:
-    """Return whether the service takes queries: 503 if not."""
-    alive = service_of(request).engine.alive
-    return JSONResponse({"ready": alive}, 200 if alive else 503)
+    """Return whether the service takes queries and jobs, and all its threads live: 503 if not."""
+    ready = service_of(request).ready
+    return JSONResponse({"ready": ready}, 200 if ready else 503)
 
 
 @router.post("/repository/index")
@@ -134,8 +138,8 @@ async def _parsed(request: Request) -> InferRequest:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(415, "compressed requests are not supported")
     length = request.headers.get(HEADER)
-    if length is not None and not (length.isascii() and length.isdigit()):
-        raise Problem(400, f"{HEADER} is not a number")
+    if length is not None and not NUMBER.fullmatch(length):
+        raise Problem(400, f"{HEADER} is not the number of bytes of a body")
     body = await request.body()
     try:
         return await anyio.to_thread.run_sync(parse_request, body, None if length is None else int(length))
@@ -161,7 +165,11 @@ def _uploads(asked: InferRequest, most: int) -> list[Upload]:
 
 def _wishes(asked: InferRequest) -> list[OutputWish]:
     wishes = asked.outputs or [OutputWish(name, asked.binary_by_default) for name in OUTPUTS]
+    names: set[str] = set()
     for wish in wishes:
+        if wish.name in names:
+            raise Problem(400, f"output {wish.name!r} is there twice")
+        names.add(wish.name)
         if wish.name not in OUTPUTS:
             raise Problem(400, f"no output {wish.name!r}: there are {', '.join(OUTPUTS)}")
     return wishes
@@ -181,15 +189,15 @@ def _threshold(asked: InferRequest) -> float | None:
     threshold = asked.parameters.get("threshold")
     if threshold is None:
         return None
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not np.isfinite(threshold):
-        raise Problem(400, "parameter `threshold` must be a number")
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not abs(threshold) <= LARGEST:
+        raise Problem(400, "parameter `threshold` must be a number, and finite")
     return float(threshold)
 
 
 def _snapshot(version: str | None) -> int | None:
     if version is None:
         return None
-    if not (version.isascii() and version.isdigit() and len(version) < 19):
+    if not NUMBER.fullmatch(version):
         raise Problem(404, "a version is the number of a snapshot")
     return int(version)
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,7 @@ from spade_index.method.tuned import why_searched
 from .example import Example, example_of
 from .files import encode, write_whole
 from .heatmap import heatmap, score_limits
+from .names import REFUSED, file_name
 from .regions import coco, mask, outline
 from .report import write_report
 
@@ -40,8 +41,9 @@ class Drawing:
     Images are known by their paths, for the ids of two folders may be equal.
     """
 
-    def __init__(self, detector: Detector, out: Path) -> None:
-        """Prepare to write below the folder `out`."""
+    def __init__(self, detector: Detector, out: Path, notice: Callable[[str], None] = lambda line: None) -> None:
+        """Prepare to write below the folder `out`; `notice` is told of images whose files cannot be written."""
+        self._notice = notice
         self._detector = detector
         self._out = out
         self._maxima: dict[str, float] = {}  # path -> maximum of the score map
@@ -57,14 +59,21 @@ class Drawing:
     def save(
         self, file: ImageFile, detection: Detection, regions: Sequence[Region] | None = None
     ) -> tuple[Path, Path] | None:
-        """Save the score map of an image; return its path and the heat map's, or None where there is no map."""
+        """Save the score map of an image; return its path and the heat map's, or None where there is no map.
+
+        Raises OSError if that is not for the name: others would fail as well.
+        """
         if detection.pixels is None:
+            return None
+        path = self._score_map(file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, detection.pixels.score_map)
+        except OSError as error:
+            self._refused(error, file)
             return None
         if regions is not None:
             self._regions[file.path] = regions
-        path = self._score_map(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, detection.pixels.score_map)
         self._maxima[file.path] = detection.pixels.peak
         self._shown.append(Shown(detection.score, file.path, detection))
         self._shown = sorted(self._shown, key=lambda shown: -shown.score)[:SHOWN]
@@ -93,7 +102,10 @@ class Drawing:
                 continue
             geometry = covered(image.width, image.height, gallery.settings.preprocessing)
             regions = self._regions.get(file.path)
-            self._draw_one(file, image, geometry, limits, regions)
+            try:
+                self._draw_one(file, image, geometry, limits, regions)
+            except OSError as error:
+                self._refused(error, file)
             if regions is not None:
                 found.append((file.id, geometry, regions))
             if file.path in shown:
@@ -140,6 +152,12 @@ class Drawing:
             limits=limits,
         )
 
+    def _refused(self, error: OSError, file: ImageFile) -> None:
+        """Tell that an image's file cannot be written. Raises the error if that is not for its name."""
+        if error.errno not in REFUSED:
+            raise error
+        self._notice(f"{file.path}: its files cannot be written ({error.strerror}: {error.filename})")
+
     def _score_map(self, file: ImageFile) -> Path:
         return self._out / "score_maps" / f"{self._name(file)}.npy"
 
@@ -149,7 +167,7 @@ class Drawing:
     def _name(self, file: ImageFile) -> str:
         """Return the name of an image's files: always below a folder, and never another image's."""
         if file.path not in self._names:
-            name = "/".join(part for part in PurePosixPath(file.id).parts if part not in ("/", ".."))
+            name = file_name(file.id)
             unique, number = name, 2
             while unique in self._taken:
                 unique, number = f"{name}~{number}", number + 1

@@ -2,7 +2,7 @@
 
 import base64
 import io
-import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
     Missing folders are made. Raises OSError if the file cannot be written.
     """
+    if path.exists() and not path.is_file():  # a device, or a pipe: it is not replaced
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)

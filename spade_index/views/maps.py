@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,6 +15,7 @@ from spade_index.method.labelled import Dataset
 
 from .files import encode, write_whole
 from .heatmap import on_image
+from .names import REFUSED, file_name
 
 MAPS, BINARY_MAPS = "anomaly_images", "anomaly_images_thresholded"
 HIGHEST = float(np.finfo(np.float16).max)
@@ -26,14 +28,30 @@ class MapWriter:
     whole image; what the backbone did not see has the lowest score of the map.
     """
 
-    def __init__(self, folder: Path, dataset: Dataset, threshold: float | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        threshold: float | None,
+        notice: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Write below `folder`; `notice` is told of images whose files cannot be written."""
+        self._notice = notice
         self._folder = folder
         self._dataset = dataset
         self._threshold = threshold
         self._written: set[str] = set()
 
     def __call__(self, judged: Judged) -> None:
-        """Write the maps of an image. Raises OSError if a file cannot be written."""
+        """Write the maps of an image. Raises OSError if that fails, unless for the name: others may be written."""
+        try:
+            self._write(judged)
+        except OSError as error:
+            if error.errno not in REFUSED:
+                raise
+            self._notice(f"{judged.image.file.path}: its map cannot be written ({error.strerror}: {error.filename})")
+
+    def _write(self, judged: Judged) -> None:
         place = self._place(judged)
         scores = whole_map(judged)
         write_whole(self._folder / MAPS / f"{place}.tiff", half_tiff(scores))
@@ -47,8 +65,7 @@ class MapWriter:
         path = os.path.relpath(file.path, os.path.abspath(base if base.is_dir() else base.parent))
         if path.startswith(os.pardir):
             path = file.id
-        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
-        whole = PurePosixPath(self._dataset.name, *parts)
+        whole = PurePosixPath(self._dataset.name, file_name(path))
         place = str(whole.with_suffix(""))
         if place in self._written:
             place = str(whole)

@@ -15,7 +15,7 @@ from spade_index.images.marks import OwnOutput
 
 from helpers.cli_runs import BACKBONE, SIZE, copied, refused, run, write_dataset
 from helpers.datasets import write_dataset as write_dataset_of_helpers
-from helpers.layouts import as_mvtec_ad_2
+from helpers.layouts import as_mvtec_ad_2, as_visa
 
 
 def test_evaluate_writes_figures_and_a_page(dataset, tmp_path):
@@ -83,12 +83,21 @@ def test_a_folder_of_categories_gives_a_table_with_means(categories, tmp_path):
     assert not (tmp_path / "all.json.part").exists()
 
 
-def test_an_interrupted_evaluation_is_carried_on(categories, tmp_path, monkeypatch):
+@pytest.mark.parametrize("ends", ["error", "interrupt"])
+def test_an_interrupted_evaluation_is_carried_on(categories, tmp_path, monkeypatch, ends):
     command = ["evaluate", categories, "--gallery", tmp_path / "galleries", "--json", tmp_path / "all.json"]
-    (tmp_path / "galleries" / "b").rename(tmp_path / "elsewhere")
-    assert str(Path("galleries", "b")) in run(*command, status=1).stderr
+    if ends == "error":
+        (tmp_path / "galleries" / "b").rename(tmp_path / "elsewhere")
+        result = run(*command, status=1)
+        assert str(Path("galleries", "b")) in result.stderr
+        assert "could not be evaluated: b; " in result.stderr.splitlines()[-1]
+        assert "mean" in result.stdout
+        (tmp_path / "elsewhere").rename(tmp_path / "galleries" / "b")
+    else:
+        with monkeypatch.context() as patch:
+            interrupt(patch, "b")
+            run(*command, status=1)
     assert not (tmp_path / "all.json").exists()
-    (tmp_path / "elsewhere").rename(tmp_path / "galleries" / "b")
     done: list[str] = []
     figures = Evaluator.figures
 
@@ -104,6 +113,28 @@ def test_an_interrupted_evaluation_is_carried_on(categories, tmp_path, monkeypat
     assert set(together["categories"]) == {"a", "b"}
     run(*command)
     assert done == ["b", "a", "b"]  # all was done: it starts anew
+
+
+def interrupt(patch: pytest.MonkeyPatch, category: str) -> None:
+    """Let Ctrl-C come when a category begins."""
+    figures = Evaluator.figures
+
+    def interrupted(self, dataset, *arguments):
+        if dataset.name == category:
+            raise KeyboardInterrupt
+        return figures(self, dataset, *arguments)
+
+    patch.setattr(Evaluator, "figures", interrupted)
+
+
+def test_a_category_that_fails_ends_nothing_but_itself(categories, tmp_path):
+    (tmp_path / "galleries" / "a").rename(tmp_path / "elsewhere")
+    result = run("evaluate", categories, "--gallery", tmp_path / "galleries", status=1)
+    assert "b  " in result.stdout
+    assert "could not be evaluated: a" in result.stderr.splitlines()[-1]
+    (tmp_path / "galleries" / "b").rename(tmp_path / "elsewhere-too")
+    result = run("evaluate", categories, "--gallery", tmp_path / "galleries", status=1)
+    assert "none of the 2 categories" in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("change", ["options", "images", "damage"])
@@ -123,6 +154,13 @@ def test_figures_of_other_options_or_images_are_not_used(categories, tmp_path, m
     monkeypatch.setattr(Evaluator, "figures", lambda self, *of: (done.append(of[0].name), figures(self, *of))[1])
     run(*command)
     assert done == ["a", "b"]
+
+
+def test_one_category_of_a_root_is_evaluated_by_itself(built, tmp_path):
+    as_visa(tmp_path / "VisA", write_dataset_of_helpers(tmp_path / "source"))
+    run("evaluate", tmp_path / "VisA", "--gallery", built, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["category"], figures["layout"], figures["images"]) == ("candle", "visa", 10)
 
 
 def test_a_layout_can_be_named(dataset, built, tmp_path):
@@ -168,6 +206,17 @@ def test_what_is_not_used_is_said(dataset, built, tmp_path):
     shutil.copytree(root / "test" / "hole", root / "train" / "hole")
     result = run("evaluate", root, "--gallery", built)
     assert result.stderr == "plain: not used: train/hole, validation\n"
+
+
+def test_what_is_passed_over_is_counted(dataset, built, tmp_path):
+    root = Path(shutil.copytree(dataset, tmp_path / "plain"))
+    (root / "test" / "hole" / "notes.txt").write_text("a note")
+    (root / "test" / "good" / "._000.png").write_text("of the system")
+    command = ["evaluate", root, "--gallery", built, "--json", tmp_path / "figures.json"]
+    assert "passed over: 1 hidden, 1 with another suffix (.txt 1)" in run(*command).stderr
+    assert "notes.txt: with another suffix" in run(*command, "--show-skipped").stderr
+    run(*command, "--exclude", "002.png")
+    assert json.loads((tmp_path / "figures.json").read_text())["images"] == 4
 
 
 def test_without_masks_it_says_so(dataset, built, tmp_path):

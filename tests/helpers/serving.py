@@ -32,7 +32,13 @@ class Server:
         self.app = create_app(self.settings, known, load or self.watch.load)
         self.service = self.app.state.service
         self._uvicorn = uvicorn.Server(
-            uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None, **protocol_options(self.settings))
+            uvicorn.Config(
+                self.app,
+                host="127.0.0.1",
+                port=0,
+                log_config=None,
+                **protocol_options(self.settings, self.service.metrics),
+            )
         )
         self._thread = threading.Thread(target=self._uvicorn.run, daemon=True)
         self._thread.start()

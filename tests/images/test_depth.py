@@ -47,10 +47,12 @@ def test_an_image_of_more_bits_equals_its_8_bits(pixels, kind, bits):
     assert np.array_equal(found, pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
 
 
-@pytest.mark.parametrize("bits", [10, 12])
-def test_values_that_are_shifted_differ_by_rounding_only(bits):
-    found = read(png16(RGB.astype(np.uint16) << (bits - 8)), bits=bits).astype(int)
-    assert np.abs(found - RGB).max() <= 1
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_values_that_are_shifted_or_have_more_lower_bits_equal_8_bits(bits):
+    shifted = RGB.astype(np.uint16) << (bits - 8)
+    lower = np.random.default_rng(0).integers(0, 1 << (bits - 8), RGB.shape).astype(np.uint16)
+    for values in (shifted, shifted | lower):
+        assert np.array_equal(read(png16(values), bits=bits), RGB)
 
 
 def test_a_file_of_8_bits_is_the_same_at_any_bits():
@@ -81,7 +83,8 @@ def test_an_image_of_far_fewer_bits_than_the_gallerys_is_named():
     assert "--bits 12" in said
     assert "--bits 12" in (notice(png16(scaled(GREY, 12))) or "")
     assert notice(png16(scaled(RGB, 12)), bits=12) is None
-    assert notice(png16(scaled(RGB, 12)), bits=14) is None
+    assert "--bits 12" in (notice(png16(scaled(RGB, 12)), bits=14) or "")
+    assert "--bits 12" in (notice(png16(scaled(RGB, 12))) or "")
     assert notice(tiff(RGB), bits=16) is None
 
 
@@ -138,7 +141,8 @@ def test_an_explicit_range_is_applied(kind, low, high, photometric):
 def test_values_outside_of_the_explicit_range_are_refused(value):
     values = (GREY / 255).astype(np.float32)
     values[3, 4] = value
-    assert "wider --pixel-range" in refusal(tiff(values), pixel_range=(0, 1))
+    said = "are not numbers" if np.isnan(value) else "wider --pixel-range"
+    assert said in refusal(tiff(values), pixel_range=(0, 1))
 
 
 def test_bands_of_16_bits_stored_apart_are_refused():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 from torchvision.transforms import v2
 
 from spade_index.errors import ImageError
@@ -16,6 +16,7 @@ from spade_index.images import covered, decode, preprocess
 from spade_index.images.decode import MAX_PIXELS
 from spade_index.settings import Preprocessing
 
+from helpers.deep import png16, tiff
 from helpers.tiny import random_image
 
 # Outside of tests the package silences what Pillow has to say.
@@ -66,6 +67,15 @@ REAL = {
     "tiff": encoded(PHOTO, "TIFF", compression="tiff_lzw"),
     "webp": encoded(PHOTO, "WEBP"),
     "palette": encoded(PHOTO.convert("P"), "PNG"),
+    "gif": encoded(PHOTO.convert("P"), "GIF"),
+    "ppm": encoded(PHOTO, "PPM"),
+    "pgm of text": b"P2\n3 2\n900\n" + b"1 20 300 400 5 600",
+    "jpeg 2000": encoded(PHOTO, "JPEG2000"),
+    "avif": encoded(PHOTO, "AVIF", quality=80),
+    "rgb16 png": png16(np.asarray(PHOTO).astype(np.uint16) * 16),
+    "rgb16 tiff": tiff(np.asarray(PHOTO).astype(np.uint16) * 16, compression="zlib"),
+    "float": tiff(np.asarray(PHOTO.convert("L")).astype(np.float32)),
+    "profile": encoded(PHOTO, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
     "grey16": encoded(Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40) * 60), "TIFF"),
 }
 

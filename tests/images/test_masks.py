@@ -10,6 +10,8 @@ from spade_index.images.decode import ORIENTATION
 from spade_index.images.masks import orientation_of, read_marks, read_mask, require_fit
 from spade_index.settings import Preprocessing
 
+from helpers.deep import tiff
+
 SIZE = (6, 4)  # width, height
 PLAIN = covered(*SIZE, Preprocessing(input_size=(16, 16)))
 DEFECT = np.zeros(SIZE[::-1], bool)
@@ -59,6 +61,28 @@ MASKS = {
 def test_what_is_not_zero_is_defective(tmp_path, name):
     MASKS[name].save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
     assert np.array_equal(read_mask(tmp_path / name, PLAIN, DEFECT.shape), DEFECT)
+
+
+WIDE = np.where(DEFECT[..., None], (0, 1, 0), 0).astype(np.uint16)
+OPEN = np.where(DEFECT, 0xFFFF, 0).astype(np.uint16)
+DEEP = {  # as scientific software writes it
+    "colours": tiff(WIDE, photometric="rgb"),
+    "alpha": tiff(np.dstack([0 * WIDE, OPEN]), photometric="rgb", extrasamples=["unassalpha"]),
+    "big-endian": tiff(WIDE[..., 1], byteorder=">"),
+    "unsigned": tiff(WIDE[..., 1].astype(np.uint32)),
+    "signed": tiff(-WIDE[..., 1].astype(np.int16)),
+    "bool, white is zero": tiff(DEFECT, photometric="miniswhite"),  # the default of tifffile
+    "white is zero": tiff(levels(200), photometric="miniswhite"),
+    "wide, white is zero": tiff(WIDE[..., 1], photometric="miniswhite"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_stored_values_decide(tmp_path, name):
+    (tmp_path / "m.tif").write_bytes(DEEP[name])
+    assert np.array_equal(read_mask(tmp_path / "m.tif", PLAIN, DEFECT.shape), DEFECT)
+    strange = read_marks(tmp_path / "m.tif", PLAIN, DEFECT.shape)[0].strange()
+    assert (strange is not None) == ("white" in name)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])

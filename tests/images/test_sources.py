@@ -3,11 +3,13 @@
 import os
 import pickle
 import socket
+import subprocess
 import tarfile
 import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spade_index.errors import InputError
@@ -16,6 +18,7 @@ from spade_index.images.marks import OwnOutput
 from spade_index.images.passed_over import PassedOver
 from spade_index.settings import Preprocessing
 from spade_index.views.files import encode
+from spade_index.views.maps import half_tiff
 
 from helpers.tiny import png, random_image, write_images
 
@@ -53,6 +56,8 @@ def test_other_suffixes_are_counted(folder: Path) -> None:
         ("__MACOSX/x.png", "left by the system"),
         ("lost+found/x.png", "left by the system"),
         ("Thumbs.db", "left by the system"),
+        ("FOUND.000/x.png", "left by the system"),
+        ("~$x.png", "left by the system"),
         (".ipynb_checkpoints/000-checkpoint.png", "hidden"),
         ("._000.png", "hidden"),
         (".hidden.jpg", "hidden"),
@@ -182,6 +187,39 @@ def test_folders_that_a_query_wrote_are_left_out(folder: Path) -> None:
     ids, line = found(folder)
     assert ids == ["000.png", "001.png", "masks/own.png"]
     assert line == "passed over: 3 drawn by spade-index"
+
+
+def test_galleries_are_left_out(folder: Path) -> None:
+    for name in ("catalog.sqlite", "shards/1.h5", "odd.png"):
+        put(folder / "gallery" / name)
+    assert found(folder) == (["000.png", "001.png"], "passed over: 1 galleries of spade-index")
+    assert found(folder / "gallery")[0] == ["odd.png"]
+
+
+def test_folders_may_be_deep(folder: Path) -> None:
+    deep = os.open(folder, os.O_RDONLY)
+    for _ in range(1500):  # more than Python calls within each other
+        os.mkdir("d", dir_fd=deep)
+        deep = os.open("d", os.O_RDONLY, dir_fd=(above := deep))
+        os.close(above)
+    with open(os.open("x.png", os.O_WRONLY | os.O_CREAT, dir_fd=deep), "wb") as file:
+        file.write(png(1))
+    os.close(deep)
+    ids, _ = found(folder)
+    subprocess.run(["rm", "-r", str(folder / "d")], check=True)  # neither can pytest remove it
+    assert ids[-1] == "d/" * 1500 + "x.png"
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(InputError, match="empty"):
+        list(find_images(""))
+
+
+def test_maps_for_servers_are_known(folder: Path) -> None:
+    put(folder / "map.tiff", half_tiff(np.zeros((4, 5), np.float32)))
+    files = {file.id: file for file in find_images(folder)}
+    with pytest.raises(OwnOutput):
+        load(files["map.tiff"], SMALL)
 
 
 def test_the_search_of_many_files_stays_fast(tmp_path: Path) -> None:

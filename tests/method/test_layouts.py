@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from spade_index.errors import InputError
 from spade_index.gallery import Gallery
-from spade_index.method.dataset import GOOD, UNLABELLED, find_dataset
+from spade_index.images.masks import Marked
+from spade_index.method.dataset import GOOD, UNLABELLED, Saturation, find_dataset
 from spade_index.method.detector import Detector
 from spade_index.method.evaluation import evaluate
 from spade_index.method.layouts import KNOWN, find_datasets
@@ -27,6 +29,8 @@ NAMES = [
     "pixel_roc_auc",
     "pixel_average_precision",
     "pixel_f1_max",
+    "pro",
+    "pro_05",
 ]
 
 
@@ -57,8 +61,7 @@ def test_figures_are_the_same_in_each_layout(tmp_path, figures_of, name):
     contents = [sorted(file.read() for file in one.require_normal()) for one in (usual, dataset)]
     assert contents[0] == contents[1]
     expected, found = figures_of(usual), figures_of(dataset)
-    compared = NAMES if name == "mvtec-loco" else [*NAMES, "pro", "pro_05"]  # there, a defect is two regions
-    for figure in compared:
+    for figure in NAMES:
         assert found[figure] == pytest.approx(expected[figure], abs=1e-12), figure
     assert found["why_no_pixel_figures"] is None
     if name == "mvtec-loco":
@@ -104,9 +107,36 @@ def test_a_root_of_categories_is_found(tmp_path, name):
     assert {dataset.name for dataset in found.datasets} == names
     assert {len(dataset.test) for dataset in found.datasets} == {10}
     assert {dataset.layout for dataset in found.datasets} == {name}
-    assert found.passed_over == {"mvtec-ad": ["notes"], "btad": ["notes"], "visa": ["split_csv"]}.get(name, [])
+    assert found.passed_over == {"mvtec-ad": ["notes"], "btad": ["notes"]}.get(name, [])
     with pytest.raises(InputError, match="several categories"):
         find_dataset(root)
+
+
+def test_folders_below_a_kind_of_defect_are_no_folders_of_masks(tmp_path):
+    root = write_dataset(tmp_path / "set")
+    for part in ("test", "ground_truth"):
+        (root / part / "hole").rename(root / "batch")
+        (root / part / "hole").mkdir()
+        (root / "batch").rename(root / part / "hole" / "batch")
+    dataset = find_dataset(root)
+    assert dataset.layout == "mvtec-ad"
+    masks = [image.mask for image in dataset.test if image.kind == "hole"]
+    assert masks == [root / "ground_truth" / "hole" / "batch" / f"{at:03d}_mask.png" for at in range(3)]
+
+
+def test_the_table_of_visa_may_be_named(tmp_path):
+    candle = write_layout("visa", tmp_path)
+    (dataset,) = find_datasets(candle.parent / "split_csv" / "1cls.csv").datasets
+    assert (dataset.name, len(dataset.test), len(dataset.normal)) == ("candle", 10, 12)
+
+
+def test_saturation_is_a_share_of_the_defect_or_an_area_of_the_mask():
+    pixels = np.zeros((10, 10), bool)
+    pixels[:4, :5] = True  # 20 of the 100 that are left of 80 of 400
+    marked = Marked(Path("m.png"), pixels, value=255, area=80, total=400)
+    assert Saturation(0.5, relative=True).enough(marked) == 10
+    assert Saturation(40, relative=False).enough(marked) == 10
+    assert Saturation(1000, relative=False).enough(marked) == 20
 
 
 def test_a_folder_of_images_of_real_iad_finds_its_list(tmp_path):

@@ -23,7 +23,15 @@ def test_a_job_reports_its_state_from_start_to_end(server: Server, root: Path) -
         assert len(staged(root)) == 20
     told = server.finished(job)
     assert (told["images"], told["done"]) == (20, 20)
-    assert told["report"] == {"added": 20, "replaced": 0, "unchanged": 0, "copies": 0, "changed": 0, "failed": 0}
+    assert told["report"] == {
+        "added": 20,
+        "replaced": 0,
+        "unchanged": 0,
+        "copies": 0,
+        "changed": 0,
+        "failed": 0,
+        "removed": 0,
+    }
     assert told["created"] <= told["started"] <= told["ended"]
     assert (told["notices"], told["error"], told["gallery"]) == ([], None, "plain")
     eventually(lambda: staged(root) == [])

@@ -35,6 +35,8 @@ ROUTES = [
     ("GET", "/v1/galleries/plain", {}),
     ("GET", "/v1/galleries/nothing", {}),
     ("GET", "/v1/galleries/plain/images", {}),
+    ("GET", "/v1/galleries/plain/audit", {}),
+    ("GET", "/v1/galleries/plain/audit/heat.png?id=003.png", {}),
     ("GET", "/v1/galleries/plain/thumbnail?id=003.png", {}),
     ("POST", "/v1/galleries/plain/query", {"content": png(3)}),
     ("POST", "/v1/galleries/plain/score-map", {"content": png(3)}),

@@ -13,6 +13,7 @@ from helpers.deep import png16, scaled, write
 from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import png, random_image, tiny_backbone
+from helpers.uploads import encoded
 
 
 @pytest.fixture
@@ -53,3 +54,22 @@ def test_a_job_names_images_of_another_range(twelve: str, server: Server) -> Non
     told = server.finished(server.http.post(f"/v1/galleries/{twelve}/images", files=files).json()["id"])
     (notice,) = told["notices"]
     assert "--bits 14" in notice
+
+
+def test_a_result_says_what_is_odd_about_its_image(twelve: str, server: Server) -> None:
+    assert server.query(twelve, png16(scaled(np.asarray(random_image(70)), 12)))["notice"] is None
+    for maps in ("always", "never"):
+        told = server.query(twelve, png16(scaled(np.asarray(random_image(70)), 10)), maps=maps)
+        assert "--bits 10" in told["notice"]
+    again = server.query(twelve, png16(scaled(np.asarray(random_image(70)), 10)))["score_map"]["id"]
+    assert "--bits 10" in server.http.get(f"/v1/results/{again}").json()["notice"]
+    pages = encoded(random_image(70), "TIFF", save_all=True, append_images=[random_image(71)])
+    assert "the first of its 2 pages" in server.query(twelve, pages)["notice"]
+
+
+def test_a_job_says_which_pages_are_not_read(server: Server) -> None:
+    pages = encoded(random_image(70), "TIFF", save_all=True, append_images=[random_image(71), random_image(72)])
+    files = [("images", ("stack.tif", pages)), ("images", ("damaged.tif", pages[:20]))]
+    told = server.finished(server.http.post("/v1/galleries/plain/images", files=files).json()["id"])
+    assert told["report"]["added"] == 1
+    assert [notice for notice in told["notices"] if "the first of its 3 pages" in notice and "stack.tif" in notice]

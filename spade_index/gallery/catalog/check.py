@@ -15,7 +15,7 @@ from pathlib import Path
 import xxhash
 
 from spade_index.errors import GalleryDamaged
-from spade_index.gallery.store.files import BLOCK, make_durable
+from spade_index.gallery.store.files import BLOCK, create, make_durable
 
 CHECK = "catalog.check"
 REMEDY = "restore it from a copy, or move the gallery away and build it again"
@@ -77,7 +77,8 @@ def write(catalog: Path) -> None:
     counter, _, digest = _stamp(catalog)
     if note != Note(counter, digest):
         temporary = path.with_name(f"{CHECK}.tmp")
-        temporary.write_bytes(Note(counter, digest).line())
+        with create(temporary) as file:
+            file.write(Note(counter, digest).line())
         make_durable(temporary, path)
 
 

@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spade_index.errors import GalleryDamaged, GalleryError, GalleryNotFound, StorageError
+from spade_index.errors import GalleryDamaged, GalleryError, GalleryNotFound
 
-from .check import REMEDY
+from .meanings import damaged, unreadable
 from .tables import Row, column_types, select
 from .transaction import Transaction
 
-BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL)
 BUSY_SECONDS = 30  # a commit of another process takes milliseconds
 
 Values = Sequence[object] | dict[str, object]
@@ -20,7 +19,7 @@ R = TypeVar("R", bound=Row)
 
 
 class CatalogFile:
-    """An open catalog. Errors in reading it are raised as GalleryDamaged, or StorageError if it is busy."""
+    """An open catalog. Errors in reading it are raised as GalleryErrors: see `meanings`."""
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises GalleryNotFound, GalleryDamaged."""
@@ -99,7 +98,7 @@ class CatalogFile:
     def _read(self, query: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Return all rows at once, so that no lock is held while the caller works.
 
-        Raises GalleryDamaged, or StorageError if the catalog is busy.
+        Raises GalleryDamaged, StorageError if the catalog cannot be read now, or GalleryError if it is closed.
         """
         try:
             return self._db.execute(query, values).fetchall()
@@ -107,12 +106,10 @@ class CatalogFile:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> GalleryError:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in BUSY:
-            return StorageError(f"{self.path}: the catalog cannot be read ({error})")
-        return self._damaged(str(error))
+        return unreadable(self.path, error)
 
     def _damaged(self, reason: str) -> GalleryDamaged:
-        return GalleryDamaged(f"{self.path}: not a readable catalog ({' '.join(reason.split())}); {REMEDY}")
+        return damaged(self.path, reason)
 
 
 def connect(path: Path) -> sqlite3.Connection:

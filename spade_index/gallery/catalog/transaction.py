@@ -1,5 +1,6 @@
 """A transaction of the catalog: the changes that it may make."""
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
@@ -8,6 +9,7 @@ from operator import attrgetter
 
 from spade_index.gallery.store.record import ImageOrigin
 from spade_index.gallery.store.shard_writer import WrittenShard
+from spade_index.settings import ExtractionSettings
 
 from .tables import CalibrationRow, ImageRow, IndexRow, LayoutRow, ShardRow, SnapshotRow, columns, insert
 
@@ -25,6 +27,13 @@ class Transaction:
     def set_meta(self, name: str, value: str) -> None:
         """State a fact about the gallery as a whole."""
         self._db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+    def set_settings(self, settings: ExtractionSettings, weights_file: str | None) -> None:
+        """Give other settings to a gallery that never held an image."""
+        self.set_meta("settings", settings.to_json())
+        self._db.execute("DELETE FROM meta WHERE name = 'weights_file'")
+        if weights_file:
+            self.set_meta("weights_file", os.path.abspath(weights_file))
 
     def add_snapshot(self, action: str, images: int, moments: str) -> int:
         """Begin the next snapshot, which holds `images` images, and return its number."""

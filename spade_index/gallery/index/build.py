@@ -1,5 +1,6 @@
 """Build the FAISS index: within a memory budget, with the fewest probes and candidates that reach a recall."""
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import faiss
 import numpy as np
 
 from spade_index.errors import InputError
+from spade_index.gallery.store.files import create
 from spade_index.settings import STORAGES, IndexSettings
 
 from .descriptors import Blocks, evenly_spaced
@@ -59,7 +61,7 @@ def build_index(
         _add(index, blocks(), images, say)
         description = tune(index, description, blocks, queries, say)
     # FAISS's own file reports no error when the disk is full as the file is closed.
-    with open(path, "wb") as file:
+    with create(path) as created, io.BufferedWriter(created) as file:
         writer = faiss.PyCallbackIOWriter(file.write, WRITE_BLOCK)  # type: ignore[attr-defined]
         faiss.write_index(index, writer)
     return description

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 
@@ -29,6 +30,12 @@ def open_regular(path: Path) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return fd
+
+
+def create(path: Path) -> BinaryIO:
+    """Create a file to write and read, in place of one or a link that is there. Raises OSError."""
+    path.unlink(missing_ok=True)
+    return open(path, "x+b", buffering=0)
 
 
 def make_durable(temporary: Path, path: Path) -> str:

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .files import create
+
 
 class Sink(io.RawIOBase):
     """A file object for `h5py.File`."""
 
     def __init__(self, path: Path) -> None:
-        """Create the file, or truncate it. Raises OSError."""
-        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
+        """Create the file, in place of one that is there. Raises OSError."""
+        self._file = create(path)
         self._position = 0
         self._error: OSError | None = None
 

@@ -22,8 +22,11 @@ class Appender:
     def __init__(self, session: Session, commit: Callable[[StreamedShard], None], waiting: int = WAITING) -> None:
         """Call `commit` for each shard; up to `waiting` batches are queued between `put` and the disk."""
         self._path = session.path
+        self._session = session
         self._commit = commit
         first = session.gallery.catalog.next_shard()
+        with storage_errors(self._path):
+            session.note_shards(first)
         self._stream = ShardStream(session.path / "shards", session.settings, first, session.shard_rows, waiting)
 
     def put(self, batch: Iterable[NewImage]) -> None:
@@ -41,6 +44,7 @@ class Appender:
             with storage_errors(self._path):
                 for shard in self._stream.close():
                     self._commit(shard)
+                self._session.note_shards(None)
         else:
             self._stream.abandon()
 
@@ -55,3 +59,5 @@ def commit_shard(session: Session, streamed: StreamedShard, replaced: Sequence[I
         changes.remove_images(image.key for image in replaced)
         changes.add_shard(shard)
         changes.add_images(shard)
+    with storage_errors(session.path):
+        session.note_shards(shard.number + 1)

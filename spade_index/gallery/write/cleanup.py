@@ -1,12 +1,31 @@
-"""Delete what has fallen out of use, once no reader may need it: see `generations`."""
+"""Delete what has fallen out of use, once no reader may need it: see `generations`.
 
+Only regular files of a name that a writer gives are ever deleted, and shards only if the catalog has issued their
+number, or if a writer that was killed had begun them. A whole shard with a later number is of a later state of the
+gallery, whose catalog was restored from a copy: it is set aside, since the next shard would take its name.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+
+import h5py
 
 from spade_index.gallery import generations
 from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.gallery.reader import Gallery
+from spade_index.gallery.store.format import FORMAT
 from spade_index.gallery.store.leave_one_out import FOLDER
+from spade_index.gallery.store.names import CALIBRATION, DESCRIPTORS, INDEX, SHARD
+
+from .lock import WriterLock
+
+ASIDE = "set-aside"
+
+log = logging.getLogger("spade_index.gallery")
 
 
 def begin_generation(gallery: Gallery, changes: Transaction) -> None:
@@ -14,6 +33,24 @@ def begin_generation(gallery: Gallery, changes: Transaction) -> None:
     generation = gallery.catalog.generation() + 1
     generations.prepare(gallery.path, generation)
     changes.set_meta("generation", str(generation))
+
+
+def settle_shards(gallery: Gallery, lock: WriterLock) -> None:
+    """Delete the shards that a writer began and no commit names, and set others aside that the catalog lacks.
+
+    Nothing else may be writing shards. Raises OSError.
+    """
+    following = gallery.catalog.next_shard()
+    for path in _files(gallery.path / "shards"):
+        found = SHARD.fullmatch(path.name)
+        if found is None or int(found[1]) < following:
+            continue
+        begun = lock.unfinished is not None and int(found[1]) >= lock.unfinished
+        if begun or not _is_shard(path):
+            path.unlink()
+        else:
+            _set_aside(path)
+    lock.note(None)
 
 
 def delete_unused(gallery: Gallery) -> bool:
@@ -35,14 +72,60 @@ def _delete_unnamed(gallery: Gallery) -> None:
     """Delete files that no commit names: a crash left them, or they were an index or a shard that fell out of use."""
     catalog = gallery.catalog
     indexes = [Path(file) for file in catalog.index_files()]
+    following = catalog.next_shard()
     named = {
         "shards": {row.file for row in catalog.shards().values()},
         "index": {path.name for index in indexes for path in (index, descriptors_file(index))},
         FOLDER: set(catalog.calibration_files()),
     }
     for folder, names in named.items():
-        for path in (gallery.path / folder).glob("*"):
-            if path.name not in names:
+        for path in _files(gallery.path / folder):
+            if path.name not in names and _is_ours(folder, path.name, following):
                 path.unlink()
     for path in generations.later(gallery.path, catalog.generation()):
         path.unlink()
+
+
+def _is_ours(folder: str, name: str, following: int) -> bool:
+    """Return whether a writer gives this name to a file that may be deleted; `following` is the next shard."""
+    if folder == "shards":
+        found = SHARD.fullmatch(name.removesuffix(".tmp"))
+        return found is not None and (name.endswith(".tmp") or int(found[1]) < following)
+    if folder == "index":
+        name = name.removesuffix(".tmp")
+        return bool(INDEX.fullmatch(name) or DESCRIPTORS.fullmatch(name))
+    if name.endswith(".tmp"):
+        name = f"{name.removesuffix('.tmp')}.h5"
+    return CALIBRATION.fullmatch(name) is not None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the regular files of a folder."""
+    for path in sorted(folder.glob("*")):
+        if stat.S_ISREG(path.lstat().st_mode):
+            yield path
+
+
+def _is_shard(path: Path) -> bool:
+    """Return whether a file is a shard as a writer completes it."""
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(file.attrs["format"] == FORMAT) and "checksum" in file
+    except Exception:  # h5py raises exceptions of any kind on other files
+        return False
+
+
+def _set_aside(path: Path) -> None:
+    folder = path.parent.parent / ASIDE
+    folder.mkdir(exist_ok=True)
+    free = next(name for name in _names(path.name) if not os.path.lexists(folder / name))
+    path.rename(folder / free)
+    log.warning("%s: the catalog does not know this shard: set aside as %s", path, folder / free)
+
+
+def _names(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}-{number}"
+        number += 1

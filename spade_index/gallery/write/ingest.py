@@ -15,6 +15,7 @@ from spade_index.images.decode import DecodedImage
 from spade_index.images.find import ImageFile
 from spade_index.images.loading import in_lots, load_all
 from spade_index.images.marks import OwnOutput
+from spade_index.images.notices import TOLD, Notices
 
 from .admission import AddReport, Admission
 from .append import WAITING, Appender, commit_shard
@@ -23,7 +24,6 @@ from .session import Session
 if TYPE_CHECKING:  # it loads torch, which `spade-index list` and the like do without
     from spade_index.features.backbone import Backbone, Features
 
-NOTICES = 5  # of images about themselves that are passed on; a source usually has one kind of images
 SWITCH_INTERVAL = 5e-4  # seconds
 
 
@@ -57,7 +57,7 @@ class Ingest:
         )
         self._in_work: deque[list[DecodedImage]] = deque()  # admitted, without features yet
         self._no_room: StorageError | None = None
-        self._noticed = 0  # images with a notice of their own
+        self._notices = Notices(notice, TOLD if len(session.gallery) else 0)  # in a new gallery all may be alike
 
     def run(self, files: Iterable[ImageFile], *, batch_size: int, workers: int, processes: bool) -> AddReport:
         """Add all files. Shards that were committed stay, however it ends."""
@@ -76,6 +76,7 @@ class Ingest:
             _frequent_switches(),
         ):
             self._add(loaded, appender, batch_size // lanes, lanes)
+        self._notices.end()
         if self._no_room is not None:
             raise self._no_room
         return self._admission.report
@@ -94,7 +95,7 @@ class Ingest:
         for lot in lots:
             if admitted := self._admission.admitted(lot):
                 self._in_work.append(admitted)
-                self._tell(admitted)
+                self._notices.tell(admitted)
                 try:
                     self._session.require_room(sum(map(len, self._in_work)) + in_writing)
                 except StorageError as error:  # there was room for what is in work
@@ -102,13 +103,6 @@ class Ingest:
                     self._no_room = error
                     return
                 yield np.stack([image.pixels for image in admitted])
-
-    def _tell(self, images: list[DecodedImage]) -> None:
-        """Pass on the images' own notices, of the first images that have one."""
-        for notice in filter(None, (image.notice for image in images)):
-            if self._noticed < NOTICES:
-                self._notice(notice)
-            self._noticed += 1
 
     def _commit(self, streamed: StreamedShard) -> None:
         images = streamed.shard.images

@@ -1,4 +1,9 @@
-"""The lock of a gallery's one writer, which ends with its process."""
+"""The lock of a gallery's one writer, which ends with its process.
+
+    GALLERY/writer.lock    PID [SHARD]    the writer, and the shard from which on it is writing new ones
+
+A writer that was killed leaves the number there: from it the next one knows which shards no commit names yet.
+"""
 
 import fcntl
 import os
@@ -7,6 +12,7 @@ from pathlib import Path
 from spade_index.errors import GalleryLocked
 
 LOCK = "writer.lock"
+SIZE = 64  # bytes that are read of it
 
 
 class WriterLock:
@@ -15,21 +21,32 @@ class WriterLock:
     def __init__(self, gallery: Path) -> None:
         self._gallery = gallery
         self._fd = -1
+        self.unfinished: int | None = (
+            None  # the shard from which on this writer, or one that was killed, writes new ones
+        )
 
     def take(self) -> None:
         """Take the lock, if it is not held already. Raises GalleryLocked, OSError."""
         if self._fd >= 0:
             return
-        self._fd = os.open(self._gallery / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        self._fd = os.open(self._gallery / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        words = os.pread(self._fd, SIZE, 0).decode("ascii", "replace").split()
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
             raise GalleryLocked(
-                f"{self._gallery}: another process (pid {owner}) is writing to it: wait until it is done"
+                f"{self._gallery}: another process (pid {words[0] if words else 'unknown'}) is writing to it: "
+                "wait until it is done"
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        words = os.pread(self._fd, SIZE, 0).decode("ascii", "replace").split()
+        self.note(int(words[1]) if len(words) == 2 and words[1].isdecimal() else None)
+
+    def note(self, shard: int | None) -> None:
+        """Note that shards from this number on are being written, or that none are. Raises OSError."""
+        text = f"{os.getpid()}\n" if shard is None else f"{os.getpid()} {shard}\n"
+        os.pwrite(self._fd, text.ljust(SIZE - 1).encode() + b"\n", 0)  # in one write, whatever was there
+        os.ftruncate(self._fd, len(text))
+        self.unfinished = shard
 
     def release(self) -> None:
         """Release the lock, if it is held."""

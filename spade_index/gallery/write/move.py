@@ -13,7 +13,9 @@ def move_images(session: Session, images: list[ImageRow]) -> int:
     Raises GalleryDamaged if one of them is not what was written, OSError, or StorageError.
     """
     gallery = session.gallery
-    writer = ShardWriter(session.path / "shards", gallery.catalog.next_shard(), session.settings)
+    number = gallery.catalog.next_shard()
+    session.note_shards(number)
+    writer = ShardWriter(session.path / "shards", number, session.settings)
     try:
         for image in images:
             writer.append(NewImage(image, gallery.stored(image)))
@@ -24,4 +26,5 @@ def move_images(session: Session, images: list[ImageRow]) -> int:
     with session.commit(retires=True) as changes:
         changes.add_shard(shard)
         changes.move_images(images, shard.number)
+    session.note_shards(None)
     return shard.path.stat().st_size

@@ -3,21 +3,29 @@
 from contextlib import suppress
 from pathlib import Path
 
-from spade_index.errors import GalleryDamaged, InputError, storage_errors
+from spade_index.errors import GalleryDamaged, InputError, StorageError, storage_errors
 from spade_index.gallery import generations
 from spade_index.gallery.catalog import check
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.schema import leftovers
 from spade_index.gallery.reader import CATALOG, Gallery
+from spade_index.gallery.store import leave_one_out
 from spade_index.settings import ExtractionSettings
 
+from .cleanup import ASIDE, settle_shards
 from .lock import LOCK, WriterLock
+
+FOREIGN = {"lost+found"}  # of the file system
+FOLDERS = ("shards", "index", leave_one_out.FOLDER, generations.FOLDER, ASIDE)
 
 
 def open_for_writing(
     path: Path, lock: WriterLock, settings: ExtractionSettings | None, weights_file: str | None
 ) -> Gallery:
-    """Open a gallery as `Session` does, and take its lock. Raises OSError besides."""
+    """Open a gallery as `Session` does, and take its lock. One that never held an image takes the settings as its own.
+
+    Raises OSError besides.
+    """
     if settings is not None and not (path / CATALOG).exists():
         _make_folder(path)
         lock.take()
@@ -25,23 +33,37 @@ def open_for_writing(
             Catalog.create(path / CATALOG, settings, weights_file).close()
     gallery = Gallery(path)  # before the lock, so that a folder that is no gallery is left alone
     lock.take()
-    if settings is not None:
+    if settings is not None and not gallery.never_used:
         gallery.settings.require_equal(settings, str(path))
+    _require_real_folders(path)
     _require_sound(gallery.catalog)
     gallery.catalog.complete()
+    if settings is not None and gallery.never_used and gallery.settings.to_json() != settings.to_json():
+        with gallery.catalog.transaction() as changes:
+            changes.set_settings(settings, weights_file)
+        gallery.close()
+        gallery = Gallery(path)
     generations.prepare(path, gallery.catalog.generation())
     gallery.at()
+    settle_shards(gallery, lock)
     return gallery
 
 
 def _make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     ours = {LOCK, CATALOG, *(file.name for file in leftovers(Path(CATALOG)))}
-    strangers = {entry.name for entry in path.iterdir()} - ours
+    strangers = {entry.name for entry in path.iterdir()} - ours - FOREIGN
     if strangers & {"shards", check.CHECK}:  # made after a catalog, which was lost: their images must not be
         raise GalleryDamaged(f"{path}: was a gallery and has no {CATALOG}: restore that, or choose a new folder")
     if strangers:
         raise InputError(f"{path}: the folder holds something else ({min(strangers)}): choose a new one")
+
+
+def _require_real_folders(path: Path) -> None:
+    """Raise StorageError for a link in place of a folder: what it leads to may hold files of others."""
+    for folder in FOLDERS:
+        if (path / folder).is_symlink():
+            raise StorageError(f"{path / folder}: is a link: a gallery is written to real folders only; move it whole")
 
 
 def _require_sound(catalog: Catalog) -> None:

@@ -15,7 +15,7 @@ from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.store.moments import Moments, Totals, maps_moments
 from spade_index.settings import ExtractionSettings
 
-from .cleanup import begin_generation, delete_unused
+from .cleanup import begin_generation, delete_unused, settle_shards
 from .lock import WriterLock
 from .opening import note_catalog, open_for_writing
 
@@ -52,6 +52,8 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
         try:
             with suppress(StorageError):  # then the next writer does it
+                with storage_errors(self.path):
+                    settle_shards(self.gallery, self._lock)
                 self.delete_unused()
                 if kind is None or not issubclass(kind, GalleryDamaged):
                     note_catalog(self.gallery.catalog)
@@ -82,6 +84,10 @@ class Session:
         """Delete what has fallen out of use, and what a crash left; return False if a reader may still need it."""
         with storage_errors(self.path):
             return delete_unused(self.gallery)
+
+    def note_shards(self, first: int | None) -> None:
+        """Note that shards from this number on are being written, or that all are committed. Raises OSError."""
+        self._lock.note(first)
 
     def stored_moments(self, image: ImageRow) -> Moments:
         """Return the moments of a stored image's maps. Raises GalleryDamaged if they have changed."""

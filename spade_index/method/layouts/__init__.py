@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spade_index.errors import InputError
+from spade_index.images.passed_over import PassedOver
 from spade_index.settings import LAYOUTS
 
 from ..labelled import Dataset
@@ -17,7 +18,7 @@ class Layout:
 
     looks_like: str
     there: Callable[[Path], bool]  # whether a path is a category in this layout
-    read: Callable[[Path], Dataset]
+    read: Callable[[Path, PassedOver], Dataset]
 
 
 KNOWN = {
@@ -34,6 +35,9 @@ KNOWN = {
 assert set(KNOWN) == set(LAYOUTS)
 
 
+LISTS = (tables.VISA_SPLIT.parent.name,)  # folders beside categories that belong to a layout
+
+
 @dataclass(frozen=True)
 class Found:
     """What was found at a path: one category, or a root of categories."""
@@ -43,41 +47,44 @@ class Found:
     passed_over: list[str]  # entries of a root that are no category
 
 
-def find_datasets(path: str | Path, layout: str | None = None) -> Found:
+def find_datasets(path: str | Path, layout: str | None = None, passed_over: PassedOver | None = None) -> Found:
     """Return the category at a path, or the categories below it.
 
     Args:
         path: a folder, or a file that lists images.
         layout: a key of KNOWN; None: whichever the path looks like.
+        passed_over: says what is left out of folders, and counts it.
 
     Raises:
         InputError: the path looks like no layout, or like one that is not complete.
     """
-    root = Path(path)
+    root, left = Path(path), PassedOver() if passed_over is None else passed_over
     if not root.exists():
         raise InputError(f"{root}: no such file or folder")
     names = [layout] if layout is not None else list(KNOWN)
     for name in names:
         if name in ("csv", "real-iad"):
-            listed = _listed(root, name)
+            listed = _listed(root, name, left)
             if listed:
                 return Found(listed, is_root=True, passed_over=[])
         if KNOWN[name].there(root):
-            return Found([KNOWN[name].read(root)], is_root=False, passed_over=[])
+            return Found([KNOWN[name].read(root, left)], is_root=False, passed_over=[])
     for name in names:
         inside = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
         categories = [entry for entry in inside if KNOWN[name].there(entry)]
         if categories:
-            others = [entry.name for entry in inside if entry not in categories]
-            return Found([KNOWN[name].read(entry) for entry in categories], is_root=True, passed_over=others)
+            others = [entry.name for entry in inside if entry not in categories and entry.name not in LISTS]
+            return Found([KNOWN[name].read(entry, left) for entry in categories], is_root=True, passed_over=others)
     looked_for = "; ".join(f"{name}: {KNOWN[name].looks_like}" for name in names)
-    raise InputError(f"{root}: no dataset in a known layout, here or one folder below; looked for {looked_for}")
+    raise InputError(
+        f"{root}: no dataset in a known layout, here or one folder below, so no images; looked for {looked_for}"
+    )
 
 
-def _listed(root: Path, name: str) -> list[Dataset]:
+def _listed(root: Path, name: str, passed_over: PassedOver) -> list[Dataset]:
     """Return the categories that a list at a path names; [] for none, or if it names none."""
     if name == "csv":
-        return list(tables.tables(root).values()) if tables.is_table(root) else []
+        return list(tables.tables(root, passed_over).values()) if tables.is_table(root) else []
     if root.is_dir() and real_iad.list_of(root) is None:
-        return [real_iad.real_iad(file) for file in real_iad.categories(root)]
+        return [real_iad.real_iad(file, passed_over) for file in real_iad.categories(root)]
     return []

@@ -1,13 +1,14 @@
 """Layouts in which folders say what is normal: MVTec AD, AD 2 and LOCO, BTAD, MPDD."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from spade_index.errors import InputError
+from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images
-from spade_index.images.masks import MASK_SUFFIXES
+from spade_index.images.folders import walk
+from spade_index.images.passed_over import PassedOver, is_debris
 
 from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage, Saturation
 
@@ -16,40 +17,40 @@ MASK_ENDINGS = ("_mask", "", "_gt", "_label")
 DEFECTS_CONFIG = "defects_config.json"
 
 
-def mvtec_ad(root: Path, layout: str = "mvtec-ad") -> Dataset:
+def mvtec_ad(root: Path, passed_over: PassedOver, layout: str = "mvtec-ad") -> Dataset:
     """Read train/good, test/KIND/* and ground_truth/KIND/*_mask.png; `ok` and `normal` are as good as `good`."""
-    test = labelled(root / "test", root / "ground_truth")
-    return _dataset(root, layout, test).require_test("test/good", "test/KIND", root / "ground_truth")
+    test = labelled(root / "test", root / "ground_truth", passed_over)
+    return _dataset(root, layout, passed_over, test).require_test("test/good", "test/KIND", root / "ground_truth")
 
 
-def btad(root: Path) -> Dataset:
+def btad(root: Path, passed_over: PassedOver) -> Dataset:
     """Read train/ok, test/ok, test/ko and ground_truth/ko."""
-    return mvtec_ad(root, "btad")
+    return mvtec_ad(root, passed_over, "btad")
 
 
-def mpdd(root: Path) -> Dataset:
+def mpdd(root: Path, passed_over: PassedOver) -> Dataset:
     """Read what is as MVTec AD."""
-    return mvtec_ad(root, "mpdd")
+    return mvtec_ad(root, passed_over, "mpdd")
 
 
-def loco(root: Path) -> Dataset:
+def loco(root: Path, passed_over: PassedOver) -> Dataset:
     """Read MVTec LOCO: a folder of masks for each image, and how much of each kind of defect is enough to find it."""
     saturations = _saturations(root / DEFECTS_CONFIG)
-    test = labelled(root / "test", root / "ground_truth", saturations)
-    return _dataset(root, "mvtec-loco", test).require_test("test/good", "test/KIND", root / "ground_truth")
+    test = labelled(root / "test", root / "ground_truth", passed_over, saturations)
+    return _dataset(root, "mvtec-loco", passed_over, test).require_test("test/good", "test/KIND", root / "ground_truth")
 
 
-def mvtec_ad_2(root: Path) -> Dataset:
+def mvtec_ad_2(root: Path, passed_over: PassedOver) -> Dataset:
     """Read test_public with its ground truth; images of test_private and test_private_mixed have no labels."""
     public = root / "test_public"
-    test = labelled(public, public / "ground_truth")
+    test = labelled(public, public / "ground_truth", passed_over)
     private = [
         LabelledImage(file, UNLABELLED, None)
         for split in ("test_private", "test_private_mixed")
         if (root / split).is_dir()
-        for file in find_images(root / split, prefix=f"{split}/")
+        for file in find_images(root / split, f"{split}/", passed_over, pages=False)
     ]
-    return _dataset(root, "mvtec-ad-2", test, private).require_test(
+    return _dataset(root, "mvtec-ad-2", passed_over, test, private).require_test(
         "test_public/good", "test_public/bad", public / "ground_truth"
     )
 
@@ -68,7 +69,12 @@ def is_loco(root: Path) -> bool:
     """Return whether defects have folders of masks, or a file that says how much of them is enough."""
     if not is_mvtec_ad(root):
         return False
-    return (root / DEFECTS_CONFIG).is_file() or any(map(_folders, _folders(root / "ground_truth")))
+    return (root / DEFECTS_CONFIG).is_file() or any(
+        (root / "test" / kind.name / f"{folder.name}{suffix}").is_file()
+        for kind in _folders(root / "ground_truth")
+        for folder in _folders(kind)
+        for suffix in SUFFIXES
+    )
 
 
 def is_mvtec_ad_2(root: Path) -> bool:
@@ -77,27 +83,31 @@ def is_mvtec_ad_2(root: Path) -> bool:
 
 
 def labelled(
-    test: Path, ground_truth: Path, saturations: Mapping[int, Saturation] | None = None
+    test: Path, ground_truth: Path, passed_over: PassedOver, saturations: Mapping[int, Saturation] | None = None
 ) -> list[LabelledImage]:
     """Return the images below test/KIND with their masks below ground_truth/KIND."""
     found = []
     for kind in (path for path in _folders(test) if path != ground_truth):
         good = kind.name.casefold() in GOOD_FOLDERS
         masks = {} if good else _masks(ground_truth / kind.name)
-        for file in find_images(kind, prefix=f"{kind.name}/", pages=False):
+        for file in find_images(kind, f"{kind.name}/", passed_over, pages=False):
             mask = None if good else _mask_of(masks, Path(file.id).relative_to(kind.name))
             found.append(LabelledImage(file, GOOD if good else kind.name, mask, saturations))
     return found
 
 
 def _dataset(
-    root: Path, layout: str, test: list[LabelledImage], unlabelled: list[LabelledImage] | None = None
+    root: Path,
+    layout: str,
+    passed_over: PassedOver,
+    test: list[LabelledImage],
+    unlabelled: list[LabelledImage] | None = None,
 ) -> Dataset:
     normal: list[ImageFile] = []
     left_out = []
     for folder in _folders(root / "train"):
         if folder.name.casefold() in GOOD_FOLDERS:
-            normal += find_images(folder)
+            normal += find_images(folder, passed_over=passed_over)
         else:
             left_out.append(f"train/{folder.name}")
     if (root / "validation").is_dir():
@@ -108,13 +118,14 @@ def _dataset(
 def _masks(folder: Path) -> dict[str, Path]:
     """Return the masks below a folder, and its folders, by their path in it: without suffix, and without capitals."""
     found: dict[str, Path] = {}
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in walk(folder) if folder.is_dir() else ():
         here = Path(parent)
-        for name in sorted(folders):
+        folders[:] = [name for name in folders if not is_debris(name)]
+        for name in folders:
             found[(here / name).relative_to(folder).as_posix().casefold()] = here / name
         for name in sorted(names, key=lambda name: (not name.lower().endswith(".png"), name)):
             path = here / name
-            if path.suffix.lower() in MASK_SUFFIXES:
+            if path.suffix.lower() in SUFFIXES:
                 found.setdefault(path.relative_to(folder).with_suffix("").as_posix().casefold(), path)
     return found
 
@@ -145,4 +156,4 @@ def _folders(path: Path) -> list[Path]:
     """Return the folders in a folder, without those that systems leave behind."""
     if not path.is_dir():
         return []
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name[0] not in ".@")
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_debris(entry.name))

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images
-from spade_index.images.masks import MASK_SUFFIXES, marks_anything
+from spade_index.images.masks import marks_anything
+from spade_index.images.passed_over import PassedOver
 
 from ..labelled import GOOD, Dataset, LabelledImage
 
@@ -11,13 +13,13 @@ ENDING = "_gt"
 DEFECT = "defect"
 
 
-def kolektor(root: Path) -> Dataset:
+def kolektor(root: Path, passed_over: PassedOver) -> Dataset:
     """Read train/*.png and test/*.png, each with *_GT.png; defective images of train are left out."""
     test = [
         LabelledImage(file, DEFECT if defective else GOOD, mask if defective else None)
-        for file, mask, defective in _pairs(root / "test")
+        for file, mask, defective in _pairs(root / "test", passed_over)
     ]
-    train = _pairs(root / "train")
+    train = _pairs(root / "train", passed_over)
     normal = [file for file, _, defective in train if not defective]
     found = Dataset(
         root.resolve().name,
@@ -37,13 +39,13 @@ def is_kolektor(root: Path) -> bool:
     return test.is_dir() and any(_is_mask(path) for path in test.iterdir())
 
 
-def _pairs(folder: Path) -> list[tuple[ImageFile, Path | None, bool]]:
+def _pairs(folder: Path, passed_over: PassedOver) -> list[tuple[ImageFile, Path | None, bool]]:
     """Return each image of a folder, its mask, and whether that marks anything."""
     if not folder.is_dir():
         return []
     masks = {path.stem.casefold().removesuffix(ENDING): path for path in sorted(folder.iterdir()) if _is_mask(path)}
     found = []
-    for file in find_images(folder, pages=False):
+    for file in find_images(folder, passed_over=passed_over, pages=False):
         if not _is_mask(Path(file.id)):
             mask = masks.get(Path(file.id).stem.casefold())
             found.append((file, mask, mask is not None and marks_anything(mask)))
@@ -51,4 +53,4 @@ def _pairs(folder: Path) -> list[tuple[ImageFile, Path | None, bool]]:
 
 
 def _is_mask(path: Path) -> bool:
-    return path.stem.casefold().endswith(ENDING) and path.suffix.lower() in MASK_SUFFIXES
+    return path.stem.casefold().endswith(ENDING) and path.suffix.lower() in SUFFIXES

@@ -7,6 +7,7 @@ from typing import Any
 
 from spade_index.errors import InputError
 from spade_index.images.find import ImageFile, find_images
+from spade_index.images.passed_over import PassedOver
 
 from ..labelled import GOOD, Dataset, LabelledImage
 
@@ -20,7 +21,7 @@ SIZES = (
 )  # folders of images; the first there is taken
 
 
-def real_iad(path: Path) -> Dataset:
+def real_iad(path: Path, passed_over: PassedOver) -> Dataset:
     """Read a category: CATEGORY.json, or a folder of its images that has the file near it."""
     file = path if path.is_file() else list_of(path)
     if file is None:
@@ -29,6 +30,8 @@ def real_iad(path: Path) -> Dataset:
     meta = content.get("meta") or {}
     normal_class = str(meta.get("normal_class", "OK"))
     entries = {split: content.get(split) or [] for split in ("train", "test")}
+    for split, of in entries.items():
+        entries[split] = [entry for entry in of if not passed_over.excludes(_name(file, entry, "image_path"))]
     base = _base(file, path, str(meta.get("prefix", "")), [*entries["test"], *entries["train"]])
     test = [_labelled(file, base, entry, normal_class) for entry in entries["test"]]
     train = [_labelled(file, base, entry, normal_class) for entry in entries["train"]]
@@ -106,7 +109,7 @@ def _image(file: Path, base: Path, name: str) -> ImageFile:
     path = base / name
     if not path.is_file():
         raise InputError(f"{file}: {path} does not exist")
-    return replace(next(find_images(path)), id=Path(name).as_posix())
+    return replace(next(find_images(path, pages=False)), id=Path(name).as_posix())
 
 
 def _name(file: Path, entry: Any, key: str) -> str:

@@ -10,6 +10,7 @@ from typing import TextIO
 from spade_index.errors import InputError
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.masks import marks_anything
+from spade_index.images.passed_over import PassedOver
 
 from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage
 
@@ -40,22 +41,27 @@ class Row:
     object: str
 
 
-def table(path: Path, only: str | None = None) -> Dataset:
-    """Read a CSV file, or the only one of a folder: image, label, mask and split, the paths relative to its folder."""
+def table(path: Path, passed_over: PassedOver, only: str | None = None) -> Dataset:
+    """Read a CSV file, or the only one of a folder: image, label, mask and split.
+
+    Paths are relative to the folder of the file, or to the one above it.
+    """
     file = table_of(path)
     rows = [row for row in read_rows(file) if only in (None, row.object)]
     name = only or (path if path.is_dir() else path.with_suffix("")).resolve().name
-    return _dataset(name, "csv", path if only is None else file, rows, file.parent, str(file))
+    # The table of VisA lies in a folder beside those that its paths begin with.
+    bases = [base for base in (file.parent, file.parent.parent) if rows and (base / rows[0].image).exists()]
+    return _dataset(name, "csv", path if only is None else file, rows, file, (*bases, file.parent)[0], passed_over)
 
 
-def tables(path: Path) -> dict[str, Dataset]:
+def tables(path: Path, passed_over: PassedOver) -> dict[str, Dataset]:
     """Return the dataset of each object that a table names; {} for a table without that column."""
     file = table_of(path)
     objects = dict.fromkeys(row.object for row in read_rows(file))
-    return {name: table(path, name) for name in objects} if set(objects) != {""} else {}
+    return {name: table(path, passed_over, name) for name in objects} if set(objects) != {""} else {}
 
 
-def visa(root: Path) -> Dataset:
+def visa(root: Path, passed_over: PassedOver) -> Dataset:
     """Read a category of VisA: Data/Images/Normal and Anomaly, split by split_csv/1cls.csv beside it."""
     places = [root.parent / VISA_SPLIT, root / VISA_SPLIT]
     file = next((place for place in places if place.is_file()), None)
@@ -64,7 +70,7 @@ def visa(root: Path) -> Dataset:
             f"{root}: no {VISA_SPLIT} beside this category: VisA is split into train and test by that file"
         )
     rows = [row for row in read_rows(file) if row.object == root.resolve().name]
-    return _dataset(root.resolve().name, "visa", root, rows, file.parent.parent, str(file))
+    return _dataset(root.resolve().name, "visa", root, rows, file, file.parent.parent, passed_over)
 
 
 def is_visa(root: Path) -> bool:
@@ -109,7 +115,9 @@ def read_rows(file: Path) -> list[Row]:
     return rows
 
 
-def _dataset(name: str, layout: str, path: Path, rows: list[Row], base: Path, file: str) -> Dataset:
+def _dataset(
+    name: str, layout: str, path: Path, rows: list[Row], file: Path, base: Path, passed_over: PassedOver
+) -> Dataset:
     test: list[LabelledImage] = []
     normal: list[ImageFile] = []
     unlabelled: list[LabelledImage] = []
@@ -119,6 +127,8 @@ def _dataset(name: str, layout: str, path: Path, rows: list[Row], base: Path, fi
         if split is None:
             raise InputError(f"{row.where}: the split {row.split!r} is none of {', '.join(SPLITS)}")
         mask = _below(base, row.mask, row.where) if row.mask else None
+        if passed_over.excludes(row.image):
+            continue
         kind = _kind(row, mask)
         image = LabelledImage(_image(base, row), kind, mask)
         if split == "train" and kind == GOOD:
@@ -145,7 +155,7 @@ def _kind(row: Row, mask: Path | None) -> str:
 
 def _image(base: Path, row: Row) -> ImageFile:
     path = _below(base, row.image, row.where)
-    file = next(find_images(path), None)
+    file = next(find_images(path, pages=False), None)
     if file is None:
         raise InputError(f"{row.where}: {path} is not an image")
     return replace(file, id=Path(row.image).as_posix())

@@ -1,0 +1,115 @@
+"""Write the answers of `query` to files: CSV, JSON lines and COCO."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import click
+
+from spade_index.errors import InputError
+
+from .values import PATH
+
+STDOUT = Path("-")
+SCORES = ("pooled", "map", "both")
+
+
+@dataclass(frozen=True)
+class AnswerFileOptions:
+    """Files of answers; `-` is standard output, in place of the lines of text."""
+
+    csv: Annotated[
+        Path | None, click.option("--csv", type=PATH, help="Write a table, one row per image, to this file.")
+    ]
+    jsonl: Annotated[
+        Path | None, click.option("--jsonl", type=PATH, help="Write JSON objects, one line per image, to this file.")
+    ]
+    coco: Annotated[Path | None, click.option("--coco", type=PATH, help="Write regions in COCO's format to this file.")]
+
+    @property
+    def files(self) -> tuple[Path | None, ...]:
+        """The files to be written. Raises InputError if two are standard output."""
+        given = (self.csv, self.jsonl, self.coco)
+        if given.count(STDOUT) > 1:
+            raise InputError("only one of --csv, --jsonl and --coco can be `-`")
+        return tuple(None if path == STDOUT else path for path in given)
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether one of them takes the place of the lines of text."""
+        return STDOUT in (self.csv, self.jsonl, self.coco)
+
+
+class AnswerFiles:
+    """Files of answers, which are written as the answers come. Use as a context manager."""
+
+    def __init__(self, options: AnswerFileOptions) -> None:
+        self._options = options
+        self._stack = ExitStack()
+        self._found: list[tuple[str, Any, Sequence[Any]]] = []  # regions of images that have a threshold
+
+    def __enter__(self) -> "AnswerFiles":
+        self._csv = self._opened(self._options.csv)
+        self._jsonl = self._opened(self._options.jsonl)
+        self._coco = self._opened(self._options.coco)
+        self._rows = None if self._csv is None else csv.writer(self._csv, lineterminator="\n")
+        if self._rows is not None:
+            self._rows.writerow(COLUMNS)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._coco is not None:
+            from spade_index.views.regions import coco
+
+            json.dump(coco(self._found), self._coco)
+        self._stack.close()
+
+    def add(self, answer: dict[str, Any], geometry: Any, regions: Sequence[Any] | None) -> None:
+        """Write an answer; its regions lie in the pixels of an image with this geometry."""
+        if self._rows is not None:
+            self._rows.writerow(row_of(answer))
+        if self._jsonl is not None:
+            self._jsonl.write(json_line(answer) + "\n")
+        if self._coco is not None and regions is not None:
+            self._found.append((answer["image"], geometry, regions))
+
+    def _opened(self, path: Path | None) -> TextIO | None:
+        if path is None or path == STDOUT:
+            return None if path is None else sys.stdout
+        return self._stack.enter_context(open(path, "w", encoding="utf-8", errors="backslashreplace", newline=""))
+
+
+COLUMNS = (
+    *("image", "path", "score", "threshold", "p_value", "anomalous", *SCORES, "nearest", "nearest_distance"),
+    *("regions", "worst_x", "worst_y", "snapshot", "score_map", "heatmap", "mask"),
+)
+
+
+def row_of(answer: dict[str, Any]) -> list[Any]:
+    """Return the values of COLUMNS; what is not known is empty."""
+    nearest = answer["neighbours"][0]
+    x, y = (None, None) if answer["evidence"] is None else answer["evidence"]["pixel"]
+    values = {
+        **answer,
+        **{kind: answer["scores"].get(kind) for kind in SCORES},
+        "anomalous": None if answer["anomalous"] is None else str(answer["anomalous"]).lower(),
+        "nearest": nearest["id"],
+        "nearest_distance": nearest["distance"],
+        "regions": None if answer["regions"] is None else len(answer["regions"]),
+        "worst_x": x,
+        "worst_y": y,
+    }
+    return [values[name] for name in COLUMNS]
+
+
+def json_line(answer: dict[str, Any]) -> str:
+    """Return an answer as JSON, which has no infinite numbers: they are null."""
+    try:
+        return json.dumps(answer, allow_nan=False)
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(answer), parse_constant=lambda name: None))

@@ -1,0 +1,67 @@
+"""What the environment may lack: open standard streams, an encoding for every name, and time to end."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by a signal; what a keyboard interrupt keeps is kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.status = 128 + number  # as shells report it
+
+
+def prepare_streams() -> None:
+    """Make the standard streams usable: a closed one is the null device, and what an encoding lacks is escaped.
+
+    A file that is opened while standard error is closed would get its number, and messages of libraries in it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def ending_signals() -> Iterator[None]:
+    """Raise Terminated where a signal would end the process at once; only the first one."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in ENDING:
+            signal.signal(each, signal.SIG_IGN)
+        raise Terminated(number)
+
+    try:
+        before = {each: signal.signal(each, end) for each in ENDING if signal.getsignal(each) == signal.SIG_DFL}
+    except ValueError:  # not the main thread
+        before = {}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def default_signals() -> None:
+    """Let signals end the process, or who handles them itself."""
+    for each in ENDING:
+        if callable(signal.getsignal(each)):
+            signal.signal(each, signal.SIG_DFL)
