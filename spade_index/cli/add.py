@@ -27,7 +27,7 @@ def add(
     loading: LoadingOptions,
     adding: AddingOptions,
 ) -> None:
-    """Add normal IMAGES to GALLERY."""
+    """Add normal IMAGES (as in `build`, several) to GALLERY."""
     from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
 

@@ -62,7 +62,7 @@ def query(
     sources: SourceOptions,
     loading: LoadingOptions,
 ) -> None:
-    """Score IMAGES against GALLERY, and show where they are not normal."""
+    """Score IMAGES (as in `build`, several) against GALLERY, and show where they are not normal."""
     from spade_index.gallery.reader import Gallery
     from spade_index.method.detector import Detector
     from spade_index.method.tuned import tuned_search

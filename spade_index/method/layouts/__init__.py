@@ -76,7 +76,9 @@ def find_datasets(path: str | Path, layout: str | None = None, passed_over: Pass
             others = [entry.name for entry in inside if entry not in categories and entry.name not in LISTS]
             return Found([KNOWN[name].read(entry, left) for entry in categories], is_root=True, passed_over=others)
     looked_for = "; ".join(f"{name}: {KNOWN[name].looks_like}" for name in names)
-    raise InputError(f"{root}: no dataset in a known layout, here or one folder below; looked for {looked_for}")
+    raise InputError(
+        f"{root}: no dataset in a known layout, here or one folder below, so no images; looked for {looked_for}"
+    )
 
 
 def _listed(root: Path, name: str, passed_over: PassedOver) -> list[Dataset]:
