@@ -30,9 +30,9 @@ COLUMNS = ("image_roc_auc", "pixel_roc_auc", "hit_rate", "false_alarm_rate", "se
 def ablate(dataset: Path, name: str, work: Path) -> Iterator[Figures]:
     """Yield the figures of each step for a dataset in MVTec layout; every step keeps those before it."""
 
-    def load(size: tuple[int, int] | None = None, levels: tuple[str, ...] | None = None) -> Backbone:
+    def load(size: tuple[int, int] | None = None, grid: int | None = None) -> Backbone:
         return load_backbone(
-            name, levels=levels, preprocessing=lambda own: replace(own, input_size=size or own.input_size)
+            name, stored_grid=grid, preprocessing=lambda own: replace(own, input_size=size or own.input_size)
         )
 
     usual = load()

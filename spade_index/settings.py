@@ -89,6 +89,11 @@ class ExtractionSettings:
     pooled_dim: int
     preprocessing: Preprocessing
     precision: Precision = "float32"
+    stored_grid: int | None = None  # cells of the longer edge that levels are averaged to; None: not averaged
+
+    def __post_init__(self) -> None:
+        if self.stored_grid is not None and self.stored_grid < 1:
+            raise InputError(f"the stored grid must have at least 1 cell, not {self.stored_grid}")
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -108,6 +113,8 @@ class ExtractionSettings:
     def _json(self) -> str:
         # Cached: a query compares it with the settings of every shard that it reads.
         values = asdict(self)
+        if self.stored_grid is None:
+            del values["stored_grid"]  # earlier versions did not state it
         own = values["preprocessing"]
         values["preprocessing"] = {name: own[name] for name in own if name not in UNSET or own[name] != UNSET[name]}
         return json.dumps(values, sort_keys=True)

@@ -59,6 +59,7 @@ def test_how_pixels_are_read_survives_json_and_makes_no_other_backbone(pixels):
 def test_settings_of_earlier_versions_are_read_and_written_as_they_were():
     earlier = json.loads(EXTRACTION.to_json())
     assert earlier["preprocessing"].pop("profiles") is True
+    assert "stored_grid" not in earlier
     text = json.dumps(earlier, sort_keys=True)
     settings = ExtractionSettings.from_json(text)
     assert (settings.preprocessing.bits, settings.preprocessing.profiles) == (None, False)
@@ -80,6 +81,7 @@ def test_equal_settings_are_accepted():
         (replace(EXTRACTION, backbone="resnet50"), ["backbone resnet18", "resnet50"]),
         (replace(EXTRACTION, weights="ffff"), ["weights 0123abcd", "ffff"]),
         (replace(EXTRACTION, precision="bfloat16"), ["precision float32", "bfloat16"]),
+        (replace(EXTRACTION, stored_grid=28), ["stored_grid None", "28"]),
         (replace(EXTRACTION, preprocessing=Preprocessing()), ["input_size (224, 160)", "(224, 224)"]),
         (replace(EXTRACTION, preprocessing=Preprocessing((224, 160), resize=256)), ["resize None", "256"]),
     ],

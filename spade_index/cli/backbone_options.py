@@ -42,6 +42,14 @@ class BackboneOptions:
             "--input-size", help="Edge, or HEIGHTxWIDTH, of the backbone's input in pixels, or auto [a gallery: auto]"
         ),
     ]
+    stored_grid: Annotated[
+        int | None,
+        click.option(
+            "--stored-grid",
+            type=click.IntRange(min=1),
+            help="Average levels to this many cells along the longer edge, before they are stored [not averaged]",
+        ),
+    ]
     resize: Annotated[
         int | None,
         click.option(
@@ -67,7 +75,8 @@ class BackboneOptions:
     @property
     def leaves_size_open(self) -> bool:
         """True if no option fixes what a gallery's input size depends on."""
-        return self.input_size in (None, AUTO) and self.levels is None and self.resize is None
+        given = (self.levels, self.resize, self.stored_grid)
+        return self.input_size in (None, AUTO) and all(option is None for option in given)
 
     def load(
         self,
@@ -76,14 +85,14 @@ class BackboneOptions:
         preset: str | None = None,
         *,
         input_size: tuple[int, int] | None = None,
-        levels: tuple[str, ...] | None = None,
+        stored_grid: int | None = None,
         pixels: dict[str, Any] | None = None,
     ) -> "Backbone":
         """Load the backbone; options that were not given are the gallery's, or the defaults.
 
-        `input_size` and `levels` are in place of the defaults; `pixels` is the range of pixels of a gallery that is
-        new (see `PixelOptions.found_in`). An option that differs from the gallery's is no error
-        here: the caller compares the settings.
+        `input_size` and `stored_grid` are in place of the defaults; `pixels` is the range of pixels of a gallery that
+        is new (see `PixelOptions.found_in`). An option that differs from the gallery's is no error here: the caller
+        compares the settings.
         Raises BackboneError and InputError.
         """
         from spade_index.features.backbone import load_backbone
@@ -105,10 +114,11 @@ class BackboneOptions:
         return load_backbone(
             self.name or (recorded.backbone if recorded else DEFAULT_BACKBONE),
             weights=weights,
-            levels=names(self.levels) or levels or (recorded.levels if recorded and same_name else None),
+            levels=names(self.levels) or (recorded.levels if recorded and same_name else None),
             preprocessing=preprocessing,
             device=device,
             precision=self.precision or (recorded.precision if recorded else "float32"),
+            stored_grid=self.stored_grid or stored_grid or (recorded.stored_grid if recorded else None),
         )
 
     def _changes(self) -> dict[str, Any]:

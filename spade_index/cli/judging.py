@@ -29,7 +29,7 @@ def sized_backbone(
     chosen = choose_input_size(
         files,
         options.load(device, pixels=pixels),
-        lambda size, levels: options.load(device, input_size=size, levels=levels, pixels=pixels),
+        lambda size, grid: options.load(device, input_size=size, stored_grid=grid, pixels=pixels),
         seconds=TUNE_SECONDS / 2,
         say=Progress.note,
     )

@@ -12,6 +12,7 @@ from spade_index.errors import BackboneError
 from spade_index.kernels.threads import pipelined
 from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
 
+from .grids import average, averaged
 from .levels import Reader, finest_first
 from .maps import MapReader
 from .pretrained import load_model, weights_digest
@@ -40,8 +41,11 @@ class Backbone:
         levels: tuple[str, ...] | None = None,
         device: str = "auto",
         precision: Precision = "float32",
+        stored_grid: int | None = None,
     ) -> None:
         """Take `model` over, and its `levels`, names of modules.
+
+        Levels with more than `stored_grid` cells along their longer edge are averaged to that.
 
         By default, levels are the last stages at strides 4, 8 and 16. A transformer whose maps all have one size has
         the blocks at half and three quarters of its depth and the last one. The position embeddings of a model of timm
@@ -64,14 +68,17 @@ class Backbone:
         chosen = finest_first(name, levels or reader.default_levels(), reader.shapes)
         reader.choose(chosen)
         self._reader = reader
+        self._sizes = [reader.shapes[level][1:] for level in chosen]
+        shapes = [(reader.shapes[level][0], *averaged(reader.shapes[level][1:], stored_grid)) for level in chosen]
         self.settings = ExtractionSettings(
             backbone=name,
             weights=digest,
             levels=tuple(chosen),
-            level_shapes=tuple(reader.shapes[level] for level in chosen),
+            level_shapes=tuple(shapes),
             pooled_dim=reader.pooled_dim,
             preprocessing=preprocessing,
             precision=self.precision,
+            stored_grid=stored_grid,
         )
 
     @property
@@ -123,7 +130,8 @@ class Backbone:
         batch = batch.sub_(self._mean).div_(self._std)
         half = self.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-            return self._reader(batch)
+            pooled, pyramid = self._reader(batch)
+        return pooled, [average(*level) for level in zip(pyramid, self._sizes, self.settings.sizes, strict=True)]
 
 
 def _reader(name: str, model: nn.Module, input_size: tuple[int, int], device: torch.device) -> Reader:
@@ -152,14 +160,23 @@ def load_backbone(
     preprocessing: Callable[[Preprocessing], Preprocessing] = lambda default: default,
     device: str = "auto",
     precision: Precision = "float32",
+    stored_grid: int | None = None,
 ) -> Backbone:
     """Load a pretrained backbone by name: `efficientnet-lite0`, `timm:NAME`, or a torchvision CNN.
 
     `weights` is a file (safetensors, or a .pth of tensors only) that replaces the published ones; `preprocessing`
-    changes the backbone's own. Raises BackboneError.
+    changes the backbone's own; see `Backbone` for the others. Raises BackboneError.
     """
     model, default = load_model(name, weights)
-    return Backbone(name, model, preprocessing(default), levels=levels, device=device, precision=precision)
+    return Backbone(
+        name,
+        model,
+        preprocessing(default),
+        levels=levels,
+        device=device,
+        precision=precision,
+        stored_grid=stored_grid,
+    )
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -1,7 +1,8 @@
 """How the pixels of two images are compared: which levels, scaled how, on which grid.
 
 Feature maps are prepared before the pixel search sees them, the query's and the gallery's alike, so every kernel
-searches them as they are. A level that is left out is not read. A pixel's vector x in a level is scaled to
+searches them as they are. A level that is left out is not read. Cells are averaged to the grid of comparison, then a
+cell's vector x in a level is scaled to
 
     none     x, and the level weighs the inverse of its variance
     root     x / sqrt(|x| m), m the mean of |x| over a sample of the gallery: half way between `none` and `length`
@@ -10,6 +11,7 @@ searches them as they are. A level that is left out is not read. A pixel's vecto
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spade_index.errors import InputError
+from spade_index.features.grids import average, averaged
 from spade_index.gallery.reader import Gallery
 from spade_index.kernels.pyramid import Size
 from spade_index.settings import SearchSettings
@@ -53,12 +56,18 @@ class Comparison:
             )
         self._gallery, self._scaling = gallery, search.scaling
         self._stored = [settings.sizes[level] for level in self.levels]
-        self.sizes = compared_sizes(gallery, search)
-        self.channels = [settings.level_shapes[level][0] for level in self.levels]
+        self._averaged = compared_sizes(gallery, search)
+        self._as_stored = self._averaged == self._stored and search.scaling == "none"
+        channels = [settings.level_shapes[level][0] for level in self.levels]
         weights = level_weights(gallery, search)
-        self.weights = [weights[level] for level in self.levels]
-        self._as_stored = self.sizes == self._stored and search.scaling == "none"
-        self._moments = self._sampled_moments() if search.scaling in SAMPLED else None
+        of_level = list(zip(self._averaged, [weights[level] for level in self.levels], strict=True))
+        # Levels of one size and weight are joined: one product of matrices in place of two.
+        starts = [n for n in range(len(of_level)) if self._as_stored or n == 0 or of_level[n] != of_level[n - 1]]
+        self._joined = [range(*ends) for ends in pairwise([*starts, len(of_level)])]
+        self.sizes = [self._averaged[start] for start in starts]
+        self.weights = [of_level[start][1] for start in starts]
+        self.channels = [sum(channels[level] for level in levels) for levels in self._joined]
+        self._moments = self._sampled_moments(channels) if search.scaling in SAMPLED else None
 
     @property
     def size(self) -> Size:
@@ -66,7 +75,7 @@ class Comparison:
         return self.sizes[0]
 
     def prepare(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
-        """Return the levels that are compared, [B, H*W, C], of a pyramid of all stored levels."""
+        """Return what is compared, [B, H*W, C] per size, of a pyramid of all stored levels."""
         return self._prepare([pyramid[level] for level in self.levels])
 
     def read(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
@@ -85,13 +94,14 @@ class Comparison:
                     there[first + place][:] = values
 
     def _prepare(self, levels: list[Tensor]) -> list[Tensor]:
-        """Scale every pixel of levels [B, H*W, C], then average cells to the grid."""
+        """Average levels [B, H*W, C] to the grid, scale every cell, and join levels of one size."""
         if self._as_stored:
             return levels
+        levels = [average(*level) for level in zip(levels, self._stored, self._averaged, strict=True)]
         if self._scaling != "none":
             moments: Sequence[Moments | None] = self._moments or (None,) * len(levels)
             levels = [self._scaled(level, of_level) for level, of_level in zip(levels, moments, strict=True)]
-        return [_pool(*level) for level in zip(levels, self._stored, self.sizes, strict=True)]
+        return [torch.cat([levels[level] for level in joined], -1) for joined in self._joined]
 
     def _scaled(self, level: Tensor, moments: Moments | None) -> Tensor:
         """Scale the vectors of a level [B, H*W, C]."""
@@ -102,14 +112,14 @@ class Comparison:
         mean, deviation = (values.to(level.device) for values in (moments.mean, moments.deviation))
         return F.normalize((level - mean) / deviation, dim=-1)
 
-    def _sampled_moments(self) -> list[Moments]:
-        """Return the moments of each level, over a sample of the gallery."""
+    def _sampled_moments(self, of_levels: Sequence[int]) -> list[Moments]:
+        """Return the moments of each level, of as many channels, over a sample of the gallery."""
         keys = [image.key for image in self._gallery.sample(SAMPLE)]
-        sums = [torch.zeros(2, channels, dtype=torch.float64) for channels in self.channels]
-        lengths = [0.0] * len(self.channels)
+        sums = [torch.zeros(2, channels, dtype=torch.float64) for channels in of_levels]
+        lengths = [0.0] * len(sums)
         for key in keys:
             for number, level in enumerate(self._gallery.maps([key], self.levels)):
-                values = torch.from_numpy(level[0]).double()  # [H*W, C]
+                (values,) = average(torch.from_numpy(level).double(), self._stored[number], self._averaged[number])
                 sums[number] += torch.stack([values.mean(0), values.square().mean(0)])
                 lengths[number] += float(values.norm(dim=-1).mean())
         return [_moments(total / len(keys), length / len(keys)) for total, length in zip(sums, lengths, strict=True)]
@@ -125,7 +135,7 @@ def _moments(means: Tensor, length: float) -> Moments:
 def compared_sizes(gallery: Gallery, search: SearchSettings) -> list[Size]:
     """Return (H, W) of each level that is compared, after averaging; the first is the grid of comparison."""
     sizes = gallery.settings.sizes
-    return [_averaged(sizes[level], search.grid) for level in search.compared_levels or range(len(sizes))]
+    return [averaged(sizes[level], search.grid) for level in search.compared_levels or range(len(sizes))]
 
 
 def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:
@@ -142,19 +152,3 @@ def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:
     if len(search.level_weights) != levels:
         raise InputError(f"{gallery.path} has {levels} levels: give as many level weights, not {search.level_weights}")
     return [float(weight) for weight in search.level_weights]
-
-
-def _averaged(size: Size, grid: int | None) -> Size:
-    """Return the size of a level that is averaged to at most `grid` cells along its longer edge."""
-    if grid is None or max(size) <= grid:
-        return size
-    height, width = (max(1, round(edge * grid / max(size))) for edge in size)
-    return height, width
-
-
-def _pool(level: Tensor, size: Size, wanted: Size) -> Tensor:
-    """Average a level [B, H*W, C] of `size` to `wanted`."""
-    if size == wanted:
-        return level
-    image = level.unflatten(1, size).permute(0, 3, 1, 2)  # [B, C, H, W]
-    return F.adaptive_avg_pool2d(image, wanted).permute(0, 2, 3, 1).flatten(1, 2)

@@ -1,7 +1,8 @@
-"""Choose the backbone's input size before a gallery is built: the usual one, or twice that without the finest level.
+"""Choose what is stored before a gallery is built: the usual input size, or twice that with maps averaged to a grid.
 
-Both have the same grids but for the finest, and the larger one takes the backbone four times as long. It is chosen
-where synthetic defects on a sample of the images are found better by more than a margin.
+The larger one takes the backbone four times as long; its maps take about as many bytes, for they are averaged to the
+grid that ways of comparing are tried on first. It is chosen where synthetic defects on a sample of the images are found
+better by more than a margin.
 """
 
 import tempfile
@@ -18,7 +19,7 @@ from spade_index.images.find import ImageFile
 from spade_index.images.formats import open_image
 from spade_index.images.ranges import spread
 
-from .tuning import Tuning, tune
+from .tuning import BASE, Tuning, tune
 
 SAMPLE = 120  # images
 LEAST = 20  # images; with fewer the usual size is taken
@@ -40,7 +41,7 @@ class SizeChoice:
 def choose_input_size(
     files: Iterable[ImageFile],
     usual: Backbone,
-    load: Callable[[Size, tuple[str, ...] | None], Backbone],
+    load: Callable[[Size, int], Backbone],
     *,
     seconds: float,
     say: Callable[[str], None] = lambda line: None,
@@ -50,7 +51,7 @@ def choose_input_size(
     Args:
         files: the normal images.
         usual: the backbone at its usual input size.
-        load: loads the backbone for an input size, with levels of these names, or its default levels.
+        load: loads the backbone for an input size, with levels averaged to this many cells along the longer edge.
         seconds: that the choice may take, approximately.
         say: told what is tried, in one line each.
 
@@ -59,7 +60,7 @@ def choose_input_size(
     """
     height, width = size = usual.settings.preprocessing.input_size
     sample = spread(files, SAMPLE)
-    if len(sample) < LEAST or len(usual.settings.levels) < 2:
+    if len(sample) < LEAST:
         return SizeChoice(usual, f"input size {_text(size)}")
     if float(np.median([_longer_edge(file) for file in sample])) < SHARPER * max(size):
         return SizeChoice(usual, f"input size {_text(size)}: the images have no more detail")
@@ -71,7 +72,7 @@ def choose_input_size(
         if 4 * first.backbone_ms / 1e3 * (len(sample) + first.pasted) > seconds:
             return SizeChoice(usual, f"input size {_text(size)}: a larger one would take the backbone too long")
         doubled = (2 * height, 2 * width)
-        larger = load(doubled, load(doubled, None).settings.levels[1:])
+        larger = load(doubled, BASE[0])
         second = _try(sample, larger, Path(folder) / "larger", 2 * seconds / 3)
     if second is None:
         return SizeChoice(usual, f"input size {_text(size)}")
@@ -81,7 +82,7 @@ def choose_input_size(
         f"{first.quality:.3f} at {_text(size)}"
     )
     if second.quality > first.quality + MARGIN:
-        return SizeChoice(larger, f"input size {_text(doubled)}: {why}")
+        return SizeChoice(larger, f"input size {_text(doubled)}, stored grid {BASE[0]}: {why}")
     return SizeChoice(usual, f"input size {_text(size)}: {why}")
 
 

@@ -18,7 +18,7 @@ from .calibration import near_distance
 from .comparison import compared_sizes
 from .detector import Detector, others
 from .metrics import roc_auc
-from .synthetic import Sample
+from .synthetic import QUIET, Sample
 
 REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
 SIGMAS = (1.0, 2.0, 4.0, 8.0)  # of the smoothing
@@ -114,24 +114,30 @@ class Trials:
         return compared_sizes(self._gallery, search)[0]
 
     def _distances(self, detector: Detector) -> tuple[np.ndarray, float]:
-        """Return mean distances float32 [n + m, P] of all queries, and the median milliseconds of a search."""
-        found, seconds = [], []
-        for number, neighbours in enumerate(self._neighbours):
-            pyramid = self._pyramid(number)
-            started = time.perf_counter()
-            prepared = detector.comparison.prepare(pyramid)
-            (pixels,) = detector.search_pixels(prepared, [neighbours[: detector.search.gallery_neighbours]])
-            mean = pixels.distances.mean(2).cpu().numpy()
-            seconds.append(time.perf_counter() - started)
-            found.append(mean[0])
-        return np.stack(found), 1e3 * float(np.median(seconds))
+        """Return mean distances float32 [n + m, P] of all queries, and the milliseconds of a search.
 
-    def _pyramid(self, number: int) -> list[Tensor]:
-        """Return all levels of a query, float32 [1, H*W, C]."""
-        plain = len(self._sample.plain)
-        if number < plain:
-            return [torch.from_numpy(level).float() for level in self._gallery.maps([self._sample.plain[number].key])]
-        return [level[number - plain : number - plain + 1].float() for level in self._sample.pyramid]
+        An image and its copies, which have the same neighbours but for a few, are searched for together.
+        """
+        height, width = detector.comparison.size
+        found = np.empty((len(self._neighbours), height * width), np.float32)
+        seconds = []
+        for image in range(len(self._sample.plain)):
+            queries = np.flatnonzero(self._owners == image)
+            candidates = [self._neighbours[query][: detector.search.gallery_neighbours] for query in queries]
+            pyramid = self._pyramid(image)
+            started = time.perf_counter()
+            searched = detector.search_pixels(detector.comparison.prepare(pyramid), candidates)
+            means = [pixels.distances.mean(2).cpu().numpy() for pixels in searched]
+            seconds.append((time.perf_counter() - started) / len(queries))
+            found[queries] = np.concatenate(means)
+        return found, 1e3 * float(np.quantile(seconds, QUIET))
+
+    def _pyramid(self, image: int) -> list[Tensor]:
+        """Return all levels of a plain image and its copies, float32 [B, H*W, C]."""
+        plain = [torch.from_numpy(level) for level in self._gallery.maps([self._sample.plain[image].key])]
+        copies = np.flatnonzero(self._sample.owner == image)
+        levels = zip(plain, self._sample.pyramid, strict=True)
+        return [torch.cat([of_plain, of_copies[copies]]).float() for of_plain, of_copies in levels]
 
     def _maps(self, distances: np.ndarray, detector: Detector, sigma: float) -> np.ndarray:
         """Return score maps of the masks' size, float32 [n + m, h, w]."""

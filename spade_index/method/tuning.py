@@ -29,6 +29,7 @@ BASE = (28, 20)  # cells of the grid's longer edge, and neighbours whose pixels 
 CHEAPER = ((28, 10), (14, 20), (14, 10), (14, 5), (7, 5))  # in its place where that takes too long
 GRIDS = (14, 28, 56)
 NEIGHBOURS = (5, 10, 20, 50)
+WINDOW = 2  # cells around the same place, for products that lie alike in all images
 AGAIN = 3  # ways that are tried again at the grid and the number of neighbours that the best one ends with
 SLOWEST = 1.3  # milliseconds of a search, at most, per millisecond of the backbone
 MARGIN = 0.005  # of the quality, within which the quicker way is taken
@@ -124,7 +125,7 @@ class _Search:
         self._longest = 0.0  # seconds that a way took
 
     def run(self, gallery: Gallery, ways: int | None) -> None:
-        """Try scalings and levels at one grid, then grids and neighbours for the best, then the best three there."""
+        """Try scalings and levels at one grid, then grids, neighbours, a window for the best, then the best three."""
         kinds = list(islice(ways_of(gallery), ways))
         grid, neighbours = BASE
         self._try(replace(kinds[0], grid=grid, gallery_neighbours=neighbours))
@@ -139,6 +140,7 @@ class _Search:
         for grid, neighbours in product(GRIDS, NEIGHBOURS):
             if self._fits(wanted := replace(best, grid=grid, gallery_neighbours=neighbours)):
                 self._try(wanted)
+        self._try(replace(choose(self.tried, self._sample).search, window=WINDOW))
         best = choose(self.tried, self._sample).search
         ranked = sorted(self.tried, key=lambda of_way: -_best(of_way).quality)
         pairs = dict.fromkeys((of_way[0].search.scaling, of_way[0].search.compared_levels) for of_way in ranked)
@@ -158,19 +160,20 @@ class _Search:
 
     def _fits(self, search: SearchSettings) -> bool:
         """Return whether a search is not expected to take much longer than the backbone, from those that were tried."""
-        like = [of_way[0] for of_way in self.tried if of_way[0].search.compared_levels == search.compared_levels]
+        every = [of_way[0] for of_way in self.tried if of_way[0].search.window is None]
+        like = [trial for trial in every if trial.search.compared_levels == search.compared_levels]
         nearest = min(like, key=lambda trial: abs(math.log(self._pairs(trial.search) / self._pairs(search))))
         expected = nearest.ms * self._pairs(search) / self._pairs(nearest.search)
         return expected <= SLOWEST * self._sample.backbone_ms
 
     def _pairs(self, search: SearchSettings) -> float:
-        """Return the number of pairs of pixels that a search compares."""
+        """Return the number of pairs of pixels that a search without a window compares."""
         height, width = self._trials.grid(search)
         return float((height * width) ** 2 * search.gallery_neighbours)
 
 
 def _way(search: SearchSettings) -> tuple[object, ...]:
-    return search.scaling, search.compared_levels, search.grid, search.gallery_neighbours
+    return search.scaling, search.compared_levels, search.grid, search.gallery_neighbours, search.window
 
 
 def _best(trials: Iterable[Trial]) -> Trial:
@@ -254,4 +257,8 @@ def describe_pixels(search: SearchSettings) -> str:
         "channel": "whitened",
     }[search.scaling]
     levels = "all levels" if search.compared_levels is None else f"levels {', '.join(map(str, search.compared_levels))}"
-    return f"{levels} {scaled}" + ("" if search.grid is None else f", grid {search.grid}")
+    return (
+        f"{levels} {scaled}"
+        + ("" if search.grid is None else f", grid {search.grid}")
+        + ("" if search.window is None else f", within {search.window} cells of the same place")
+    )

@@ -40,6 +40,7 @@ def backbone_of(gallery: Gallery, device: str) -> Backbone:
         preprocessing=lambda default: recorded.preprocessing,
         device=device,
         precision=recorded.precision,
+        stored_grid=recorded.stored_grid,
     )
 
 

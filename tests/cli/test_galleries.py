@@ -109,6 +109,17 @@ def test_a_gallery_remembers_its_weights_file(dataset, tmp_path):
     assert len(objects(run("query", tmp_path / "g", images, "--json"))) == 3
 
 
+def test_a_gallery_remembers_its_stored_grid(dataset, tmp_path):
+    torch.save(models.get_model("resnet18", weights=None).state_dict(), tmp_path / "w.pth")
+    images = dataset / "test" / "good"
+    options = ["--weights", tmp_path / "w.pth", "--input-size", 32, "--stored-grid", 4]
+    run("build", images, tmp_path / "g", "--backbone", "resnet18", *options)
+    with Gallery(tmp_path / "g") as gallery:
+        assert gallery.settings.sizes == [(4, 4), (4, 4), (2, 2)]
+    assert len(objects(run("query", tmp_path / "g", images, "--json"))) == 3
+    assert "stored_grid" in run("query", tmp_path / "g", images, "--stored-grid", 2, status=1).stderr
+
+
 def test_restore_undoes_remove(gallery, dataset):
     query = dataset / "train" / "good" / "003.png"
     (before,) = objects(run("query", gallery, query, "--json"))

@@ -113,6 +113,18 @@ def test_named_levels_are_taken_finest_first(weights):
     assert [tuple(level.shape) for level in backbone(batch(2, 64)).pyramid] == [(2, 64, 128), (2, 16, 256)]
 
 
+def test_levels_are_averaged_to_the_stored_grid(weights):
+    images = batch(2, 64)
+    fine, coarse = load_small("resnet18", weights), load_small("resnet18", weights, stored_grid=8)
+    assert fine.settings.level_shapes == ((64, 16, 16), (128, 8, 8), (256, 4, 4))
+    assert coarse.settings.level_shapes == ((64, 8, 8), (128, 8, 8), (256, 4, 4))
+    whole, averaged = fine(images).pyramid, coarse(images).pyramid
+    expected = whole[0].view(2, 8, 2, 8, 2, 64).mean((2, 4)).flatten(1, 2)
+    torch.testing.assert_close(averaged[0], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(averaged[1:], whole[1:])
+    assert [level.dtype for features in coarse.stream([images], 1) for level in features.pyramid] == 3 * [torch.float16]
+
+
 @pytest.mark.parametrize("name", [LITE0, "resnet18"])
 def test_an_images_features_do_not_depend_on_its_batch(name, weights):
     backbone = load_small(name, weights if name == "resnet18" else None)

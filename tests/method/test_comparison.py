@@ -63,6 +63,29 @@ def test_finer_levels_are_averaged_to_the_grid(gallery_path: Path) -> None:
     np.testing.assert_array_equal(found[1], raw[1])
 
 
+def test_cells_are_averaged_before_they_are_scaled_and_levels_of_one_size_are_joined(gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        way = Comparison(gallery, SearchSettings(scaling="length", grid=4))
+        found = prepared(gallery, scaling="length", grid=4)
+        white = Comparison(gallery, SearchSettings(scaling="channel", grid=4))
+        whitened = prepared(gallery, scaling="channel", grid=4)
+        shapes = gallery.settings.level_shapes
+    assert way.sizes == white.sizes == [(4, 4), (2, 2)]
+    assert way.channels == [shapes[0][0] + shapes[1][0], shapes[2][0]]
+    assert way.weights == [1.0, 1.0]
+
+    def cells(raw: np.ndarray) -> np.ndarray:
+        return raw.astype(np.float64).reshape(4, 2, 4, 2, -1).mean((1, 3)).reshape(16, -1)
+
+    raw = stored(gallery_path)
+    joined = [level / np.linalg.norm(level, axis=1, keepdims=True) for level in (cells(raw[0]), raw[1])]
+    np.testing.assert_allclose(found[0], np.concatenate(joined, 1), rtol=1e-4, atol=1e-5)
+    every = np.concatenate([cells(maps[0]) for maps in PlainGallery(gallery_path).maps.values()])
+    one = (cells(raw[0]) - every.mean(0)) / every.std(0)
+    expected = one / np.linalg.norm(one, axis=1, keepdims=True)
+    np.testing.assert_allclose(whitened[0][:, : shapes[0][0]], expected, atol=1e-4)
+
+
 def test_the_gallerys_maps_are_prepared_as_the_querys(gallery_path: Path) -> None:
     """So an image that is searched for with itself is found with distance 0, up to the rounding of float16."""
     for scaling in ("none", "root", "length", "channel"):

@@ -24,7 +24,7 @@ def _is_plausible(settings: ExtractionSettings) -> bool:
     """Return whether a backbone can have such settings. May raise TypeError."""
     how = settings.preprocessing
     sizes = [settings.pooled_dim, *how.input_size, *(edge for shape in settings.level_shapes for edge in shape)]
-    sizes += [] if how.resize is None else [how.resize]
+    sizes += [edge for edge in (how.resize, settings.stored_grid) if edge is not None]
     return (
         all(type(size) is int and 0 < size <= LARGEST for size in sizes)
         and all(isinstance(name, str) for name in (settings.backbone, settings.weights, *settings.levels))
