@@ -12,9 +12,8 @@ from PIL import Image
 
 from spade_index.errors import InputError
 
-AnyImage = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8] | IOBase
-)  # IOBase: an open binary file
+OpenFile = IOBase  # for reading bytes
+AnyImage = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8] | OpenFile
 Images = AnyImage | Iterable[AnyImage] | Mapping[str, AnyImage]  # one, some, or some by their names
 
 
