@@ -9,7 +9,7 @@ import click
 from spade_index.settings import DEFAULT_BACKBONE, PAPER_PREPROCESSING, Precision, Preprocessing
 
 from .parsing import names, numbers, size
-from .values import PATH, WHOLE
+from .values import WEIGHTS, WHOLE
 
 if TYPE_CHECKING:  # both take long to import, and commands that have no backbone do without
     from spade_index.features.backbone import Backbone
@@ -30,7 +30,7 @@ class BackboneOptions:
     ]
     weights: Annotated[
         Path | None,
-        click.option("--weights", type=PATH, help="Weights file: safetensors, or .pth with tensors only."),
+        click.option("--weights", type=WEIGHTS, help="Weights file: safetensors, or .pth with tensors only."),
     ]
     levels: Annotated[
         str | None,
