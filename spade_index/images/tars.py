@@ -31,7 +31,7 @@ class Member(tarfile.TarInfo):
         """Return the next member. Raises tarfile.ReadError where there is neither a header nor the end's zeros."""
         try:
             return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             if tarfile_.offset == 0:  # it may be compressed
