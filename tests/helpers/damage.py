@@ -1,10 +1,13 @@
 """Damage to a gallery's shards, its repair, and what a repaired gallery must be."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 from spade_index.gallery import Gallery
+from spade_index.gallery.catalog import check
 from spade_index.gallery.store.moments import image_moments
 from spade_index.gallery.write.writer import GalleryWriter
 
@@ -91,3 +94,10 @@ def damage_removed(path: Path, id: str) -> None:
     data = bytearray(shard.read_bytes())
     data[data.index(stored)] ^= 1
     shard.write_bytes(data)
+
+
+def changed(path: Path, statement: str, *values: object) -> None:
+    """Change a catalog, and note its bytes as good."""
+    with closing(sqlite3.connect(path / "catalog.sqlite")) as db, db:
+        db.execute(statement, values)
+    check.write(path / "catalog.sqlite")

@@ -1,0 +1,190 @@
+"""What is read back from a gallery is checked for type, range and size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from spade_index.errors import GalleryDamaged
+from spade_index.gallery import Gallery
+from spade_index.gallery.store.leave_one_out import LeaveOneOut
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.method import calibration
+from spade_index.method.tuned import tuned_search
+from spade_index.settings import SearchSettings
+
+from helpers.damage import changed
+
+SEARCH = SearchSettings(gallery_neighbours=3)
+
+
+@pytest.fixture
+def calibrated(gallery_path: Path) -> Path:
+    with GalleryWriter(gallery_path) as writer:
+        calibration.store(writer, SEARCH, calibration.calibrate(writer.gallery, SEARCH))
+    return gallery_path
+
+
+def huge(file: h5py.File, name: str) -> None:
+    dtype, dimensions = file[name].dtype, file[name].ndim
+    del file[name]
+    file.create_dataset(name, (10**10, 1)[:dimensions], dtype, chunks=(1000, 1)[:dimensions])
+
+
+@pytest.mark.parametrize("name", ["key", "scores", "maps"])
+def test_sizes_are_those_of_the_file(calibrated: Path, name: str) -> None:
+    (path,) = (calibrated / "calibrations").iterdir()
+    with h5py.File(path, "r+") as file:
+        huge(file, name)
+    with pytest.raises(GalleryDamaged, match="truncated"):
+        LeaveOneOut.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [("key", 0, -1), ("key", 1, 0), ("key", 5, 2**62), ("scores", (3, 1), np.nan), ("scores", (0, 0), np.inf)],
+)
+def test_values_of_a_calibration_are_plausible(calibrated: Path, name: str, place: Any, value: float) -> None:
+    (path,) = (calibrated / "calibrations").iterdir()
+    with h5py.File(path, "r+") as file:
+        file[name][place] = value
+    with pytest.raises(GalleryDamaged, match="unexpected keys or scores"):
+        LeaveOneOut.read(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"file": name} for name in ("/etc/passwd", "../x.h5", "", 5, None)),
+        *({"digest": value} for value in (5, None)),
+        *({"thresholds": value} for value in ([], {"pooled": "1"}, {"pooled": True}, {"pooled": None}, {"other": 1.0})),
+        *({"quantile": value} for value in (0, 1, -1, 2, "0.9", None, True)),
+        *({"false_alarms": value} for value in (0, 1, "0.1", None)),
+        *({"snapshot": value} for value in (-1, "1", 1.5, None, True, 10**30)),
+        *({"search": value} for value in (5, None, [])),
+        {"thresholds": {"pooled": float("nan")}},
+        {"thresholds": {"pooled": float("inf")}},
+    ],
+    ids=str,
+)
+def test_a_calibration_in_the_catalog_is_checked(calibrated: Path, change: dict[str, Any]) -> None:
+    with Gallery(calibrated) as gallery:
+        (value,) = gallery.catalog.calibrations()
+    changed(calibrated, "UPDATE calibrations SET value = ?", json.dumps(value | change))
+    with Gallery(calibrated) as gallery:
+        with pytest.raises(GalleryDamaged, match="a threshold cannot be read"):
+            gallery.info()
+        with pytest.raises(GalleryDamaged, match="a threshold cannot be read"):
+            calibration.Detector(gallery, search=SEARCH)
+
+
+def test_a_calibration_of_another_grid_is_refused(calibrated: Path) -> None:
+    (path,) = (calibrated / "calibrations").iterdir()
+    with h5py.File(path, "r+") as file:
+        maps = file["maps"][:, :10]
+        del file["maps"]
+        file["maps"] = maps
+    with Gallery(calibrated) as gallery, pytest.raises(GalleryDamaged, match="other settings"):
+        calibration.Detector(gallery, search=SEARCH)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pooled_dim": 10**12},
+        {"pooled_dim": "32"},
+        {"pooled_dim": True},
+        {"levels": []},
+        {"level_shapes": [[1, 2]]},
+        {"backbone": 5},
+        {"precision": "int4"},
+        {"preprocessing": {"input_size": [224]}},
+        {"preprocessing": {"input_size": [224.5, 224]}},
+        {"preprocessing": {"mean": ["a", 1, 1]}},
+        {"preprocessing": {"interpolation": "sinc"}},
+    ],
+    ids=str,
+)
+def test_settings_in_the_catalog_are_checked(gallery_path: Path, settings: dict[str, Any]) -> None:
+    with Gallery(gallery_path) as gallery:
+        value = json.loads(gallery.catalog.meta("settings") or "")
+    if "preprocessing" in settings:
+        settings = {"preprocessing": value["preprocessing"] | settings["preprocessing"]}
+    changed(gallery_path, "UPDATE meta SET value = ? WHERE name = 'settings'", json.dumps(value | settings))
+    with pytest.raises(GalleryDamaged, match="settings cannot be read"):
+        Gallery(gallery_path)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"gallery_neighbours": "50"},
+        {"gallery_neighbours": 2.5},
+        {"score_neighbours": True},
+        {"compared_levels": [7]},
+        {"compared_levels": ["0"]},
+        {"smoothing": "4"},
+        {"level_weights": [1, 2]},
+        {"grid": 2.0},
+        {"image_score": 5},
+        {"mode": None},
+    ],
+    ids=str,
+)
+def test_tuned_settings_are_checked(gallery_path: Path, search: dict[str, Any]) -> None:
+    value = {"search": search, "images": 12, "snapshot": 1}
+    changed(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
+    with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match="tuned settings cannot be used"):
+        tuned_search(gallery)
+
+
+@pytest.mark.parametrize("change", [{"images": "12"}, {"images": -1}, {"snapshot": None}, {"search": []}], ids=str)
+def test_facts_of_tuning_are_checked(gallery_path: Path, change: dict[str, Any]) -> None:
+    value = {"search": {}, "images": 12, "snapshot": 1} | change
+    changed(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
+    with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match="tuned search settings cannot be read"):
+        tuned_search(gallery)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE images SET width = 0",
+        "UPDATE images SET height = -5",
+        "UPDATE images SET row = -1",
+        "UPDATE images SET size = -1",
+        "UPDATE snapshots SET images = -1",
+        f"UPDATE snapshots SET images = {2**60}",
+        "UPDATE shards SET rows = -1",
+    ],
+)
+def test_numbers_in_the_catalog_are_in_range(gallery_path: Path, change: str) -> None:
+    changed(gallery_path, change)
+    with pytest.raises(GalleryDamaged, match="unexpected"):
+        read_all(gallery_path)
+
+
+def read_all(path: Path) -> None:
+    with Gallery(path) as gallery:
+        list(gallery.images())
+        gallery.info()
+
+
+def test_a_note_of_the_catalog_is_checked(gallery_path: Path) -> None:
+    note = gallery_path / "catalog.check"
+    for line in ("9" * 5000 + " a b", "-1 a b", "1 2", "\u0663 a b"):
+        note.write_text(line)
+        with Gallery(gallery_path) as gallery:
+            assert any("catalog.check" in problem for problem in gallery.verify())
+    note.unlink()
+    note.symlink_to("/dev/zero")
+    with Gallery(gallery_path) as gallery:
+        assert any("catalog.check" in problem for problem in gallery.verify())
+    with GalleryWriter(gallery_path):
+        pass
+    assert not note.is_symlink()
+    with Gallery(gallery_path) as gallery:
+        assert list(gallery.verify()) == []
