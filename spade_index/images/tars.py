@@ -18,8 +18,17 @@ from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, re
 from .links import followed, link_target, member_path
 from .passed_over import DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
 
+DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, lzma.LZMAError)
 HEAD = 64  # bytes; an image does not begin with so many zeros
 CENTURIES = 9e9  # seconds; in nanoseconds they are a 64-bit integer
+
+
+def is_tar(path: Path) -> bool:
+    """Return whether a file is a tar archive, or begins as a compressed one does and is damaged. Raises OSError."""
+    try:
+        return tarfile.is_tarfile(path)
+    except DAMAGE:
+        return True
 
 
 def in_tar(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
@@ -143,5 +152,5 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
             yield archive
     except InputError:
         raise
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error, lzma.LZMAError) as error:
+    except (*DAMAGE, OSError) as error:
         raise InputError(f"{path}: damaged archive ({error})") from error

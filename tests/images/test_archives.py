@@ -255,3 +255,18 @@ def test_a_truncated_zip_archive_is_named(tmp_path: Path, alter: Callable[[bytes
     path.write_bytes(alter(path.read_bytes()))
     with pytest.raises(InputError, match=r"a\.zip: damaged archive"):
         list(find_images(path))
+
+
+def test_a_tar_archive_that_ends_in_its_first_header_is_named(tmp_path: Path) -> None:
+    header = b"\x1f\x8b\x08\x04" + bytes(6) + b"\xff\xff"  # of gzip, with more to come
+    (tmp_path / "a.tar.gz").write_bytes(header)
+    with pytest.raises(InputError, match=r"a\.tar\.gz: damaged archive"):
+        list(find_images(tmp_path / "a.tar.gz"))
+
+
+def test_headers_of_headers_are_named(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 0
+    (tmp_path / "a.tar").write_bytes(5000 * header.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
+    with pytest.raises(InputError, match=r"a\.tar: damaged archive"):
+        list(find_images(tmp_path / "a.tar"))
