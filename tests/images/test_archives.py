@@ -1,5 +1,6 @@
 """Images in tar and zip archives: links, encryption, sizes and times that cannot be."""
 
+import gzip
 import io
 import os
 import pickle
@@ -270,3 +271,21 @@ def test_headers_of_headers_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(5000 * header.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
     with pytest.raises(InputError, match=r"a\.tar: damaged archive"):
         list(find_images(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_header_that_claims_much_takes_no_memory(tmp_path: Path, kind: bytes, before: int) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 300_000_000
+    with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as packed:
+        for _ in range(before):
+            packed.write(file("x.png", b"x" * 512)[0].tobuf() + b"x" * 512)
+        packed.write(header.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(300):
+            packed.write(bytes(1_000_000))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"a\.tar\.gz: damaged archive"):
+        list(find_images(tmp_path / "a.tar.gz"))
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
