@@ -9,7 +9,7 @@ import click
 from spade_index.settings import DEFAULT_BACKBONE, PAPER_PREPROCESSING, Precision, Preprocessing
 
 from .parsing import names, numbers, size
-from .values import WEIGHTS, WHOLE
+from .values import WEIGHTS, WHOLE, WholeRange
 
 if TYPE_CHECKING:  # both take long to import, and commands that have no backbone do without
     from spade_index.features.backbone import Backbone
@@ -46,7 +46,7 @@ class BackboneOptions:
         int | None,
         click.option(
             "--stored-grid",
-            type=click.IntRange(min=1),
+            type=WholeRange(1),
             help="Average levels to this many cells along the longer edge, before they are stored [not averaged]",
         ),
     ]

@@ -19,12 +19,9 @@ from spade_index.gallery.store.layout import ShardLayout
 from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.store.shard import Shard
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.method import calibration
-from spade_index.settings import SearchSettings
 
-from helpers.damage import changed
+from helpers.damage import change_catalog
 
-SEARCH = SearchSettings(gallery_neighbours=3)
 REFUSED = r"link|other files|filters|pooled: "
 SECRET = b"a secret of the server" * 1000
 
@@ -80,13 +77,6 @@ Ruin = Callable[[h5py.File, str, Path], None]
 RUINS = [external, external_link, soft_link, link_within, virtual, filtered]
 
 
-@pytest.fixture
-def calibrated(gallery_path: Path) -> Path:
-    with GalleryWriter(gallery_path) as writer:
-        calibration.store(writer, SEARCH, calibration.calibrate(writer.gallery, SEARCH))
-    return gallery_path
-
-
 def ruined(path: Path, name: str, ruin: Ruin, secret: Path) -> Path:
     with h5py.File(path, "r+") as file:
         ruin(file, name, secret)
@@ -131,6 +121,33 @@ def test_descriptors_name_no_other_file(gallery_path: Path, secret: Path, name: 
         Descriptors(ruined(path, name, ruin, secret))
 
 
+def huge(file: h5py.File, name: str) -> None:
+    dtype, dimensions = file[name].dtype, file[name].ndim
+    del file[name]
+    file.create_dataset(name, (10**10, 1)[:dimensions], dtype, chunks=(1000, 1)[:dimensions])
+
+
+@pytest.mark.parametrize("name", ["key", "scores", "maps"])
+def test_sizes_are_those_of_the_file(calibrated: Path, name: str) -> None:
+    (path,) = (calibrated / "calibrations").iterdir()
+    with h5py.File(path, "r+") as file:
+        huge(file, name)
+    with pytest.raises(GalleryDamaged, match="truncated"):
+        LeaveOneOut.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [("key", 0, -1), ("key", 1, 0), ("key", 5, 2**62), ("scores", (3, 1), np.nan), ("scores", (0, 0), np.inf)],
+)
+def test_values_of_a_calibration_are_plausible(calibrated: Path, name: str, place: Any, value: float) -> None:
+    (path,) = (calibrated / "calibrations").iterdir()
+    with h5py.File(path, "r+") as file:
+        file[name][place] = value
+    with pytest.raises(GalleryDamaged, match="unexpected keys or scores"):
+        LeaveOneOut.read(path)
+
+
 STATEMENTS = [
     "CREATE VIEW more AS SELECT * FROM images",
     "ALTER TABLE meta RENAME TO real; CREATE VIEW meta AS SELECT * FROM real",
@@ -156,7 +173,7 @@ NAMES = ["/etc/passwd", "../../secret", "000001.h5/../../secret", "", "000002.h5
 @pytest.mark.parametrize("table", ["shards", "indexes"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_catalog_names_files_of_the_gallery_only(gallery_path: Path, secret: Path, table: str, name: str) -> None:
-    changed(gallery_path, f"UPDATE {table} SET file = ? WHERE rowid = (SELECT min(rowid) FROM {table})", name)
+    change_catalog(gallery_path, f"UPDATE {table} SET file = ? WHERE rowid = (SELECT min(rowid) FROM {table})", name)
     with pytest.raises(GalleryDamaged, match="unexpected name"), Gallery(gallery_path) as gallery:
         gallery.nearest(gallery.pooled(gallery.sample(1)), 3)
     with pytest.raises(GalleryDamaged, match="unexpected name"):

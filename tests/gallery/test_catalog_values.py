@@ -1,58 +1,19 @@
-"""What is read back from a gallery is checked for type, range and size."""
+"""Values read back from a catalog and a calibration are checked: types, ranges and names of settings."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import pytest
 
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery import Gallery
-from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method import calibration
 from spade_index.method.tuned import tuned_search
-from spade_index.settings import SearchSettings
 
-from helpers.damage import changed
-
-SEARCH = SearchSettings(gallery_neighbours=3)
-
-
-@pytest.fixture
-def calibrated(gallery_path: Path) -> Path:
-    with GalleryWriter(gallery_path) as writer:
-        calibration.store(writer, SEARCH, calibration.calibrate(writer.gallery, SEARCH))
-    return gallery_path
-
-
-def huge(file: h5py.File, name: str) -> None:
-    dtype, dimensions = file[name].dtype, file[name].ndim
-    del file[name]
-    file.create_dataset(name, (10**10, 1)[:dimensions], dtype, chunks=(1000, 1)[:dimensions])
-
-
-@pytest.mark.parametrize("name", ["key", "scores", "maps"])
-def test_sizes_are_those_of_the_file(calibrated: Path, name: str) -> None:
-    (path,) = (calibrated / "calibrations").iterdir()
-    with h5py.File(path, "r+") as file:
-        huge(file, name)
-    with pytest.raises(GalleryDamaged, match="truncated"):
-        LeaveOneOut.read(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "place", "value"),
-    [("key", 0, -1), ("key", 1, 0), ("key", 5, 2**62), ("scores", (3, 1), np.nan), ("scores", (0, 0), np.inf)],
-)
-def test_values_of_a_calibration_are_plausible(calibrated: Path, name: str, place: Any, value: float) -> None:
-    (path,) = (calibrated / "calibrations").iterdir()
-    with h5py.File(path, "r+") as file:
-        file[name][place] = value
-    with pytest.raises(GalleryDamaged, match="unexpected keys or scores"):
-        LeaveOneOut.read(path)
+from helpers.damage import SEARCH, change_catalog
 
 
 @pytest.mark.parametrize(
@@ -73,7 +34,7 @@ def test_values_of_a_calibration_are_plausible(calibrated: Path, name: str, plac
 def test_a_calibration_in_the_catalog_is_checked(calibrated: Path, change: dict[str, Any]) -> None:
     with Gallery(calibrated) as gallery:
         (value,) = gallery.catalog.calibrations()
-    changed(calibrated, "UPDATE calibrations SET value = ?", json.dumps(value | change))
+    change_catalog(calibrated, "UPDATE calibrations SET value = ?", json.dumps(value | change))
     with Gallery(calibrated) as gallery:
         with pytest.raises(GalleryDamaged, match="a threshold cannot be read"):
             gallery.info()
@@ -113,7 +74,7 @@ def test_settings_in_the_catalog_are_checked(gallery_path: Path, settings: dict[
         value = json.loads(gallery.catalog.meta("settings") or "")
     if "preprocessing" in settings:
         settings = {"preprocessing": value["preprocessing"] | settings["preprocessing"]}
-    changed(gallery_path, "UPDATE meta SET value = ? WHERE name = 'settings'", json.dumps(value | settings))
+    change_catalog(gallery_path, "UPDATE meta SET value = ? WHERE name = 'settings'", json.dumps(value | settings))
     with pytest.raises(GalleryDamaged, match="settings cannot be read"):
         Gallery(gallery_path)
 
@@ -136,7 +97,7 @@ def test_settings_in_the_catalog_are_checked(gallery_path: Path, settings: dict[
 )
 def test_tuned_settings_are_checked(gallery_path: Path, search: dict[str, Any]) -> None:
     value = {"search": search, "images": 12, "snapshot": 1}
-    changed(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
+    change_catalog(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
     with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match="tuned settings cannot be used"):
         tuned_search(gallery)
 
@@ -144,7 +105,7 @@ def test_tuned_settings_are_checked(gallery_path: Path, search: dict[str, Any]) 
 @pytest.mark.parametrize("change", [{"images": "12"}, {"images": -1}, {"snapshot": None}, {"search": []}], ids=str)
 def test_facts_of_tuning_are_checked(gallery_path: Path, change: dict[str, Any]) -> None:
     value = {"search": {}, "images": 12, "snapshot": 1} | change
-    changed(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
+    change_catalog(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
     with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match="tuned search settings cannot be read"):
         tuned_search(gallery)
 
@@ -162,7 +123,7 @@ def test_facts_of_tuning_are_checked(gallery_path: Path, change: dict[str, Any])
     ],
 )
 def test_numbers_in_the_catalog_are_in_range(gallery_path: Path, change: str) -> None:
-    changed(gallery_path, change)
+    change_catalog(gallery_path, change)
     with pytest.raises(GalleryDamaged, match="unexpected"):
         read_all(gallery_path)
 
