@@ -1,5 +1,6 @@
 """Score images one batch after the other, and print a line or a JSON object for each."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -8,6 +9,7 @@ from typing import Any
 
 from spade_index.errors import ImageError
 from spade_index.images.decode import DecodedImage
+from spade_index.images.files import as_text
 from spade_index.images.loading import load_all
 from spade_index.images.marks import OwnOutput
 from spade_index.images.notices import Notices
@@ -96,12 +98,16 @@ def answer_of(
         "anomalous": detection.anomalous,
         "snapshot": detection.snapshot,
         "neighbours": [{"id": n.id, "distance": n.distance} for n in detection.neighbours],
-        "score_map": None if score_map is None else str(score_map),
-        "heatmap": None if heatmap is None else str(heatmap),
-        "mask": None if mask is None else str(mask),
+        "score_map": _text(score_map),
+        "heatmap": _text(heatmap),
+        "mask": _text(mask),
         "evidence": None if evidence is None else asdict(evidence),
         "regions": None if regions is None else [_region(region) for region in regions],
     }
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else as_text(os.fspath(path))
 
 
 def _region(region: Region) -> dict[str, Any]:

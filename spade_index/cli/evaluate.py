@@ -149,7 +149,7 @@ def _evaluate_all(
         Progress.say(f"{name}: {reason}")
     for dataset in found.datasets:
         figures = finished.figures(dataset)
-        page = None if report is None else report.with_name(f"{report.stem}.{dataset.name}{report.suffix}")
+        page = None if report is None else _page_of(report, dataset.name)
         if figures is None or (page is not None and not page.is_file()):
             try:
                 figures = evaluator.figures(dataset, None if gallery is None else gallery / dataset.name, page)
@@ -176,6 +176,13 @@ def _evaluate_all(
     if json_file is not None:
         _write_json(json_file, together)
     finished.remove()
+
+
+def _page_of(report: Path, category: str) -> Path:
+    """Return the page of a category, beside the page of all; a table may call a category anything."""
+    from spade_index.views.names import file_name
+
+    return report.with_name(f"{report.stem}.{file_name(category).replace('/', '_')}{report.suffix}")
 
 
 def _write_json(path: Path, figures: dict[str, Any]) -> None:

@@ -73,6 +73,8 @@ class Commands(click.Group):
         except BrokenPipeError:  # the reader of the output has closed it, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except UnicodeEncodeError as error:  # before any file is read or written by that name
+            message = f"{error.object!a} is no name in this locale ({error.encoding}): use one of UTF-8"
         except OSError as error:
             message = f"{error.filename or 'input or output'}: {error.strerror or error}"
         click.echo(f"spade-index: {' '.join(message.split())}", err=True)

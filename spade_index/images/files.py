@@ -103,6 +103,14 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def as_path(text: str) -> str:
+    """Return a path as files are opened by it, of its UTF-8 text: in other locales too, whose encoding may lack it."""
+    try:
+        return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file name has
+        return text
+
+
 def as_text(name: str) -> str:
     """Return a file name as valid UTF-8; invalid bytes become backslash escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

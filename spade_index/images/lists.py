@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spade_index.errors import ImageError, InputError
 
-from .files import ImageFile, as_text, has_image_suffix, is_drawn, is_regular, on_disk, status_of
+from .files import ImageFile, as_path, as_text, has_image_suffix, is_drawn, is_regular, on_disk, status_of
 from .passed_over import COMMENT, SPECIAL, PassedOver
 
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
@@ -38,16 +38,15 @@ def is_stream(path: str | Path) -> bool:
 def read_list(path: str | Path) -> TextList:
     """Read a list: a file, a pipe, or `-` for standard input. Raises InputError."""
     name = str(path)
+    shown = "standard input" if name == STDIN else as_text(name)
     try:
-        text = _decoded(_standard_input() if name == STDIN else Path(path).read_bytes())
+        text = as_path(_decoded(_standard_input() if name == STDIN else Path(path).read_bytes()))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{as_text(name)}: not a text list of image paths ({error})") from error
+        raise InputError(f"{shown}: not a text list of image paths ({error})") from error
     if "\0" in text:
-        raise InputError(f"{as_text(name)}: not a text list of image paths (it has NUL bytes: write one path per line)")
+        raise InputError(f"{shown}: not a text list of image paths (it has NUL bytes: write one path per line)")
     folder = "" if name == STDIN or is_stream(path) else os.path.dirname(name)
-    return TextList(
-        "standard input" if name == STDIN else name, folder, tuple(text.split("\n" if "\n" in text else "\r"))
-    )
+    return TextList(shown if name == STDIN else name, folder, tuple(text.split("\n" if "\n" in text else "\r")))
 
 
 def in_list(paths: TextList, passed_over: PassedOver) -> Iterator[ImageFile]:

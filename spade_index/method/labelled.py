@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spade_index.errors import InputError
+from spade_index.images.files import as_path
 from spade_index.images.find import ImageFile
 from spade_index.images.masks import Marked, require_fit
 
@@ -88,7 +89,7 @@ class Dataset:
         """Raise InputError for the first mask that cannot be opened, or has not the size of its image."""
         for image in self.test:
             if image.mask is not None:
-                require_fit(image.mask, Path(image.file.path))
+                require_fit(image.mask, Path(as_path(image.file.path)))
 
     def require_normal(self) -> list[ImageFile]:
         """Return the normal images. Raises InputError if there are none."""

@@ -10,6 +10,7 @@ from PIL import Image
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.images.decode import AS_STORED, decode
+from spade_index.images.files import as_path
 from spade_index.images.find import find_images
 from spade_index.images.pages import without_page
 from spade_index.settings import Preprocessing
@@ -37,13 +38,13 @@ def _contents(rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, bytes]]:
             within[whole].append(row)
             continue
         try:
-            yield row, Path(row.path).read_bytes()
+            yield row, Path(as_path(row.path)).read_bytes()
         except OSError:
             continue
     for whole, some in within.items():
         wanted = {row.path: row for row in some}
         try:
-            for file in find_images(whole):
+            for file in find_images(as_path(whole)):
                 if file.path in wanted:
                     yield wanted[file.path], file.read()
         except (ImageError, InputError, OSError):
@@ -52,7 +53,7 @@ def _contents(rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, bytes]]:
 
 def _whole(path: str) -> str | None:
     """Return the file that an image is within, None if it is a file of its own."""
-    if Path(path).exists():
+    if Path(as_path(path)).exists():
         return None
     archive, inside, _ = path.partition("::")
     whole = archive if inside else without_page(path)

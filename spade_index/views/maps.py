@@ -65,7 +65,7 @@ class MapWriter:
         path = os.path.relpath(file.path, os.path.abspath(base if base.is_dir() else base.parent))
         if path.startswith(os.pardir):
             path = file.id
-        whole = PurePosixPath(self._dataset.name, file_name(path))
+        whole = PurePosixPath(file_name(self._dataset.name), file_name(path))
         place = str(whole.with_suffix(""))
         if place in self._written:
             place = str(whole)

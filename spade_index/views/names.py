@@ -5,6 +5,8 @@ from pathlib import PurePosixPath
 
 import xxhash
 
+from spade_index.images.files import as_path
+
 LONGEST = 180  # bytes of a part; file systems take 255, and suffixes are added
 LONGEST_PATH = 1000  # bytes; Linux takes 4,096 with all folders
 # What a file system says to a name that it does not take, or that is that of a folder already.
@@ -15,7 +17,7 @@ def file_name(id: str) -> str:
     """Return a path for the files of an image: always below a folder, with parts that are too long shortened."""
     parts = [_short(part.replace("\0", "_")) for part in PurePosixPath(id).parts if part not in ("/", "//", "..")]
     name = "/".join(parts) or "image"
-    return name if len(_bytes(name)) <= LONGEST_PATH else f"{_digest(name)}/{parts[-1]}"
+    return as_path(name if len(_bytes(name)) <= LONGEST_PATH else f"{_digest(name)}/{parts[-1]}")
 
 
 def _short(part: str) -> str:

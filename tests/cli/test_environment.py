@@ -46,6 +46,21 @@ def odd(tmp_path: Path) -> Path:
     return folder
 
 
+def test_files_have_the_same_names_where_the_locale_is_not_of_utf_8(built: Path, odd: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("images/🦊.png\n", encoding="utf-8")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for number, source in enumerate([odd, tmp_path / "list.txt"]):
+        done = [
+            program("query", built, source, "--out", tmp_path / f"{kind}{number}", "--json", **environment)
+            for kind, environment in (("plain", plain), ("utf-8", {"PYTHONUTF8": "1"}))
+        ]
+        assert [each.stderr for each in done] == ["", ""]
+        assert done[0].stdout == done[1].stdout.replace(f"utf-8{number}/", f"plain{number}/")
+        assert "\\ud83e\\udd8a" in done[0].stdout
+        names = [sorted(os.walk(os.fsencode(tmp_path / f"{kind}{number}"))) for kind in ("plain", "utf-8")]
+        assert [where[2] for where in names[0]] == [where[2] for where in names[1]]
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
 def test_names_that_an_encoding_lacks_are_escaped(built: Path, odd: Path, encoding: str) -> None:
     (odd / "broken.png").write_bytes(b"")

@@ -137,6 +137,26 @@ def test_a_category_that_fails_ends_nothing_but_itself(categories, tmp_path):
     assert "none of the 2 categories" in result.stderr.splitlines()[-1]
 
 
+def test_a_table_may_call_its_objects_anything(dataset, tmp_path):
+    rows = ["image,label,split,object"]
+    splits = (("train/good", "good", "train"), ("test/good", "good", ""), ("test/hole", "x", ""))
+    for name in ("../../a", "b/c", "ü" * 200):
+        for folder, label, split in (
+            ("train/good", "good", "train"),
+            ("test/good", "good", ""),
+            ("test/hole", "x", ""),
+        ):
+            rows += [f"{path.relative_to(dataset)},{label},{split},{name}" for path in (dataset / folder).iterdir()]
+    (dataset / "all.csv").write_text("\n".join(rows))
+    out = tmp_path / "made" / "here"
+    out.mkdir(parents=True)
+    files = ["--maps", out / "maps", "--report", out / "page.html", "--json", out / "all.json"]
+    run("evaluate", tmp_path / "all.csv", *BACKBONE, "--no-tune", *files)
+    assert set(json.loads((out / "all.json").read_text())["categories"]) == {"../../a", "b/c", "ü" * 200}
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["here"]
+    assert len(list(out.glob("page.*.html"))) == 3
+
+
 def no_good(category):
     shutil.rmtree(category / "test" / "good")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_index.errors import InputError
+from spade_index.images.files import as_path
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.passed_over import PassedOver
 
@@ -89,7 +90,7 @@ def _base(file: Path, path: Path, prefix: str, entries: list[dict[str, Any]]) ->
     roots = [path] if path.is_dir() else []
     roots += [parent / size for parent in (file.parent, *list(file.parents)[1:3]) for size in SIZES]
     places = [place for root in roots for place in (root / prefix, root / file.stem, root)]
-    found = next((place for place in places if (place / name).is_file()), None)
+    found = next((place for place in places if (place / as_path(name)).is_file()), None)
     if found is None:
         raise InputError(f"{file}: its first image, {name}, is in none of {', '.join(map(str, dict.fromkeys(roots)))}")
     return found
@@ -101,12 +102,12 @@ def _labelled(file: Path, base: Path, entry: dict[str, Any], normal_class: str) 
     return LabelledImage(
         _image(file, base, name),
         GOOD if kind == normal_class else kind,
-        base / str(mask) if mask and kind != normal_class else None,
+        base / as_path(str(mask)) if mask and kind != normal_class else None,
     )
 
 
 def _image(file: Path, base: Path, name: str) -> ImageFile:
-    path = base / name
+    path = base / as_path(name)
     if not path.is_file():
         raise InputError(f"{file}: {path} does not exist")
     return replace(next(find_images(path, pages=False)), id=Path(name).as_posix())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from spade_index.errors import InputError
+from spade_index.images.files import as_path
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.masks import marks_anything
 from spade_index.images.passed_over import PassedOver
@@ -161,7 +162,7 @@ def _image(base: Path, row: Row) -> ImageFile:
 
 
 def _below(base: Path, name: str, where: str) -> Path:
-    path = base / name.replace("\\", "/")
+    path = base / as_path(name.replace("\\", "/"))
     if not path.exists():
         raise InputError(f"{where}: {path} does not exist")
     return path
