@@ -141,13 +141,9 @@ def test_a_table_may_call_its_objects_anything(dataset, tmp_path):
     rows = ["image,label,split,object"]
     splits = (("train/good", "good", "train"), ("test/good", "good", ""), ("test/hole", "x", ""))
     for name in ("../../a", "b/c", "ü" * 200):
-        for folder, label, split in (
-            ("train/good", "good", "train"),
-            ("test/good", "good", ""),
-            ("test/hole", "x", ""),
-        ):
-            rows += [f"{path.relative_to(dataset)},{label},{split},{name}" for path in (dataset / folder).iterdir()]
-    (dataset / "all.csv").write_text("\n".join(rows))
+        for folder, label, split in splits:
+            rows += [f"{path},{label},{split},{name}" for path in (dataset / folder).iterdir()]
+    (tmp_path / "all.csv").write_text("\n".join(rows))
     out = tmp_path / "made" / "here"
     out.mkdir(parents=True)
     files = ["--maps", out / "maps", "--report", out / "page.html", "--json", out / "all.json"]
