@@ -15,7 +15,7 @@ from spade_index.settings import Preprocessing
 from .bands import require_bands, require_tiff_bands
 from .deep_files import read_deep
 from .files import ImageFile
-from .formats import Refused, open_image, takes_much_memory
+from .formats import HEIF, Refused, open_image, takes_much_memory
 from .profiles import to_srgb
 from .tiff import described, tags_of
 
@@ -32,6 +32,8 @@ TURNS = {  # that undo EXIF's orientations
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+FRAMED = ("GIF", "PNG", "WEBP", "AVIF", HEIF)  # TIFF's pages are files of their own; what JPEG adds are previews
+FRAMES = "it has several frames, of which the first is read: save the others as files of their own"
 AS_STORED = Preprocessing()  # no range is known: pixels of 16 bits are read by their upper eight
 # Properties of a JPEG that can be its own thumbnail: no EXIF, colour profile or comment.
 PLAIN = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression"})
@@ -124,6 +126,8 @@ def _read(image: PillowFile.ImageFile, data: bytes, name: str, how: Preprocessin
     rgb = _to_rgb(read, image.info.get("icc_profile") if how.profiles else None)
     turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     upright = rgb if turn is None else rgb.transpose(turn)
+    if notice is None and image.format in FRAMED and getattr(image, "is_animated", False):
+        notice = FRAMES
     return Decoded(upright, plain, None if notice is None else f"{name}: {notice}")
 
 

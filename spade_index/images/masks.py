@@ -167,7 +167,7 @@ def _decode(path: Path) -> tuple[np.ndarray, int, int | None, str | None]:
             levels = _levels(image, data)  # [H, W]
             lossy = image.format in ("JPEG", "MPO") or b"VP8 " in data[12:64]
             if np.isnan(levels).any():
-                raise InputError(f"{path}: some of its values are not numbers (NaN): write 0 where it is normal, else 1")
+                raise InputError(f"{path}: some of its values are not numbers (NaN): write 0 where normal, else 1")
             highest = levels.max() if levels.size else 0
             defective = levels > highest / 2 if lossy and highest > 0 else levels != 0
             return defective, int(highest), _orientation(image), _oddity(image, defective)

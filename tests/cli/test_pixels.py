@@ -179,3 +179,11 @@ def test_a_dataset_of_12_bits_has_the_figures_of_8(dataset, tmp_path, suffix):
     found, expected = (json.loads((tmp_path / f"{bits}.json").read_text()) for bits in (12, 8))
     for figure in ("image_roc_auc", "pixel_roc_auc", "pro"):
         assert found[figure] == expected[figure]
+
+
+def test_a_new_gallery_says_that_frames_are_not_read(tmp_path):
+    for number in range(7):
+        normal(number).save(tmp_path / f"{number}.gif", save_all=True, append_images=[normal(10 + number)])
+    said = run("build", tmp_path, tmp_path / "g", *BACKBONE, "--no-tune").stderr
+    assert said.count("several frames") == 5
+    assert "the same of 2 more images" in said

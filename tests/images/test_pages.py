@@ -135,3 +135,16 @@ def test_the_originals_of_pages_are_found(source, tmp_path):
         found = {row.id: np.asarray(image) for row, image in originals(list(gallery.images()))}
     assert len(found) == 3
     assert all(np.array_equal(image, page) for image, page in zip(found.values(), PAGES, strict=False))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif"])
+def test_frames_that_are_not_read_are_said(tmp_path: Path, suffix: str) -> None:
+    first, second = (Image.new("RGB", (20, 20), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / f"several.{suffix}", save_all=True, append_images=[second])
+    first.save(tmp_path / f"one.{suffix}")
+    one, several = (load(file, Preprocessing(input_size=(16, 16))) for file in find_images(tmp_path))
+    assert one.notice is None
+    assert several.notice is not None
+    assert "the first is read" in several.notice
+    assert f"several.{suffix}: " in several.notice
+    assert several.pixels.mean((0, 1)).argmax() == 0

@@ -15,7 +15,7 @@ from spade_index.images.decode import DecodedImage
 from spade_index.images.find import ImageFile
 from spade_index.images.loading import in_lots, load_all
 from spade_index.images.marks import OwnOutput
-from spade_index.images.notices import TOLD, Notices
+from spade_index.images.notices import Notices
 
 from .admission import AddReport, Admission
 from .append import WAITING, Appender, commit_shard
@@ -57,7 +57,7 @@ class Ingest:
         )
         self._in_work: deque[list[DecodedImage]] = deque()  # admitted, without features yet
         self._no_room: StorageError | None = None
-        self._notices = Notices(notice, TOLD if len(session.gallery) else 0)  # in a new gallery all may be alike
+        self._notices = Notices(notice, alike=not len(session.gallery))
 
     def run(self, files: Iterable[ImageFile], *, batch_size: int, workers: int, processes: bool) -> AddReport:
         """Add all files. Shards that were committed stay, however it ends."""
