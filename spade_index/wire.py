@@ -103,7 +103,7 @@ class GalleryInfo:
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """One of a gallery's images; `path` is where it was when it was added."""
+    """One of a gallery's images; `path` is the name of its file when it was added, without folders."""
 
     id: str
     key: int

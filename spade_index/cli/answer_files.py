@@ -1,7 +1,6 @@
 """Write the answers of `query` to files: CSV, JSON lines and COCO."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ import click
 
 from spade_index.errors import InputError
 
+from .strict import strict_json
 from .values import PATH
 
 STDOUT = Path("-")
@@ -66,7 +66,7 @@ class AnswerFiles:
         if self._coco is not None:
             from spade_index.views.regions import coco
 
-            json.dump(coco(self._found), self._coco)
+            self._coco.write(strict_json(coco(self._found)))
         self._stack.close()
 
     def add(self, answer: dict[str, Any], geometry: Any, regions: Sequence[Any] | None) -> None:
@@ -74,7 +74,7 @@ class AnswerFiles:
         if self._rows is not None:
             self._rows.writerow(row_of(answer))
         if self._jsonl is not None:
-            self._jsonl.write(json_line(answer) + "\n")
+            self._jsonl.write(strict_json(answer) + "\n")
         if self._coco is not None and regions is not None:
             self._found.append((answer["image"], geometry, regions))
 
@@ -105,11 +105,3 @@ def row_of(answer: dict[str, Any]) -> list[Any]:
         "worst_y": y,
     }
     return [values[name] for name in COLUMNS]
-
-
-def json_line(answer: dict[str, Any]) -> str:
-    """Return an answer as JSON, which has no infinite numbers: they are null."""
-    try:
-        return json.dumps(answer, allow_nan=False)
-    except ValueError:
-        return json.dumps(json.loads(json.dumps(answer), parse_constant=lambda name: None))

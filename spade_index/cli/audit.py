@@ -1,6 +1,5 @@
 """`spade-index audit`: name the images of a gallery that may not belong there."""
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ import click
 from .options import gallery_argument
 from .outputs import require_writable
 from .progress import Progress
+from .strict import strict_json
 from .values import PATH, WholeRange
 
 
@@ -33,7 +33,7 @@ def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None, 
         if report is not None:
             write_audit(report, opened, found)
     if as_json:
-        click.echo(json.dumps(asdict(found)))
+        click.echo(strict_json(asdict(found)))
         return
     for image in found.odd:
         remove = shlex.join(["spade-index", "remove", str(gallery), image.id])

@@ -9,7 +9,7 @@ import click
 from spade_index.settings import DEFAULT_BACKBONE, PAPER_PREPROCESSING, Precision, Preprocessing
 
 from .parsing import names, numbers, size
-from .values import PATH, WHOLE
+from .values import WEIGHTS, WHOLE, WholeRange
 
 if TYPE_CHECKING:  # both take long to import, and commands that have no backbone do without
     from spade_index.features.backbone import Backbone
@@ -30,7 +30,7 @@ class BackboneOptions:
     ]
     weights: Annotated[
         Path | None,
-        click.option("--weights", type=PATH, help="Weights file: safetensors, or .pth with tensors only."),
+        click.option("--weights", type=WEIGHTS, help="Weights file: safetensors, or .pth with tensors only."),
     ]
     levels: Annotated[
         str | None,
@@ -46,7 +46,7 @@ class BackboneOptions:
         int | None,
         click.option(
             "--stored-grid",
-            type=click.IntRange(min=1),
+            type=WholeRange(1),
             help="Average levels to this many cells along the longer edge, before they are stored [not averaged]",
         ),
     ]

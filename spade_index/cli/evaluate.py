@@ -1,6 +1,5 @@
 """`spade-index evaluate`: measure how well defects are found in a dataset."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from .progress import Progress
 from .resuming import Finished
 from .search_options import SearchOptions
 from .sources import SourceOptions
+from .strict import strict_json
 from .values import GALLERY, PATH, WholeRange
 
 if TYPE_CHECKING:  # both take long to import
@@ -176,5 +176,4 @@ def _evaluate_all(
 
 
 def _write_json(path: Path, figures: dict[str, Any]) -> None:
-    strict = json.loads(json.dumps(figures), parse_constant=lambda name: None)  # JSON has no NaN
-    path.write_text(json.dumps(strict, indent=2) + "\n")
+    path.write_text(strict_json(figures, indent=2) + "\n")

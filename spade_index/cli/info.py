@@ -1,12 +1,12 @@
 """`spade-index info`: describe a gallery."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .options import gallery_argument
+from .strict import strict_json
 
 
 @click.command()
@@ -20,7 +20,7 @@ def info(gallery: Path, as_json: bool) -> None:
 
     with Gallery(gallery) as opened:
         facts = opened.info() | {"calibration": calibration_for(opened, tuned_search(opened))}
-    click.echo(json.dumps(facts, indent=2) if as_json else description(facts))
+    click.echo(strict_json(facts, indent=2) if as_json else description(facts))
 
 
 def description(facts: dict[str, Any]) -> str:

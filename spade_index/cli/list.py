@@ -1,11 +1,11 @@
 """`spade-index list`: name the images of a gallery."""
 
-import json
 from pathlib import Path
 
 import click
 
 from .options import gallery_argument
+from .strict import strict_json
 from .values import WHOLE
 
 SHOWN = ("id", "path", "size", "mtime_ns", "width", "height", "added", "removed")
@@ -26,6 +26,6 @@ def list_(gallery: Path, long_: bool, as_json: bool, snapshot: int | None, remov
     with Gallery(gallery, snapshot) as opened:
         for row in opened.removed_images() if removed else opened.images():
             if as_json:
-                click.echo(json.dumps({name: getattr(row, name) for name in SHOWN} | {"digest": row.digest.hex()}))
+                click.echo(strict_json({name: getattr(row, name) for name in SHOWN} | {"digest": row.digest.hex()}))
                 continue
             click.echo(f"{row.id}\t{row.width}x{row.height}\t{row.added}\t{row.path}" if long_ else row.id)

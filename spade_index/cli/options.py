@@ -18,7 +18,7 @@ import click
 
 from spade_index.settings import BATCH_SIZE, FALSE_ALARMS
 
-from .values import GALLERY, MOST_IMAGES, MOST_WORKERS, PATH, RealRange, WholeRange
+from .values import GALLERY, MOST_IMAGES, MOST_WORKERS, PATH, TEXT, RealRange, WholeRange
 
 gallery_argument = click.argument("gallery", type=GALLERY)
 images_argument = click.argument("images", type=PATH)
@@ -112,7 +112,7 @@ class LoadingOptions:
 class AddingOptions:
     """Options of adding images to a gallery."""
 
-    prefix: Annotated[str, click.option("--prefix", default="", help="Put before each image id.")]
+    prefix: Annotated[str, click.option("--prefix", type=TEXT, default="", help="Put before each image id.")]
     replace: Annotated[
         bool, click.option("--replace", is_flag=True, help="Replace images that have changed under the same id.")
     ]

@@ -8,7 +8,7 @@ import click
 from spade_index.errors import InputError
 from spade_index.settings import Maps
 
-from .answer_files import AnswerFileOptions, AnswerFiles, json_line
+from .answer_files import AnswerFileOptions, AnswerFiles
 from .backbone_options import BackboneOptions
 from .options import (
     KernelOptions,
@@ -24,6 +24,7 @@ from .outputs import require_writable
 from .progress import Progress
 from .search_options import SearchOptions, maps_option
 from .sources import SourceOptions, Sources
+from .strict import strict_json
 from .values import PATH, REAL, WHOLE
 
 
@@ -91,7 +92,7 @@ def query(
 
         def show(answer: dict[str, Any]) -> None:
             if not files.to_stdout:
-                click.echo(json_line(answer) if as_json else line_of(answer))
+                click.echo(strict_json(answer) if as_json else line_of(answer))
 
         with AnswerFiles(files) as written:
             failed = answer_images(detector, found, loading, out, written, show)

@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from .options import gallery_argument
+from .values import TEXT
 
-ids_argument = click.argument("ids", metavar="ID...", nargs=-1, required=True)
+ids_argument = click.argument("ids", metavar="ID...", type=TEXT, nargs=-1, required=True)
 
 
 @click.command()

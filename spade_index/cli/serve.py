@@ -134,7 +134,7 @@ class ServeOptions:
         int,
         click.option(
             "--connections",
-            type=click.IntRange(1),
+            type=WholeRange(1),
             default=ServeSettings.connections,
             show_default=True,
             help="Connections at a time.",

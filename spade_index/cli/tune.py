@@ -1,6 +1,5 @@
 """`spade-index tune`: choose how to compare."""
 
-import json
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from .backbone_options import BackboneOptions
 from .options import KernelOptions, device_option, gallery_argument, takes
 from .outputs import require_writable
 from .progress import Progress
+from .strict import strict_json
 from .values import PATH, RealRange
 
 
@@ -61,7 +61,7 @@ def tune(
         )
         tuning.store(writer, found)
         if json_file is not None:
-            json_file.write_text(json.dumps(asdict(found), indent=2) + "\n")
+            json_file.write_text(strict_json(asdict(found), indent=2) + "\n")
         click.echo(f"tuned: {found.why}")
         if not no_calibrate:
             with Progress("calibrate", len(writer.gallery)) as progress:

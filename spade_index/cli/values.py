@@ -35,6 +35,16 @@ class FilePath(click.Path):
         return super().convert(text, param, ctx)
 
 
+class Text(click.ParamType):
+    """Text of which bytes that are not UTF-8 are escaped, as in the ids of images."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        return os.fsencode(value).decode("utf-8", "backslashreplace")
+
+
 class Glob(click.ParamType):
     """A pattern of names, which is not empty."""
 
@@ -92,6 +102,8 @@ class RealRange(_Finite, click.FloatRange):
 
 PATH = FilePath()
 GALLERY = FilePath(utf8=True)
+WEIGHTS = FilePath(utf8=True)
 GLOB = Glob()
+TEXT = Text()
 WHOLE = Whole()
 REAL = Real()

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Iterable, Mapping
+from io import IOBase
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 
 from spade_index.errors import InputError
 
-AnyImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+OpenFile = IOBase  # for reading bytes
+AnyImage = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8] | OpenFile
 Images = AnyImage | Iterable[AnyImage] | Mapping[str, AnyImage]  # one, some, or some by their names
 
 
@@ -19,7 +21,7 @@ def named_files(images: Images) -> list[tuple[str | None, bytes]]:
     """Return images as files, with their names if they have any. Raises InputError."""
     if isinstance(images, Mapping):
         files: list[tuple[str | None, bytes]] = [(name, _file(image, name)[1]) for name, image in images.items()]
-    elif isinstance(images, str | os.PathLike | bytes | Image.Image | np.ndarray):
+    elif isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray | IOBase):
         files = [_file(images, "the image")]
     else:
         files = [_file(image, f"images[{number}]") for number, image in enumerate(images)]
@@ -36,6 +38,12 @@ def _file(image: AnyImage, name: str) -> tuple[str | None, bytes]:
             return Path(image).name, Path(image).read_bytes()
         except OSError as error:
             raise InputError(f"{image}: cannot be read ({error.strerror or error})") from error
+    if isinstance(image, IOBase):
+        data = image.read() if hasattr(image, "read") else None
+        if not isinstance(data, bytes):
+            raise InputError(f"{name}: a file that is not open for reading bytes: open it with mode 'rb'")
+        own = getattr(image, "name", None)
+        return (Path(own).name if isinstance(own, str) else None), data
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
             raise InputError(f"{name}: an array must be uint8 [H, W] or [H, W, 3], not {image.dtype} {image.shape}")

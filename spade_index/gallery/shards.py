@@ -5,6 +5,7 @@ All of this cache is here, but for its bytes (`store.layout`) and its table (`ca
 shard is opened, stays in memory when the shard is closed again, and is compared with the file by `layout_is_wrong`.
 """
 
+import resource
 from collections import OrderedDict
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.store.layout import ShardLayout
 from spade_index.gallery.store.shard import Shard
 
-OPEN_SHARDS = 200  # shards held open, of one file descriptor each, or two
+OPEN_SHARDS = 200  # shards held open at most, of one file descriptor each, or two
+SPARE = 48  # file descriptors that are left for all else
 
 
 class Shards:
@@ -33,7 +35,7 @@ class Shards:
         path = self.path(number)
         if path is None:
             return None
-        while len(self._open) >= OPEN_SHARDS:
+        while len(self._open) >= most_open():
             self._open.popitem(last=False)
         shard = Shard(path, self._settings, self._layouts.get(number) or self.recalled_layout(number, path))
         self._layouts[number] = shard.layout
@@ -60,3 +62,9 @@ class Shards:
             return False
         layout = self.recalled_layout(number, path)
         return layout is None or not layout.equals(ShardLayout.read(path, self._settings))
+
+
+def most_open() -> int:
+    """Return the number of shards to hold open: fewer where the process may open few files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_SHARDS if files == resource.RLIM_INFINITY else min(OPEN_SHARDS, max(4, (files - SPARE) // 4))

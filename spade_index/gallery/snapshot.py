@@ -52,7 +52,10 @@ class SnapshotView:
 
     def pooled(self, rows: Sequence[ImageRow]) -> np.ndarray:
         """Return the pooled descriptors of these images, float32 [n, D]."""
-        return np.stack([self._shard(row.shard).pooled()[row.row] for row in rows])
+        pooled = np.empty((len(rows), self.settings.pooled_dim), np.float32)
+        for place, row in enumerate(rows):  # one by one: a row that is held holds its shard's file open
+            pooled[place] = self._shard(row.shard).pooled()[row.row]
+        return pooled
 
     def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]], levels: Sequence[int] | None = None) -> None:
         """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image]: all levels, or only some.

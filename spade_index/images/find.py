@@ -1,7 +1,6 @@
 """Find image files: folders, single files, text lists, and tar and zip archives."""
 
 import os
-import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ from .folders import in_folder
 from .lists import LIST_SUFFIXES, TextList, in_list, is_stream, read_list
 from .pages import with_pages
 from .passed_over import PassedOver
-from .tars import in_tar
+from .tars import in_tar, is_tar
 from .zips import in_zip
 
 
@@ -46,7 +45,7 @@ def _found(source: str | Path | TextList, passed_over: PassedOver) -> Iterator[I
     suffix = path.suffix.lower()
     if suffix in LIST_SUFFIXES or is_stream(path):
         return in_list(read_list(path), passed_over)
-    if suffix not in SUFFIXES and tarfile.is_tarfile(path):
+    if suffix not in SUFFIXES and is_tar(path):
         return in_tar(path, passed_over)
     if suffix == ".zip" or (suffix not in SUFFIXES and zipfile.is_zipfile(path)):
         return in_zip(path, passed_over)

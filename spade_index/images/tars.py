@@ -1,5 +1,7 @@
 """Find the images in a tar archive."""
 
+import bz2
+import gzip
 import io
 import lzma
 import math
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 from spade_index.errors import ImageError, InputError
 
@@ -18,8 +21,24 @@ from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, re
 from .links import followed, link_target, member_path
 from .passed_over import DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
 
+DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, lzma.LZMAError)
+COMPRESSED: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+AT_ONCE = 1 << 20  # bytes
 HEAD = 64  # bytes; an image does not begin with so many zeros
 CENTURIES = 9e9  # seconds; in nanoseconds they are a 64-bit integer
+
+
+def is_tar(path: Path) -> bool:
+    """Return whether a file is a tar archive, or begins as a compressed one does and is damaged. Raises OSError."""
+    try:
+        with _raw(path):
+            return True
+    except _HugeHeader:
+        return True
+    except tarfile.ReadError:
+        return False
+    except DAMAGE:
+        return True
 
 
 def in_tar(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
@@ -104,7 +123,7 @@ def _read_now(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None
     if not 0 <= member.size <= LARGEST or (content := archive.extractfile(member)) is None:
         return None
     head = content.read(HEAD)
-    return head + content.read() if any(head) else None
+    return b"".join([head, *iter(partial(content.read, AT_ONCE), b"")]) if any(head) else None
 
 
 def _contents(data: bytes | None, size: int, name: str) -> bytes:
@@ -135,13 +154,46 @@ def _nanoseconds(seconds: float) -> int:
     return -1 if math.isnan(seconds) else int(min(max(seconds, -CENTURIES), CENTURIES) * 1e9)
 
 
+class _HugeHeader(tarfile.ReadError):
+    """A header in a compressed archive claims more than is read at once."""
+
+
+class _Bounded:
+    """A decompressed stream of which much is never read at once: a header in a few bytes could claim gigabytes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes, or fewer at the end. Raises _HugeHeader for more than `AT_ONCE`."""
+        if not 0 <= size <= AT_ONCE:
+            raise _HugeHeader(f"a header claims {size:,} bytes")
+        return self._stream.read(size)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     """Open an archive. Raises InputError for what is wrong with it."""
     try:
-        with tarfile.open(path) as archive:
+        with _raw(path) as archive:
             yield archive
     except InputError:
         raise
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error, lzma.LZMAError) as error:
+    except (*DAMAGE, OSError) as error:
         raise InputError(f"{path}: damaged archive ({error})") from error
+
+
+@contextmanager
+def _raw(path: Path) -> Iterator[tarfile.TarFile]:
+    with open(path, "rb") as file:
+        beginning = file.read(HEAD)
+    decompress = next((opener for start, opener in COMPRESSED.items() if beginning.startswith(start)), None)
+    if decompress is None:
+        with tarfile.open(path) as archive:
+            yield archive
+    else:
+        with decompress(path) as stream:
+            bounded: Any = _Bounded(stream)
+            with tarfile.open(fileobj=bounded, mode="r:") as archive:
+                yield archive

@@ -36,6 +36,8 @@ class ReadRoute(APIRoute):
             galleries = [request.path_params[name] for name in GALLERY_PARAMETERS if name in request.path_params]
             request.state.key = permitted(request, galleries[0] if galleries else None, write=self.writes)
             require_known_parameters(request, known)
+            if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+                raise Problem(415, "compressed requests are not supported", field="Content-Encoding")
             return await handle(request)
 
         return checked

@@ -6,10 +6,12 @@ The id is set here, not by asgi-correlation-id: the checks before the applicatio
 import re
 import secrets
 import time
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Scope, Send
 
+ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/.*)?", re.IGNORECASE | re.DOTALL)
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -20,6 +22,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",  # pages of allowed origins ask by CORS, to which it does not apply
     "Cache-Control": "no-store",
 }
 
@@ -31,7 +34,8 @@ class Exchange:
         self.method: str = scope["method"]
         # HEAD is answered like GET; the protocol leaves the body out.
         self.scope: Scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
-        self.headers = Headers(scope=scope)
+        self.scope = _in_origin_form(self.scope)
+        self.headers = Headers(scope=self.scope)
         given = self.headers.get("x-request-id", "")
         self.id = given if SANE_ID.fullmatch(given) else secrets.token_hex(8)
         self.scope.setdefault("state", {})["request_id"] = self.id
@@ -51,3 +55,14 @@ class Exchange:
             if self.status == 408:  # the rest of the body is not waited for
                 headers["Connection"] = "close"
         await self._send(message)
+
+
+def _in_origin_form(scope: Scope) -> Scope:
+    """Return the scope of a request whose target may be absolute, as proxies send it: its host replaces `Host`."""
+    found = ABSOLUTE.fullmatch(scope.get("raw_path") or b"")
+    if found is None:
+        return scope
+    host, raw_path = found[1], found[2] or b"/"
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    path = unquote(raw_path.decode("ascii"))
+    return {**scope, "raw_path": raw_path, "path": path, "headers": [*headers, (b"host", host)]}

@@ -4,8 +4,10 @@ Frameworks keep files in memory, or in temporary files of which each is a descri
 thousand images would be too many of either.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -14,6 +16,8 @@ from starlette.requests import Request
 from .problems import Problem
 
 FIELD = "images"
+QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
+EXTENDED = re.compile(rb";\s*filename\*\s*=\s*([^\s;\"]*)", re.IGNORECASE)  # which python-multipart leaves out
 NAME_LENGTH = 1024  # characters of a file name
 
 
@@ -108,11 +112,14 @@ class _Form:
         field = _text(parameters.get(b"name", b""))
         if field != FIELD:
             raise Problem(422, f"unknown field: send images in the field `{FIELD}`", field=field[:100] or FIELD)
-        if b"filename" not in parameters:
+        extended = EXTENDED.search(QUOTED.sub(b'""', self._disposition))
+        given = _extended(extended[1]) if extended else None
+        if given is None and b"filename" not in parameters:
             raise Problem(422, "not a file: give it a filename", field=FIELD)
         if self.files == self._most:
             raise Problem(422, f"more images than the limit of {self._most:,} of a request", field=FIELD)
-        self._sink = self._begin(self.files, file_name(_text(parameters[b"filename"])))
+        name = _text(parameters[b"filename"]) if given is None else given
+        self._sink = self._begin(self.files, file_name(name))
         self.files += 1
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
@@ -134,3 +141,15 @@ def file_name(name: str | None) -> str | None:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "replace")
+
+
+def _extended(value: bytes) -> str:
+    """Return the text of a parameter such as filename*=UTF-8''na%C3%AFve.png (RFC 5987). Raises Problem (422)."""
+    charset, _, rest = value.decode("latin-1").partition("'")
+    _, found, encoded = rest.partition("'")
+    if not found or charset.lower() not in ("utf-8", "iso-8859-1"):
+        raise Problem(422, "filename* is UTF-8'' and percent-encoded text (RFC 5987)", field=FIELD)
+    try:
+        return unquote(encoded, charset, "strict")
+    except UnicodeDecodeError as error:
+        raise Problem(422, "filename* is not of the charset that it names", field=FIELD) from error

@@ -23,6 +23,7 @@ from .job import Job
 from .job_records import ID, read_record
 
 FOLDER = ".spade-index"
+PRIVATE = 0o700  # other users of the machine read nothing that was sent
 
 log = logging.getLogger("spade_index.server")
 
@@ -83,7 +84,10 @@ class JobFiles:
         """Make the folder of a new job. Raises OSError, StorageError."""
         if self._is_link():
             raise StorageError(f"{self.folder}: is a link: jobs are written to real folders only")
-        self._images(job).mkdir(parents=True)
+        self.folder.parent.mkdir(mode=PRIVATE, exist_ok=True)
+        self.folder.mkdir(mode=PRIVATE, exist_ok=True)
+        self._images(job).parent.mkdir(mode=PRIVATE)
+        self._images(job).mkdir(mode=PRIVATE)
 
     def create_image(self, job: Job, number: int) -> BinaryIO:
         """Open the file of an image that is about to come. Raises FileNotFoundError if the job was dropped."""

@@ -9,7 +9,7 @@ files, and text for outputs, which are names.
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,7 @@ def render_response(facts: Mapping[str, Any], outputs: Sequence[Output]) -> tupl
 def _from_json(name: str, tensor: Mapping[str, Any]) -> Tensor:
     shape, data = _shape(name, tensor), tensor.get("data")
     if tensor.get("datatype") == "BYTES":
-        elements = data if isinstance(data, list) else [data]
+        elements = list(_flat(data, RANK))
         _require_count(name, shape, len(elements))
         try:
             return [base64.b64decode(_text(element), validate=True) for element in elements]
@@ -162,6 +162,15 @@ def _from_bytes(name: str, tensor: Mapping[str, Any], data: bytes) -> Tensor:
     _require_uint8(name, tensor)
     _require_count(name, shape, len(data))
     return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _flat(data: Any, depth: int) -> Iterator[Any]:
+    """Yield the elements of lists within lists, at most so deep, in raster order."""
+    if isinstance(data, list) and depth:
+        for element in data:
+            yield from _flat(element, depth - 1)
+    else:
+        yield data
 
 
 def _elements(name: str, data: bytes) -> list[bytes]:

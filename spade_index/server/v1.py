@@ -85,15 +85,7 @@ def galleries(request: Request, key: RequestKey) -> wire.GalleryList:
 @router.get("/galleries/{gallery}", tags=["galleries"])
 def gallery(request: Request, gallery: GalleryName, key: RequestKey) -> wire.GalleryInfo:
     """Describe a gallery: its settings, snapshots, thresholds and index."""
-    return _described(service_of(request), gallery, key)
-
-
-@router.post("/galleries/{gallery}/reload", tags=["galleries"])
-def reload(request: Request, gallery: GalleryName, key: RequestKey) -> wire.GalleryInfo:
-    """Reopen a gallery. Commits are visible without this."""
-    served = service_of(request)
-    served.galleries.reload(gallery)
-    return _described(served, gallery, key)
+    return described(service_of(request), gallery, key)
 
 
 @router.get("/galleries/{gallery}/images", tags=["images"])
@@ -111,7 +103,8 @@ def images(
         else:
             rows = opened.catalog.page(opened.snapshot, after, limit + 1)
     listed = tuple(
-        wire.GalleryImage(row.id, row.key, row.width, row.height, row.added, row.path) for row in rows[:limit]
+        wire.GalleryImage(row.id, row.key, row.width, row.height, row.added, row.path.rpartition("/")[2])
+        for row in rows[:limit]
     )
     return wire.GalleryImages(images=listed, next=rows[limit - 1].key if len(rows) > limit else None)
 
@@ -275,7 +268,8 @@ def _summary(served: Service, name: str) -> wire.GallerySummary:
     )
 
 
-def _described(served: Service, name: str, key: Key) -> wire.GalleryInfo:
+def described(served: Service, name: str, key: Key) -> wire.GalleryInfo:
+    """Describe a gallery. Raises Problem (404), GalleryError."""
     with served.galleries.open(name) as opened:
         info, settings = opened.info(), opened.settings
         search = served.settings.search.settings(tuned_search(opened))

@@ -15,7 +15,7 @@ from .job import PREFIX_LENGTH, Job
 from .problems import Problem, as_problem
 from .schema import Ids, image_body
 from .service import service_of
-from .v1 import PROBLEMS, GalleryName
+from .v1 import PROBLEMS, GalleryName, described
 from .writing import open_writer
 
 JobId = Annotated[str, Path(description="Of a job")]
@@ -63,6 +63,14 @@ async def add(
         job = await anyio.to_thread.run_sync(staging.submit)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job.info()
+
+
+@changing.post("/galleries/{gallery}/reload", tags=["galleries"])
+def reload(request: Request, gallery: GalleryName, key: RequestKey) -> wire.GalleryInfo:
+    """Reopen a gallery. Commits are visible without this."""
+    served = service_of(request)
+    served.galleries.reload(gallery)
+    return described(served, gallery, key)
 
 
 @changing.post("/galleries/{gallery}/remove", tags=["images"])

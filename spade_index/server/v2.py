@@ -135,8 +135,6 @@ async def infer(request: Request, model: Model, version: Version | None = None) 
 
 
 async def _parsed(request: Request) -> InferRequest:
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise Problem(415, "compressed requests are not supported")
     length = request.headers.get(HEADER)
     if length is not None and not NUMBER.fullmatch(length):
         raise Problem(400, f"{HEADER} is not the number of bytes of a body")

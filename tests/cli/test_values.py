@@ -1,5 +1,7 @@
 """Paths and numbers are checked where they enter, in every command: a usage error, never a traceback."""
 
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import click
 import pytest
 
 from spade_index.cli import main
+from spade_index.cli.strict import strict_json
 from spade_index.cli.values import AnyReal, FilePath, Real, RealRange, Whole, WholeRange
 
 from helpers.cli_runs import refused, run
@@ -115,3 +118,16 @@ def test_the_home_folder_is_expanded_where_a_shell_does_not(dataset: Path, monke
     assert FilePath().convert("~/test", None, None) == dataset / "test"
     monkeypatch.chdir(dataset)
     assert FilePath().convert("~", None, None) == dataset
+
+
+def test_ids_that_are_not_utf8_do_no_harm(gallery: Path, dataset: Path) -> None:
+    assert "no image 'caf\\\\xe9.png'" in refused("remove", gallery, "caf\udce9.png")
+    assert "3 added" in run("add", gallery, dataset / "test" / "good", "--prefix", "\udce9/").stdout
+    assert run("list", gallery).stdout.splitlines()[-1] == "\\xe9/002.png"
+    run("remove", gallery, "\udce9/002.png")
+
+
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    assert json.loads(strict_json({"a": [math.nan, math.inf, 1.5]}), parse_constant=pytest.fail) == {
+        "a": [None, None, 1.5]
+    }

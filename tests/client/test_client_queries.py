@@ -1,5 +1,6 @@
 """The Python client: galleries, queries and results."""
 
+import io
 import json
 import subprocess
 import sys
@@ -135,3 +136,15 @@ def test_images_yields_all_pages(client: Client, monkeypatch: pytest.MonkeyPatch
     found = list(client.images("plain"))
     assert [one.id for one in found] == [f"{number:03d}.png" for number in range(12)]
     assert (found[0].width, found[0].height) == (40, 36)
+
+
+def test_an_open_file_is_one_image(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "open.png").write_bytes(png(3))
+    expected = client.query("plain", png(3))[0].score
+    with open(tmp_path / "open.png", "rb") as file:
+        (result,) = client.query("plain", file)
+    assert (result.image, result.score) == ("open.png", pytest.approx(expected))
+    for data in (bytearray(png(3)), memoryview(png(3)), io.BytesIO(png(3))):
+        assert client.query("plain", data)[0].score == pytest.approx(expected)
+    with open(tmp_path / "open.png", encoding="latin-1") as text, pytest.raises(InputError, match="'rb'"):
+        client.query("plain", text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spade_index.errors import FormatTooNew, GalleryDamaged, GalleryNotFound
+from spade_index.errors import FormatTooNew, GalleryDamaged, GalleryNotFound, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.catalog import Catalog
@@ -220,3 +220,10 @@ def test_no_gallery_there(tmp_path: Path) -> None:
             GalleryWriter(path)
         assert not (path / "catalog.sqlite").exists()
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_that_no_catalog_can_hold_is_no_damage(gallery_path):
+    with Gallery(gallery_path) as gallery, pytest.raises(InputError, match="not valid text"):
+        gallery.image("caf\udce9.png")
+    with pytest.raises(InputError, match="no snapshot"):
+        Gallery(gallery_path, 10**20)

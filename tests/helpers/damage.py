@@ -1,16 +1,21 @@
 """Damage to a gallery's shards, its repair, and what a repaired gallery must be."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 from spade_index.gallery import Gallery
+from spade_index.gallery.catalog import check
 from spade_index.gallery.store.moments import image_moments
 from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.settings import SearchSettings
 
 from helpers.tiny import files_of, parts_of
 
 ALL = [f"{number:03d}.png" for number in range(12)]  # in shards of 5, 5 and 2
+SEARCH = SearchSettings(gallery_neighbours=3)  # of calibrations
 
 
 def shard_of(path: Path, id: str) -> Path:
@@ -91,3 +96,10 @@ def damage_removed(path: Path, id: str) -> None:
     data = bytearray(shard.read_bytes())
     data[data.index(stored)] ^= 1
     shard.write_bytes(data)
+
+
+def change_catalog(path: Path, statement: str, *values: object) -> None:
+    """Change the catalog of a gallery, and note its bytes as good."""
+    with closing(sqlite3.connect(path / "catalog.sqlite")) as db, db:
+        db.execute(statement, values)
+    check.write(path / "catalog.sqlite")

@@ -1,5 +1,6 @@
 """Images in tar and zip archives: links, encryption, sizes and times that cannot be."""
 
+import gzip
 import io
 import os
 import pickle
@@ -255,3 +256,36 @@ def test_a_truncated_zip_archive_is_named(tmp_path: Path, alter: Callable[[bytes
     path.write_bytes(alter(path.read_bytes()))
     with pytest.raises(InputError, match=r"a\.zip: damaged archive"):
         list(find_images(path))
+
+
+def test_a_tar_archive_that_ends_in_its_first_header_is_named(tmp_path: Path) -> None:
+    header = b"\x1f\x8b\x08\x04" + bytes(6) + b"\xff\xff"  # of gzip, with more to come
+    (tmp_path / "a.tar.gz").write_bytes(header)
+    with pytest.raises(InputError, match=r"a\.tar\.gz: damaged archive"):
+        list(find_images(tmp_path / "a.tar.gz"))
+
+
+def test_headers_of_headers_are_named(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 0
+    (tmp_path / "a.tar").write_bytes(5000 * header.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
+    with pytest.raises(InputError, match=r"a\.tar: damaged archive"):
+        list(find_images(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_header_that_claims_much_takes_no_memory(tmp_path: Path, kind: bytes, before: int) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 300_000_000
+    with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as packed:
+        for _ in range(before):
+            packed.write(file("x.png", b"x" * 512)[0].tobuf() + b"x" * 512)
+        packed.write(header.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(300):
+            packed.write(bytes(1_000_000))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"a\.tar\.gz: damaged archive"):
+        list(find_images(tmp_path / "a.tar.gz"))
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()

@@ -8,6 +8,7 @@ import pytest
 
 from spade_index.gallery.write.writer import GalleryWriter
 
+from helpers.adding import add, new_images
 from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import build, image_file, png, tiny_backbone, write_images
@@ -220,3 +221,15 @@ def test_added_images_are_neighbours_when_the_job_is_done(server: Server) -> Non
     assert any("old.png" in notice for notice in job["notices"])
     assert server.query("plain", png(50))["neighbours"][0] == {"id": "new.png", "distance": 0.0}
     assert job["snapshot"] == server.http.get("/v1/galleries/plain").json()["snapshot"]
+
+
+def test_what_a_reader_learns_has_no_folders(server: Server, root: Path) -> None:
+    listed = server.http.get("/v1/galleries/plain/images").json()["images"]
+    assert [image["path"] for image in listed] == [f"{number:03d}.png" for number in range(12)]
+    server.finished(add(server, new_images(1)))
+    for path in ("/v1", "/v1/galleries", "/v1/galleries/plain", "/v1/jobs", "/v1/galleries/plain/images"):
+        assert str(root.parent) not in server.http.get(path).text
+    for folder in (root / ".spade-index").rglob("*"):
+        if folder.is_dir():
+            assert folder.stat().st_mode & 0o077 == 0
+    assert (root / ".spade-index").stat().st_mode & 0o077 == 0

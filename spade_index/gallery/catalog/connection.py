@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spade_index.errors import GalleryDamaged, GalleryError, GalleryNotFound
+from spade_index.errors import GalleryDamaged, GalleryError, GalleryNotFound, InputError
 
 from .meanings import damaged, unreadable
 from .tables import Row, column_types, select
@@ -98,10 +98,15 @@ class CatalogFile:
     def _read(self, query: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Return all rows at once, so that no lock is held while the caller works.
 
-        Raises GalleryDamaged, StorageError if the catalog cannot be read now, or GalleryError if it is closed.
+        Raises GalleryDamaged, StorageError if the catalog cannot be read now, GalleryError if it is closed, or
+        InputError for values that no catalog can hold.
         """
         try:
             return self._db.execute(query, values).fetchall()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{error.object!a} is not valid text, so there is nothing of this name") from error
+        except OverflowError as error:
+            raise InputError(f"{self.path.parent}: a number that was given is too large") from error
         except (sqlite3.Error, UnicodeError) as error:  # UnicodeError: of SQLite's own message
             raise self._unreadable(error) from error
 

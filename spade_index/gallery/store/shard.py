@@ -28,6 +28,7 @@ from .hdf5 import dataset
 from .layout import ShardLayout
 from .record import StoredImage
 
+READ_BYTES = 256 << 10  # of descriptors that are read rather than mapped
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -61,11 +62,17 @@ class Shard:
 
     @cached_property
     def _pooled(self) -> np.ndarray:
+        size = 4 * self.rows * self._dim
+        if size <= READ_BYTES:  # a map would take a file descriptor
+            data = os.pread(self._fd, size, self.layout.pooled)
+            if len(data) < size:
+                raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")
+            return np.frombuffer(data, "<f4").reshape(self.rows, self._dim)
         with os.fdopen(self._fd, "rb", closefd=False) as opened:
             return np.memmap(opened, "<f4", "r", self.layout.pooled, (self.rows, self._dim))
 
     def pooled(self) -> np.ndarray:
-        """Return all pooled descriptors, float32 [n, D], mapped from the file. Raises GalleryDamaged."""
+        """Return all pooled descriptors, float32 [n, D]; many are mapped from the file. Raises GalleryDamaged."""
         self._require_own()
         return self._pooled
 

@@ -1,0 +1,109 @@
+"""Values read back from a catalog and a calibration are checked: types, ranges and names of settings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from spade_index.errors import GalleryDamaged
+from spade_index.gallery import Gallery
+from spade_index.method import calibration
+from spade_index.method.tuned import tuned_search
+
+from helpers.damage import SEARCH, change_catalog
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"file": name} for name in ("/etc/passwd", "../x.h5", "", 5, None)),
+        *({"digest": value} for value in (5, None)),
+        *({"thresholds": value} for value in ([], {"pooled": "1"}, {"pooled": True}, {"pooled": None}, {"other": 1.0})),
+        *({"quantile": value} for value in (0, 1, -1, 2, "0.9", None, True)),
+        *({"false_alarms": value} for value in (0, 1, "0.1", None)),
+        *({"snapshot": value} for value in (-1, "1", 1.5, None, True, 10**30)),
+        *({"search": value} for value in (5, None, [])),
+        {"thresholds": {"pooled": float("nan")}},
+        {"thresholds": {"pooled": float("inf")}},
+    ],
+    ids=str,
+)
+def test_a_calibration_in_the_catalog_is_checked(calibrated: Path, change: dict[str, Any]) -> None:
+    with Gallery(calibrated) as gallery:
+        (value,) = gallery.catalog.calibrations()
+    change_catalog(calibrated, "UPDATE calibrations SET value = ?", json.dumps(value | change))
+    with Gallery(calibrated) as gallery:
+        with pytest.raises(GalleryDamaged, match="a threshold cannot be read"):
+            gallery.info()
+        with pytest.raises(GalleryDamaged, match="a threshold cannot be read"):
+            calibration.Detector(gallery, search=SEARCH)
+
+
+def test_a_calibration_of_another_grid_is_refused(calibrated: Path) -> None:
+    (path,) = (calibrated / "calibrations").iterdir()
+    with h5py.File(path, "r+") as file:
+        maps = file["maps"][:, :10]
+        del file["maps"]
+        file["maps"] = maps
+    with Gallery(calibrated) as gallery, pytest.raises(GalleryDamaged, match="other settings"):
+        calibration.Detector(gallery, search=SEARCH)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pooled_dim": 10**12},
+        {"pooled_dim": "32"},
+        {"pooled_dim": True},
+        {"levels": []},
+        {"level_shapes": [[1, 2]]},
+        {"backbone": 5},
+        {"precision": "int4"},
+        {"preprocessing": {"input_size": [224]}},
+        {"preprocessing": {"input_size": [224.5, 224]}},
+        {"preprocessing": {"mean": ["a", 1, 1]}},
+        {"preprocessing": {"interpolation": "sinc"}},
+    ],
+    ids=str,
+)
+def test_settings_in_the_catalog_are_checked(gallery_path: Path, settings: dict[str, Any]) -> None:
+    with Gallery(gallery_path) as gallery:
+        value = json.loads(gallery.catalog.meta("settings") or "")
+    if "preprocessing" in settings:
+        settings = {"preprocessing": value["preprocessing"] | settings["preprocessing"]}
+    change_catalog(gallery_path, "UPDATE meta SET value = ? WHERE name = 'settings'", json.dumps(value | settings))
+    with pytest.raises(GalleryDamaged, match="settings cannot be read"):
+        Gallery(gallery_path)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"gallery_neighbours": "50"},
+        {"gallery_neighbours": 2.5},
+        {"score_neighbours": True},
+        {"compared_levels": [7]},
+        {"compared_levels": ["0"]},
+        {"smoothing": "4"},
+        {"level_weights": [1, 2]},
+        {"grid": 2.0},
+        {"image_score": 5},
+        {"mode": None},
+    ],
+    ids=str,
+)
+def test_tuned_settings_are_checked(gallery_path: Path, search: dict[str, Any]) -> None:
+    value = {"search": search, "images": 12, "snapshot": 1}
+    change_catalog(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
+    with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match="tuned settings cannot be used"):
+        tuned_search(gallery)
+
+
+@pytest.mark.parametrize("change", [{"images": "12"}, {"images": -1}, {"snapshot": None}, {"search": []}], ids=str)
+def test_facts_of_tuning_are_checked(gallery_path: Path, change: dict[str, Any]) -> None:
+    value = {"search": {}, "images": 12, "snapshot": 1} | change
+    change_catalog(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
+    with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match="tuned search settings cannot be read"):
+        tuned_search(gallery)
