@@ -23,7 +23,7 @@ from .scores import image_scores, map_score
 
 RATES = (0.02, 0.05, 0.1)
 SHARE = 0.75  # of the images that are the smaller gallery
-LEAST = 80  # images: a smaller gallery of 60 can keep 0.02
+LEAST = 14  # images: three quarters of them are as many as can be calibrated on
 SPARE = 4  # times the neighbours of a search that are found, so that enough of them are in the smaller gallery
 
 
@@ -47,7 +47,7 @@ def false_alarms_kept(
     """Return, for each of RATES, the share of false alarms over random splits of up to 1,000 images.
 
     Args:
-        gallery: with at least 80 images.
+        gallery: with at least 14 images.
         search: settings to search with.
         splits: number of splits; each takes as long as to calibrate.
         progress: called with 1 after each.
