@@ -13,7 +13,7 @@ import torch
 from spade_index.errors import InputError
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.store.leave_one_out import LeaveOneOut
+from spade_index.gallery.store.leave_one_out import LARGEST, LeaveOneOut
 from spade_index.settings import CALIBRATION_SAMPLE, SearchSettings
 
 from .calibration import near_distance
@@ -24,7 +24,8 @@ from .scores import image_scores, map_score
 RATES = (0.02, 0.05, 0.1)
 SHARE = 0.75  # of the images that are the smaller gallery
 LEAST = 14  # images: three quarters of them are as many as can be calibrated on
-SPARE = 4  # times the neighbours of a search that are found, so that enough of them are in the smaller gallery
+SPARE = 20  # neighbours that are found beyond twice those of a search, so that enough are in the smaller gallery
+BYTES = 256 << 20  # of distances in memory
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def false_alarms_kept(
     Args:
         gallery: with at least 14 images.
         search: settings to search with.
-        splits: number of splits; each takes as long as to calibrate.
+        splits: number of splits.
         progress: called with 1 after each.
         options: device, kernel and map_memory, as for `Detector`.
 
@@ -70,23 +71,40 @@ def false_alarms_kept(
 
 
 class _Splits:
+    """Searches for every image among each of its neighbours by itself, once; a split takes the least of some."""
+
     def __init__(self, gallery: Gallery, search: SearchSettings, options: dict[str, Any]) -> None:
         self._detector = Detector(gallery, search=search, calibrated=False, **options)
-        self._rows = gallery.sample(CALIBRATION_SAMPLE)
-        pooled, near = gallery.pooled(self._rows), near_distance(gallery)
-        nearest = gallery.nearest(pooled, SPARE * max(search.gallery_neighbours, search.score_neighbours))
+        wanted = 2 * max(search.gallery_neighbours, search.score_neighbours) + SPARE
+        height, width = self._detector.comparison.size
+        per_image = 2 * wanted * height * width * search.pixel_neighbours
+        self._rows = gallery.sample(max(LEAST, min(CALIBRATION_SAMPLE, BYTES // per_image)))
+        near = near_distance(gallery)
+        nearest = gallery.nearest(gallery.pooled(self._rows), wanted)
         self._neighbours = [others(found, row.key, near) for row, found in zip(self._rows, nearest, strict=True)]
+        self._distances = [
+            self._alone(row.key, of_image) for row, of_image in zip(self._rows, self._neighbours, strict=True)
+        ]
+
+    def _alone(self, key: int, neighbours: list[Neighbour]) -> np.ndarray:
+        """Return the kappa least distances of an image's cells to each neighbour's, float16 [K, P, kappa]."""
+        detector = self._detector
+        pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([key])]
+        queries = [level.expand(len(neighbours), -1, -1) for level in detector.comparison.prepare(pyramid)]
+        found = detector.search_pixels(queries, [[neighbour] for neighbour in neighbours])
+        return np.concatenate([pixels.distances.clamp(max=LARGEST).half().cpu().numpy() for pixels in found])
 
     def rates(self, random: np.random.Generator) -> list[float]:
         """Split once; return the share of the new images that are called anomalous, for each of RATES."""
-        detector, most = self._detector, self._detector.search.gallery_neighbours
+        detector = self._detector
         inside = random.permutation(len(self._rows)) < SHARE * len(self._rows)
         keys = {row.key for row, is_inside in zip(self._rows, inside, strict=True) if is_inside}
-        nearest = [[n for n in of_image if n.key in keys] for of_image in self._neighbours]
-        candidates = [of_image[:most] for of_image in nearest]
-        means = np.stack([self._mean(row.key, of) for row, of in zip(self._rows, candidates, strict=True)])
+        chosen = [[n for n, one in enumerate(of_image) if one.key in keys] for of_image in self._neighbours]
+        nearest = [[of[n] for n in some] for of, some in zip(self._neighbours, chosen, strict=True)]
+        most = detector.search.gallery_neighbours
+        means = np.stack([self._mean(image, some[:most]) for image, some in enumerate(chosen)])
         own = NormalScores(LeaveOneOut(np.array(sorted(keys)), {}, means[inside]))
-        taken = np.stack([own.own_map([n.key for n in of_image]) for of_image in candidates])
+        taken = np.stack([own.own_map([n.key for n in of_image[:most]]) for of_image in nearest])
         maps = detector.score_maps(torch.from_numpy(means - detector.search.subtract_neighbours * taken))
         scores = np.array(
             [
@@ -98,9 +116,11 @@ class _Splits:
         p_values = np.array([normal.p_value(detector.kind, score) for score in scores[~inside]])
         return [float((p_values <= rate).mean()) for rate in RATES]
 
-    def _mean(self, key: int, candidates: list[Neighbour]) -> np.ndarray:
-        """Return the mean distances float32 [P] of an image's cells, searched for among those of the candidates."""
-        pyramid = [torch.from_numpy(level).float() for level in self._detector.gallery.maps([key])]
-        (pixels,) = self._detector.search_pixels(self._detector.comparison.prepare(pyramid), [candidates])
-        mean: np.ndarray = pixels.distances.mean(2)[0].cpu().numpy()
+    def _mean(self, image: int, chosen: list[int]) -> np.ndarray:
+        """Return the mean of the kappa least distances to some of an image's neighbours, float32 [P]."""
+        near = self._distances[image][chosen].astype(np.float32)  # [K, P, kappa]
+        kappa = near.shape[2]
+        least = near.transpose(1, 0, 2).reshape(near.shape[1], -1)
+        least = least.min(1, keepdims=True) if kappa == 1 else np.partition(least, kappa - 1, axis=1)[:, :kappa]
+        mean: np.ndarray = least.mean(1)
         return mean
