@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spade_index.errors import GalleryError, InputError
-from spade_index.settings import LAYOUTS
+from spade_index.settings import LARGEST_EDGE, LAYOUTS
 
 from .backbone_options import BackboneOptions
 from .options import (
@@ -55,7 +55,7 @@ if TYPE_CHECKING:  # both take long to import
 )
 @click.option(
     "--metric-size",
-    type=WholeRange(16),
+    type=WholeRange(16, LARGEST_EDGE),
     help="Edge at which pixels are compared [the input's; 256 with the preset]",
 )
 @false_alarms_option
@@ -110,10 +110,11 @@ def evaluate(
     if found.passed_over:
         Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
     for one in found.datasets:
-        one.require_masks_fit()
+        if not found.is_root:
+            one.require_masks_fit()
         if one.left_out:
             Progress.say(f"{one.name}: not used: {', '.join(one.left_out)}")
-    if len(found.datasets) > 1:
+    if len(found.datasets) + len(found.broken) > 1:
         _evaluate_all(evaluator, found, dataset, gallery, json_file, report)
         return
     figures = evaluator.figures(found.datasets[0], gallery, report) | {"dataset": str(dataset)}
@@ -143,7 +144,9 @@ def _evaluate_all(
     if len(finished):
         Progress.say(f"carrying on: {len(finished)} of {len(found.datasets)} categories are in {finished.path}")
     categories: dict[str, dict[str, Any]] = {}
-    failed: list[str] = []
+    failed = list(found.broken)
+    for name, reason in found.broken.items():
+        Progress.say(f"{name}: {reason}")
     for dataset in found.datasets:
         figures = finished.figures(dataset)
         page = None if report is None else report.with_name(f"{report.stem}.{dataset.name}{report.suffix}")

@@ -17,12 +17,13 @@ def in_folder(folder: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
     """Yield the images below a folder, in sorted order. Raises InputError if a folder cannot be read."""
     seen = set()
     for root, folders, names in walk(folder):
-        real = os.path.realpath(root)
-        if real in seen:  # a link to a folder above
+        status = status_of(root)
+        place = root if status is None else (status.st_dev, status.st_ino)
+        if place in seen:  # a link to a folder above
             passed_over.add(TWICE, root)
             folders.clear()
             continue
-        seen.add(real)
+        seen.add(place)
         below = os.path.relpath(root, folder).replace(os.sep, "/") + "/"
         below = "" if below == "./" else below
         if CATALOG in names and SHARDS in folders and below:

@@ -17,6 +17,7 @@ SPECIAL = "pipes, sockets or devices"
 TWICE = "folders that were read already"
 COMMENT = "comments in lists"
 DEAD_LINK = "links to nothing in their archive"
+AFTER_END = "archives joined to the end of another"
 
 OFFICE = "~$"  # before the names of files that office programs have open
 SHOWN_NAMES = 3

@@ -19,13 +19,30 @@ from spade_index.errors import ImageError, InputError
 
 from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
 from .links import followed, link_target, member_path
-from .passed_over import DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
+from .passed_over import AFTER_END, DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
 
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, lzma.LZMAError)
 COMPRESSED: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 AT_ONCE = 1 << 20  # bytes
 HEAD = 64  # bytes; an image does not begin with so many zeros
+PADDING = AT_ONCE  # of zeros, at most, that programs write after the end marker
 CENTURIES = 9e9  # seconds; in nanoseconds they are a 64-bit integer
+
+
+class Member(tarfile.TarInfo):
+    """A member of an archive; tarfile takes a damaged or missing header after the first as the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "Member":
+        """Return the next member. Raises tarfile.ReadError where there is neither a header nor the end's zeros."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            if tarfile_.offset == 0:  # it may be compressed
+                raise
+            raise tarfile.ReadError(f"{error} at byte {tarfile_.offset:,}, before its end marker") from error
 
 
 def is_tar(path: Path) -> bool:
@@ -58,6 +75,8 @@ def in_tar(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
                 passed_over.add(SPECIAL, f"{shown}::{name}")
             else:
                 yield _image(archive, member, name, path)
+        if archive.fileobj is not None and any(archive.fileobj.read(PADDING)):
+            passed_over.add(AFTER_END, shown)
         wanted = _wanted(links, archive.getmembers(), shown, passed_over) if links else {}
     if wanted:
         yield from _linked(path, wanted)
@@ -190,10 +209,10 @@ def _raw(path: Path) -> Iterator[tarfile.TarFile]:
         beginning = file.read(HEAD)
     decompress = next((opener for start, opener in COMPRESSED.items() if beginning.startswith(start)), None)
     if decompress is None:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=Member) as archive:
             yield archive
     else:
         with decompress(path) as stream:
             bounded: Any = _Bounded(stream)
-            with tarfile.open(fileobj=bounded, mode="r:") as archive:
+            with tarfile.open(fileobj=bounded, mode="r:", tarinfo=Member) as archive:
                 yield archive

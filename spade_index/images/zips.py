@@ -51,7 +51,7 @@ def in_zip(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
         elif not has_image_suffix(name):
             passed_over.add(SUFFIX, f"{shown}::{name}")
         else:
-            yield _image(path, files[target], name)
+            yield _image(path, files[target] if _is_link(member) else member, name)
 
 
 def _image(path: Path, member: zipfile.ZipInfo, name: str) -> ImageFile:

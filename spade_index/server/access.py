@@ -60,6 +60,9 @@ class AddRoute(WriteRoute):
 def permitted(request: Request, gallery: str | None, *, write: bool) -> Key:
     """Return the request's key if it may read (or change) a gallery. Raises Problem (401, 403)."""
     keys = service_of(request).keys
+    for name in ("Authorization", "X-Api-Key"):
+        if len(request.headers.getlist(name)) > 1:
+            raise Problem(400, "give it once", field=name)
     key = keys.of(request.headers) if keys else ANYONE
     if not key.allows(gallery, write):
         raise Problem(403, f"this API key may not {'change' if write else 'read'} {gallery or 'that'}")

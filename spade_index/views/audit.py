@@ -71,4 +71,6 @@ def _example(
 
 def _thumbnail(gallery: Gallery, row: ImageRow) -> Image.Image:
     """Return an image's thumbnail in the size of the image, to show where its file has gone or changed."""
-    return Image.open(io.BytesIO(gallery.thumbnail(row))).convert("RGB").resize((row.width, row.height))
+    return (
+        Image.open(io.BytesIO(gallery.thumbnail(row)), formats=["JPEG"]).convert("RGB").resize((row.width, row.height))
+    )

@@ -137,6 +137,30 @@ def test_a_category_that_fails_ends_nothing_but_itself(categories, tmp_path):
     assert "none of the 2 categories" in result.stderr.splitlines()[-1]
 
 
+def no_good(category):
+    shutil.rmtree(category / "test" / "good")
+
+
+def no_mask(category):
+    next((category / "ground_truth" / "hole").iterdir()).unlink()
+
+
+def mask_of_another_size(category):
+    Image.new("L", (9, 9)).save(next((category / "ground_truth" / "hole").iterdir()))
+
+
+@pytest.mark.parametrize("ruin", [no_good, no_mask, mask_of_another_size])
+def test_a_category_that_cannot_be_read_ends_nothing_but_itself(categories, tmp_path, ruin):
+    ruin(categories / "a")
+    command = ["evaluate", categories, "--gallery", tmp_path / "galleries", "--json", tmp_path / "all.json"]
+    result = run(*command, status=1)
+    assert "b  " in result.stdout
+    assert any(line.startswith("a: ") for line in result.stderr.splitlines())
+    assert "could not be evaluated: a" in result.stderr.splitlines()[-1]
+    ruin(categories / "b")
+    assert "in the layout" in (line := refused(*command)) or "mask" in line
+
+
 @pytest.mark.parametrize("change", ["options", "images", "damage"])
 def test_figures_of_other_options_or_images_are_not_used(categories, tmp_path, monkeypatch, change):
     command = ["evaluate", categories, "--gallery", tmp_path / "galleries", "--json", tmp_path / "all.json"]

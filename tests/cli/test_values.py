@@ -131,3 +131,8 @@ def test_numbers_that_are_not_finite_are_null_in_json() -> None:
     assert json.loads(strict_json({"a": [math.nan, math.inf, 1.5]}), parse_constant=pytest.fail) == {
         "a": [None, None, 1.5]
     }
+
+
+def test_the_edge_of_a_metric_is_not_larger_than_any_input(tmp_path: Path) -> None:
+    result = run("evaluate", tmp_path, "--metric-size", 1_000_000, status=2)
+    assert "--metric-size" in result.stderr.splitlines()[-1]

@@ -9,6 +9,7 @@ import pytest
 
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery import Gallery
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method import calibration
 from spade_index.method.tuned import tuned_search
 
@@ -107,3 +108,44 @@ def test_facts_of_tuning_are_checked(gallery_path: Path, change: dict[str, Any])
     change_catalog(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
     with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match="tuned search settings cannot be read"):
         tuned_search(gallery)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE images SET width = 0",
+        "UPDATE images SET height = -5",
+        "UPDATE images SET row = -1",
+        "UPDATE images SET size = -1",
+        "UPDATE snapshots SET images = -1",
+        f"UPDATE snapshots SET images = {2**60}",
+        "UPDATE shards SET rows = -1",
+    ],
+)
+def test_numbers_in_the_catalog_are_in_range(gallery_path: Path, change: str) -> None:
+    change_catalog(gallery_path, change)
+    with pytest.raises(GalleryDamaged, match="unexpected"):
+        read_all(gallery_path)
+
+
+def read_all(path: Path) -> None:
+    with Gallery(path) as gallery:
+        list(gallery.images())
+        gallery.info()
+
+
+def test_a_note_of_the_catalog_is_checked(gallery_path: Path) -> None:
+    note = gallery_path / "catalog.check"
+    for line in ("9" * 5000 + " a b", "-1 a b", "1 2", "\u0663 a b"):
+        note.write_text(line)
+        with Gallery(gallery_path) as gallery:
+            assert any("catalog.check" in problem for problem in gallery.verify())
+    note.unlink()
+    note.symlink_to("/dev/zero")
+    with Gallery(gallery_path) as gallery:
+        assert any("catalog.check" in problem for problem in gallery.verify())
+    with GalleryWriter(gallery_path):
+        pass
+    assert not note.is_symlink()
+    with Gallery(gallery_path) as gallery:
+        assert list(gallery.verify()) == []

@@ -114,6 +114,14 @@ def test_parameters_of_a_gallery_are_not_told_without_its_key(serve: Callable[..
     problem(server.http.get("/v1/galleries/plain?x=1"), 401)
 
 
+@pytest.mark.parametrize("header", ["Authorization", "X-Api-Key"])
+def test_a_key_is_given_once(serve: Callable[..., Server], header: str) -> None:
+    server = serve(keys=f"{NEW} * read; {OLD} plain read")
+    scheme = "Bearer " if header == "Authorization" else ""
+    headers = [(header, f"{scheme}{NEW}"), (header, f"{scheme}{OLD}")]
+    problem(server.http.get("/v1/galleries/plain", headers=headers), 400, header)
+
+
 MANY = "9" * 5000
 
 

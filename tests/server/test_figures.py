@@ -124,6 +124,7 @@ def test_a_request_is_logged_as_a_json_line(shared_server: Server, caplog) -> No
     with caplog.at_level(logging.INFO, "spade_index.access"):
         answer = shared_server.http.get("/v1/no%0athing\u2028<b>", headers={"X-Request-Id": "mine"})
         shared_server.query("plain", png(3))
+        eventually(lambda: len([one for one in caplog.records if one.name == "spade_index.access"]) == 2)
     lines = [JsonLines().format(record) for record in caplog.records if record.name == "spade_index.access"]
     assert not any("\n" in line for line in lines)
     first, second = (json.loads(line) for line in lines)

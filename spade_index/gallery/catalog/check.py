@@ -15,9 +15,11 @@ from pathlib import Path
 import xxhash
 
 from spade_index.errors import GalleryDamaged
-from spade_index.gallery.store.files import BLOCK, create, make_durable
+from spade_index.gallery.store.files import BLOCK, create, make_durable, open_regular
 
 CHECK = "catalog.check"
+DIGITS = 10  # of a change counter, which has 32 bits
+LINE_BYTES = 1000  # read of a note, at most
 REMEDY = "restore it from a copy, or move the gallery away and build it again"
 
 
@@ -41,11 +43,17 @@ class Note:
     def read(cls, path: Path) -> "Note | None":
         """Read a note, or return None if there is no file. Raises NoteDamaged."""
         try:
-            line = path.read_bytes()
+            with os.fdopen(open_regular(path), "rb") as file:
+                line = file.read(LINE_BYTES)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EINVAL):
+                raise
+            raise NoteDamaged(f"{path}: not a file; the next writer replaces it") from error
         parts = line.decode("ascii", "replace").split()
-        note = cls(int(parts[0]), parts[1]) if len(parts) == 3 and parts[0].isdecimal() else None
+        known = len(parts) == 3 and parts[0].isdecimal() and len(parts[0]) <= DIGITS
+        note = cls(int(parts[0]), parts[1]) if known else None
         if note is None or note.line() != line:
             raise NoteDamaged(f"{path}: its bytes have changed since it was written; the next writer replaces it")
         return note

@@ -81,7 +81,11 @@ class CatalogFile:
 
     def _rows(self, row: type[R], condition: str = "", values: Values = ()) -> list[R]:
         """Return rows of a table; `condition` is what follows the table's name in the query."""
-        return [row(*found) for found in self._typed(column_types(row), select(row, condition), values)]
+        found = self._typed(column_types(row), select(row, condition), values)
+        try:
+            return [row(*of) for of in found]
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
 
     def _row(self, row: type[R], condition: str, values: Values) -> R | None:
         """Return the first of such rows, or None."""

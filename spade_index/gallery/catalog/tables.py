@@ -26,6 +26,11 @@ class ImageRow(ImageOrigin):
     added: int  # the snapshot that added it
     removed: int | None  # the snapshot that removed it
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers that no image has: they were read from a file."""
+        if self.width < 1 or self.height < 1 or self.row < 0 or self.size < 0:
+            raise ValueError(f"unexpected numbers of image {self.id[:100]!r}")
+
 
 @dataclass(frozen=True)
 class ShardRow:
@@ -61,6 +66,11 @@ class SnapshotRow:
     action: str
     images: int
     moments: str  # JSON: see `store.moments`
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number of images that no snapshot has: it was read from a file."""
+        if not 0 <= self.images < 2**48:
+            raise ValueError(f"unexpected number of images at snapshot {self.snapshot}")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Find the test sets of a dataset: which layout it has, and which categories."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from spade_index.errors import InputError
@@ -45,6 +46,7 @@ class Found:
     datasets: list[Dataset]
     is_root: bool
     passed_over: list[str]  # entries of a root that are no category
+    broken: dict[str, str] = field(default_factory=dict)  # categories of a root that cannot be read, and why
 
 
 def find_datasets(path: str | Path, layout: str | None = None, passed_over: PassedOver | None = None) -> Found:
@@ -56,7 +58,7 @@ def find_datasets(path: str | Path, layout: str | None = None, passed_over: Pass
         passed_over: says what is left out of folders, and counts it.
 
     Raises:
-        InputError: the path looks like no layout, or like one that is not complete.
+        InputError: the path looks like no layout, or like one that is not complete; of a root, no category is.
     """
     root, left = Path(path), PassedOver() if passed_over is None else passed_over
     if not root.exists():
@@ -65,8 +67,8 @@ def find_datasets(path: str | Path, layout: str | None = None, passed_over: Pass
     for name in names:
         if name in ("csv", "real-iad"):
             listed = _listed(root, name, left)
-            if listed:
-                return Found(listed, is_root=True, passed_over=[])
+            if listed is not None:
+                return listed
         if KNOWN[name].there(root):
             return Found([KNOWN[name].read(root, left)], is_root=False, passed_over=[])
     for name in names:
@@ -74,17 +76,35 @@ def find_datasets(path: str | Path, layout: str | None = None, passed_over: Pass
         categories = [entry for entry in inside if KNOWN[name].there(entry)]
         if categories:
             others = [entry.name for entry in inside if entry not in categories and entry.name not in LISTS]
-            return Found([KNOWN[name].read(entry, left) for entry in categories], is_root=True, passed_over=others)
+            return _root({entry.name: partial(KNOWN[name].read, entry, left) for entry in categories}, others)
     looked_for = "; ".join(f"{name}: {KNOWN[name].looks_like}" for name in names)
     raise InputError(
         f"{root}: no dataset in a known layout, here or one folder below, so no images; looked for {looked_for}"
     )
 
 
-def _listed(root: Path, name: str, passed_over: PassedOver) -> list[Dataset]:
-    """Return the categories that a list at a path names; [] for none, or if it names none."""
+def _listed(root: Path, name: str, passed_over: PassedOver) -> Found | None:
+    """Return the categories that a list at a path names; None for no list, or one that names none."""
     if name == "csv":
-        return list(tables.tables(root, passed_over).values()) if tables.is_table(root) else []
-    if root.is_dir() and real_iad.list_of(root) is None:
-        return [real_iad.real_iad(file, passed_over) for file in real_iad.categories(root)]
-    return []
+        objects = tables.objects(root) if tables.is_table(root) else []
+        reads = {category: partial(tables.table, root, passed_over, category) for category in objects}
+        return _root(reads, []) if reads else None
+    files = real_iad.categories(root) if root.is_dir() and real_iad.list_of(root) is None else []
+    return _root({file.stem: partial(real_iad.real_iad, file, passed_over) for file in files}, []) if files else None
+
+
+def _root(reads: Mapping[str, Callable[[], Dataset]], others: list[str]) -> Found:
+    """Read the categories of a root. One that cannot be read ends nothing; raises InputError if none can."""
+    datasets: list[Dataset] = []
+    broken: dict[str, str] = {}
+    for name, read in reads.items():
+        try:
+            dataset = read()
+            dataset.require_masks_fit()
+        except InputError as error:
+            broken[name] = str(error)
+        else:
+            datasets.append(dataset)
+    if not datasets:
+        raise InputError(next(iter(broken.values())))
+    return Found(datasets, True, others, broken)

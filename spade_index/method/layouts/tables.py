@@ -54,11 +54,10 @@ def table(path: Path, passed_over: PassedOver, only: str | None = None) -> Datas
     return _dataset(name, "csv", path if only is None else file, rows, file, (*bases, file.parent)[0], passed_over)
 
 
-def tables(path: Path, passed_over: PassedOver) -> dict[str, Dataset]:
-    """Return the dataset of each object that a table names; {} for a table without that column."""
-    file = table_of(path)
-    objects = dict.fromkeys(row.object for row in read_rows(file))
-    return {name: table(path, passed_over, name) for name in objects} if set(objects) != {""} else {}
+def objects(path: Path) -> list[str]:
+    """Return the objects that a table names; [] for a table without that column."""
+    found = list(dict.fromkeys(row.object for row in read_rows(table_of(path))))
+    return found if found != [""] else []
 
 
 def visa(root: Path, passed_over: PassedOver) -> Dataset:
