@@ -1,5 +1,7 @@
-"""`spade-index calibrate`: choose thresholds."""
+"""`spade-index calibrate`: score the gallery's own images."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -7,9 +9,10 @@ import click
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS
 
 from .options import KernelOptions, device_option, false_alarms_option, gallery_argument, preset_option, takes
+from .outputs import require_writable
 from .progress import Progress
 from .search_options import SearchOptions
-from .values import REAL, WholeRange
+from .values import PATH, REAL, WholeRange
 
 
 @click.command()
@@ -31,6 +34,12 @@ from .values import REAL, WholeRange
     show_default=True,
     help="Number of images to score, at most.",
 )
+@click.option(
+    "--check-splits",
+    type=WholeRange(1),
+    help="Also calibrate on this many random parts of the images, and say how often the others are called anomalous.",
+)
+@click.option("--json", "json_file", type=PATH, help="Write what was found, as JSON.")
 def calibrate(
     gallery: Path,
     search: SearchOptions,
@@ -40,19 +49,24 @@ def calibrate(
     false_alarms: float | None,
     quantile: float | None,
     sample: int,
+    check_splits: int | None,
+    json_file: Path | None,
 ) -> None:
     """Score GALLERY's own images, each searched for without itself: from then on a score has a p-value."""
     from spade_index.errors import InputError
     from spade_index.features.backbone import choose_device
+    from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import calibration
     from spade_index.method.normal_scores import images_needed
+    from spade_index.method.splits import false_alarms_kept
     from spade_index.method.tuned import tuned_search
 
     if quantile is not None and false_alarms is not None:
         raise InputError("give --quantile or --false-alarms, not both")
     if quantile is not None and not 0 < quantile < 1:
         raise InputError(f"the quantile must be above 0 and below 1, not {quantile}")
+    require_writable([json_file], inputs=[gallery])
     rate = FALSE_ALARMS if false_alarms is None else false_alarms
     where = choose_device(device)
     with GalleryWriter(gallery) as writer:
@@ -72,6 +86,25 @@ def calibrate(
     click.echo(f"{chosen.rule} ({chosen.images} images; false alarms {chosen.false_alarms:g})")
     for kind, threshold in chosen.thresholds.items():
         click.echo(f"{kind:8} {threshold:.6g}")
+    kept = []
+    if check_splits is not None:
+        with Gallery(gallery) as opened, Progress("split", check_splits) as progress:
+            kept = false_alarms_kept(
+                opened,
+                settings,
+                check_splits,
+                progress=progress,
+                device=where,
+                kernel=kernel.kernel,
+                map_memory=kernel.map_bytes,
+            )
+        for one in kept:
+            click.echo(
+                f"false alarms {one.asked:g}: {one.mean:.4f} over {check_splits} splits (+- {one.deviation:.4f})"
+            )
+    if json_file is not None:
+        found = {**chosen.record(), "splits": check_splits, "kept": [asdict(one) for one in kept]}
+        json_file.write_text(json.dumps(found, indent=2) + "\n")
     if not chosen.thresholds:
         needed = images_needed(chosen.false_alarms)
         click.echo(f"{chosen.images} images are too few for {chosen.false_alarms:g}: {needed} are needed", err=True)

@@ -23,7 +23,7 @@ from .tuning import BASE, Tuning, tune
 
 SAMPLE = 120  # images
 LEAST = 20  # images; with fewer the usual size is taken
-MARGIN = 0.01  # of the quality
+MARGIN = 0.02  # of the quality: what four times the time of the backbone must buy, and chance does not
 SHARPER = 1.5  # times the usual size that the images' longer edges must have, in the median
 WAYS = 3  # that are tried at each size
 

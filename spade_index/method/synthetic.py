@@ -41,6 +41,19 @@ class Sample:
     masks: np.ndarray  # bool [m, h, w], True on the defect, as the backbone sees it, at a small size
     backbone_ms: float  # per image, where nothing else takes the processor's time
 
+    def some(self, count: int) -> "Sample":
+        """Return `count` of the plain images, evenly spread, with their copies."""
+        kept = np.linspace(0, len(self.plain) - 1, count).round().astype(np.int64)
+        copies = np.flatnonzero(np.isin(self.owner, kept))
+        return Sample(
+            plain=[self.plain[image] for image in kept],
+            owner=np.searchsorted(kept, self.owner[copies]),
+            pooled=self.pooled[copies],
+            pyramid=[level[copies] for level in self.pyramid],
+            masks=self.masks[copies],
+            backbone_ms=self.backbone_ms,
+        )
+
 
 def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
     """Paste defects into up to 60 of the gallery's images and compute their features; the same each time.

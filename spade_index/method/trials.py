@@ -28,6 +28,7 @@ MAPPED: tuple[ImageScore, ...] = ("map", "both")
 MOST = 50  # neighbours that are tried at most
 OWN = 10  # images of the sample whose own maps are subtracted
 EVERY = 7  # of the normal pixels, one in so many counts for the pixel ROC AUC: the others are like it
+PILOT = 5  # images that tell how long a search takes on all
 PIXEL_WEIGHT = 1 / 3  # of the pixel ROC AUC in the quality; the rest is the image ROC AUC
 
 
@@ -84,8 +85,7 @@ class Trials:
 
     def run(self, search: SearchSettings) -> list[Trial]:
         """Search with these settings; try each smoothing, map score and share to subtract on the distances found."""
-        plain = replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
-        detector = Detector(self._gallery, search=plain, calibrated=False, **self._options)
+        detector = Detector(self._gallery, search=_plain(search), calibrated=False, **self._options)
         distances, ms = self._distances(detector)
         pooled = np.array([detector.pooled_score(neighbours) for neighbours in self._neighbours])
         trials = []
@@ -109,6 +109,15 @@ class Trials:
                         trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
         return trials
 
+    def seconds(self, search: SearchSettings) -> float:
+        """Return how long a search with these settings takes on the whole sample, from a few of its images."""
+        detector = Detector(self._gallery, search=_plain(search), calibrated=False, **self._options)
+        images = range(0, len(self._sample.plain), max(1, len(self._sample.plain) // PILOT))
+        started = time.perf_counter()
+        for image in images:
+            self._means(detector, image, np.flatnonzero(self._owners == image))
+        return (time.perf_counter() - started) / len(images) * len(self._sample.plain)
+
     def grid(self, search: SearchSettings) -> tuple[int, int]:
         """Return the grid (H, W) that search settings compare on."""
         return compared_sizes(self._gallery, search)[0]
@@ -123,14 +132,18 @@ class Trials:
         seconds = []
         for image in range(len(self._sample.plain)):
             queries = np.flatnonzero(self._owners == image)
-            candidates = [self._neighbours[query][: detector.search.gallery_neighbours] for query in queries]
-            pyramid = self._pyramid(image)
-            started = time.perf_counter()
-            searched = detector.search_pixels(detector.comparison.prepare(pyramid), candidates)
-            means = [pixels.distances.mean(2).cpu().numpy() for pixels in searched]
-            seconds.append((time.perf_counter() - started) / len(queries))
-            found[queries] = np.concatenate(means)
+            found[queries], took = self._means(detector, image, queries)
+            seconds.append(took / len(queries))
         return found, 1e3 * float(np.quantile(seconds, QUIET))
+
+    def _means(self, detector: Detector, image: int, queries: np.ndarray) -> tuple[np.ndarray, float]:
+        """Search for an image and its copies; return mean distances float32 [B, P], and the seconds it took."""
+        candidates = [self._neighbours[query][: detector.search.gallery_neighbours] for query in queries]
+        pyramid = self._pyramid(image)
+        started = time.perf_counter()
+        searched = detector.search_pixels(detector.comparison.prepare(pyramid), candidates)
+        means = [pixels.distances.mean(2).cpu().numpy() for pixels in searched]
+        return np.concatenate(means), time.perf_counter() - started
 
     def _pyramid(self, image: int) -> list[Tensor]:
         """Return all levels of a plain image and its copies, float32 [B, H*W, C]."""
@@ -154,6 +167,11 @@ class Trials:
         wins = np.zeros((len(plain), len(plain)))
         np.add.at(wins.T, self._sample.owner, over.T)
         return wins, float(over.mean())
+
+
+def _plain(search: SearchSettings) -> SearchSettings:
+    """Return settings that find score maps of every image, with nothing subtracted."""
+    return replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
 
 
 def changed(search: SearchSettings) -> dict[str, Any]:

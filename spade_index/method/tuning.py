@@ -22,7 +22,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
 
-from .synthetic import Sample, draw_sample
+from .synthetic import LEAST, Sample, draw_sample
 from .trials import Trial, Trials, changed
 
 BASE = (28, 20)  # cells of the grid's longer edge, and neighbours whose pixels are compared, where ways are tried first
@@ -37,6 +37,7 @@ SAME_SPEED = 1.25  # times as long: not a difference
 USUAL_SHARE = 0.5  # of the neighbours' maps, subtracted
 RESAMPLES = 200  # of the images, for the standard error of a difference
 SHARE_OF_BACKBONE = 0.4  # of the time
+SHARE_OF_A_WAY = 0.08  # of the time: on a slow or busy machine, fewer images are better than few ways
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,13 @@ def tune(
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to tune on; add at least {TUNE_FROM}")
     started = time.monotonic()
     sample = draw_sample(gallery, backbone, SHARE_OF_BACKBONE * seconds)
-    trials = Trials(gallery, sample, device=device or backbone.device, kernel=kernel, map_memory=map_memory)
+    options = {"device": device or backbone.device, "kernel": kernel, "map_memory": map_memory}
+    trials = Trials(gallery, sample, **options)
+    first = replace(next(ways_of(gallery)), grid=BASE[0], gallery_neighbours=BASE[1])
+    share = SHARE_OF_A_WAY * seconds / trials.seconds(first)  # of the sample, for which there is time
+    if share < 1 and len(sample.plain) > LEAST:
+        sample = sample.some(max(LEAST, round(share * len(sample.plain))))
+        trials = Trials(gallery, sample, **options)
     search = _Search(trials, sample, started + seconds, progress)
     search.run(gallery, ways)
     tried = search.tried

@@ -90,6 +90,20 @@ def test_trials_measure_by_definition(path: Path, tiny: Backbone) -> None:
     assert all(0 <= trial.pixel_roc_auc <= 1 for trial in trials)
 
 
+def test_a_part_of_the_sample_keeps_images_with_their_copies(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        sample = draw_sample(gallery, tiny, 60)
+    some = sample.some(11)
+    assert len(some.plain) == 11
+    assert [some.plain[0], some.plain[-1]] == [sample.plain[0], sample.plain[-1]]
+    copies = [copy for copy, owner in enumerate(sample.owner) if sample.plain[owner] in some.plain]
+    assert [some.plain[owner] for owner in some.owner] == [sample.plain[sample.owner[copy]] for copy in copies]
+    np.testing.assert_array_equal(some.pooled, sample.pooled[copies])
+    np.testing.assert_array_equal(some.masks, sample.masks[copies])
+    for part, whole in zip(some.pyramid, sample.pyramid, strict=True):
+        assert torch.equal(part, whole[copies])
+
+
 def trial(auc: float, ms: float, count: int = 24, **search: object) -> Trial:
     return Trial(SearchSettings(**search), auc, auc, ms, np.full((count, count), auc))
 

@@ -1,0 +1,126 @@
+"""Is the share of false alarms kept? Random splits of a gallery's images into a smaller gallery and new images.
+
+It is kept on average where new images are like the gallery's. A dataset's own test images may not be.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from spade_index.errors import InputError
+from spade_index.gallery.index.search import Neighbour
+from spade_index.gallery.reader import Gallery
+from spade_index.gallery.store.leave_one_out import LARGEST, LeaveOneOut
+from spade_index.settings import CALIBRATION_SAMPLE, SearchSettings
+
+from .calibration import near_distance
+from .detector import Detector, others
+from .normal_scores import NormalScores
+from .scores import image_scores, map_score
+
+RATES = (0.02, 0.05, 0.1)
+SHARE = 0.75  # of the images that are the smaller gallery
+LEAST = 14  # images: three quarters of them are as many as can be calibrated on
+SPARE = 20  # neighbours that are found beyond twice those of a search, so that enough are in the smaller gallery
+BYTES = 256 << 20  # of distances in memory
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How often new images were called anomalous at a share of false alarms that was asked for."""
+
+    asked: float
+    mean: float  # over all splits
+    deviation: float  # from split to split
+
+
+def false_alarms_kept(
+    gallery: Gallery,
+    search: SearchSettings,
+    splits: int,
+    *,
+    progress: Callable[[int], None] = lambda splits: None,
+    **options: Any,
+) -> list[Kept]:
+    """Return, for each of RATES, the share of false alarms over random splits of up to 1,000 images.
+
+    Args:
+        gallery: with at least 14 images.
+        search: settings to search with.
+        splits: number of splits.
+        progress: called with 1 after each.
+        options: device, kernel and map_memory, as for `Detector`.
+
+    Raises:
+        InputError: the gallery has too few images.
+    """
+    if len(gallery) < LEAST:
+        raise InputError(f"{gallery.path}: {len(gallery)} images are too few to split; add at least {LEAST}")
+    random = np.random.default_rng(0)
+    simulated = _Splits(gallery, search, options)
+    rates = []
+    for _ in range(splits):
+        rates.append(simulated.rates(random))
+        progress(1)
+    return [
+        Kept(asked, float(kept.mean()), float(kept.std())) for asked, kept in zip(RATES, np.array(rates).T, strict=True)
+    ]
+
+
+class _Splits:
+    """Searches for every image among each of its neighbours by itself, once; a split takes the least of some."""
+
+    def __init__(self, gallery: Gallery, search: SearchSettings, options: dict[str, Any]) -> None:
+        self._detector = Detector(gallery, search=search, calibrated=False, **options)
+        wanted = 2 * max(search.gallery_neighbours, search.score_neighbours) + SPARE
+        height, width = self._detector.comparison.size
+        per_image = 2 * wanted * height * width * search.pixel_neighbours
+        self._rows = gallery.sample(max(LEAST, min(CALIBRATION_SAMPLE, BYTES // per_image)))
+        near = near_distance(gallery)
+        nearest = gallery.nearest(gallery.pooled(self._rows), wanted)
+        self._neighbours = [others(found, row.key, near) for row, found in zip(self._rows, nearest, strict=True)]
+        self._distances = [
+            self._alone(row.key, of_image) for row, of_image in zip(self._rows, self._neighbours, strict=True)
+        ]
+
+    def _alone(self, key: int, neighbours: list[Neighbour]) -> np.ndarray:
+        """Return the kappa least distances of an image's cells to each neighbour's, float16 [K, P, kappa]."""
+        detector = self._detector
+        pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([key])]
+        queries = [level.expand(len(neighbours), -1, -1) for level in detector.comparison.prepare(pyramid)]
+        found = detector.search_pixels(queries, [[neighbour] for neighbour in neighbours])
+        return np.concatenate([pixels.distances.clamp(max=LARGEST).half().cpu().numpy() for pixels in found])
+
+    def rates(self, random: np.random.Generator) -> list[float]:
+        """Split once; return the share of the new images that are called anomalous, for each of RATES."""
+        detector = self._detector
+        inside = random.permutation(len(self._rows)) < SHARE * len(self._rows)
+        keys = {row.key for row, is_inside in zip(self._rows, inside, strict=True) if is_inside}
+        chosen = [[n for n, one in enumerate(of_image) if one.key in keys] for of_image in self._neighbours]
+        nearest = [[of[n] for n in some] for of, some in zip(self._neighbours, chosen, strict=True)]
+        most = detector.search.gallery_neighbours
+        means = np.stack([self._mean(image, some[:most]) for image, some in enumerate(chosen)])
+        own = NormalScores(LeaveOneOut(np.array(sorted(keys)), {}, means[inside]))
+        taken = np.stack([own.own_map([n.key for n in of_image[:most]]) for of_image in nearest])
+        maps = detector.score_maps(torch.from_numpy(means - detector.search.subtract_neighbours * taken))
+        scores = np.array(
+            [
+                image_scores(detector.pooled_score(of_image), map_score(of, detector.search.top_share))[detector.kind]
+                for of_image, of in zip(nearest, maps, strict=True)
+            ]
+        )
+        normal = NormalScores(LeaveOneOut(np.array(sorted(keys)), {detector.kind: scores[inside]}, means[inside]))
+        p_values = np.array([normal.p_value(detector.kind, score) for score in scores[~inside]])
+        return [float((p_values <= rate).mean()) for rate in RATES]
+
+    def _mean(self, image: int, chosen: list[int]) -> np.ndarray:
+        """Return the mean of the kappa least distances to some of an image's neighbours, float32 [P]."""
+        near = self._distances[image][chosen].astype(np.float32)  # [K, P, kappa]
+        kappa = near.shape[2]
+        least = near.transpose(1, 0, 2).reshape(near.shape[1], -1)
+        least = least.min(1, keepdims=True) if kappa == 1 else np.partition(least, kappa - 1, axis=1)[:, :kappa]
+        mean: np.ndarray = least.mean(1)
+        return mean
