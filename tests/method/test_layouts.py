@@ -1,6 +1,7 @@
 """The same test set in each layout: found, and judged alike; what is missing is named."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -238,3 +239,20 @@ def test_a_mask_of_a_normal_image_in_a_table_must_be_empty(tmp_path, figures_of)
     (root / "labels.csv").write_text("\n".join(lines))
     figures = figures_of(find_dataset(root))
     assert figures["pixel_roc_auc"] == usual["pixel_roc_auc"]
+
+
+def test_a_category_that_cannot_be_listed_is_named_beside_the_others(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write_dataset(tmp_path / "root" / name)
+    closed = tmp_path / "root" / "b" / "ground_truth" / "hole"
+    listed, scanned = Path.iterdir, os.scandir
+
+    def refuse(path):
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", lambda path: (refuse(path), listed(path))[1])
+    monkeypatch.setattr(os, "scandir", lambda path: (refuse(path), scanned(path))[1])
+    found = find_datasets(tmp_path / "root")
+    assert [dataset.name for dataset in found.datasets] == ["a"]
+    assert "hole: cannot be read (Permission denied)" in found.broken["b"]

@@ -58,25 +58,37 @@ def find_datasets(path: str | Path, layout: str | None = None, passed_over: Pass
         passed_over: says what is left out of folders, and counts it.
 
     Raises:
+        OSError: folders cannot be read, so that no layout is found.
         InputError: the path looks like no layout, or like one that is not complete; of a root, no category is.
     """
     root, left = Path(path), PassedOver() if passed_over is None else passed_over
     if not root.exists():
         raise InputError(f"{root}: no such file or folder")
     names = [layout] if layout is not None else list(KNOWN)
+    unreadable: list[OSError] = []
+
+    def there(name: str, place: Path) -> bool:
+        try:
+            return KNOWN[name].there(place)
+        except OSError as error:
+            unreadable.append(error)
+            return False
+
     for name in names:
         if name in ("csv", "real-iad"):
             listed = _listed(root, name, left)
             if listed is not None:
                 return listed
-        if KNOWN[name].there(root):
+        if there(name, root):
             return Found([KNOWN[name].read(root, left)], is_root=False, passed_over=[])
     for name in names:
         inside = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
-        categories = [entry for entry in inside if KNOWN[name].there(entry)]
+        categories = [entry for entry in inside if there(name, entry)]
         if categories:
             others = [entry.name for entry in inside if entry not in categories and entry.name not in LISTS]
             return _root({entry.name: partial(KNOWN[name].read, entry, left) for entry in categories}, others)
+    if unreadable:
+        raise unreadable[0]
     looked_for = "; ".join(f"{name}: {KNOWN[name].looks_like}" for name in names)
     raise InputError(
         f"{root}: no dataset in a known layout, here or one folder below, so no images; looked for {looked_for}"
@@ -103,6 +115,8 @@ def _root(reads: Mapping[str, Callable[[], Dataset]], others: list[str]) -> Foun
             dataset.require_masks_fit()
         except InputError as error:
             broken[name] = str(error)
+        except OSError as error:
+            broken[name] = f"{error.filename}: {error.strerror}"
         else:
             datasets.append(dataset)
     if not datasets:
