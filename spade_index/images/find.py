@@ -16,6 +16,8 @@ from .passed_over import PassedOver
 from .tars import in_tar, is_tar
 from .zips import in_zip
 
+OTHER_ARCHIVES = (".7z", ".rar", ".zst", ".lz4", ".lz", ".br", ".cab", ".iso", ".dmg")
+
 
 def find_images(
     source: str | Path | TextList, prefix: str = "", passed_over: PassedOver | None = None, *, pages: bool = True
@@ -43,6 +45,8 @@ def _found(source: str | Path | TextList, passed_over: PassedOver) -> Iterator[I
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()
+    if suffix in OTHER_ARCHIVES:
+        raise InputError(f"{path}: archives of this kind are not read: unpack it, or make it a zip or tar.gz archive")
     if suffix in LIST_SUFFIXES or is_stream(path):
         return in_list(read_list(path), passed_over)
     if suffix not in SUFFIXES and is_tar(path):

@@ -79,3 +79,10 @@ def test_members_of_one_name_keep_their_own_contents(tmp_path: Path) -> None:
             archive.writestr("x.png", png(1))
     for name in ("a.tar", "a.zip"):
         assert [file.read() for file in find_images(tmp_path / name)] == [png(0), png(1)]
+
+
+@pytest.mark.parametrize("name", ["a.7z", "a.RAR", "a.tar.zst"])
+def test_an_archive_that_is_not_read_is_no_image(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"an archive")
+    with pytest.raises(InputError, match="archives of this kind are not read: unpack it"):
+        list(find_images(tmp_path / name))
