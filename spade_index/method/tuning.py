@@ -95,7 +95,8 @@ def tune(
     options = {"device": device or backbone.device, "kernel": kernel, "map_memory": map_memory}
     trials = Trials(gallery, sample, **options)
     first = replace(next(ways_of(gallery)), grid=BASE[0], gallery_neighbours=BASE[1])
-    share = SHARE_OF_A_WAY * seconds / trials.seconds(first)  # of the sample, for which there is time
+    of_a_way = SHARE_OF_A_WAY if ways is None else (1 - SHARE_OF_BACKBONE) / ways
+    share = of_a_way * seconds / trials.seconds(first)  # of the sample, for which there is time
     if share < 1 and len(sample.plain) > LEAST:
         sample = sample.some(max(LEAST, round(share * len(sample.plain))))
         trials = Trials(gallery, sample, **options)
