@@ -14,7 +14,6 @@ from .errors import InputError, SettingsMismatch
 
 DEFAULT_BACKBONE = "wide_resnet50_2"
 MODES = ("concat-nearest", "concat-bilinear", "per-level")
-IMAGE_SCORES = ("pooled", "map", "both")
 MAPS = ("always", "auto", "never")
 PIXEL_PRECISIONS = ("float32", "fast")
 LEVEL_WEIGHTS = ("inverse-variance", "equal")
@@ -32,6 +31,7 @@ TUNE_FROM = 20  # images from which `build` tunes and calibrates
 ImageScore = Literal["pooled", "map", "both"]
 Maps = Literal["always", "auto", "never"]
 Precision = Literal["float32", "bfloat16"]
+IMAGE_SCORES: tuple[ImageScore, ...] = ("pooled", "map", "both")
 
 
 @dataclass(frozen=True)

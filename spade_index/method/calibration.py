@@ -19,6 +19,7 @@ from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, S
 from .detector import Detector
 from .normal_scores import PEAK, NormalScores
 from .scores import image_scores, map_score
+from .thresholds import require_share
 
 RULE = "conformal: leave-one-out scores of the gallery's own images"
 MINIMUM = 10  # images; the scores of fewer say nothing
@@ -92,8 +93,7 @@ def calibrate(
     Raises:
         InputError: `false_alarms` is out of range, or the gallery has too few images.
     """
-    if not 0 < false_alarms < 1:
-        raise InputError(f"the share of false alarms must be above 0 and below 1, not {false_alarms}")
+    require_share(false_alarms)
     if len(gallery) < MINIMUM:
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to calibrate on; add at least {MINIMUM}")
     plain = replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
@@ -112,9 +112,6 @@ def calibrate(
         alone.append(_search_without(detector, image, near))
         progress(1)
     found = _joined(_scored(detector, search, sorted(alone), kept), kept)
-    scores = NormalScores(found)
-    kinds: tuple[ImageScore, ...] = ("pooled", "map", "both")
-    thresholds = {kind: scores.threshold(kind, false_alarms) for kind in kinds}
     return Calibration(
         rule=RULE,
         false_alarms=false_alarms,
@@ -122,7 +119,7 @@ def calibrate(
         snapshot=gallery.snapshot,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         search=search.calibration_key(),
-        thresholds={kind: threshold for kind, threshold in thresholds.items() if threshold is not None},
+        thresholds=NormalScores(found).thresholds(false_alarms),
         found=found,
     )
 

@@ -6,8 +6,8 @@
    images. Their mean squared distance, resized and smoothed, is the score map (section 3.3).
 3. Verdict: the image score is compared with the scores of the gallery's own images, each searched for without itself.
 
-How pixels are compared is in `comparison`, how the pixel search is scheduled in `pixel_search`, and what a score means
-in `normal_scores`.
+How pixels are compared is in `comparison`, how the pixel search is scheduled in `pixel_search`, what a score means in
+`normal_scores`, and from which score on an image is called anomalous in `thresholds`.
 """
 
 import math
@@ -27,12 +27,10 @@ from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
 from .comparison import Comparison
 from .detection import Detection, PixelDetection, Question
-from .normal_scores import PEAK, stored_calibration
 from .pixel_search import Found, PixelSearch
 from .scores import image_scores, map_score, pooled_score, score_maps
+from .thresholds import Thresholds, find_thresholds
 from .tuned import tuned_search
-
-KINDS: tuple[ImageScore, ...] = ("pooled", "map", "both")
 
 
 class Detector:
@@ -89,38 +87,14 @@ class Detector:
         self.comparison = Comparison(gallery, self.search)
         self.weights = self.comparison.weights
         self._pixel_search = PixelSearch(gallery, self.search, self.comparison, self.kernel, self.device, map_memory)
-        self._take_calibration(false_alarms, calibrated)
+        known = find_thresholds(gallery, self.search, false_alarms) if calibrated else Thresholds(FALSE_ALARMS)
+        self.calibrated_on, self.false_alarms = known.snapshot, known.false_alarms
+        self.normal_scores, self.pixel_threshold = known.normal_scores, known.of_pixel
+        self.thresholds: dict[ImageScore, float] = dict(known.of_image)
         self.kind: ImageScore = self.search.effective_image_score
         if threshold is not None:
             self.thresholds[self.kind] = threshold
         self.require_answerable(Question())
-
-    def _take_calibration(self, false_alarms: float | None, calibrated: bool) -> None:
-        """Take thresholds and p-values from the gallery's calibration for these search settings, if it has one."""
-        if false_alarms is not None and not 0 < false_alarms < 1:
-            raise InputError(f"the share of false alarms must be above 0 and below 1, not {false_alarms}")
-        stored = stored_calibration(self.gallery, self.search) if calibrated else None
-        self.calibrated_on = None if stored is None else stored.snapshot
-        self.normal_scores = None if stored is None else stored.scores
-        self.false_alarms = (stored.false_alarms if stored else FALSE_ALARMS) if false_alarms is None else false_alarms
-        self.thresholds: dict[ImageScore, float] = {}
-        self.pixel_threshold: float | None = None
-        if self.normal_scores is not None:
-            found = {kind: self.normal_scores.threshold(kind, self.false_alarms) for kind in KINDS}
-            self.thresholds = {kind: threshold for kind, threshold in found.items() if threshold is not None}
-            self.pixel_threshold = self.normal_scores.threshold(PEAK, self.false_alarms)
-        elif stored is not None and false_alarms is None:
-            self.thresholds = dict(stored.thresholds)
-        if (
-            calibrated
-            and self.search.subtract_neighbours
-            and self.search.maps != "never"
-            and self.normal_scores is None
-        ):
-            raise InputError(
-                f"{self.gallery.path}: these search settings subtract the neighbours' own score maps, which are not "
-                f"known: run `spade-index calibrate {self.gallery.path}` with the same options, or subtract 0"
-            )
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
         """Return the detections of a batch of images, in their order."""

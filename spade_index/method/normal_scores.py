@@ -55,6 +55,11 @@ class NormalScores:
         """Return the score above which the p-value is at most `false_alarms`, or None if there are too few images."""
         return threshold_of(self._ascending[kind], false_alarms)
 
+    def thresholds(self, false_alarms: float) -> dict[ImageScore, float]:
+        """Return `threshold` of each image score, without those for which there are too few images."""
+        found = {kind: self.threshold(kind, false_alarms) for kind in IMAGE_SCORES}
+        return {kind: threshold for kind, threshold in found.items() if threshold is not None}
+
     def own_map(self, keys: Sequence[int]) -> np.ndarray:
         """Return the mean, float32 [P], of the maps of the images with these keys; of all if few have one."""
         rows = self._found.rows(keys)

@@ -1,0 +1,54 @@
+"""From which score on an image, and a place in it, is called anomalous: thresholds of a gallery's calibration."""
+
+from dataclasses import dataclass, field
+
+from spade_index.errors import InputError
+from spade_index.gallery.reader import Gallery
+from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
+
+from .normal_scores import PEAK, NormalScores, stored_calibration
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds of the image scores and of the score map for a share of false alarms."""
+
+    false_alarms: float  # share of normal images that may be called anomalous, in (0, 1)
+    snapshot: int | None = None  # of the gallery, that they were computed on
+    of_image: dict[ImageScore, float] = field(default_factory=dict)  # of the kinds for which there are enough images
+    of_pixel: float | None = None
+    normal_scores: NormalScores | None = None  # None: there are no p-values
+
+
+def find_thresholds(gallery: Gallery, search: SearchSettings, false_alarms: float | None) -> Thresholds:
+    """Return the thresholds that a gallery's calibration for these search settings gives; empty if it has none.
+
+    Args:
+        gallery: that is searched.
+        search: how it is searched.
+        false_alarms: share of normal images that may be called anomalous, in (0, 1); None: as calibrated.
+
+    Raises:
+        InputError: `false_alarms` is out of range, or the settings subtract the neighbours' maps and none are stored.
+        GalleryDamaged: the calibration cannot be read.
+    """
+    require_share(false_alarms)
+    stored = stored_calibration(gallery, search)
+    scores = None if stored is None else stored.scores
+    if scores is None and search.subtract_neighbours and search.maps != "never":
+        raise InputError(
+            f"{gallery.path}: these search settings subtract the neighbours' own score maps, which are not known: run "
+            f"`spade-index calibrate {gallery.path}` with the same options, or subtract 0"
+        )
+    if stored is None:
+        return Thresholds(FALSE_ALARMS if false_alarms is None else false_alarms)
+    rate = stored.false_alarms if false_alarms is None else false_alarms
+    if scores is None:  # an earlier version stored thresholds for one share only
+        return Thresholds(rate, stored.snapshot, dict(stored.thresholds) if false_alarms is None else {})
+    return Thresholds(rate, stored.snapshot, scores.thresholds(rate), scores.threshold(PEAK, rate), scores)
+
+
+def require_share(false_alarms: float | None) -> None:
+    """Raise InputError unless a share of false alarms is in (0, 1), or None."""
+    if false_alarms is not None and not 0 < false_alarms < 1:
+        raise InputError(f"the share of false alarms must be above 0 and below 1, not {false_alarms}")
