@@ -4,7 +4,7 @@ It is kept on average where new images are like the gallery's. A dataset's own t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,8 @@ class _Splits:
         near = near_distance(gallery)
         nearest = gallery.nearest(gallery.pooled(self._rows), wanted)
         self._neighbours = [others(found, row.key, near) for row, found in zip(self._rows, nearest, strict=True)]
+        # All that can be in a smaller gallery: more than the rows where these are a sample of many images.
+        self._keys = np.unique([row.key for row in self._rows] + [n.key for of in self._neighbours for n in of])
         self._distances = [
             self._alone(row.key, of_image) for row, of_image in zip(self._rows, self._neighbours, strict=True)
         ]
@@ -97,13 +99,15 @@ class _Splits:
     def rates(self, random: np.random.Generator) -> list[float]:
         """Split once; return the share of the new images that are called anomalous, for each of RATES."""
         detector = self._detector
-        inside = random.permutation(len(self._rows)) < SHARE * len(self._rows)
-        keys = {row.key for row, is_inside in zip(self._rows, inside, strict=True) if is_inside}
-        chosen = [[n for n, one in enumerate(of_image) if one.key in keys] for of_image in self._neighbours]
+        keys = set(self._keys[random.permutation(len(self._keys)) < SHARE * len(self._keys)].tolist())
+        inside = np.array([row.key in keys for row in self._rows])
+        # An image whose neighbours are all outside is searched for in the nearest of them.
+        chosen = [[n for n, one in enumerate(of_image) if one.key in keys] or [0] for of_image in self._neighbours]
         nearest = [[of[n] for n in some] for of, some in zip(self._neighbours, chosen, strict=True)]
         most = detector.search.gallery_neighbours
         means = np.stack([self._mean(image, some[:most]) for image, some in enumerate(chosen)])
-        own = NormalScores(LeaveOneOut(np.array(sorted(keys)), {}, means[inside]))
+        alone = LeaveOneOut(np.array([row.key for row in self._rows if row.key in keys]), {}, means[inside])
+        own = NormalScores(alone)
         taken = np.stack([own.own_map([n.key for n in of_image[:most]]) for of_image in nearest])
         maps = detector.score_maps(torch.from_numpy(means - detector.search.subtract_neighbours * taken))
         scores = np.array(
@@ -112,7 +116,7 @@ class _Splits:
                 for of_image, of in zip(nearest, maps, strict=True)
             ]
         )
-        normal = NormalScores(LeaveOneOut(np.array(sorted(keys)), {detector.kind: scores[inside]}, means[inside]))
+        normal = NormalScores(replace(alone, scores={detector.kind: scores[inside]}))
         p_values = np.array([normal.p_value(detector.kind, score) for score in scores[~inside]])
         return [float((p_values <= rate).mean()) for rate in RATES]
 

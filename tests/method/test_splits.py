@@ -11,6 +11,7 @@ from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.decode import load
 from spade_index.images.find import find_images
+from spade_index.method import splits
 from spade_index.method.calibration import calibrate, store
 from spade_index.method.detector import Detector
 from spade_index.method.splits import RATES, SHARE, false_alarms_kept
@@ -55,6 +56,15 @@ def test_the_rate_is_kept_on_average(tmp_path: Path, backbone: Backbone) -> None
         for kept in false_alarms_kept(gallery, SEARCH, 10):
             assert kept.mean == pytest.approx(kept.asked, abs=0.35 * kept.asked + 0.005)
             assert kept.deviation > 0
+
+
+def test_a_sample_of_many_images_is_split(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most neighbours of a sampled image are no sampled images then."""
+    monkeypatch.setattr(splits, "CALIBRATION_SAMPLE", 20)
+    build(tmp_path / "all", write_images(tmp_path / "images", 120), backbone)
+    with Gallery(tmp_path / "all") as gallery:
+        found = false_alarms_kept(gallery, SEARCH, 5)
+    assert all(0 <= kept.mean <= 0.5 for kept in found)
 
 
 def test_too_few_images_are_refused(gallery_path: Path) -> None:
