@@ -3,16 +3,20 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS
+from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, SearchSettings
 
 from .options import KernelOptions, device_option, false_alarms_option, gallery_argument, preset_option, takes
 from .outputs import require_writable
 from .progress import Progress
 from .search_options import SearchOptions
 from .values import PATH, REAL, WholeRange
+
+if TYPE_CHECKING:  # it takes long to import
+    from spade_index.method.splits import Kept
 
 
 @click.command()
@@ -55,11 +59,9 @@ def calibrate(
     """Score GALLERY's own images, each searched for without itself: from then on a score has a p-value."""
     from spade_index.errors import InputError
     from spade_index.features.backbone import choose_device
-    from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import calibration
     from spade_index.method.normal_scores import images_needed
-    from spade_index.method.splits import false_alarms_kept
     from spade_index.method.tuned import tuned_search
 
     if quantile is not None and false_alarms is not None:
@@ -68,7 +70,7 @@ def calibrate(
         raise InputError(f"the quantile must be above 0 and below 1, not {quantile}")
     require_writable([json_file], inputs=[gallery])
     rate = FALSE_ALARMS if false_alarms is None else false_alarms
-    where = choose_device(device)
+    options: dict[str, Any] = {"device": choose_device(device), "kernel": kernel.kernel, "map_memory": kernel.map_bytes}
     with GalleryWriter(gallery) as writer:
         settings = search.choice(preset).settings(tuned_search(writer.gallery))
         with Progress("calibrate", min(sample, len(writer.gallery))) as progress:
@@ -78,33 +80,28 @@ def calibrate(
                 false_alarms=rate if quantile is None else 1 - quantile,
                 sample=sample,
                 progress=progress,
-                device=where,
-                kernel=kernel.kernel,
-                map_memory=kernel.map_bytes,
+                **options,
             )
         calibration.store(writer, settings, chosen)
     click.echo(f"{chosen.rule} ({chosen.images} images; false alarms {chosen.false_alarms:g})")
     for kind, threshold in chosen.thresholds.items():
         click.echo(f"{kind:8} {threshold:.6g}")
-    kept = []
-    if check_splits is not None:
-        with Gallery(gallery) as opened, Progress("split", check_splits) as progress:
-            kept = false_alarms_kept(
-                opened,
-                settings,
-                check_splits,
-                progress=progress,
-                device=where,
-                kernel=kernel.kernel,
-                map_memory=kernel.map_bytes,
-            )
-        for one in kept:
-            click.echo(
-                f"false alarms {one.asked:g}: {one.mean:.4f} over {check_splits} splits (+- {one.deviation:.4f})"
-            )
-    if json_file is not None:
-        found = {**chosen.record(), "splits": check_splits, "kept": [asdict(one) for one in kept]}
-        json_file.write_text(json.dumps(found, indent=2) + "\n")
     if not chosen.thresholds:
         needed = images_needed(chosen.false_alarms)
         click.echo(f"{chosen.images} images are too few for {chosen.false_alarms:g}: {needed} are needed", err=True)
+    kept = [] if check_splits is None else _check(gallery, settings, check_splits, options)
+    if json_file is not None:
+        found = {**chosen.record(), "splits": check_splits, "kept": [asdict(one) for one in kept]}
+        json_file.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _check(path: Path, search: SearchSettings, splits: int, options: dict[str, Any]) -> "list[Kept]":
+    """Say how often images are called anomalous over random splits; return it."""
+    from spade_index.gallery.reader import Gallery
+    from spade_index.method.splits import false_alarms_kept
+
+    with Gallery(path) as gallery, Progress("split", splits) as progress:
+        kept = false_alarms_kept(gallery, search, splits, progress=progress, **options)
+    for one in kept:
+        click.echo(f"false alarms {one.asked:g}: {one.mean:.4f} over {splits} splits (+- {one.deviation:.4f})")
+    return kept
