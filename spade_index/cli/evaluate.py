@@ -1,5 +1,6 @@
 """`spade-index evaluate`: measure how well defects are found in a dataset."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,7 @@ def evaluate(
     click.echo(text_of(figures))
     if json_file is not None:
         _write_json(json_file, figures)
+    _require_decoded([figures])
 
 
 def _evaluate_all(
@@ -133,7 +135,8 @@ def _evaluate_all(
 ) -> None:
     """Evaluate the categories that are not done yet; print and write the figures of all.
 
-    One that fails is named, and ends nothing but itself. Raises InputError in the end if there was one.
+    One that fails is named, and ends nothing but itself. Raises InputError in the end if there was one, or an image
+    could not be decoded.
     """
     from spade_index.method.means import means_of
     from spade_index.views.categories import text_of_categories, write_categories
@@ -176,6 +179,14 @@ def _evaluate_all(
     if json_file is not None:
         _write_json(json_file, together)
     finished.remove()
+    _require_decoded(categories.values())
+
+
+def _require_decoded(categories: Iterable[dict[str, Any]]) -> None:
+    """Raise InputError if test or normal images of the categories could not be decoded."""
+    failed = sum(of["not_decoded"]["count"] + of["gallery"]["not_decoded"]["count"] for of in categories)
+    if failed:
+        raise InputError(f"{failed:,} of the images could not be decoded")
 
 
 def _page_of(report: Path, category: str) -> Path:

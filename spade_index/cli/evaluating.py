@@ -48,7 +48,7 @@ class Evaluator:
         """Return the figures of a category, ready for JSON; write its maps and its page, if asked for."""
         choice = self.search.choice(self.preset)
         with ExitStack() as stack:
-            building = 0.0
+            building, failed = 0.0, list[str]()
             if gallery is not None:
                 opened = stack.enter_context(Gallery(gallery))
                 self.pixels.require_equal(opened)
@@ -57,7 +57,7 @@ class Evaluator:
                 started = time.perf_counter()
                 loaded = self._load(dataset)
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
-                opened = stack.enter_context(self._build(dataset, Path(folder) / "gallery", loaded))
+                opened = stack.enter_context(self._build(dataset, Path(folder) / "gallery", loaded, failed))
                 building = time.perf_counter() - started
             settings = choice.settings(tuned_search(opened))
             detector = Detector(
@@ -77,7 +77,12 @@ class Evaluator:
                 "layout": dataset.layout,
                 **found.summary(detector.kind),
                 "false_alarms": detector.false_alarms,
-                "gallery": {"images": len(opened), "snapshot": opened.snapshot, "seconds": building},
+                "gallery": {
+                    "images": len(opened),
+                    "snapshot": opened.snapshot,
+                    "seconds": building,
+                    "not_decoded": evaluation.not_decoded(failed),
+                },
                 "search": asdict(settings) | {"image_score": detector.kind},
                 "kernel": str(detector.kernel),
                 "map_pool": detector.map_pool.info(),
@@ -112,7 +117,8 @@ class Evaluator:
             return sized_backbone(self.backbone, self.device, normal, values)
         return self.backbone.load(self.device, preset=self.preset, pixels=values)
 
-    def _build(self, dataset: Dataset, path: Path, backbone: Backbone) -> Gallery:
+    def _build(self, dataset: Dataset, path: Path, backbone: Backbone, failed: list[str]) -> Gallery:
+        """Build the gallery of a category; add the images that cannot be decoded, and why, to `failed`."""
         with Progress("build", len(dataset.normal)) as progress:
             built = build_gallery(
                 dataset,
@@ -120,6 +126,7 @@ class Evaluator:
                 backbone,
                 batch_size=self.loading.batch_size,
                 workers=self.loading.workers,
+                failed=lambda error: failed.append(str(error)),
                 notice=progress.say,
                 progress=progress,
             )

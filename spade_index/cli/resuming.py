@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # it takes long to import
     from spade_index.method.labelled import Dataset
 
+FORMAT = 2  # of the figures; those kept in another format are computed again
+
 
 class Finished:
     """The figures of the categories that are done, in FILE.part beside the file of all figures.
@@ -37,7 +39,7 @@ class Finished:
         self._categories[dataset.name] = {"images": _print_of(dataset), "figures": figures}
         if self.path is not None:
             unfinished = self.path.with_name(f".{self.path.name}.tmp")
-            content = {"options": self._options, "categories": self._categories}
+            content = {"format": FORMAT, "options": self._options, "categories": self._categories}
             unfinished.write_text(json.dumps(content) + "\n")
             unfinished.replace(self.path)
 
@@ -49,7 +51,7 @@ class Finished:
     def _read(self, path: Path) -> dict[str, dict[str, Any]]:
         try:
             content = json.loads(path.read_text())
-            if content["options"] != self._options:
+            if content.get("format") != FORMAT or content["options"] != self._options:
                 return {}
             return {
                 str(name): {"images": str(of["images"]), "figures": dict(of["figures"])}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from spade_index.errors import InputError
+from spade_index.errors import ImageError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
@@ -49,6 +49,7 @@ def build_gallery(
     *,
     batch_size: int = BATCH_SIZE,
     workers: int = WORKERS,
+    failed: Callable[[ImageError], None] = lambda error: None,
     notice: Callable[[str], None] = lambda line: None,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Gallery:
@@ -60,16 +61,25 @@ def build_gallery(
         backbone: that computes the features.
         batch_size: images per batch.
         workers: decoding threads.
-        notice: told of images that cannot be decoded.
+        failed: given the error of each image that cannot be decoded, which is left out.
+        notice: told of the same in words, and of other images that are left out.
         progress: told of the number of images done.
 
     Raises:
-        InputError: the dataset has no normal images.
+        InputError: the dataset has no normal images, or none of them can be decoded.
     """
     found = dataset if isinstance(dataset, Dataset) else find_dataset(dataset)
     normal = found.require_normal()
     with GalleryWriter(path, backbone.settings) as writer:
-        writer.add(iter(normal), backbone, batch_size=batch_size, workers=workers, notice=notice, progress=progress)
+        writer.add(
+            iter(normal),
+            backbone,
+            failed=failed,
+            batch_size=batch_size,
+            workers=workers,
+            notice=notice,
+            progress=progress,
+        )
         if not len(writer.gallery):
             raise InputError(f"{found.path}: none of the normal images in {found.normal_from} could be decoded")
         writer.build_index()

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from spade_index.errors import ImageError, InputError
-from spade_index.images.decode import Geometry
+from spade_index.images.decode import DecodedImage, Geometry
 from spade_index.images.loading import load_all
 from spade_index.images.masks import Marked, orientation_of, read_marks, union
 from spade_index.settings import BATCH_SIZE, WORKERS, ImageScore
@@ -68,6 +68,7 @@ class Evaluation:
     extracting: float = 0.0  # seconds in the backbone
     searching: float = 0.0  # seconds in the image and the pixel level
     most: int = MOST  # pixel scores of a kind that are kept apart
+    failed: list[str] = field(default_factory=list)  # images that could not be decoded, and why
 
     @property
     def kinds(self) -> list[str]:
@@ -117,6 +118,7 @@ class Evaluation:
             "image_score": image_score,
             "image_roc_auc_by_score_neighbours": self.by_neighbours(),
             "kinds": {kind: self._figures(kind, image_score) for kind in self.kinds},
+            "not_decoded": not_decoded(self.failed),
             "seconds": {
                 "loading": self.loading,
                 "backbone": self.extracting,
@@ -174,6 +176,7 @@ def evaluate(
 
     Raises:
         InputError: a mask does not fit, or no good or no defective image could be decoded.
+        ValueError: the detector has no backbone, or does not make a score map of every image.
     """
     if detector.backbone is None:
         raise ValueError("this detector has no backbone")
@@ -182,6 +185,7 @@ def evaluate(
     preprocessing = detector.gallery.settings.preprocessing
 
     def failed(error: ImageError) -> None:
+        evaluation.failed.append(str(error))
         notice(f"skipped {error}")
         progress(1)
 
@@ -190,16 +194,8 @@ def evaluate(
     )
     started = time.perf_counter()
     while batch := list(islice(loaded, batch_size)):
-        decoded = time.perf_counter()
-        features = detector.backbone(np.stack([image.pixels for image in batch]))
-        pooled = features.pooled.cpu().numpy()
-        extracted = time.perf_counter()
-        detections = detector.detect_features(pooled, features.pyramid)
-        searched = time.perf_counter()
-        evaluation.loading += decoded - started
-        evaluation.extracting += extracted - decoded
-        evaluation.searching += searched - extracted
-        for image, detection in zip(batch, detections, strict=True):
+        evaluation.loading += time.perf_counter() - started
+        for image, detection in zip(batch, _searched(evaluation, detector, batch), strict=True):
             if image.notice is not None:
                 notice(image.notice)
             judged, marks = _judge(by_file[id(image.file)], image.geometry, detection, metric_size, notice)
@@ -211,6 +207,24 @@ def evaluate(
     if not evaluation.outcomes.count(GOOD) or not evaluation.kinds:
         raise InputError("none of the good, or none of the defective test images could be decoded")
     return evaluation
+
+
+def _searched(evaluation: Evaluation, detector: Detector, batch: Sequence[DecodedImage]) -> list[Detection]:
+    """Return the detections of a batch; add the time that they take to the evaluation."""
+    assert detector.backbone is not None
+    started = time.perf_counter()
+    features = detector.backbone(np.stack([image.pixels for image in batch]))
+    pooled = features.pooled.cpu().numpy()
+    extracted = time.perf_counter()
+    detections = detector.detect_features(pooled, features.pyramid)
+    evaluation.extracting += extracted - started
+    evaluation.searching += time.perf_counter() - extracted
+    return detections
+
+
+def not_decoded(failed: Sequence[str]) -> dict[str, Any]:
+    """Return, ready for JSON, how many images could not be decoded, and which, each with the reason."""
+    return {"count": len(failed), "images": list(failed)}
 
 
 def _judge(

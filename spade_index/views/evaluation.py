@@ -100,6 +100,7 @@ def write_evaluation(
             ("False alarms", figures["false_alarm_rate"]),
             ("Image score", figures["image_score"]),
             ("Test images", figures["images"]),
+            ("Not decoded", figures["not_decoded"]["count"]),
             ("Gallery", f"{figures['gallery']['images']:,} images"),
             ("Backbone", figures["settings"]["backbone"]),
             ("Search per image", f"{1e3 * figures['seconds']['search_per_image']:.0f} ms"),

@@ -124,6 +124,8 @@ def test_an_image_that_cannot_be_decoded_is_named_and_left_out(dataset, gallery_
     assert len(lines) == 1
     assert str(Path("test", "hole", "001.png")) in lines[0]
     assert evaluation.summary("both")["kinds"]["hole"]["images"] == 2
+    assert evaluation.summary("both")["not_decoded"] == {"count": 1, "images": evaluation.failed}
+    assert lines == [f"skipped {evaluation.failed[0]}"]
 
 
 @pytest.mark.parametrize("contents", ["another size", "no image"])

@@ -43,6 +43,7 @@ class Ingest:
         strict: bool,
         keep_removed: bool,
         left_out: Callable[[OwnOutput], None] | None,
+        failed: Callable[[ImageError], None],
         notice: Callable[[str], None],
         progress: Callable[[int], None],
     ) -> None:
@@ -50,6 +51,7 @@ class Ingest:
         self._backbone = backbone
         self._strict = strict
         self._left_out = left_out
+        self._tell_failed = failed
         self._notice = notice
         self._progress = progress
         self._admission = Admission(
@@ -117,6 +119,7 @@ class Ingest:
         if self._strict:
             raise error
         self._admission.report.failed += 1
+        self._tell_failed(error)
         self._notice(f"skipped {error}")
         self._progress(1)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spade_index.errors import ImageError
 from spade_index.gallery.catalog.schema import TUNED
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.store.leave_one_out import LeaveOneOut
@@ -44,6 +45,7 @@ class GalleryWriter(Session):
         strict: bool = False,
         keep_removed: bool = False,
         left_out: Callable[[OwnOutput], None] | None = None,
+        failed: Callable[[ImageError], None] = lambda error: None,
         batch_size: int = BATCH_SIZE,
         workers: int = WORKERS,
         processes: bool = False,
@@ -53,11 +55,12 @@ class GalleryWriter(Session):
         """Add images. Images of the gallery are not read again, so an interrupted call can be repeated.
 
         An image with a known id and other contents is kept as it was, or replaced with `replace`. One that cannot be
-        decoded is named to `notice` and left out; with `strict` it raises ImageError after the images before it
-        are committed. With `keep_removed`, images that were removed since the last compaction are left out, by their
-        contents. `left_out` is told of pictures that this package drew, which are no photographs; without it they are
-        images that cannot be decoded. `progress` is called with the number of images processed. Images are decoded in
-        `workers` threads, or processes, which are faster where images are small and many (see `load_all`).
+        decoded is named to `notice` and left out, and its error is given to `failed`; with `strict` it raises
+        ImageError after the images before it are committed. With `keep_removed`, images that were removed since the
+        last compaction are left out, by their contents. `left_out` is told of pictures that this package drew, which
+        are no photographs; without it they are images that cannot be decoded. `progress` is called with the number of
+        images processed. Images are decoded in `workers` threads, or processes, which are faster where images are small
+        and many (see `load_all`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
         ingest = Ingest(
@@ -67,6 +70,7 @@ class GalleryWriter(Session):
             strict=strict,
             keep_removed=keep_removed,
             left_out=left_out,
+            failed=failed,
             notice=notice,
             progress=progress,
         )
