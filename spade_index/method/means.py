@@ -4,17 +4,14 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+from .evaluation import PIXEL_FIGURES, SATURATING_FIGURES
+
 AVERAGED = (
     "image_roc_auc",
     "image_average_precision",
     "image_f1_max",
-    "pixel_roc_auc",
-    "pixel_average_precision",
-    "pixel_f1_max",
-    "pro",
-    "pro_05",
-    "spro",
-    "spro_05",
+    *PIXEL_FIGURES.values(),
+    *SATURATING_FIGURES.values(),
     "hit_rate",
     "false_alarm_rate",
 )
