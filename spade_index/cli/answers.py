@@ -44,6 +44,7 @@ def answer_images(
     with Progress("query") as progress:
 
         def on_error(error: ImageError) -> None:
+            """Leave out a picture of this package; count and name what cannot be decoded."""
             nonlocal failed
             if isinstance(error, OwnOutput):
                 sources.leave_out(error)

@@ -8,8 +8,9 @@ import click
 
 from spade_index.settings import DEFAULT_BACKBONE, PAPER_PREPROCESSING, Precision, Preprocessing
 
+from .options import whole_option
 from .parsing import names, numbers, size
-from .values import WEIGHTS, WHOLE, WholeRange
+from .values import WEIGHTS, WHOLE
 
 if TYPE_CHECKING:  # both take long to import, and commands that have no backbone do without
     from spade_index.features.backbone import Backbone
@@ -44,10 +45,10 @@ class BackboneOptions:
     ]
     stored_grid: Annotated[
         int | None,
-        click.option(
+        whole_option(
             "--stored-grid",
-            type=WholeRange(1),
-            help="Average levels to this many cells along the longer edge, before they are stored [not averaged]",
+            None,
+            "Average levels to this many cells along the longer edge, before they are stored [not averaged]",
         ),
     ]
     resize: Annotated[

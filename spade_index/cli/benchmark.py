@@ -10,7 +10,7 @@ from spade_index.errors import InputError
 from spade_index.settings import MODES, STORAGES
 
 from . import parsing
-from .options import device_option
+from .options import device_option, whole_option
 from .outputs import require_writable
 from .values import MOST_IMAGES, MOST_WORKERS, PATH, REAL, WholeRange
 
@@ -25,10 +25,8 @@ def benchmark() -> None:
 @benchmark.command()
 @click.option("--json", "json_file", type=PATH, help="Write the figures to this file.")
 @click.option("--picture", type=PATH, help="Draw them, a PNG.")
-@click.option("--neighbours", type=WholeRange(1), default=50, show_default=True, help="K maps per query.")
-@click.option(
-    "--pixel-neighbours", type=WholeRange(1, 10), default=1, show_default=True, help="Nearest pixels to find."
-)
+@whole_option("--neighbours", 50, "K maps per query.")
+@whole_option("--pixel-neighbours", 1, "Nearest pixels to find.", most=10)
 @click.option("--mode", type=click.Choice(MODES), default=MODES[0], show_default=True, help="How levels are combined.")
 @click.option("--sets", help="Comma-separated names: coffee, cat, camera, brick, grass, gravel, photos, tiles [all]")
 @click.option("--tiles", type=PATH, help="A dataset in MVTec layout, as one more set.")
@@ -39,16 +37,10 @@ def benchmark() -> None:
     show_default=True,
     help="Features in the shapes of WideResNet50-2, or as efficientnet-lite0 makes them.",
 )
-@click.option("--repeats", type=WholeRange(1), default=3, show_default=True, help="Rounds; medians are quoted.")
+@whole_option("--repeats", 3, "Rounds; medians are quoted.")
 @click.option("--peers", help="Comma-separated contenders; an unknown one lists them [all]")
-@click.option(
-    "--peer-maps",
-    type=WholeRange(1),
-    default=2,
-    show_default=True,
-    help="Maps that peers are timed with; extrapolated to K.",
-)
-@click.option("--input-size", type=WholeRange(32, 1024), default=224, show_default=True, help="Edge of the images.")
+@whole_option("--peer-maps", 2, "Maps that peers are timed with; extrapolated to K.")
+@whole_option("--input-size", 224, "Edge of the images.", least=32, most=1024)
 def kernel(
     json_file: Path | None,
     picture: Path | None,
@@ -101,16 +93,10 @@ def kernel(
     help="Comma-separated sizes of the gallery, in images.",
 )
 @click.option("--storage", type=click.Choice(STORAGES), default="sq8", show_default=True, help="Of inverted lists.")
-@click.option(
-    "--queries",
-    type=WholeRange(20),
-    default=1000,
-    show_default=True,
-    help="Photographs to query with.",
-)
+@whole_option("--queries", 1000, "Photographs to query with.", least=20)
 @click.option("--peers", help="Comma-separated, or none: flat, hnswlib [all]")
 @click.option("--peer-minutes", type=REAL, default=30, show_default=True, help="Time that a peer may take at a size.")
-@click.option("--input-size", type=WholeRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
+@whole_option("--input-size", 64, "Edge of the images.", least=32, most=1024)
 @click.option("--keep", is_flag=True, help="Keep that folder.")
 def gallery(
     photographs: Path,
@@ -157,8 +143,8 @@ def gallery(
     help="A folder, .tar, text list or file of images [synthetic ones]",
 )
 @click.option("--images", type=WholeRange(1), help="Take the first N [all; 8,000 synthetic images]")
-@click.option("--input-size", type=WholeRange(32, 1024), default=64, show_default=True, help="Edge of the images.")
-@click.option("--batch-size", type=WholeRange(1, MOST_IMAGES), default=32, show_default=True, help="Images per batch.")
+@whole_option("--input-size", 64, "Edge of the images.", least=32, most=1024)
+@whole_option("--batch-size", 32, "Images per batch.", most=MOST_IMAGES)
 @click.option(
     "--workers",
     type=WholeRange(1, MOST_WORKERS),

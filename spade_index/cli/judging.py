@@ -13,7 +13,7 @@ from .progress import Progress
 if TYPE_CHECKING:  # both take long to import
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.write.writer import GalleryWriter
-    from spade_index.images.find import ImageFile
+    from spade_index.images.files import ImageFile
 
 
 def sized_backbone(

@@ -39,11 +39,22 @@ false_alarms_option = click.option(
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 
 
+def whole_option(
+    name: str, default: int | None, help: str, *, least: int = 1, most: int | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return an option that is an integer from `least` to `most`; the help shows a default other than None."""
+    return click.option(
+        name, type=WholeRange(least, most), default=default, show_default=default is not None, help=help
+    )
+
+
 def takes(parameter: str, group: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds a group's options to a command, and passes the group as `parameter`."""
     hints = get_type_hints(group, include_extras=True)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        """Return the command, called with an object of the group in place of its options."""
+
         @functools.wraps(command)
         def call(*arguments: Any, **values: Any) -> None:
             chosen = group(**{name: values.pop(name) for name in hints})
@@ -70,10 +81,10 @@ class KernelOptions:
     ]
     map_memory: Annotated[
         int | None,
-        click.option(
+        whole_option(
             "--map-memory",
-            type=WholeRange(1),
-            help="MiB of normal images' feature maps that are kept for the pixel search [128; half of a GPU's memory]",
+            None,
+            "MiB of normal images' feature maps that are kept for the pixel search [128; half of a GPU's memory]",
         ),
     ]
 
@@ -87,16 +98,7 @@ class KernelOptions:
 class LoadingOptions:
     """Options of decoding and batching images."""
 
-    batch_size: Annotated[
-        int,
-        click.option(
-            "--batch-size",
-            type=WholeRange(1, MOST_IMAGES),
-            default=BATCH_SIZE,
-            show_default=True,
-            help="Images per batch.",
-        ),
-    ]
+    batch_size: Annotated[int, whole_option("--batch-size", BATCH_SIZE, "Images per batch.", most=MOST_IMAGES)]
     workers: Annotated[
         int,
         click.option(

@@ -14,7 +14,7 @@ from .values import AnyReal
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.gallery.reader import Gallery
-    from spade_index.images.find import ImageFile
+    from spade_index.images.files import ImageFile
 
 FIELDS = ("bits", "pixel_range")
 AUTO = "auto"  # the bits are found in a sample of the images

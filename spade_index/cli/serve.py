@@ -13,10 +13,10 @@ import click
 from spade_index.errors import InputError
 from spade_index.server.settings import MIB, ServeSettings
 
-from .options import KernelOptions, device_option, preset_option, takes
+from .options import KernelOptions, device_option, preset_option, takes, whole_option
 from .search_options import SearchOptions
 from .streams import default_signals
-from .values import GALLERY, PATH, RealRange, WholeRange
+from .values import GALLERY, PATH, RealRange
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
 MEGA = 1_000_000
@@ -32,16 +32,7 @@ class ServeOptions:
             "--host", default=ServeSettings.host, show_default=True, help="Address; any but loopback needs API keys."
         ),
     ]
-    port: Annotated[
-        int,
-        click.option(
-            "--port",
-            type=WholeRange(0, 65535),
-            default=ServeSettings.port,
-            show_default=True,
-            help="0: any that is free.",
-        ),
-    ]
+    port: Annotated[int, whole_option("--port", ServeSettings.port, "0: any that is free.", least=0, most=65535)]
     api_keys: Annotated[
         Path | None,
         click.option(
@@ -60,86 +51,16 @@ class ServeOptions:
         tuple[str, ...],
         click.option("--allow-origin", multiple=True, help="https://SITE whose pages may call this service."),
     ]
-    memory: Annotated[
-        int,
-        click.option(
-            "--memory",
-            type=WholeRange(64),
-            default=ServeSettings.memory // MIB,
-            show_default=True,
-            help="MiB of open galleries.",
-        ),
-    ]
-    batch_size: Annotated[
-        int,
-        click.option(
-            "--batch-size",
-            type=WholeRange(1),
-            default=ServeSettings.batch_images,
-            show_default=True,
-            help="Images computed together.",
-        ),
-    ]
-    queue: Annotated[
-        int,
-        click.option(
-            "--queue",
-            type=WholeRange(1),
-            default=ServeSettings.queue_images,
-            show_default=True,
-            help="Images that may wait.",
-        ),
-    ]
-    max_body: Annotated[
-        int,
-        click.option(
-            "--max-body",
-            type=WholeRange(1),
-            default=ServeSettings.body_bytes // MIB,
-            show_default=True,
-            help="MiB of a query's body.",
-        ),
-    ]
-    max_upload: Annotated[
-        int,
-        click.option(
-            "--max-upload",
-            type=WholeRange(1),
-            default=ServeSettings.add_bytes // MIB,
-            show_default=True,
-            help="MiB of images to add.",
-        ),
-    ]
-    max_images: Annotated[
-        int,
-        click.option(
-            "--max-images",
-            type=WholeRange(1),
-            default=ServeSettings.request_images,
-            show_default=True,
-            help="Images of a query.",
-        ),
-    ]
+    memory: Annotated[int, whole_option("--memory", ServeSettings.memory // MIB, "MiB of open galleries.", least=64)]
+    batch_size: Annotated[int, whole_option("--batch-size", ServeSettings.batch_images, "Images computed together.")]
+    queue: Annotated[int, whole_option("--queue", ServeSettings.queue_images, "Images that may wait.")]
+    max_body: Annotated[int, whole_option("--max-body", ServeSettings.body_bytes // MIB, "MiB of a query's body.")]
+    max_upload: Annotated[int, whole_option("--max-upload", ServeSettings.add_bytes // MIB, "MiB of images to add.")]
+    max_images: Annotated[int, whole_option("--max-images", ServeSettings.request_images, "Images of a query.")]
     max_pixels: Annotated[
-        int,
-        click.option(
-            "--max-pixels",
-            type=WholeRange(1),
-            default=ServeSettings.image_pixels // MEGA,
-            show_default=True,
-            help="Million pixels of an image.",
-        ),
+        int, whole_option("--max-pixels", ServeSettings.image_pixels // MEGA, "Million pixels of an image.")
     ]
-    connections: Annotated[
-        int,
-        click.option(
-            "--connections",
-            type=WholeRange(1),
-            default=ServeSettings.connections,
-            show_default=True,
-            help="Connections at a time.",
-        ),
-    ]
+    connections: Annotated[int, whole_option("--connections", ServeSettings.connections, "Connections at a time.")]
     timeout: Annotated[
         float,
         click.option(

@@ -32,6 +32,7 @@ TURNS = {  # that undo EXIF's orientations
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes
 FRAMED = ("GIF", "PNG", "WEBP", "AVIF", HEIF)  # TIFF's pages are files of their own; what JPEG adds are previews
 FRAMES = "it has several frames, of which the first is read: save the others as files of their own"
 AS_STORED = Preprocessing()  # no range is known: pixels of 16 bits are read by their upper eight
@@ -184,7 +185,7 @@ def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
 
 def _to_rgb(image: Image.Image, profile: object) -> Image.Image:
     """Return an image of 8 bits in RGB, from the colours of an ICC profile if there is one, and over white."""
-    transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    transparent = image.mode in WITH_ALPHA or "transparency" in image.info
     if isinstance(profile, bytes):
         if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK") or (transparent and image.mode in ("L", "RGB")):
             image = image.convert("RGBA" if transparent else "RGB")

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from spade_index.errors import InputError
 
-from .decode import MAX_PIXELS, ORIENTATION, TURNS, Geometry
+from .decode import MAX_PIXELS, ORIENTATION, TURNS, WITH_ALPHA, Geometry
 from .deep_files import WHITE_IS_ZERO, read_deep
 from .files import SUFFIXES
 from .formats import FORMATS, open_image
@@ -26,7 +26,6 @@ from .passed_over import is_debris
 from .tiff import PHOTOMETRIC
 
 Size = tuple[int, int]
-ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 @dataclass(frozen=True)
@@ -194,9 +193,9 @@ def _levels(image: ImageFile.ImageFile, data: bytes) -> np.ndarray:
     """Return one number for each pixel of an image just opened from `data`, [H, W]: 0 where it is normal."""
     deep = read_deep(image, data)
     if deep is not None:
-        return _of_bands(deep.values, alpha=deep.mode in ALPHA)
+        return _of_bands(deep.values, alpha=deep.mode in WITH_ALPHA)
     image.load()
-    if image.mode in ALPHA:
+    if image.mode in WITH_ALPHA:
         return _of_bands(np.asarray(image if image.mode == "LA" else image.convert("RGBA")), alpha=True)
     levels = np.asarray(image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image)
     if levels.dtype == bool:

@@ -1,5 +1,6 @@
 """What is found beside images and passed over: counted by kind, and named if that is asked for."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -45,26 +46,24 @@ class PassedOver:
         A pattern without a slash is compared with each name on the path of a file, one with a slash with the path
         below its source or with the path as it was given. `*` stands for any characters.
         """
-        patterns = {_plain(pattern) for pattern in exclude}
-        patterns |= {pattern.removeprefix("**/").replace("/**/", "/") for pattern in patterns}
-        self._names = [pattern for pattern in patterns if "/" not in pattern]
-        self._below = [pattern for pattern in patterns if "/" in pattern]
-        self._shown = [pattern for pattern in self._below if not pattern.startswith("*")]  # else of folders above
+        self._exclude = [_Pattern(pattern) for pattern in dict.fromkeys(exclude)]
+        self._matched: set[_Pattern] = set()
         self._show = show
         self._counts: Counter[str] = Counter()
         self._suffixes: Counter[str] = Counter()
         self._drawn: list[str] = []
 
     def __bool__(self) -> bool:
-        return bool(self._counts)
+        return bool(self._counts or self._unmatched)
 
     def __str__(self) -> str:
-        """One line: the number of names of each kind."""
+        """One line: the number of names of each kind, and the patterns that match none."""
         kinds = [
             f"{count:,} {kind}" + (self._by_suffix() if kind == SUFFIX else "") for kind, count in self._counts.items()
         ]
         hint = "" if self._show else " (--show-skipped names them)"
-        return f"passed over: {', '.join(kinds)}{hint}"
+        counted = [f"passed over: {', '.join(kinds)}{hint}"] if kinds else []
+        return "; ".join([*counted, *(f"--exclude {shlex.quote(given)} matched nothing" for given in self._unmatched)])
 
     def add(self, kind: str, name: str) -> None:
         """Count a name."""
@@ -116,24 +115,47 @@ class PassedOver:
             return True
         return False
 
+    @property
+    def _unmatched(self) -> list[str]:
+        return [as_text(pattern.given) for pattern in self._exclude if pattern not in self._matched]
+
     def _kind(self, name: str, below: str, shown: str) -> str | None:
+        excluded = self._excluded(name, below, shown)  # first, so that its patterns count as matched
         if name.lower() in SYSTEM_NAMES or name.startswith(OFFICE):
             return SYSTEM
         if name.startswith("."):
             return HIDDEN
-        return EXCLUDED if self._excluded(name, below, shown) else None
+        return EXCLUDED if excluded else None
 
     def _excluded(self, name: str, below: str, shown: str) -> bool:
-        return (
-            any(fnmatchcase(name, pattern) for pattern in self._names)
-            or any(fnmatchcase(below, pattern) for pattern in self._below)
-            or any(fnmatchcase(_plain(shown), pattern) for pattern in self._shown)
-        )
+        matching = [pattern for pattern in self._exclude if pattern.matches(name, below, shown)]
+        self._matched.update(matching)
+        return bool(matching)
 
     def _by_suffix(self) -> str:
         common = sorted(self._suffixes.items(), key=lambda item: (-item[1], item[0]))[:SHOWN_SUFFIXES]
         more = ", ..." if len(common) < len(self._suffixes) else ""
         return f" ({', '.join(f'{suffix} {count:,}' for suffix, count in common)}{more})"
+
+
+class _Pattern:
+    """A pattern of names, or with a slash, of paths; see `PassedOver`."""
+
+    def __init__(self, given: str) -> None:
+        self.given = given
+        plain = _plain(given)
+        forms = {plain, plain.removeprefix("**/").replace("/**/", "/")}
+        self._names = [form for form in forms if "/" not in form]
+        self._below = [form for form in forms if "/" in form]
+        self._shown = [form for form in self._below if not form.startswith("*")]  # else of folders above
+
+    def matches(self, name: str, below: str, shown: str) -> bool:
+        """Return whether a file or folder matches; arguments as for `PassedOver.leaves_out`."""
+        return (
+            any(fnmatchcase(name, form) for form in self._names)
+            or any(fnmatchcase(below, form) for form in self._below)
+            or any(fnmatchcase(_plain(shown), form) for form in self._shown)
+        )
 
 
 def _plain(path: str) -> str:

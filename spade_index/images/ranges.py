@@ -13,7 +13,7 @@ from spade_index.settings import BITS, WORKERS
 from .decode import MAX_PIXELS
 from .deep_files import read_deep
 from .depth import bits_of
-from .find import ImageFile
+from .files import ImageFile
 from .formats import open_image
 
 SAMPLE = 64  # images

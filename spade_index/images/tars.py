@@ -18,7 +18,7 @@ from typing import IO, Any
 from spade_index.errors import ImageError, InputError
 
 from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
-from .links import followed, link_target, member_path
+from .links import folders_of, followed, link_target, member_path
 from .passed_over import AFTER_END, DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
 
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, lzma.LZMAError)
@@ -88,7 +88,7 @@ def _wanted(
     """Return the names of links to images, by the path of the file that they lead to."""
     files = {member_path(member.name) for member in members if member.isfile()}
     folders = {member_path(member.name) for member in members if member.isdir()}
-    folders |= {folder for file in files for folder in _above(file)}
+    folders |= folders_of(files)
     targets = {
         member_path(link.name): member_path(link.linkname) if link.islnk() else link_target(link.name, link.linkname)
         for link in links
@@ -103,11 +103,6 @@ def _wanted(
             kind = TWICE if target in folders else SUFFIX if target in files else DEAD_LINK
             passed_over.add(kind, f"{shown}::{name}")
     return wanted
-
-
-def _above(path: str) -> Iterator[str]:
-    while path := path.rpartition("/")[0]:
-        yield path
 
 
 def _linked(path: Path, wanted: dict[str, list[str]]) -> Iterator[ImageFile]:

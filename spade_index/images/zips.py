@@ -14,7 +14,7 @@ from pathlib import Path
 from spade_index.errors import ImageError, InputError
 
 from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, require_size
-from .links import followed, link_target, member_path
+from .links import folders_of, followed, link_target, member_path
 from .passed_over import DEAD_LINK, SUFFIX, TWICE, PassedOver
 
 WINDOWS = 0  # where a member comes from
@@ -40,14 +40,14 @@ def in_zip(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
         if _is_link(member)
     }
     files = {name: member for name, member in files.items() if name not in links}
+    folders = folders_of(files) if links else set()
     for member in members:
         name = _name(member)
         if passed_over.leaves_out_member(name, shown):
             continue
         target = followed(member_path(name), links, files)
         if target not in files:
-            folder = target is not None and any(file.startswith(f"{target}/") for file in files)
-            passed_over.add(TWICE if folder else DEAD_LINK, f"{shown}::{name}")
+            passed_over.add(TWICE if target in folders else DEAD_LINK, f"{shown}::{name}")
         elif not has_image_suffix(name):
             passed_over.add(SUFFIX, f"{shown}::{name}")
         else:

@@ -72,6 +72,7 @@ def test_pictures_are_excluded_by_pattern(gallery: Path, tmp_path: Path) -> None
     assert "2 added" in run("add", gallery, folder, "--exclude", "*_mask.png", "--prefix", "more/").stdout
     assert "1 added" in run("build", folder, tmp_path / "new", "--exclude", "00[01].*", *BACKBONE).stdout
     assert "excluded" in refused("query", gallery, folder, "--exclude", "*")
+    assert run("query", gallery, folder, "--exclude", "*_msk*").stderr == "--exclude '*_msk*' matched nothing\n"
 
 
 def test_a_list_on_standard_input(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +115,15 @@ def test_removed_images_stay_out(gallery: Path, dataset: Path, tmp_path: Path) -
     assert "1 added, 1 were removed before" in run("add", gallery, tmp_path / "other").stdout
     assert "1 added, 10 already there, 1 changed but kept as they were" in run("add", gallery, good, "--again").stdout
     assert "0 added" in run("add", gallery, good).stdout
+
+
+def test_an_empty_gallery_whose_images_stay_out_is_not_indexed(gallery: Path, dataset: Path) -> None:
+    ids = [file.name for file in sorted((dataset / "train" / "good").iterdir())]
+    run("add", gallery, dataset / "train" / "good")
+    run("remove", gallery, *ids)
+    again = run("add", gallery, dataset / "train" / "good")
+    assert "0 added, 12 were removed before and stay out (--again takes them); 0 images" in again.stdout
+    assert again.stderr == ""
 
 
 def test_images_that_were_replaced_or_restored_were_not_removed_on_purpose(

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spade_index.errors import ImageError, InputError
-from spade_index.images import decode, find_images, load
+from spade_index.errors import InputError
+from spade_index.images import find_images, load
 from spade_index.images.ranges import find_bits
 from spade_index.settings import Preprocessing
 
+from helpers.decoding import read, refusal
 from helpers.deep import png16, scaled, tiff, write
 from helpers.tiny import image_file, random_image
 
@@ -20,19 +21,6 @@ ENCODED = {
     "big-endian tiff": lambda values: tiff(values, byteorder=">"),
     "compressed tiff": lambda values: tiff(values, compression="zlib", predictor=True),
 }
-
-
-def read(data: bytes, **how: object) -> np.ndarray:
-    return np.asarray(decode(data, "folder/x.png", how=Preprocessing(**how)))
-
-
-def refusal(data: bytes, **how: object) -> str:
-    with pytest.raises(ImageError) as raised:
-        read(data, **how)
-    message = str(raised.value)
-    assert message.startswith("folder/x.png: ")
-    assert "\n" not in message
-    return message
 
 
 def notice(data: bytes, **how: object) -> str | None:

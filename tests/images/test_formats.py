@@ -10,8 +10,8 @@ from spade_index.errors import ImageError
 from spade_index.images import decode, find_images
 from spade_index.images.formats import _heif
 from spade_index.images.ranges import find_bits
-from spade_index.settings import Preprocessing
 
+from helpers.decoding import read, refusal
 from helpers.deep import png16, scaled, tiff
 from helpers.tiny import random_image
 from helpers.uploads import encoded
@@ -20,19 +20,6 @@ PHOTO = random_image(3, (40, 24))
 RGB = np.asarray(PHOTO)
 GREY = np.asarray(PHOTO.convert("L"))
 SMOOTH = PHOTO.resize((160, 96), Image.Resampling.BICUBIC)
-
-
-def read(data: bytes, **how: object) -> np.ndarray:
-    return np.asarray(decode(data, "folder/x", how=Preprocessing(**how)))
-
-
-def refusal(data: bytes, **how: object) -> str:
-    with pytest.raises(ImageError) as raised:
-        read(data, **how)
-    message = str(raised.value)
-    assert message.startswith("folder/x: ")
-    assert "\n" not in message
-    return message
 
 
 def pnm(kind: str, width: int, height: int, most: int | None, body: bytes) -> bytes:

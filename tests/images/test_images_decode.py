@@ -1,6 +1,5 @@
 """Every image file is decoded to upright 8-bit RGB, or refused by an ImageError that names it in one line."""
 
-import io
 import struct
 import zlib
 
@@ -16,8 +15,10 @@ from spade_index.images import covered, decode, preprocess
 from spade_index.images.decode import MAX_PIXELS
 from spade_index.settings import Preprocessing
 
+from helpers.decoding import read, refusal
 from helpers.deep import png16, tiff
 from helpers.tiny import random_image
+from helpers.uploads import encoded
 
 # Outside of tests the package silences what Pillow has to say.
 pytestmark = [
@@ -26,27 +27,6 @@ pytestmark = [
 ]
 
 PHOTO = random_image(3, (40, 24))
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def pixels(data: bytes) -> np.ndarray:
-    image = decode(data, "x.png")
-    assert image.mode == "RGB"
-    return np.asarray(image)
-
-
-def refusal(data: bytes, name: str = "folder/x.png") -> str:
-    with pytest.raises(ImageError) as raised:
-        decode(data, name)
-    message = str(raised.value)
-    assert message.startswith(f"{name}: ")
-    assert "\n" not in message
-    return message
 
 
 def claiming(width: int, height: int) -> bytes:
@@ -82,28 +62,28 @@ REAL = {
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 def test_lossless_formats_are_exact(kind):
-    assert np.array_equal(pixels(encoded(PHOTO, kind)), np.asarray(PHOTO))
+    assert np.array_equal(read(encoded(PHOTO, kind)), np.asarray(PHOTO))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 def test_lossy_formats_are_close(kind):
     smooth = PHOTO.resize((160, 96), Image.Resampling.BICUBIC)
-    difference = pixels(encoded(smooth, kind, quality=95)).astype(int) - np.asarray(smooth)
+    difference = read(encoded(smooth, kind, quality=95)).astype(int) - np.asarray(smooth)
     assert np.abs(difference).mean() < 4
 
 
 def test_grey_and_one_bit_images():
     grey = PHOTO.convert("L")
-    assert np.array_equal(pixels(encoded(grey, "PNG"))[..., 1], np.asarray(grey))
+    assert np.array_equal(read(encoded(grey, "PNG"))[..., 1], np.asarray(grey))
     bits = PHOTO.convert("1")
-    assert np.array_equal(pixels(encoded(bits, "PNG"))[..., 2], np.asarray(bits) * 255)
-    assert np.array_equal(pixels(encoded(bits, "TIFF", compression="group4"))[..., 0], np.asarray(bits) * 255)
+    assert np.array_equal(read(encoded(bits, "PNG"))[..., 2], np.asarray(bits) * 255)
+    assert np.array_equal(read(encoded(bits, "TIFF", compression="group4"))[..., 0], np.asarray(bits) * 255)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_keep_their_upper_eight(kind):
     wide = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
-    result = pixels(encoded(Image.fromarray(wide), kind))
+    result = read(encoded(Image.fromarray(wide), kind))
     assert np.array_equal(result, np.repeat((wide >> 8)[..., None], 3, axis=2))
 
 
@@ -111,12 +91,12 @@ def test_transparency_is_composed_over_white():
     rgba = Image.new("RGBA", (3, 1))
     for x, alpha in enumerate((0, 128, 255)):
         rgba.putpixel((x, 0), (200, 0, 0, alpha))
-    result = pixels(encoded(rgba, "PNG"))[0]
+    result = read(encoded(rgba, "PNG"))[0]
     assert result[0].tolist() == [255, 255, 255]
     assert np.allclose(result[1], [227, 127, 127], atol=1)
     assert result[2].tolist() == [200, 0, 0]
     grey = Image.merge("LA", (Image.new("L", (1, 1), 50), Image.new("L", (1, 1), 0)))
-    assert pixels(encoded(grey, "PNG"))[0, 0].tolist() == [255, 255, 255]
+    assert read(encoded(grey, "PNG"))[0, 0].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize("transparency", [0, b"\x00\xff"])
@@ -124,12 +104,12 @@ def test_a_palette_with_transparency_is_composed_over_white(transparency):
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
-    result = pixels(encoded(palette, "PNG", transparency=transparency))
+    result = read(encoded(palette, "PNG", transparency=transparency))
     assert result.tolist() == [[[255, 255, 255], [40, 50, 60]]]
 
 
 def test_cmyk_becomes_rgb():
-    result = pixels(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95))
+    result = read(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95))
     assert np.allclose(result, [255, 0, 0], atol=6)
 
 
@@ -150,7 +130,7 @@ def test_exif_rotations_are_undone(orientation, wide):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
-    assert pixels(data)[..., 0].tolist() == [[10, 20, 30], [40, 50, 60]]
+    assert read(data)[..., 0].tolist() == [[10, 20, 30], [40, 50, 60]]
 
 
 def test_floating_point_images_are_refused_with_advice():

@@ -125,6 +125,16 @@ def test_excluded_paths_are_left_out(tmp_path: Path, pattern: str, left: list[st
     assert "excluded" in line
 
 
+def test_patterns_that_match_nothing_are_said(folder: Path) -> None:
+    put(folder / ".git" / "x.png")
+    ids, line = found(folder, "*_msk.png", "001*", "00[1]*", ".git", "old/x y")
+    assert ids == ["000.png"]
+    # A name that two patterns match, or that is hidden anyway, counts for each of its patterns.
+    assert line.endswith("; --exclude '*_msk.png' matched nothing; --exclude 'old/x y' matched nothing")
+    assert line.count("matched nothing") == 2
+    assert found(folder / "000.png", "x") == (["000.png"], "--exclude x matched nothing")
+
+
 def test_excluded_paths_may_be_given_as_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder / "found" / "x.png", png(3))
     monkeypatch.chdir(folder.parent)

@@ -22,7 +22,7 @@ from .session import Session
 def index_is_stale(session: Session) -> bool:
     """See `GalleryWriter.index_is_stale`."""
     index = session.gallery.index_info()
-    return len(session.gallery) > 0 if index is None else bool(index["stale"])
+    return len(session.gallery) > 0 and (index is None or bool(index["stale"]))
 
 
 def index_settings(session: Session) -> IndexSettings:
