@@ -10,6 +10,7 @@
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def read_mask(path: Path | None, geometry: Geometry, size: tuple[int, int], orie
     return union(() if path is None else read_marks(path, geometry, size, orientation), size)
 
 
-def union(marks: "list[Marked] | tuple[Marked, ...]", size: tuple[int, int]) -> np.ndarray:
+def union(marks: Sequence[Marked], size: tuple[int, int]) -> np.ndarray:
     """Return bool [H, W], True where one of the marks is."""
     defective = np.zeros(size, bool)
     for marked in marks:

@@ -11,7 +11,7 @@ them, where items share a score, it is a straight line (a tie counts half), as t
 - F1-max: the highest F1 of any threshold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,15 +161,8 @@ def metrics_of(curve: Curve, fpr_limit: float = PRO_LIMIT) -> PixelMetrics:
     """Return the figures of a curve; `pro` ends at `fpr_limit`."""
     if not curve.defined:
         return PixelMetrics(UNDEFINED, UNDEFINED)
-    saturates = curve.saturating.sum() > 0
     return PixelMetrics(
-        roc_auc=_area(curve.normal, curve.defective, 1.0),
-        pro=_area(curve.normal, curve.regions, fpr_limit),
-        average_precision=_average_precision(curve),
-        f1_max=_f1_max(curve),
-        pro_05=_area(curve.normal, curve.regions, STRICT_PRO_LIMIT),
-        spro=_area(curve.normal, curve.saturating, PRO_LIMIT) if saturates else UNDEFINED,
-        spro_05=_area(curve.normal, curve.saturating, STRICT_PRO_LIMIT) if saturates else UNDEFINED,
+        **_areas(curve, _area, fpr_limit), average_precision=_average_precision(curve), f1_max=_f1_max(curve)
     )
 
 
@@ -187,15 +180,10 @@ def largest_errors(curve: Curve) -> PixelMetrics:
     best = true / np.maximum(true + false_before, 1)
     worst = np.where(curve.normal > 0, true_before / np.maximum(true_before + false, 1), best)
     best_f1 = 2 * true / (true + false_before + found)
-    saturates = curve.saturating.sum() > 0
     return PixelMetrics(
-        roc_auc=_slack(curve.normal, curve.defective, 1.0),
-        pro=_slack(curve.normal, curve.regions, PRO_LIMIT),
+        **_areas(curve, _slack),
         average_precision=float((steps * (best - worst)).sum()),
         f1_max=float(best_f1.max() - _f1_max(curve)),
-        pro_05=_slack(curve.normal, curve.regions, STRICT_PRO_LIMIT),
-        spro=_slack(curve.normal, curve.saturating, PRO_LIMIT) if saturates else UNDEFINED,
-        spro_05=_slack(curve.normal, curve.saturating, STRICT_PRO_LIMIT) if saturates else UNDEFINED,
     )
 
 
@@ -230,6 +218,22 @@ def _steps(
     before = (np.cumsum(normal) - normal) / total
     width = normal / total
     return width, np.clip(limit - before, 0.0, width), (height - found) / height[-1], found / height[-1]
+
+
+def _areas(
+    curve: Curve,
+    measure: Callable[[NDArray[np.float64], NDArray[np.float64], float], float],
+    fpr_limit: float = PRO_LIMIT,
+) -> dict[str, float]:
+    """Return `measure` of each figure that is an area, by its name in PixelMetrics; `pro` ends at `fpr_limit`."""
+    saturates = curve.saturating.sum() > 0
+    return {
+        "roc_auc": measure(curve.normal, curve.defective, 1.0),
+        "pro": measure(curve.normal, curve.regions, fpr_limit),
+        "pro_05": measure(curve.normal, curve.regions, STRICT_PRO_LIMIT),
+        "spro": measure(curve.normal, curve.saturating, PRO_LIMIT) if saturates else UNDEFINED,
+        "spro_05": measure(curve.normal, curve.saturating, STRICT_PRO_LIMIT) if saturates else UNDEFINED,
+    }
 
 
 def _area(normal: NDArray[np.float64], found: NDArray[Any], limit: float) -> float:

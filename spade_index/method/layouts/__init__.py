@@ -81,8 +81,8 @@ def find_datasets(path: str | Path, layout: str | None = None, passed_over: Pass
                 return listed
         if there(name, root):
             return Found([KNOWN[name].read(root, left)], is_root=False, passed_over=[])
+    inside = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
     for name in names:
-        inside = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
         categories = [entry for entry in inside if there(name, entry)]
         if categories:
             others = [entry.name for entry in inside if entry not in categories and entry.name not in LISTS]
