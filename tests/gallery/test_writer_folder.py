@@ -10,6 +10,7 @@ import pytest
 from spade_index.errors import GalleryLocked, GalleryNotFound, InputError, SettingsMismatch, StorageError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
+from spade_index.gallery.write.lock import WriterLock
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
 
@@ -92,3 +93,21 @@ def test_other_settings_are_refused(gallery_path: Path, image_folder: Folder) ->
     with pytest.raises(SettingsMismatch, match="input_size"):
         GalleryWriter(gallery_path, tiny_backbone(size=48).settings)
     assert files_of(gallery_path) == before
+
+
+def test_a_number_that_is_written_in_parts_is_whole_for_the_next_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    lock = WriterLock(tmp_path)
+    lock.take()
+    lock.note(99)
+    short = len(f"{os.getpid()} 1")
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:short], at))
+    lock.note(107)
+    lock.release()
+    monkeypatch.undo()
+    lock = WriterLock(tmp_path)
+    lock.take()
+    assert lock.unfinished == 107
+    lock.release()

@@ -38,6 +38,14 @@ def create(path: Path) -> BinaryIO:
     return open(path, "x+b", buffering=0)
 
 
+def write_at(fd: int, data: bytes | memoryview, position: int) -> None:
+    """Write all of `data`, also where the system takes it in parts. Raises OSError; then a part may be there."""
+    left = memoryview(data)
+    while left:
+        count = os.pwrite(fd, left, position)
+        left, position = left[count:], position + count
+
+
 def make_durable(temporary: Path, path: Path) -> str:
     """Flush a complete file to disk, rename it to `path` atomically, and return its digest. Raises OSError."""
     with open(temporary, "rb") as file:

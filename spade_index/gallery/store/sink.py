@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .files import create
+from .files import create, write_at
 
 
 class Sink(io.RawIOBase):
@@ -40,12 +40,10 @@ class Sink(io.RawIOBase):
     def write(self, data: Any, /) -> int:
         """Write all of `data`, or keep the error."""
         left = memoryview(data).cast("B")
-        size = done = len(left)
+        size = len(left)
         if self._error is None:
             try:
-                done = os.pwrite(self._file.fileno(), left, self._position)
-                while done < size:
-                    done += os.pwrite(self._file.fileno(), left[done:], self._position + done)
+                write_at(self._file.fileno(), left, self._position)
             except OSError as error:
                 self._error = error
         self._position += size

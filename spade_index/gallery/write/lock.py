@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from spade_index.errors import GalleryLocked
+from spade_index.gallery.store.files import write_at
 
 LOCK = "writer.lock"
 SIZE = 64  # bytes that are read of it
@@ -44,8 +45,7 @@ class WriterLock:
     def note(self, shard: int | None) -> None:
         """Note that shards from this number on are being written, or that none are. Raises OSError."""
         text = f"{os.getpid()}\n" if shard is None else f"{os.getpid()} {shard}\n"
-        os.pwrite(self._fd, text.ljust(SIZE - 1).encode() + b"\n", 0)  # in one write, whatever was there
-        os.ftruncate(self._fd, len(text))
+        write_at(self._fd, text.ljust(SIZE - 1).encode() + b"\n", 0)  # in one write, whatever was there
         self.unfinished = shard
 
     def release(self) -> None:
