@@ -28,11 +28,12 @@ class ReadRoute(APIRoute):
     names_images = False  # the body is JSON that names images, which takes little
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, behind the checks of the key and of parameters. It raises Problem (401, 403, 422)."""
+        """Return the handler, behind the checks of the key and of parameters. It raises Problem (401, 403, 415, 422)."""
         handle = super().get_route_handler()
         known = frozenset(_query_names(self.dependant))
 
         async def checked(request: Request) -> Response:
+            """Answer a request that may be answered. Raises Problem (401, 403, 415, 422)."""
             galleries = [request.path_params[name] for name in GALLERY_PARAMETERS if name in request.path_params]
             request.state.key = permitted(request, galleries[0] if galleries else None, write=self.writes)
             require_known_parameters(request, known)

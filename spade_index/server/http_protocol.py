@@ -23,128 +23,133 @@ from .settings import ServeSettings
 HEAD_BYTES = 16 << 10  # of a request's head
 
 
-def protocol_of(settings: ServeSettings, connections: Connections) -> type[H11Protocol]:
-    """Return a protocol that closes connections whose next head does not come in time, or whose answers stay unread.
+class Patient(H11Protocol):
+    """Closes a connection whose next head does not come in time, or whose answers stay unread.
 
     Uvicorn itself closes idle connections that were used before (`timeout_keep_alive`).
     """
-    due = int(settings.write_rate * settings.write_seconds)  # bytes that a client reads in that time at least
 
-    class Patient(H11Protocol):
-        idle_since: float | None = None
-        unread_since: float | None = None
-        _waiting: asyncio.TimerHandle | None = None
-        _reading: asyncio.TimerHandle | None = None
+    limits: ServeSettings
+    admitted: Connections
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            transport.set_write_buffer_limits(high=0)  # so that `pause_writing` is called whenever something waits
-            self.idle_since = now()
-            if connections.add(self):
-                self._wait()
-            else:
-                self._answer(Problem(503, "there are too many connections", retry_after=1))
+    idle_since: float | None = None
+    unread_since: float | None = None
+    _waiting: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
 
-        def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
-                return
-            super().data_received(data)
-            if self._in_request():
-                self.idle_since = None
-                self._stop_waiting()
-            else:
-                self._wait()
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that `pause_writing` is called whenever something waits
+        self.idle_since = now()
+        if self.admitted.add(self):
+            self._wait()
+        else:
+            self._answer(Problem(503, "there are too many connections", retry_after=1))
 
-        def on_response_complete(self) -> None:
-            self.idle_since = now()
-            super().on_response_complete()
-            if self._in_request():  # the next one had come
-                self.idle_since = None
-
-        def connection_lost(self, error: Exception | None) -> None:
-            connections.remove(self)
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._in_request():
+            self.idle_since = None
             self._stop_waiting()
-            self._stop_reading()
-            super().connection_lost(error)
+        else:
+            self._wait()
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self.unread_since = now()
-            self._expect_reading()
-            connections.make_room()
+    def on_response_complete(self) -> None:
+        self.idle_since = now()
+        super().on_response_complete()
+        if self._in_request():  # the next one had come
+            self.idle_since = None
 
-        def resume_writing(self) -> None:
-            self._stop_reading()
-            super().resume_writing()
+    def connection_lost(self, error: Exception | None) -> None:
+        self.admitted.remove(self)
+        self._stop_waiting()
+        self._stop_reading()
+        super().connection_lost(error)
 
-        def unsent(self) -> int:
-            return int(self.transport.get_write_buffer_size())
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unread_since = now()
+        self._expect_reading()
+        self.admitted.make_room()
 
-        def abort(self) -> None:
-            opened = self.transport.get_extra_info("socket")
-            if opened is not None:  # so that the system keeps nothing for the client to read, either
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.transport.abort()
+    def resume_writing(self) -> None:
+        self._stop_reading()
+        super().resume_writing()
 
-        def send_400_response(self, msg: str) -> None:
-            """Answer a request that is not HTTP with problem details, unless an answer has begun."""
-            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                self._answer(Problem(400, "this is not an HTTP/1.1 request"))
-            if self.cycle is not None:  # its answer can no longer be sent
-                self.cycle.disconnected = True
-                self.cycle.message_event.set()
-            self.transport.close()
+    def unsent(self) -> int:
+        return int(self.transport.get_write_buffer_size())
 
-        def _answer(self, problem: Problem) -> None:
-            """Answer without the application, and close the connection."""
-            id = secrets.token_hex(8)
-            answer = problem_response(problem, "", id)
-            headers = [*answer.raw_headers, (b"connection", b"close"), (b"x-request-id", id.encode())]
-            headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            reason = HTTPStatus(problem.status_code).phrase.encode()
-            for event in (
-                h11.Response(status_code=problem.status_code, headers=headers, reason=reason),
-                h11.Data(data=bytes(answer.body)),
-                h11.EndOfMessage(),
-            ):
-                self.transport.write(self.conn.send(event))
-            self.transport.close()
+    def abort(self) -> None:
+        opened = self.transport.get_extra_info("socket")
+        if opened is not None:  # so that the system keeps nothing for the client to read, either
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
-        def _in_request(self) -> bool:
-            return self.cycle is not None and not self.cycle.response_complete
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that is not HTTP with problem details, unless an answer has begun."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._answer(Problem(400, "this is not an HTTP/1.1 request"))
+        if self.cycle is not None:  # its answer can no longer be sent
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
 
-        def _wait(self) -> None:
-            if self._waiting is None:
-                self._waiting = self.loop.call_later(settings.head_seconds, self._give_up)
+    def _answer(self, problem: Problem) -> None:
+        """Answer without the application, and close the connection."""
+        id = secrets.token_hex(8)
+        answer = problem_response(problem, "", id)
+        headers = [*answer.raw_headers, (b"connection", b"close"), (b"x-request-id", id.encode())]
+        headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+        reason = HTTPStatus(problem.status_code).phrase.encode()
+        for event in (
+            h11.Response(status_code=problem.status_code, headers=headers, reason=reason),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
-        def _stop_waiting(self) -> None:
-            if self._waiting is not None:
-                self._waiting.cancel()
-                self._waiting = None
+    def _in_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
-        def _give_up(self) -> None:
+    def _wait(self) -> None:
+        if self._waiting is None:
+            self._waiting = self.loop.call_later(self.limits.head_seconds, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
             self._waiting = None
-            if not self._in_request() and not self.transport.is_closing():
-                self.transport.close()
 
-        def _expect_reading(self) -> None:
-            self._stop_reading(still=True)
-            self._reading = self.loop.call_later(settings.write_seconds, self._require_read, self.unsent())
+    def _give_up(self) -> None:
+        self._waiting = None
+        if not self._in_request() and not self.transport.is_closing():
+            self.transport.close()
 
-        def _require_read(self, before: int) -> None:
-            if before - self.unsent() < min(before, due):
-                connections.give_up(self)
-            else:
-                self._expect_reading()
+    def _expect_reading(self) -> None:
+        self._stop_reading(still=True)
+        self._reading = self.loop.call_later(self.limits.write_seconds, self._require_read, self.unsent())
 
-        def _stop_reading(self, still: bool = False) -> None:
-            if not still:
-                self.unread_since = None
-            if self._reading is not None:
-                self._reading.cancel()
-                self._reading = None
+    def _require_read(self, before: int) -> None:
+        due = int(self.limits.write_rate * self.limits.write_seconds)  # bytes that a client reads in that time at least
+        if before - self.unsent() < min(before, due):
+            self.admitted.give_up(self)
+        else:
+            self._expect_reading()
 
-    return Patient
+    def _stop_reading(self, still: bool = False) -> None:
+        if not still:
+            self.unread_since = None
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+
+def protocol_of(settings: ServeSettings, connections: Connections) -> type[H11Protocol]:
+    """Return the protocol with these limits, for Uvicorn, which makes one for each connection."""
+    return type("LimitedPatient", (Patient,), {"limits": settings, "admitted": connections})
 
 
 def protocol_options(settings: ServeSettings, metrics: Metrics) -> dict[str, Any]:
