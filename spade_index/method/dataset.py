@@ -62,7 +62,7 @@ def build_gallery(
         batch_size: images per batch.
         workers: decoding threads.
         failed: given the error of each image that cannot be decoded, which is left out.
-        notice: told of the same in words, and of other images that are left out.
+        notice: told of the same in words, and of other images that are left out, as those that this package drew.
         progress: told of the number of images done.
 
     Raises:
@@ -74,6 +74,7 @@ def build_gallery(
         writer.add(
             iter(normal),
             backbone,
+            left_out=lambda drawn: notice(f"skipped {drawn}"),
             failed=failed,
             batch_size=batch_size,
             workers=workers,

@@ -14,6 +14,7 @@ from PIL import Image
 from spade_index.errors import ImageError, InputError
 from spade_index.images.decode import DecodedImage, Geometry
 from spade_index.images.loading import load_all
+from spade_index.images.marks import OwnOutput
 from spade_index.images.masks import Marked, orientation_of, read_marks, union
 from spade_index.settings import BATCH_SIZE, WORKERS, ImageScore
 
@@ -185,7 +186,8 @@ def evaluate(
     preprocessing = detector.gallery.settings.preprocessing
 
     def failed(error: ImageError) -> None:
-        evaluation.failed.append(str(error))
+        if not isinstance(error, OwnOutput):  # a picture that this package drew is no photograph
+            evaluation.failed.append(str(error))
         notice(f"skipped {error}")
         progress(1)
 

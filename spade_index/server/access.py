@@ -28,7 +28,7 @@ class ReadRoute(APIRoute):
     names_images = False  # the body is JSON that names images, which takes little
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, behind the checks of the key and of parameters. It raises Problem (401, 403, 415, 422)."""
+        """Return the handler, behind the checks of key and parameters. It raises Problem (401, 403, 415, 422)."""
         handle = super().get_route_handler()
         known = frozenset(_query_names(self.dependant))
 

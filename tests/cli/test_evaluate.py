@@ -12,6 +12,7 @@ from PIL import Image
 from spade_index.cli.evaluating import Evaluator
 from spade_index.images import find_images
 from spade_index.images.marks import OwnOutput
+from spade_index.views.files import encode
 
 from helpers.cli_runs import BACKBONE, SIZE, refused, run, write_dataset
 from helpers.datasets import write_dataset as write_dataset_of_helpers
@@ -69,6 +70,17 @@ def test_images_that_cannot_be_decoded_are_counted_and_named_and_fail_the_comman
         assert failed["images"][0].startswith(f"{path}: ")
     assert (figures["images"], figures["gallery"]["images"]) == (5, 11)
     assert "Not decoded" in (tmp_path / "page.html").read_text()
+
+
+def test_pictures_of_this_package_are_left_out_and_fail_nothing(dataset, tmp_path):
+    root = Path(shutil.copytree(dataset, tmp_path / "plain"))
+    for folder in ("test/good", "train/good"):
+        (root / folder / "drawn.png").write_bytes(encode(Image.new("RGB", SIZE), "PNG"))
+    result = run("evaluate", root, *BACKBONE, "--no-tune", "--json", tmp_path / "figures.json")
+    assert result.stderr.count("drawn.png") == 2
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["not_decoded"]["count"] == figures["gallery"]["not_decoded"]["count"] == 0
+    assert (figures["images"], figures["gallery"]["images"]) == (6, 12)
 
 
 def test_one_category_of_a_root_is_evaluated_by_itself(built, tmp_path):
