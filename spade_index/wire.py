@@ -262,6 +262,7 @@ class JobInfo:
     created: str
     started: str | None
     ended: str | None
+    again: bool = False
 
 
 @dataclass(frozen=True)

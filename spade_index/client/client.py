@@ -143,17 +143,19 @@ class Client:
         """Return what a pixel of the image of a kept result was matched with."""
         return checked(MatchInfo, self._json("GET", f"v1/results/{_part(result_id)}/match", x=x, y=y))
 
-    def add(self, gallery: str, images: Images, replace: bool = False, prefix: str = "") -> Job:
+    def add(self, gallery: str, images: Images, replace: bool = False, prefix: str = "", *, again: bool = False) -> Job:
         """Add normal images; return as soon as they have arrived. Their ids are `prefix` and their names.
 
-        Names are paths' last parts; give {name: image} for others, and for images that are not files.
+        Names are paths' last parts; give {name: image} for others, and for images that are not files. Images that were
+        removed before stay out, unless `again`.
         """
         files = []
         for number, (name, data) in enumerate(named_files(images)):
             if not name:
                 raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
             files.append((name, data))
-        return checked(Job, self._json("POST", _at(gallery, "images"), files, replace=replace, prefix=prefix))
+        options = {"replace": replace, "prefix": prefix, "again": again}
+        return checked(Job, self._json("POST", _at(gallery, "images"), files, **options))
 
     def audit(self, gallery: str, count: int = 20) -> AuditInfo:
         """Return up to `count` odd images of a gallery, and its near-duplicates. Raises ServiceError."""

@@ -26,6 +26,7 @@ class Job:
     gallery: str
     replace: bool
     prefix: str
+    again: bool = False  # take images that were removed before
     action: str = "add"
     state: wire.JobState = "receiving"
     names: list[str] = field(default_factory=list)  # of the staged files 0, 1, ...

@@ -69,6 +69,7 @@ class Record:
     created: Time
     started: Time | None
     ended: Time | None
+    again: bool = False  # not in records of earlier versions
 
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)

@@ -93,9 +93,9 @@ class Jobs:
             raise Problem(404, "no such job (any more)", field="id")
         return job
 
-    def new(self, gallery: str, replace: bool, prefix: str) -> Staging:
+    def new(self, gallery: str, replace: bool, prefix: str, again: bool) -> Staging:
         """Begin a job whose images are about to come. Raises Problem (503) if too many wait, OSError."""
-        job = Job(secrets.token_hex(8), gallery, replace, prefix)
+        job = Job(secrets.token_hex(8), gallery, replace, prefix, again)
         with self._lock:
             if sum(job.state not in RESTING for job in self._jobs.values()) >= self._settings.jobs_waiting:
                 detail = f"{self._settings.jobs_waiting} jobs wait already"
@@ -193,6 +193,7 @@ class Jobs:
                 _with_pages_noted(self.files.images(job), note),
                 self._galleries.backbone(writer.gallery),
                 replace=job.replace,
+                keep_removed=not job.again,
                 batch_size=BATCH,
                 notice=note,
                 progress=progress,

@@ -47,6 +47,7 @@ async def add(
     gallery: GalleryName,
     replace: Annotated[bool, Query(description="Take changed images in place of those with their ids")] = False,
     prefix: Annotated[str, Query(max_length=PREFIX_LENGTH, description="Put before each image's id")] = "",
+    again: Annotated[bool, Query(description="Take images that were removed before; without it they stay out")] = False,
 ) -> wire.JobInfo:
     """Add normal images; their file names become their ids. Answers with a job as soon as all have arrived."""
     served = service_of(request)
@@ -57,7 +58,7 @@ async def add(
         raise Problem(422, "it is not printable", field="prefix")
     with (
         storage_errors(served.jobs.files.folder),
-        await anyio.to_thread.run_sync(served.jobs.new, gallery, replace, prefix) as staging,
+        await anyio.to_thread.run_sync(served.jobs.new, gallery, replace, prefix, again) as staging,
     ):
         await read_files(request, served.settings.add_images, staging.begin, anyio.to_thread.run_sync)
         job = await anyio.to_thread.run_sync(staging.submit)

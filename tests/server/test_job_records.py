@@ -42,6 +42,7 @@ WRONG: dict[str, list[Any]] = {
     "id": ["../../plain", "/etc", "", ".", ID.upper(), "0" * 16, 5, None, [ID]],
     "gallery": ["", "..", "../plain", "/plain", "a/b", "a\nb", "x" * 300, 5, None],
     "replace": ["yes", 1, None],
+    "again": ["yes", 1, None],
     "prefix": [5, None, "a\nb", "x" * 257],
     "action": ["delete", None],
     "state": ["paused", "", 1, None],
@@ -75,6 +76,15 @@ def test_a_record_that_is_right_is_read(jobs: Path) -> None:
     write(jobs)
     (job,) = JobFiles(jobs.parents[1], 10**6).load()
     assert (job.id, job.names, job.state) == (ID, ["a.png"], "queued")
+
+
+def test_a_record_of_an_earlier_version_is_read(jobs: Path) -> None:
+    path = write(jobs)
+    record = json.loads(path.read_text())
+    del record["again"]
+    path.write_text(json.dumps(record))
+    (job,) = JobFiles(jobs.parents[1], 10**6).load()
+    assert not job.again
 
 
 @pytest.mark.parametrize("ruin", ["link", "pipe", "folder", "large", "deep"])

@@ -38,6 +38,16 @@ def test_removed_images_are_not_neighbours_until_restored(server: Server) -> Non
     assert again["scores"] == before["scores"]
 
 
+def test_added_images_that_were_removed_stay_out_unless_they_are_asked_for(server: Server) -> None:
+    removed = parts(("003.png", png(3)), ("other-name.png", png(4)))
+    remove(server, "003.png", "004.png")
+    kept_out = server.finished(add(server, removed))
+    assert (kept_out["report"]["added"], kept_out["report"]["removed"], kept_out["again"]) == (0, 2, False)
+    taken = server.finished(add(server, removed, again=True))
+    assert (taken["report"]["added"], taken["report"]["removed"], taken["again"]) == (2, 0, True)
+    assert server.http.get("/v1/galleries/plain").json()["images"] == 12
+
+
 def test_removed_images_are_listed_page_by_page(server: Server) -> None:
     remove(server, *(f"{number:03d}.png" for number in range(7)))
     first = server.http.get("/v1/galleries/plain/images", params={"removed": True, "limit": 5}).json()
