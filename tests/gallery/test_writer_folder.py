@@ -1,15 +1,18 @@
 """Opening for writing: the lock, folders that hold something else, leftovers of a crash, other settings."""
 
 import fcntl
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spade_index.errors import GalleryLocked, GalleryNotFound, InputError, SettingsMismatch, StorageError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
+from spade_index.gallery.catalog import check
 from spade_index.gallery.write.lock import WriterLock
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
@@ -111,3 +114,19 @@ def test_a_number_that_is_written_in_parts_is_whole_for_the_next_writer(
     lock.take()
     assert lock.unfinished == 107
     lock.release()
+
+
+def test_a_note_of_the_catalog_that_is_written_in_parts_is_whole(
+    gallery_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Halving(io.FileIO):
+        def write(self, data: Any, /) -> int:
+            return super().write(bytes(data)[: len(data) // 2])
+
+    pwrite = os.pwrite
+    with GalleryWriter(gallery_path) as writer:
+        writer.remove(["000.png"])
+        monkeypatch.setattr(check, "create", lambda path: Halving(path, "x+"))
+        monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[: (len(data) + 1) // 2], at))
+    with Gallery(gallery_path) as gallery:
+        assert list(gallery.verify()) == []

@@ -15,7 +15,7 @@ from pathlib import Path
 import xxhash
 
 from spade_index.errors import GalleryDamaged
-from spade_index.gallery.store.files import BLOCK, create, make_durable, open_regular
+from spade_index.gallery.store.files import BLOCK, create, make_durable, open_regular, write_at
 
 CHECK = "catalog.check"
 DIGITS = 10  # of a change counter, which has 32 bits
@@ -86,7 +86,7 @@ def write(catalog: Path) -> None:
     if note != Note(counter, digest):
         temporary = path.with_name(f"{CHECK}.tmp")
         with create(temporary) as file:
-            file.write(Note(counter, digest).line())
+            write_at(file.fileno(), Note(counter, digest).line(), 0)
         make_durable(temporary, path)
 
 
