@@ -21,6 +21,7 @@ SCALINGS = ("none", "root", "length", "channel")  # of a pixel's features in eac
 BITS = (8, 10, 12, 14, 16)  # of pixels that are stored in 16
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
 LARGEST_EDGE = 4096  # pixels of the backbone's input
+MOST_OVERLAP = 0.75  # of two tiles; each pixel is then in up to 16 of them
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
 WORKERS = 2  # decoding threads, for callers that do not say
 FALSE_ALARMS = 0.05  # share of normal images that may be called anomalous
@@ -51,6 +52,8 @@ class Preprocessing:
     bits: int | None = field(default=None, compare=False)  # used of the 16 that a pixel is stored in; None: 16
     profiles: bool = field(default=True, compare=False)  # whether ICC profiles of files are applied
     pixel_range: tuple[float, float] | None = field(default=None, compare=False)  # black and white of more than 8 bits
+    tile: int | None = field(default=None, compare=False)  # longer edge in pixels; None: not cut (see `images.tiles`)
+    overlap: float = field(default=0.0, compare=False)  # of neighbouring tiles, at least: share of their edge
 
     def __post_init__(self) -> None:
         if min(self.input_size) < 16 or max(self.input_size) > LARGEST_EDGE:
@@ -60,6 +63,14 @@ class Preprocessing:
                 f"resize {self.resize} is smaller than the crop {max(self.input_size)}: "
                 "give a larger --resize or a smaller --input-size"
             )
+        if self.tile is None and self.overlap:
+            raise InputError("without tiles there is no overlap: give --tile, too")
+        if self.tile is not None and (self.resize is not None or not 16 <= self.tile <= 2**20):
+            raise InputError(
+                f"tiles have at least 16 pixels and are not cropped: not {self.tile}, resize {self.resize}"
+            )
+        if not 0 <= self.overlap <= MOST_OVERLAP:
+            raise InputError(f"the overlap of tiles must be in 0..{MOST_OVERLAP:g}, not {self.overlap}")
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
             raise InputError(f"means and standard deviations must be finite, not {self.mean} and {self.std}")
         if min(self.std) <= 0:
@@ -75,7 +86,7 @@ class Preprocessing:
 
 
 # What galleries of earlier versions have and do not state.
-UNSET: dict[str, Any] = {"bits": None, "pixel_range": None, "profiles": False}
+UNSET: dict[str, Any] = {"bits": None, "pixel_range": None, "profiles": False, "tile": None, "overlap": 0.0}
 
 
 @dataclass(frozen=True)
