@@ -295,8 +295,5 @@ class SearchChoice:
     preset: str | None = None  # `paper`, in place of the gallery's own
 
     def settings(self, own: SearchSettings | None = None) -> SearchSettings:
-        """Return all settings for a gallery with these settings of its own (see `tuned_search`).
-
-        Raises InputError for values that cannot be.
-        """
+        """Return all settings for a gallery that is tuned to these. Raises InputError for values that cannot be."""
         return replace(PAPER_SEARCH if self.preset == "paper" else own or SearchSettings(), **self.chosen)
