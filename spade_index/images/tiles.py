@@ -74,6 +74,14 @@ def picture_of(id: str) -> str:
     return id if found is None else found[1]
 
 
+def tile_range(picture: str) -> tuple[str, str]:
+    """Return the ids, in their order, from which and before which those of a picture's tiles are.
+
+    Those of tiles of pictures whose names begin with `PICTURE@` are among them.
+    """
+    return f"{picture}{MARK}", f"{picture}{chr(ord(MARK) + 1)}"
+
+
 def box_of(id: str, width: int, height: int, how: Preprocessing) -> Box:
     """Return the box of the tile with this id in a picture of this size; of any other image, all of it."""
     found = PLACE.fullmatch(id) if how.tile is not None else None
