@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from spade_index.images.tiles import MARK, picture_of
+
 from .connection import CatalogFile
 from .tables import ImageRow
 
@@ -58,6 +60,13 @@ class ImageQueries(CatalogFile):
     def images_by_id(self, ids: Sequence[str], snapshot: int) -> dict[str, ImageRow]:
         """Return the images at a snapshot that have one of these ids, by id."""
         return {row.id: row for row in self._live("id", ids, snapshot)}
+
+    def tiles_of(self, picture: str, snapshot: int) -> list[ImageRow]:
+        """Return the tiles of a picture at a snapshot, by the picture's id, in the order of their keys."""
+        after = chr(ord(MARK) + 1)
+        condition = f"WHERE id >= ? AND id < ? AND {LIVE_AT} ORDER BY key"
+        rows = self._rows(ImageRow, condition, (picture + MARK, picture + after, snapshot, snapshot))
+        return [row for row in rows if picture_of(row.id) == picture]
 
     def ids_by_digest(self, digests: Sequence[bytes], snapshot: int) -> dict[bytes, str]:
         """Return the ids of the images at a snapshot whose files have one of these digests, by digest."""
