@@ -5,8 +5,7 @@ Each default is stated here, once; the command line and its help take theirs fro
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -165,6 +164,7 @@ class SearchSettings:
     compared_levels: tuple[int, ...] | None = None  # numbers of stored levels, 0 the finest; None: all
     grid: int | None = None  # cells of the longer edge that finer levels are averaged to; None: as stored
     window: int | None = None  # cells around a pixel's own place that it may match; None: all
+    same_place: bool = False  # whether a tile is compared with tiles at its place in their pictures alone
     pixel_precision: str = "float32"  # of the scan for candidates; distances are float32 either way
     subtract_neighbours: float = 0.0  # share of the neighbours' own score maps that is subtracted from the query's
     smoothing: float = 4.0  # sigma of the Gaussian on the score map, in pixels of the backbone's input
@@ -234,7 +234,7 @@ class SearchSettings:
         )
 
 
-LATER = ("scaling", "compared_levels", "grid", "window", "subtract_neighbours", "top_share")
+LATER = ("scaling", "compared_levels", "grid", "window", "same_place", "subtract_neighbours", "top_share")
 
 
 @dataclass(frozen=True)
@@ -279,21 +279,3 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
 
 
 LAYOUTS = ("mvtec-ad", "mvtec-ad-2", "mvtec-loco", "visa", "btad", "mpdd", "ksdd2", "real-iad", "csv")  # of datasets
-
-PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
-PAPER_METRIC_SIZE = 256  # pixels are compared at this edge
-PAPER_SEARCH = SearchSettings(
-    score_neighbours=50, gallery_neighbours=50, level_weights="equal", image_score="pooled"
-)  # Cohen and Hoshen 2020, section 4
-
-
-@dataclass(frozen=True)
-class SearchChoice:
-    """Search settings that were asked for; all others are the gallery's own."""
-
-    chosen: Mapping[str, Any] = field(default_factory=dict)  # by field of SearchSettings
-    preset: str | None = None  # `paper`, in place of the gallery's own
-
-    def settings(self, own: SearchSettings | None = None) -> SearchSettings:
-        """Return all settings for a gallery that is tuned to these. Raises InputError for values that cannot be."""
-        return replace(PAPER_SEARCH if self.preset == "paper" else own or SearchSettings(), **self.chosen)

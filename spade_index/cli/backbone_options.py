@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 
-from spade_index.settings import DEFAULT_BACKBONE, PAPER_PREPROCESSING, Precision, Preprocessing
+from spade_index.presets import PAPER_PREPROCESSING
+from spade_index.settings import DEFAULT_BACKBONE, Precision, Preprocessing
 
 from .options import whole_option
 from .parsing import names, numbers, size
