@@ -20,6 +20,9 @@ SCALINGS = ("none", "root", "length", "channel")  # of a pixel's features in eac
 BITS = (8, 10, 12, 14, 16)  # of pixels that are stored in 16
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
 LARGEST_EDGE = 4096  # pixels of the backbone's input
+LEAST_TILE = 16  # pixels of the longer edge
+LARGEST_TILE = 1 << 20
+OVERLAP = 0.25  # of neighbouring tiles, where pictures are cut and nothing else is said
 MOST_OVERLAP = 0.75  # of two tiles; each pixel is then in up to 16 of them
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
 WORKERS = 2  # decoding threads, for callers that do not say
@@ -64,10 +67,10 @@ class Preprocessing:
             )
         if self.tile is None and self.overlap:
             raise InputError("without tiles there is no overlap: give --tile, too")
-        if self.tile is not None and (self.resize is not None or not 16 <= self.tile <= 2**20):
-            raise InputError(
-                f"tiles have at least 16 pixels and are not cropped: not {self.tile}, resize {self.resize}"
-            )
+        if self.tile is not None and self.resize is not None:
+            raise InputError("tiles show all of a picture: they cannot be combined with --resize, which crops")
+        if self.tile is not None and not LEAST_TILE <= self.tile <= LARGEST_TILE:
+            raise InputError(f"the edge of tiles must be in {LEAST_TILE}..{LARGEST_TILE} pixels, not {self.tile}")
         if not 0 <= self.overlap <= MOST_OVERLAP:
             raise InputError(f"the overlap of tiles must be in 0..{MOST_OVERLAP:g}, not {self.overlap}")
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
