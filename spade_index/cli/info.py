@@ -38,6 +38,9 @@ def description(facts: dict[str, Any]) -> str:
         pixels = ", pixels from {:g} to {:g}".format(*preprocessing["pixel_range"])
     elif preprocessing["bits"] is not None:
         pixels = f", pixels of {preprocessing['bits']} bits"
+    tiles = ""
+    if preprocessing["tile"] is not None:
+        tiles = f", of tiles of {preprocessing['tile']} pixels, overlap {preprocessing['overlap']:g}"
     snapshots = [str(row["snapshot"]) for row in facts["snapshots"]]
     lines = {
         "gallery": facts["path"],
@@ -47,7 +50,7 @@ def description(facts: dict[str, Any]) -> str:
         "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",
         "levels": shapes,
         "pooled": f"{settings['pooled_dim']} values",
-        "input": f"{height}x{width}{crop}{pixels}",
+        "input": f"{height}x{width}{crop}{tiles}{pixels}",
         "index": "none: searched by scanning",
     }
     if index is not None:

@@ -137,10 +137,17 @@ class Gallery:
         FAISS proposes; distances are computed again from the stored descriptors, so they do not depend on the index
         or on the size of the batch. Fewer than k where the gallery holds fewer. Raises GalleryDamaged.
         """
+        return self._searched(lambda search: search.nearest(pooled, min(k, len(self))))
+
+    def nearest_of(self, pooled: np.ndarray, keys: np.ndarray, k: int) -> list[list[Neighbour]]:
+        """Return what `nearest` does among the images with these keys int64 [n] alone, comparing with all of them."""
+        return self._searched(lambda search: search.nearest_of(pooled, keys, min(k, len(keys))))
+
+    def _searched(self, search: Callable[[ImageSearch], list[list[Neighbour]]]) -> list[list[Neighbour]]:
         self._view.require_kept()
         if self._search is None:
             self._search = ImageSearch(self._view, self.path / "index", self._index_row)
-        found = self._search.nearest(pooled, min(k, len(self)))
+        found = search(self._search)
         self._view.require_kept()
         return found
 

@@ -27,6 +27,7 @@ class PixelDetection:
     score_map: np.ndarray  # float32 [H, W], the backbone's input size
     distances: np.ndarray  # float32 [P, kappa], P = H0*W0 cells of the grid of comparison
     matches: np.ndarray  # int64 [P, kappa], neighbour * P + pixel
+    means: np.ndarray  # float32 [P], of the distances, less what the neighbours themselves score
     size: tuple[int, int]  # H0, W0
     neighbours: list[Neighbour]
     score: float  # the maximum of the score map, or the mean of its highest share

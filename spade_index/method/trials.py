@@ -18,6 +18,7 @@ from .calibration import near_distance
 from .comparison import compared_sizes
 from .detector import Detector, others
 from .metrics import roc_auc
+from .siblings import siblings
 from .synthetic import QUIET, Sample
 
 REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
@@ -57,7 +58,7 @@ class Trials:
     """Tries ways of comparing on one sample of a gallery.
 
     A query is a plain image, searched for without itself, or a copy, searched for without the image that it was made
-    of; near-duplicates of these are left out, too.
+    of; near-duplicates of these are left out, too, and the other tiles of their pictures.
     """
 
     def __init__(self, gallery: Gallery, sample: Sample, **options: Any) -> None:
@@ -73,9 +74,11 @@ class Trials:
         queries = np.concatenate([pooled, sample.pooled])  # [n + m, D]
         self._owners = np.concatenate([np.arange(len(pooled)), sample.owner])
         near = near_distance(gallery)
-        found = gallery.nearest(queries, 2 * MOST + 1)
-        keys = [sample.plain[owner].key for owner in self._owners]
-        self._neighbours = [others(of_query, key, near) for of_query, key in zip(found, keys, strict=True)]
+        own = [{sibling.key for sibling in siblings(gallery, row)} for row in sample.plain]
+        found = gallery.nearest(queries, 2 * MOST + max(map(len, own)))
+        self._neighbours = [
+            others(of_query, own[owner], near) for of_query, owner in zip(found, self._owners, strict=True)
+        ]
         distances = (pooled.astype(np.float64) ** 2).sum(1) - 2 * queries.astype(np.float64) @ pooled.T  # [n + m, n]
         distances[np.arange(len(queries)), self._owners] = np.inf
         self._own = distances.argsort(1)[:, : min(OWN, len(pooled) - 1)]  # rows of plain images

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from spade_index.errors import InputError
-from spade_index.settings import SearchChoice
+from spade_index.presets import SearchChoice
 
 MIB = 1 << 20
 MOST_ADDED = 10_000  # images of a request that adds some, whatever the settings

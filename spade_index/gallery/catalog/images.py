@@ -1,7 +1,10 @@
 """Queries about images: which are there at a snapshot, which were removed, and where each one lies."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
+
+from spade_index.images.tiles import picture_of, tile_range
 
 from .connection import CatalogFile
 from .tables import ImageRow
@@ -58,6 +61,13 @@ class ImageQueries(CatalogFile):
     def images_by_id(self, ids: Sequence[str], snapshot: int) -> dict[str, ImageRow]:
         """Return the images at a snapshot that have one of these ids, by id."""
         return {row.id: row for row in self._live("id", ids, snapshot)}
+
+    def tiles_of(self, picture: str, snapshot: int) -> list[ImageRow]:
+        """Return the tiles of a picture at a snapshot, in the order of their keys; none of a whole image."""
+        condition = f"WHERE id >= :first AND id < :end AND {LIVE}"  # in order of keys it would scan all images
+        first, end = tile_range(picture)
+        rows = self._rows(ImageRow, condition, {"first": first, "end": end, "snapshot": snapshot})
+        return sorted((row for row in rows if picture_of(row.id) == picture), key=attrgetter("key"))
 
     def ids_by_digest(self, digests: Sequence[bytes], snapshot: int) -> dict[bytes, str]:
         """Return the ids of the images at a snapshot whose files have one of these digests, by digest."""

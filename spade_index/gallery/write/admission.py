@@ -84,13 +84,13 @@ class Admission:
     def admitted(self, batch: list[DecodedImage]) -> list[DecodedImage]:
         """Return the images that are to be added: new ones, and changed ones that replace others."""
         catalog, snapshot = self._gallery.catalog, self._gallery.snapshot
-        stored = catalog.images_by_id([image.file.id for image in batch], snapshot)
+        stored = catalog.images_by_id([image.id for image in batch], snapshot)
         originals = catalog.ids_by_digest([image.digest for image in batch], snapshot)
-        return [image for image in batch if self._admit(image, stored.get(image.file.id), originals.get(image.digest))]
+        return [image for image in batch if self._admit(image, stored.get(image.id), originals.get(image.digest))]
 
     def _admit(self, image: DecodedImage, stored: ImageRow | None, original: str | None) -> bool:
         """Return whether to add an image; `stored` has its id in the catalog, and `original` its contents."""
-        id = image.file.id
+        id = image.id
         known = self._ids.get(id) or (stored.digest if stored else None)
         if original in self._ids:  # and is about to be replaced
             original = None

@@ -154,7 +154,7 @@ def _new_images(batch: list[DecodedImage], features: "Features") -> Iterator[New
 def _origin(image: DecodedImage) -> ImageOrigin:
     file, geometry = image.file, image.geometry
     return ImageOrigin(
-        id=file.id,
+        id=image.id,
         digest=image.digest,
         path=file.path,
         size=file.size,

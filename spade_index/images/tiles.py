@@ -1,0 +1,97 @@
+"""Large pictures as grids of tiles. Each tile is an image of a gallery, with its place in the picture in its id.
+
+Tiles are cut before they are resized to the backbone's input, so a small defect keeps its pixels. They begin at the
+picture's left and top edges and end at its right and bottom ones; between these they are spread evenly, and overlap by
+at least the share that was asked for.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+import xxhash
+
+from spade_index.settings import Preprocessing
+
+MARK = "@"  # before the place of a tile, in ids
+PLACE = re.compile(r"(.*)@(\d+),(\d+)", re.DOTALL)
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the upright picture
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The place of a tile in its picture."""
+
+    number: int  # in raster order
+    count: int  # of the picture's tiles
+    box: Box
+
+
+def tile_boxes(width: int, height: int, how: Preprocessing) -> list[Box]:
+    """Return the boxes of a picture's tiles, in raster order; the picture itself where it is no larger than a tile.
+
+    Args:
+        width: of the upright picture, in pixels.
+        height: likewise.
+        how: says the edge of a tile and the share of it that two neighbours have in common.
+
+    Raises:
+        ValueError: pictures are not tiled.
+    """
+    across, down = tile_size(how)
+    columns, rows = _starts(width, across, how.overlap), _starts(height, down, how.overlap)
+    right, bottom = min(width, across), min(height, down)
+    return [(left, top, left + right, top + bottom) for top in rows for left in columns]
+
+
+def tile_size(how: Preprocessing) -> tuple[int, int]:
+    """Return the width and height of a tile in pixels: its longer edge is `how.tile`, its shape that of the input."""
+    if how.tile is None:
+        raise ValueError("pictures are not tiled")
+    height, width = how.input_size
+    longer = max(how.input_size)
+    return max(1, round(how.tile * width / longer)), max(1, round(how.tile * height / longer))
+
+
+def _starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Return where tiles begin along an edge: the first at 0, the last so that it ends at the edge's end."""
+    room = length - tile
+    if room <= 0:
+        return [0]
+    count = 1 + math.ceil(room / max(1.0, (1 - overlap) * tile))
+    return [round(number * room / (count - 1)) for number in range(count)]
+
+
+def tile_id(picture: str, box: Box) -> str:
+    """Return the id of a picture's tile: `PICTURE@LEFT,TOP`."""
+    return f"{picture}{MARK}{int(box[0])},{int(box[1])}"
+
+
+def picture_of(id: str) -> str:
+    """Return the id of the picture that a tile is of; of an id that is no tile's, that id."""
+    found = PLACE.fullmatch(id)
+    return id if found is None else found[1]
+
+
+def tile_range(picture: str) -> tuple[str, str]:
+    """Return the ids, in their order, from which and before which those of a picture's tiles are.
+
+    Those of tiles of pictures whose names begin with `PICTURE@` are among them.
+    """
+    return f"{picture}{MARK}", f"{picture}{chr(ord(MARK) + 1)}"
+
+
+def box_of(id: str, width: int, height: int, how: Preprocessing) -> Box:
+    """Return the box of the tile with this id in a picture of this size; of any other image, all of it."""
+    found = PLACE.fullmatch(id) if how.tile is not None else None
+    if found is None:
+        return (0.0, 0.0, float(width), float(height))
+    across, down = tile_size(how)
+    left, top = int(found[2]), int(found[3])
+    return (left, top, min(width, left + across), min(height, top + down))
+
+
+def tile_digest(digest: bytes, box: Box) -> bytes:
+    """Return the digest of a tile, from that of its picture's file."""
+    return xxhash.xxh3_128_digest(digest + ",".join(str(int(edge)) for edge in box).encode())
