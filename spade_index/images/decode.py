@@ -229,9 +229,14 @@ def cut(
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:
-    """Return a part of an image, in whole pixels."""
+    """Return a part of an RGB image, in whole pixels; what lies beyond its edges is mirrored."""
     left, top, right, bottom = (int(edge) for edge in box)
-    return image.crop((left, top, right, bottom))
+    inside = (max(0, left), max(0, top), min(image.width, right), min(image.height, bottom))
+    part = image.crop(inside)
+    if inside == (left, top, right, bottom):
+        return part
+    beyond = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(part), beyond, mode="symmetric"))
 
 
 def _to_rgb(image: Image.Image, profile: object) -> Image.Image:
