@@ -83,6 +83,21 @@ class DecodedImage:
         """Its name in a gallery."""
         return self.file.id if self.tile is None else tile_id(self.file.id, self.tile.box)
 
+    @property
+    def contents(self) -> bytes:
+        """The digest of its file."""
+        return self.digest if self.tile is None else self.tile.contents
+
+    @property
+    def begins(self) -> bool:
+        """Whether it is the first of its file: it is the whole image, or the first tile."""
+        return self.tile is None or self.tile.number == 0
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is the last of its file."""
+        return self.tile is None or self.tile.number == self.tile.count - 1
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -221,7 +236,7 @@ def cut(
     for number, box in enumerate(boxes):
         part = crop(image, box)
         pixels, _ = preprocess(part, how)
-        tile = Tile(number, len(boxes), box)
+        tile = Tile(number, len(boxes), box, digest)
         geometry = Geometry(image.width, image.height, box)
         told = notice if number == 0 else None
         tiles.append(DecodedImage(file, tile_digest(digest, box), pixels, geometry, _thumbnail(part), told, tile))

@@ -28,6 +28,7 @@ class Tile:
     number: int  # in raster order
     count: int  # of the picture's tiles
     box: Box
+    contents: bytes  # digest of the picture's file
 
 
 def tile_boxes(width: int, height: int, how: Preprocessing) -> list[Box]:
@@ -97,6 +98,13 @@ def picture_of(id: str) -> str:
     """Return the id of the picture that a tile is of; of an id that is no tile's, that id."""
     found = PLACE.fullmatch(id)
     return id if found is None else found[1]
+
+
+def part_ids(id: str, width: int, height: int, how: Preprocessing) -> list[str]:
+    """Return the ids of what an image is in a gallery: its own, or those of a picture's tiles in raster order."""
+    if how.tile is None:
+        return [id]
+    return [tile_id(id, box) for box in tile_boxes(width, height, how)]
 
 
 def tile_range(picture: str) -> tuple[str, str]:
