@@ -5,8 +5,7 @@ Each default is stated here, once; the command line and its help take theirs fro
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,6 +20,10 @@ SCALINGS = ("none", "root", "length", "channel")  # of a pixel's features in eac
 BITS = (8, 10, 12, 14, 16)  # of pixels that are stored in 16
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
 LARGEST_EDGE = 4096  # pixels of the backbone's input
+LEAST_TILE = 16  # pixels of the longer edge
+LARGEST_TILE = 1 << 20
+OVERLAP = 0.25  # of neighbouring tiles, where pictures are cut and nothing else is said
+MOST_OVERLAP = 0.75  # of two tiles; each pixel is then in up to 16 of them
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
 WORKERS = 2  # decoding threads, for callers that do not say
 FALSE_ALARMS = 0.05  # share of normal images that may be called anomalous
@@ -51,6 +54,8 @@ class Preprocessing:
     bits: int | None = field(default=None, compare=False)  # used of the 16 that a pixel is stored in; None: 16
     profiles: bool = field(default=True, compare=False)  # whether ICC profiles of files are applied
     pixel_range: tuple[float, float] | None = field(default=None, compare=False)  # black and white of more than 8 bits
+    tile: int | None = field(default=None, compare=False)  # longer edge in pixels; None: not cut (see `images.tiles`)
+    overlap: float = field(default=0.0, compare=False)  # of neighbouring tiles, at least: share of their edge
 
     def __post_init__(self) -> None:
         if min(self.input_size) < 16 or max(self.input_size) > LARGEST_EDGE:
@@ -60,6 +65,14 @@ class Preprocessing:
                 f"resize {self.resize} is smaller than the crop {max(self.input_size)}: "
                 "give a larger --resize or a smaller --input-size"
             )
+        if self.tile is None and self.overlap:
+            raise InputError("without tiles there is no overlap: give --tile, too")
+        if self.tile is not None and self.resize is not None:
+            raise InputError("tiles show all of a picture: they cannot be combined with --resize, which crops")
+        if self.tile is not None and not LEAST_TILE <= self.tile <= LARGEST_TILE:
+            raise InputError(f"the edge of tiles must be in {LEAST_TILE}..{LARGEST_TILE} pixels, not {self.tile}")
+        if not 0 <= self.overlap <= MOST_OVERLAP:
+            raise InputError(f"the overlap of tiles must be in 0..{MOST_OVERLAP:g}, not {self.overlap}")
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
             raise InputError(f"means and standard deviations must be finite, not {self.mean} and {self.std}")
         if min(self.std) <= 0:
@@ -75,7 +88,7 @@ class Preprocessing:
 
 
 # What galleries of earlier versions have and do not state.
-UNSET: dict[str, Any] = {"bits": None, "pixel_range": None, "profiles": False}
+UNSET: dict[str, Any] = {"bits": None, "pixel_range": None, "profiles": False, "tile": None, "overlap": 0.0}
 
 
 @dataclass(frozen=True)
@@ -154,6 +167,7 @@ class SearchSettings:
     compared_levels: tuple[int, ...] | None = None  # numbers of stored levels, 0 the finest; None: all
     grid: int | None = None  # cells of the longer edge that finer levels are averaged to; None: as stored
     window: int | None = None  # cells around a pixel's own place that it may match; None: all
+    same_place: bool = False  # whether a tile is compared with tiles at its place in their pictures alone
     pixel_precision: str = "float32"  # of the scan for candidates; distances are float32 either way
     subtract_neighbours: float = 0.0  # share of the neighbours' own score maps that is subtracted from the query's
     smoothing: float = 4.0  # sigma of the Gaussian on the score map, in pixels of the backbone's input
@@ -223,7 +237,7 @@ class SearchSettings:
         )
 
 
-LATER = ("scaling", "compared_levels", "grid", "window", "subtract_neighbours", "top_share")
+LATER = ("scaling", "compared_levels", "grid", "window", "same_place", "subtract_neighbours", "top_share")
 
 
 @dataclass(frozen=True)
@@ -268,24 +282,3 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
 
 
 LAYOUTS = ("mvtec-ad", "mvtec-ad-2", "mvtec-loco", "visa", "btad", "mpdd", "ksdd2", "real-iad", "csv")  # of datasets
-
-PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
-PAPER_METRIC_SIZE = 256  # pixels are compared at this edge
-PAPER_SEARCH = SearchSettings(
-    score_neighbours=50, gallery_neighbours=50, level_weights="equal", image_score="pooled"
-)  # Cohen and Hoshen 2020, section 4
-
-
-@dataclass(frozen=True)
-class SearchChoice:
-    """Search settings that were asked for; all others are the gallery's own."""
-
-    chosen: Mapping[str, Any] = field(default_factory=dict)  # by field of SearchSettings
-    preset: str | None = None  # `paper`, in place of the gallery's own
-
-    def settings(self, own: SearchSettings | None = None) -> SearchSettings:
-        """Return all settings for a gallery with these settings of its own (see `tuned_search`).
-
-        Raises InputError for values that cannot be.
-        """
-        return replace(PAPER_SEARCH if self.preset == "paper" else own or SearchSettings(), **self.chosen)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spade_index.errors import InputError, SettingsMismatch
-from spade_index.settings import PAPER_PREPROCESSING, PAPER_SEARCH, ExtractionSettings, Preprocessing, SearchSettings
+from spade_index.presets import PAPER_PREPROCESSING, PAPER_SEARCH
+from spade_index.settings import ExtractionSettings, Preprocessing, SearchSettings
 
 EXTRACTION = ExtractionSettings(
     backbone="resnet18",

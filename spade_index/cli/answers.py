@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from spade_index.errors import ImageError
-from spade_index.images.decode import DecodedImage
 from spade_index.images.files import as_text
 from spade_index.images.loading import load_all
 from spade_index.images.marks import OwnOutput
@@ -17,6 +16,7 @@ from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
 from spade_index.method.normal_scores import images_needed
+from spade_index.method.pictures import Picture, Pictures
 from spade_index.method.regions import Region, regions_of
 from spade_index.views.drawing import Drawing
 from spade_index.views.text import worse_than
@@ -54,20 +54,20 @@ def answer_images(
             progress(1)
 
         preprocessing = detector.gallery.settings.preprocessing
-        notices = Notices(progress.say)
+        notices, pictures = Notices(progress.say), Pictures(detector)
         size = loading.batch_size
         images = load_all(
             sources.counted_files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error
         )
         while batch := list(islice(images, size)):
             notices.tell(batch)
-            for image, detection in zip(batch, detector.detect(batch), strict=True):
+            for image, detection in pictures.completed(batch, detector.detect(batch)):
                 regions = regions_of(detection, image.geometry)
                 answer = answer_of(detector, image, detection, regions, drawing)
                 files.add(answer, image.geometry, regions)
                 show(answer)
-            answered += len(batch)
-            progress(len(batch))
+                answered += 1
+                progress(1)
         notices.end()
     sources.say_passed_over()
     sources.require_some(answered + failed)
@@ -79,7 +79,7 @@ def answer_images(
 
 def answer_of(
     detector: Detector,
-    image: DecodedImage,
+    image: Picture,
     detection: Detection,
     regions: Sequence[Region] | None,
     drawing: Drawing | None,

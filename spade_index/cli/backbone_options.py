@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 
-from spade_index.settings import DEFAULT_BACKBONE, PAPER_PREPROCESSING, Precision, Preprocessing
+from spade_index.presets import PAPER_PREPROCESSING
+from spade_index.settings import DEFAULT_BACKBONE, Precision, Preprocessing
 
 from .options import whole_option
 from .parsing import names, numbers, size
@@ -91,9 +92,9 @@ class BackboneOptions:
     ) -> "Backbone":
         """Load the backbone; options that were not given are the gallery's, or the defaults.
 
-        `input_size` and `stored_grid` are in place of the defaults; `pixels` is the range of pixels of a gallery that
-        is new (see `PixelOptions.found_in`). An option that differs from the gallery's is no error here: the caller
-        compares the settings.
+        `input_size` and `stored_grid` are in place of the defaults; `pixels` is the range of pixels and the tiles of a
+        gallery that is new (see `PixelOptions.found_in` and `TileOptions.given`).
+        An option that differs from the gallery's is no error here: the caller compares the settings.
         Raises BackboneError and InputError.
         """
         from spade_index.features.backbone import load_backbone

@@ -18,6 +18,7 @@ from .options import (
 )
 from .pixel_options import PixelOptions
 from .sources import SourceOptions, Sources
+from .tile_options import TileOptions
 
 
 @click.command()
@@ -25,6 +26,7 @@ from .sources import SourceOptions, Sources
 @gallery_argument
 @takes("backbone", BackboneOptions)
 @takes("pixels", PixelOptions)
+@takes("tiles", TileOptions)
 @preset_option
 @device_option
 @takes("sources", SourceOptions)
@@ -36,6 +38,7 @@ def build(
     gallery: Path,
     backbone: BackboneOptions,
     pixels: PixelOptions,
+    tiles: TileOptions,
     preset: str | None,
     device: str,
     sources: SourceOptions,
@@ -60,9 +63,11 @@ def build(
         with Gallery(gallery) as begun:
             if not begun.never_used:
                 pixels.require_equal(begun)
+                tiles.require_equal(begun)
                 loaded = backbone.load(device, begun, preset)
     if loaded is None:
-        of = pixels.found_in(found.files())
+        cut = tiles.given(cropped=preset is not None or backbone.resize is not None)
+        of = pixels.found_in(found.files()) | cut
         if no_tune or preset is not None or not backbone.leaves_size_open:
             loaded = backbone.load(device, preset=preset, pixels=of)
         else:

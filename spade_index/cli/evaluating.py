@@ -15,7 +15,7 @@ from spade_index.method.dataset import build_gallery
 from spade_index.method.detector import Detector
 from spade_index.method.labelled import Dataset
 from spade_index.method.tuned import tuned_search
-from spade_index.settings import PAPER_METRIC_SIZE
+from spade_index.presets import PAPER_METRIC_SIZE
 from spade_index.views.evaluation import write_evaluation
 from spade_index.views.maps import MapWriter
 

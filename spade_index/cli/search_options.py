@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import click
 
 from spade_index.errors import InputError
+from spade_index.presets import SearchChoice
 from spade_index.settings import (
     IMAGE_SCORES,
     LEVEL_WEIGHTS,
@@ -15,7 +16,6 @@ from spade_index.settings import (
     SCALINGS,
     ImageScore,
     Maps,
-    SearchChoice,
     SearchSettings,
 )
 
@@ -92,6 +92,15 @@ class SearchOptions:
     window: Annotated[
         int | None,
         click.option("--window", type=WHOLE, help="Match only within this many cells of the same place [anywhere]"),
+    ]
+    same_place: Annotated[
+        bool | None,
+        click.option(
+            "--same-place",
+            is_flag=True,
+            default=None,
+            help="Compare a tile with tiles at the same place of their pictures alone, for products that lie alike.",
+        ),
     ]
     subtract_neighbours: Annotated[
         float | None,

@@ -4,7 +4,7 @@ import logging
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,43 @@ from .values import GALLERY, PATH, RealRange
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
 MEGA = 1_000_000
+
+
+OPTIONS = {  # of limits that have one of their own
+    "memory": "--memory",
+    "queue_images": "--queue",
+    "body_bytes": "--max-body",
+    "add_bytes": "--max-upload",
+    "request_images": "--max-images",
+    "image_pixels": "--max-pixels",
+    "connections": "--connections",
+    "request_seconds": "--timeout",
+}
+NO_LIMITS = ("port", "batch_images", "batch_window")
+LIMITS = {  # that --limit sets, and their types
+    one.name: one.type
+    for one in fields(ServeSettings)
+    if one.type in (int, float) and one.name not in (*OPTIONS, *NO_LIMITS)
+}
+
+
+def _limits(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    """Return the limits of `--limit NAME=NUMBER`, each given once."""
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if name in OPTIONS:
+            raise click.BadParameter(f"{name}: use {OPTIONS[name]}")
+        if name not in LIMITS:
+            raise click.BadParameter(f"{name!r}: there are {', '.join(sorted(LIMITS))}")
+        if name in found:
+            raise click.BadParameter(f"{name} is given twice")
+        try:
+            found[name] = int(number) if LIMITS[name] is int else float(number)
+        except ValueError as error:
+            kind = "a whole number" if LIMITS[name] is int else "a number"
+            raise click.BadParameter(f"{name}={number}: not {kind}") from error
+    return found
 
 
 @dataclass(frozen=True)
@@ -61,6 +98,17 @@ class ServeOptions:
         int, whole_option("--max-pixels", ServeSettings.image_pixels // MEGA, "Million pixels of an image.")
     ]
     connections: Annotated[int, whole_option("--connections", ServeSettings.connections, "Connections at a time.")]
+    limits: Annotated[
+        dict[str, float],
+        click.option(
+            "--limit",
+            "limits",
+            multiple=True,
+            callback=_limits,
+            metavar="NAME=NUMBER",
+            help="Any other limit, as docs/serve.md names it; in bytes, seconds or pieces.",
+        ),
+    ]
     timeout: Annotated[
         float,
         click.option(
@@ -95,6 +143,7 @@ class ServeOptions:
             kernel=kernel.kernel,
             map_memory=kernel.map_bytes,
             search=search.choice(preset),
+            **self.limits,  # type: ignore[arg-type]
         )
 
 

@@ -129,7 +129,8 @@ class Gallery:
 
     def removed_images(self) -> Iterator[ImageRow]:
         """Yield the images that `restore` can take back, in the order in which they were added."""
-        yield from self.catalog.removed_images()
+        tiled = self.settings.preprocessing.tile is not None
+        yield from self.catalog.removed_tiles() if tiled else self.catalog.removed_images()
 
     def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
         """Return the k nearest images of each query descriptor, float32 [B, D]: exact distances, ties to the lowest id.
@@ -137,10 +138,17 @@ class Gallery:
         FAISS proposes; distances are computed again from the stored descriptors, so they do not depend on the index
         or on the size of the batch. Fewer than k where the gallery holds fewer. Raises GalleryDamaged.
         """
+        return self._searched(lambda search: search.nearest(pooled, min(k, len(self))))
+
+    def nearest_of(self, pooled: np.ndarray, keys: np.ndarray, k: int) -> list[list[Neighbour]]:
+        """Return what `nearest` does among the images with these keys int64 [n] alone, comparing with all of them."""
+        return self._searched(lambda search: search.nearest_of(pooled, keys, min(k, len(keys))))
+
+    def _searched(self, search: Callable[[ImageSearch], list[list[Neighbour]]]) -> list[list[Neighbour]]:
         self._view.require_kept()
         if self._search is None:
             self._search = ImageSearch(self._view, self.path / "index", self._index_row)
-        found = self._search.nearest(pooled, min(k, len(self)))
+        found = search(self._search)
         self._view.require_kept()
         return found
 

@@ -18,6 +18,7 @@ from .files import ImageFile
 from .formats import HEIF, Refused, open_image, takes_much_memory
 from .profiles import to_srgb
 from .tiff import described, tags_of
+from .tiles import Box, Tile, box_of, tile_boxes, tile_digest, tile_id
 
 MAX_PIXELS = 100_000_000  # of one image; a small file can claim far more (decompression bomb)
 THUMBNAIL_EDGE = 192  # pixels
@@ -75,6 +76,27 @@ class DecodedImage:
     geometry: Geometry
     thumbnail: bytes  # a small JPEG
     notice: str | None = None  # what a person should know about it, one line that names the file
+    tile: Tile | None = None  # of a picture, which is `file`; None: the whole image
+
+    @property
+    def id(self) -> str:
+        """Its name in a gallery."""
+        return self.file.id if self.tile is None else tile_id(self.file.id, self.tile.box)
+
+    @property
+    def contents(self) -> bytes:
+        """The digest of its file."""
+        return self.digest if self.tile is None else self.tile.contents
+
+    @property
+    def begins(self) -> bool:
+        """Whether it is the first of its file: it is the whole image, or the first tile."""
+        return self.tile is None or self.tile.number == 0
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is the last of its file."""
+        return self.tile is None or self.tile.number == self.tile.count - 1
 
 
 @dataclass(frozen=True)
@@ -169,18 +191,67 @@ def covered(width: int, height: int, how: Preprocessing) -> Geometry:
     return Geometry(width, height, (max(left, 0.0), max(top, 0.0), right, bottom))
 
 
+def place_of(id: str, width: int, height: int, how: Preprocessing) -> Geometry:
+    """Return the part of a gallery's image, or of the picture that it is a tile of, that the backbone's input shows."""
+    if how.tile is None:
+        return covered(width, height, how)
+    return Geometry(width, height, box_of(id, width, height, how))
+
+
 def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
-    """Read, decode and preprocess one image. Raises ImageError."""
-    try:
-        data = file.read()
-    except OSError as error:
-        raise ImageError(f"{file.path}: cannot be read ({error.strerror or error})") from error
-    opened = decode_noted(data, file.path, MAX_PIXELS, how)
+    """Read, decode and preprocess one image, whole. Raises ImageError."""
+    data, opened = _read_file(file, how)
     image = opened.image
     pixels, geometry = preprocess(image, how)
     small = opened.plain and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE
     thumbnail = data if small else _thumbnail(image)
     return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, thumbnail, opened.notice)
+
+
+def load_parts(file: ImageFile, how: Preprocessing) -> list[DecodedImage]:
+    """Read, decode and preprocess what one file is to a gallery: an image, or the tiles of a picture in raster order.
+
+    Raises ImageError.
+    """
+    if how.tile is None:
+        return [load(file, how)]
+    data, opened = _read_file(file, how)
+    return cut(opened.image, file, how, xxhash.xxh3_128_digest(data), opened.notice)
+
+
+def _read_file(file: ImageFile, how: Preprocessing) -> tuple[bytes, Decoded]:
+    try:
+        data = file.read()
+    except OSError as error:
+        raise ImageError(f"{file.path}: cannot be read ({error.strerror or error})") from error
+    return data, decode_noted(data, file.path, MAX_PIXELS, how)
+
+
+def cut(
+    image: Image.Image, file: ImageFile, how: Preprocessing, digest: bytes, notice: str | None
+) -> list[DecodedImage]:
+    """Cut an RGB picture into tiles, and resize each to the backbone's input. `digest` is that of the file."""
+    boxes = tile_boxes(image.width, image.height, how)
+    tiles = []
+    for number, box in enumerate(boxes):
+        part = crop(image, box)
+        pixels, _ = preprocess(part, how)
+        tile = Tile(number, len(boxes), box, digest)
+        geometry = Geometry(image.width, image.height, box)
+        told = notice if number == 0 else None
+        tiles.append(DecodedImage(file, tile_digest(digest, box), pixels, geometry, _thumbnail(part), told, tile))
+    return tiles
+
+
+def crop(image: Image.Image, box: Box) -> Image.Image:
+    """Return a part of an RGB image, in whole pixels; what lies beyond its edges is mirrored."""
+    left, top, right, bottom = (int(edge) for edge in box)
+    inside = (max(0, left), max(0, top), min(image.width, right), min(image.height, bottom))
+    part = image.crop(inside)
+    if inside == (left, top, right, bottom):
+        return part
+    beyond = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(part), beyond, mode="symmetric"))
 
 
 def _to_rgb(image: Image.Image, profile: object) -> Image.Image:

@@ -16,16 +16,17 @@ import numpy as np
 from spade_index.errors import ImageError, InputError
 from spade_index.settings import Preprocessing
 
-from .decode import DecodedImage, Geometry, load
+from .decode import DecodedImage, Geometry, load_parts
 from .files import ImageFile
+from .tiles import Tile
 
 PROCESSES_FROM = 500  # images from which decoding in processes pays for their start of half a second
 LOT = 8  # images that a process loads at a time
 
 T = TypeVar("T")
 F = TypeVar("F")
-Packed = tuple[bytes, bytes, tuple[int, int, tuple[float, float, float, float]], bytes, str | None]
-Loaded = DecodedImage | Packed | ImageError
+Packed = tuple[bytes, bytes, tuple[int, int, tuple[float, float, float, float]], bytes, str | None, Tile | None]
+Loaded = list[DecodedImage] | list[Packed] | ImageError
 
 
 def load_all(
@@ -39,13 +40,17 @@ def load_all(
 ) -> Generator[DecodedImage]:
     """Yield images in the order of `files`, about `ahead` of them loaded in advance, on `workers` threads or processes.
 
+    The tiles of a picture follow each other, in raster order. Of such pictures few are in memory at a time.
+
     Processes decode small images faster, since Python's threads take turns, but need half a second to start, and the
     calling program must be importable (`if __name__ == "__main__"`). `on_error` is called for an image that cannot be
     loaded, which is left out; it may raise to stop. Raises InputError if a process dies, and what iterating over
     `files` raises, after the images before it.
     """
-    lot = LOT if processes else 1
+    lot = LOT if processes and how.tile is None else 1
     lots = max(ahead // lot, 2 * workers) if processes else ahead
+    if how.tile is not None:
+        lots = workers
     pool = _processes(workers) if processes else ThreadPoolExecutor(workers, thread_name_prefix="decode")
     work: Callable[[list[ImageFile], Preprocessing], Sequence[Loaded]] = _load_packed if processes else _load
     try:
@@ -54,7 +59,9 @@ def load_all(
                 if isinstance(loaded, ImageError):
                     on_error(loaded)
                 else:
-                    yield loaded if isinstance(loaded, DecodedImage) else _unpacked(file, loaded, how)
+                    yield from (
+                        image if isinstance(image, DecodedImage) else _unpacked(file, image, how) for image in loaded
+                    )
     except BrokenProcessPool as error:
         raise InputError("a decoding process died (out of memory?): try fewer --workers") from error
     finally:
@@ -107,31 +114,34 @@ def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield lot
 
 
-def _load(files: list[ImageFile], how: Preprocessing) -> list[DecodedImage | ImageError]:
-    found: list[DecodedImage | ImageError] = []
+def _load(files: list[ImageFile], how: Preprocessing) -> list[list[DecodedImage] | ImageError]:
+    found: list[list[DecodedImage] | ImageError] = []
     for file in files:
         try:
-            found.append(load(file, how))
+            found.append(load_parts(file, how))
         except ImageError as error:
             found.append(error)
     return found
 
 
-def _load_packed(files: list[ImageFile], how: Preprocessing) -> list[Packed | ImageError]:
+def _load_packed(files: list[ImageFile], how: Preprocessing) -> list[list[Packed] | ImageError]:
     """Load as `_load` does, but return plain values, which are pickled in half the time; the caller has the files."""
-    return [image if isinstance(image, ImageError) else _packed(image) for image in _load(files, how)]
+    return [
+        loaded if isinstance(loaded, ImageError) else [_packed(image) for image in loaded]
+        for loaded in _load(files, how)
+    ]
 
 
 def _packed(image: DecodedImage) -> Packed:
     geometry = image.geometry
     shown = (geometry.width, geometry.height, geometry.box)
-    return image.digest, image.pixels.tobytes(), shown, image.thumbnail, image.notice
+    return image.digest, image.pixels.tobytes(), shown, image.thumbnail, image.notice, image.tile
 
 
 def _unpacked(file: ImageFile, packed: Packed, how: Preprocessing) -> DecodedImage:
-    digest, pixels, geometry, thumbnail, notice = packed
+    digest, pixels, geometry, thumbnail, notice, tile = packed
     array = np.frombuffer(pixels, np.uint8).reshape(*how.input_size, 3)
-    return DecodedImage(file, digest, array, Geometry(*geometry), thumbnail, notice)
+    return DecodedImage(file, digest, array, Geometry(*geometry), thumbnail, notice, tile)
 
 
 def _processes(workers: int) -> Executor:

@@ -17,10 +17,11 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore
 
-from .calibration import near_distance
+from .calibration import near_distance, nearest_others
 from .detection import Detection, Question
 from .detector import Detector
 from .normal_scores import NormalScores, stored_calibration
+from .siblings import place_of_row
 from .tuned import tuned_search
 
 COUNT = 20  # odd images, by default
@@ -101,8 +102,9 @@ def without_itself(detector: Detector, row: ImageRow, near: float) -> Detection:
     """Search for an image of the gallery as `calibrate` does: without itself and images nearer than `near`."""
     gallery = detector.gallery
     pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key])]
-    nearest = detector.nearest_images(gallery.pooled([row]), row.key, near)
-    ((_, detection),) = detector.judge(nearest, pyramid, [Question(maps="always")])
+    nearest = nearest_others(detector, row, near)
+    places = [place_of_row(gallery, row)]
+    ((_, detection),) = detector.judge(nearest, pyramid, [Question(maps="always")], places)
     return detection
 
 

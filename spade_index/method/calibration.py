@@ -1,7 +1,8 @@
 """Calibration: score the gallery's own images, each searched for without itself and its near-duplicates."""
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -11,18 +12,22 @@ import torch
 
 from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import LeaveOneOut, as_stored
 from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.decode import Geometry
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
 from .detector import Detector
 from .normal_scores import PEAK, NormalScores
 from .scores import image_scores, map_score
+from .siblings import picture_numbers, pictures_of, place_of_row, siblings
 from .thresholds import require_share
 
 RULE = "conformal: leave-one-out scores of the gallery's own images"
-MINIMUM = 10  # images; the scores of fewer say nothing
+MINIMUM = 10  # images, or pictures; the scores of fewer say nothing
+AT_LEAST = 100  # images that are scored, however long that takes; of pictures that are cut into tiles, MINIMUM
 NEAR = 0.02  # of the median distance between two images: below it they are near-duplicates (frames, crops)
 PAIRS = 200  # images whose distances to each other give that median
 
@@ -33,7 +38,7 @@ class Calibration:
 
     rule: str
     false_alarms: float  # the share of normal images that the thresholds allow to be called anomalous
-    images: int  # that were scored
+    images: int  # that were scored; pictures, where these are cut into tiles
     snapshot: int  # of the gallery
     created: str  # ISO 8601, UTC
     search: str  # `SearchSettings.calibration_key` of the settings that the scores hold for
@@ -59,6 +64,7 @@ class _Alone(NamedTuple):
     pooled: float
     neighbours: list[int]  # keys of the images whose pixels were searched
     distances: np.ndarray  # float32 [P], on the grid of comparison
+    place: Geometry  # in its picture
 
 
 def calibrate(
@@ -76,14 +82,15 @@ def calibrate(
 ) -> Calibration:
     """Score up to `sample` of the gallery's images, each against all others but its near-duplicates.
 
-    Near-duplicates (frames of a film, crops) do not stand in for each other: new images will not have any.
+    Near-duplicates (frames of a film, crops) do not stand in for each other: new images will not have any. Neither do
+    the tiles of a picture: all of a picture's are scored, or none, and what is calibrated is the score of pictures.
 
     Args:
         gallery: with at least 10 images.
         search: the settings to calibrate for.
         false_alarms: share of normal images that the stored thresholds allow to be called anomalous, in (0, 1).
         sample: number of images to score at most, evenly spread.
-        seconds: stop after this time, but not before 100 images are scored.
+        seconds: stop after this time, but not before 100 images, or 10 pictures, are scored.
         earlier: scores of this gallery at an earlier snapshot, with these settings: their images are not scored again.
         progress: called with 1 after each image.
         device: of the pixel search, as for `Detector`.
@@ -98,28 +105,22 @@ def calibrate(
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to calibrate on; add at least {MINIMUM}")
     plain = replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
     detector = Detector(gallery, search=plain, calibrated=False, device=device, kernel=kernel, map_memory=map_memory)
-    images = gallery.sample(sample)
     kept = _still_there(gallery, earlier) if earlier is not None else None
     known = set() if kept is None else set(kept.keys.tolist())
-    missing = [image for image in images if image.key not in known]
-    order = np.random.default_rng(0).permutation(len(missing))  # so that what time allows is spread as well
-    alone: list[_Alone] = []
-    started = time.monotonic()
-    near = near_distance(gallery)
-    for image in (missing[place] for place in order):
-        if seconds is not None and len(alone) >= 100 and time.monotonic() > started + seconds:
-            break
-        alone.append(_search_without(detector, image, near))
-        progress(1)
+    pictures = pictures_of(gallery, (image for image in gallery.sample(sample) if image.key not in known))
+    alone = _search_all(detector, pictures, math.inf if seconds is None else seconds, progress)
     found = _joined(_scored(detector, search, sorted(alone), kept), kept)
+    normal = NormalScores(found, picture_numbers(gallery, found.keys))
+    if gallery.settings.preprocessing.tile is not None and len(normal) < MINIMUM:
+        raise InputError(f"{gallery.path}: {len(normal)} pictures are too few to calibrate on; add at least {MINIMUM}")
     return Calibration(
         rule=RULE,
         false_alarms=false_alarms,
-        images=len(found),
+        images=len(normal),
         snapshot=gallery.snapshot,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         search=search.calibration_key(),
-        thresholds=NormalScores(found).thresholds(false_alarms),
+        thresholds=normal.thresholds(false_alarms),
         found=found,
     )
 
@@ -137,13 +138,38 @@ def near_distance(gallery: Gallery) -> float:
     return NEAR * float(np.median(distances[np.triu_indices(len(pooled), 1)])) if len(pooled) > 1 else 0.0
 
 
-def _search_without(detector: Detector, image: ImageRow, near: float) -> _Alone:
+def _search_all(
+    detector: Detector, pictures: Sequence[Sequence[ImageRow]], seconds: float, progress: Callable[[int], None]
+) -> list[_Alone]:
+    """Search for all images of as many pictures as there is time for."""
+    order = np.random.default_rng(0).permutation(len(pictures))  # so that what time allows is spread as well
+    least = AT_LEAST if detector.gallery.settings.preprocessing.tile is None else MINIMUM
+    alone: list[_Alone] = []
+    started = time.monotonic()
+    near = near_distance(detector.gallery)
+    for number, place in enumerate(order):
+        if number >= least and time.monotonic() > started + seconds:
+            break
+        for image in pictures[place]:
+            alone.append(_search_without(detector, image, near))
+            progress(1)
+    return alone
+
+
+def nearest_others(detector: Detector, image: ImageRow, near: float) -> list[list[Neighbour]]:
+    """Return the nearest images of one of the gallery: without its picture, and images nearer than `near`."""
     gallery = detector.gallery
-    pyramid = [torch.from_numpy(level).float() for level in gallery.maps([image.key])]
-    nearest = detector.nearest_images(gallery.pooled([image]), image.key, near)
+    own = {sibling.key for sibling in siblings(gallery, image)}
+    return detector.nearest_images(gallery.pooled([image]), own, near, [place_of_row(gallery, image)])
+
+
+def _search_without(detector: Detector, image: ImageRow, near: float) -> _Alone:
+    pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([image.key])]
+    nearest = nearest_others(detector, image, near)
     (pixels,) = detector.nearest_pixels(pyramid, nearest)
     neighbours = [neighbour.key for neighbour in pixels.neighbours]
-    return _Alone(image.key, detector.pooled_score(nearest[0]), neighbours, pixels.distances.mean(1))
+    place = place_of_row(detector.gallery, image)
+    return _Alone(image.key, detector.pooled_score(nearest[0]), neighbours, pixels.distances.mean(1), place)
 
 
 def _scored(
@@ -157,7 +183,7 @@ def _scored(
         distances = image.distances
         if search.subtract_neighbours:
             distances = distances - search.subtract_neighbours * known.own_map(image.neighbours)
-        score_map = detector.score_maps(torch.from_numpy(distances)[None])[0]
+        score_map = detector.score_maps(torch.from_numpy(distances)[None])[0][detector.own_part(image.place)]
         of_map = map_score(score_map, search.top_share)
         kinds = [*image_scores(image.pooled, of_map).items(), (PEAK, float(score_map.max()))]
         scores: dict[str, float] = dict(kinds)

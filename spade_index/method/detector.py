@@ -11,7 +11,7 @@ How pixels are compared is in `comparison`, how the pixel search is scheduled in
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,14 +21,15 @@ from spade_index.errors import GalleryError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import DecodedImage
+from spade_index.images.decode import DecodedImage, Geometry
 from spade_index.kernels import MapPool, PoolStats, choose_kernel
 from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
 from .comparison import Comparison
-from .detection import Detection, PixelDetection, Question
+from .detection import EVERYWHERE, Detection, Part, PixelDetection, Question
 from .pixel_search import Found, PixelSearch
 from .scores import image_scores, map_score, pooled_score, score_maps
+from .siblings import Places, own_slices
 from .thresholds import Thresholds, find_thresholds
 from .tuned import tuned_search
 
@@ -86,6 +87,7 @@ class Detector:
             raise InputError(str(error)) from error
         self.comparison = Comparison(gallery, self.search)
         self.weights = self.comparison.weights
+        self._places = Places(gallery) if self.search.same_place else None
         self._pixel_search = PixelSearch(gallery, self.search, self.comparison, self.kernel, self.device, map_memory)
         known = find_thresholds(gallery, self.search, false_alarms) if calibrated else Thresholds(FALSE_ALARMS)
         self.calibrated_on, self.false_alarms = known.snapshot, known.false_alarms
@@ -101,22 +103,34 @@ class Detector:
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
         features = self.backbone(np.stack([image.pixels for image in images]))
-        return self.detect_features(features.pooled.cpu().numpy(), features.pyramid)
+        places = [image.geometry for image in images]
+        return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, places=places)
 
-    def detect_features(self, pooled: np.ndarray, pyramid: list[Tensor], without: int | None = None) -> list[Detection]:
+    def detect_features(
+        self,
+        pooled: np.ndarray,
+        pyramid: list[Tensor],
+        without: Collection[int] = (),
+        places: Sequence[Geometry] | None = None,
+    ) -> list[Detection]:
         """Return the detections of features.
 
         Args:
             pooled: float32 [B, D].
             pyramid: levels [B, H*W, C], the finest first.
-            without: key of an image of the gallery that is not searched: the query itself, where it is in the gallery.
+            without: keys of images that are not searched: the query itself, where it is in the gallery.
+            places: of the queries in their pictures, where these are cut into tiles.
         """
-        nearest = self.nearest_images(pooled, without)
-        judged = dict(self.judge(nearest, pyramid, [Question()] * len(nearest)))
+        nearest = self.nearest_images(pooled, without, places=places)
+        judged = dict(self.judge(nearest, pyramid, [Question()] * len(nearest), places))
         return [judged[query] for query in range(len(nearest))]
 
     def judge(
-        self, nearest: list[list[Neighbour]], pyramid: list[Tensor], questions: Sequence[Question]
+        self,
+        nearest: list[list[Neighbour]],
+        pyramid: list[Tensor],
+        questions: Sequence[Question],
+        places: Sequence[Geometry] | None = None,
     ) -> Iterator[tuple[int, Detection]]:
         """Yield the number and detection of each query as soon as it is known; those without a score map come first."""
         scores = [self.pooled_score(neighbours) for neighbours in nearest]
@@ -128,45 +142,77 @@ class Detector:
                 yield query, self._detection(question, nearest[query], score, None)
         if len(with_map) < len(scores):
             pyramid = [level[with_map] for level in pyramid]
-        found = self.nearest_pixels(pyramid, [nearest[query] for query in with_map])
+        there = None if places is None else [places[query] for query in with_map]
+        found = self.nearest_pixels(pyramid, [nearest[query] for query in with_map], there)
         for query, pixels in zip(with_map, found, strict=True):
             yield query, self._detection(questions[query], nearest[query], scores[query], pixels)
 
     def nearest_images(
-        self, pooled: np.ndarray, without: int | None = None, beyond: float | None = None
+        self,
+        pooled: np.ndarray,
+        without: Collection[int] = (),
+        beyond: float | None = None,
+        places: Sequence[Geometry] | None = None,
     ) -> list[list[Neighbour]]:
         """Image level: find the nearest normal images of each descriptor, as many as either level needs.
 
         Args:
             pooled: float32 [B, D].
-            without: key of an image that is left out.
-            beyond: squared distance up to which images are left out with it, as its near-duplicates, unless none
+            without: keys of images that are left out.
+            beyond: squared distance up to which images are left out with them, as near-duplicates, unless none
                 would remain.
+            places: of the queries in their pictures; needed where only tiles at the same place are searched.
         """
         wanted = max(self.search.score_neighbours, self.search.gallery_neighbours)
-        if without is None:
-            return self.gallery.nearest(pooled, wanted)
-        nearest = self.gallery.nearest(pooled, wanted + 1 if beyond is None else 2 * wanted + 1)
+        more = wanted if beyond is None else 2 * wanted
+        if self._places is None:
+            nearest = self.gallery.nearest(pooled, more + len(without))
+        else:
+            if places is None:
+                raise ValueError("the search for tiles at the same place needs the places of the queries")
+            nearest = self._nearest_there(pooled, more, without, places)
         return [others(neighbours, without, beyond)[:wanted] for neighbours in nearest]
+
+    def _nearest_there(
+        self, pooled: np.ndarray, count: int, without: Collection[int], places: Sequence[Geometry]
+    ) -> list[list[Neighbour]]:
+        """Return the nearest tiles that lie at the same places as the queries; if there is none, all tiles compete."""
+        assert self._places is not None
+        found = []
+        for query, place in zip(pooled, places, strict=True):
+            there = self._places.same(place.box, without)
+            query = query[None]
+            found += (
+                self.gallery.nearest(query, count + len(without))
+                if not len(there)
+                else self.gallery.nearest_of(query, there, count)
+            )
+        return found
 
     def pooled_score(self, neighbours: list[Neighbour]) -> float:
         """Return the mean squared distance to the `score_neighbours` nearest images."""
         return pooled_score(neighbours[: self.search.score_neighbours])
 
-    def nearest_pixels(self, pyramid: list[Tensor], nearest: list[list[Neighbour]]) -> Iterator[PixelDetection]:
+    def nearest_pixels(
+        self, pyramid: list[Tensor], nearest: list[list[Neighbour]], places: Sequence[Geometry] | None = None
+    ) -> Iterator[PixelDetection]:
         """Pixel level: find each query pixel's nearest among the pixels of the `gallery_neighbours` nearest images.
 
         Args:
             pyramid: levels [B, H*W, C], the finest first.
             nearest: of each query, as `nearest_images` found them.
+            places: of the queries in their pictures, where these are cut into tiles.
         """
         candidates = [neighbours[: self.search.gallery_neighbours] for neighbours in nearest]
         for queries, distances, matches in self.search_pixels(self.comparison.prepare(pyramid), candidates):
             means = self._less_normal(distances.mean(2), [candidates[query] for query in queries])  # [B, P]
-            found = zip(self.score_maps(means), distances.cpu().numpy(), matches.cpu().numpy(), strict=True)
-            for query, (score_map, of_pixels, matched) in zip(queries, found, strict=True):
-                score = map_score(score_map, self.search.top_share)
-                yield PixelDetection(score_map, of_pixels, matched, self.comparison.size, candidates[query], score)
+            arrays = (values.cpu().numpy() for values in (distances, matches, means))
+            found = zip(self.score_maps(means), *arrays, strict=True)
+            for query, (score_map, of_pixels, matched, mean) in zip(queries, found, strict=True):
+                part = EVERYWHERE if places is None else self.own_part(places[query])
+                score = map_score(score_map[part], self.search.top_share)
+                size, neighbours = self.comparison.size, candidates[query]
+                yield PixelDetection(score_map, of_pixels, matched, mean, size, neighbours, score, part)
 
     def search_pixels(self, prepared: list[Tensor], candidates: list[list[Neighbour]]) -> Iterator[Found]:
         """Yield the nearest pixels of prepared levels [B, H*W, C] (see `Comparison`) among those of the candidates."""
@@ -176,6 +222,11 @@ class Detector:
         """Return score maps, float32 [B, H, W] of the backbone's input size, of mean squared distances [B, P]."""
         input_size = self.gallery.settings.preprocessing.input_size
         return score_maps(distances, self.comparison.size, input_size, self.search.smoothing)
+
+    def own_part(self, place: Geometry) -> Part:
+        """Return the part of a score map that counts: of a tile, what no other of its picture sees better."""
+        how = self.gallery.settings.preprocessing
+        return EVERYWHERE if how.tile is None else own_slices(place, how.input_size, how)
 
     def _less_normal(self, distances: Tensor, candidates: list[list[Neighbour]]) -> Tensor:
         """Subtract a share of what the neighbours themselves score at each place from distances [B, P]."""
@@ -238,7 +289,7 @@ class Detector:
         return self._pixel_search.map_stats
 
 
-def others(neighbours: list[Neighbour], without: int, beyond: float | None) -> list[Neighbour]:
-    """Return neighbours other than one image and, unless none would remain, those up to a squared distance."""
-    found = [neighbour for neighbour in neighbours if neighbour.key != without]
+def others(neighbours: list[Neighbour], without: Collection[int], beyond: float | None) -> list[Neighbour]:
+    """Return neighbours other than some images and, unless none would remain, those up to a squared distance."""
+    found = [neighbour for neighbour in neighbours if neighbour.key not in without]
     return found if beyond is None else [n for n in found if n.distance > beyond] or found

@@ -23,6 +23,7 @@ from .detection import Detection
 from .detector import Detector
 from .metrics import PixelMetrics
 from .outcomes import SCORES, Outcomes
+from .pictures import Pictures
 from .tally import MOST, PixelTally
 
 KEPT = 120  # images whose maps are kept to be shown; of more, the extremes of each kind
@@ -194,17 +195,18 @@ def evaluate(
     loaded = load_all(
         (image.file for image in images), preprocessing, workers=workers, ahead=2 * batch_size, on_error=failed
     )
+    pictures = Pictures(detector)
     started = time.perf_counter()
     while batch := list(islice(loaded, batch_size)):
         evaluation.loading += time.perf_counter() - started
-        for image, detection in zip(batch, _searched(evaluation, detector, batch), strict=True):
+        for image, detection in pictures.completed(batch, _searched(evaluation, detector, batch)):
+            progress(1)
             if image.notice is not None:
                 notice(image.notice)
             judged, marks = _judge(by_file[id(image.file)], image.geometry, detection, metric_size, notice)
             each(judged)
             if judged.kind != UNLABELLED:
                 evaluation.add(judged, marks)
-        progress(len(batch))
         started = time.perf_counter()
     if not evaluation.outcomes.count(GOOD) or not evaluation.kinds:
         raise InputError("none of the good, or none of the defective test images could be decoded")
@@ -218,7 +220,7 @@ def _searched(evaluation: Evaluation, detector: Detector, batch: Sequence[Decode
     features = detector.backbone(np.stack([image.pixels for image in batch]))
     pooled = features.pooled.cpu().numpy()
     extracted = time.perf_counter()
-    detections = detector.detect_features(pooled, features.pyramid)
+    detections = detector.detect_features(pooled, features.pyramid, places=[image.geometry for image in batch])
     evaluation.extracting += extracted - started
     evaluation.searching += time.perf_counter() - extracted
     return detections

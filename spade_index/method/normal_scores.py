@@ -21,6 +21,7 @@ from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut, remedy,
 from spade_index.settings import IMAGE_SCORES, ImageScore, SearchSettings
 
 from .comparison import compared_sizes
+from .siblings import picture_numbers
 
 PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
 SCORES = (*IMAGE_SCORES, PEAK)  # of every image
@@ -30,12 +31,28 @@ ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all 
 class NormalScores:
     """Scores and maps of a gallery's images under one way of searching."""
 
-    def __init__(self, found: LeaveOneOut) -> None:
+    def __init__(self, found: LeaveOneOut, pictures: np.ndarray | None = None) -> None:
+        """Take what was found.
+
+        Args:
+            found: scores and maps of n images.
+            pictures: int64 [n], the number of the picture that each of them is a tile of; None: each is its own.
+        """
         self._found = found
-        self._ascending = {kind: np.sort(scores) for kind, scores in found.scores.items()}
+        self._count = len(found) if pictures is None else int(pictures.max(initial=-1)) + 1
+        self._ascending = {kind: np.sort(self._highest(scores, pictures)) for kind, scores in found.scores.items()}
+
+    def _highest(self, scores: np.ndarray, pictures: np.ndarray | None) -> np.ndarray:
+        """Return the score of each picture: the highest of its tiles'."""
+        if pictures is None:
+            return scores
+        highest = np.full(self._count, -np.inf)
+        np.maximum.at(highest, pictures, scores)
+        return highest
 
     def __len__(self) -> int:
-        return len(self._found)
+        """The number of images that were scored; of pictures, where these are cut into tiles."""
+        return self._count
 
     @property
     def keys(self) -> np.ndarray:
@@ -106,7 +123,7 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
         found = LeaveOneOut.read(path)
         if found.maps.shape[1] != math.prod(compared_sizes(gallery, search)[0]) or not found.scores.keys() >= {*SCORES}:
             raise GalleryDamaged(f"{path}: it was made with other settings: {remedy(path)}")
-        scores = NormalScores(found)
+        scores = NormalScores(found, picture_numbers(gallery, found.keys))
     thresholds = {kind: float(threshold) for kind, threshold in values["thresholds"].items()}
     return Stored(values["snapshot"], false_alarms, thresholds, scores)
 

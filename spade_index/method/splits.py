@@ -55,8 +55,12 @@ def false_alarms_kept(
         options: device, kernel and map_memory, as for `Detector`.
 
     Raises:
-        InputError: the gallery has too few images.
+        InputError: the gallery has too few images, or they are tiles.
     """
+    if gallery.settings.preprocessing.tile is not None:
+        raise InputError(
+            f"{gallery.path}: galleries of tiles cannot be split at random: a picture's tiles are not independent"
+        )
     if len(gallery) < LEAST:
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to split; add at least {LEAST}")
     random = np.random.default_rng(0)
@@ -81,7 +85,7 @@ class _Splits:
         self._rows = gallery.sample(max(LEAST, min(CALIBRATION_SAMPLE, BYTES // per_image)))
         near = near_distance(gallery)
         nearest = gallery.nearest(gallery.pooled(self._rows), wanted)
-        self._neighbours = [others(found, row.key, near) for row, found in zip(self._rows, nearest, strict=True)]
+        self._neighbours = [others(found, {row.key}, near) for row, found in zip(self._rows, nearest, strict=True)]
         # All that can be in a smaller gallery: more than the rows where these are a sample of many images.
         self._keys = np.unique([row.key for row in self._rows] + [n.key for of in self._neighbours for n in of])
         self._distances = [

@@ -13,6 +13,7 @@ from fastapi import Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
+from .json_bodies import JsonError, parse_json
 from .keys import ANYONE, Key
 from .problems import Problem
 from .service import service_of
@@ -39,9 +40,20 @@ class ReadRoute(APIRoute):
             require_known_parameters(request, known)
             if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
                 raise Problem(415, "compressed requests are not supported", field="Content-Encoding")
-            return await handle(request)
+            return await handle(ExactRequest(request.scope, request.receive))
 
         return checked
+
+
+class ExactRequest(Request):
+    """A request whose JSON has no name twice, no NaN, and a limited number of elements."""
+
+    async def json(self) -> Any:
+        """Parse the body. Raises Problem (422)."""
+        try:
+            return parse_json(await self.body(), service_of(self).settings.json_elements)
+        except JsonError as error:
+            raise Problem(422, str(error), field="body") from error
 
 
 class WriteRoute(ReadRoute):

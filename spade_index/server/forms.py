@@ -13,12 +13,12 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from .limits import BOUNDARY_LENGTH, NAME_LENGTH, PART_HEADER_BYTES, PART_HEADERS
 from .problems import Problem
 
 FIELD = "images"
 QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
 EXTENDED = re.compile(rb";\s*filename\*\s*=\s*([^\s;\"]*)", re.IGNORECASE)  # which python-multipart leaves out
-NAME_LENGTH = 1024  # characters of a file name
 
 
 class Sink(Protocol):
@@ -51,10 +51,13 @@ async def read_files(
     what `begin` raises.
     """
     _, parameters = parse_options_header(request.headers.get("content-type", ""))
-    if not parameters.get(b"boundary"):
-        raise Problem(400, "a form has a boundary", field="Content-Type")
+    boundary = parameters.get(b"boundary", b"")
+    if not 0 < len(boundary) <= BOUNDARY_LENGTH:
+        raise Problem(400, f"a form has a boundary of 1 to {BOUNDARY_LENGTH} characters", field="Content-Type")
     form = _Form(most, begin)
-    parser = MultipartParser(parameters[b"boundary"], form.callbacks())
+    parser = MultipartParser(
+        boundary, form.callbacks(), max_header_count=PART_HEADERS, max_header_size=PART_HEADER_BYTES
+    )
     try:
         async for data in request.stream():
             await run(parser.write, data)

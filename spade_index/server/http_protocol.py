@@ -5,9 +5,13 @@ head may take: a client that is still sending would not see the answer if the co
 """
 
 import asyncio
+import fcntl
 import secrets
 import socket
 import struct
+import sys
+import termios
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -16,11 +20,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .connections import Connections, now
 from .exchange import HEADERS
+from .framing import BoundedConnection
+from .limits import REST_BYTES
 from .metrics import Metrics
 from .problems import Problem, problem_response
 from .settings import ServeSettings
-
-HEAD_BYTES = 16 << 10  # of a request's head
 
 
 class Patient(H11Protocol):
@@ -29,6 +33,8 @@ class Patient(H11Protocol):
     Uvicorn itself closes idle connections that were used before (`timeout_keep_alive`).
     """
 
+    conn: BoundedConnection
+
     limits: ServeSettings
     admitted: Connections
 
@@ -36,6 +42,11 @@ class Patient(H11Protocol):
     unread_since: float | None = None
     _waiting: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
+    _dropped = 0  # bytes since the last answer that were no request
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = BoundedConnection()
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -52,9 +63,13 @@ class Patient(H11Protocol):
         super().data_received(data)
         if self._in_request():
             self.idle_since = None
+            self._dropped = 0
             self._stop_waiting()
         else:
             self._wait()
+            self._dropped += len(data)
+            if self._dropped > REST_BYTES:
+                self.transport.close()
 
     def on_response_complete(self) -> None:
         self.idle_since = now()
@@ -81,6 +96,13 @@ class Patient(H11Protocol):
     def unsent(self) -> int:
         return int(self.transport.get_write_buffer_size())
 
+    def unread(self) -> int:
+        """Return the bytes that the client's system has not taken, those included that are in the system's buffers."""
+        with suppress(OSError, ValueError):  # it is closed by now
+            opened = self.transport.get_extra_info("socket")
+            return self.unsent() + int.from_bytes(fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return self.unsent()
+
     def abort(self) -> None:
         opened = self.transport.get_extra_info("socket")
         if opened is not None:  # so that the system keeps nothing for the client to read, either
@@ -90,7 +112,7 @@ class Patient(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer a request that is not HTTP with problem details, unless an answer has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._answer(Problem(400, "this is not an HTTP/1.1 request"))
+            self._answer(Problem(400, self.conn.refused or "this is not an HTTP/1.1 request"))
         if self.cycle is not None:  # its answer can no longer be sent
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -130,11 +152,11 @@ class Patient(H11Protocol):
 
     def _expect_reading(self) -> None:
         self._stop_reading(still=True)
-        self._reading = self.loop.call_later(self.limits.write_seconds, self._require_read, self.unsent())
+        self._reading = self.loop.call_later(self.limits.write_seconds, self._require_read, self.unread())
 
     def _require_read(self, before: int) -> None:
         due = int(self.limits.write_rate * self.limits.write_seconds)  # bytes that a client reads in that time at least
-        if before - self.unsent() < min(before, due):
+        if before - self.unread() < min(before, due):
             self.admitted.give_up(self)
         else:
             self._expect_reading()
@@ -161,6 +183,6 @@ def protocol_options(settings: ServeSettings, metrics: Metrics) -> dict[str, Any
         "server_header": False,
         "date_header": True,
         "proxy_headers": False,
+        "timeout_keep_alive": settings.keep_seconds,
         "timeout_graceful_shutdown": int(settings.request_seconds) + 1,
-        "h11_max_incomplete_event_size": HEAD_BYTES,
     }

@@ -7,9 +7,6 @@ from spade_index import wire
 
 ENDED = ("done", "failed", "cancelled")
 RESTING = (*ENDED, "interrupted")
-NOTICES = 100  # lines kept of a job
-NOTICE_LENGTH = 10_000  # characters kept of a line
-PREFIX_LENGTH = 256  # characters
 SHARED = tuple(one.name for one in fields(wire.JobInfo) if one.name != "images")
 
 

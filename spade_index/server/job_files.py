@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from spade_index.errors import InputError, StorageError
 from spade_index.gallery.store.files import open_regular
@@ -21,6 +20,8 @@ from spade_index.images.find import ImageFile
 from .decoding import require_cheap
 from .job import Job
 from .job_records import ID, read_record
+from .settings import ServeSettings
+from .staged_bytes import StagedBytes, StagedFile
 
 FOLDER = ".spade-index"
 PRIVATE = 0o700  # other users of the machine read nothing that was sent
@@ -31,9 +32,10 @@ log = logging.getLogger("spade_index.server")
 class JobFiles:
     """The folder of all jobs of a root."""
 
-    def __init__(self, root: Path, max_pixels: int) -> None:
-        """Images of more than `max_pixels` are not decoded."""
+    def __init__(self, root: Path, max_pixels: int, most_bytes: int = ServeSettings.staged_bytes) -> None:
+        """Images of more than `max_pixels` are not decoded; those of all jobs take at most `most_bytes`."""
         self.folder = root / FOLDER / "jobs"
+        self.staged = StagedBytes(most_bytes)
         self._max_pixels = max_pixels
 
     def load(self) -> Iterator[Job]:
@@ -58,7 +60,9 @@ class JobFiles:
         try:
             if folder.is_symlink() or (folder / "images").is_symlink():
                 raise ValueError("a link")
-            return read_record(path)
+            job = read_record(path)
+            self.staged.found(job.id, folder / "images")
+            return job
         except FileNotFoundError:
             if ID.fullmatch(folder.name):  # killed before the record was there
                 shutil.rmtree(folder, ignore_errors=True)
@@ -89,9 +93,9 @@ class JobFiles:
         self._images(job).parent.mkdir(mode=PRIVATE)
         self._images(job).mkdir(mode=PRIVATE)
 
-    def create_image(self, job: Job, number: int) -> BinaryIO:
+    def create_image(self, job: Job, number: int) -> StagedFile:
         """Open the file of an image that is about to come. Raises FileNotFoundError if the job was dropped."""
-        return open(self._images(job) / str(number), "xb")
+        return StagedFile(open(self._images(job) / str(number), "xb"), job.id, self.staged)
 
     def images(self, job: Job) -> Iterator[ImageFile]:
         """Yield the images that were sent with a job, under the ids that they get in the gallery.
@@ -110,10 +114,12 @@ class JobFiles:
     def delete_images(self, job: Job) -> None:
         """Delete the images that were sent with a job."""
         shutil.rmtree(self._images(job), ignore_errors=True)
+        self.staged.forget(job.id)
 
     def delete(self, job: Job) -> None:
         """Delete all of a job."""
         shutil.rmtree(self.folder / job.id, ignore_errors=True)
+        self.staged.forget(job.id)
 
     def _images(self, job: Job) -> Path:
         return self.folder / job.id / "images"

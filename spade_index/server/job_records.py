@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 from spade_index.gallery.store.files import open_regular
 from spade_index.wire import JobState
 
-from .forms import NAME_LENGTH
-from .job import NOTICE_LENGTH, NOTICES, PREFIX_LENGTH, Job
+from .job import Job
+from .limits import NAME_LENGTH, NOTICE_LENGTH, NOTICES, PREFIX_LENGTH
 from .settings import MOST_ADDED
 
 RECORD_BYTES = 32 << 20  # of a record; a thousand long names take eight

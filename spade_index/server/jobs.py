@@ -19,15 +19,15 @@ from spade_index.images.pages import PAGED
 
 from .decoding import pages_noted
 from .galleries import Galleries
-from .job import ENDED, NOTICE_LENGTH, NOTICES, RESTING, Job, now
+from .job import ENDED, RESTING, Job, now
 from .job_files import JobFiles
+from .limits import NOTICE_LENGTH, NOTICES, STOP_SECONDS
 from .problems import Problem, as_problem
 from .settings import ServeSettings
 from .staging import Staging
 from .worker import Worker
 from .writing import open_writer
 
-STOP_SECONDS = 10.0  # that a stop waits for a running job
 SAVE_SECONDS = 2.0  # between tries to write what could not be written
 BATCH = 8  # images; queries of the same backbone wait for as many
 
@@ -43,7 +43,7 @@ class Jobs:
 
     def __init__(self, galleries: Galleries, settings: ServeSettings) -> None:
         self._galleries = galleries
-        self.files = JobFiles(galleries.root, settings.image_pixels)
+        self.files = JobFiles(galleries.root, settings.image_pixels, settings.staged_bytes)
         self._settings = settings
         self._jobs: dict[str, Job] = {}
         self._queue: Queue[str | None] = Queue()

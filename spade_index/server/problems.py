@@ -21,6 +21,8 @@ from spade_index.errors import (
     UnknownImage,
 )
 
+from .limits import DETAIL_LENGTH, ERRORS
+
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[type[SpadeIndexError], int] = {  # the first that fits
     GalleryNotFound: 404,
@@ -33,8 +35,6 @@ STATUS: dict[type[SpadeIndexError], int] = {  # the first that fits
 }
 FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/:;,'\"`()]+/)+")  # of an absolute path
 SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-ERRORS = 10  # of a request that are told
-DETAIL = 1000  # characters of each
 LOCKED_SECONDS = 5  # after which it may be worth trying again
 
 
@@ -68,7 +68,7 @@ class InvalidFields(Problem):
     def __init__(self, errors: Sequence[Any]) -> None:
         """`errors` are pydantic's: `loc` is where in the request, `msg` what is wrong."""
         fields = [
-            {"field": _field(error["loc"][1:] or error["loc"]), "detail": str(error["msg"])[:DETAIL]}
+            {"field": _field(error["loc"][1:] or error["loc"]), "detail": str(error["msg"])[:DETAIL_LENGTH]}
             for error in errors[:ERRORS]
         ]
         super().__init__(422, "; ".join(f"{found['field']}: {found['detail']}" for found in fields))

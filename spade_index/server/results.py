@@ -22,9 +22,8 @@ from spade_index.views.heatmap import heat, heatmap, score_limits
 
 from .decoding import Upload
 from .engine import Answer
+from .limits import OVERLAY_EDGE
 from .problems import Problem
-
-OVERLAY_EDGE = 2048  # pixels, at most, of the longer edge of pictures that are drawn
 
 
 @dataclass(frozen=True)

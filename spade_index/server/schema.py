@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
-MOST_IDS = 10_000  # of a request
+from .limits import MOST_IDS
 
 
 def _utf8(text: str) -> str:

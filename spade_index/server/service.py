@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,8 +17,9 @@ from .engine import Answer, Engine
 from .galleries import Galleries, LoadBackbone, backbone_of
 from .jobs import Jobs
 from .keys import Keys
+from .limits import AUDITS, PARSERS
 from .metrics import Metrics
-from .problems import ClientGone
+from .problems import ClientGone, Problem
 from .results import Results
 from .settings import ServeSettings
 
@@ -45,8 +46,10 @@ class Service:
         self.decoders = Decoders(settings, self.metrics)
         self.engine = Engine(self.galleries, settings, self.metrics)
         self.results = Results(settings.results_bytes, settings.results_seconds)
-        self.drawing = threading.BoundedSemaphore(settings.decoders)  # whole images are in memory while it is done
-        self.auditing = threading.Lock()  # one at a time: it searches for a thousand images
+        self.drawing = asyncio.Semaphore(settings.decoders)  # whole images are in memory while it is done
+        self.parsing = asyncio.Semaphore(PARSERS)
+        self.auditing = threading.BoundedSemaphore(AUDITS)
+        self.changing = threading.BoundedSemaphore(settings.changes_waiting)
         self.jobs = Jobs(self.galleries, settings)
         self.workers = (self.engine.worker, self.jobs.worker)
         self.metrics.watch(self.galleries.pool_stats, self.results.stats, self.workers)
@@ -95,6 +98,17 @@ def service_of(request: Request) -> Service:
     """Return the service that answers a request."""
     service: Service = request.app.state.service
     return service
+
+
+@contextmanager
+def without_waiting(places: threading.BoundedSemaphore, who: str) -> Iterator[None]:
+    """Take one of some places. Raises Problem (503) where others have them all: a thread must not wait for them."""
+    if not places.acquire(blocking=False):
+        raise Problem(503, f"{who}: too many at a time", retry_after=2)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 async def while_waited_for(request: Request, work: Awaitable[T]) -> T:

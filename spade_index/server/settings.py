@@ -1,12 +1,13 @@
 """Settings of the service: galleries, address, memory and limits."""
 
 import ipaddress
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from spade_index.errors import InputError
-from spade_index.settings import SearchChoice
+from spade_index.presets import SearchChoice
 
 MIB = 1 << 20
 MOST_ADDED = 10_000  # images of a request that adds some, whatever the settings
@@ -38,11 +39,14 @@ class ServeSettings:
     add_bytes: int = 1024 * MIB  # body of a request that adds images
     ids_bytes: int = MIB  # body of a request that names images
     held_bytes: int = 512 * MIB  # of all bodies that are being received, those of adding aside
+    staged_bytes: int = 8192 * MIB  # of all images that were sent to be added and are not in a gallery yet
+    json_elements: int = 2_000_000  # of the JSON of an inference: brackets and commas of the question, or values
     request_images: int = 32
     add_images: int = 1000  # of one request
     image_pixels: int = 50_000_000
     connections: int = 256  # or half of the files that the process may open, if these are fewer
     unsent_bytes: int = 256 * MIB  # of all answers that clients have not read
+    keep_seconds: float = 5  # that a connection is kept without a request
     write_seconds: float = 30  # in which a client reads some of its answer,
     write_rate: int = 8 << 10  # at this rate at least
     head_seconds: float = 10  # for a request's head to arrive
@@ -51,6 +55,7 @@ class ServeSettings:
     request_seconds: float = 60  # from its arrival to its turn
 
     change_seconds: float = 5  # that removing and restoring wait for another writer
+    changes_waiting: int = 16  # of them at a time
     job_seconds: float = 60  # that a job waits for another writer
     jobs_waiting: int = 100  # jobs that have not been run, beyond which no more are taken
     jobs_kept: int = 100  # ended jobs that are remembered
@@ -59,17 +64,12 @@ class ServeSettings:
     results_seconds: float = 900
 
     def __post_init__(self) -> None:
-        for name in (
-            "connections",
-            "batch_images",
-            "queue_images",
-            "decoders",
-            "request_images",
-            "add_images",
-            "image_pixels",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if limit.type is int and limit.name != "port" and value < 1:
+                raise InputError(f"{limit.name} must be at least 1, not {value}")
+            if limit.type is float and not 0 < value < math.inf:
+                raise InputError(f"{limit.name} must be above 0 and finite, not {value}")
         if self.add_images > MOST_ADDED:
             raise InputError(f"add_images must be at most {MOST_ADDED}, not {self.add_images}")
         if self.queue_images < self.request_images:

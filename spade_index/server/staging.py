@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import BinaryIO
 
-from .forms import FIELD
+from .forms import FIELD, Sink
 from .job import Job
 from .job_files import JobFiles
 from .problems import Problem
@@ -27,7 +26,7 @@ class Staging:
         if self._job is not None:
             self._drop(self._job)
 
-    def begin(self, number: int, name: str | None) -> BinaryIO:
+    def begin(self, number: int, name: str | None) -> Sink:
         """Open the file that the next image goes to. Raises Problem (409, 422), OSError."""
         assert self._job is not None
         if name is None or name in self._names:

@@ -11,12 +11,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from .json_bodies import JsonError, parse_json
+from .limits import TENSOR_ID_LENGTH, TENSOR_RANK
+from .settings import ServeSettings
+
 HEADER = "Inference-Header-Content-Length"
-RANK = 8  # of tensors at most
 PARAMETERS = {"maps", "threshold", "binary_data_output"} | {
     "priority",  # these of Triton's change nothing
     "timeout",
@@ -24,6 +28,8 @@ PARAMETERS = {"maps", "threshold", "binary_data_output"} | {
     "sequence_start",
     "sequence_end",
 }
+MOST_INPUTS = 2  # that models have
+MOST_OUTPUTS = 6
 LENGTH = 4  # bytes that the length of an element takes
 
 Tensor = np.ndarray | list[bytes]  # uint8 of any shape, or the elements of type BYTES
@@ -66,52 +72,42 @@ class Output:
         return {"f": "FP32", "b": "BOOL", "O": "BYTES"}[self.values.dtype.kind]
 
 
-def parse_request(body: bytes, header_length: int | None) -> InferRequest:
+def parse_request(
+    body: bytes,
+    header_length: int | None,
+    most_images: int = ServeSettings.request_images,
+    most_elements: int = ServeSettings.json_elements,
+) -> InferRequest:
     """Parse the JSON and the tensors of a request. Raises TensorError."""
-    head, rest = (body, b"") if header_length is None else (body[:header_length], body[header_length:])
-    if header_length is not None and len(head) != header_length:
+    json_length = len(body) if header_length is None else header_length
+    if json_length > len(body):
         raise TensorError(f"{HEADER} is beyond the body's end")
     try:
-        request = json.loads(head, object_pairs_hook=_distinct, parse_constant=_refuse)
-    except TensorError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise TensorError("the request is not JSON") from error
-    request = _mapping(request, "the request")
+        request = _mapping(parse_json(body[:json_length], most_elements), "the request")
+    except JsonError as error:
+        raise TensorError(str(error)) from error
+    rest = memoryview(body)[json_length:]
     parameters = _parameters(request)
     for unknown in parameters.keys() - PARAMETERS:
         raise TensorError(f"unknown parameter {unknown[:100]!r}: there are {', '.join(sorted(PARAMETERS))}")
     inputs: dict[str, Tensor] = {}
-    for entry in _list(request, "inputs"):
+    for entry in _list(request, "inputs", MOST_INPUTS):
         tensor = _mapping(entry, "an input")
-        name = str(tensor.get("name"))[:100]
+        name = _name(tensor)
         if name in inputs:
             raise TensorError(f"input {name!r} is there twice")
         size = _parameters(tensor).get("binary_data_size")
         if size is None:
-            inputs[name] = _from_json(name, tensor)
+            inputs[name] = _from_json(name, tensor, most_images)
         else:
             if not _is_count(size) or size > len(rest):
                 raise TensorError(f"input {name!r}: its binary_data_size is not there")
-            inputs[name], rest = _from_bytes(name, tensor, rest[:size]), rest[size:]
+            inputs[name], rest = _from_bytes(name, tensor, rest[:size], most_images), rest[size:]
     if rest:
         raise TensorError(f"{len(rest)} bytes behind the last input")
     binary = parameters.get("binary_data_output", False) is True
-    outputs = [_wish(entry, binary) for entry in _list(request, "outputs")] or None
-    id = request.get("id")
-    return InferRequest(None if id is None else str(id)[:1000], parameters, inputs, outputs, binary)
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object. Raises TensorError for a name that is there twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise TensorError("an object of the request has a name twice")
-    return found
-
-
-def _refuse(constant: str) -> None:
-    raise TensorError(f"{constant} is not JSON")
+    outputs = [_wish(entry, binary) for entry in _list(request, "outputs", MOST_OUTPUTS)] or None
+    return InferRequest(_id(request), parameters, inputs, outputs, binary)
 
 
 def render_response(facts: Mapping[str, Any], outputs: Sequence[Output]) -> tuple[bytes, int | None]:
@@ -133,30 +129,40 @@ def render_response(facts: Mapping[str, Any], outputs: Sequence[Output]) -> tupl
     return b"".join([head, *behind]), len(head) if behind else None
 
 
-def _from_json(name: str, tensor: Mapping[str, Any]) -> Tensor:
+def _from_json(name: str, tensor: Mapping[str, Any], most_images: int) -> Tensor:
     shape, data = _shape(name, tensor), tensor.get("data")
     if tensor.get("datatype") == "BYTES":
-        elements = list(_flat(data, RANK))
+        elements = list(_flat(data, TENSOR_RANK))
         _require_count(name, shape, len(elements))
+        _require_few(len(elements), most_images)
         try:
             return [base64.b64decode(_text(element), validate=True) for element in elements]
         except (TypeError, ValueError) as error:
             raise TensorError(f"input {name!r}: in JSON, an element of BYTES is a string in base64") from error
-    try:
-        values = np.array(data)
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise TensorError(f"input {name!r}: its data is no array") from error
-    if values.dtype.kind not in "iu" or values.size == 0 or values.min() < 0 or values.max() > 255:
-        raise TensorError(f"input {name!r}: its data is not of whole numbers 0 to 255")
+    numbers = _numbers(name, data)
     _require_uint8(name, tensor)
-    _require_count(name, shape, values.size)
-    return values.astype(np.uint8).reshape(shape)
+    _require_count(name, shape, len(numbers))
+    return np.frombuffer(numbers, np.uint8).reshape(shape)
 
 
-def _from_bytes(name: str, tensor: Mapping[str, Any], data: bytes) -> Tensor:
+def _numbers(name: str, data: Any) -> bytes:
+    """Return the numbers of nested lists; NumPy would make strings of them all if one is a string, as long as it."""
+    while isinstance(data, list) and data and isinstance(data[0], list):
+        if not all(isinstance(row, list) and len(row) == len(data[0]) for row in data):
+            raise TensorError(f"input {name!r}: its data is no array")
+        data = list(chain.from_iterable(data))
+    try:
+        if not isinstance(data, list) or set(map(type, data)) != {int}:
+            raise TypeError
+        return bytes(data)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TensorError(f"input {name!r}: its data is not of whole numbers 0 to 255") from error
+
+
+def _from_bytes(name: str, tensor: Mapping[str, Any], data: memoryview, most_images: int) -> Tensor:
     shape = _shape(name, tensor)
     if tensor.get("datatype") == "BYTES":
-        elements = _elements(name, data)
+        elements = _elements(name, data, most_images)
         _require_count(name, shape, len(elements))
         return elements
     _require_uint8(name, tensor)
@@ -173,14 +179,16 @@ def _flat(data: Any, depth: int) -> Iterator[Any]:
         yield data
 
 
-def _elements(name: str, data: bytes) -> list[bytes]:
-    elements, place = [], 0
+def _elements(name: str, data: memoryview, most: int) -> list[bytes]:
+    elements: list[bytes] = []
+    place = 0
     while place < len(data):
+        _require_few(len(elements) + 1, most)
         size = int.from_bytes(data[place : place + LENGTH], "little")
         place += LENGTH
         if place + size > len(data):
             raise TensorError(f"input {name!r}: an element is cut off")
-        elements.append(data[place : place + size])
+        elements.append(bytes(data[place : place + size]))
         place += size
     return elements
 
@@ -200,12 +208,28 @@ def _plain(value: Any) -> Any:
 def _wish(entry: Any, binary_by_default: bool) -> OutputWish:
     output = _mapping(entry, "an output")
     binary = _parameters(output).get("binary_data", binary_by_default)
-    return OutputWish(str(output.get("name"))[:100], binary is True)
+    return OutputWish(_name(output), binary is True)
+
+
+def _name(of: Mapping[str, Any]) -> str:
+    name = of.get("name")
+    if not isinstance(name, str):
+        raise TensorError("an input or output has no name")
+    return name[:100]
+
+
+def _id(request: Mapping[str, Any]) -> str | None:
+    id = request.get("id")
+    if id is None:
+        return None
+    if not isinstance(id, str | int) or len(str(id)) > TENSOR_ID_LENGTH:
+        raise TensorError(f"`id` is not a string of at most {TENSOR_ID_LENGTH:,} characters")
+    return str(id)
 
 
 def _shape(name: str, tensor: Mapping[str, Any]) -> list[int]:
     shape = tensor.get("shape")
-    if not isinstance(shape, list) or not 0 < len(shape) <= RANK or not all(map(_is_count, shape)):
+    if not isinstance(shape, list) or not 0 < len(shape) <= TENSOR_RANK or not all(map(_is_count, shape)):
         raise TensorError(f"input {name!r}: its shape is no list of whole numbers")
     return shape
 
@@ -213,6 +237,11 @@ def _shape(name: str, tensor: Mapping[str, Any]) -> list[int]:
 def _require_count(name: str, shape: list[int], count: int) -> None:
     if math.prod(shape) != count:
         raise TensorError(f"input {name!r}: {count} elements are not of shape {shape}")
+
+
+def _require_few(images: int, most: int) -> None:
+    if images > most:
+        raise TensorError(f"more images than the limit of {most:,} of a request")
 
 
 def _require_uint8(name: str, tensor: Mapping[str, Any]) -> None:
@@ -224,10 +253,12 @@ def _parameters(of: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_mapping(of.get("parameters") or {}, "`parameters`"))
 
 
-def _list(request: Mapping[str, Any], name: str) -> list[Any]:
+def _list(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
     values = request.get(name) or []
     if not isinstance(values, list):
         raise TensorError(f"`{name}` is no list")
+    if len(values) > most:
+        raise TensorError(f"`{name}` has more than {most} entries")
     return values
 
 

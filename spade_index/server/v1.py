@@ -22,6 +22,7 @@ from .access import ReadRoute, RequestKey, permitted
 from .decoding import read_uploads
 from .forms import FIELD
 from .keys import Key
+from .limits import NAME_LENGTH, PAGE_IMAGES, PAGE_SNAPSHOTS
 from .problems import MEDIA_TYPE, Problem, as_problem
 from .results import Result
 from .schema import binary, image_body
@@ -93,7 +94,7 @@ def images(
     request: Request,
     gallery: GalleryName,
     after: Annotated[int, Query(ge=-1, le=2**62, description="`next` of the page before")] = -1,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=PAGE_IMAGES)] = 100,
     removed: Annotated[bool, Query(description="Those that can be restored instead")] = False,
 ) -> wire.GalleryImages:
     """List the images of a gallery, page by page, in the order in which they were added."""
@@ -141,7 +142,7 @@ async def query(
         float | None, Query(allow_inf_nan=False, description="Call images anomalous above this score [the calibrated]")
     ] = None,
     snapshot: Snapshot = None,
-    name: Annotated[str | None, Query(max_length=1024, description="Of an image that is the whole body")] = None,
+    name: Annotated[str | None, Query(max_length=NAME_LENGTH, description="Of an image that is the whole body")] = None,
 ) -> wire.QueryAnswer:
     """Score images: one as the body, or some in the form field `images`."""
     served = service_of(request)
@@ -171,7 +172,7 @@ async def score_map(
     ] = "overlay",
     opacity: Opacity = 0.5,
     snapshot: Snapshot = None,
-    name: Annotated[str | None, Query(max_length=1024)] = None,
+    name: Annotated[str | None, Query(max_length=NAME_LENGTH)] = None,
 ) -> Response:
     """Return the score map of one image. Its score is in the headers."""
     served = service_of(request)
@@ -181,7 +182,7 @@ async def score_map(
         place.take(1)
         found = await served.find(request, gallery, uploads, snapshot=snapshot, maps="always")
         result = results.result_of(gallery, uploads[0], found.images[0], found.answers[0], found.preprocessing)
-        response = await anyio.to_thread.run_sync(_rendered, served, result, format, opacity)
+        response = await _rendered(served, result, format, opacity)
     detection = result.answer.detection
     response.headers["X-Score"] = repr(detection.score)
     response.headers["X-Snapshot"] = str(detection.snapshot)
@@ -197,27 +198,27 @@ def result(request: Request, id: ResultId, found: KeptResult) -> wire.ResultInfo
 
 
 @router.get("/results/{id}/overlay.png", response_class=Response, responses=binary("image/png"), tags=["results"])
-def overlay(request: Request, found: KeptResult, opacity: Opacity = 0.5) -> Response:
+async def overlay(request: Request, found: KeptResult, opacity: Opacity = 0.5) -> Response:
     """Return the score map over the image, in its own coordinates."""
-    return _rendered(service_of(request), found, "overlay", opacity)
+    return await _rendered(service_of(request), found, "overlay", opacity)
 
 
 @router.get("/results/{id}/heat.png", response_class=Response, responses=binary("image/png"), tags=["results"])
-def heat(request: Request, found: KeptResult) -> Response:
+async def heat(request: Request, found: KeptResult) -> Response:
     """Return the overlay's colours alone, transparent where the image is normal, to be laid over the image."""
-    return _rendered(service_of(request), found, "heat", 0.5)
+    return await _rendered(service_of(request), found, "heat", 0.5)
 
 
 @router.get("/results/{id}/grey.png", response_class=Response, responses=binary("image/png"), tags=["results"])
-def grey(request: Request, found: KeptResult) -> Response:
+async def grey(request: Request, found: KeptResult) -> Response:
     """Return the score map as 8-bit grey over the result's `limits`, of the backbone's input size."""
-    return _rendered(service_of(request), found, "grey", 0.5)
+    return await _rendered(service_of(request), found, "grey", 0.5)
 
 
 @router.get("/results/{id}/score_map.npy", response_class=Response, responses=binary(NPY), tags=["results"])
-def npy(request: Request, found: KeptResult) -> Response:
+async def npy(request: Request, found: KeptResult) -> Response:
     """Return the score map, float32 [H, W] of the backbone's input size, as NumPy stores it."""
-    return _rendered(service_of(request), found, "npy", 0.5)
+    return await _rendered(service_of(request), found, "npy", 0.5)
 
 
 @router.get("/results/{id}/match", tags=["results"])
@@ -230,8 +231,13 @@ def match(
     return found.match(x, y)
 
 
-def _rendered(served: Service, result: Result, format: str, opacity: float) -> Response:
-    with served.drawing, served.metrics.timed("render"):
+async def _rendered(served: Service, result: Result, format: str, opacity: float) -> Response:
+    async with served.drawing:  # those that wait occupy no thread
+        return await anyio.to_thread.run_sync(_drawn, served, result, format, opacity)
+
+
+def _drawn(served: Service, result: Result, format: str, opacity: float) -> Response:
+    with served.metrics.timed("render"):
         if format == "npy":
             buffer = io.BytesIO()
             np.save(buffer, result.pixels.score_map, allow_pickle=False)
@@ -272,6 +278,7 @@ def described(served: Service, name: str, key: Key) -> wire.GalleryInfo:
     """Describe a gallery. Raises Problem (404), GalleryError."""
     with served.galleries.open(name) as opened:
         info, settings = opened.info(), opened.settings
+        info["snapshots"] = info["snapshots"][-PAGE_SNAPSHOTS:]
         search = served.settings.search.settings(tuned_search(opened))
         stored = stored_calibration(opened, search)
     kept = ("images", "snapshot", "snapshots", "created", "removed_images", "shard_bytes", "settings", "index")

@@ -1,11 +1,9 @@
 """The native API's audit: a gallery's odd images, with their maps, and near-duplicates. `v1_changes` removes them."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 from urllib.parse import quote
 
+import anyio
 import torch
 from fastapi import APIRouter, Query, Request, Response
 
@@ -13,6 +11,7 @@ from spade_index import wire
 from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import THUMBNAIL_EDGE, covered
+from spade_index.images.tiles import box_of
 from spade_index.method.audit import COUNT, audit
 from spade_index.method.comparison import compared_sizes
 from spade_index.method.normal_scores import PEAK, stored_calibration
@@ -22,10 +21,11 @@ from spade_index.views.files import encode
 from spade_index.views.heatmap import heat, score_limits
 
 from .access import ReadRoute
+from .limits import AUDIT_IMAGES
 from .problems import Problem, as_problem
 from .results import thumbnail_link
 from .schema import binary
-from .service import service_of
+from .service import Service, service_of, without_waiting
 from .v1 import PROBLEMS, GalleryName
 
 router = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=ReadRoute)
@@ -33,11 +33,11 @@ router = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=ReadRoute)
 
 @router.get("/galleries/{gallery}/audit", tags=["images"])
 def odd_images(
-    request: Request, gallery: GalleryName, count: Annotated[int, Query(ge=1, le=200)] = COUNT
+    request: Request, gallery: GalleryName, count: Annotated[int, Query(ge=1, le=AUDIT_IMAGES)] = COUNT
 ) -> wire.AuditInfo:
     """Rank the images that the calibration scored by what each scores without itself, and group near-duplicates."""
     served = service_of(request)
-    with _alone(served.auditing), served.galleries.open(gallery) as opened:
+    with without_waiting(served.auditing, "another audit"), served.galleries.open(gallery) as opened:
         try:
             found = audit(opened, count)
         except InputError as error:
@@ -67,13 +67,18 @@ def odd_images(
 @router.get(
     "/galleries/{gallery}/audit/heat.png", response_class=Response, responses=binary("image/png"), tags=["images"]
 )
-def audit_heat(
+async def audit_heat(
     request: Request, gallery: GalleryName, id: Annotated[str, Query(description="Of an image that was ranked")]
 ) -> Response:
     """Return the colours of an image's map, searched for without itself, to be laid over its thumbnail."""
     served = service_of(request)
-    with served.galleries.open(gallery) as opened, served.drawing:
-        return Response(_heat(opened, id), media_type="image/png")
+    async with served.drawing:
+        return Response(await anyio.to_thread.run_sync(_heat_of, served, gallery, id), media_type="image/png")
+
+
+def _heat_of(served: Service, name: str, id: str) -> bytes:
+    with served.galleries.open(name) as opened:
+        return _heat(opened, id)
 
 
 def _heat(gallery: Gallery, id: str) -> bytes:
@@ -87,18 +92,9 @@ def _heat(gallery: Gallery, id: str) -> bytes:
     distances = distances - search.subtract_neighbours * scores.own_map([])  # about what its neighbours score
     grid = compared_sizes(gallery, search)[0]
     (score_map,) = score_maps(torch.from_numpy(distances)[None], grid, how.input_size, search.smoothing)
-    scale = THUMBNAIL_EDGE / max(row.width, row.height)
-    size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
+    left, top, right, bottom = box_of(row.id, row.width, row.height, how)  # what the thumbnail shows
+    width, height = round(right - left), round(bottom - top)
+    scale = THUMBNAIL_EDGE / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     limits = score_limits([score_map.max()], scores.threshold(PEAK, stored.false_alarms))
-    return encode(heat(size, score_map, covered(row.width, row.height, how), limits), "PNG")
-
-
-@contextmanager
-def _alone(lock: threading.Lock) -> Iterator[None]:
-    """Hold a lock. Raises Problem (503) where another request holds it: its thread must not wait."""
-    if not lock.acquire(blocking=False):
-        raise Problem(503, "another audit is being made", retry_after=2)
-    try:
-        yield
-    finally:
-        lock.release()
+    return encode(heat(size, score_map, covered(width, height, how), limits), "PNG")

@@ -11,10 +11,11 @@ from spade_index.errors import InputError, storage_errors
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute, permitted
 from .decoding import is_multipart
 from .forms import FIELD, read_files
-from .job import PREFIX_LENGTH, Job
+from .job import Job
+from .limits import PREFIX_LENGTH
 from .problems import Problem, as_problem
 from .schema import Ids, image_body
-from .service import service_of
+from .service import service_of, without_waiting
 from .v1 import PROBLEMS, GalleryName, described
 from .writing import open_writer
 
@@ -112,12 +113,11 @@ def resume(request: Request, found: KnownJob) -> wire.JobInfo:
 
 
 def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Changed:
-    path = service_of(request).galleries.path(gallery)
-    with open_writer(path, service_of(request).settings.change_seconds) as writer:
+    served = service_of(request)
+    path = served.galleries.path(gallery)
+    with without_waiting(served.changing, "other changes"), open_writer(path, served.settings.change_seconds) as writer:
         try:
             snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)
         except InputError as error:  # of one to be restored that is there
-            raise Problem(
-                409, as_problem(error, str(service_of(request).galleries.root)).detail, field="ids"
-            ) from error
+            raise Problem(409, as_problem(error, str(served.galleries.root)).detail, field="ids") from error
         return wire.Changed(changed=len(set(ids.ids)), images=len(writer.gallery), snapshot=snapshot)

@@ -3,14 +3,13 @@
 https://github.com/kserve/open-inference-protocol, and Triton's extension for binary tensors.
 """
 
+import math
 import re
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import anyio
-import numpy as np
 from fastapi import APIRouter, Path, Request, Response
 from starlette.responses import JSONResponse
 
@@ -20,7 +19,8 @@ from spade_index.settings import MAPS, Maps
 
 from .access import ReadRoute, RequestKey
 from .decoding import Upload
-from .engine import Answer
+from .limits import PAGE_SNAPSHOTS
+from .outputs import OUTPUTS, output_shapes
 from .problems import Problem, as_problem
 from .service import Service, service_of
 from .tensors import HEADER, InferRequest, Output, OutputWish, TensorError, parse_request, render_response
@@ -33,7 +33,6 @@ INPUTS = [
     {"name": IMAGE, "datatype": "BYTES", "shape": [-1]},  # files; or
     {"name": PIXELS, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},  # B, H, W, RGB
 ]
-EMPTY = np.float32(np.nan)
 NUMBER = re.compile("[0-9]{1,18}")
 LARGEST = sys.float_info.max
 ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
@@ -82,16 +81,14 @@ def metadata(request: Request, model: Model, version: Version | None = None) -> 
         height, width = gallery.settings.preprocessing.input_size
         versions = [str(row.snapshot) for row in gallery.catalog.snapshots() if row.images]
         neighbours = service_of(request).settings.search.settings(tuned_search(gallery)).score_neighbours
-    shapes = {
-        "score": ("FP32", [-1]),
-        "anomalous": ("BOOL", [-1]),
-        "threshold": ("FP32", [-1]),
-        "score_map": ("FP32", [-1, height, width]),
-        "neighbour": ("BYTES", [-1, neighbours]),
-        "distance": ("FP32", [-1, neighbours]),
+    shapes = output_shapes((height, width), neighbours)
+    return {
+        "name": model,
+        "versions": versions[-PAGE_SNAPSHOTS:],
+        "platform": "spade_index",
+        "inputs": INPUTS,
+        "outputs": [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in shapes.items()],
     }
-    outputs = [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in shapes.items()]
-    return {"name": model, "versions": versions, "platform": "spade_index", "inputs": INPUTS, "outputs": outputs}
 
 
 @router.get("/models/{model}/ready")
@@ -115,6 +112,8 @@ async def infer(request: Request, model: Model, version: Version | None = None) 
         asked = await _parsed(request)
         uploads = _uploads(asked, served.settings.request_images)
         wishes = _wishes(asked)
+        how = (await anyio.to_thread.run_sync(served.galleries.settings_of, model)).preprocessing
+        _require_few_values(wishes, len(uploads), how.input_size, served.settings.json_elements)
         place.take(len(uploads))
         found = await served.find(
             request,
@@ -135,12 +134,18 @@ async def infer(request: Request, model: Model, version: Version | None = None) 
 
 
 async def _parsed(request: Request) -> InferRequest:
+    served = service_of(request)
+    limits = served.settings
     length = request.headers.get(HEADER)
     if length is not None and not NUMBER.fullmatch(length):
         raise Problem(400, f"{HEADER} is not the number of bytes of a body")
+    size = None if length is None else int(length)
     body = await request.body()
     try:
-        return await anyio.to_thread.run_sync(parse_request, body, None if length is None else int(length))
+        async with served.parsing:
+            return await anyio.to_thread.run_sync(
+                parse_request, body, size, limits.request_images, limits.json_elements
+            )
     except TensorError as error:
         raise Problem(400, str(error)) from error
 
@@ -171,6 +176,14 @@ def _wishes(asked: InferRequest) -> list[OutputWish]:
         if wish.name not in OUTPUTS:
             raise Problem(400, f"no output {wish.name!r}: there are {', '.join(OUTPUTS)}")
     return wishes
+
+
+def _require_few_values(wishes: list[OutputWish], images: int, size: tuple[int, int], most: int) -> None:
+    """Raise Problem (400) for an answer of more values in JSON than are made for one request."""
+    values = sum(images * math.prod(size) for wish in wishes if wish.name == "score_map" and not wish.binary)
+    if values > most:
+        detail = f"`score_map` would have {values:,} values in JSON, over the limit of {most:,}: ask for binary_data"
+        raise Problem(400, detail)
 
 
 def _maps(asked: InferRequest, wishes: list[OutputWish]) -> Maps | None:
@@ -207,54 +220,3 @@ def _state(served: Service, name: str) -> dict[str, str]:
     except (SpadeIndexError, Problem) as error:
         reason = str(as_problem(error, str(served.galleries.root)).detail)
         return {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
-
-
-def _scores(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
-    return np.array([answer.detection.score for answer in answers], "<f4")
-
-
-def _anomalous(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
-    return np.array([bool(answer.detection.anomalous) for answer in answers])
-
-
-def _thresholds(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
-    found = [answer.detection.threshold for answer in answers]
-    return np.array([EMPTY if threshold is None else threshold for threshold in found], "<f4")
-
-
-def _score_maps(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
-    maps = np.full((len(answers), *size), EMPTY, "<f4")
-    for place, answer in enumerate(answers):
-        if answer.detection.pixels is not None:
-            maps[place] = answer.detection.pixels.score_map
-    return maps
-
-
-def _neighbours(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
-    ids = np.full((len(answers), _most(answers)), "", object)
-    for place, answer in enumerate(answers):
-        for rank, neighbour in enumerate(answer.detection.neighbours):
-            ids[place, rank] = neighbour.id
-    return ids
-
-
-def _distances(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
-    distances = np.full((len(answers), _most(answers)), EMPTY, "<f4")
-    for place, answer in enumerate(answers):
-        found = [neighbour.distance for neighbour in answer.detection.neighbours]
-        distances[place, : len(found)] = found
-    return distances
-
-
-def _most(answers: Sequence[Answer]) -> int:
-    return max(len(answer.detection.neighbours) for answer in answers)
-
-
-OUTPUTS = {
-    "score": _scores,
-    "anomalous": _anomalous,
-    "threshold": _thresholds,
-    "score_map": _score_maps,
-    "neighbour": _neighbours,
-    "distance": _distances,
-}

@@ -16,8 +16,9 @@ from spade_index.cli.options import AddingOptions, KernelOptions, LoadingOptions
 from spade_index.cli.search_options import SearchOptions
 from spade_index.cli.serve import ServeOptions
 from spade_index.errors import InputError
+from spade_index.presets import PAPER_SEARCH
 from spade_index.server.settings import ServeSettings
-from spade_index.settings import BATCH_SIZE, PAPER_SEARCH, IndexSettings, SearchSettings
+from spade_index.settings import BATCH_SIZE, IndexSettings, SearchSettings
 
 GROUPS = (AddingOptions, BackboneOptions, IndexOptions, KernelOptions, LoadingOptions, SearchOptions, ServeOptions)
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def catalog(tmp_path: Path, backbone: Backbone) -> Catalog:
     return Catalog.create(tmp_path / "catalog.sqlite", backbone.settings)
 
 
-def change(catalog: Catalog, add: str = "", remove: str = "") -> int:
-    """Commit a snapshot that adds and removes images with one-letter ids."""
+def change(catalog: Catalog, add: Sequence[str] = "", remove: Sequence[str] = "") -> int:
+    """Commit a snapshot that adds and removes images with these ids."""
     with catalog.transaction() as changes:
         snapshot, db = changes.add_snapshot("test", 0, "[]"), changes._db
         db.executemany(
@@ -92,6 +93,18 @@ def test_many_images_come_in_order_and_by_key(catalog: Catalog) -> None:
         1: names[0],
         77: names[76],
     }
+
+
+def test_the_tiles_of_a_picture_are_found_by_its_id(catalog: Catalog) -> None:
+    tiles = ["a.png@0,0", "a.png@12,0", "a.png@3,4"]
+    others = ["a.png", "a.png@1,2@0,0", "a.png@x", "a.pngA@0,0", "a.pn@0,0", "b.png@0,0", "ä@0,0"]
+    first = change(catalog, add=[*others, *tiles])
+    second = change(catalog, remove=["a.png@12,0"])
+    assert [row.id for row in catalog.tiles_of("a.png", first)] == tiles
+    assert [row.id for row in catalog.tiles_of("a.png", second)] == ["a.png@0,0", "a.png@3,4"]
+    assert [row.id for row in catalog.tiles_of("a.png@1,2", second)] == ["a.png@1,2@0,0"]
+    assert [row.id for row in catalog.tiles_of("ä", second)] == ["ä@0,0"]
+    assert catalog.tiles_of("a", second) == catalog.tiles_of("", second) == []
 
 
 def test_a_failed_transaction_changes_nothing(catalog: Catalog) -> None:

@@ -1,6 +1,11 @@
 """Calls that add images to the gallery `plain` of a service."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from spade_index.gallery.write.writer import GalleryWriter
 
 from .serving import Server
 from .tiny import png
@@ -24,3 +29,23 @@ def add(server: Server, files: list, **parameters: object) -> str:
 def staged(root: Path) -> list[Path]:
     """Return the files of images that were sent and are not yet in the gallery."""
     return sorted((root / ".spade-index" / "jobs").glob("*/images/*"))
+
+
+@contextmanager
+def locked(root: Path, seconds: float | None = None) -> Iterator[None]:
+    """Hold the lock of the gallery's writer, for some seconds at most."""
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with GalleryWriter(root / "plain"):
+            held.set()
+            free.wait(seconds)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    try:
+        assert held.wait(10)
+        yield
+    finally:
+        free.set()
+        holding.join()

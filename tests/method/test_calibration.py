@@ -130,7 +130,7 @@ def test_neighbours_maps_are_subtracted(gallery_path: Path) -> None:
         less = calibrate(gallery, replace(SEARCH, subtract_neighbours=0.5)).found
         for row, image in enumerate(gallery.images()):
             detector = Detector(gallery, search=SEARCH)
-            nearest = detector.nearest_images(gallery.pooled([image]), image.key, near_distance(gallery))[0]
+            nearest = detector.nearest_images(gallery.pooled([image]), {image.key}, near_distance(gallery))[0]
             own = plain.maps[plain.rows([n.key for n in nearest[:3]])].astype(np.float32).mean(0)
             left = plain.maps[row].astype(np.float32) - 0.5 * own
             score_map = detector.score_maps(torch.from_numpy(left)[None])[0]
@@ -147,8 +147,8 @@ def test_a_detector_subtracts_what_its_neighbours_score(gallery_path: Path, back
         image = next(writer.gallery.images())
         pyramid = [torch.from_numpy(level).float() for level in writer.gallery.maps([image.key])]
         pooled = writer.gallery.pooled([image])
-        (found,) = Detector(writer.gallery, search=search).detect_features(pooled, pyramid, without=image.key)
-        (plain,) = Detector(writer.gallery, search=SEARCH).detect_features(pooled, pyramid, without=image.key)
+        (found,) = Detector(writer.gallery, search=search).detect_features(pooled, pyramid, without={image.key})
+        (plain,) = Detector(writer.gallery, search=SEARCH).detect_features(pooled, pyramid, without={image.key})
     assert found.pixels is not None
     assert plain.pixels is not None
     assert found.pixels.score_map.mean() < plain.pixels.score_map.mean()

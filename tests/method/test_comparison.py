@@ -94,7 +94,7 @@ def test_the_gallerys_maps_are_prepared_as_the_querys(gallery_path: Path) -> Non
             image = next(gallery.images())
             pyramid = [torch.from_numpy(level).float() for level in gallery.maps([image.key])]
             detector = Detector(gallery, search=search)
-            (alone,) = detector.detect_features(gallery.pooled([image]), pyramid, without=image.key)
+            (alone,) = detector.detect_features(gallery.pooled([image]), pyramid, without={image.key})
             (found,) = detector.detect_features(gallery.pooled([image]), pyramid)
         assert found.pixels is not None
         assert alone.pixels is not None

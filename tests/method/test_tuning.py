@@ -21,7 +21,8 @@ from spade_index.method.synthetic import draw_sample
 from spade_index.method.trials import Trial, Trials
 from spade_index.method.tuned import should_tune_again, tuned_search
 from spade_index.method.tuning import choose, store, tune
-from spade_index.settings import SearchChoice, SearchSettings
+from spade_index.presets import SearchChoice
+from spade_index.settings import SearchSettings
 
 from helpers.tiny import build, tiny_backbone, write_images
 

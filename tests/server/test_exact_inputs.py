@@ -227,3 +227,20 @@ def test_ids_that_are_no_text_are_refused(shared_server: Server, body: str) -> N
     headers = {"Content-Type": "application/json"}
     answer = shared_server.http.post("/v1/galleries/plain/remove", content=body, headers=headers)
     assert answer.status_code in (400, 422)
+
+
+@pytest.mark.parametrize("action", ["remove", "restore"])
+@pytest.mark.parametrize("body", ['{"ids": ["003.png"], "ids": ["004.png"]}', '{"ids": [{"a": 1, "a": 2}]}'])
+def test_a_name_that_is_twice_in_an_object_is_named(server: Server, action: str, body: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = server.http.post(f"/v1/galleries/plain/{action}", content=body, headers=headers)
+    assert "twice" in problem(answer, 422, "body")["detail"]
+    assert server.http.get("/v1/galleries/plain").json()["images"] == 12
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_constants_are_not_json(shared_server: Server, constant: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    body = f'{{"ids": [{constant}]}}'
+    answer = shared_server.http.post("/v1/galleries/plain/remove", content=body, headers=headers)
+    assert constant in problem(answer, 422, "body")["detail"]

@@ -75,6 +75,10 @@ class ImageSearch:
             pending, count = uncertain, 4 * count
         return found
 
+    def nearest_of(self, pooled: np.ndarray, keys: np.ndarray, k: int) -> list[list[Neighbour]]:
+        """Return the k nearest of the images with these keys int64 [n] to each query; k is at most their number."""
+        return [self._rank(query, keys, k) for query in pooled]
+
     def _candidates(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and keys [B, n] of candidates: from the index, and of images that came after it.
 

@@ -13,11 +13,11 @@ class ImageOrigin:
     """Source of an image."""
 
     id: str  # its name in the gallery
-    digest: bytes  # xxh3_128 of its file's bytes
+    digest: bytes  # xxh3_128 of its file's bytes; of a tile, see `tiles.tile_digest`
     path: str  # where it was when it was added; in an archive, ARCHIVE::MEMBER
     size: int  # of the file, bytes
     mtime_ns: int  # of the file
-    width: int  # of the upright original, pixels
+    width: int  # of the upright original, pixels; of a tile, that of its picture
     height: int
 
 

@@ -1,0 +1,172 @@
+"""Pictures that are cut into tiles: the detections of the tiles become one of the picture.
+
+The score of a picture is the highest of its tiles', so a defect counts as much in a large picture as in a small one.
+The tiles' distances are joined to one score map: where tiles overlap, each weighs less towards its edges, where the
+backbone sees the padding of its convolutions in place of what is beyond.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from spade_index.images.decode import DecodedImage, Geometry
+from spade_index.images.files import ImageFile
+from spade_index.images.tiles import Box
+
+from .detection import Detection, Match, PixelDetection
+from .detector import Detector
+
+MOST_EDGE = 2048  # pixels of a joined score map
+LEAST_WEIGHT = 1e-3  # of a tile at its own edge, where it may be the only one
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that was searched for: a whole one, or a picture of which all tiles were."""
+
+    file: ImageFile
+    geometry: Geometry
+    notice: str | None
+
+
+@dataclass(frozen=True)
+class JoinedPixels(PixelDetection):
+    """The pixel level of a picture: its score map, and the matches of each tile.
+
+    Distances, matches, means and neighbours are those of the tile with the highest score; `size` is the grid that the
+    picture would have.
+    """
+
+    geometry: Geometry = field(default_factory=lambda: Geometry(1, 1, (0.0, 0.0, 1.0, 1.0)))  # of the picture
+    tiles: Sequence[tuple[Box, PixelDetection]] = ()  # in raster order; without the tiles' own score maps
+
+    def match(self, x: float, y: float) -> Match:
+        """Return the match of the place at these fractions of width and height, in the tile whose centre is nearest."""
+        across, down = x * self.geometry.width, y * self.geometry.height
+
+        def inside(of_tile: tuple[Box, PixelDetection]) -> float:
+            """Return how far inside of a tile the place is, as a fraction of its edges."""
+            left, top, right, bottom = of_tile[0]
+            u, v = (across - left) / (right - left), (down - top) / (bottom - top)
+            return min(u, 1 - u, v, 1 - v)
+
+        (left, top, right, bottom), pixels = max(self.tiles, key=inside)
+        u, v = (across - left) / (right - left), (down - top) / (bottom - top)
+        found = pixels.match(min(max(u, 0.0), 1.0), min(max(v, 0.0), 1.0))
+        return replace(found, x=x, y=y)
+
+
+class Pictures:
+    """Takes detections in their order, and gives those of whole images at once, those of tiles joined."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+        self._tiles: list[tuple[Box, Detection]] = []  # of the picture that is not complete
+
+    def completed(
+        self, images: Sequence[DecodedImage], detections: Sequence[Detection]
+    ) -> Iterator[tuple[Picture, Detection]]:
+        """Yield the pictures that these images complete. All tiles of a picture must come, in raster order."""
+        for image, detection in zip(images, detections, strict=True):
+            if image.tile is None:
+                yield Picture(image.file, image.geometry, image.notice), detection
+                continue
+            if image.tile.number == 0:
+                self._tiles, self._notice = [], image.notice
+            self._tiles.append((image.tile.box, _without_map(detection)))
+            if image.tile.number == image.tile.count - 1:
+                width, height = image.geometry.width, image.geometry.height
+                whole = Geometry(width, height, (0.0, 0.0, float(width), float(height)))
+                yield Picture(image.file, whole, self._notice), join(self._detector, self._tiles, whole)
+                self._tiles = []
+
+
+def join(detector: Detector, tiles: Sequence[tuple[Box, Detection]], whole: Geometry) -> Detection:
+    """Return the detection of a picture, from those of all of its tiles. Scores are the highest of the tiles'."""
+    worst = max((detection for _, detection in tiles), key=lambda detection: detection.score)
+    kinds = [kind for kind in worst.scores if all(kind in detection.scores for _, detection in tiles)]
+    scores = {kind: max(detection.scores[kind] for _, detection in tiles) for kind in kinds}
+    scores[worst.kind] = worst.score
+    mapped = [(box, detection.pixels) for box, detection in tiles if detection.pixels is not None]
+    pixels = _joined(detector, mapped, whole) if mapped else None
+    return replace(worst, scores=scores, pixels=pixels)
+
+
+def _joined(detector: Detector, tiles: Sequence[tuple[Box, PixelDetection]], whole: Geometry) -> JoinedPixels:
+    worst = max((pixels for _, pixels in tiles), key=lambda pixels: pixels.score)
+    how = detector.gallery.settings.preprocessing
+    box = tiles[0][0]
+    shown = how.input_size[1] / (box[2] - box[0])  # pixels of the backbone's input in one of the picture
+    scale = min(shown, MOST_EDGE / max(whole.width, whole.height))
+    size = max(1, round(whole.height * scale)), max(1, round(whole.width * scale))
+    joined = join_maps([(of, pixels.means.reshape(pixels.size)) for of, pixels in tiles], whole, size)
+    score_map = gaussian_filter(joined, detector.search.smoothing * scale / shown)
+    rows, columns = worst.size
+    grid = (
+        max(1, round(rows * whole.height / (box[3] - box[1]))),
+        max(1, round(columns * whole.width / (box[2] - box[0]))),
+    )
+    return JoinedPixels(
+        score_map=score_map,
+        distances=worst.distances,
+        matches=worst.matches,
+        means=worst.means,
+        size=grid,
+        neighbours=worst.neighbours,
+        score=worst.score,
+        geometry=whole,
+        tiles=tuple(tiles),
+    )
+
+
+def join_maps(tiles: Iterable[tuple[Box, np.ndarray]], whole: Geometry, size: tuple[int, int]) -> np.ndarray:
+    """Join maps of tiles, each float32 [H0, W0] over its box, to one of the whole picture, float32 [H, W] of this size.
+
+    Maps are interpolated bilinearly. A place is the mean of the tiles that it is in, each weighing the distance to its
+    nearest edge; a place that no tile holds is 0.
+    """
+    total, weight = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    for (left, top, right, bottom), values in tiles:
+        rows, across_rows, row_weights = _samples(top, bottom, whole.height, size[0], values.shape[0])
+        columns, across_columns, column_weights = _samples(left, right, whole.width, size[1], values.shape[1])
+        weights = np.minimum(row_weights[:, None], column_weights)
+        total[rows, columns] += weights * (across_rows @ values @ across_columns.T)
+        weight[rows, columns] += weights
+    return np.divide(total, weight, out=np.zeros(size, np.float32), where=weight > 0)
+
+
+def _samples(low: float, high: float, length: int, size: int, cells: int) -> tuple[slice, np.ndarray, np.ndarray]:
+    """Return how `size` pixels along an edge of a picture take a tile's cells.
+
+    Args:
+        low: where the tile begins, in pixels of the picture.
+        high: where it ends.
+        length: of the picture's edge.
+        size: pixels of the joined map along that edge.
+        cells: of the tile along that edge.
+
+    Returns:
+        The pixels whose centres are in the tile, the share of each cell in each of them float32 [n, cells], and the
+        weight of each of them in the tile float32 [n].
+    """
+    first, last = int(np.ceil(low * size / length - 0.5)), int(np.ceil(high * size / length - 0.5))
+    first = min(max(first, 0), size - 1)
+    last = min(max(last, first + 1), size)
+    inside = ((np.arange(first, last) + 0.5) * length / size - low) / (high - low)  # 0..1
+    place = np.clip(inside * cells - 0.5, 0, cells - 1)
+    lower = np.minimum(place.astype(int), max(0, cells - 2))
+    shares = np.zeros((len(place), cells), np.float32)
+    pixels = np.arange(len(place))
+    shares[pixels, lower] = 1 - (place - lower)
+    if cells > 1:
+        shares[pixels, lower + 1] = place - lower
+    return slice(first, last), shares, np.clip(np.minimum(inside, 1 - inside), LEAST_WEIGHT, None).astype(np.float32)
+
+
+def _without_map(detection: Detection) -> Detection:
+    """Return the detection of a tile without its score map, which takes most of its memory."""
+    if detection.pixels is None:
+        return detection
+    return replace(detection, pixels=replace(detection.pixels, score_map=np.empty((0, 0), np.float32)))

@@ -1,0 +1,86 @@
+"""The tiles of one picture: they do not stand in for each other, and the picture has one score.
+
+In a gallery whose pictures are not cut into tiles, every image is a picture of its own.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+
+from spade_index.errors import InputError
+from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.reader import Gallery
+from spade_index.images.decode import Geometry, place_of
+from spade_index.images.tiles import Box, own_part, picture_of, tile_size
+from spade_index.settings import Preprocessing
+
+
+def siblings(gallery: Gallery, row: ImageRow) -> list[ImageRow]:
+    """Return the tiles of the picture that an image of a gallery is a tile of, itself included, in their order."""
+    if gallery.settings.preprocessing.tile is None:
+        return [row]
+    return gallery.catalog.tiles_of(picture_of(row.id), gallery.snapshot) or [row]
+
+
+def pictures_of(gallery: Gallery, rows: Iterable[ImageRow]) -> list[list[ImageRow]]:
+    """Return all tiles of every picture that has a tile among these rows, picture by picture, in their order."""
+    first = {picture_of(row.id) if gallery.settings.preprocessing.tile else row.id: row for row in rows}
+    return [siblings(gallery, row) for row in first.values()]
+
+
+def picture_numbers(gallery: Gallery, keys: np.ndarray) -> np.ndarray | None:
+    """Return the number of the picture of each image with these keys, int64 [n]; None where nothing is cut into tiles.
+
+    Numbers are 0 to the number of pictures less 1.
+    """
+    if gallery.settings.preprocessing.tile is None:
+        return None
+    ids = gallery.catalog.ids(keys.tolist())
+    pictures = [picture_of(ids.get(int(key), str(key))) for key in keys]
+    numbers: np.ndarray = np.unique(pictures, return_inverse=True)[1].reshape(-1)
+    return numbers
+
+
+def place_of_row(gallery: Gallery, row: ImageRow) -> Geometry:
+    """Return what the backbone saw of the original of an image of the gallery."""
+    return place_of(row.id, row.width, row.height, gallery.settings.preprocessing)
+
+
+def own_slices(place: Geometry, size: Sequence[int], how: Preprocessing) -> tuple[slice, slice]:
+    """Return the part of a tile's score map that counts: what no other tile of the picture sees better.
+
+    Args:
+        place: of the tile in its picture.
+        size: (H, W) of the score map.
+        how: the gallery's preprocessing.
+    """
+    left, top, right, bottom = place.box
+    low_x, low_y, high_x, high_y = own_part(place.box, place.width, place.height, how)
+    across, down = size[1] / (right - left), size[0] / (bottom - top)
+    rows = slice(math.floor((low_y - top) * down + 1e-6), math.ceil((high_y - top) * down - 1e-6))
+    return rows, slice(math.floor((low_x - left) * across + 1e-6), math.ceil((high_x - left) * across - 1e-6))
+
+
+class Places:
+    """Where the tiles of a gallery lie in their pictures: which of them are at the same place."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        """Read the places of all images. Raises InputError if the gallery is none of tiles."""
+        how = gallery.settings.preprocessing
+        if how.tile is None:
+            raise InputError(f"{gallery.path}: its images are not tiles, so none is at the same place as another")
+        width, height = tile_size(how)
+        self._reach = np.array([width / 2, height / 2])
+        keys, corners = [], []
+        for row in gallery.images():
+            keys.append(row.key)
+            corners.append(place_of_row(gallery, row).box[:2])
+        self._keys = np.array(keys, np.int64)
+        self._corners = np.array(corners, np.float64).reshape(-1, 2)  # left, top
+
+    def same(self, box: Box, without: Collection[int] = ()) -> np.ndarray:
+        """Return the keys int64 [n] of tiles that lie less than half a tile from a box, across and down."""
+        near = (abs(self._corners - box[:2]) < self._reach).all(1)
+        found = self._keys[near]
+        return found[~np.isin(found, list(without))]

@@ -1,0 +1,25 @@
+"""The preset `paper`, and search settings of which only some were asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .settings import Preprocessing, SearchSettings
+
+PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
+PAPER_METRIC_SIZE = 256  # pixels are compared at this edge
+PAPER_SEARCH = SearchSettings(
+    score_neighbours=50, gallery_neighbours=50, level_weights="equal", image_score="pooled"
+)  # Cohen and Hoshen 2020, section 4
+
+
+@dataclass(frozen=True)
+class SearchChoice:
+    """Search settings that were asked for; all others are the gallery's own."""
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)  # by field of SearchSettings
+    preset: str | None = None  # `paper`, in place of the gallery's own
+
+    def settings(self, own: SearchSettings | None = None) -> SearchSettings:
+        """Return all settings for a gallery that is tuned to these. Raises InputError for values that cannot be."""
+        return replace(PAPER_SEARCH if self.preset == "paper" else own or SearchSettings(), **self.chosen)

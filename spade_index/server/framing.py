@@ -1,0 +1,47 @@
+"""h11's connection with limits that hold however the bytes arrive: of heads, and of the number of chunks of a body.
+
+h11 itself limits heads that are not complete only; one that arrives at once may be as long as the system's buffers.
+"""
+
+from typing import Any
+
+import h11
+
+from .limits import CHUNK_BYTES, FREE_CHUNKS, HEAD_BYTES
+
+TOO_LONG = 431  # h11's status for what does not end within its limit
+
+
+class BoundedConnection(h11.Connection):
+    """The side of a server; `refused` says what is over a limit."""
+
+    refused: str | None = None
+    _chunks = 0
+    _received = 0  # bytes of the body
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, HEAD_BYTES)
+
+    def next_event(self) -> Any:
+        """Return the next event. Raises RemoteProtocolError."""
+        before = len(self.trailing_data[0]) if self.their_state is h11.IDLE else 0
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            if error.error_status_hint == TOO_LONG:
+                self.refused = f"the head is over the limit of {HEAD_BYTES:,} bytes"
+            raise
+        if isinstance(event, h11.Request):
+            self._chunks = self._received = 0
+            if before - len(self.trailing_data[0]) > HEAD_BYTES:
+                self._refuse(f"the head is over the limit of {HEAD_BYTES:,} bytes")
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._received += len(event.data)
+            if self._chunks > FREE_CHUNKS and self._received < CHUNK_BYTES * self._chunks:
+                self._refuse(f"the chunks of the body have less than {CHUNK_BYTES} bytes on average")
+        return event
+
+    def _refuse(self, why: str) -> None:
+        self.refused = why
+        raise h11.RemoteProtocolError(why)

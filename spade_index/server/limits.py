@@ -1,0 +1,30 @@
+"""Limits that no option changes. Those that options change are in `settings`; docs/serve.md names them all."""
+
+HEAD_BYTES = 16 << 10  # of a request's head, and of the frame of a chunk
+CHUNK_BYTES = 16  # of a body's chunks on average,
+FREE_CHUNKS = 1000  # after these
+REST_BYTES = 64 << 20  # of a body's rest that is read and dropped once the request was answered
+
+BOUNDARY_LENGTH = 70  # characters that part a form (RFC 2046)
+PART_HEADERS = 8  # of a part of a form
+PART_HEADER_BYTES = 4 << 10  # of each of them
+NAME_LENGTH = 1024  # characters of a file name
+PREFIX_LENGTH = 256  # characters put before the ids of images
+
+MOST_IDS = 10_000  # of a request
+TENSOR_RANK = 8
+TENSOR_ID_LENGTH = 1000  # characters of the id of an inference
+PARSERS = 2  # bodies of inferences that are parsed at a time: objects take more memory than their text
+
+PAGE_IMAGES = 1000  # of a page of a list
+PAGE_SNAPSHOTS = 1000  # that the description of a gallery tells, the newest
+AUDIT_IMAGES = 200  # of an audit that are told
+AUDITS = 1  # at a time: each searches for a thousand images
+OVERLAY_EDGE = 2048  # pixels of the longer edge of pictures that are drawn
+ERRORS = 10  # of a request that are told
+DETAIL_LENGTH = 1000  # characters of each
+REQUEST_ID_LENGTH = 64  # characters of an id that a client chooses for its request
+
+NOTICES = 100  # lines kept of a job
+NOTICE_LENGTH = 10_000  # characters kept of a line
+STOP_SECONDS = 10.0  # that a stop waits for a running job

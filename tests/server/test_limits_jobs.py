@@ -1,0 +1,93 @@
+"""Each limit of jobs, as docs/serve.md names it, from both sides."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spade_index.server import job_files, jobs, limits
+
+from helpers.adding import add, locked, new_images
+from helpers.http_answers import problem
+from helpers.limit_table import status
+from helpers.serving import Server
+from helpers.tiny import png
+from helpers.uploads import parts
+from helpers.waiting import eventually
+
+
+def test_limit_jobs_waiting(serve: Callable[..., Server]) -> None:
+    server = serve(jobs_waiting=2)
+    server.query("plain", png(3))
+    with server.watch.held():
+        first, second = add(server, new_images(1)), add(server, new_images(1, 200))
+        answer = server.http.post("/v1/galleries/plain/images", files=new_images(1, 300))
+        problem(answer, status("jobs_waiting"))
+        assert int(answer.headers["retry-after"]) >= 1
+    server.finished(first)
+    server.finished(second)
+    server.finished(add(server, new_images(1, 300)))
+
+
+def test_limit_job_seconds(serve: Callable[..., Server], root: Path) -> None:
+    server = serve(job_seconds=1)
+    with locked(root, 0.4):
+        server.finished(add(server, new_images(1)))
+    with locked(root):
+        assert "writing" in server.finished(add(server, new_images(1, 200)), state="failed")["error"]
+
+
+def test_limit_jobs_kept(serve: Callable[..., Server]) -> None:
+    server = serve(jobs_kept=2)
+    ended = []
+    for start in (100, 200, 300):
+        ended.append(add(server, new_images(1, start)))
+        server.finished(ended[-1])
+        time.sleep(0.01)
+    eventually(lambda: server.http.get(f"/v1/jobs/{ended[0]}").status_code == status("jobs_kept"))
+    assert [server.http.get(f"/v1/jobs/{job}").status_code for job in ended[1:]] == [200, 200]
+
+
+def noticed(server: Server, names: list[str]) -> list[str]:
+    files = parts(*[(name, b"no image") for name in names])
+    job = server.http.post("/v1/galleries/plain/images", files=files).json()["id"]
+    return list(server.finished(job)["notices"])
+
+
+def test_limit_notices(server: Server) -> None:
+    for count in (limits.NOTICES, limits.NOTICES + 1):
+        assert len(noticed(server, [f"{number}.png" for number in range(count)])) == limits.NOTICES
+
+
+def test_limit_notice_length(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole,) = noticed(server, ["a.png"])
+    for length in (len(whole), len(whole) - 1):
+        monkeypatch.setattr(jobs, "NOTICE_LENGTH", length)
+        assert noticed(server, ["a.png"]) == [whole[:length]]
+
+
+@pytest.mark.parametrize("step", [0.3, 3.0])
+def test_limit_stop_seconds(server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    monkeypatch.setattr(jobs, "STOP_SECONDS", 1.5)
+    entered = threading.Event()
+    read = job_files.read_image
+
+    def slow(*arguments: Any) -> bytes:
+        entered.set()
+        time.sleep(step)
+        return read(*arguments)
+
+    monkeypatch.setattr(job_files, "read_image", slow)
+    job = add(server, new_images(1))
+    assert entered.wait(10)
+    begun = time.monotonic()
+    server.service.jobs.stop()
+    assert time.monotonic() - begun < 2.5
+    state = json.loads((root / ".spade-index" / "jobs" / job / "job.json").read_text())["state"]
+    assert state in (("queued", "done") if step < 1 else ("queued",))
+    assert server.service.jobs.worker.alive == (step > 1)
+    server.service.jobs.worker.join(10)
