@@ -7,6 +7,7 @@ import click
 
 from spade_index.errors import InputError
 
+from .counts import counted
 from .options import AddingOptions, LoadingOptions
 from .progress import Progress
 from .sources import Sources
@@ -50,4 +51,4 @@ def add_images(
             writer.build_index()
         except InputError as error:  # new images are found without an index
             Progress.say(f"the index was not built again: {error}")
-    click.echo(f"{report}; {len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}")
+    click.echo(f"{report}; {counted(writer.gallery)} at snapshot {writer.gallery.snapshot}")

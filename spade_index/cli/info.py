@@ -20,6 +20,8 @@ def info(gallery: Path, as_json: bool) -> None:
 
     with Gallery(gallery) as opened:
         facts = opened.info() | {"calibration": calibration_for(opened, tuned_search(opened))}
+        if opened.settings.preprocessing.tile is not None:
+            facts["pictures"] = opened.catalog.picture_count(opened.snapshot)
     click.echo(strict_json(facts, indent=2) if as_json else description(facts))
 
 
@@ -38,13 +40,14 @@ def description(facts: dict[str, Any]) -> str:
         pixels = ", pixels from {:g} to {:g}".format(*preprocessing["pixel_range"])
     elif preprocessing["bits"] is not None:
         pixels = f", pixels of {preprocessing['bits']} bits"
-    tiles = ""
+    tiles = pictures = ""
     if preprocessing["tile"] is not None:
+        pictures = f" tiles of {facts['pictures']:,} pictures"
         tiles = f", of tiles of {preprocessing['tile']} pixels, overlap {preprocessing['overlap']:g}"
     snapshots = [str(row["snapshot"]) for row in facts["snapshots"]]
     lines = {
         "gallery": facts["path"],
-        "images": f"{facts['images']:,}, and {facts['removed_images']:,} removed",
+        "images": f"{facts['images']:,}{pictures}, and {facts['removed_images']:,} removed",
         "snapshot": f"{facts['snapshot']} (kept: {snapshots[0]} to {snapshots[-1]})",
         "shards": f"{facts['shards']:,}, {facts['shard_bytes'] / 1e6:,.1f} MB",
         "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",

@@ -1,6 +1,8 @@
 """`spade-index list`: name the images of a gallery."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -8,24 +10,52 @@ from .options import gallery_argument
 from .strict import strict_json
 from .values import WHOLE
 
+if TYPE_CHECKING:  # it takes long to import
+    from spade_index.gallery.catalog.tables import ImageRow
+
 SHOWN = ("id", "path", "size", "mtime_ns", "width", "height", "added", "removed")
 
 
 @click.command(name="list")
 @gallery_argument
-@click.option("--long", "long_", is_flag=True, help="Also size in pixels, snapshot, and path of the original.")
+@click.option(
+    "--long", "long_", is_flag=True, help="Also size in pixels, number of tiles, snapshot, and path of the original."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
 @click.option("--snapshot", type=WHOLE, help="As of this snapshot [the latest]")
 @click.option("--removed", is_flag=True, help="List removed images that `restore` can take back.")
-def list_(gallery: Path, long_: bool, as_json: bool, snapshot: int | None, removed: bool) -> None:
-    """Name the images of GALLERY, one a line."""
+@click.option("--tiles", is_flag=True, help="Name each tile, in place of the pictures.")
+def list_(gallery: Path, long_: bool, as_json: bool, snapshot: int | None, removed: bool, tiles: bool) -> None:
+    """Name the images of GALLERY, one a line; of tiles, the pictures that they are cut from."""
     from spade_index.gallery.reader import Gallery
 
     if removed and snapshot is not None:
         raise click.UsageError("--removed cannot be combined with --snapshot: it lists what can be restored now")
     with Gallery(gallery, snapshot) as opened:
-        for row in opened.removed_images() if removed else opened.images():
+        rows = opened.removed_images() if removed else opened.images()
+        tiled = opened.settings.preprocessing.tile is not None
+        for values in _pictures(rows) if tiled and not tiles else map(_image, rows):
             if as_json:
-                click.echo(strict_json({name: getattr(row, name) for name in SHOWN} | {"digest": row.digest.hex()}))
+                click.echo(strict_json(values))
                 continue
-            click.echo(f"{row.id}\t{row.width}x{row.height}\t{row.added}\t{row.path}" if long_ else row.id)
+            line = [values["id"]]
+            if long_:
+                tiles_of = [f"{values['tiles']:,} tiles"] if "tiles" in values else []
+                line += [f"{values['width']}x{values['height']}", *tiles_of, str(values["added"]), values["path"]]
+            click.echo("\t".join(line))
+
+
+def _image(row: "ImageRow") -> dict[str, Any]:
+    return {name: getattr(row, name) for name in SHOWN} | {"digest": row.digest.hex()}
+
+
+def _pictures(rows: "Iterable[ImageRow]") -> Iterator[dict[str, Any]]:
+    """Yield the pictures that these are tiles of, with their numbers of tiles, in the order of the first ones."""
+    from spade_index.images.tiles import picture_of
+
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        picture = picture_of(row.id)
+        values = found.setdefault(picture, {name: getattr(row, name) for name in SHOWN} | {"id": picture, "tiles": 0})
+        values["tiles"] += 1
+    yield from found.values()

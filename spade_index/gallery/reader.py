@@ -129,7 +129,8 @@ class Gallery:
 
     def removed_images(self) -> Iterator[ImageRow]:
         """Yield the images that `restore` can take back, in the order in which they were added."""
-        yield from self.catalog.removed_images()
+        tiled = self.settings.preprocessing.tile is not None
+        yield from self.catalog.removed_tiles() if tiled else self.catalog.removed_images()
 
     def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
         """Return the k nearest images of each query descriptor, float32 [B, D]: exact distances, ties to the lowest id.

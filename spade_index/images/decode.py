@@ -83,6 +83,21 @@ class DecodedImage:
         """Its name in a gallery."""
         return self.file.id if self.tile is None else tile_id(self.file.id, self.tile.box)
 
+    @property
+    def contents(self) -> bytes:
+        """The digest of its file."""
+        return self.digest if self.tile is None else self.tile.contents
+
+    @property
+    def begins(self) -> bool:
+        """Whether it is the first of its file: it is the whole image, or the first tile."""
+        return self.tile is None or self.tile.number == 0
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is the last of its file."""
+        return self.tile is None or self.tile.number == self.tile.count - 1
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -221,7 +236,7 @@ def cut(
     for number, box in enumerate(boxes):
         part = crop(image, box)
         pixels, _ = preprocess(part, how)
-        tile = Tile(number, len(boxes), box)
+        tile = Tile(number, len(boxes), box, digest)
         geometry = Geometry(image.width, image.height, box)
         told = notice if number == 0 else None
         tiles.append(DecodedImage(file, tile_digest(digest, box), pixels, geometry, _thumbnail(part), told, tile))
@@ -229,9 +244,14 @@ def cut(
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:
-    """Return a part of an image, in whole pixels."""
+    """Return a part of an RGB image, in whole pixels; what lies beyond its edges is mirrored."""
     left, top, right, bottom = (int(edge) for edge in box)
-    return image.crop((left, top, right, bottom))
+    inside = (max(0, left), max(0, top), min(image.width, right), min(image.height, bottom))
+    part = image.crop(inside)
+    if inside == (left, top, right, bottom):
+        return part
+    beyond = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(part), beyond, mode="symmetric"))
 
 
 def _to_rgb(image: Image.Image, profile: object) -> Image.Image:

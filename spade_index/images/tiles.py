@@ -1,20 +1,22 @@
 """Large pictures as grids of tiles. Each tile is an image of a gallery, with its place in the picture in its id.
 
-Tiles are cut before they are resized to the backbone's input, so a small defect keeps its pixels. They begin at the
-picture's left and top edges and end at its right and bottom ones; between these they are spread evenly, and overlap by
-at least the share that was asked for.
+Tiles are cut before they are resized to the backbone's input, so a small defect keeps its pixels. They are spread
+evenly, and overlap by at least the share that was asked for. Those at the picture's edges reach over them by half of
+that; what they see there is the picture, mirrored. So every place lies well inside of a tile: at the edges of its
+input, the padding of a backbone's convolutions makes its features differ, which would be taken for defects.
 """
 
 import math
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import xxhash
 
 from spade_index.settings import Preprocessing
 
 MARK = "@"  # before the place of a tile, in ids
-PLACE = re.compile(r"(.*)@(\d+),(\d+)", re.DOTALL)
+PLACE = re.compile(r"(.*)@(-?\d+),(-?\d+)", re.DOTALL)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the upright picture
 
@@ -26,6 +28,7 @@ class Tile:
     number: int  # in raster order
     count: int  # of the picture's tiles
     box: Box
+    contents: bytes  # digest of the picture's file
 
 
 def tile_boxes(width: int, height: int, how: Preprocessing) -> list[Box]:
@@ -45,6 +48,27 @@ def tile_boxes(width: int, height: int, how: Preprocessing) -> list[Box]:
     return [(left, top, left + right, top + bottom) for top in rows for left in columns]
 
 
+def own_part(box: Box, width: int, height: int, how: Preprocessing) -> Box:
+    """Return the part of a picture that lies deeper in this tile than in any other. These parts make up the picture."""
+    if how.tile is None:
+        return box
+    across, down = tile_size(how)
+    left, right = _own(int(box[0]), width, across, how.overlap)
+    top, bottom = _own(int(box[1]), height, down, how.overlap)
+    return left, top, right, bottom
+
+
+def _own(start: int, length: int, tile: int, overlap: float) -> tuple[float, float]:
+    """Return where the part begins and ends that is a tile's own, along an edge: in the middle of what two share."""
+    starts = _starts(length, tile, overlap)
+    if start not in starts:  # of a picture that was cut in another way
+        return max(0, start), min(length, start + tile)
+    number = starts.index(start)
+    low = 0.0 if number == 0 else (starts[number - 1] + tile + start) / 2
+    high = float(length) if number == len(starts) - 1 else (start + tile + starts[number + 1]) / 2
+    return low, high
+
+
 def tile_size(how: Preprocessing) -> tuple[int, int]:
     """Return the width and height of a tile in pixels: its longer edge is `how.tile`, its shape that of the input."""
     if how.tile is None:
@@ -54,13 +78,15 @@ def tile_size(how: Preprocessing) -> tuple[int, int]:
     return max(1, round(how.tile * width / longer)), max(1, round(how.tile * height / longer))
 
 
-def _starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Return where tiles begin along an edge: the first at 0, the last so that it ends at the edge's end."""
-    room = length - tile
-    if room <= 0:
-        return [0]
+@cache
+def _starts(length: int, tile: int, overlap: float) -> tuple[int, ...]:
+    """Return where tiles begin along an edge of a picture, the first before it and the last so that it ends beyond."""
+    if length <= tile:
+        return (0,)
+    beyond = round(overlap * tile / 2)
+    room = length + 2 * beyond - tile
     count = 1 + math.ceil(room / max(1.0, (1 - overlap) * tile))
-    return [round(number * room / (count - 1)) for number in range(count)]
+    return tuple(round(number * room / (count - 1)) - beyond for number in range(count))
 
 
 def tile_id(picture: str, box: Box) -> str:
@@ -72,6 +98,13 @@ def picture_of(id: str) -> str:
     """Return the id of the picture that a tile is of; of an id that is no tile's, that id."""
     found = PLACE.fullmatch(id)
     return id if found is None else found[1]
+
+
+def part_ids(id: str, width: int, height: int, how: Preprocessing) -> list[str]:
+    """Return the ids of what an image is in a gallery: its own, or those of a picture's tiles in raster order."""
+    if how.tile is None:
+        return [id]
+    return [tile_id(id, box) for box in tile_boxes(width, height, how)]
 
 
 def tile_range(picture: str) -> tuple[str, str]:
@@ -89,7 +122,7 @@ def box_of(id: str, width: int, height: int, how: Preprocessing) -> Box:
         return (0.0, 0.0, float(width), float(height))
     across, down = tile_size(how)
     left, top = int(found[2]), int(found[3])
-    return (left, top, min(width, left + across), min(height, top + down))
+    return (left, top, left + min(width, across), top + min(height, down))
 
 
 def tile_digest(digest: bytes, box: Box) -> bytes:

@@ -21,6 +21,7 @@ from .calibration import near_distance, nearest_others
 from .detection import Detection, Question
 from .detector import Detector
 from .normal_scores import NormalScores, stored_calibration
+from .siblings import place_of_row
 from .tuned import tuned_search
 
 COUNT = 20  # odd images, by default
@@ -102,7 +103,8 @@ def without_itself(detector: Detector, row: ImageRow, near: float) -> Detection:
     gallery = detector.gallery
     pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key])]
     nearest = nearest_others(detector, row, near)
-    ((_, detection),) = detector.judge(nearest, pyramid, [Question(maps="always")])
+    places = [place_of_row(gallery, row)]
+    ((_, detection),) = detector.judge(nearest, pyramid, [Question(maps="always")], places)
     return detection
 
 

@@ -16,13 +16,13 @@ from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import LeaveOneOut, as_stored
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images.tiles import box_of
+from spade_index.images.decode import Geometry
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
 from .detector import Detector
 from .normal_scores import PEAK, NormalScores
 from .scores import image_scores, map_score
-from .siblings import picture_numbers, pictures_of, siblings
+from .siblings import picture_numbers, pictures_of, place_of_row, siblings
 from .thresholds import require_share
 
 RULE = "conformal: leave-one-out scores of the gallery's own images"
@@ -64,6 +64,7 @@ class _Alone(NamedTuple):
     pooled: float
     neighbours: list[int]  # keys of the images whose pixels were searched
     distances: np.ndarray  # float32 [P], on the grid of comparison
+    place: Geometry  # in its picture
 
 
 def calibrate(
@@ -159,8 +160,7 @@ def nearest_others(detector: Detector, image: ImageRow, near: float) -> list[lis
     """Return the nearest images of one of the gallery: without its picture, and images nearer than `near`."""
     gallery = detector.gallery
     own = {sibling.key for sibling in siblings(gallery, image)}
-    box = box_of(image.id, image.width, image.height, gallery.settings.preprocessing)
-    return detector.nearest_images(gallery.pooled([image]), own, near, [box])
+    return detector.nearest_images(gallery.pooled([image]), own, near, [place_of_row(gallery, image)])
 
 
 def _search_without(detector: Detector, image: ImageRow, near: float) -> _Alone:
@@ -168,7 +168,8 @@ def _search_without(detector: Detector, image: ImageRow, near: float) -> _Alone:
     nearest = nearest_others(detector, image, near)
     (pixels,) = detector.nearest_pixels(pyramid, nearest)
     neighbours = [neighbour.key for neighbour in pixels.neighbours]
-    return _Alone(image.key, detector.pooled_score(nearest[0]), neighbours, pixels.distances.mean(1))
+    place = place_of_row(detector.gallery, image)
+    return _Alone(image.key, detector.pooled_score(nearest[0]), neighbours, pixels.distances.mean(1), place)
 
 
 def _scored(
@@ -182,7 +183,7 @@ def _scored(
         distances = image.distances
         if search.subtract_neighbours:
             distances = distances - search.subtract_neighbours * known.own_map(image.neighbours)
-        score_map = detector.score_maps(torch.from_numpy(distances)[None])[0]
+        score_map = detector.score_maps(torch.from_numpy(distances)[None])[0][detector.own_part(image.place)]
         of_map = map_score(score_map, search.top_share)
         kinds = [*image_scores(image.pooled, of_map).items(), (PEAK, float(score_map.max()))]
         scores: dict[str, float] = dict(kinds)

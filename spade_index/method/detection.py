@@ -7,6 +7,9 @@ import numpy as np
 from spade_index.gallery.index.search import Neighbour
 from spade_index.settings import ImageScore, Maps
 
+Part = tuple[slice, slice]  # rows and columns of a score map
+EVERYWHERE: Part = (slice(None), slice(None))
+
 
 @dataclass(frozen=True)
 class Match:
@@ -30,12 +33,13 @@ class PixelDetection:
     means: np.ndarray  # float32 [P], of the distances, less what the neighbours themselves score
     size: tuple[int, int]  # H0, W0
     neighbours: list[Neighbour]
-    score: float  # the maximum of the score map, or the mean of its highest share
+    score: float  # the maximum of the score map, or the mean of its highest share, in the part that counts
+    part: Part = EVERYWHERE  # of the score map that counts: not what another tile of the picture sees better
 
     @property
     def peak(self) -> float:
         """The maximum of the score map."""
-        return float(self.score_map.max())
+        return float(self.score_map[self.part].max())
 
     def match(self, x: float, y: float) -> Match:
         """Return the match of the place at these fractions of width and height, each in 0..1."""
@@ -49,7 +53,9 @@ class PixelDetection:
     def worst(self) -> Match:
         """Return the match of the score map's maximum."""
         height, width = self.score_map.shape
-        row, column = divmod(int(self.score_map.argmax()), width)
+        part = self.score_map[self.part]
+        row, column = divmod(int(part.argmax()), part.shape[1])
+        row, column = row + (self.part[0].start or 0), column + (self.part[1].start or 0)
         return self.match((column + 0.5) / width, (row + 0.5) / height)
 
 

@@ -21,16 +21,15 @@ from spade_index.errors import GalleryError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import DecodedImage
-from spade_index.images.tiles import Box
+from spade_index.images.decode import DecodedImage, Geometry
 from spade_index.kernels import MapPool, PoolStats, choose_kernel
 from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
 from .comparison import Comparison
-from .detection import Detection, PixelDetection, Question
+from .detection import EVERYWHERE, Detection, Part, PixelDetection, Question
 from .pixel_search import Found, PixelSearch
 from .scores import image_scores, map_score, pooled_score, score_maps
-from .siblings import Places
+from .siblings import Places, own_slices
 from .thresholds import Thresholds, find_thresholds
 from .tuned import tuned_search
 
@@ -104,15 +103,15 @@ class Detector:
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
         features = self.backbone(np.stack([image.pixels for image in images]))
-        boxes = [image.geometry.box for image in images]
-        return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, boxes=boxes)
+        places = [image.geometry for image in images]
+        return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, places=places)
 
     def detect_features(
         self,
         pooled: np.ndarray,
         pyramid: list[Tensor],
         without: Collection[int] = (),
-        boxes: Sequence[Box] | None = None,
+        places: Sequence[Geometry] | None = None,
     ) -> list[Detection]:
         """Return the detections of features.
 
@@ -120,14 +119,18 @@ class Detector:
             pooled: float32 [B, D].
             pyramid: levels [B, H*W, C], the finest first.
             without: keys of images that are not searched: the query itself, where it is in the gallery.
-            boxes: of the queries in their pictures; needed where only tiles at the same place are searched.
+            places: of the queries in their pictures, where these are cut into tiles.
         """
-        nearest = self.nearest_images(pooled, without, boxes=boxes)
-        judged = dict(self.judge(nearest, pyramid, [Question()] * len(nearest)))
+        nearest = self.nearest_images(pooled, without, places=places)
+        judged = dict(self.judge(nearest, pyramid, [Question()] * len(nearest), places))
         return [judged[query] for query in range(len(nearest))]
 
     def judge(
-        self, nearest: list[list[Neighbour]], pyramid: list[Tensor], questions: Sequence[Question]
+        self,
+        nearest: list[list[Neighbour]],
+        pyramid: list[Tensor],
+        questions: Sequence[Question],
+        places: Sequence[Geometry] | None = None,
     ) -> Iterator[tuple[int, Detection]]:
         """Yield the number and detection of each query as soon as it is known; those without a score map come first."""
         scores = [self.pooled_score(neighbours) for neighbours in nearest]
@@ -139,7 +142,8 @@ class Detector:
                 yield query, self._detection(question, nearest[query], score, None)
         if len(with_map) < len(scores):
             pyramid = [level[with_map] for level in pyramid]
-        found = self.nearest_pixels(pyramid, [nearest[query] for query in with_map])
+        there = None if places is None else [places[query] for query in with_map]
+        found = self.nearest_pixels(pyramid, [nearest[query] for query in with_map], there)
         for query, pixels in zip(with_map, found, strict=True):
             yield query, self._detection(questions[query], nearest[query], scores[query], pixels)
 
@@ -148,7 +152,7 @@ class Detector:
         pooled: np.ndarray,
         without: Collection[int] = (),
         beyond: float | None = None,
-        boxes: Sequence[Box] | None = None,
+        places: Sequence[Geometry] | None = None,
     ) -> list[list[Neighbour]]:
         """Image level: find the nearest normal images of each descriptor, as many as either level needs.
 
@@ -157,26 +161,26 @@ class Detector:
             without: keys of images that are left out.
             beyond: squared distance up to which images are left out with them, as near-duplicates, unless none
                 would remain.
-            boxes: of the queries in their pictures; needed where only tiles at the same place are searched.
+            places: of the queries in their pictures; needed where only tiles at the same place are searched.
         """
         wanted = max(self.search.score_neighbours, self.search.gallery_neighbours)
         more = wanted if beyond is None else 2 * wanted
         if self._places is None:
             nearest = self.gallery.nearest(pooled, more + len(without))
         else:
-            if boxes is None:
+            if places is None:
                 raise ValueError("the search for tiles at the same place needs the places of the queries")
-            nearest = self._nearest_there(pooled, more, without, boxes)
+            nearest = self._nearest_there(pooled, more, without, places)
         return [others(neighbours, without, beyond)[:wanted] for neighbours in nearest]
 
     def _nearest_there(
-        self, pooled: np.ndarray, count: int, without: Collection[int], boxes: Sequence[Box]
+        self, pooled: np.ndarray, count: int, without: Collection[int], places: Sequence[Geometry]
     ) -> list[list[Neighbour]]:
         """Return the nearest tiles that lie at the same places as the queries; if there is none, all tiles compete."""
         assert self._places is not None
         found = []
-        for query, box in zip(pooled, boxes, strict=True):
-            there = self._places.same(box, without)
+        for query, place in zip(pooled, places, strict=True):
+            there = self._places.same(place.box, without)
             query = query[None]
             found += (
                 self.gallery.nearest(query, count + len(without))
@@ -189,12 +193,15 @@ class Detector:
         """Return the mean squared distance to the `score_neighbours` nearest images."""
         return pooled_score(neighbours[: self.search.score_neighbours])
 
-    def nearest_pixels(self, pyramid: list[Tensor], nearest: list[list[Neighbour]]) -> Iterator[PixelDetection]:
+    def nearest_pixels(
+        self, pyramid: list[Tensor], nearest: list[list[Neighbour]], places: Sequence[Geometry] | None = None
+    ) -> Iterator[PixelDetection]:
         """Pixel level: find each query pixel's nearest among the pixels of the `gallery_neighbours` nearest images.
 
         Args:
             pyramid: levels [B, H*W, C], the finest first.
             nearest: of each query, as `nearest_images` found them.
+            places: of the queries in their pictures, where these are cut into tiles.
         """
         candidates = [neighbours[: self.search.gallery_neighbours] for neighbours in nearest]
         for queries, distances, matches in self.search_pixels(self.comparison.prepare(pyramid), candidates):
@@ -202,9 +209,10 @@ class Detector:
             arrays = (values.cpu().numpy() for values in (distances, matches, means))
             found = zip(self.score_maps(means), *arrays, strict=True)
             for query, (score_map, of_pixels, matched, mean) in zip(queries, found, strict=True):
-                score = map_score(score_map, self.search.top_share)
+                part = EVERYWHERE if places is None else self.own_part(places[query])
+                score = map_score(score_map[part], self.search.top_share)
                 size, neighbours = self.comparison.size, candidates[query]
-                yield PixelDetection(score_map, of_pixels, matched, mean, size, neighbours, score)
+                yield PixelDetection(score_map, of_pixels, matched, mean, size, neighbours, score, part)
 
     def search_pixels(self, prepared: list[Tensor], candidates: list[list[Neighbour]]) -> Iterator[Found]:
         """Yield the nearest pixels of prepared levels [B, H*W, C] (see `Comparison`) among those of the candidates."""
@@ -214,6 +222,11 @@ class Detector:
         """Return score maps, float32 [B, H, W] of the backbone's input size, of mean squared distances [B, P]."""
         input_size = self.gallery.settings.preprocessing.input_size
         return score_maps(distances, self.comparison.size, input_size, self.search.smoothing)
+
+    def own_part(self, place: Geometry) -> Part:
+        """Return the part of a score map that counts: of a tile, what no other of its picture sees better."""
+        how = self.gallery.settings.preprocessing
+        return EVERYWHERE if how.tile is None else own_slices(place, how.input_size, how)
 
     def _less_normal(self, distances: Tensor, candidates: list[list[Neighbour]]) -> Tensor:
         """Subtract a share of what the neighbours themselves score at each place from distances [B, P]."""

@@ -220,7 +220,7 @@ def _searched(evaluation: Evaluation, detector: Detector, batch: Sequence[Decode
     features = detector.backbone(np.stack([image.pixels for image in batch]))
     pooled = features.pooled.cpu().numpy()
     extracted = time.perf_counter()
-    detections = detector.detect_features(pooled, features.pyramid, boxes=[image.geometry.box for image in batch])
+    detections = detector.detect_features(pooled, features.pyramid, places=[image.geometry for image in batch])
     evaluation.extracting += extracted - started
     evaluation.searching += time.perf_counter() - extracted
     return detections

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry, covered
+from spade_index.images.decode import Geometry, place_of
 from spade_index.settings import Preprocessing
 
 from .detection import Detection, Match
@@ -15,7 +15,7 @@ class Evidence:
 
     pixel: tuple[int, int]  # (x, y) in the query
     neighbour: str  # id of the normal image
-    neighbour_pixel: tuple[int, int]  # (x, y) in the normal image
+    neighbour_pixel: tuple[int, int]  # (x, y) in the normal image; of a tile, in its picture
     distance: float  # squared, weighted, between the features of the two pixels
 
 
@@ -25,10 +25,10 @@ def locate(match: Match, query: Geometry, neighbour_size: tuple[int, int], prepr
     Args:
         match: of a pixel of the query; its places are fractions of the backbone's input.
         query: where the backbone's input lies in the query.
-        neighbour_size: width and height of the matched normal image, in pixels.
+        neighbour_size: width and height of the matched normal image, or of the picture that it is a tile of, in pixels.
         preprocessing: of the gallery.
     """
-    normal = covered(*neighbour_size, preprocessing)
+    normal = place_of(match.neighbour.id, *neighbour_size, preprocessing)
     return Evidence(
         pixel=query.to_original(match.x, match.y),
         neighbour=match.neighbour.id,

@@ -9,44 +9,61 @@ from PIL import Image
 
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.images.decode import AS_STORED, decode
+from spade_index.images.decode import AS_STORED, crop, decode
 from spade_index.images.files import as_path
 from spade_index.images.find import find_images
 from spade_index.images.pages import without_page
+from spade_index.images.tiles import Box, box_of, tile_digest
 from spade_index.settings import Preprocessing
 
 
 def originals(rows: Sequence[ImageRow], how: Preprocessing = AS_STORED) -> Iterator[tuple[ImageRow, Image.Image]]:
     """Yield those of the images whose files are as they were, upright RGB; those within other files come last.
 
-    `how` is the gallery's preprocessing: the range that pixels are read by.
+    Of a tile that is its part of the picture; a picture is decoded once for all of its tiles. `how` is the gallery's
+    preprocessing: the range that pixels are read by, and the tiles.
     """
-    for row, data in _contents(rows):
-        if xxhash.xxh3_128_digest(data) != row.digest:
+    of_path: dict[str, list[ImageRow]] = defaultdict(list)
+    for row in rows:
+        of_path[row.path].append(row)
+    for path, data in _contents(list(of_path)):
+        digest = xxhash.xxh3_128_digest(data)
+        same = [row for row in of_path[path] if row.digest == _digest(digest, row, how)]
+        if not same:
             continue
         try:
-            yield row, decode(data, row.path, how=how)
+            image = decode(data, path, how=how)
         except ImageError:
             continue
+        for row in same:
+            yield row, image if how.tile is None else crop(image, _box(row, how))
 
 
-def _contents(rows: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, bytes]]:
-    """Yield the bytes of the files of rows, also of those within others: ARCHIVE::MEMBER, and pages, FILE#2."""
-    within: dict[str, list[ImageRow]] = defaultdict(list)
-    for row in rows:
-        if (whole := _whole(row.path)) is not None:
-            within[whole].append(row)
+def _digest(file: bytes, row: ImageRow, how: Preprocessing) -> bytes:
+    """Return the digest that an image has in the gallery, if its file has this one."""
+    return file if how.tile is None else tile_digest(file, _box(row, how))
+
+
+def _box(row: ImageRow, how: Preprocessing) -> Box:
+    return box_of(row.id, row.width, row.height, how)
+
+
+def _contents(paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the bytes of files, also of those within others: ARCHIVE::MEMBER, and pages, FILE#2."""
+    within: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        if (whole := _whole(path)) is not None:
+            within[whole].add(path)
             continue
         try:
-            yield row, Path(as_path(row.path)).read_bytes()
+            yield path, Path(as_path(path)).read_bytes()
         except OSError:
             continue
-    for whole, some in within.items():
-        wanted = {row.path: row for row in some}
+    for whole, wanted in within.items():
         try:
             for file in find_images(as_path(whole)):
                 if file.path in wanted:
-                    yield wanted[file.path], file.read()
+                    yield file.path, file.read()
         except (ImageError, InputError, OSError):
             continue
 

@@ -152,7 +152,8 @@ def _samples(low: float, high: float, length: int, size: int, cells: int) -> tup
         weight of each of them in the tile float32 [n].
     """
     first, last = int(np.ceil(low * size / length - 0.5)), int(np.ceil(high * size / length - 0.5))
-    first, last = min(first, size - 1), min(max(last, first + 1), size)
+    first = min(max(first, 0), size - 1)
+    last = min(max(last, first + 1), size)
     inside = ((np.arange(first, last) + 0.5) * length / size - low) / (high - low)  # 0..1
     place = np.clip(inside * cells - 0.5, 0, cells - 1)
     lower = np.minimum(place.astype(int), max(0, cells - 2))

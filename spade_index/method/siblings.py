@@ -3,14 +3,17 @@
 In a gallery whose pictures are not cut into tiles, every image is a picture of its own.
 """
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
-from spade_index.images.tiles import Box, box_of, picture_of, tile_size
+from spade_index.images.decode import Geometry, place_of
+from spade_index.images.tiles import Box, own_part, picture_of, tile_size
+from spade_index.settings import Preprocessing
 
 
 def siblings(gallery: Gallery, row: ImageRow) -> list[ImageRow]:
@@ -39,6 +42,26 @@ def picture_numbers(gallery: Gallery, keys: np.ndarray) -> np.ndarray | None:
     return numbers
 
 
+def place_of_row(gallery: Gallery, row: ImageRow) -> Geometry:
+    """Return what the backbone saw of the original of an image of the gallery."""
+    return place_of(row.id, row.width, row.height, gallery.settings.preprocessing)
+
+
+def own_slices(place: Geometry, size: Sequence[int], how: Preprocessing) -> tuple[slice, slice]:
+    """Return the part of a tile's score map that counts: what no other tile of the picture sees better.
+
+    Args:
+        place: of the tile in its picture.
+        size: (H, W) of the score map.
+        how: the gallery's preprocessing.
+    """
+    left, top, right, bottom = place.box
+    low_x, low_y, high_x, high_y = own_part(place.box, place.width, place.height, how)
+    across, down = size[1] / (right - left), size[0] / (bottom - top)
+    rows = slice(math.floor((low_y - top) * down + 1e-6), math.ceil((high_y - top) * down - 1e-6))
+    return rows, slice(math.floor((low_x - left) * across + 1e-6), math.ceil((high_x - left) * across - 1e-6))
+
+
 class Places:
     """Where the tiles of a gallery lie in their pictures: which of them are at the same place."""
 
@@ -52,7 +75,7 @@ class Places:
         keys, corners = [], []
         for row in gallery.images():
             keys.append(row.key)
-            corners.append(box_of(row.id, row.width, row.height, how)[:2])
+            corners.append(place_of_row(gallery, row).box[:2])
         self._keys = np.array(keys, np.int64)
         self._corners = np.array(corners, np.float64).reshape(-1, 2)  # left, top
 

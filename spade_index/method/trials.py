@@ -1,7 +1,7 @@
 """Try a way of comparing on a sample: how well do its scores tell copies with a defect from plain images?"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore, SearchSettings
 
@@ -18,7 +19,7 @@ from .calibration import near_distance
 from .comparison import compared_sizes
 from .detector import Detector, others
 from .metrics import roc_auc
-from .siblings import siblings
+from .siblings import own_slices, place_of_row, siblings
 from .synthetic import QUIET, Sample
 
 REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
@@ -83,8 +84,20 @@ class Trials:
         distances[np.arange(len(queries)), self._owners] = np.inf
         self._own = distances.argsort(1)[:, : min(OWN, len(pooled) - 1)]  # rows of plain images
         self._lit = np.concatenate([np.zeros((len(pooled), *sample.masks.shape[1:]), bool), sample.masks])
+        self._unseen = self._seen_better(sample.plain, sample.masks.shape[1:])
         self._counted = self._lit.copy()
         self._counted.reshape(-1)[::EVERY] = True
+
+    def _seen_better(self, plain: Sequence[ImageRow], size: Sequence[int]) -> np.ndarray | None:
+        """Return what another tile of the picture sees better, bool [n + m, h, w]; None where nothing is cut."""
+        how = self._gallery.settings.preprocessing
+        if how.tile is None:
+            return None
+        unseen = np.ones((len(plain), *size), bool)
+        for image, row in enumerate(plain):
+            unseen[image][own_slices(place_of_row(self._gallery, row), size, how)] = False
+        seen_better: np.ndarray = unseen[self._owners]
+        return seen_better
 
     def run(self, search: SearchSettings) -> list[Trial]:
         """Search with these settings; try each smoothing, map score and share to subtract on the distances found."""
@@ -96,9 +109,10 @@ class Trials:
             left = distances - subtracted * distances[self._own].mean(1)
             for sigma in SIGMAS:
                 maps = self._maps(left, detector, sigma)
+                counted = maps if self._unseen is None else np.where(self._unseen, -np.inf, maps)
                 pixel_roc_auc = roc_auc(self._lit[self._counted], maps[self._counted])
                 smoothing = sigma * max(self._gallery.settings.preprocessing.input_size) / REFERENCE
-                for top_share, scores in _map_scores(maps):
+                for top_share, scores in _map_scores(counted):
                     for mapped in MAPPED:
                         chosen = replace(
                             search,

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 from torch import Tensor
 
-from spade_index.errors import SpadeIndexError
+from spade_index.errors import GalleryError, SpadeIndexError
 from spade_index.features.backbone import Backbone
 from spade_index.images.decode import DecodedImage
 from spade_index.method.detection import Detection, Question
@@ -244,6 +244,8 @@ class Engine:
                     if not ask.answer.done():
                         self._judge(served, [ask], pooled, pyramid, [place], spent)
             else:
+                if isinstance(error, GalleryError):  # of files that may be whole again by then
+                    self._galleries.reopen(asks[0].gallery)
                 _fail_logged(asks[0], error)
 
     def _detect(self, served: Served, asks: list[Ask], pooled: np.ndarray, pyramid: list[Tensor], spent: float) -> None:

@@ -11,6 +11,7 @@ from spade_index import wire
 from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import THUMBNAIL_EDGE, covered
+from spade_index.images.tiles import box_of
 from spade_index.method.audit import COUNT, audit
 from spade_index.method.comparison import compared_sizes
 from spade_index.method.normal_scores import PEAK, stored_calibration
@@ -91,7 +92,9 @@ def _heat(gallery: Gallery, id: str) -> bytes:
     distances = distances - search.subtract_neighbours * scores.own_map([])  # about what its neighbours score
     grid = compared_sizes(gallery, search)[0]
     (score_map,) = score_maps(torch.from_numpy(distances)[None], grid, how.input_size, search.smoothing)
-    scale = THUMBNAIL_EDGE / max(row.width, row.height)
-    size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
+    left, top, right, bottom = box_of(row.id, row.width, row.height, how)  # what the thumbnail shows
+    width, height = round(right - left), round(bottom - top)
+    scale = THUMBNAIL_EDGE / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     limits = score_limits([score_map.max()], scores.threshold(PEAK, stored.false_alarms))
-    return encode(heat(size, score_map, covered(row.width, row.height, how), limits), "PNG")
+    return encode(heat(size, score_map, covered(width, height, how), limits), "PNG")

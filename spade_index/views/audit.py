@@ -9,6 +9,7 @@ from PIL import Image
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import covered
+from spade_index.images.tiles import box_of
 from spade_index.method.audit import Audit, OddImage, without_itself
 from spade_index.method.calibration import near_distance
 from spade_index.method.detection import Detection
@@ -63,7 +64,7 @@ def _example(
     detection: Detection,
     limits: tuple[float, float],
 ) -> Example:
-    geometry = covered(row.width, row.height, gallery.settings.preprocessing)
+    geometry = covered(image.width, image.height, gallery.settings.preprocessing)  # of a tile, in its own pixels
     judged = replace(detection, p_value=odd.p_value)
     shown = example_of(gallery, judged, image, odd.id, geometry, limits, kind="odd")
     return replace(shown, score=odd.score, threshold=None, verdict=None)  # it is ranked, not judged
@@ -71,6 +72,6 @@ def _example(
 
 def _thumbnail(gallery: Gallery, row: ImageRow) -> Image.Image:
     """Return an image's thumbnail in the size of the image, to show where its file has gone or changed."""
-    return (
-        Image.open(io.BytesIO(gallery.thumbnail(row)), formats=["JPEG"]).convert("RGB").resize((row.width, row.height))
-    )
+    thumbnail = Image.open(io.BytesIO(gallery.thumbnail(row)), formats=["JPEG"]).convert("RGB")
+    left, top, right, bottom = box_of(row.id, row.width, row.height, gallery.settings.preprocessing)
+    return thumbnail.resize((round(right - left), round(bottom - top)))

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from PIL import Image, ImageDraw
 
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry
-from spade_index.images.tiles import box_of
+from spade_index.images.decode import Geometry, place_of
 from spade_index.method.detection import Detection
 from spade_index.method.evidence import worst_evidence
 from spade_index.method.regions import Region
@@ -88,7 +87,7 @@ def example_of(
     row = gallery.image(evidence.neighbour)
     thumbnail = Image.open(io.BytesIO(gallery.thumbnail(row)))
     x, y = evidence.neighbour_pixel
-    left, top, right, bottom = box_of(row.id, row.width, row.height, gallery.settings.preprocessing)
+    left, top, right, bottom = place_of(row.id, row.width, row.height, gallery.settings.preprocessing).box
     return replace(
         shown,
         heatmap=heatmap(image, detection.pixels.score_map, geometry, limits),

@@ -13,7 +13,7 @@ from PIL import Image
 from spade_index.errors import InputError
 from spade_index.images.decode import load_parts
 from spade_index.images.files import ImageFile
-from spade_index.images.tiles import box_of, picture_of, tile_boxes, tile_digest, tile_id, tile_size
+from spade_index.images.tiles import box_of, own_part, picture_of, tile_boxes, tile_digest, tile_id, tile_size
 from spade_index.settings import Preprocessing
 
 HOW = Preprocessing(input_size=(32, 32), tile=32, overlap=0.25)
@@ -29,13 +29,21 @@ def test_every_pixel_is_in_a_tile_and_neighbours_overlap(width: int, height: int
     how = replace(HOW, tile=tile, overlap=overlap)
     boxes = tile_boxes(width, height, how)
     covered = np.zeros((height, width), int)
+    owned = np.zeros((height, width))
     for left, top, right, bottom in boxes:
         assert (right - left, bottom - top) == (min(width, tile), min(height, tile))
-        covered[int(top) : int(bottom), int(left) : int(right)] += 1
+        covered[max(0, int(top)) : int(bottom), max(0, int(left)) : int(right)] += 1
+        x, y, x1, y1 = own_part((left, top, right, bottom), width, height, how)
+        assert left <= x < x1 <= right
+        assert top <= y < y1 <= bottom
+        rows, columns = np.arange(height) + 0.25, np.arange(width) + 0.25
+        owned += ((y <= rows) & (rows < y1))[:, None] & ((x <= columns) & (columns < x1))
     assert covered.min() >= 1
+    assert (owned == 1).all()
     lefts = sorted({box[0] for box in boxes})
     assert all(after - before <= (1 - overlap) * tile + 1 for before, after in pairwise(lefts))
-    assert boxes[0][:2] == (0, 0)
+    beyond = round(overlap * tile / 2)
+    assert boxes[0][:2] == (0 if width <= tile else -beyond, 0 if height <= tile else -beyond)
     assert len(set(boxes)) == len(boxes)
 
 
@@ -66,8 +74,9 @@ def test_tiles_show_their_parts_of_the_picture() -> None:
     for tile in tiles:
         assert tile.tile is not None
         left, top, right, bottom = (int(edge) for edge in tile.tile.box)
-        assert np.array_equal(tile.pixels, shown[top:bottom, left:right])
-        assert tile.geometry.to_original(0, 0) == (left, top)
+        mirrored = np.pad(shown, ((16, 16), (16, 16), (0, 0)), mode="symmetric")
+        assert np.array_equal(tile.pixels, mirrored[top + 16 : bottom + 16, left + 16 : right + 16])
+        assert tile.geometry.to_original(0, 0) == (max(0, left), max(0, top))
     assert len(load_parts(file, replace(HOW, tile=None, overlap=0.0))) == 1
 
 

@@ -2,14 +2,21 @@
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from PIL import Image
 
+import spade_index.method.originals
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
+from spade_index.images.decode import decode
+from spade_index.images.tiles import box_of
 from spade_index.method.originals import originals
 
+from helpers.tiled import tiled_settings
 from helpers.tiny import build, random_image, tiny_backbone, write_images
 
 
@@ -27,3 +34,26 @@ def test_files_are_read_from_folders_and_archives_unless_they_changed(tmp_path: 
     assert list(found) == ["002.png", "packed/000.png", "packed/001.png"]
     np.testing.assert_array_equal(found["002.png"], random_image(2))
     np.testing.assert_array_equal(found["packed/001.png"], random_image(1001))
+
+
+def test_the_original_of_a_tile_is_its_part_of_the_picture_which_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, settings = write_images(tmp_path / "folder", 2, size=(80, 56)), tiled_settings()
+    with GalleryWriter(tmp_path / "gallery", settings) as writer:
+        writer.add(find_images(folder), tiny_backbone())
+        rows = list(writer.gallery.images())
+    random_image(99, (80, 56)).save(folder / "001.png")
+    decoded: list[str] = []
+
+    def watched(data: bytes, name: str, **options: Any) -> Image.Image:
+        decoded.append(name)
+        return decode(data, name, **options)
+
+    monkeypatch.setattr(spade_index.method.originals, "decode", watched)
+    found = list(originals(rows[::-1], settings.preprocessing))
+    assert [row.id for row, _ in found] == [row.id for row in rows[5::-1]]
+    assert decoded == [str(folder / "000.png")]
+    for row, image in found:
+        box = tuple(int(edge) for edge in box_of(row.id, 80, 56, settings.preprocessing))
+        np.testing.assert_array_equal(image, random_image(0, (80, 56)).crop(box))

@@ -10,6 +10,7 @@ from .connection import CatalogFile
 from .tables import ImageRow
 
 PAGE = 1000  # rows read at a time
+NOW = 2**62  # a snapshot that is later than all
 # The plus signs keep SQLite from its index of `added`, by which it would read all images for a page of them.
 LIVE_AT = "+added <= ? AND (removed IS NULL OR removed > ?)"
 LIVE = LIVE_AT.replace("?", ":snapshot")
@@ -94,8 +95,33 @@ class ImageQueries(CatalogFile):
         Of several with one id that is the one removed last; if an image has that id now, none of them can.
         """
         rows = self._rows(ImageRow, f"AS gone WHERE {GONE} ORDER BY removed", (self.oldest_snapshot(),))
-        latest = {image.id: image for image in rows}
-        return sorted(latest.values(), key=lambda row: row.key)
+        return _latest(rows)
+
+    def removed_tiles(self, picture: str | None = None) -> list[ImageRow]:
+        """Return the tiles of one picture or of all that can be restored, in the order of their keys.
+
+        They are of the version of the picture that is there; if nothing of it is there, of the one removed last.
+        """
+        condition = f"AS gone WHERE {GONE}"
+        values: list[object] = [self.oldest_snapshot()]
+        if picture is not None:
+            condition += " AND +id >= ? AND +id < ?"
+            values += tile_range(picture)
+        versions: dict[str, list[ImageRow]] = {}
+        for row in self._rows(ImageRow, f"{condition} ORDER BY removed", values):
+            versions.setdefault(picture_of(row.id), []).append(row)
+        found = []
+        for of, rows in versions.items():
+            if picture in (None, of):
+                last = (self.tiles_of(of, NOW) or rows)[-1]
+                found += [row for row in rows if _version(row) == _version(last)]
+        return _latest(found)
+
+    def picture_count(self, snapshot: int) -> int:
+        """Return the number of pictures that the images of a snapshot are tiles of."""
+        digits = "'0123456789'"
+        picture = f"rtrim(rtrim(rtrim(id, {digits}), ','), {digits})"
+        return self._value(f"SELECT count(DISTINCT {picture}) FROM images WHERE {LIVE_AT}", int, snapshot, snapshot)
 
     def removed_on_purpose(self) -> Iterator[ImageRow]:
         """Yield the images that were removed since the last compaction and whose contents are not there now.
@@ -130,6 +156,16 @@ class ImageQueries(CatalogFile):
         for part in _parts(values):
             condition = f"WHERE {column} IN {_marks(part)} AND {LIVE_AT}"
             yield from self._rows(ImageRow, condition, [*part, snapshot, snapshot])
+
+
+def _latest(rows: Iterable[ImageRow]) -> list[ImageRow]:
+    """Return the last row of each id, in the order of their keys."""
+    return sorted({row.id: row for row in rows}.values(), key=attrgetter("key"))
+
+
+def _version(row: ImageRow) -> tuple[int, int, int]:
+    """Return what two versions of a picture differ in, if their tiles are at different places."""
+    return row.width, row.height, row.size
 
 
 def _distinct(keys: Iterable[int]) -> list[int]:

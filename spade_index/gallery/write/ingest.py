@@ -90,7 +90,7 @@ class Ingest:
             for features in stream:
                 batch = self._in_work.popleft()
                 appender.put(_new_images(batch, features))
-                self._progress(len(batch))
+                self._progress(sum(image.ends for image in batch))
 
     def _pixels(self, lots: Iterable[list[DecodedImage]], in_writing: int) -> Iterator[np.ndarray]:
         """Yield batches uint8 [B, H, W, 3] of the images that are to be added, which are in work from then on."""
