@@ -53,8 +53,8 @@ class SnapshotView:
     def pooled(self, rows: Sequence[ImageRow]) -> np.ndarray:
         """Return the pooled descriptors of these images, float32 [n, D]."""
         pooled = np.empty((len(rows), self.settings.pooled_dim), np.float32)
-        for place, row in enumerate(rows):  # one by one: a row that is held holds its shard's file open
-            pooled[place] = self._shard(row.shard).pooled()[row.row]
+        for place, row in enumerate(rows):
+            pooled[place] = self._shard(row.shard).pooled(np.array([row.row]))[0]
         return pooled
 
     def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]], levels: Sequence[int] | None = None) -> None:
@@ -99,9 +99,8 @@ class SnapshotView:
             yield shard, np.array(rows), np.array(keys, np.int64)
 
     def descriptors(self, shard: int, rows: np.ndarray) -> np.ndarray:
-        """Return the pooled descriptors of some rows of a shard, float32 [n, D]; of all rows, mapped from the file."""
-        pooled = self._shard(shard).pooled()
-        return pooled if np.array_equal(rows, np.arange(len(pooled))) else pooled[rows]
+        """Return the pooled descriptors of some rows of a shard, float32 [n, D]."""
+        return self._shard(shard).pooled(rows)
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield keys int64 [n] and pooled descriptors float32 [n, D] of all images, shard by shard."""

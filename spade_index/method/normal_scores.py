@@ -89,7 +89,7 @@ class NormalScores:
 
     @cached_property
     def _mean_map(self) -> np.ndarray:
-        mean: np.ndarray = self._found.maps.mean(0, dtype=np.float32)
+        mean: np.ndarray = self._found.maps[:].mean(0, dtype=np.float32)
         return mean
 
 

@@ -140,6 +140,10 @@ class Galleries:
     def reload(self, name: str) -> None:
         """Reopen a gallery at its next use."""
         self.path(name)
+        self.reopen(name)
+
+    def reopen(self, name: str) -> None:
+        """Do the same for a gallery that may be gone."""
         self._to_reload.add(name)
 
     def is_open(self, name: str) -> bool:

@@ -127,5 +127,6 @@ def connect(path: Path) -> sqlite3.Connection:
     # A rollback journal keeps the catalog one file; EXTRA also makes the journal's removal, the commit, durable.
     db.execute("PRAGMA synchronous = EXTRA")
     db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA mmap_size = 0")  # a mapped file that another program truncates ends the process
     db.execute("PRAGMA trusted_schema = OFF")  # expressions of the schema call harmless functions only
     return db

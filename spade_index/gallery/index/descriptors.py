@@ -9,7 +9,6 @@ Shards hold the same values, but the candidates of one query lie in hundreds of 
 """
 
 import math
-import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, VERSION
 from spade_index.gallery.store.hdf5 import array
+from spade_index.gallery.store.rows import FileRows
 from spade_index.gallery.store.sink import Sink
 
 BLOCK = 8192  # descriptors read at a time by `Descriptors.blocks`
@@ -33,30 +33,27 @@ def descriptors_file(index: Path) -> Path:
 
 
 class Descriptors:
-    """Reads descriptors by key; they stay in their file, mapped into memory."""
+    """Reads descriptors by key; they stay in their file."""
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises FileNotFoundError, or GalleryDamaged if it cannot be read."""
         self.path = path
         try:
             with h5py.File(path, "r") as file:
-                (keys, _), (pooled, self._offset) = array(file, "key", "<i8", 1), array(file, "pooled", "<f4", 2)
+                (keys, _), (pooled, offset) = array(file, "key", "<i8", 1), array(file, "pooled", "<f4", 2)
                 if len(keys) != len(pooled):
                     raise ValueError("its arrays do not fit each other")
                 self.keys: np.ndarray = keys[:]
                 self.queries: np.ndarray | None = None
                 if "queries" in file:
                     self.queries = array(file, "queries", "<f4", 2)[0][:]
-                self._pooled = np.memmap(path, "<f4", "r", self._offset, pooled.shape)
+                self._pooled = FileRows(path, "<f4", offset, pooled.shape, _remedy(path))
         except FileNotFoundError:
             raise
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise GalleryDamaged(
-                f"{path}: damaged ({reason}): rebuild it with `spade-index index {path.parent.parent}`"
-            ) from error
-        mapping: mmap.mmap = self._pooled._mmap  # type: ignore[attr-defined]
-        mapping.madvise(mmap.MADV_RANDOM)  # so that no pages around a candidate are read with it
+            raise GalleryDamaged(f"{path}: damaged ({reason}): {_remedy(path)}") from error
+        self._pooled.expect_few()
 
     def places(self, keys: np.ndarray) -> np.ndarray:
         """Return the rows int64 [n] of the descriptors with keys int64 [n], -1 for those that are not here."""
@@ -65,17 +62,13 @@ class Descriptors:
         return np.where(there, places, -1)
 
     def at(self, places: np.ndarray) -> np.ndarray:
-        """Return the descriptors of these rows, float32 [n, D]."""
-        return self._pooled[places]
+        """Return the descriptors of these rows, float32 [n, D]. Raises GalleryDamaged."""
+        return self._pooled.take(places)
 
     def blocks(self) -> Blocks:
         """Yield all keys and descriptors, read from the file block by block, so that they are not held in memory."""
-        dim = self._pooled.shape[1]
-        with open(self.path, "rb") as file:
-            file.seek(self._offset)
-            for start in range(0, len(self.keys), BLOCK):
-                keys = self.keys[start : start + BLOCK]
-                yield keys, np.fromfile(file, "<f4", len(keys) * dim).reshape(-1, dim)
+        for start in range(0, len(self.keys), BLOCK):
+            yield self.keys[start : start + BLOCK], self._pooled[start : start + BLOCK]
 
 
 def write_descriptors(path: Path, blocks: Blocks, images: int, dim: int, queries: np.ndarray | None = None) -> None:
@@ -123,3 +116,7 @@ def joined_blocks(blocks: Blocks, size: int) -> Blocks:
 
 def _joined(lot: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([keys for keys, _ in lot]), np.concatenate([descriptors for _, descriptors in lot])
+
+
+def _remedy(path: Path) -> str:
+    return f"rebuild it with `spade-index index {path.parent.parent}`"

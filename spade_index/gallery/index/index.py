@@ -2,7 +2,6 @@
 
 import json
 import math
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from spade_index.errors import GalleryDamaged
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.settings import STORAGES, IndexSettings
 
+from .mapped import MappedFile
 from .prefetch import ListPrefetcher
 
 RECALL_AT = 50
@@ -97,7 +97,8 @@ class Index:
     """A FAISS index of one snapshot, with image keys as ids. Inverted lists stay in their file, mapped into memory."""
 
     def __init__(self, path: Path, description: IndexDescription) -> None:
-        """Open the file. Raises GalleryDamaged if it cannot be read."""
+        """Open the file. Raises GalleryDamaged if it cannot be read, StorageError."""
+        self._file = MappedFile(path)
         try:
             flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # the table may be larger than the lists
             index: Any = faiss.read_index(str(path), 0 if description.kind == "flat" else flags)
@@ -112,8 +113,7 @@ class Index:
             ivf: Any = faiss.extract_index_ivf(index)
             lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
             lists.prefetch_nthread = 0
-            with suppress(OSError):
-                self._prefetcher = ListPrefetcher(path, index)
+            self._prefetcher = ListPrefetcher(self._file, index)
 
     def _require_own_lists(self, path: Path) -> None:
         """Raise GalleryDamaged if the kind is another, or if the index says that its lists are in another file."""
@@ -132,8 +132,11 @@ class Index:
         there are no more. Raises GalleryDamaged.
         """
         try:
-            starts = range(0, len(queries), BATCH)
-            found = [self._search(queries[start : start + BATCH], count, without) for start in starts]
+            found = []
+            for start in range(0, len(queries), BATCH):
+                if self.description.kind != "flat":  # which is in memory
+                    self._file.require_size()
+                found.append(self._search(queries[start : start + BATCH], count, without))
         except (AssertionError, RuntimeError) as error:  # FAISS raises these for inconsistent numbers
             raise GalleryDamaged("the index is damaged: rebuild it with `spade-index index GALLERY`") from error
         return np.concatenate([d for d, _ in found]), np.concatenate([k for _, k in found])

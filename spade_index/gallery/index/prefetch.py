@@ -6,11 +6,12 @@ the disk at each, or, with a long read-ahead, reads nearly the whole file for on
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
+
+from .mapped import MappedFile
 
 ID_BYTES = 8
 WARMING = 4  # prefetching ends after this many probes for each list
@@ -22,12 +23,9 @@ class ListPrefetcher:
     Finding the lists takes a twelfth of a search, so once most have been read, nothing is prefetched any more.
     """
 
-    def __init__(self, path: Path, index: Any) -> None:
-        """Prefetch for `index`, which was read from the file: inverted lists, perhaps behind linear transforms.
-
-        Raises OSError.
-        """
-        self._fd = -1
+    def __init__(self, file: MappedFile, index: Any) -> None:
+        """Prefetch for `index`, which was read from the file: inverted lists, perhaps behind linear transforms."""
+        self._file = file
         ivf: Any = faiss.extract_index_ivf(index)
         chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
         self._ivf = ivf
@@ -36,11 +34,6 @@ class ListPrefetcher:
         self._transforms: list[Any] = [faiss.downcast_VectorTransform(chain.at(place)) for place in places]
         self._prefetched = np.zeros(ivf.nlist, bool)
         self._probes = WARMING * ivf.nlist
-        self._fd = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
 
     def prefetch(self, queries: np.ndarray, nprobe: int) -> None:
         """Prefetch the lists that a search of queries float32 [B, D] reads, without waiting for them."""
@@ -56,5 +49,5 @@ class ListPrefetcher:
             with suppress(OSError, OverflowError, TypeError):  # numbers of a damaged file; the search will raise
                 start = int(self._lists.get_codes(number)) - int(self._lists.ptr)
                 size = self._lists.list_size(number) * (self._lists.code_size + ID_BYTES)
-                os.posix_fadvise(self._fd, start, size, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(self._file.fd, start, size, os.POSIX_FADV_WILLNEED)
         self._prefetched |= wanted

@@ -10,6 +10,7 @@ from spade_index.errors import GalleryDamaged
 from spade_index.gallery.catalog.tables import IndexRow
 from spade_index.gallery.snapshot import SnapshotView
 
+from .delta import Delta
 from .descriptors import Descriptors, descriptors_file
 from .index import Index, IndexDescription, scan
 
@@ -46,7 +47,7 @@ class ImageSearch:
                 self._descriptors = Descriptors(descriptors_file(path))
             self._removed = np.array(images.catalog.removed_keys(images.snapshot, since=row.snapshot), np.int64)
             after = row.snapshot
-        self._delta = list(images.places(after))  # of the images that the index does not hold
+        self._delta = Delta(images, after)
 
     def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
         """Return the k nearest images of each query: see `Gallery.nearest`. k is at most the number of images."""
@@ -87,8 +88,8 @@ class ImageSearch:
         indexed = [self._index.search(queries, count, self._removed)] if self._index else []
         exact = self._index is None or self._index.description.exact
         found = [*indexed] if exact else []
-        for shard, rows, keys in self._delta:
-            found.append(scan(queries, keys, self._images.descriptors(shard, rows), count))
+        for keys, descriptors in self._delta.blocks():
+            found.append(scan(queries, keys, descriptors, count))
             if len(found) > 16:
                 found = [_merge(found, count)]
         if exact:

@@ -22,6 +22,7 @@ from spade_index.errors import GalleryDamaged
 
 from .format import FORMAT, VERSION
 from .hdf5 import array
+from .rows import FileRows
 from .shard import is_finite
 from .sink import Sink
 
@@ -33,11 +34,11 @@ KINDS = 20  # of scores, at most
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Scores and maps of n images; `maps` stays in its file, mapped into memory, where it was read from one."""
+    """Scores and maps of n images; `maps` stays in its file where it was read from one."""
 
     keys: np.ndarray  # int64 [n], ascending
     scores: dict[str, np.ndarray]  # float64 [n] of each kind
-    maps: np.ndarray  # float16 [n, P]
+    maps: np.ndarray | FileRows  # float16 [n, P]
     path: Path | None = None  # that it was read from
 
     def __len__(self) -> int:
@@ -52,7 +53,7 @@ class LeaveOneOut:
         return rows[self.keys[rows] == wanted]
 
     def maps_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the maps float32 [m, P] of these rows. Raises GalleryDamaged if they are not finite."""
+        """Return the maps float32 [m, P] of these rows. Raises GalleryDamaged if they are not there or not finite."""
         maps = np.asarray(self.maps[rows])
         if self.path is not None and maps.size and not is_finite(maps):
             raise GalleryDamaged(f"{self.path}: maps that are not finite: {remedy(self.path)}")
@@ -73,7 +74,7 @@ class LeaveOneOut:
 
     @classmethod
     def read(cls, path: Path) -> "LeaveOneOut":
-        """Read a file; its maps are mapped. Raises GalleryDamaged."""
+        """Read a file; its maps are read when they are asked for. Raises GalleryDamaged."""
         try:
             with h5py.File(path, "r") as file:
                 (keys, _), (scores, _) = array(file, "key", "<i8", 1), array(file, "scores", "<f8", 2)
@@ -90,8 +91,8 @@ class LeaveOneOut:
                 known, values = np.asarray(keys[:], np.int64), np.asarray(scores[:], np.float64)
                 if known[0] < 0 or (np.diff(known) <= 0).any() or not np.isfinite(values).all():
                     raise ValueError("unexpected keys or scores")
-                mapped = np.memmap(path, "<f2", "r", offset, maps.shape)
-                return cls(known, dict(zip(kinds, values.T, strict=True)), mapped, path)
+                stored = FileRows(path, "<f2", offset, maps.shape, remedy(path))
+                return cls(known, dict(zip(kinds, values.T, strict=True)), stored, path)
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
             raise GalleryDamaged(f"{path}: damaged ({reason}): {remedy(path)}") from error

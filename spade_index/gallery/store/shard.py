@@ -14,7 +14,6 @@ An unfiltered chunk of one image is a plain byte range, so rows are read past HD
 import errno
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -27,8 +26,8 @@ from spade_index.settings import ExtractionSettings
 from .hdf5 import dataset
 from .layout import ShardLayout
 from .record import StoredImage
+from .rows import read_at, read_rows
 
-READ_BYTES = 256 << 10  # of descriptors that are read rather than mapped
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -60,21 +59,18 @@ class Shard:
         if self._fd >= 0:
             os.close(self._fd)
 
-    @cached_property
-    def _pooled(self) -> np.ndarray:
-        size = 4 * self.rows * self._dim
-        if size <= READ_BYTES:  # a map would take a file descriptor
-            data = os.pread(self._fd, size, self.layout.pooled)
-            if len(data) < size:
-                raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")
-            return np.frombuffer(data, "<f4").reshape(self.rows, self._dim)
-        with os.fdopen(self._fd, "rb", closefd=False) as opened:
-            return np.memmap(opened, "<f4", "r", self.layout.pooled, (self.rows, self._dim))
-
-    def pooled(self) -> np.ndarray:
-        """Return all pooled descriptors, float32 [n, D]; many are mapped from the file. Raises GalleryDamaged."""
+    def pooled(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the pooled descriptors of these rows int64 [n], or all, float32 [n, D]. Raises GalleryDamaged."""
         self._require_own()
-        return self._pooled
+        return self._pooled(np.arange(self.rows) if rows is None else rows)
+
+    def _pooled(self, rows: np.ndarray) -> np.ndarray:
+        if rows.size and not 0 <= rows.min() <= rows.max() < self.rows:
+            raise GalleryDamaged(f"{self.path}: has no row {rows.max()}; {_remedy(self.path)}")
+        pooled = np.empty((len(rows), self._dim), "<f4")
+        if not read_rows(self._fd, pooled, rows, self.layout.pooled):
+            raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")
+        return pooled
 
     def read_maps(self, row: int, out: list[np.ndarray], levels: Sequence[int] | None = None) -> None:
         """Read a row's maps into `out`, float16 [H*W, C] for each level, or for some. Raises GalleryDamaged."""
@@ -92,7 +88,7 @@ class Shard:
         maps = self.layout.maps if levels is None else [self.layout.maps[level] for level in levels]
         for offsets, values in zip(maps, out, strict=True):
             offset = int(offsets[row])
-            if offset < 0 or os.preadv(self._fd, [memoryview(values).cast("B")], offset) != values.nbytes:
+            if offset < 0 or not read_at(self._fd, values, offset):
                 raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")
 
     def thumbnail(self, row: int) -> bytes:
@@ -126,7 +122,7 @@ class Shard:
             self._read_maps(row, maps)
             with h5py.File(self.path, "r") as file:
                 id, checksum = dataset(file, "id").asstr()[row], int(dataset(file, "checksum")[row])
-            stored = StoredImage(self._pooled[row], maps, self.thumbnail(row))
+            stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row))
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
             if isinstance(failure := _unreadable(self.path, error), StorageError):
                 raise failure from error

@@ -1,0 +1,80 @@
+"""Rows of arrays that stay in their files: read, never mapped.
+
+A page of a mapped file that another program truncates ends the process at the next access; a read says that it is
+short.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from spade_index.errors import GalleryDamaged
+
+
+def read_at(fd: int, out: np.ndarray, offset: int) -> bool:
+    """Read a contiguous array from a file; return False if the file ends before. Raises OSError."""
+    return not out.size or _read(fd, memoryview(out).cast("B"), offset)
+
+
+def read_rows(fd: int, out: np.ndarray, rows: np.ndarray, offset: int) -> bool:
+    """Read rows int64 [n] of an array that begins at `offset` into `out` [n, ...]; see `read_at`."""
+    if not out.size:
+        return True
+    size, target = out[0].nbytes, memoryview(out).cast("B")
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of rows that follow each other
+    places = zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], rows[starts].tolist(), strict=True)
+    return all(_read(fd, target[size * start : size * end], offset + size * row) for start, end, row in places)
+
+
+def _read(fd: int, out: memoryview, offset: int) -> bool:
+    while (count := os.preadv(fd, [out], offset)) < len(out):  # at most 2 GiB at a time
+        if not count:
+            return False
+        out, offset = out[count:], offset + count
+    return True
+
+
+class FileRows:
+    """An array in a file; `rows[index]` reads some of its rows, as numpy would select them."""
+
+    def __init__(self, path: Path, dtype: str, offset: int, shape: tuple[int, ...], remedy: str) -> None:
+        """Open the file, whose array begins at `offset`; errors name the `remedy`. Raises OSError."""
+        self._fd = -1
+        self.path = path
+        self.dtype = np.dtype(dtype)
+        self.offset = offset
+        self.shape = shape
+        self._remedy = remedy
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> int:
+        """The number of values."""
+        return int(np.prod(self.shape))
+
+    def expect_few(self) -> None:
+        """Tell the system that rows are read here and there, so that it reads nothing around them."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return these rows, int64 [n], none of them negative. Raises GalleryDamaged if the file is truncated."""
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        if not read_rows(self._fd, out, rows, self.offset):
+            raise GalleryDamaged(f"{self.path}: truncated: {self._remedy}")
+        return out
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        rows = np.arange(len(self))[index]
+        return self.take(rows) if rows.ndim else self.take(rows[None])[0]
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        return self[:]
