@@ -56,6 +56,12 @@ class ExactRequest(Request):
             raise Problem(422, str(error), field="body") from error
 
 
+class AskRoute(ReadRoute):
+    """A route whose body is JSON, which takes little."""
+
+    names_images = True
+
+
 class WriteRoute(ReadRoute):
     """A route that needs a key which may change the gallery in its path."""
 

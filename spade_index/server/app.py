@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from spade_index.errors import SpadeIndexError
 
-from . import docs, page, v1, v1_audit, v1_changes, v2
+from . import docs, page, v1, v1_audit, v1_changes, v1_results, v2, v2_models
 from .access import ReadRoute
 from .galleries import LoadBackbone, backbone_of
 from .keys import Keys
@@ -32,11 +32,14 @@ figures = APIRouter(route_class=ReadRoute, include_in_schema=False)
 
 ROUTERS = (
     v1.router,
+    v1_results.router,
     v1_audit.router,
     v1_changes.adding,
     v1_changes.changing,
     v1_changes.reading,
     v2.health,
+    v2_models.router,
+    v2_models.asking,
     v2.router,
     docs.router,
     page.router,

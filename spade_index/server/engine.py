@@ -11,9 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -24,6 +23,7 @@ from spade_index.images.decode import DecodedImage
 from spade_index.method.detection import Detection, Question
 from spade_index.settings import Maps
 
+from .asks import Answer, Ask
 from .galleries import Galleries, Served
 from .metrics import Metrics
 from .problems import Problem
@@ -34,27 +34,6 @@ IDLE_SECONDS = 2.0  # between two looks for galleries to close
 SMOOTHING = 0.1  # of the mean time an image takes
 
 log = logging.getLogger("spade_index.server")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The detection of one image, with all that showing it needs, so that the gallery is not asked again."""
-
-    detection: Detection
-    originals: dict[str, tuple[int, int]]  # width and height of the images whose pixels were searched, by their ids
-
-
-@dataclass(eq=False)
-class Ask:
-    """One image to be searched for."""
-
-    gallery: str
-    snapshot: int | None
-    image: DecodedImage
-    maps: Maps | None  # None: as the gallery's default
-    threshold: float | None
-    answer: Future[Answer] = field(default_factory=Future)
-    arrived: float = field(default_factory=time.monotonic)
 
 
 class Place:
@@ -204,9 +183,10 @@ class Engine:
         for ask in batch:
             if not ask.answer.set_running_or_notify_cancel():
                 continue
-            self._metrics.stage("wait", begun - ask.arrived)
+            ask.waited = begun - ask.arrived
+            self._metrics.stage("wait", ask.waited)
             try:
-                if begun - ask.arrived > self._settings.request_seconds:
+                if ask.waited > self._settings.request_seconds:
                     self._metrics.refused.labels("late").inc()
                     raise Problem(503, "its turn did not come in time", retry_after=self._seconds * self._admitted)
                 served = self._galleries.use(ask.gallery, ask.snapshot)
@@ -227,6 +207,7 @@ class Engine:
 
     def _search(self, backbone: Backbone, asks: list[tuple[Ask, Served]]) -> None:
         """Answer images of galleries that share a backbone; if it refuses one of them, each by itself."""
+        begun = time.perf_counter()
         try:
             with self._metrics.timed("backbone"):
                 features = backbone(np.stack([ask.image.pixels for ask, _ in asks]))
@@ -238,47 +219,61 @@ class Engine:
             else:
                 _fail_logged(asks[0][0], error)
             return
+        spent = time.perf_counter() - begun
         for served in dict.fromkeys(served for _, served in asks):
             places = [place for place, (_, of) in enumerate(asks) if of is served]
-            self._judge(served, [asks[place][0] for place in places], pooled, features.pyramid, places)
+            self._judge(served, [asks[place][0] for place in places], pooled, features.pyramid, places, spent)
 
     def _judge(
-        self, served: Served, asks: list[Ask], pooled: np.ndarray, pyramid: list[Tensor], places: list[int]
+        self,
+        served: Served,
+        asks: list[Ask],
+        pooled: np.ndarray,
+        pyramid: list[Tensor],
+        places: list[int],
+        spent: float,
     ) -> None:
         """Answer images of one gallery, whose features are at these places; if one fails, each alone."""
         try:
             whole = len(places) == len(pooled)
-            self._detect(served, asks, pooled[places], pyramid if whole else [level[places] for level in pyramid])
+            levels = pyramid if whole else [level[places] for level in pyramid]
+            self._detect(served, asks, pooled[places], levels, spent)
         except Exception as error:
             if len(asks) > 1:
                 for ask, place in zip(asks, places, strict=True):
                     if not ask.answer.done():
-                        self._judge(served, [ask], pooled, pyramid, [place])
+                        self._judge(served, [ask], pooled, pyramid, [place], spent)
             else:
                 if isinstance(error, GalleryError):  # of files that may be whole again by then
                     self._galleries.reopen(asks[0].gallery)
                 _fail_logged(asks[0], error)
 
-    def _detect(self, served: Served, asks: list[Ask], pooled: np.ndarray, pyramid: list[Tensor]) -> None:
-        """Answer each image as soon as its detection is known."""
+    def _detect(self, served: Served, asks: list[Ask], pooled: np.ndarray, pyramid: list[Tensor], spent: float) -> None:
+        """Answer each image as soon as its detection is known; their features took `spent` seconds."""
+        begun, left = time.perf_counter() - spent, len(asks)
         questions = [_question(ask, served) for ask in asks]
         with self._metrics.timed("images"):
             nearest = served.detector.nearest_images(pooled)
         with self._metrics.timed("pixels"):
             for number, detection in served.detector.judge(nearest, pyramid, questions):
-                asks[number].answer.set_result(_complete(served, detection))
+                answer = _complete(served, detection, asks[number].waited)
+                left -= 1
+                if not left:  # before a client can ask for statistics
+                    seconds = time.perf_counter() - begun
+                    self._metrics.models.executed(asks[number].gallery, detection.snapshot, len(asks), seconds)
+                asks[number].answer.set_result(answer)
 
 
 def _question(ask: Ask, served: Served) -> Question:
     return Question(ask.maps or served.default_maps, ask.threshold)
 
 
-def _complete(served: Served, detection: Detection) -> Answer:
+def _complete(served: Served, detection: Detection, waited: float) -> Answer:
     rows = {}
     if detection.pixels is not None:
         rows = served.gallery.catalog.images_by_key([n.key for n in detection.pixels.neighbours])
     originals = {row.id: (row.width, row.height) for row in rows.values()}
-    return Answer(detection, originals)
+    return Answer(detection, originals, waited)
 
 
 def _fail_logged(ask: Ask, error: Exception) -> None:

@@ -28,3 +28,4 @@ REQUEST_ID_LENGTH = 64  # characters of an id that a client chooses for its requ
 NOTICES = 100  # lines kept of a job
 NOTICE_LENGTH = 10_000  # characters kept of a line
 STOP_SECONDS = 10.0  # that a stop waits for a running job
+STATISTICS = 1000  # versions of models whose statistics are kept

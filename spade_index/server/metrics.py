@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .statistics import ModelStatistics
 from .worker import Worker
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -35,6 +36,7 @@ class Metrics:
         self.queue = Gauge("queue_images", "Images admitted and not answered", **of)
         self.connections = Gauge("connections", "Connections that are open", **of)
         self.unsent = Gauge("unsent_bytes", "Bytes of answers that clients have not read", **of)
+        self.models = ModelStatistics()
         self.refused = Counter("refused", "Requests that were refused for want of room or time", ("reason",), **of)
 
     def stage(self, name: str, seconds: float) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .engine import Answer
+from .asks import Answer
 
 EMPTY = np.float32(np.nan)
 

@@ -20,8 +20,8 @@ from spade_index.method.regions import Region, regions_of
 from spade_index.settings import Preprocessing
 from spade_index.views.heatmap import heat, heatmap, score_limits
 
+from .asks import Answer
 from .decoding import Upload
-from .engine import Answer
 from .limits import OVERLAY_EDGE
 from .problems import Problem
 

@@ -5,6 +5,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
 from .limits import MOST_IDS
+from .problems import MEDIA_TYPE
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "What is wrong with the request (RFC 9457)", "content": {MEDIA_TYPE: {}}},
+    "5XX": {"description": "What is wrong with the service (RFC 9457)", "content": {MEDIA_TYPE: {}}},
+}
 
 
 def _utf8(text: str) -> str:

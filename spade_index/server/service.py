@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from starlette.requests import Request
 from spade_index.images.decode import DecodedImage
 from spade_index.settings import Maps, Preprocessing
 
+from .asks import Answer
 from .decoding import Decoders, Upload
-from .engine import Answer, Engine
+from .engine import Engine
 from .galleries import Galleries, LoadBackbone, backbone_of
 from .jobs import Jobs
 from .keys import Keys
@@ -22,6 +24,7 @@ from .metrics import Metrics
 from .problems import ClientGone, Problem
 from .results import Results
 from .settings import ServeSettings
+from .statistics import Timed, Times
 
 T = TypeVar("T")
 
@@ -75,6 +78,7 @@ class Service:
         request: Request,
         gallery: str,
         uploads: Sequence[Upload],
+        timed: Timed,
         *,
         snapshot: int | None = None,
         maps: Maps | None = None,
@@ -86,10 +90,16 @@ class Service:
         """
 
         async def found() -> Found:
+            begun = time.perf_counter()
             how = (await asyncio.to_thread(self.galleries.settings_of, gallery)).preprocessing
             with self.engine.coming(len(uploads)):
                 images = await self.decoders.decode(uploads, how)
-            return Found(how, images, await self.engine.detect(gallery, snapshot, images, maps, threshold))
+            decoded = time.perf_counter()
+            answers = await self.engine.detect(gallery, snapshot, images, maps, threshold)
+            waited, searched = min(answer.waited for answer in answers), time.perf_counter() - decoded
+            times = Times(decoded - begun, waited, searched - waited)
+            timed.found(answers[0].detection.snapshot, len(images), times)
+            return Found(how, images, answers)
 
         return await while_waited_for(request, found())
 

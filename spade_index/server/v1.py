@@ -1,56 +1,33 @@
 """The native API: galleries, queries, score maps and evidence."""
 
-import io
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import anyio
-import numpy as np
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from PIL import Image
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from spade_index import wire
 from spade_index.errors import SpadeIndexError
 from spade_index.method.normal_scores import stored_calibration
 from spade_index.method.tuned import tuned_search
 from spade_index.settings import Maps
-from spade_index.views.files import mark
 
 from . import results
-from .access import ReadRoute, RequestKey, permitted
+from .access import ReadRoute, RequestKey
 from .decoding import read_uploads
 from .forms import FIELD
 from .keys import Key
 from .limits import NAME_LENGTH, PAGE_IMAGES, PAGE_SNAPSHOTS
-from .problems import MEDIA_TYPE, Problem, as_problem
-from .results import Result
-from .schema import binary, image_body
+from .problems import Problem, as_problem
+from .schema import PROBLEMS, binary, image_body
 from .service import Service, service_of
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "What is wrong with the request (RFC 9457)", "content": {MEDIA_TYPE: {}}},
-    "5XX": {"description": "What is wrong with the service (RFC 9457)", "content": {MEDIA_TYPE: {}}},
-}
-NPY = "application/x-npy"
-MAX_EDGE = 1 << 30  # pixels
+from .v1_results import NPY, Opacity, rendered
 
 GalleryName = Annotated[str, Path(description="A gallery, as GET /v1/galleries names it")]
 Snapshot = Annotated[int | None, Query(ge=0, le=2**62, description="As of this snapshot [the latest]")]
-ResultId = Annotated[str, Path(description="Of a result's `score_map`")]
-Opacity = Annotated[float, Query(ge=0, le=1, description="Of the overlay half-way between the limits")]
 
 router = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=ReadRoute)
-
-
-def result_of(request: Request, id: ResultId) -> Result:
-    """Return a kept result, if the key may read its gallery. Raises Problem (403, 404)."""
-    found = service_of(request).results.get(id)
-    permitted(request, found.gallery, write=False)
-    return found
-
-
-KeptResult = Annotated[Result, Depends(result_of)]
 
 
 @router.get("", tags=["service"])
@@ -150,9 +127,12 @@ async def query(
     with served.engine.place() as place:
         uploads = await read_uploads(request, served.settings.request_images)
         place.take(len(uploads))
-        found = await served.find(request, gallery, uploads, snapshot=snapshot, maps=maps, threshold=threshold)
-        answered = (found.images, found.answers, found.preprocessing, served.results)
-        described = await anyio.to_thread.run_sync(results.described, gallery, uploads, *answered)
+        with served.metrics.models.request(gallery) as timed:
+            found = await served.find(
+                request, gallery, uploads, timed, snapshot=snapshot, maps=maps, threshold=threshold
+            )
+            answered = (found.images, found.answers, found.preprocessing, served.results)
+            described = await anyio.to_thread.run_sync(results.described, gallery, uploads, *answered)
     return wire.QueryAnswer(gallery=gallery, snapshot=described[0].snapshot, results=described)
 
 
@@ -180,77 +160,16 @@ async def score_map(
     with served.engine.place() as place:
         uploads = await read_uploads(request, 1)
         place.take(1)
-        found = await served.find(request, gallery, uploads, snapshot=snapshot, maps="always")
-        result = results.result_of(gallery, uploads[0], found.images[0], found.answers[0], found.preprocessing)
-        response = await _rendered(served, result, format, opacity)
+        with served.metrics.models.request(gallery) as timed:
+            found = await served.find(request, gallery, uploads, timed, snapshot=snapshot, maps="always")
+            result = results.result_of(gallery, uploads[0], found.images[0], found.answers[0], found.preprocessing)
+            response = await rendered(served, result, format, opacity)
     detection = result.answer.detection
     response.headers["X-Score"] = repr(detection.score)
     response.headers["X-Snapshot"] = str(detection.snapshot)
     if detection.anomalous is not None:
         response.headers["X-Anomalous"] = str(detection.anomalous).lower()
     return response
-
-
-@router.get("/results/{id}", tags=["results"])
-def result(request: Request, id: ResultId, found: KeptResult) -> wire.ResultInfo:
-    """Return the result of a query again."""
-    return results.described_kept(id, found, service_of(request).results.seconds)
-
-
-@router.get("/results/{id}/overlay.png", response_class=Response, responses=binary("image/png"), tags=["results"])
-async def overlay(request: Request, found: KeptResult, opacity: Opacity = 0.5) -> Response:
-    """Return the score map over the image, in its own coordinates."""
-    return await _rendered(service_of(request), found, "overlay", opacity)
-
-
-@router.get("/results/{id}/heat.png", response_class=Response, responses=binary("image/png"), tags=["results"])
-async def heat(request: Request, found: KeptResult) -> Response:
-    """Return the overlay's colours alone, transparent where the image is normal, to be laid over the image."""
-    return await _rendered(service_of(request), found, "heat", 0.5)
-
-
-@router.get("/results/{id}/grey.png", response_class=Response, responses=binary("image/png"), tags=["results"])
-async def grey(request: Request, found: KeptResult) -> Response:
-    """Return the score map as 8-bit grey over the result's `limits`, of the backbone's input size."""
-    return await _rendered(service_of(request), found, "grey", 0.5)
-
-
-@router.get("/results/{id}/score_map.npy", response_class=Response, responses=binary(NPY), tags=["results"])
-async def npy(request: Request, found: KeptResult) -> Response:
-    """Return the score map, float32 [H, W] of the backbone's input size, as NumPy stores it."""
-    return await _rendered(service_of(request), found, "npy", 0.5)
-
-
-@router.get("/results/{id}/match", tags=["results"])
-def match(
-    found: KeptResult,
-    x: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Column of the original, from 0")],
-    y: Annotated[int, Query(ge=0, le=MAX_EDGE, description="Row of the original, from 0")],
-) -> wire.MatchInfo:
-    """Return the normal image and place that a pixel of the image was matched with."""
-    return found.match(x, y)
-
-
-async def _rendered(served: Service, result: Result, format: str, opacity: float) -> Response:
-    async with served.drawing:  # those that wait occupy no thread
-        return await anyio.to_thread.run_sync(_drawn, served, result, format, opacity)
-
-
-def _drawn(served: Service, result: Result, format: str, opacity: float) -> Response:
-    with served.metrics.timed("render"):
-        if format == "npy":
-            buffer = io.BytesIO()
-            np.save(buffer, result.pixels.score_map, allow_pickle=False)
-            return Response(buffer.getvalue(), media_type=NPY)
-        if format == "overlay":
-            return _png(result.overlay(opacity))
-        return _png(result.heat() if format == "heat" else result.grey())
-
-
-def _png(image: Image.Image) -> Response:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1, **mark("PNG"))  # a few percent larger, in a fifth of the time
-    return Response(buffer.getvalue(), media_type="image/png")
 
 
 def _summary(served: Service, name: str) -> wire.GallerySummary:

@@ -24,9 +24,9 @@ from .access import ReadRoute
 from .limits import AUDIT_IMAGES
 from .problems import Problem, as_problem
 from .results import thumbnail_link
-from .schema import binary
+from .schema import PROBLEMS, binary
 from .service import Service, service_of, without_waiting
-from .v1 import PROBLEMS, GalleryName
+from .v1 import GalleryName
 
 router = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=ReadRoute)
 

@@ -14,9 +14,9 @@ from .forms import FIELD, read_files
 from .job import Job
 from .limits import PREFIX_LENGTH
 from .problems import Problem, as_problem
-from .schema import Ids, image_body
+from .schema import PROBLEMS, Ids, image_body
 from .service import service_of, without_waiting
-from .v1 import PROBLEMS, GalleryName, described
+from .v1 import GalleryName, described
 from .writing import open_writer
 
 JobId = Annotated[str, Path(description="Of a job")]

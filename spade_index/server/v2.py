@@ -4,44 +4,26 @@ https://github.com/kserve/open-inference-protocol, and Triton's extension for bi
 """
 
 import math
-import re
 import sys
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Any
 
 import anyio
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
-from spade_index.errors import SpadeIndexError
-from spade_index.method.tuned import tuned_search
 from spade_index.settings import MAPS, Maps
 
-from .access import ReadRoute, RequestKey
+from .access import ReadRoute
 from .decoding import Upload
-from .limits import PAGE_SNAPSHOTS
-from .outputs import OUTPUTS, output_shapes
-from .problems import Problem, as_problem
-from .service import Service, service_of
+from .outputs import OUTPUTS
+from .problems import Problem
+from .service import service_of
 from .tensors import HEADER, InferRequest, Output, OutputWish, TensorError, parse_request, render_response
+from .v2_models import IMAGE, NUMBER, PIXELS, PROBLEMS, Model, Version, snapshot_of
 
-Model = Annotated[str, Path(description="A gallery")]
-Version = Annotated[str, Path(description="One of its snapshots")]
-
-IMAGE, PIXELS = "image", "pixels"
-INPUTS = [
-    {"name": IMAGE, "datatype": "BYTES", "shape": [-1]},  # files; or
-    {"name": PIXELS, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},  # B, H, W, RGB
-]
-NUMBER = re.compile("[0-9]{1,18}")
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
 LARGEST = sys.float_info.max
-ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "What is wrong with the request", "content": {"application/json": {"schema": ERROR}}},
-    "5XX": {"description": "What is wrong with the service", "content": {"application/json": {"schema": ERROR}}},
-}
-
 # Who asks whether the service lives needs no key.
 health = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS)
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS, route_class=ReadRoute)
@@ -50,7 +32,7 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PRO
 @health.get("")
 async def server() -> dict[str, Any]:
     """Return the name, version and extensions of the server."""
-    return {"name": "spade_index", "version": version("spade_index"), "extensions": ["binary_tensor_data"]}
+    return {"name": "spade_index", "version": version("spade_index"), "extensions": EXTENSIONS}
 
 
 @health.get("/health/live")
@@ -66,48 +48,13 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse({"ready": ready}, 200 if ready else 503)
 
 
-@router.post("/repository/index")
-def repository(request: Request, key: RequestKey) -> list[dict[str, str]]:
-    """List all models that the key may read."""
-    served = service_of(request)
-    return [_state(served, name) for name in served.galleries.names() if key.allows(name, write=False)]
-
-
-@router.get("/models/{model}")
-@router.get("/models/{model}/versions/{version}")
-def metadata(request: Request, model: Model, version: Version | None = None) -> dict[str, Any]:
-    """Return a model's versions, inputs and outputs."""
-    with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
-        height, width = gallery.settings.preprocessing.input_size
-        versions = [str(row.snapshot) for row in gallery.catalog.snapshots() if row.images]
-        neighbours = service_of(request).settings.search.settings(tuned_search(gallery)).score_neighbours
-    shapes = output_shapes((height, width), neighbours)
-    return {
-        "name": model,
-        "versions": versions[-PAGE_SNAPSHOTS:],
-        "platform": "spade_index",
-        "inputs": INPUTS,
-        "outputs": [{"name": name, "datatype": datatype, "shape": shape} for name, (datatype, shape) in shapes.items()],
-    }
-
-
-@router.get("/models/{model}/ready")
-@router.get("/models/{model}/versions/{version}/ready")
-def model_ready(request: Request, model: Model, version: Version | None = None) -> dict[str, Any]:
-    """Return whether a model can be used."""
-    with service_of(request).galleries.open(model, _snapshot(version)) as gallery:
-        if not len(gallery):
-            raise Problem(503, f"{model}: the gallery is empty: add normal images first")
-    return {"name": model, "ready": True}
-
-
 @router.post("/models/{model}/infer")
 @router.post("/models/{model}/versions/{version}/infer")
 async def infer(request: Request, model: Model, version: Version | None = None) -> Response:
     """Score images: the input `image`, files, or `pixels`."""
     served = service_of(request)
     served.galleries.path(model)
-    snapshot = _snapshot(version)
+    snapshot = snapshot_of(version)
     with served.engine.place() as place:
         asked = await _parsed(request)
         uploads = _uploads(asked, served.settings.request_images)
@@ -115,19 +62,21 @@ async def infer(request: Request, model: Model, version: Version | None = None) 
         how = (await anyio.to_thread.run_sync(served.galleries.settings_of, model)).preprocessing
         _require_few_values(wishes, len(uploads), how.input_size, served.settings.json_elements)
         place.take(len(uploads))
-        found = await served.find(
-            request,
-            model,
-            uploads,
-            snapshot=snapshot,
-            maps=_maps(asked, wishes),
-            threshold=_threshold(asked),
-        )
-        size = found.preprocessing.input_size
-        outputs = [Output(wish.name, OUTPUTS[wish.name](found.answers, size), wish.binary) for wish in wishes]
-        facts = {"model_name": model, "model_version": str(found.answers[0].detection.snapshot)}
-        facts |= {"id": asked.id} if asked.id is not None else {}
-        body, head = await anyio.to_thread.run_sync(render_response, facts, outputs)
+        with served.metrics.models.request(model) as timed:
+            found = await served.find(
+                request,
+                model,
+                uploads,
+                timed,
+                snapshot=snapshot,
+                maps=_maps(asked, wishes),
+                threshold=_threshold(asked),
+            )
+            size = found.preprocessing.input_size
+            outputs = [Output(wish.name, OUTPUTS[wish.name](found.answers, size), wish.binary) for wish in wishes]
+            facts = {"model_name": model, "model_version": str(found.answers[0].detection.snapshot)}
+            facts |= {"id": asked.id} if asked.id is not None else {}
+            body, head = await anyio.to_thread.run_sync(render_response, facts, outputs)
     if head is None:
         return Response(body, media_type="application/json")
     return Response(body, media_type="application/octet-stream", headers={HEADER: str(head)})
@@ -203,20 +152,3 @@ def _threshold(asked: InferRequest) -> float | None:
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not abs(threshold) <= LARGEST:
         raise Problem(400, "parameter `threshold` must be a number, and finite")
     return float(threshold)
-
-
-def _snapshot(version: str | None) -> int | None:
-    if version is None:
-        return None
-    if not NUMBER.fullmatch(version):
-        raise Problem(404, "a version is the number of a snapshot")
-    return int(version)
-
-
-def _state(served: Service, name: str) -> dict[str, str]:
-    try:
-        with served.galleries.open(name) as gallery:
-            return {"name": name, "version": str(gallery.snapshot), "state": "READY", "reason": ""}
-    except (SpadeIndexError, Problem) as error:
-        reason = str(as_problem(error, str(served.galleries.root)).detail)
-        return {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}

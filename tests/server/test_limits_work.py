@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from spade_index.server import limits, v1, v2
+from spade_index.server import limits, v1, v2, v2_models
 from spade_index.server.problems import InvalidFields
 from spade_index.server.results import Result
 
@@ -173,7 +173,7 @@ def test_limit_page_snapshots(server: Server, monkeypatch: pytest.MonkeyPatch) -
     whole = snapshots()[0]
     assert len(whole) > 4
     for most in (4, 3):
-        for module in (v1, v2):
+        for module in (v1, v2_models):
             monkeypatch.setattr(module, "PAGE_SNAPSHOTS", most)
         assert snapshots() == (whole[-most:], whole[-most:])
 

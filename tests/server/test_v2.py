@@ -46,7 +46,7 @@ def test_health_and_metadata(client, shared_server):
     assert client.is_model_ready("plain")
     assert client.is_model_ready("plain", "1")
     assert not client.is_model_ready("nothing")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
     told = client.get_model_metadata("plain")
     assert told["name"] == "plain"
     assert told["versions"][-1] == str(shared_server.http.get("/v1/galleries/plain").json()["snapshot"])

@@ -119,8 +119,8 @@ class ImageQueries(CatalogFile):
 
     def picture_count(self, snapshot: int) -> int:
         """Return the number of pictures that the images of a snapshot are tiles of."""
-        digits = "'0123456789'"
-        picture = f"rtrim(rtrim(rtrim(id, {digits}), ','), {digits})"
+        number = "'-0123456789'"
+        picture = f"rtrim(rtrim(rtrim(id, {number}), ','), {number})"
         return self._value(f"SELECT count(DISTINCT {picture}) FROM images WHERE {LIVE_AT}", int, snapshot, snapshot)
 
     def removed_on_purpose(self) -> Iterator[ImageRow]:
