@@ -51,7 +51,7 @@ def test_compact_remembers(thinned: Path, backbone: Backbone) -> None:
 
 
 def test_a_reader_does_not_prevent_it(thinned: Path, backbone: Backbone) -> None:
-    with Gallery(thinned, 1) as reader:
+    with Gallery(thinned, 3) as reader:
         with GalleryWriter(thinned) as writer:
             writer.compact()
         assert removed_again(thinned, backbone) == 2

@@ -3,8 +3,8 @@
 The first commit deletes removed images and earlier snapshots, and remembers what was removed on purpose. Then the index
 is built without them. Then images move, one new shard at a time, out of shards that are no longer full; a shard that
 all images have left is deleted before the next one is written, unless an earlier generation is being read. A moved row
-changes nothing for a reader, who finds the same bytes in another place. Last, calibrations are written again without removed images. An interrupted `compact`
-continues when it is called again.
+changes nothing for a reader, who finds the same bytes in another place. Last, calibrations are written again without
+removed images. An interrupted `compact` continues when it is called again.
 """
 
 from collections.abc import Callable
