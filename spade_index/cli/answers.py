@@ -54,14 +54,14 @@ def answer_images(
             progress(1)
 
         preprocessing = detector.gallery.settings.preprocessing
-        notices, pictures = Notices(progress.say), Pictures(detector)
+        notices, pictures = Notices(progress.say), Pictures(preprocessing)
         size = loading.batch_size
         images = load_all(
             sources.counted_files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error
         )
         while batch := list(islice(images, size)):
             notices.tell(batch)
-            for image, detection in pictures.completed(batch, detector.detect(batch)):
+            for image, detection in pictures.completed(batch, detector.detect(batch), detector.search.smoothing):
                 regions = regions_of(detection, image.geometry)
                 answer = answer_of(detector, image, detection, regions, drawing)
                 files.add(answer, image.geometry, regions)

@@ -195,11 +195,12 @@ def evaluate(
     loaded = load_all(
         (image.file for image in images), preprocessing, workers=workers, ahead=2 * batch_size, on_error=failed
     )
-    pictures = Pictures(detector)
+    pictures = Pictures(preprocessing)
     started = time.perf_counter()
     while batch := list(islice(loaded, batch_size)):
         evaluation.loading += time.perf_counter() - started
-        for image, detection in pictures.completed(batch, _searched(evaluation, detector, batch)):
+        detections = _searched(evaluation, detector, batch)
+        for image, detection in pictures.completed(batch, detections, detector.search.smoothing):
             progress(1)
             if image.notice is not None:
                 notice(image.notice)

@@ -14,9 +14,9 @@ from scipy.ndimage import gaussian_filter
 from spade_index.images.decode import DecodedImage, Geometry
 from spade_index.images.files import ImageFile
 from spade_index.images.tiles import Box
+from spade_index.settings import Preprocessing
 
 from .detection import Detection, Match, PixelDetection
-from .detector import Detector
 
 MOST_EDGE = 2048  # pixels of a joined score map
 LEAST_WEIGHT = 1e-3  # of a tile at its own edge, where it may be the only one
@@ -61,14 +61,21 @@ class JoinedPixels(PixelDetection):
 class Pictures:
     """Takes detections in their order, and gives those of whole images at once, those of tiles joined."""
 
-    def __init__(self, detector: Detector) -> None:
-        self._detector = detector
+    def __init__(self, how: Preprocessing) -> None:
+        """Join pictures that were cut as a gallery's preprocessing says."""
+        self._how = how
         self._tiles: list[tuple[Box, Detection]] = []  # of the picture that is not complete
 
     def completed(
-        self, images: Sequence[DecodedImage], detections: Sequence[Detection]
+        self, images: Sequence[DecodedImage], detections: Sequence[Detection], smoothing: float
     ) -> Iterator[tuple[Picture, Detection]]:
-        """Yield the pictures that these images complete. All tiles of a picture must come, in raster order."""
+        """Yield the pictures that these images complete. All tiles of a picture must come, in raster order.
+
+        Args:
+            images: whole ones, or tiles.
+            detections: of the images.
+            smoothing: of the score maps, as they were searched for (see `SearchSettings`).
+        """
         for image, detection in zip(images, detections, strict=True):
             if image.tile is None:
                 yield Picture(image.file, image.geometry, image.notice), detection
@@ -79,30 +86,31 @@ class Pictures:
             if image.tile.number == image.tile.count - 1:
                 width, height = image.geometry.width, image.geometry.height
                 whole = Geometry(width, height, (0.0, 0.0, float(width), float(height)))
-                yield Picture(image.file, whole, self._notice), join(self._detector, self._tiles, whole)
+                yield Picture(image.file, whole, self._notice), join(self._tiles, whole, self._how, smoothing)
                 self._tiles = []
 
 
-def join(detector: Detector, tiles: Sequence[tuple[Box, Detection]], whole: Geometry) -> Detection:
+def join(tiles: Sequence[tuple[Box, Detection]], whole: Geometry, how: Preprocessing, smoothing: float) -> Detection:
     """Return the detection of a picture, from those of all of its tiles. Scores are the highest of the tiles'."""
     worst = max((detection for _, detection in tiles), key=lambda detection: detection.score)
     kinds = [kind for kind in worst.scores if all(kind in detection.scores for _, detection in tiles)]
     scores = {kind: max(detection.scores[kind] for _, detection in tiles) for kind in kinds}
     scores[worst.kind] = worst.score
     mapped = [(box, detection.pixels) for box, detection in tiles if detection.pixels is not None]
-    pixels = _joined(detector, mapped, whole) if mapped else None
+    pixels = _joined(mapped, whole, how, smoothing) if mapped else None
     return replace(worst, scores=scores, pixels=pixels)
 
 
-def _joined(detector: Detector, tiles: Sequence[tuple[Box, PixelDetection]], whole: Geometry) -> JoinedPixels:
+def _joined(
+    tiles: Sequence[tuple[Box, PixelDetection]], whole: Geometry, how: Preprocessing, smoothing: float
+) -> JoinedPixels:
     worst = max((pixels for _, pixels in tiles), key=lambda pixels: pixels.score)
-    how = detector.gallery.settings.preprocessing
     box = tiles[0][0]
     shown = how.input_size[1] / (box[2] - box[0])  # pixels of the backbone's input in one of the picture
     scale = min(shown, MOST_EDGE / max(whole.width, whole.height))
     size = max(1, round(whole.height * scale)), max(1, round(whole.width * scale))
     joined = join_maps([(of, pixels.means.reshape(pixels.size)) for of, pixels in tiles], whole, size)
-    score_map = gaussian_filter(joined, detector.search.smoothing * scale / shown)
+    score_map = gaussian_filter(joined, smoothing * scale / shown)
     rows, columns = worst.size
     grid = (
         max(1, round(rows * whole.height / (box[3] - box[1]))),
@@ -170,3 +178,11 @@ def _without_map(detection: Detection) -> Detection:
     if detection.pixels is None:
         return detection
     return replace(detection, pixels=replace(detection.pixels, score_map=np.empty((0, 0), np.float32)))
+
+
+def shrunk(score_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a score map [H, W] at a size that is no larger: each pixel is the highest of those it stands for."""
+    starts = [np.arange(edge) * whole // edge for edge, whole in zip(size, score_map.shape, strict=True)]
+    rows = np.maximum.reduceat(score_map, starts[0], axis=0)
+    reduced: np.ndarray = np.maximum.reduceat(rows, starts[1], axis=1)
+    return reduced

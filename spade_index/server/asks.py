@@ -15,6 +15,7 @@ class Answer:
 
     detection: Detection
     originals: dict[str, tuple[int, int]]  # width and height of the images whose pixels were searched, by their ids
+    smoothing: float  # of its score map, as for `SearchSettings`
     waited: float = 0.0  # seconds in the queue
 
 

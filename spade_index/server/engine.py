@@ -253,9 +253,10 @@ class Engine:
         begun, left = time.perf_counter() - spent, len(asks)
         questions = [_question(ask, served) for ask in asks]
         with self._metrics.timed("images"):
-            nearest = served.detector.nearest_images(pooled)
+            places = [ask.image.geometry for ask in asks]
+            nearest = served.detector.nearest_images(pooled, places=places)
         with self._metrics.timed("pixels"):
-            for number, detection in served.detector.judge(nearest, pyramid, questions):
+            for number, detection in served.detector.judge(nearest, pyramid, questions, places):
                 answer = _complete(served, detection, asks[number].waited)
                 left -= 1
                 if not left:  # before a client can ask for statistics
@@ -273,7 +274,7 @@ def _complete(served: Served, detection: Detection, waited: float) -> Answer:
     if detection.pixels is not None:
         rows = served.gallery.catalog.images_by_key([n.key for n in detection.pixels.neighbours])
     originals = {row.id: (row.width, row.height) for row in rows.values()}
-    return Answer(detection, originals, waited)
+    return Answer(detection, originals, served.detector.search.smoothing, waited)
 
 
 def _fail_logged(ask: Ask, error: Exception) -> None:
