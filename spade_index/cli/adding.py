@@ -56,6 +56,6 @@ def add_images(
     if (small := writer.small_shards()) >= MANY_SHARDS:
         Progress.say(
             f"searches are slower for {small:,} small shards: `spade-index compact {writer.path}` merges them, and "
-            "forgets removed images and earlier snapshots; each `add` merges some"
+            "deletes removed images and earlier snapshots; each `add` merges some"
         )
     click.echo(f"{report}; {counted(writer.gallery)} at snapshot {writer.gallery.snapshot}")

@@ -105,7 +105,7 @@ class Catalog(ImageQueries):
 
     @cached_property
     def _has_layouts(self) -> bool:
-        return self._value("SELECT 1 FROM sqlite_master WHERE name = 'layouts'", int) is not None
+        return self._has_table("layouts")
 
     def index(self, snapshot: int) -> IndexRow | None:
         """Return the newest index that is not newer than a snapshot, or None.

@@ -57,10 +57,10 @@ class GalleryWriter(Session):
 
         An image with a known id and other contents is kept as it was, or replaced with `replace`. One that cannot be
         decoded is named to `notice` and left out, and its error is given to `failed`; with `strict` it raises
-        ImageError after the images before it are committed. With `keep_removed`, images that were removed since the
-        last compaction are left out, by their contents. `left_out` is told of pictures that this package drew, which
-        are no photographs; without it they are images that cannot be decoded. `progress` is called with the number of
-        images processed. Images are decoded in `workers` threads, or processes, which are faster where images are small
+        ImageError after the images before it are committed. With `keep_removed`, images that were removed before are
+        left out, by their contents. `left_out` is told of pictures that this package drew, which are no photographs;
+        without it they are images that cannot be decoded. `progress` is called with the number of images processed.
+        Images are decoded in `workers` threads, or processes, which are faster where images are small
         and many (see `load_all`). Small shards of earlier adds are merged, some at a time (see `gather`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
