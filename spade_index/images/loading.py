@@ -12,16 +12,19 @@ from itertools import islice
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 from spade_index.errors import ImageError, InputError
 from spade_index.settings import Preprocessing
 
-from .decode import DecodedImage, Geometry, load_parts
+from .decode import DecodedImage, Geometry, cut, load_parts, load_picture
 from .files import ImageFile
-from .tiles import Tile
+from .tiles import Tile, tile_boxes
 
 PROCESSES_FROM = 500  # images from which decoding in processes pays for their start of half a second
 LOT = 8  # images that a process loads at a time
+PICTURES = 3  # that are cut into tiles: decoded at a time, at most
+TILES = 16  # that a thread cuts at a time
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -40,17 +43,18 @@ def load_all(
 ) -> Generator[DecodedImage]:
     """Yield images in the order of `files`, about `ahead` of them loaded in advance, on `workers` threads or processes.
 
-    The tiles of a picture follow each other, in raster order. Of such pictures few are in memory at a time.
+    The tiles of a picture follow each other, in raster order; see `load_tiles`.
 
     Processes decode small images faster, since Python's threads take turns, but need half a second to start, and the
     calling program must be importable (`if __name__ == "__main__"`). `on_error` is called for an image that cannot be
     loaded, which is left out; it may raise to stop. Raises InputError if a process dies, and what iterating over
     `files` raises, after the images before it.
     """
-    lot = LOT if processes and how.tile is None else 1
-    lots = max(ahead // lot, 2 * workers) if processes else ahead
     if how.tile is not None:
-        lots = workers
+        yield from load_tiles(files, how, workers=workers, on_error=on_error)
+        return
+    lot = LOT if processes else 1
+    lots = max(ahead // lot, 2 * workers) if processes else ahead
     pool = _processes(workers) if processes else ThreadPoolExecutor(workers, thread_name_prefix="decode")
     work: Callable[[list[ImageFile], Preprocessing], Sequence[Loaded]] = _load_packed if processes else _load
     try:
@@ -66,6 +70,42 @@ def load_all(
         raise InputError("a decoding process died (out of memory?): try fewer --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def load_tiles(
+    files: Iterable[ImageFile], how: Preprocessing, *, workers: int, on_error: Callable[[ImageError], None]
+) -> Generator[DecodedImage]:
+    """Yield the tiles of pictures, in the order of `files` and in raster order.
+
+    At most PICTURES are in memory at a time, and, of each worker, a few tiles: threads take no turns in what takes
+    long, cutting and resizing, so one picture keeps all of them busy.
+    """
+    # The C library keeps freed memory by thread: few of them decode whole pictures.
+    decoders = ThreadPoolExecutor(min(workers, PICTURES - 1), thread_name_prefix="decode")
+    cutters = ThreadPoolExecutor(workers, thread_name_prefix="cut")
+    try:
+        decoded = _started_ahead(iter(files), lambda file: decoders.submit(load_picture, file, how), PICTURES)
+        for file, future in decoded:
+            try:
+                picture = future.result()
+            except ImageError as error:
+                on_error(error)
+                continue
+            yield from _tiles_of(picture, file, how, cutters, 2 * workers)
+            del picture, future  # before the next one is waited for
+    finally:
+        for pool in (decoders, cutters):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _tiles_of(
+    picture: tuple[Image.Image, bytes, str | None], file: ImageFile, how: Preprocessing, pool: Executor, ahead: int
+) -> Iterator[DecodedImage]:
+    image, digest, notice = picture
+    lots = in_lots(range(len(tile_boxes(image.width, image.height, how))), TILES)
+    cut_ahead = _started_ahead(lots, lambda lot: pool.submit(cut, image, file, how, digest, notice, lot), ahead)
+    for _, future in cut_ahead:
+        yield from future.result()
 
 
 def _started_ahead(items: Iterator[T], start: Callable[[T], Future[F]], count: int) -> Iterator[tuple[T, Future[F]]]:

@@ -195,8 +195,8 @@ class Detector:
             nearest: of each query, as `nearest_images` found them.
             places: of the queries in their pictures; needed for tiles, and for crops within a region of interest.
         """
-        candidates = [neighbours[: self.search.gallery_neighbours] for neighbours in nearest]
-        size = self.comparison.size
+        size, most = self.comparison.size, self.search.gallery_neighbours
+        candidates = [neighbours[:most] for neighbours in nearest]
         for found in self.search_pixels(self.comparison.prepare(pyramid), candidates, places):
             near = [candidates[query] for query in found.queries]
             means = self._less_normal(found.distances.mean(2), near)  # [B, P]
@@ -225,8 +225,8 @@ class Detector:
 
         `cells`, bool [B, P], are those that count in a region of interest; None: all.
         """
-        input_size = self.gallery.settings.preprocessing.input_size
-        return score_maps(distances, self.comparison.size, input_size, self.search.smoothing, cells)
+        shown = self.gallery.settings.preprocessing.input_size
+        return score_maps(distances, self.comparison.size, shown, self.search.smoothing, cells)
 
     def own_part(self, place: Geometry) -> Part:
         """Return the part of a score map that counts: of a tile, what no other of its picture sees better."""
@@ -243,8 +243,7 @@ class Detector:
 
     def require_answerable(self, question: Question) -> None:
         """Raise InputError if `auto` has no threshold, or if the image score needs a map that is not computed."""
-        maps = question.maps or self.search.maps
-        path = self.gallery.path
+        maps, path = question.maps or self.search.maps, self.gallery.path
         interested(self.gallery, replace(self.search, maps=maps, image_score=None))
         if maps == "auto" and question.threshold is None and "pooled" not in self.thresholds:
             raise InputError(

@@ -55,7 +55,7 @@ def detected(gallery: Gallery, search: SearchSettings, query: list[np.ndarray]):
 def without_cells(
     path: Path, query: list[np.ndarray], mask: np.ndarray, weights: Sequence[float], search: SearchSettings
 ) -> np.ndarray:
-    """Return mean distances float64 [P] by definition: cells that are outside are dropped; NaN where nothing is left."""
+    """Return mean distances float64 [P] by definition: without cells outside, NaN for these."""
     plain, inside = PlainGallery(path), mask.reshape(-1)
     bilinear = search.mode == "concat-bilinear"
     mine = upsampled(query, plain.sizes, weights, bilinear)  # [P, D]
