@@ -17,6 +17,7 @@ from spade_index.images.tiles import Box
 
 from .detection import Detection, Match, PixelDetection
 from .detector import Detector
+from .scores import inside_only
 
 MOST_EDGE = 2048  # pixels of a joined score map
 LEAST_WEIGHT = 1e-3  # of a tile at its own edge, where it may be the only one
@@ -85,6 +86,8 @@ class Pictures:
 
 def join(detector: Detector, tiles: Sequence[tuple[Box, Detection]], whole: Geometry) -> Detection:
     """Return the detection of a picture, from those of all of its tiles. Scores are the highest of the tiles'."""
+    # Tiles that are outside of a region of interest do not count; those of the picture that are inside do.
+    tiles = [of for of in tiles if of[1].pixels is None or of[1].pixels.counts] or tiles
     worst = max((detection for _, detection in tiles), key=lambda detection: detection.score)
     kinds = [kind for kind in worst.scores if all(kind in detection.scores for _, detection in tiles)]
     scores = {kind: max(detection.scores[kind] for _, detection in tiles) for kind in kinds}
@@ -101,8 +104,13 @@ def _joined(detector: Detector, tiles: Sequence[tuple[Box, PixelDetection]], who
     shown = how.input_size[1] / (box[2] - box[0])  # pixels of the backbone's input in one of the picture
     scale = min(shown, MOST_EDGE / max(whole.width, whole.height))
     size = max(1, round(whole.height * scale)), max(1, round(whole.width * scale))
+    sigma, region = detector.search.smoothing * scale / shown, detector.gallery.interest
     joined = join_maps([(of, pixels.means.reshape(pixels.size)) for of, pixels in tiles], whole, size)
-    score_map = gaussian_filter(joined, detector.search.smoothing * scale / shown)
+    score_map, inside = gaussian_filter(joined, sigma), None
+    if region is not None:  # what is outside has means of 0
+        weights = join_maps([(of, _weights(pixels)) for of, pixels in tiles], whole, size)
+        inside = region.cells(whole, size) & (weights > 0)
+        score_map = inside_only(score_map, gaussian_filter(weights, sigma), inside)
     rows, columns = worst.size
     grid = (
         max(1, round(rows * whole.height / (box[3] - box[1]))),
@@ -116,9 +124,16 @@ def _joined(detector: Detector, tiles: Sequence[tuple[Box, PixelDetection]], who
         size=grid,
         neighbours=worst.neighbours,
         score=worst.score,
+        inside=inside,
         geometry=whole,
         tiles=tuple(tiles),
     )
+
+
+def _weights(pixels: PixelDetection) -> np.ndarray:
+    """Return 1 for the cells that count of a tile and 0 for the others, float32 [H0, W0]."""
+    cells = np.ones(len(pixels.means), bool) if pixels.cells is None else pixels.cells
+    return cells.reshape(pixels.size).astype(np.float32)
 
 
 def join_maps(tiles: Iterable[tuple[Box, np.ndarray]], whole: Geometry, size: tuple[int, int]) -> np.ndarray:

@@ -254,8 +254,9 @@ class Engine:
         questions = [_question(ask, served) for ask in asks]
         with self._metrics.timed("images"):
             nearest = served.detector.nearest_images(pooled)
+        places = [ask.image.geometry for ask in asks]
         with self._metrics.timed("pixels"):
-            for number, detection in served.detector.judge(nearest, pyramid, questions):
+            for number, detection in served.detector.judge(nearest, pyramid, questions, places):
                 answer = _complete(served, detection, asks[number].waited)
                 left -= 1
                 if not left:  # before a client can ask for statistics
