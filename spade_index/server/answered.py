@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from spade_index.images.decode import DecodedImage
 from spade_index.method.pictures import Picture, Pictures
-from spade_index.settings import Preprocessing
 
 from .asks import Answer
 
@@ -13,11 +12,10 @@ from .asks import Answer
 class AnsweredPictures:
     """Takes images and their answers, lot by lot, so that other requests have their turn between the tiles of one."""
 
-    def __init__(self, how: Preprocessing) -> None:
-        """Take images of a gallery with this preprocessing."""
+    def __init__(self) -> None:
         self.images: list[Picture] = []
         self.answers: list[Answer] = []
-        self._pictures = Pictures(how)
+        self._pictures = Pictures()
         self._begin()
 
     def _begin(self) -> None:
@@ -29,7 +27,7 @@ class AnsweredPictures:
         for image, answer in zip(images, answers, strict=True):
             self._originals |= answer.originals
             self._waited = min(self._waited, answer.waited)
-            for picture, detection in self._pictures.completed([image], [answer.detection], answer.smoothing):
+            for picture, detection in self._pictures.completed([image], [answer.detection], answer.joining):
                 self.images.append(picture)
-                self.answers.append(Answer(detection, self._originals, answer.smoothing, self._waited))
+                self.answers.append(Answer(detection, self._originals, answer.joining, self._waited))
                 self._begin()

@@ -98,7 +98,7 @@ class Service:
             with self.engine.coming(len(uploads)):
                 parts = await self.decoders.decode(uploads, how)
             decoded = time.perf_counter()
-            joined = AnsweredPictures(how)
+            joined = AnsweredPictures()
             for lot in in_lots(chain.from_iterable(parts), self.settings.batch_images if how.tile else len(parts)):
                 joined.take(lot, await self.engine.detect(gallery, snapshot, lot, maps, threshold))
             images, answers = joined.images, joined.answers

@@ -12,7 +12,7 @@ from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.decode import load_parts
 from spade_index.method.detector import Detector
-from spade_index.method.pictures import Pictures
+from spade_index.method.pictures import Joining, Pictures
 
 from helpers.http_answers import problem
 from helpers.serving import Server
@@ -90,7 +90,7 @@ def test_the_service_and_the_detector_agree(served: Server) -> None:
     with Gallery(served.settings.root / "tiled") as gallery:
         detector, how = Detector(gallery, tiny_backbone()), gallery.settings.preprocessing
         cut = load_parts(sent, how)
-        ((whole, detection),) = Pictures(how).completed(cut, detector.detect(cut), detector.search.smoothing)
+        ((whole, detection),) = Pictures().completed(cut, detector.detect(cut), Joining.of(detector))
     assert whole.geometry.box == (0, 0, *SIZES[0])
     assert answer["results"][0]["score"] == pytest.approx(detection.score, rel=1e-5)
 
