@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.requests import Request
 
 from spade_index.errors import ImageError
-from spade_index.images.decode import DecodedImage, decode_noted, preprocess
+from spade_index.images.decode import DecodedImage, cut, decode_noted, preprocess
 from spade_index.images.find import ImageFile
 from spade_index.images.formats import open_image
 from spade_index.images.pages import page_offsets
@@ -97,8 +97,11 @@ class Decoders:
         self._max_pixels = settings.image_pixels
         self._metrics = metrics
 
-    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[DecodedImage]:
-        """Decode images for the backbone. Raises Problem (422) naming the first that cannot be decoded."""
+    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[list[DecodedImage]]:
+        """Decode images for the backbone; return the parts of each: itself, or its tiles in raster order.
+
+        Raises Problem (422) naming the first that cannot be decoded.
+        """
         loop = asyncio.get_running_loop()
         jobs = [
             loop.run_in_executor(self._pool, self._decode, number, upload, how) for number, upload in enumerate(uploads)
@@ -109,18 +112,22 @@ class Decoders:
         """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _decode(self, number: int, upload: Upload, how: Preprocessing) -> DecodedImage:
+    def _decode(self, number: int, upload: Upload, how: Preprocessing) -> list[DecodedImage]:
         begun = time.perf_counter()
         name = upload.name or f"{FIELD}[{number}]"
         try:
             image, notice = upload.opened(name, self._max_pixels, how)
-            pixels, geometry = preprocess(image, how)
+            file = ImageFile(name, name, len(upload.data), 0, lambda: upload.data)
+            if how.tile is not None:
+                parts = cut(image, file, how, b"", notice)
+            else:
+                pixels, geometry = preprocess(image, how)
+                parts = [DecodedImage(file, b"", pixels, geometry, b"", notice)]
         except (ImageError, MemoryError) as error:
             detail = str(error) or f"{name}: too large to decode"
             raise Problem(422, detail, field=f"{FIELD}[{number}]") from error
         self._metrics.stage("decode", time.perf_counter() - begun)
-        file = ImageFile(name, name, len(upload.data), 0, lambda: upload.data)
-        return DecodedImage(file, b"", pixels, geometry, b"", notice)
+        return parts
 
 
 def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
