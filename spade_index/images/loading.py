@@ -1,32 +1,24 @@
-"""Load images in advance, several at once, in threads or in processes."""
+"""Load images in advance, several at once, in decoding processes."""
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
-
-from spade_index.errors import ImageError, InputError
+from spade_index.errors import ImageError
 from spade_index.settings import Preprocessing
 
-from .decode import DecodedImage, Geometry, load_parts
+from .decode import DecodedImage
 from .files import ImageFile
-from .tiles import Tile
+from .plain import decoded, loading
+from .workers import Answer, Asker, DecoderPool, shared_pool
 
-PROCESSES_FROM = 500  # images from which decoding in processes pays for their start of half a second
-LOT = 8  # images that a process loads at a time
+LOT = 8  # small images that a process loads at a time
+LOT_BYTES = 64 << 10  # of their files
+HELD_BYTES = 256 << 20  # of files within compressed archives, which are in memory from when they are found
 
 T = TypeVar("T")
-F = TypeVar("F")
-Packed = tuple[bytes, bytes, tuple[int, int, tuple[float, float, float, float]], bytes, str | None, Tile | None]
-Loaded = list[DecodedImage] | list[Packed] | ImageError
+Loaded = list[list[DecodedImage] | ImageError]
 
 
 def load_all(
@@ -36,65 +28,97 @@ def load_all(
     workers: int,
     ahead: int,
     on_error: Callable[[ImageError], None],
-    processes: bool = False,
+    decoders: DecoderPool | None = None,
 ) -> Generator[DecodedImage]:
-    """Yield images in the order of `files`, about `ahead` of them loaded in advance, on `workers` threads or processes.
+    """Yield images in the order of `files`, about `ahead` of them loaded in advance, in `workers` processes.
 
-    The tiles of a picture follow each other, in raster order. Of such pictures few are in memory at a time.
-
-    Processes decode small images faster, since Python's threads take turns, but need half a second to start, and the
-    calling program must be importable (`if __name__ == "__main__"`). `on_error` is called for an image that cannot be
-    loaded, which is left out; it may raise to stop. Raises InputError if a process dies, and what iterating over
-    `files` raises, after the images before it.
+    The processes are those of `decoders`, by default the program's own, whose limits hold for each image. `on_error` is
+    called for an image that cannot be loaded, which is left out; it may raise to stop. The tiles of a picture follow
+    each other, in raster order. Of such pictures few are in memory at a time. Raises InputError if there cannot be a
+    process, and what iterating over `files` raises, after the images before it.
     """
-    lot = LOT if processes and how.tile is None else 1
-    lots = max(ahead // lot, 2 * workers) if processes else ahead
+    pool, asker = decoders or shared_pool(), Asker()
     if how.tile is not None:
-        lots = workers
-    pool = _processes(workers) if processes else ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    work: Callable[[list[ImageFile], Preprocessing], Sequence[Loaded]] = _load_packed if processes else _load
+        ahead = workers
+    lot = min(LOT, max(1, ahead // (2 * workers)))
+
+    def load(some: list[ImageFile]) -> Loaded:
+        return _loaded(pool, asker, some, how)
+
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
-        for some, future in _started_ahead(in_lots(files, lot), lambda some: pool.submit(work, some, how), lots):
-            for file, loaded in zip(some, future.result(), strict=True):
+        for future in _started_ahead(_lots(files, lot), lambda some: threads.submit(load, some), ahead + 1 - lot):
+            for loaded in future.result():
                 if isinstance(loaded, ImageError):
                     on_error(loaded)
                 else:
-                    yield from (
-                        image if isinstance(image, DecodedImage) else _unpacked(file, image, how) for image in loaded
-                    )
-    except BrokenProcessPool as error:
-        raise InputError("a decoding process died (out of memory?): try fewer --workers") from error
+                    yield from loaded
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.leave(asker)
+        threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _started_ahead(items: Iterator[T], start: Callable[[T], Future[F]], count: int) -> Iterator[tuple[T, Future[F]]]:
-    """Yield items with the work started on each, up to `count` of them in advance.
+def _loaded(pool: DecoderPool, asker: Asker, files: Sequence[ImageFile], how: Preprocessing) -> Loaded:
+    answers = pool.answers([loading(file, how, pool.limits.pixels) for file in files], asker)
+    return [_image(file, answer, how) for file, answer in zip(files, answers, strict=True)]
 
-    An error of `items`, as of a damaged archive, is raised after the items before it.
+
+def _image(file: ImageFile, answer: Answer | ImageError, how: Preprocessing) -> list[DecodedImage] | ImageError:
+    try:
+        return answer if isinstance(answer, ImageError) else decoded(file, answer, how)
+    except ImageError as error:
+        return error
+
+
+def _started_ahead(
+    lots: Iterator[list[ImageFile]], start: Callable[[list[ImageFile]], Future[Loaded]], count: int
+) -> Iterator[Future[Loaded]]:
+    """Yield the work that is started on lots of files, as long as there are fewer than `count` files in advance.
+
+    An error of `lots`, as of a damaged archive, is raised after the files before it.
     """
-    pending: deque[tuple[T, Future[F]]] = deque()
+    pending: deque[tuple[int, int, Future[Loaded]]] = deque()
     failure: Exception | None = None
     while True:
-        while failure is None and len(pending) < count:
+        while failure is None and sum(n for n, _, _ in pending) < count and sum(b for _, b, _ in pending) < HELD_BYTES:
             try:
-                item = next(items)
+                lot = next(lots)
             except StopIteration:
                 break
             except Exception as error:
                 failure = error
             else:
-                pending.append((item, start(item)))
+                pending.append((len(lot), sum(map(_held, lot)), start(lot)))
         if not pending:
             break
-        yield pending.popleft()
+        yield pending.popleft()[-1]
     if failure is not None:
         raise failure
 
 
-def pays_in_processes(files: Iterable[ImageFile]) -> bool:
-    """Return whether there are so many images that `load_all` is faster with processes; reads no further than that."""
-    return sum(1 for _ in islice(files, PROCESSES_FROM)) == PROCESSES_FROM
+def _held(file: ImageFile) -> int:
+    """Return the bytes of a file that are in memory, or may be, before it is loaded."""
+    return max(file.size, 0) if file.part is None else 0
+
+
+def _lots(files: Iterable[ImageFile], most: int) -> Iterator[list[ImageFile]]:
+    """Yield files alone, or up to `most` that are small; if the files raise, those before that first."""
+    lot: list[ImageFile] = []
+    room = LOT_BYTES
+    try:
+        for file in files:
+            size = file.size if file.size >= 0 else LOT_BYTES
+            if lot and (size > room or len(lot) == most):
+                yield lot
+                lot, room = [], LOT_BYTES
+            lot.append(file)
+            room -= size
+    except Exception:
+        if lot:
+            yield lot
+        raise
+    if lot:
+        yield lot
 
 
 def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -112,56 +136,3 @@ def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
         raise
     if lot:
         yield lot
-
-
-def _load(files: list[ImageFile], how: Preprocessing) -> list[list[DecodedImage] | ImageError]:
-    found: list[list[DecodedImage] | ImageError] = []
-    for file in files:
-        try:
-            found.append(load_parts(file, how))
-        except ImageError as error:
-            found.append(error)
-    return found
-
-
-def _load_packed(files: list[ImageFile], how: Preprocessing) -> list[list[Packed] | ImageError]:
-    """Load as `_load` does, but return plain values, which are pickled in half the time; the caller has the files."""
-    return [
-        loaded if isinstance(loaded, ImageError) else [_packed(image) for image in loaded]
-        for loaded in _load(files, how)
-    ]
-
-
-def _packed(image: DecodedImage) -> Packed:
-    geometry = image.geometry
-    shown = (geometry.width, geometry.height, geometry.box)
-    return image.digest, image.pixels.tobytes(), shown, image.thumbnail, image.notice, image.tile
-
-
-def _unpacked(file: ImageFile, packed: Packed, how: Preprocessing) -> DecodedImage:
-    digest, pixels, geometry, thumbnail, notice, tile = packed
-    array = np.frombuffer(pixels, np.uint8).reshape(*how.input_size, 3)
-    return DecodedImage(file, digest, array, Geometry(*geometry), thumbnail, notice, tile)
-
-
-def _processes(workers: int) -> Executor:
-    # Not forked: torch has threads, and a process with threads cannot be forked safely.
-    try:
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_process)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"decoding processes cannot be started ({reason}): is /dev/shm full?") from error
-
-
-def _prepare_process() -> None:
-    """Prepare a new process: its parent handles signals, and it ends when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which may be sent to all processes of a group
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="watch-parent", daemon=True).start()

@@ -14,6 +14,7 @@ from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
 from spade_index.images.marks import OwnOutput
+from spade_index.images.workers import DecoderPool
 from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
 
 from .add_features import add_features
@@ -48,7 +49,7 @@ class GalleryWriter(Session):
         failed: Callable[[ImageError], None] = lambda error: None,
         batch_size: int = BATCH_SIZE,
         workers: int = WORKERS,
-        processes: bool = False,
+        decoders: DecoderPool | None = None,
         notice: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> AddReport:
@@ -59,8 +60,8 @@ class GalleryWriter(Session):
         ImageError after the images before it are committed. With `keep_removed`, images that were removed since the
         last compaction are left out, by their contents. `left_out` is told of pictures that this package drew, which
         are no photographs; without it they are images that cannot be decoded. `progress` is called with the number of
-        images processed. Images are decoded in `workers` threads, or processes, which are faster where images are small
-        and many (see `load_all`).
+        images processed. Images are decoded in `workers` processes, those of `decoders` or the program's own (see
+        `load_all`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
         ingest = Ingest(
@@ -74,7 +75,7 @@ class GalleryWriter(Session):
             notice=notice,
             progress=progress,
         )
-        return ingest.run(files, batch_size=batch_size, workers=workers, processes=processes)
+        return ingest.run(files, batch_size=batch_size, workers=workers, decoders=decoders)
 
     def add_features(self, images: Iterable[NewImage], progress: Callable[[int], None] = lambda images: None) -> int:
         """Add images whose features were computed elsewhere, one commit per shard; return their number.
