@@ -151,9 +151,10 @@ class RegionInfo:
 
 @dataclass(frozen=True)
 class MatchInfo(Evidence):
-    """Evidence with the facts that are needed to show it."""
+    """Evidence with the facts that are needed to show it; the thumbnail shows `neighbour_box` of the neighbour."""
 
     neighbour_size: Size
+    neighbour_box: Box
     score: float
     thumbnail: str
 

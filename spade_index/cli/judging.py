@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spade_index.errors import InputError
 from spade_index.settings import CALIBRATION_SAMPLE, TUNE_FROM, TUNE_SECONDS
 
 from .backbone_options import BackboneOptions
@@ -61,5 +62,10 @@ def judge_gallery(writer: "GalleryWriter", backbone: "Backbone", kernel: str | N
     if can_judge(writer.gallery):
         return
     Progress.note("tuning")
-    with Progress("calibrate", min(CALIBRATION_SAMPLE, len(writer.gallery))) as progress:
-        tune_and_calibrate(writer, backbone, say=click.echo, progress=progress, kernel=kernel)
+    try:
+        with Progress("calibrate", min(CALIBRATION_SAMPLE, len(writer.gallery))) as progress:
+            tune_and_calibrate(writer, backbone, say=click.echo, progress=progress, kernel=kernel)
+    except InputError as error:
+        if writer.settings.preprocessing.tile is None:
+            raise
+        click.echo(f"not calibrated: {error}")  # of few pictures there are many tiles, all of which have been added

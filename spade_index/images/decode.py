@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -217,8 +218,16 @@ def load_parts(file: ImageFile, how: Preprocessing, max_pixels: int = MAX_PIXELS
     """
     if how.tile is None:
         return [load(file, how, max_pixels)]
+    image, digest, notice = load_picture(file, how, max_pixels)
+    return cut(image, file, how, digest, notice)
+
+
+def load_picture(
+    file: ImageFile, how: Preprocessing, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, bytes, str | None]:
+    """Read and decode one image; return it, the digest of its file, and its notice. Raises ImageError."""
     data, opened = _read_file(file, how, max_pixels)
-    return cut(opened.image, file, how, xxhash.xxh3_128_digest(data), opened.notice)
+    return opened.image, xxhash.xxh3_128_digest(data), opened.notice
 
 
 def _read_file(file: ImageFile, how: Preprocessing, max_pixels: int) -> tuple[bytes, Decoded]:
@@ -230,12 +239,21 @@ def _read_file(file: ImageFile, how: Preprocessing, max_pixels: int) -> tuple[by
 
 
 def cut(
-    image: Image.Image, file: ImageFile, how: Preprocessing, digest: bytes, notice: str | None
+    image: Image.Image,
+    file: ImageFile,
+    how: Preprocessing,
+    digest: bytes,
+    notice: str | None,
+    numbers: Iterable[int] | None = None,
 ) -> list[DecodedImage]:
-    """Cut an RGB picture into tiles, and resize each to the backbone's input. `digest` is that of the file."""
+    """Cut an RGB picture into tiles, and resize each to the backbone's input. `digest` is that of the file.
+
+    With `numbers`, only tiles with these, in raster order.
+    """
     boxes = tile_boxes(image.width, image.height, how)
     tiles = []
-    for number, box in enumerate(boxes):
+    for number in range(len(boxes)) if numbers is None else numbers:
+        box = boxes[number]
         part = crop(image, box)
         pixels, _ = preprocess(part, how)
         tile = Tile(number, len(boxes), box, digest)

@@ -2,23 +2,29 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from PIL import Image
 
 from spade_index.errors import ImageError
 from spade_index.settings import Preprocessing
 
-from .decode import DecodedImage
+from .decode import DecodedImage, cut
 from .files import ImageFile
-from .plain import decoded, loading
-from .workers import Answer, Asker, DecoderPool, shared_pool
+from .plain import decoded, loading, picture, picturing
+from .tiles import tile_boxes
+from .workers import Asker, DecoderPool, shared_pool
 
 LOT = 8  # small images that a process loads at a time
 LOT_BYTES = 64 << 10  # of their files
 HELD_BYTES = 256 << 20  # of files within compressed archives, which are in memory from when they are found
+PICTURES = 3  # that are cut into tiles: decoded at a time, at most
+TILES = 16  # that a thread cuts at a time
 
 T = TypeVar("T")
-Loaded = list[list[DecodedImage] | ImageError]
+F = TypeVar("F")
+Loaded = list[DecodedImage | ImageError]
 
 
 def load_all(
@@ -32,66 +38,122 @@ def load_all(
 ) -> Generator[DecodedImage]:
     """Yield images in the order of `files`, about `ahead` of them loaded in advance, in `workers` processes.
 
+    The tiles of a picture follow each other, in raster order; see `load_tiles`.
+
     The processes are those of `decoders`, by default the program's own, whose limits hold for each image. `on_error` is
-    called for an image that cannot be loaded, which is left out; it may raise to stop. The tiles of a picture follow
-    each other, in raster order. Of such pictures few are in memory at a time. Raises InputError if there cannot be a
-    process, and what iterating over `files` raises, after the images before it.
+    called for an image that cannot be loaded, which is left out; it may raise to stop. Raises InputError if there
+    cannot be a process, and what iterating over `files` raises, after the images before it.
     """
     pool, asker = decoders or shared_pool(), Asker()
     if how.tile is not None:
-        ahead = workers
+        yield from load_tiles(files, how, workers=workers, on_error=on_error, decoders=pool)
+        return
     lot = min(LOT, max(1, ahead // (2 * workers)))
 
     def load(some: list[ImageFile]) -> Loaded:
         return _loaded(pool, asker, some, how)
 
+    def cost(some: list[ImageFile]) -> float:
+        return len(some) + sum(map(_held, some)) / HELD_BYTES * ahead
+
     threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    started = _started_ahead(_lots(files, lot), lambda some: threads.submit(load, some), ahead + 1 - lot, cost)
     try:
-        for future in _started_ahead(_lots(files, lot), lambda some: threads.submit(load, some), ahead + 1 - lot):
+        for _, future in started:
             for loaded in future.result():
                 if isinstance(loaded, ImageError):
                     on_error(loaded)
                 else:
-                    yield from loaded
+                    yield loaded
     finally:
         pool.leave(asker)
         threads.shutdown(wait=True, cancel_futures=True)
 
 
+def load_tiles(
+    files: Iterable[ImageFile],
+    how: Preprocessing,
+    *,
+    workers: int,
+    on_error: Callable[[ImageError], None],
+    decoders: DecoderPool,
+) -> Generator[DecodedImage]:
+    """Yield the tiles of pictures, in the order of `files` and in raster order.
+
+    Pictures are decoded in other processes. At most PICTURES are in memory at a time, and, of each worker, a few tiles:
+    threads take no turns in what takes long, cutting and resizing, so one picture keeps all of them busy.
+    """
+    asker = Asker()
+
+    def load(file: ImageFile) -> tuple[Image.Image, bytes, str | None] | ImageError:
+        (answer,) = decoders.answers([picturing(file, how, decoders.limits.pixels)], asker)
+        return answer if isinstance(answer, ImageError) else _or_error(picture, file, answer)
+
+    # The C library keeps freed memory by thread: few of them have whole pictures.
+    readers = ThreadPoolExecutor(min(workers, PICTURES - 1), thread_name_prefix="decode")
+    cutters = ThreadPoolExecutor(workers, thread_name_prefix="cut")
+    try:
+        for file, future in _started_ahead(iter(files), lambda file: readers.submit(load, file), PICTURES):
+            loaded = future.result()
+            if isinstance(loaded, ImageError):
+                on_error(loaded)
+                continue
+            yield from _tiles_of(loaded, file, how, cutters, 2 * workers)
+            del loaded, future  # before the next one is waited for
+    finally:
+        decoders.leave(asker)
+        for pool in (readers, cutters):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _tiles_of(
+    picture: tuple[Image.Image, bytes, str | None], file: ImageFile, how: Preprocessing, pool: Executor, ahead: int
+) -> Iterator[DecodedImage]:
+    image, digest, notice = picture
+    lots = in_lots(range(len(tile_boxes(image.width, image.height, how))), TILES)
+    cut_ahead = _started_ahead(lots, lambda lot: pool.submit(cut, image, file, how, digest, notice, lot), ahead)
+    for _, future in cut_ahead:
+        yield from future.result()
+
+
 def _loaded(pool: DecoderPool, asker: Asker, files: Sequence[ImageFile], how: Preprocessing) -> Loaded:
     answers = pool.answers([loading(file, how, pool.limits.pixels) for file in files], asker)
-    return [_image(file, answer, how) for file, answer in zip(files, answers, strict=True)]
+    return [
+        answer if isinstance(answer, ImageError) else _or_error(decoded, file, answer, how)
+        for file, answer in zip(files, answers, strict=True)
+    ]
 
 
-def _image(file: ImageFile, answer: Answer | ImageError, how: Preprocessing) -> list[DecodedImage] | ImageError:
+def _or_error(function: Callable[..., T], *arguments: object) -> T | ImageError:
+    """Call a function; return what it returns, or the ImageError that it raises."""
     try:
-        return answer if isinstance(answer, ImageError) else decoded(file, answer, how)
+        return function(*arguments)
     except ImageError as error:
         return error
 
 
 def _started_ahead(
-    lots: Iterator[list[ImageFile]], start: Callable[[list[ImageFile]], Future[Loaded]], count: int
-) -> Iterator[Future[Loaded]]:
-    """Yield the work that is started on lots of files, as long as there are fewer than `count` files in advance.
+    items: Iterator[T], start: Callable[[T], Future[F]], most: float, cost: Callable[[T], float] = lambda item: 1
+) -> Iterator[tuple[T, Future[F]]]:
+    """Yield items with the work started on each, in advance as long as those cost less than `most` in all.
 
-    An error of `lots`, as of a damaged archive, is raised after the files before it.
+    An error of `items`, as of a damaged archive, is raised after the items before it.
     """
-    pending: deque[tuple[int, int, Future[Loaded]]] = deque()
+    pending: deque[tuple[T, Future[F]]] = deque()
     failure: Exception | None = None
     while True:
-        while failure is None and sum(n for n, _, _ in pending) < count and sum(b for _, b, _ in pending) < HELD_BYTES:
+        while failure is None and sum(cost(item) for item, _ in pending) < most:
             try:
-                lot = next(lots)
+                item = next(items)
             except StopIteration:
                 break
             except Exception as error:
                 failure = error
             else:
-                pending.append((len(lot), sum(map(_held, lot)), start(lot)))
+                pending.append((item, start(item)))
         if not pending:
             break
-        yield pending.popleft()[-1]
+        yield pending.popleft()
     if failure is not None:
         raise failure
 

@@ -20,14 +20,14 @@ from spade_index.images.decode import Geometry
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
 from .detector import Detector
-from .normal_scores import PEAK, NormalScores
+from .normal_scores import PEAK, NormalScores, images_needed
 from .scores import image_scores, map_score
 from .siblings import picture_numbers, pictures_of, place_of_row, siblings
 from .thresholds import require_share
 
 RULE = "conformal: leave-one-out scores of the gallery's own images"
 MINIMUM = 10  # images, or pictures; the scores of fewer say nothing
-AT_LEAST = 100  # images that are scored, however long that takes; of pictures that are cut into tiles, MINIMUM
+AT_LEAST = 100  # images that are scored, however long that takes; of pictures that are cut into tiles, what is needed
 NEAR = 0.02  # of the median distance between two images: below it they are near-duplicates (frames, crops)
 PAIRS = 200  # images whose distances to each other give that median
 
@@ -90,7 +90,8 @@ def calibrate(
         search: the settings to calibrate for.
         false_alarms: share of normal images that the stored thresholds allow to be called anomalous, in (0, 1).
         sample: number of images to score at most, evenly spread.
-        seconds: stop after this time, but not before 100 images, or 10 pictures, are scored.
+        seconds: stop after this time, but not before 100 images are scored, or as many pictures that are cut into tiles
+            as the share of false alarms takes.
         earlier: scores of this gallery at an earlier snapshot, with these settings: their images are not scored again.
         progress: called with 1 after each image.
         device: of the pixel search, as for `Detector`.
@@ -108,7 +109,8 @@ def calibrate(
     kept = _still_there(gallery, earlier) if earlier is not None else None
     known = set() if kept is None else set(kept.keys.tolist())
     pictures = pictures_of(gallery, (image for image in gallery.sample(sample) if image.key not in known))
-    alone = _search_all(detector, pictures, math.inf if seconds is None else seconds, progress)
+    least = AT_LEAST if gallery.settings.preprocessing.tile is None else images_needed(false_alarms)
+    alone = _search_all(detector, pictures, least, math.inf if seconds is None else seconds, progress)
     found = _joined(_scored(detector, search, sorted(alone), kept), kept)
     normal = NormalScores(found, picture_numbers(gallery, found.keys))
     if gallery.settings.preprocessing.tile is not None and len(normal) < MINIMUM:
@@ -139,11 +141,14 @@ def near_distance(gallery: Gallery) -> float:
 
 
 def _search_all(
-    detector: Detector, pictures: Sequence[Sequence[ImageRow]], seconds: float, progress: Callable[[int], None]
+    detector: Detector,
+    pictures: Sequence[Sequence[ImageRow]],
+    least: int,
+    seconds: float,
+    progress: Callable[[int], None],
 ) -> list[_Alone]:
-    """Search for all images of as many pictures as there is time for."""
+    """Search for all images of as many pictures as there is time for, `least` at least."""
     order = np.random.default_rng(0).permutation(len(pictures))  # so that what time allows is spread as well
-    least = AT_LEAST if detector.gallery.settings.preprocessing.tile is None else MINIMUM
     alone: list[_Alone] = []
     started = time.monotonic()
     near = near_distance(detector.gallery)

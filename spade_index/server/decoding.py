@@ -153,7 +153,7 @@ class Decoders:
         (answer,) = self.queries.answers([preparing(data, file.path, how, self.queries.limits.pixels)])
         if isinstance(answer, ImageError):
             raise answer
-        return decoded(file, answer, how)[0]
+        return decoded(file, answer, how)
 
     def _of_pixels(self, file: ImageFile, upload: Upload, how: Preprocessing) -> DecodedImage:
         """Prepare pixels that were sent: their cost is that of their bytes, so it is done here."""

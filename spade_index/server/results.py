@@ -14,6 +14,7 @@ from PIL import Image
 
 from spade_index import wire
 from spade_index.images.decode import DecodedImage, Geometry, decode
+from spade_index.images.tiles import box_of
 from spade_index.method.detection import PixelDetection
 from spade_index.method.evidence import locate
 from spade_index.method.regions import Region, regions_of
@@ -76,12 +77,14 @@ class Result:
         width, height = self.answer.originals[match.neighbour.id]
         snapshot = self.answer.detection.snapshot
         found = locate(match, self.geometry, (width, height), self.preprocessing)
+        left, top, right, bottom = box_of(match.neighbour.id, width, height, self.preprocessing)
         return wire.MatchInfo(
             pixel=(x, y),
             neighbour=found.neighbour,
             neighbour_pixel=found.neighbour_pixel,
             distance=found.distance,
             neighbour_size=(width, height),
+            neighbour_box=(left, top, right - left, bottom - top),
             score=float(score_map[row, column]),
             thumbnail=thumbnail_link(self.gallery, match.neighbour.id, snapshot),
         )

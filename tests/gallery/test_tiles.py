@@ -40,8 +40,8 @@ def ids(writer: GalleryWriter) -> list[str]:
 def test_each_tile_is_a_row_with_its_place_and_the_size_of_its_picture(writer: GalleryWriter) -> None:
     told: list[int] = []
     report = writer.add([picture("a", 0), picture("b", 1)], BACKBONE, progress=told.append)
-    assert (report.added, report.tiles, sum(told)) == (2, 12, 2)
-    assert str(report) == "2 added as 12 tiles"
+    assert (report.added, report.tiles, sum(told)) == (2, len(tiles("a", 0) + tiles("b", 1)), 2)
+    assert str(report) == f"2 added as {report.tiles} tiles"
     assert ids(writer) == tiles("a", 0) + tiles("b", 1)
     for row, tile in zip(writer.gallery.images(), load_parts(picture("a", 0), SETTINGS.preprocessing), strict=False):
         assert (row.width, row.height, row.path, row.digest) == (*SIZES[0], "/nowhere/a", tile.digest)
@@ -108,7 +108,7 @@ def test_an_interrupted_replacement_has_retired_all_old_tiles_and_is_completed(w
         writer.add([picture("a", 1)], failing_backbone(5), batch_size=1, replace=True)
     assert ids(writer) == tiles("a", 1)[:5]
     report = writer.add([picture("a", 1)], BACKBONE)
-    assert str(report) == "1 added as 1 tiles"
+    assert str(report) == f"1 added as {len(tiles('a', 1)) - 5} tiles"
     assert ids(writer) == tiles("a", 1)
 
 
@@ -122,7 +122,7 @@ def test_a_picture_that_was_half_added_and_removed_stays_out(writer: GalleryWrit
     assert str(writer.add([again, touched], BACKBONE, keep_removed=True)) == (
         "0 added, 2 were removed before and stay out (--again takes them)"
     )
-    assert str(writer.add([again], BACKBONE)) == "1 added as 6 tiles"
+    assert str(writer.add([again], BACKBONE)) == f"1 added as {len(tiles('a', 0))} tiles"
 
 
 def test_pictures_and_tiles_are_removed_and_restored_by_their_ids(writer: GalleryWriter) -> None:
@@ -251,6 +251,6 @@ TestPictures = Pictures.TestCase
 def test_a_gallery_of_tiles_is_read_back(writer: GalleryWriter, tmp_path: Path) -> None:
     writer.add([picture("a", 0)], BACKBONE)
     with Gallery(tmp_path / "gallery") as gallery:
-        assert (gallery.settings, len(gallery)) == (SETTINGS, 6)
+        assert (gallery.settings, len(gallery)) == (SETTINGS, len(tiles("a", 0)))
         assert gallery.settings.preprocessing.tile == 32
         assert gallery.catalog.picture_count(gallery.snapshot) == 1

@@ -184,3 +184,26 @@ def test_the_input_size_is_doubled_only_where_images_have_the_detail(tmp_path: P
     assert loaded == [((64, 64), 28)]
     assert "quality" in chosen.why
     assert chosen.backbone.settings.preprocessing.input_size in ((32, 32), (64, 64))
+
+
+@pytest.mark.parametrize(("tile", "looked"), [(40, False), (64, True)])
+def test_the_input_size_of_tiles_is_chosen_by_the_detail_in_a_tile(
+    tmp_path: Path, tiny: Backbone, tile: int, looked: bool
+) -> None:
+    def cut(size: int) -> Backbone:
+        backbone = tiny_backbone(size=size)
+        how = replace(backbone.settings.preprocessing, tile=tile, overlap=0.25)
+        backbone.settings = replace(backbone.settings, preprocessing=how)
+        return backbone
+
+    loaded: list[tuple[int, int]] = []
+
+    def load(size: tuple[int, int], grid: int) -> Backbone:
+        loaded.append(size)
+        return cut(size[0])
+
+    pictures = find_images(write_images(tmp_path / "pictures", 3, size=(240, 180)))
+    chosen = choose_input_size(pictures, cut(32), load, seconds=60)
+    assert loaded == ([(64, 64)] if looked else [])
+    assert ("quality" if looked else "the tiles have no more detail") in chosen.why
+    assert chosen.backbone.settings.preprocessing.tile == tile

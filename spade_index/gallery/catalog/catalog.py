@@ -80,6 +80,12 @@ class Catalog(ImageQueries):
                 raise self._damaged(f"unexpected size of shard {row.shard}")
         return {row.shard: row for row in rows}
 
+    def shards_below(self, rows: int) -> dict[int, int]:
+        """Return the number of rows of each shard that has fewer than this, and images; in ascending order."""
+        holds = "EXISTS (SELECT 1 FROM images WHERE images.shard = shards.shard)"  # else it waits to be deleted
+        query = f"SELECT shard, rows FROM shards WHERE rows < ? AND {holds} ORDER BY shard"
+        return dict(self._typed((int, int), query, (rows,)))
+
     def next_shard(self) -> int:
         """Return a number that no shard has ever had."""
         return (self._value("SELECT seq FROM sqlite_sequence WHERE name = 'shards'", int) or 0) + 1
@@ -99,7 +105,7 @@ class Catalog(ImageQueries):
 
     @cached_property
     def _has_layouts(self) -> bool:
-        return self._value("SELECT 1 FROM sqlite_master WHERE name = 'layouts'", int) is not None
+        return self._has_table("layouts")
 
     def index(self, snapshot: int) -> IndexRow | None:
         """Return the newest index that is not newer than a snapshot, or None.

@@ -21,6 +21,7 @@ from .add_features import add_features
 from .admission import AddReport
 from .calibrate import set_calibration
 from .compact import compact, images_to_move
+from .gather import gather, small_shards
 from .ingest import Ingest
 from .reindex import index_is_stale, index_settings, rebuild_index
 from .remove import remove, restore
@@ -57,11 +58,11 @@ class GalleryWriter(Session):
 
         An image with a known id and other contents is kept as it was, or replaced with `replace`. One that cannot be
         decoded is named to `notice` and left out, and its error is given to `failed`; with `strict` it raises
-        ImageError after the images before it are committed. With `keep_removed`, images that were removed since the
-        last compaction are left out, by their contents. `left_out` is told of pictures that this package drew, which
-        are no photographs; without it they are images that cannot be decoded. `progress` is called with the number of
-        images processed. Images are decoded in `workers` processes, those of `decoders` or the program's own (see
-        `load_all`).
+        ImageError after the images before it are committed. With `keep_removed`, images that were removed before are
+        left out, by their contents. `left_out` is told of pictures that this package drew, which are no photographs;
+        without it they are images that cannot be decoded. `progress` is called with the number of images processed.
+        Images are decoded in `workers` processes, those of `decoders` or the program's own (see `load_all`). Small
+        shards of earlier adds are merged, some at a time (see `gather`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
         ingest = Ingest(
@@ -75,7 +76,9 @@ class GalleryWriter(Session):
             notice=notice,
             progress=progress,
         )
-        return ingest.run(files, batch_size=batch_size, workers=workers, decoders=decoders)
+        report = ingest.run(files, batch_size=batch_size, workers=workers, decoders=decoders)
+        gather(self)
+        return report
 
     def add_features(self, images: Iterable[NewImage], progress: Callable[[int], None] = lambda images: None) -> int:
         """Add images whose features were computed elsewhere, one commit per shard; return their number.
@@ -85,7 +88,16 @@ class GalleryWriter(Session):
         Raises InputError for an image with other arrays, or with an id that is there already, and StorageError;
         earlier batches are committed.
         """
-        return add_features(self, images, progress)
+        added = add_features(self, images, progress)
+        gather(self)
+        return added
+
+    def small_shards(self) -> int:
+        """Return the number of shards with few images, which take time in every search that the index does not help.
+
+        Each `add` merges some of them, and `compact` all.
+        """
+        return len(small_shards(self))
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove images by id, all or none; return the new snapshot. Raises UnknownImage."""
