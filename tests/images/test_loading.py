@@ -72,6 +72,15 @@ def test_images_before_a_damaged_part_are_kept(folder: Path, tmp_path: Path) -> 
         assert list(writer.gallery.verify()) == []
 
 
+def test_files_may_be_named_by_the_working_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, count in ((folder, 40), (folder.parent, 40)):
+        monkeypatch.chdir(place)
+        files = find_images(folder.relative_to(place))
+        assert len(list(load_all(files, SMALL, workers=2, ahead=20, on_error=pytest.fail))) == count
+
+
 def _die() -> bytes:
     os.kill(os.getpid(), signal.SIGKILL)
     return b""

@@ -5,8 +5,10 @@ decoder through an image must not get further.
 """
 
 import json
+import os
 import pickle
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,16 +85,27 @@ def _pickled(calls: Sequence[Call]) -> list[Part] | None:
     buffers: list[pickle.PickleBuffer] = []
     try:
         plain = [(call.work, call.read, call.arguments) for call in calls]
-        body = pickle.dumps(plain, 5, buffer_callback=buffers.append)
+        body = pickle.dumps((_folder(), plain), 5, buffer_callback=buffers.append)
     except (pickle.PicklingError, AttributeError, TypeError):  # a function within another, or of no module
         return None
     return [body, *(buffer.raw() for buffer in buffers)]
 
 
 def unpack(parts: Sequence[Part]) -> list[tuple[Work, Callable[[], bytes], tuple[Any, ...]]]:
-    """Return the functions, and their arguments, of calls that were packed."""
-    calls: list[tuple[Work, Callable[[], bytes], tuple[Any, ...]]] = pickle.loads(parts[0], buffers=parts[1:])
+    """Return the functions, and their arguments, of calls that were packed; go to the folder that they came from."""
+    calls: list[tuple[Work, Callable[[], bytes], tuple[Any, ...]]]
+    folder, calls = pickle.loads(parts[0], buffers=parts[1:])
+    if folder is not None and folder != _folder():
+        with suppress(OSError):  # reading a file will tell
+            os.chdir(folder)
     return calls
+
+
+def _folder() -> str | None:
+    """Return the working folder, by which files may be named; None if it was deleted."""
+    with suppress(OSError):
+        return os.getcwd()
+    return None
 
 
 def answered(work: Work, read: Callable[[], bytes], arguments: tuple[Any, ...]) -> list[Part]:
