@@ -46,10 +46,8 @@ class DecodeLimits:
     seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.pixels < 1:
-            raise InputError(f"the limit of pixels must be at least 1, not {self.pixels}")
-        if self.memory < 64 << 20:
-            raise InputError(f"decoding takes at least 64 MiB, not {self.memory >> 20}")
+        if self.pixels < 1 or self.memory < 64 << 20:
+            raise InputError("decoding an image takes at least 1 pixel and 64 MiB of memory")
         if not 0 < self.seconds <= 86_400:
             raise InputError(f"the seconds to decode an image must be above 0 and at most 86400, not {self.seconds:g}")
 

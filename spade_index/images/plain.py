@@ -13,7 +13,6 @@ from .decode import DecodedImage, Geometry, decode_noted, load, load_picture, pr
 from .files import ImageFile
 from .pages import pages_noted
 from .workers import Answer, Call
-from .workers.calls import Held
 
 Plain = tuple[dict[str, Any], list[Any]]
 LONGEST = 256 << 10  # bytes of a thumbnail
@@ -25,14 +24,17 @@ def loading(file: ImageFile, how: Preprocessing, pixels: int) -> Call:
     return Call(_load, file.path, file.read, (file.path, how, pixels))
 
 
-def preparing(data: bytes, name: str, how: Preprocessing, pixels: int) -> Call:
+def preparing(file: ImageFile, how: Preprocessing, pixels: int) -> Call:
     """Return the call that prepares an image which is not to be kept, for `decoded`: no thumbnail is made."""
-    return Call(_prepare, name, Held(data), (name, how, pixels))
+    return Call(_prepare, file.path, file.read, (file.path, how, pixels))
 
 
-def picturing(file: ImageFile, how: Preprocessing, pixels: int) -> Call:
-    """Return the call that decodes a file in full size, for `picture`."""
-    return Call(_picture, file.path, file.read, (file.path, how, pixels))
+def picturing(file: ImageFile, how: Preprocessing, pixels: int, *, alone: bool = False) -> Call:
+    """Return the call that decodes a file in full size, for `picture`.
+
+    With `alone`, other pages of a TIFF are not files of their own, and noted.
+    """
+    return Call(_picture, file.path, file.read, (file.path, how, pixels, alone))
 
 
 def decoded(file: ImageFile, answer: Answer, how: Preprocessing) -> DecodedImage:
@@ -83,7 +85,9 @@ def _plain(pixels: np.ndarray, shown: Geometry, digest: bytes, thumbnail: bytes,
     return facts, [pixels.data.cast("B"), thumbnail]
 
 
-def _picture(read: Callable[[], bytes], path: str, how: Preprocessing, pixels: int) -> Plain:
+def _picture(read: Callable[[], bytes], path: str, how: Preprocessing, pixels: int, alone: bool) -> Plain:
     image, digest, notice = load_picture(ImageFile(path, path, 0, 0, read), how, pixels)
+    if alone and notice is None:
+        notice = pages_noted(read(), path)
     facts = {"width": image.width, "height": image.height, "digest": digest.hex(), "notice": notice}
     return facts, [image.tobytes()]

@@ -10,6 +10,7 @@ import numpy as np
 
 from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import Geometry, place_of
 from spade_index.images.tiles import Box, own_part, picture_of, tile_size
@@ -71,6 +72,7 @@ class Places:
         if how.tile is None:
             raise InputError(f"{gallery.path}: its images are not tiles, so none is at the same place as another")
         width, height = tile_size(how)
+        self._gallery = gallery
         self._reach = np.array([width / 2, height / 2])
         keys, corners = [], []
         for row in gallery.images():
@@ -84,3 +86,21 @@ class Places:
         near = (abs(self._corners - box[:2]) < self._reach).all(1)
         found = self._keys[near]
         return found[~np.isin(found, list(without))]
+
+    def nearest(
+        self, pooled: np.ndarray, count: int, without: Collection[int], places: Sequence[Geometry]
+    ) -> list[list[Neighbour]]:
+        """Return the nearest tiles that lie at the same places as the queries; if there is none, all tiles compete.
+
+        Arguments as for `Detector.nearest_images`; of tiles at the same place, those `without` are left out.
+        """
+        found = []
+        for query, place in zip(pooled, places, strict=True):
+            there = self.same(place.box, without)
+            query = query[None]
+            found += (
+                self._gallery.nearest(query, count + len(without))
+                if not len(there)
+                else self._gallery.nearest_of(query, there, count)
+            )
+        return found

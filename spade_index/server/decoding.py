@@ -13,10 +13,10 @@ from PIL import Image
 from starlette.requests import Request
 
 from spade_index.errors import ImageError
-from spade_index.images.decode import DecodedImage, preprocess
+from spade_index.images.decode import DecodedImage, cut, preprocess
 from spade_index.images.find import ImageFile
-from spade_index.images.plain import decoded, preparing
-from spade_index.images.workers import DecoderPool, NoDecoder
+from spade_index.images.plain import decoded, picture, picturing, preparing
+from spade_index.images.workers import DecoderPool, Held, NoDecoder
 from spade_index.settings import DecodeLimits, Preprocessing
 
 from .forms import FIELD, file_name, read_files
@@ -102,8 +102,11 @@ class Decoders:
         """Return whether there are processes to decode with."""
         return bool(self.queries.pids)
 
-    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[DecodedImage]:
-        """Decode images for the backbone. Raises Problem: 422 naming the first that cannot be decoded, 503."""
+    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[list[DecodedImage]]:
+        """Decode images for the backbone; return the parts of each: itself, or its tiles in raster order.
+
+        Raises Problem: 422 naming the first that cannot be decoded, 503.
+        """
         if self._stopping.is_set():
             raise Problem(503, "the service is shutting down", retry_after=5)
         loop = asyncio.get_running_loop()
@@ -134,32 +137,38 @@ class Decoders:
             self.queries.start(self._count)
         return not self._stopping.wait(TEND_SECONDS)
 
-    def _decode(self, number: int, upload: Upload, how: Preprocessing) -> DecodedImage:
+    def _decode(self, number: int, upload: Upload, how: Preprocessing) -> list[DecodedImage]:
         begun = time.perf_counter()
         name = upload.name or f"{FIELD}[{number}]"
-        file = ImageFile(name, name, len(upload.data), 0, lambda: upload.data)
+        file = ImageFile(name, name, len(upload.data), 0, Held(upload.data))
         try:
-            image = (
-                self._of_file(file, upload.data, how) if upload.pixels is None else self._of_pixels(file, upload, how)
-            )
+            parts = self._of_file(file, how) if upload.pixels is None else self._of_pixels(file, upload.pixels, how)
         except ImageError as error:
             raise Problem(422, str(error), field=f"{FIELD}[{number}]") from error
+        except MemoryError as error:
+            raise Problem(422, f"{name}: too large to decode", field=f"{FIELD}[{number}]") from error
         except NoDecoder as error:
             raise Problem(503, "no process to decode with can be started now", retry_after=5) from error
         self._metrics.stage("decode", time.perf_counter() - begun)
-        return image
+        return parts
 
-    def _of_file(self, file: ImageFile, data: bytes, how: Preprocessing) -> DecodedImage:
-        (answer,) = self.queries.answers([preparing(data, file.path, how, self.queries.limits.pixels)])
+    def _of_file(self, file: ImageFile, how: Preprocessing) -> list[DecodedImage]:
+        pixels = self.queries.limits.pixels
+        call = preparing(file, how, pixels) if how.tile is None else picturing(file, how, pixels, alone=True)
+        (answer,) = self.queries.answers([call])
         if isinstance(answer, ImageError):
             raise answer
-        return decoded(file, answer, how)
+        if how.tile is None:
+            return [decoded(file, answer, how)]
+        image, _, notice = picture(file, answer)
+        return cut(image, file, how, b"", notice)
 
-    def _of_pixels(self, file: ImageFile, upload: Upload, how: Preprocessing) -> DecodedImage:
+    def _of_pixels(self, file: ImageFile, pixels: np.ndarray, how: Preprocessing) -> list[DecodedImage]:
         """Prepare pixels that were sent: their cost is that of their bytes, so it is done here."""
-        assert upload.pixels is not None
-        height, width, _ = upload.pixels.shape
+        height, width, _ = pixels.shape
         if height * width > self.queries.limits.pixels:
             raise ImageError(f"{file.path}: over the limit of {self.queries.limits.pixels:,} pixels")
-        pixels, geometry = preprocess(Image.fromarray(upload.pixels), how)
-        return DecodedImage(file, b"", pixels, geometry, b"")
+        image = Image.fromarray(pixels)
+        if how.tile is not None:
+            return cut(image, file, how, b"", None)
+        return [DecodedImage(file, b"", *preprocess(image, how), b"")]

@@ -6,13 +6,16 @@ import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from spade_index.images.decode import DecodedImage
+from spade_index.images.loading import in_lots
+from spade_index.method.pictures import Picture
 from spade_index.settings import Maps, Preprocessing
 
+from .answered import AnsweredPictures
 from .asks import Answer
 from .decoding import Decoders, Upload
 from .engine import Engine
@@ -34,7 +37,7 @@ class Found:
     """A query's images and their answers."""
 
     preprocessing: Preprocessing  # of the images; the name may be another gallery's by now
-    images: list[DecodedImage]
+    images: list[Picture]
     answers: list[Answer]
 
 
@@ -94,9 +97,12 @@ class Service:
             begun = time.perf_counter()
             how = (await asyncio.to_thread(self.galleries.settings_of, gallery)).preprocessing
             with self.engine.coming(len(uploads)):
-                images = await self.decoders.decode(uploads, how)
+                parts = await self.decoders.decode(uploads, how)
             decoded = time.perf_counter()
-            answers = await self.engine.detect(gallery, snapshot, images, maps, threshold)
+            joined = AnsweredPictures()
+            for lot in in_lots(chain.from_iterable(parts), self.settings.batch_images if how.tile else len(parts)):
+                joined.take(lot, await self.engine.detect(gallery, snapshot, lot, maps, threshold))
+            images, answers = joined.images, joined.answers
             waited, searched = min(answer.waited for answer in answers), time.perf_counter() - decoded
             times = Times(decoded - begun, waited, searched - waited)
             timed.found(answers[0].detection.snapshot, len(images), times)

@@ -178,7 +178,7 @@ def _summary(served: Service, name: str) -> wire.GallerySummary:
     try:
         with served.galleries.open(name) as opened:
             images, snapshot, backbone = len(opened), opened.snapshot, opened.settings.backbone
-            key = served.settings.search.settings(tuned_search(opened)).calibration_key()
+            key = opened.calibration_key(served.settings.search.settings(tuned_search(opened)))
             calibrated = opened.catalog.calibration(key) is not None
     except (SpadeIndexError, Problem) as failure:
         error = str(as_problem(failure, str(served.galleries.root)).detail)

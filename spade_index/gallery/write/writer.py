@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spade_index.errors import ImageError
-from spade_index.gallery.catalog.schema import TUNED
+from spade_index.gallery.catalog.schema import INTEREST, TUNED
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
+from spade_index.images.interest import RegionOfInterest
 from spade_index.images.marks import OwnOutput
 from spade_index.images.workers import DecoderPool
 from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
@@ -164,6 +165,14 @@ class GalleryWriter(Session):
     def set_calibration(self, key: str, value: dict[str, object], found: LeaveOneOut | None = None) -> None:
         """Store the calibration of search settings, as `calibration.calibrate` gives it, and its scores in a file."""
         set_calibration(self, key, value, found)
+
+    def set_interest(self, region: RegionOfInterest | None) -> None:
+        """Let only this part of every picture count from now on; None: all of it."""
+        with self.commit() as changes:
+            if region is None:
+                changes.delete_meta(INTEREST)
+            else:
+                changes.set_meta(INTEREST, region.to_json())
 
     def set_tuned(self, value: dict[str, object]) -> None:
         """Store how queries search by default, as `tuning.tune` chose it."""

@@ -4,7 +4,17 @@ A pool starts processes when they are needed, and keeps them. One that dies, or 
 it had is refused by one line.
 """
 
-from .calls import Answer, Call
+from .calls import Answer, Call, Held
 from .pool import Asker, DecoderPool, DecodersEnded, NoDecoder, limit_decoding, shared_pool
 
-__all__ = ["Answer", "Asker", "Call", "DecoderPool", "DecodersEnded", "NoDecoder", "limit_decoding", "shared_pool"]
+__all__ = [
+    "Answer",
+    "Asker",
+    "Call",
+    "DecoderPool",
+    "DecodersEnded",
+    "Held",
+    "NoDecoder",
+    "limit_decoding",
+    "shared_pool",
+]
