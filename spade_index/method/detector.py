@@ -104,9 +104,14 @@ class Detector:
         self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
-        """Return the detections of a batch of images, in their order."""
+        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`).
+
+        Raises ValueError if there is no backbone, or for a whole image where the gallery's pictures are cut into tiles.
+        """
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
+        if self.gallery.settings.preprocessing.tile and not all(image.tile for image in images):
+            raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
         if self.interest is not None:
             for image in images:
                 self.interest.require(image.file.path, image.geometry)

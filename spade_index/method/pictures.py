@@ -15,8 +15,9 @@ from scipy.ndimage import gaussian_filter
 from spade_index.images.decode import DecodedImage, Geometry
 from spade_index.images.files import ImageFile
 from spade_index.images.interest import RegionOfInterest
+from spade_index.images.loading import in_lots
 from spade_index.images.tiles import Box
-from spade_index.settings import Preprocessing
+from spade_index.settings import BATCH_SIZE, Preprocessing
 
 from .detection import Detection, Match, PixelDetection
 from .detector import Detector
@@ -104,6 +105,26 @@ class Pictures:
                 whole = Geometry(width, height, (0.0, 0.0, float(width), float(height)))
                 yield Picture(image.file, whole, self._notice), join(self._tiles, whole, joining)
                 self._tiles = []
+
+
+def detect_parts(detector: Detector, parts: Sequence[DecodedImage], batch_size: int = BATCH_SIZE) -> Detection:
+    """Return the detection of what one file is to a gallery, as `images.load_parts` gives it.
+
+    Args:
+        detector: with a backbone.
+        parts: an image, or all tiles of a picture in raster order.
+        batch_size: tiles that share a pass through the backbone.
+
+    Raises:
+        ValueError: these are not all parts of one file.
+    """
+    pictures, joining = Pictures(), Joining.of(detector)
+    found: list[tuple[Picture, Detection]] = []
+    for some in in_lots(parts, batch_size):
+        found += pictures.completed(some, detector.detect(some), joining)
+    if len(found) != 1:
+        raise ValueError(f"{len(parts)} parts are those of {len(found)} files, not of one")
+    return found[0][1]
 
 
 def join(tiles: Sequence[tuple[Box, Detection]], whole: Geometry, joining: Joining) -> Detection:

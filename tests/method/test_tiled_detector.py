@@ -8,12 +8,13 @@ import pytest
 from spade_index.errors import InputError
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images.decode import load_parts
+from spade_index.images.decode import load, load_parts
 from spade_index.images.tiles import box_of, own_part, picture_of
 from spade_index.method import calibration
 from spade_index.method.audit import without_itself
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import stored_calibration
+from spade_index.method.pictures import detect_parts
 from spade_index.method.siblings import own_slices, picture_numbers, place_of_row, siblings
 from spade_index.settings import SearchSettings
 
@@ -111,6 +112,22 @@ def test_tiles_at_the_same_place_alone_are_compared(tiled: Path) -> None:
         ]
         nearest = np.argsort(np.where(near, distances, np.inf))[:5]
         assert places[cut[0].id] == [rows[place].id for place in nearest]
+
+
+def test_the_parts_of_a_file_are_answered_together(tiled: Path) -> None:
+    with Gallery(tiled) as gallery:
+        detector, how = Detector(gallery, tiny_backbone(), SEARCH), gallery.settings.preprocessing
+        file = picture("new.png", 0, seed=70)
+        cut = load_parts(file, how)
+        found = detect_parts(detector, cut)
+        assert found.score == max(one.score for one in detector.detect(cut))
+        assert found.pixels is not None
+        assert found.pixels.score_map.shape == SIZES[0][::-1]
+        for wrong in (cut[:-1], [*cut, *cut], []):
+            with pytest.raises(ValueError, match="not of one"):
+                detect_parts(detector, wrong)
+        with pytest.raises(ValueError, match="load_parts"):
+            detector.detect([load(file, how)])
 
 
 def test_places_are_of_tiles_only(tmp_path: Path) -> None:
