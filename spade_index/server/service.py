@@ -56,12 +56,13 @@ class Service:
         self.parsing = asyncio.Semaphore(PARSERS)
         self.auditing = threading.BoundedSemaphore(AUDITS)
         self.changing = threading.BoundedSemaphore(settings.changes_waiting)
-        self.jobs = Jobs(self.galleries, settings)
-        self.workers = (self.engine.worker, self.jobs.worker)
-        self.metrics.watch(self.galleries.pool_stats, self.results.stats, self.workers)
+        self.jobs = Jobs(self.galleries, settings, self.decoders.jobs)
+        self.workers = (self.engine.worker, self.jobs.worker, self.decoders.worker)
+        self.metrics.watch(self.galleries.pool_stats, self.results.stats, self.decoders.stats, self.workers)
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads, and the processes that decode."""
+        self.decoders.start()
         self.engine.start()
         self.jobs.start()
 
@@ -73,8 +74,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Return whether queries and jobs are taken, and the threads that compute them live."""
-        return self.engine.alive and all(worker.alive for worker in self.workers)
+        """Return whether queries and jobs are taken, and the threads and processes that compute them live."""
+        return self.engine.alive and self.decoders.alive and all(worker.alive for worker in self.workers)
 
     async def find(
         self,
