@@ -108,8 +108,7 @@ class Detector:
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
         if self.interest is not None:
-            for image in images:
-                self.interest.require(image.file.path, image.geometry)
+            self.interest.require(images)
         features = self.backbone(np.stack([image.pixels for image in images]))
         places = [image.geometry for image in images]
         return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, places=places)
