@@ -31,7 +31,7 @@ from .detection import EVERYWHERE, Detection, Part, PixelDetection, Question
 from .interest import interest_of
 from .pixel_search import Found, PixelSearch
 from .scores import image_scores, map_score, pooled_score, score_maps
-from .siblings import Places, own_slices
+from .siblings import Places, others, own_slices
 from .thresholds import Thresholds, find_thresholds
 from .tuned import interested, tuned_search
 
@@ -104,9 +104,14 @@ class Detector:
         self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
-        """Return the detections of a batch of images, in their order."""
+        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`).
+
+        Raises ValueError if there is no backbone, or for a whole image where the gallery's pictures are cut into tiles.
+        """
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
+        if self.gallery.settings.preprocessing.tile and not all(image.tile for image in images):
+            raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
         if self.interest is not None:
             self.interest.require(images)
         features = self.backbone(np.stack([image.pixels for image in images]))
@@ -175,8 +180,6 @@ class Detector:
         if self._places is None:
             nearest = self.gallery.nearest(pooled, more + len(without))
         else:
-            if places is None:
-                raise ValueError("the search for tiles at the same place needs the places of the queries")
             nearest = self._places.nearest(pooled, more, without, places)
         return [others(neighbours, without, beyond)[:wanted] for neighbours in nearest]
 
@@ -291,9 +294,3 @@ class Detector:
     def map_stats(self) -> PoolStats:
         """Numbers of maps found in memory, and of maps read."""
         return self._pixel_search.map_stats
-
-
-def others(neighbours: list[Neighbour], without: Collection[int], beyond: float | None) -> list[Neighbour]:
-    """Return neighbours other than some images and, unless none would remain, those up to a squared distance."""
-    found = [neighbour for neighbour in neighbours if neighbour.key not in without]
-    return found if beyond is None else [n for n in found if n.distance > beyond] or found

@@ -23,7 +23,7 @@ from .detection import Detection
 from .detector import Detector
 from .metrics import PixelMetrics
 from .outcomes import SCORES, Outcomes
-from .pictures import Pictures
+from .pictures import Joining, Pictures
 from .tally import MOST, PixelTally
 
 KEPT = 120  # images whose maps are kept to be shown; of more, the extremes of each kind
@@ -203,11 +203,12 @@ def evaluate(
     loaded = load_all(
         (image.file for image in images), preprocessing, workers=workers, ahead=2 * batch_size, on_error=failed
     )
-    pictures = Pictures(detector)
+    pictures, joining = Pictures(), Joining.of(detector)
     started = time.perf_counter()
     while batch := list(islice(loaded, batch_size)):
         evaluation.loading += time.perf_counter() - started
-        for image, detection in pictures.completed(batch, _searched(evaluation, detector, batch)):
+        detections = _searched(evaluation, detector, batch)
+        for image, detection in pictures.completed(batch, detections, joining):
             progress(1)
             if image.notice is not None:
                 notice(image.notice)

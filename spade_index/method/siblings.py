@@ -63,6 +63,12 @@ def own_slices(place: Geometry, size: Sequence[int], how: Preprocessing) -> tupl
     return rows, slice(math.floor((low_x - left) * across + 1e-6), math.ceil((high_x - left) * across - 1e-6))
 
 
+def others(neighbours: list[Neighbour], without: Collection[int], beyond: float | None) -> list[Neighbour]:
+    """Return neighbours other than some images and, unless none would remain, those up to a squared distance."""
+    found = [neighbour for neighbour in neighbours if neighbour.key not in without]
+    return found if beyond is None else [n for n in found if n.distance > beyond] or found
+
+
 class Places:
     """Where the tiles of a gallery lie in their pictures: which of them are at the same place."""
 
@@ -88,12 +94,15 @@ class Places:
         return found[~np.isin(found, list(without))]
 
     def nearest(
-        self, pooled: np.ndarray, count: int, without: Collection[int], places: Sequence[Geometry]
+        self, pooled: np.ndarray, count: int, without: Collection[int], places: Sequence[Geometry] | None
     ) -> list[list[Neighbour]]:
         """Return the nearest tiles that lie at the same places as the queries; if there is none, all tiles compete.
 
-        Arguments as for `Detector.nearest_images`; of tiles at the same place, those `without` are left out.
+        Arguments as for `Detector.nearest_images`; of tiles at the same place, those `without` are left out. Raises
+        ValueError if the queries' places are not given.
         """
+        if places is None:
+            raise ValueError("the search for tiles at the same place needs the places of the queries")
         found = []
         for query, place in zip(pooled, places, strict=True):
             there = self.same(place.box, without)

@@ -18,10 +18,10 @@ from spade_index.gallery.store.leave_one_out import LARGEST, LeaveOneOut
 from spade_index.settings import CALIBRATION_SAMPLE, SearchSettings
 
 from .calibration import near_distance
-from .detector import Detector, others
+from .detector import Detector
 from .normal_scores import NormalScores
 from .scores import enlarged, image_scores, map_score
-from .siblings import place_of_row
+from .siblings import others, place_of_row
 
 RATES = (0.02, 0.05, 0.1)
 SHARE = 0.75  # of the images that are the smaller gallery

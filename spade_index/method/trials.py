@@ -15,10 +15,10 @@ from spade_index.settings import ImageScore, SearchSettings
 from .calibration import near_distance
 from .comparison import compared_sizes
 from .detection import EVERYWHERE
-from .detector import Detector, others
+from .detector import Detector
 from .metrics import roc_auc
 from .scores import enlarged, score_maps
-from .siblings import own_slices, place_of_row, siblings
+from .siblings import others, own_slices, place_of_row, siblings
 from .synthetic import QUIET, Sample
 
 REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for

@@ -21,6 +21,7 @@ from spade_index.errors import GalleryError, SpadeIndexError
 from spade_index.features.backbone import Backbone
 from spade_index.images.decode import DecodedImage
 from spade_index.method.detection import Detection, Question
+from spade_index.method.pictures import Joining
 from spade_index.settings import Maps
 
 from .asks import Answer, Ask
@@ -254,9 +255,9 @@ class Engine:
         questions = [_question(ask, served) for ask in asks]
         if served.detector.interest is not None:
             served.detector.interest.require([ask.image for ask in asks])
-        with self._metrics.timed("images"):
-            nearest = served.detector.nearest_images(pooled)
         places = [ask.image.geometry for ask in asks]
+        with self._metrics.timed("images"):
+            nearest = served.detector.nearest_images(pooled, places=places)
         with self._metrics.timed("pixels"):
             for number, detection in served.detector.judge(nearest, pyramid, questions, places):
                 answer = _complete(served, detection, asks[number].waited)
@@ -276,7 +277,7 @@ def _complete(served: Served, detection: Detection, waited: float) -> Answer:
     if detection.pixels is not None:
         rows = served.gallery.catalog.images_by_key([n.key for n in detection.pixels.neighbours])
     originals = {row.id: (row.width, row.height) for row in rows.values()}
-    return Answer(detection, originals, waited)
+    return Answer(detection, originals, Joining.of(served.detector), waited)
 
 
 def _fail_logged(ask: Ask, error: Exception) -> None:

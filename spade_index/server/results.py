@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spade_index import wire
-from spade_index.images.decode import DecodedImage, Geometry, decode
+from spade_index.images.decode import Geometry, decode
 from spade_index.images.tiles import box_of
 from spade_index.method.detection import PixelDetection
 from spade_index.method.evidence import locate
+from spade_index.method.pictures import Picture
 from spade_index.method.regions import Region, regions_of
 from spade_index.settings import Preprocessing
 from spade_index.views.heatmap import heat, heatmap, score_limits
@@ -138,14 +139,14 @@ class Results:
 def described(
     gallery: str,
     uploads: Sequence[Upload],
-    images: Sequence[DecodedImage],
+    images: Sequence[Picture],
     answers: Sequence[Answer],
     how: Preprocessing,
     results: Results,
 ) -> tuple[wire.ResultInfo, ...]:
     """Return the results of images, and keep those with a score map. Finds regions, which takes milliseconds each."""
 
-    def one(upload: Upload, image: DecodedImage, answer: Answer) -> wire.ResultInfo:
+    def one(upload: Upload, image: Picture, answer: Answer) -> wire.ResultInfo:
         if answer.detection.pixels is None:
             return _described(upload, image.geometry, answer, None, None, image.notice)
         result = result_of(gallery, upload, image, answer, how)
@@ -207,7 +208,7 @@ def _region(region: Region) -> wire.RegionInfo:
     return wire.RegionInfo(region.polygon, region.box, region.area, region.score)
 
 
-def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing) -> Result:
+def result_of(gallery: str, upload: Upload, image: Picture, answer: Answer, how: Preprocessing) -> Result:
     """Return a result to keep. Without a calibrated threshold, colours show only where the map's own maximum is."""
     assert answer.detection.pixels is not None
     limits = score_limits([answer.detection.pixels.peak], answer.detection.pixel_threshold)

@@ -15,6 +15,7 @@ from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
 from spade_index.images.interest import RegionOfInterest
 from spade_index.images.marks import OwnOutput
+from spade_index.images.workers import DecoderPool
 from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
 
 from .add_features import add_features
@@ -50,7 +51,7 @@ class GalleryWriter(Session):
         failed: Callable[[ImageError], None] = lambda error: None,
         batch_size: int = BATCH_SIZE,
         workers: int = WORKERS,
-        processes: bool = False,
+        decoders: DecoderPool | None = None,
         notice: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> AddReport:
@@ -61,8 +62,8 @@ class GalleryWriter(Session):
         ImageError after the images before it are committed. With `keep_removed`, images that were removed before are
         left out, by their contents. `left_out` is told of pictures that this package drew, which are no photographs;
         without it they are images that cannot be decoded. `progress` is called with the number of images processed.
-        Images are decoded in `workers` threads, or processes, which are faster where images are small
-        and many (see `load_all`). Small shards of earlier adds are merged, some at a time (see `gather`).
+        Images are decoded in `workers` processes, those of `decoders` or the program's own (see `load_all`). Small
+        shards of earlier adds are merged, some at a time (see `gather`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
         ingest = Ingest(
@@ -76,7 +77,7 @@ class GalleryWriter(Session):
             notice=notice,
             progress=progress,
         )
-        report = ingest.run(files, batch_size=batch_size, workers=workers, processes=processes)
+        report = ingest.run(files, batch_size=batch_size, workers=workers, decoders=decoders)
         gather(self)
         return report
 
