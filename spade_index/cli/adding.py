@@ -27,8 +27,6 @@ def add_images(
     adding: AddingOptions,
 ) -> None:
     """Add all images of the sources, rebuild the index if it is stale, and print the report."""
-    from spade_index.images.loading import pays_in_processes
-
     total = sum(1 for _ in sources.files()) if sys.stderr.isatty() else None
     with Progress("add", total) as progress:
         report = writer.add(
@@ -40,7 +38,6 @@ def add_images(
             left_out=sources.leave_out,
             batch_size=loading.batch_size,
             workers=loading.workers,
-            processes=pays_in_processes(sources.files()),
             notice=progress.say,
             progress=progress,
         )

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spade_index.errors import InputError
 from spade_index.settings import CALIBRATION_SAMPLE, TUNE_FROM, TUNE_SECONDS
 
 from .backbone_options import BackboneOptions
@@ -54,18 +53,18 @@ def keep_calibrated(writer: "GalleryWriter", backbone: "Backbone") -> None:
 
 def judge_gallery(writer: "GalleryWriter", backbone: "Backbone", kernel: str | None = None) -> None:
     """Tune and calibrate a gallery, unless it is as it was when that was done last, and say what was chosen."""
+    from spade_index.method.calibration import MINIMUM
     from spade_index.method.judgement import can_judge, tune_and_calibrate
 
-    if len(writer.gallery) < TUNE_FROM:
+    gallery = writer.gallery
+    if len(gallery) < TUNE_FROM:
         Progress.note(f"not tuned or calibrated: that takes {TUNE_FROM} images")
         return
-    if can_judge(writer.gallery):
+    if gallery.settings.preprocessing.tile and gallery.catalog.picture_count(gallery.snapshot) < MINIMUM:
+        Progress.note(f"not tuned or calibrated: that takes {MINIMUM} pictures")
+        return
+    if can_judge(gallery):
         return
     Progress.note("tuning")
-    try:
-        with Progress("calibrate", min(CALIBRATION_SAMPLE, len(writer.gallery))) as progress:
-            tune_and_calibrate(writer, backbone, say=click.echo, progress=progress, kernel=kernel)
-    except InputError as error:
-        if writer.settings.preprocessing.tile is None:
-            raise
-        click.echo(f"not calibrated: {error}")  # of few pictures there are many tiles, all of which have been added
+    with Progress("calibrate", min(CALIBRATION_SAMPLE, len(gallery))) as progress:
+        tune_and_calibrate(writer, backbone, say=click.echo, progress=progress, kernel=kernel)

@@ -161,6 +161,7 @@ class Pictures(RuleBasedStateMachine):
         self.writer.shard_rows = shard_rows
         self.there: dict[str, tuple[int, set[str]]] = {}  # version and tiles
         self.removed: dict[tuple[str, int], set[str]] = {}  # on purpose, by picture and version
+        self.lost: set[tuple[int, str]] = set()  # of them, versions and tiles that can no longer be restored
 
     @rule(
         versions=st.dictionaries(NAMES, VERSIONS, min_size=1),
@@ -194,6 +195,7 @@ class Pictures(RuleBasedStateMachine):
             self.writer.remove([id])
             version, gone = self.there.pop(id)
             self.removed.setdefault((id, version), set()).update(gone)
+            self.lost -= {(version, tile) for tile in gone}
         else:
             with pytest.raises(UnknownImage):
                 self.writer.remove([id])
@@ -206,6 +208,7 @@ class Pictures(RuleBasedStateMachine):
         tile = data.draw(st.sampled_from(sorted(there)))
         self.writer.remove([tile])
         there.discard(tile)
+        self.lost.discard((version, tile))
         self.removed.setdefault((id, version), set()).add(tile)
         if not there:
             del self.there[id]
@@ -215,7 +218,7 @@ class Pictures(RuleBasedStateMachine):
     def restore_what_is_missing(self, data: st.DataObject) -> None:
         id = data.draw(st.sampled_from(sorted(self.there)))
         version, there = self.there[id]
-        missing = {*tiles(id, version)} - there
+        missing = {tile for tile in tiles(id, version) if tile not in there and (version, tile) not in self.lost}
         if missing:
             self.writer.restore([id])
             self.there[id] = version, there | missing
@@ -223,6 +226,11 @@ class Pictures(RuleBasedStateMachine):
         else:
             with pytest.raises(InputError):
                 self.writer.restore([id])
+
+    @rule()
+    def compact(self) -> None:
+        self.writer.compact()
+        self.lost = {(version, tile) for (_, version), gone in self.removed.items() for tile in gone}
 
     @invariant()
     def tiles_are_of_one_version(self) -> None:
@@ -243,7 +251,7 @@ class Pictures(RuleBasedStateMachine):
 
 
 Pictures.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestPictures = Pictures.TestCase
 

@@ -16,6 +16,7 @@ from typing import Any
 from spade_index.errors import FormatTooNew, GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, VERSION
 from spade_index.gallery.store.names import INDEX, shard_name
+from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import ExtractionSettings
 
 from . import check
@@ -24,7 +25,7 @@ from .check import REMEDY
 from .connection import Values
 from .extraction import read_settings
 from .images import ImageQueries
-from .schema import ADDITIONS, TUNED, create_catalog
+from .schema import ADDITIONS, INTEREST, TUNED, create_catalog
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
 
@@ -151,6 +152,14 @@ class Catalog(ImageQueries):
         found: dict[str, Any] = value
         return found
 
+    def interest(self) -> RegionOfInterest | None:
+        """Return the part of every picture that counts, or None if it is all. Raises GalleryDamaged."""
+        text = self.meta(INTEREST)
+        try:
+            return None if text is None else RegionOfInterest.from_json(text)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+
     def calibration_files(self) -> dict[str, str]:
         """Return the digests of the files of all calibrations, by file name."""
         return {str(one["file"]): str(one["digest"]) for one in self.calibrations() if "file" in one}
@@ -194,3 +203,7 @@ class Catalog(ImageQueries):
         query = "SELECT count(*) FROM images LEFT JOIN shards USING (shard) WHERE row >= rows OR rows IS NULL"
         if missing := self._value(query, int):
             yield f"{self.path}: {missing} images are in no shard"
+        try:
+            self.interest()
+        except GalleryDamaged as error:
+            yield str(error)

@@ -24,6 +24,7 @@ from .connection import connect
 from .tables import SnapshotRow, columns, insert
 from .transaction import now
 
+INTEREST = "region_of_interest"  # the name in `meta` of the part of every picture that counts, if it is not all
 TUNED = "tuned"  # the name in `meta` of how queries search by default: see `Catalog.tuned`
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -39,6 +39,10 @@ class Transaction:
         """State a fact about the gallery as a whole."""
         self._db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
 
+    def delete_meta(self, name: str) -> None:
+        """Take back such a fact."""
+        self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
+
     def set_settings(self, settings: ExtractionSettings, weights_file: str | None) -> None:
         """Give other settings to a gallery that never held an image."""
         self.set_meta("settings", settings.to_json())

@@ -43,7 +43,7 @@ class AddReport:
             "failed": f"{self.failed:,} could not be decoded",
             "removed": f"{self.removed:,} were removed before and stay out (--again takes them)",
         }
-        tiles = f" as {self.tiles:,} tiles" if self.tiles else ""
+        tiles = f" as {self.tiles:,} tile{'s' if self.tiles > 1 else ''}" if self.tiles else ""
         return ", ".join(
             [f"{self.added:,} added{tiles}", *(text for name, text in notes.items() if getattr(self, name))]
         )
