@@ -68,7 +68,7 @@ class FileRows:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return these rows, int64 [n], none of them negative. Raises GalleryDamaged if the file is truncated, StorageError."""
+        """Return these rows, int64 [n], none negative. Raises GalleryDamaged if the file is truncated, StorageError."""
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         try:
             whole = read_rows(self._fd, out, rows, self.offset)
