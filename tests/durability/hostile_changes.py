@@ -42,8 +42,7 @@ Change = Callable[[Path, random.Random], str]  # of a gallery; returns what it d
 
 def value(rng: random.Random) -> Any:
     """Return a value that JSON and SQLite know, mostly an odd one."""
-    kinds: list[Any] = [rng.choice(NUMBERS), rng.choice(FLOATS), rng.choice(TEXTS), None, rng.random() < 0.5]
-    return rng.choice(kinds)
+    return rng.choice([rng.choice(NUMBERS), rng.choice(FLOATS), rng.choice(TEXTS), None, rng.random() < 0.5])
 
 
 def nested(rng: random.Random) -> Any:
