@@ -283,6 +283,8 @@ def _fail_logged(ask: Ask, error: Exception) -> None:
 
 
 def _fail(ask: Ask, error: BaseException) -> None:
+    if not isinstance(error, Exception):  # it would end the event loop, too
+        error = RuntimeError(f"the engine was interrupted: {error!r}")
     if not ask.answer.done():
         with suppress(InvalidStateError):  # cancelled in between
             ask.answer.set_exception(error)
