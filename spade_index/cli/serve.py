@@ -171,19 +171,14 @@ def serve(
     except ModuleNotFoundError as error:
         raise InputError(f"{MISSING} ({error.name} is not installed)") from error
     from spade_index.server.keys import VARIABLE, read_keys
-    from spade_index.server.logs import JsonLines
+    from spade_index.server.logs import log_to
 
     default_signals()  # uvicorn handles them
     keys = read_keys(options.api_keys)
     settings = options.settings(root, search, preset, device, kernel)
     if not settings.on_loopback and not keys:
         raise InputError(f"{settings.host} can be reached from elsewhere: give API keys (--api-keys FILE, ${VARIABLE})")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    for name in ("spade_index", "uvicorn.error"):
-        logging.getLogger(name).handlers = [handler]
-        logging.getLogger(name).setLevel(logging.INFO)
-        logging.getLogger(name).propagate = False
+    log_to(sys.stderr)
     app = create_app(settings, keys)
     protocol = protocol_options(settings, app.state.service.metrics)
     config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol)

@@ -3,8 +3,8 @@
     python -m durability.hostile --requests 10000 --json hostile.json
 
 Images, tensors, JSON, forms and heads are mutated; some are sent slowly, cut off, half open or not read. Counted are
-crashes, answers that should not be, hangs (longer than the service's limits), honest requests that were not answered, and
-the memory of the service and its processes before and after.
+crashes, answers that should not be, hangs (longer than the service's limits), honest requests that were not answered,
+and the memory of the service and its processes before and after.
 """
 
 import argparse
@@ -154,11 +154,11 @@ class Campaign:
         self._statuses: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def run(self, requests: int, only: int | None = None) -> Tally:
-        """Send requests of all kinds; return the tally."""
+    def run(self, requests: int, only: int | None = None, warm: int = WARM) -> Tally:
+        """Send requests of all kinds, `warm` of them before memory is measured; return the tally."""
         numbers = range(requests) if only is None else range(only, only + 1)
         with Honest(self.process.port, self.tally), ThreadPoolExecutor(CLIENTS) as pool:
-            list(pool.map(self.attack, range(-WARM, 0)))
+            list(pool.map(self.attack, range(-warm, 0)))
             time.sleep(1)
             self.tally.memory_before = self.tally.memory_most = self.memory()
             self._kinds.clear(), self._statuses.clear()
@@ -219,23 +219,24 @@ class Campaign:
             if f"spade_index_{name} 0.0" not in lines:
                 tally.left.append(name)
         tally.left += [str(path) for path in (self.root / ".spade-index").glob("jobs/*/images/*")]
-        records = [json.loads(line) for line in process.log_text().splitlines()]
+        lines_of_log = process.log_text().splitlines()
+        records = [json.loads(line) for line in lines_of_log if line.startswith("{")]
         tally.errors_logged = sum(record["level"] in ("error", "critical") for record in records)
+        tally.left += [f"not JSON in the log: {line[:200]}" for line in lines_of_log if not line.startswith("{")]
         for name in KEYS:
             with Gallery(self.root / name) as gallery:
                 tally.left += [f"{name}: {fault}" for fault in gallery.verify()]
 
 
-def serve_and_attack(folder: Path, requests: int, seed: int = 0, only: int | None = None) -> tuple[Tally, str]:
-    """Build galleries, serve and attack them; return the tally and the log of the service."""
+def serve_and_attack(folder: Path, requests: int, seed: int = 0, only: int | None = None, warm: int = WARM) -> Tally:
+    """Build galleries, serve and attack them, with `warm` requests first; return the tally."""
     root, keys = folder / "root", folder / "keys"
     root.mkdir()
     build(root)
     keys.write_text(f"{KEYS['tiles']} tiles read\n{KEYS['bolts']} bolts write\n")
     keys.chmod(0o600)
     with Process(root, "--api-keys", str(keys), *OPTIONS) as process:
-        tally = Campaign(seed, root, process).run(requests, only)
-        return tally, process.log_text()
+        return Campaign(seed, root, process).run(requests, only, warm)
 
 
 def main() -> None:
@@ -247,7 +248,7 @@ def main() -> None:
     options = parser.parse_args()
     begun = time.perf_counter()
     folder = Path(tempfile.mkdtemp(prefix="hostile-"))
-    tally, _ = serve_and_attack(folder, options.requests, options.seed, options.only)
+    tally = serve_and_attack(folder, options.requests, options.seed, options.only)
     result = {"seed": options.seed, **asdict(tally), "seconds": round(time.perf_counter() - begun)}
     print(json.dumps(result, indent=1))
     if options.json:

@@ -55,7 +55,7 @@ def send(hostile: Hostile, port: int, rng: random.Random, limits: Limits) -> Out
                 time.sleep(rng.random())
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return Outcome(None, time.monotonic() - begun)
-            answer = _received(client)
+            answer = _received(client, hostile.data)
         except TimeoutError:
             return Outcome(None, time.monotonic() - begun, hung=True)
         except ConnectionError:
@@ -84,7 +84,7 @@ def _send(client: socket.socket, hostile: Hostile, rng: random.Random) -> None:
         client.shutdown(socket.SHUT_WR)
 
 
-def _received(client: socket.socket) -> bytes:
+def _received(client: socket.socket, sent: bytes) -> bytes:
     """Return the first answer, which is whole or ends with the connection."""
     answer = b""
     while b"\r\n\r\n" not in answer:
@@ -94,10 +94,11 @@ def _received(client: socket.socket) -> bytes:
         if re.match(rb"HTTP/1\.1 1\d\d ", answer) and b"\r\n\r\n" in answer:
             answer = answer.partition(b"\r\n\r\n")[2]
     found = re.search(rb"\r\ncontent-length: (\d+)", answer[: answer.index(b"\r\n\r\n")], re.IGNORECASE)
-    whole = answer.index(b"\r\n\r\n") + 4 + (int(found[1]) if found else 0)
+    has_body = found is not None and not sent.startswith(b"HEAD ")
+    whole = answer.index(b"\r\n\r\n") + 4 + (int(found[1]) if found and has_body else 0)
     while len(answer) < whole and (data := client.recv(1 << 16)):
         answer += data
-    return answer
+    return answer[:whole]
 
 
 def _fault(answer: bytes, status: int, hostile: Hostile, limits: Limits) -> str | None:

@@ -1,6 +1,6 @@
 """Hostile requests of the campaign: mutated images, tensors, JSON, forms and heads; slow, cut and half-open ones.
 
-Each is made of a generator of random numbers, so that its number makes it again.
+Each is made by a generator of random numbers: the seed and its number make it again.
 """
 
 import base64
@@ -67,6 +67,11 @@ def some_gallery(rng: random.Random) -> str | None:
     return rng.choice(["tiles"] * 4 + ["bolts"] * 4 + [None])
 
 
+def asked(rng: random.Random, gallery: str | None) -> str:
+    """Return the gallery that a request is for: mostly the one of its key."""
+    return gallery if gallery and rng.random() < 0.8 else rng.choice([*KEYS])
+
+
 def mutated(rng: random.Random, data: bytes) -> bytes:
     """Return data that was changed in one of the ways."""
     others = [png(1), b"GIF89a" + bytes(50), b'{"inputs": [' + bytes(30)]
@@ -80,7 +85,8 @@ def image_files() -> list[bytes]:
 
 
 def image(rng: random.Random) -> Hostile:
-    gallery, of = some_gallery(rng), rng.choice(["tiles", "bolts"])
+    gallery = some_gallery(rng)
+    of = asked(rng, gallery)
     path = rng.choice(["query", "query?maps=always", "score-map?format=heat", "query?threshold=nan", "query?x=1"])
     kind = rng.choice(["image/png", "application/octet-stream", "image/x", "text/plain"])
     body = mutated(rng, rng.choice(image_files()))
@@ -88,7 +94,8 @@ def image(rng: random.Random) -> Hostile:
 
 
 def tensor(rng: random.Random) -> Hostile:
-    gallery, of = some_gallery(rng), rng.choice(["tiles", "bolts"])
+    gallery = some_gallery(rng)
+    of = asked(rng, gallery)
     entry: dict[str, Any] = {"name": "image", "datatype": "BYTES", "shape": [1]}
     if rng.random() < 0.5:
         data = png(rng.randrange(20))

@@ -65,7 +65,9 @@ def set_a_number(data: bytearray, rng: random.Random, others: list[bytes]) -> by
     size = struct.calcsize(form)
     at = rng.randrange(min(len(data), 400) - size)
     most = 256**size - 1
-    struct.pack_into(form, data, at, rng.choice([0, 1, most, most // 2, most // 2 + 1, len(data), 0x10000 & most]))
+    struct.pack_into(
+        form, data, at, rng.choice([0, 1, most, most // 2, most // 2 + 1, min(len(data), most), 0x10000 & most])
+    )
     return bytes(data)
 
 
