@@ -168,6 +168,7 @@ def serve(
 
         from spade_index.server.app import create_app
         from spade_index.server.http_protocol import protocol_options
+        from spade_index.server.stopping import PunctualServer
     except ModuleNotFoundError as error:
         raise InputError(f"{MISSING} ({error.name} is not installed)") from error
     from spade_index.server.keys import VARIABLE, read_keys
@@ -185,7 +186,7 @@ def serve(
     with _listening(settings.host, settings.port) as listener, suppress(KeyboardInterrupt):
         at = f"[{settings.host}]" if ":" in settings.host else settings.host
         logging.getLogger("spade_index.server").info("listening on http://%s:%d", at, listener.getsockname()[1])
-        uvicorn.Server(config).run(sockets=[listener])
+        PunctualServer(config, settings).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -25,6 +25,7 @@ from spade_index.settings import Maps
 
 from .asks import Answer, Ask
 from .galleries import Galleries, Served
+from .limits import STOP_SECONDS
 from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
@@ -73,8 +74,10 @@ class Engine:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self.worker.join()
-        self._galleries.close()
+        if self.worker.join(STOP_SECONDS):
+            self._galleries.close()
+        else:
+            log.warning("a batch is left in the middle")
 
     @property
     def alive(self) -> bool:

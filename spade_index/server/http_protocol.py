@@ -131,7 +131,7 @@ class Patient(H11Protocol):
             *body,
             h11.EndOfMessage(),
         ):
-            self.transport.write(self.conn.send(event))
+            self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
     def _in_request(self) -> bool:
