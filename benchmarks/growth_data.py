@@ -18,7 +18,7 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import ImageOrigin, NewImage
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images, load
-from spade_index.images.loading import in_lots, pays_in_processes
+from spade_index.images.loading import in_lots
 
 from .harness import Figures
 
@@ -62,7 +62,7 @@ def grow(path: Path, photographs: Path, input_size: int, held: int, size: int) -
     """Add images to a gallery until it has `size`: photographs that are not held out, then drawn ones."""
     backbone, files = make_backbone(input_size), shuffled(photographs)[held:][:size]
     with GalleryWriter(path, backbone.settings) as writer:
-        writer.add(files, backbone, processes=pays_in_processes(files))
+        writer.add(files, backbone)
         real = [row for row in writer.gallery.images() if not row.id.startswith(DRAWN)]
         writer.add_features(drawn_images(writer.gallery, real, size))
         return {"images": len(writer.gallery), "real": len(real)}

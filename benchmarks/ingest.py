@@ -34,7 +34,7 @@ from spade_index.gallery import Gallery
 from spade_index.gallery.write.admission import AddReport
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images, load
-from spade_index.images.loading import in_lots, load_all, pays_in_processes
+from spade_index.images.loading import in_lots, load_all
 
 from .harness import Figures, check_outputs, environment, plain, timed, write_json
 from .ingest_report import draw, rates, report, summary
@@ -87,7 +87,7 @@ def run(settings: Settings, json_file: Path | None, picture: Path | None, say: S
     with tempfile.TemporaryDirectory(prefix="spade-ingest-", dir=settings.work) as folder:
         ingests = Ingests(settings, Path(folder))
         results |= {"device": str(ingests.backbone.device), "threads": torch.get_num_threads()}
-        results |= {"decoding": f"{settings.workers} {'processes' if ingests.processes else 'threads'}"}
+        results |= {"decoding": f"{settings.workers} processes"}
         results |= {"map_bytes": ingests.backbone.settings.map_bytes}
         for stage in (partial(ingests.ingest, say), ingests.again, ingests.more):
             results |= stage()
@@ -111,7 +111,6 @@ class Ingests:
             source, count = self._folder / "photographs", count or 8000
             make_photographs(source, count, 1.5 * edge)
         self._files = list(islice(find_images(source), count))
-        self.processes = pays_in_processes(self._files)  # as `spade-index build` chooses
         self.backbone = load_backbone(
             settings.backbone,
             preprocessing=lambda default: replace(default, input_size=(edge, edge)),
@@ -132,7 +131,7 @@ class Ingests:
                 images, alone_s = timed(partial(self._compute, repeated))
                 _, dropped_s = timed(partial(self._compute, self._batches(part)))
                 with memory_samples() as samples:
-                    report, seconds = timed(partial(self._add, writer, part, self.processes))
+                    report, seconds = timed(partial(self._add, writer, part))
                 reports.append(report)
                 dropped.append(rates(len(part), dropped_s, images / alone_s))
                 ingested.append({**rates(len(part), seconds, images / alone_s), "peak_mb": max(samples)})
@@ -167,20 +166,19 @@ class Ingests:
             workers=self._settings.workers,
             ahead=4 * self._settings.batch_size,
             on_error=lambda error: None,
-            processes=self.processes,
         )
         for lot in in_lots(loaded, self._settings.batch_size // self._lanes):
             yield np.stack([image.pixels for image in lot])
 
-    def _add(self, writer: GalleryWriter, files: Iterable[ImageFile], processes: bool = False) -> AddReport:
+    def _add(self, writer: GalleryWriter, files: Iterable[ImageFile]) -> AddReport:
         size, workers = self._settings.batch_size, self._settings.workers
-        return writer.add(files, self.backbone, batch_size=size, workers=workers, processes=processes)
+        return writer.add(files, self.backbone, batch_size=size, workers=workers)
 
     def again(self) -> Figures:
         """Add the same images once more; raises GalleryError if that changes the gallery."""
         with GalleryWriter(self.gallery, self.backbone.settings) as writer:
             before = writer.gallery.snapshot
-            added, seconds = timed(partial(self._add, writer, self._files, self.processes))
+            added, seconds = timed(partial(self._add, writer, self._files))
             require(writer.gallery.snapshot == before, f"adding the same images again: {added}")
         return {"again": {"seconds": seconds, "images_per_second": added.unchanged / seconds, "report": asdict(added)}}
 

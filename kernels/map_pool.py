@@ -125,6 +125,11 @@ class MapPool:
         self.stats.bytes_moved += len(missing) * self._map_bytes
         return torch.tensor([[self._resident[key] for key in query] for query in wanted], dtype=torch.int64)
 
+    def forget(self) -> None:
+        """Make no image resident, so that all are read again."""
+        self._free += self._resident.values()
+        self._resident.clear()
+
     def info(self) -> dict[str, Any]:
         """Return the pool's size and counts, in values for JSON."""
         return {

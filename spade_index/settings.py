@@ -38,6 +38,21 @@ IMAGE_SCORES: tuple[ImageScore, ...] = ("pooled", "map", "both")
 
 
 @dataclass(frozen=True)
+class DecodeLimits:
+    """What decoding one image may cost; images come from anyone."""
+
+    pixels: int = 100_000_000  # a small file can claim far more; half of it for formats that take much memory
+    memory: int = 2048 << 20  # bytes of the process that decodes, beyond what it takes when it starts
+    seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.pixels < 1 or self.memory < 64 << 20:
+            raise InputError("decoding an image takes at least 1 pixel and 64 MiB of memory")
+        if not 0 < self.seconds <= 86_400:
+            raise InputError(f"the seconds to decode an image must be above 0 and at most 86400, not {self.seconds:g}")
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """Settings that turn an image into the backbone's input.
 

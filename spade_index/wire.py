@@ -99,6 +99,7 @@ class GalleryInfo:
     may_write: bool
     tuned: dict[str, Any] | None = None
     false_alarms: float | None = None
+    region_of_interest: dict[str, Any] | None = None  # the part of every picture that counts: source, area, digest
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,10 @@ class RegionInfo:
 
 @dataclass(frozen=True)
 class MatchInfo(Evidence):
-    """Evidence with the facts that are needed to show it."""
+    """Evidence with the facts that are needed to show it; the thumbnail shows `neighbour_box` of the neighbour."""
 
     neighbour_size: Size
+    neighbour_box: Box
     score: float
     thumbnail: str
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # both take long to import
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.write.writer import GalleryWriter
 
+MANY_SHARDS = 200  # small ones, from which on `add` says that there are
+
 
 def add_images(
     writer: "GalleryWriter",
@@ -25,8 +27,6 @@ def add_images(
     adding: AddingOptions,
 ) -> None:
     """Add all images of the sources, rebuild the index if it is stale, and print the report."""
-    from spade_index.images.loading import pays_in_processes
-
     total = sum(1 for _ in sources.files()) if sys.stderr.isatty() else None
     with Progress("add", total) as progress:
         report = writer.add(
@@ -38,7 +38,6 @@ def add_images(
             left_out=sources.leave_out,
             batch_size=loading.batch_size,
             workers=loading.workers,
-            processes=pays_in_processes(sources.files()),
             notice=progress.say,
             progress=progress,
         )
@@ -51,4 +50,9 @@ def add_images(
             writer.build_index()
         except InputError as error:  # new images are found without an index
             Progress.say(f"the index was not built again: {error}")
+    if (small := writer.small_shards()) >= MANY_SHARDS:
+        Progress.say(
+            f"searches are slower for {small:,} small shards: `spade-index compact {writer.path}` merges them, and "
+            "deletes removed images and earlier snapshots; each `add` merges some"
+        )
     click.echo(f"{report}; {counted(writer.gallery)} at snapshot {writer.gallery.snapshot}")

@@ -16,7 +16,7 @@ from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
 from spade_index.method.normal_scores import images_needed
-from spade_index.method.pictures import Picture, Pictures
+from spade_index.method.pictures import Joining, Picture, Pictures
 from spade_index.method.regions import Region, regions_of
 from spade_index.views.drawing import Drawing
 from spade_index.views.text import worse_than
@@ -54,14 +54,15 @@ def answer_images(
             progress(1)
 
         preprocessing = detector.gallery.settings.preprocessing
-        notices, pictures = Notices(progress.say), Pictures(detector)
+        joining = Joining.of(detector)
+        notices, pictures = Notices(progress.say), Pictures()
         size = loading.batch_size
         images = load_all(
             sources.counted_files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error
         )
         while batch := list(islice(images, size)):
             notices.tell(batch)
-            for image, detection in pictures.completed(batch, detector.detect(batch)):
+            for image, detection in pictures.completed(batch, detector.detect(batch), joining):
                 regions = regions_of(detection, image.geometry)
                 answer = answer_of(detector, image, detection, regions, drawing)
                 files.add(answer, image.geometry, regions)

@@ -27,6 +27,7 @@ from .resuming import Finished
 from .search_options import SearchOptions
 from .sources import SourceOptions
 from .strict import strict_json
+from .tile_options import TileOptions
 from .values import GALLERY, PATH, WholeRange
 
 if TYPE_CHECKING:  # both take long to import
@@ -65,6 +66,7 @@ if TYPE_CHECKING:  # both take long to import
 @preset_option
 @takes("backbone", BackboneOptions)
 @takes("pixels", PixelOptions)
+@takes("tiles", TileOptions)
 @device_option
 @takes("kernel", KernelOptions)
 @takes("loading", LoadingOptions)
@@ -83,6 +85,7 @@ def evaluate(
     preset: str | None,
     backbone: BackboneOptions,
     pixels: PixelOptions,
+    tiles: TileOptions,
     device: str,
     kernel: KernelOptions,
     loading: LoadingOptions,
@@ -106,7 +109,7 @@ def evaluate(
     if passed_over:
         Progress.say(str(passed_over))
     evaluator = Evaluator(
-        metric_size, false_alarms, no_tune, search, preset, backbone, pixels, device, kernel, loading, maps
+        metric_size, false_alarms, no_tune, search, preset, backbone, pixels, tiles, device, kernel, loading, maps
     )
     if found.passed_over:
         Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")

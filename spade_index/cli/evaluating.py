@@ -26,6 +26,7 @@ from .options import KernelOptions, LoadingOptions
 from .pixel_options import PixelOptions
 from .progress import Progress
 from .search_options import SearchOptions
+from .tile_options import TileOptions
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Evaluator:
     preset: str | None
     backbone: BackboneOptions
     pixels: PixelOptions
+    tiles: TileOptions
     device: str
     kernel: KernelOptions
     loading: LoadingOptions
@@ -52,6 +54,7 @@ class Evaluator:
             if gallery is not None:
                 opened = stack.enter_context(Gallery(gallery))
                 self.pixels.require_equal(opened)
+                self.tiles.require_equal(opened)
                 loaded = self.backbone.load(self.device, opened, self.preset)
             else:
                 started = time.perf_counter()
@@ -112,7 +115,8 @@ class Evaluator:
 
     def _load(self, dataset: Dataset) -> Backbone:
         normal = dataset.require_normal()
-        values = self.pixels.found_in(normal)
+        cut = self.tiles.given(cropped=self.preset is not None or self.backbone.resize is not None)
+        values = self.pixels.found_in(normal) | cut
         if self._tuned and self.backbone.leaves_size_open:
             return sized_backbone(self.backbone, self.device, normal, values)
         return self.backbone.load(self.device, preset=self.preset, pixels=values)

@@ -53,13 +53,18 @@ def keep_calibrated(writer: "GalleryWriter", backbone: "Backbone") -> None:
 
 def judge_gallery(writer: "GalleryWriter", backbone: "Backbone", kernel: str | None = None) -> None:
     """Tune and calibrate a gallery, unless it is as it was when that was done last, and say what was chosen."""
+    from spade_index.method.calibration import MINIMUM
     from spade_index.method.judgement import can_judge, tune_and_calibrate
 
-    if len(writer.gallery) < TUNE_FROM:
+    gallery = writer.gallery
+    if len(gallery) < TUNE_FROM:
         Progress.note(f"not tuned or calibrated: that takes {TUNE_FROM} images")
         return
-    if can_judge(writer.gallery):
+    if gallery.settings.preprocessing.tile and gallery.catalog.picture_count(gallery.snapshot) < MINIMUM:
+        Progress.note(f"not tuned or calibrated: that takes {MINIMUM} pictures")
+        return
+    if can_judge(gallery):
         return
     Progress.note("tuning")
-    with Progress("calibrate", min(CALIBRATION_SAMPLE, len(writer.gallery))) as progress:
+    with Progress("calibrate", min(CALIBRATION_SAMPLE, len(gallery))) as progress:
         tune_and_calibrate(writer, backbone, say=click.echo, progress=progress, kernel=kernel)

@@ -105,7 +105,7 @@ class LoadingOptions:
             "--workers",
             type=WholeRange(1, MOST_WORKERS),
             default=os.cpu_count() or 2,
-            help="Decoding threads, or processes [one per core]",
+            help="Decoding processes [one per core]",
         ),
     ]
 

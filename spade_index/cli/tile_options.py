@@ -1,18 +1,21 @@
 """The tiles that large pictures are cut into, which a gallery records."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
 from spade_index.errors import InputError
-from spade_index.settings import LARGEST_TILE, LEAST_TILE, MOST_OVERLAP, OVERLAP
+from spade_index.settings import LARGEST_TILE, LEAST_TILE, MOST_OVERLAP, OVERLAP, ExtractionSettings
 
 from .options import whole_option
+from .progress import Progress
 from .values import RealRange
 
-if TYPE_CHECKING:  # it takes long to import
+if TYPE_CHECKING:  # both take long to import
     from spade_index.gallery.reader import Gallery
+    from spade_index.images.files import ImageFile
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,24 @@ class TileOptions:
                 "--tile shows all of a picture: it cannot be combined with --resize or --preset paper, which crop"
             )
         return {"tile": self.tile, "overlap": OVERLAP if self.overlap is None else self.overlap}
+
+    @staticmethod
+    def note_cost(files: "Iterable[ImageFile]", settings: ExtractionSettings) -> None:
+        """Say on a terminal how many tiles the first of these pictures is, and what they take on disk."""
+        from spade_index.images.formats import open_image
+        from spade_index.images.tiles import tile_boxes
+
+        file = next(iter(files), None)
+        if file is None or settings.preprocessing.tile is None:
+            return
+        try:
+            with open_image(file.read()) as image:
+                width, height = image.size
+        except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
+            return
+        tiles = len(tile_boxes(width, height, settings.preprocessing))
+        size = tiles * (settings.map_bytes + 4 * settings.pooled_dim) / 1e6
+        Progress.note(f"{file.id} of {width}x{height} pixels is {tiles:,} tiles, which take {size:,.1f} MB")
 
     def require_equal(self, gallery: "Gallery") -> None:
         """Raise InputError if tiles are given that are not the gallery's."""

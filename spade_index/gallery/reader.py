@@ -8,6 +8,7 @@ GALLERY/
   readers/3             locked by the readers of generation 3 (see `generations`)
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.index.search import ImageSearch, Neighbour
 from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
 from spade_index.gallery.store.record import StoredImage
+from spade_index.settings import SearchSettings
 
 from . import generations
 from .shards import Shards
@@ -75,6 +77,7 @@ class Gallery:
         self._view = SnapshotView(self.path, self.catalog, self._shards, snapshot, row.images)
         self._search: ImageSearch | None = None  # opened when it is needed
         self._index_row = self.catalog.index(snapshot)
+        self.interest = self.catalog.interest()  # the part of every picture that counts; None: all of it
 
     def _locked(self) -> generations.GenerationLock | None:
         """Return a lock on the current generation, if one can be held: the one that is held already, if it is that."""
@@ -189,6 +192,13 @@ class Gallery:
             return [1.0] * len(self.settings.levels)
         return [moments_variance(*moments) for moments in self.totals.moments]
 
+    def calibration_key(self, search: SearchSettings) -> str:
+        """Return what a calibration for search settings is stored under: these, and the region of interest."""
+        key = search.calibration_key()
+        if self.interest is None:
+            return key
+        return json.dumps({**json.loads(key), "region_of_interest": self.interest.digest}, sort_keys=True)
+
     def info(self) -> dict[str, Any]:
         """Describe this gallery in values that JSON knows."""
         shards = self.catalog.shards()
@@ -210,6 +220,7 @@ class Gallery:
             "index": self.index_info(),
             "calibrations": self.catalog.calibrations(),
             "tuned": self.catalog.tuned(),
+            "region_of_interest": None if self.interest is None else self.interest.described(),
             "maps": "float16",
             "bytes_per_image": self.settings.map_bytes + 4 * self.settings.pooled_dim,
         }

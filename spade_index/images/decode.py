@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +11,18 @@ from PIL import ExifTags, Image
 from PIL import ImageFile as PillowFile
 
 from spade_index.errors import ImageError
-from spade_index.settings import Preprocessing
+from spade_index.settings import DecodeLimits, Preprocessing
 
 from .bands import require_bands, require_tiff_bands
 from .deep_files import read_deep
 from .files import ImageFile
 from .formats import HEIF, Refused, open_image, takes_much_memory
 from .profiles import to_srgb
+from .scans import require_few_scans
 from .tiff import described, tags_of
 from .tiles import Box, Tile, box_of, tile_boxes, tile_digest, tile_id
 
-MAX_PIXELS = 100_000_000  # of one image; a small file can claim far more (decompression bomb)
+MAX_PIXELS = DecodeLimits.pixels
 THUMBNAIL_EDGE = 192  # pixels
 THUMBNAIL_BYTES = 16 << 10  # of a JPEG that is its own thumbnail
 ORIENTATION = ExifTags.Base.Orientation
@@ -125,6 +127,7 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS, how: Preprocess
 def decode_noted(data: bytes, name: str, max_pixels: int, how: Preprocessing) -> Decoded:
     """Decode as `decode` does, and tell what is to be known about the image."""
     try:
+        require_few_scans(data)
         with open_image(data) as image:
             most = max_pixels // 2 if takes_much_memory(image) else max_pixels
             if image.width * image.height > most:
@@ -198,9 +201,9 @@ def place_of(id: str, width: int, height: int, how: Preprocessing) -> Geometry:
     return Geometry(width, height, box_of(id, width, height, how))
 
 
-def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
+def load(file: ImageFile, how: Preprocessing, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Read, decode and preprocess one image, whole. Raises ImageError."""
-    data, opened = _read_file(file, how)
+    data, opened = _read_file(file, how, max_pixels)
     image = opened.image
     pixels, geometry = preprocess(image, how)
     small = opened.plain and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE
@@ -208,32 +211,49 @@ def load(file: ImageFile, how: Preprocessing) -> DecodedImage:
     return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, thumbnail, opened.notice)
 
 
-def load_parts(file: ImageFile, how: Preprocessing) -> list[DecodedImage]:
+def load_parts(file: ImageFile, how: Preprocessing, max_pixels: int = MAX_PIXELS) -> list[DecodedImage]:
     """Read, decode and preprocess what one file is to a gallery: an image, or the tiles of a picture in raster order.
 
     Raises ImageError.
     """
     if how.tile is None:
-        return [load(file, how)]
-    data, opened = _read_file(file, how)
-    return cut(opened.image, file, how, xxhash.xxh3_128_digest(data), opened.notice)
+        return [load(file, how, max_pixels)]
+    image, digest, notice = load_picture(file, how, max_pixels)
+    return cut(image, file, how, digest, notice)
 
 
-def _read_file(file: ImageFile, how: Preprocessing) -> tuple[bytes, Decoded]:
+def load_picture(
+    file: ImageFile, how: Preprocessing, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, bytes, str | None]:
+    """Read and decode one image; return it, the digest of its file, and its notice. Raises ImageError."""
+    data, opened = _read_file(file, how, max_pixels)
+    return opened.image, xxhash.xxh3_128_digest(data), opened.notice
+
+
+def _read_file(file: ImageFile, how: Preprocessing, max_pixels: int) -> tuple[bytes, Decoded]:
     try:
         data = file.read()
     except OSError as error:
         raise ImageError(f"{file.path}: cannot be read ({error.strerror or error})") from error
-    return data, decode_noted(data, file.path, MAX_PIXELS, how)
+    return data, decode_noted(data, file.path, max_pixels, how)
 
 
 def cut(
-    image: Image.Image, file: ImageFile, how: Preprocessing, digest: bytes, notice: str | None
+    image: Image.Image,
+    file: ImageFile,
+    how: Preprocessing,
+    digest: bytes,
+    notice: str | None,
+    numbers: Iterable[int] | None = None,
 ) -> list[DecodedImage]:
-    """Cut an RGB picture into tiles, and resize each to the backbone's input. `digest` is that of the file."""
+    """Cut an RGB picture into tiles, and resize each to the backbone's input. `digest` is that of the file.
+
+    With `numbers`, only tiles with these, in raster order.
+    """
     boxes = tile_boxes(image.width, image.height, how)
     tiles = []
-    for number, box in enumerate(boxes):
+    for number in range(len(boxes)) if numbers is None else numbers:
+        box = boxes[number]
         part = crop(image, box)
         pixels, _ = preprocess(part, how)
         tile = Tile(number, len(boxes), box, digest)

@@ -65,6 +65,16 @@ def read_photograph(path: str) -> bytes:
     return photograph(read_any(path), as_text(path))
 
 
+def read_regular(path: str, name: str) -> bytes:
+    """Return the contents of a file that is neither a link nor a device. Raises OSError, ImageError as `read_any`."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not is_regular(os.fstat(fd)):
+            raise ImageError(f"{name}: is not a file")
+        require_size(os.fstat(fd).st_size, name)
+        return file.read()
+
+
 def photograph(data: bytes, name: str) -> bytes:
     """Return the contents of a file. Raises OwnOutput if this package drew it."""
     if is_own(data):

@@ -1,32 +1,30 @@
-"""Load images in advance, several at once, in threads or in processes."""
+"""Load images in advance, several at once, in decoding processes."""
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
+from PIL import Image
 
-from spade_index.errors import ImageError, InputError
+from spade_index.errors import ImageError
 from spade_index.settings import Preprocessing
 
-from .decode import DecodedImage, Geometry, load_parts
+from .decode import DecodedImage, cut
 from .files import ImageFile
-from .tiles import Tile
+from .plain import decoded, loading, picture, picturing
+from .tiles import tile_boxes
+from .workers import Asker, DecoderPool, shared_pool
 
-PROCESSES_FROM = 500  # images from which decoding in processes pays for their start of half a second
-LOT = 8  # images that a process loads at a time
+LOT = 8  # small images that a process loads at a time
+LOT_BYTES = 64 << 10  # of their files
+HELD_BYTES = 256 << 20  # of files within compressed archives, which are in memory from when they are found
+PICTURES = 3  # that are cut into tiles: decoded at a time, at most
+TILES = 16  # that a thread cuts at a time
 
 T = TypeVar("T")
 F = TypeVar("F")
-Packed = tuple[bytes, bytes, tuple[int, int, tuple[float, float, float, float]], bytes, str | None, Tile | None]
-Loaded = list[DecodedImage] | list[Packed] | ImageError
+Loaded = list[DecodedImage | ImageError]
 
 
 def load_all(
@@ -36,47 +34,115 @@ def load_all(
     workers: int,
     ahead: int,
     on_error: Callable[[ImageError], None],
-    processes: bool = False,
+    decoders: DecoderPool | None = None,
 ) -> Generator[DecodedImage]:
-    """Yield images in the order of `files`, about `ahead` of them loaded in advance, on `workers` threads or processes.
+    """Yield images in the order of `files`, about `ahead` of them loaded in advance, in `workers` processes.
 
-    The tiles of a picture follow each other, in raster order. Of such pictures few are in memory at a time.
+    The tiles of a picture follow each other, in raster order; see `load_tiles`.
 
-    Processes decode small images faster, since Python's threads take turns, but need half a second to start, and the
-    calling program must be importable (`if __name__ == "__main__"`). `on_error` is called for an image that cannot be
-    loaded, which is left out; it may raise to stop. Raises InputError if a process dies, and what iterating over
-    `files` raises, after the images before it.
+    The processes are those of `decoders`, by default the program's own, whose limits hold for each image. `on_error` is
+    called for an image that cannot be loaded, which is left out; it may raise to stop. Raises InputError if there
+    cannot be a process, and what iterating over `files` raises, after the images before it.
     """
-    lot = LOT if processes and how.tile is None else 1
-    lots = max(ahead // lot, 2 * workers) if processes else ahead
+    pool, asker = decoders or shared_pool(), Asker()
     if how.tile is not None:
-        lots = workers
-    pool = _processes(workers) if processes else ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    work: Callable[[list[ImageFile], Preprocessing], Sequence[Loaded]] = _load_packed if processes else _load
+        yield from load_tiles(files, how, workers=workers, on_error=on_error, decoders=pool)
+        return
+    lot = min(LOT, max(1, ahead // (2 * workers)))
+
+    def load(some: list[ImageFile]) -> Loaded:
+        return _loaded(pool, asker, some, how)
+
+    def cost(some: list[ImageFile]) -> float:
+        return len(some) + sum(map(_held, some)) / HELD_BYTES * ahead
+
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    started = _started_ahead(_lots(files, lot), lambda some: threads.submit(load, some), ahead + 1 - lot, cost)
     try:
-        for some, future in _started_ahead(in_lots(files, lot), lambda some: pool.submit(work, some, how), lots):
-            for file, loaded in zip(some, future.result(), strict=True):
+        for _, future in started:
+            for loaded in future.result():
                 if isinstance(loaded, ImageError):
                     on_error(loaded)
                 else:
-                    yield from (
-                        image if isinstance(image, DecodedImage) else _unpacked(file, image, how) for image in loaded
-                    )
-    except BrokenProcessPool as error:
-        raise InputError("a decoding process died (out of memory?): try fewer --workers") from error
+                    yield loaded
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.leave(asker)
+        threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _started_ahead(items: Iterator[T], start: Callable[[T], Future[F]], count: int) -> Iterator[tuple[T, Future[F]]]:
-    """Yield items with the work started on each, up to `count` of them in advance.
+def load_tiles(
+    files: Iterable[ImageFile],
+    how: Preprocessing,
+    *,
+    workers: int,
+    on_error: Callable[[ImageError], None],
+    decoders: DecoderPool,
+) -> Generator[DecodedImage]:
+    """Yield the tiles of pictures, in the order of `files` and in raster order.
+
+    Pictures are decoded in other processes. At most PICTURES are in memory at a time, and, of each worker, a few tiles:
+    threads take no turns in what takes long, cutting and resizing, so one picture keeps all of them busy.
+    """
+    asker = Asker()
+
+    def load(file: ImageFile) -> tuple[Image.Image, bytes, str | None] | ImageError:
+        (answer,) = decoders.answers([picturing(file, how, decoders.limits.pixels)], asker)
+        return answer if isinstance(answer, ImageError) else _or_error(picture, file, answer)
+
+    # The C library keeps freed memory by thread: few of them have whole pictures.
+    readers = ThreadPoolExecutor(min(workers, PICTURES - 1), thread_name_prefix="decode")
+    cutters = ThreadPoolExecutor(workers, thread_name_prefix="cut")
+    try:
+        for file, future in _started_ahead(iter(files), lambda file: readers.submit(load, file), PICTURES):
+            loaded = future.result()
+            if isinstance(loaded, ImageError):
+                on_error(loaded)
+                continue
+            yield from _tiles_of(loaded, file, how, cutters, 2 * workers)
+            del loaded, future  # before the next one is waited for
+    finally:
+        decoders.leave(asker)
+        for pool in (readers, cutters):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _tiles_of(
+    picture: tuple[Image.Image, bytes, str | None], file: ImageFile, how: Preprocessing, pool: Executor, ahead: int
+) -> Iterator[DecodedImage]:
+    image, digest, notice = picture
+    lots = in_lots(range(len(tile_boxes(image.width, image.height, how))), TILES)
+    cut_ahead = _started_ahead(lots, lambda lot: pool.submit(cut, image, file, how, digest, notice, lot), ahead)
+    for _, future in cut_ahead:
+        yield from future.result()
+
+
+def _loaded(pool: DecoderPool, asker: Asker, files: Sequence[ImageFile], how: Preprocessing) -> Loaded:
+    answers = pool.answers([loading(file, how, pool.limits.pixels) for file in files], asker)
+    return [
+        answer if isinstance(answer, ImageError) else _or_error(decoded, file, answer, how)
+        for file, answer in zip(files, answers, strict=True)
+    ]
+
+
+def _or_error(function: Callable[..., T], *arguments: object) -> T | ImageError:
+    """Call a function; return what it returns, or the ImageError that it raises."""
+    try:
+        return function(*arguments)
+    except ImageError as error:
+        return error
+
+
+def _started_ahead(
+    items: Iterator[T], start: Callable[[T], Future[F]], most: float, cost: Callable[[T], float] = lambda item: 1
+) -> Iterator[tuple[T, Future[F]]]:
+    """Yield items with the work started on each, in advance as long as those cost less than `most` in all.
 
     An error of `items`, as of a damaged archive, is raised after the items before it.
     """
     pending: deque[tuple[T, Future[F]]] = deque()
     failure: Exception | None = None
     while True:
-        while failure is None and len(pending) < count:
+        while failure is None and sum(cost(item) for item, _ in pending) < most:
             try:
                 item = next(items)
             except StopIteration:
@@ -92,9 +158,29 @@ def _started_ahead(items: Iterator[T], start: Callable[[T], Future[F]], count: i
         raise failure
 
 
-def pays_in_processes(files: Iterable[ImageFile]) -> bool:
-    """Return whether there are so many images that `load_all` is faster with processes; reads no further than that."""
-    return sum(1 for _ in islice(files, PROCESSES_FROM)) == PROCESSES_FROM
+def _held(file: ImageFile) -> int:
+    """Return the bytes of a file that are in memory, or may be, before it is loaded."""
+    return max(file.size, 0) if file.part is None else 0
+
+
+def _lots(files: Iterable[ImageFile], most: int) -> Iterator[list[ImageFile]]:
+    """Yield files alone, or up to `most` that are small; if the files raise, those before that first."""
+    lot: list[ImageFile] = []
+    room = LOT_BYTES
+    try:
+        for file in files:
+            size = file.size if file.size >= 0 else LOT_BYTES
+            if lot and (size > room or len(lot) == most):
+                yield lot
+                lot, room = [], LOT_BYTES
+            lot.append(file)
+            room -= size
+    except Exception:
+        if lot:
+            yield lot
+        raise
+    if lot:
+        yield lot
 
 
 def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -112,56 +198,3 @@ def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
         raise
     if lot:
         yield lot
-
-
-def _load(files: list[ImageFile], how: Preprocessing) -> list[list[DecodedImage] | ImageError]:
-    found: list[list[DecodedImage] | ImageError] = []
-    for file in files:
-        try:
-            found.append(load_parts(file, how))
-        except ImageError as error:
-            found.append(error)
-    return found
-
-
-def _load_packed(files: list[ImageFile], how: Preprocessing) -> list[list[Packed] | ImageError]:
-    """Load as `_load` does, but return plain values, which are pickled in half the time; the caller has the files."""
-    return [
-        loaded if isinstance(loaded, ImageError) else [_packed(image) for image in loaded]
-        for loaded in _load(files, how)
-    ]
-
-
-def _packed(image: DecodedImage) -> Packed:
-    geometry = image.geometry
-    shown = (geometry.width, geometry.height, geometry.box)
-    return image.digest, image.pixels.tobytes(), shown, image.thumbnail, image.notice, image.tile
-
-
-def _unpacked(file: ImageFile, packed: Packed, how: Preprocessing) -> DecodedImage:
-    digest, pixels, geometry, thumbnail, notice, tile = packed
-    array = np.frombuffer(pixels, np.uint8).reshape(*how.input_size, 3)
-    return DecodedImage(file, digest, array, Geometry(*geometry), thumbnail, notice, tile)
-
-
-def _processes(workers: int) -> Executor:
-    # Not forked: torch has threads, and a process with threads cannot be forked safely.
-    try:
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_process)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"decoding processes cannot be started ({reason}): is /dev/shm full?") from error
-
-
-def _prepare_process() -> None:
-    """Prepare a new process: its parent handles signals, and it ends when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which may be sent to all processes of a group
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, name="watch-parent", daemon=True).start()

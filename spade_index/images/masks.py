@@ -99,6 +99,13 @@ def marks_anything(path: Path) -> bool:
     return bool(_decode(path)[0].any())
 
 
+def read_whole_mask(path: Path) -> np.ndarray:
+    """Return what a mask marks, bool [H, W]: all of it, upright by its own orientation. Raises InputError."""
+    marked, _, own, _ = _decode(path)
+    turn = TURNS.get(own or 1)
+    return marked if turn is None else np.asarray(Image.fromarray(marked).transpose(turn))
+
+
 def require_fit(path: Path, image: Path) -> None:
     """Raise InputError if a mask, or one of a folder, cannot be opened or has not the size of its image.
 

@@ -65,6 +65,14 @@ def page_offsets(part: Part) -> list[int]:
     return found
 
 
+def pages_noted(data: bytes, name: str) -> str | None:
+    """Return a notice about the pages of a TIFF that are not read."""
+    pages = len(page_offsets(partial(_slice, data)))
+    return (
+        f"{name}: the first of its {pages} pages is read; send the others as files of their own" if pages > 1 else None
+    )
+
+
 def _directory(part: Part, offset: int, order: str, big: bool) -> tuple[int, int]:
     """Return what the page of a directory is, and where the next directory is: 0 at the end."""
     counted, entry, pointer = ("Q", 20, "Q") if big else ("H", 12, "I")

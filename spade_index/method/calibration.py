@@ -20,14 +20,14 @@ from spade_index.images.decode import Geometry
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
 from .detector import Detector
-from .normal_scores import PEAK, NormalScores
-from .scores import image_scores, map_score
+from .normal_scores import PEAK, NormalScores, images_needed
+from .scores import enlarged, image_scores, map_score
 from .siblings import picture_numbers, pictures_of, place_of_row, siblings
 from .thresholds import require_share
 
 RULE = "conformal: leave-one-out scores of the gallery's own images"
 MINIMUM = 10  # images, or pictures; the scores of fewer say nothing
-AT_LEAST = 100  # images that are scored, however long that takes; of pictures that are cut into tiles, MINIMUM
+AT_LEAST = 100  # images that are scored, however long that takes; of pictures that are cut into tiles, what is needed
 NEAR = 0.02  # of the median distance between two images: below it they are near-duplicates (frames, crops)
 PAIRS = 200  # images whose distances to each other give that median
 
@@ -65,6 +65,7 @@ class _Alone(NamedTuple):
     neighbours: list[int]  # keys of the images whose pixels were searched
     distances: np.ndarray  # float32 [P], on the grid of comparison
     place: Geometry  # in its picture
+    cells: np.ndarray | None  # bool [P], those that count; None: all
 
 
 def calibrate(
@@ -90,7 +91,8 @@ def calibrate(
         search: the settings to calibrate for.
         false_alarms: share of normal images that the stored thresholds allow to be called anomalous, in (0, 1).
         sample: number of images to score at most, evenly spread.
-        seconds: stop after this time, but not before 100 images, or 10 pictures, are scored.
+        seconds: stop after this time, but not before 100 images are scored, or as many pictures that are cut into tiles
+            as the share of false alarms takes.
         earlier: scores of this gallery at an earlier snapshot, with these settings: their images are not scored again.
         progress: called with 1 after each image.
         device: of the pixel search, as for `Detector`.
@@ -108,7 +110,8 @@ def calibrate(
     kept = _still_there(gallery, earlier) if earlier is not None else None
     known = set() if kept is None else set(kept.keys.tolist())
     pictures = pictures_of(gallery, (image for image in gallery.sample(sample) if image.key not in known))
-    alone = _search_all(detector, pictures, math.inf if seconds is None else seconds, progress)
+    least = AT_LEAST if gallery.settings.preprocessing.tile is None else images_needed(false_alarms)
+    alone = _search_all(detector, pictures, least, math.inf if seconds is None else seconds, progress)
     found = _joined(_scored(detector, search, sorted(alone), kept), kept)
     normal = NormalScores(found, picture_numbers(gallery, found.keys))
     if gallery.settings.preprocessing.tile is not None and len(normal) < MINIMUM:
@@ -119,7 +122,7 @@ def calibrate(
         images=len(normal),
         snapshot=gallery.snapshot,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        search=search.calibration_key(),
+        search=gallery.calibration_key(search),
         thresholds=normal.thresholds(false_alarms),
         found=found,
     )
@@ -127,7 +130,17 @@ def calibrate(
 
 def store(writer: GalleryWriter, search: SearchSettings, calibration: Calibration) -> None:
     """Store a calibration in the gallery; an earlier one for the same search settings is replaced."""
-    writer.set_calibration(search.calibration_key(), calibration.record(), calibration.found)
+    writer.set_calibration(writer.gallery.calibration_key(search), calibration.record(), calibration.found)
+
+
+def counted_scores(detector: Detector, distances: np.ndarray, cells: np.ndarray | None, place: Geometry) -> np.ndarray:
+    """Return the scores that count of an image's score map, in any shape, of its cells' distances float32 [P]."""
+    counting = None if cells is None else torch.from_numpy(cells)[None]
+    part, size = detector.own_part(place), detector.comparison.size
+    score_map = detector.score_maps(torch.from_numpy(distances)[None], counting)[0]
+    if counting is None:
+        return score_map[part]
+    return score_map[part][enlarged(counting, size, score_map.shape)[0][part]]
 
 
 def near_distance(gallery: Gallery) -> float:
@@ -139,11 +152,14 @@ def near_distance(gallery: Gallery) -> float:
 
 
 def _search_all(
-    detector: Detector, pictures: Sequence[Sequence[ImageRow]], seconds: float, progress: Callable[[int], None]
+    detector: Detector,
+    pictures: Sequence[Sequence[ImageRow]],
+    least: int,
+    seconds: float,
+    progress: Callable[[int], None],
 ) -> list[_Alone]:
-    """Search for all images of as many pictures as there is time for."""
+    """Search for all images of as many pictures as there is time for, `least` at least."""
     order = np.random.default_rng(0).permutation(len(pictures))  # so that what time allows is spread as well
-    least = AT_LEAST if detector.gallery.settings.preprocessing.tile is None else MINIMUM
     alone: list[_Alone] = []
     started = time.monotonic()
     near = near_distance(detector.gallery)
@@ -151,7 +167,8 @@ def _search_all(
         if number >= least and time.monotonic() > started + seconds:
             break
         for image in pictures[place]:
-            alone.append(_search_without(detector, image, near))
+            if detector.interest is None or detector.interest.counts(place_of_row(detector.gallery, image)):
+                alone.append(_search_without(detector, image, near))
             progress(1)
     return alone
 
@@ -166,10 +183,11 @@ def nearest_others(detector: Detector, image: ImageRow, near: float) -> list[lis
 def _search_without(detector: Detector, image: ImageRow, near: float) -> _Alone:
     pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([image.key])]
     nearest = nearest_others(detector, image, near)
-    (pixels,) = detector.nearest_pixels(pyramid, nearest)
-    neighbours = [neighbour.key for neighbour in pixels.neighbours]
     place = place_of_row(detector.gallery, image)
-    return _Alone(image.key, detector.pooled_score(nearest[0]), neighbours, pixels.distances.mean(1), place)
+    (pixels,) = detector.nearest_pixels(pyramid, nearest, [place])
+    neighbours = [neighbour.key for neighbour in pixels.neighbours]
+    distances, pooled = pixels.distances.mean(1), detector.pooled_score(nearest[0])
+    return _Alone(image.key, pooled, neighbours, distances, place, pixels.cells)
 
 
 def _scored(
@@ -183,9 +201,9 @@ def _scored(
         distances = image.distances
         if search.subtract_neighbours:
             distances = distances - search.subtract_neighbours * known.own_map(image.neighbours)
-        score_map = detector.score_maps(torch.from_numpy(distances)[None])[0][detector.own_part(image.place)]
-        of_map = map_score(score_map, search.top_share)
-        kinds = [*image_scores(image.pooled, of_map).items(), (PEAK, float(score_map.max()))]
+        counted = counted_scores(detector, distances, image.cells, image.place)
+        of_map = map_score(counted, search.top_share)
+        kinds = [*image_scores(image.pooled, of_map).items(), (PEAK, float(counted.max()))]
         scores: dict[str, float] = dict(kinds)
         yield image.key, scores, image.distances
 

@@ -13,6 +13,8 @@ from scipy.ndimage import gaussian_filter
 VISIBLE = 8.0  # grey levels, of 255: the least mean change within the mask
 COVERED = 0.3  # opacity above which a pixel belongs to the mask
 ATTEMPTS = 20  # draws until a defect is visible
+ATTEMPTS_INSIDE = 100  # likewise, within a part of the image
+WITHIN = 0.5  # share of a defect that must lie in that part
 
 
 @dataclass(frozen=True)
@@ -140,22 +142,30 @@ KINDS: dict[str, Callable[[_Canvas], tuple[np.ndarray, np.ndarray]]] = {
 """How each kind draws a defect: its opacity [H, W], 0..1, and what shows there, [H, W, 3]."""
 
 
-def paste(image: np.ndarray, other: np.ndarray, seed: tuple[int, ...]) -> Pasted | None:
+def paste(
+    image: np.ndarray, other: np.ndarray, seed: tuple[int, ...], inside: np.ndarray | None = None
+) -> Pasted | None:
     """Paste a defect of a drawn kind at a drawn place.
 
     Args:
         image: uint8 [H, W, 3].
         other: another image, uint8 [H, W, 3], of the same size; parts may come from it.
         seed: the same seed gives the same defect.
+        inside: bool [H, W], where a defect may be; what reaches out of it is cut off. None: everywhere.
 
     Returns:
         The changed image, or None if no visible defect could be drawn (the images are of one colour).
     """
     random = np.random.default_rng(seed)
     canvas = _Canvas(image.astype(np.float32), other.astype(np.float32), random)
-    for _ in range(ATTEMPTS):
+    for _ in range(ATTEMPTS if inside is None else ATTEMPTS_INSIDE):
         kind = str(random.choice(list(KINDS)))
         opacity, shown = KINDS[kind](canvas)
+        if inside is not None:
+            whole = np.count_nonzero(opacity > COVERED)
+            opacity = opacity * inside
+            if np.count_nonzero(opacity > COVERED) < WITHIN * whole:
+                continue
         mixed = canvas.image + opacity[..., None].astype(np.float32) * (shown - canvas.image)
         pixels = np.rint(mixed.clip(0, 255)).astype(np.uint8)
         mask = opacity > COVERED

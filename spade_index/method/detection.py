@@ -35,11 +35,31 @@ class PixelDetection:
     neighbours: list[Neighbour]
     score: float  # the maximum of the score map, or the mean of its highest share, in the part that counts
     part: Part = EVERYWHERE  # of the score map that counts: not what another tile of the picture sees better
+    cells: np.ndarray | None = None  # bool [P], those that count in a region of interest; None: all
+    inside: np.ndarray | None = None  # bool [H, W], the score map's pixels in these cells; None: all
+
+    @property
+    def counted(self) -> np.ndarray:
+        """The part of the score map that counts, float32 [h, w]; what is outside of a region of interest is -inf."""
+        part = self.score_map[self.part]
+        return part if self.inside is None else np.where(self.inside[self.part], part, -np.inf)
+
+    @property
+    def counts(self) -> bool:
+        """Whether any of it counts: of a tile, nothing may be inside of a region of interest."""
+        return self.inside is None or bool(self.inside[self.part].any())
 
     @property
     def peak(self) -> float:
         """The maximum of the score map."""
-        return float(self.score_map[self.part].max())
+        return float(self.counted.max())
+
+    def is_inside(self, x: float, y: float) -> bool:
+        """Return whether the place at these fractions of width and height, each in 0..1, is in what counts."""
+        if self.inside is None:
+            return True
+        height, width = self.inside.shape
+        return bool(self.inside[min(int(y * height), height - 1), min(int(x * width), width - 1)])
 
     def match(self, x: float, y: float) -> Match:
         """Return the match of the place at these fractions of width and height, each in 0..1."""
@@ -53,7 +73,7 @@ class PixelDetection:
     def worst(self) -> Match:
         """Return the match of the score map's maximum."""
         height, width = self.score_map.shape
-        part = self.score_map[self.part]
+        part = self.counted
         row, column = divmod(int(part.argmax()), part.shape[1])
         row, column = row + (self.part[0].start or 0), column + (self.part[1].start or 0)
         return self.match((column + 0.5) / width, (row + 0.5) / height)

@@ -12,6 +12,7 @@ How pixels are compared is in `comparison`, how the pixel search is scheduled in
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,11 +28,12 @@ from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
 from .comparison import Comparison
 from .detection import EVERYWHERE, Detection, Part, PixelDetection, Question
+from .interest import interest_of
 from .pixel_search import Found, PixelSearch
 from .scores import image_scores, map_score, pooled_score, score_maps
-from .siblings import Places, own_slices
+from .siblings import Places, others, own_slices
 from .thresholds import Thresholds, find_thresholds
-from .tuned import tuned_search
+from .tuned import interested, tuned_search
 
 
 class Detector:
@@ -73,7 +75,7 @@ class Detector:
         """
         if threshold is not None and not math.isfinite(threshold):
             raise InputError(f"the threshold must be a finite number, not {threshold}")
-        self.search = search or tuned_search(gallery)
+        self.search = interested(gallery, search or tuned_search(gallery))
         if backbone is not None:
             gallery.settings.require_equal(backbone.settings, str(gallery.path))
         if not len(gallery):
@@ -88,7 +90,10 @@ class Detector:
         self.comparison = Comparison(gallery, self.search)
         self.weights = self.comparison.weights
         self._places = Places(gallery) if self.search.same_place else None
-        self._pixel_search = PixelSearch(gallery, self.search, self.comparison, self.kernel, self.device, map_memory)
+        self.interest = interest_of(gallery, self.comparison, self.search)
+        self._pixel_search = PixelSearch(
+            gallery, self.search, self.comparison, self.kernel, self.device, map_memory, self.interest
+        )
         known = find_thresholds(gallery, self.search, false_alarms) if calibrated else Thresholds(FALSE_ALARMS)
         self.calibrated_on, self.false_alarms = known.snapshot, known.false_alarms
         self.normal_scores, self.pixel_threshold = known.normal_scores, known.of_pixel
@@ -99,9 +104,16 @@ class Detector:
         self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
-        """Return the detections of a batch of images, in their order."""
+        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`).
+
+        Raises ValueError if there is no backbone, or for a whole image where the gallery's pictures are cut into tiles.
+        """
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
+        if self.gallery.settings.preprocessing.tile and not all(image.tile for image in images):
+            raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
+        if self.interest is not None:
+            self.interest.require(images)
         features = self.backbone(np.stack([image.pixels for image in images]))
         places = [image.geometry for image in images]
         return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, places=places)
@@ -119,7 +131,7 @@ class Detector:
             pooled: float32 [B, D].
             pyramid: levels [B, H*W, C], the finest first.
             without: keys of images that are not searched: the query itself, where it is in the gallery.
-            places: of the queries in their pictures, where these are cut into tiles.
+            places: of the queries in their pictures; needed for tiles, and for crops within a region of interest.
         """
         nearest = self.nearest_images(pooled, without, places=places)
         judged = dict(self.judge(nearest, pyramid, [Question()] * len(nearest), places))
@@ -168,26 +180,8 @@ class Detector:
         if self._places is None:
             nearest = self.gallery.nearest(pooled, more + len(without))
         else:
-            if places is None:
-                raise ValueError("the search for tiles at the same place needs the places of the queries")
-            nearest = self._nearest_there(pooled, more, without, places)
+            nearest = self._places.nearest(pooled, more, without, places)
         return [others(neighbours, without, beyond)[:wanted] for neighbours in nearest]
-
-    def _nearest_there(
-        self, pooled: np.ndarray, count: int, without: Collection[int], places: Sequence[Geometry]
-    ) -> list[list[Neighbour]]:
-        """Return the nearest tiles that lie at the same places as the queries; if there is none, all tiles compete."""
-        assert self._places is not None
-        found = []
-        for query, place in zip(pooled, places, strict=True):
-            there = self._places.same(place.box, without)
-            query = query[None]
-            found += (
-                self.gallery.nearest(query, count + len(without))
-                if not len(there)
-                else self.gallery.nearest_of(query, there, count)
-            )
-        return found
 
     def pooled_score(self, neighbours: list[Neighbour]) -> float:
         """Return the mean squared distance to the `score_neighbours` nearest images."""
@@ -201,27 +195,40 @@ class Detector:
         Args:
             pyramid: levels [B, H*W, C], the finest first.
             nearest: of each query, as `nearest_images` found them.
-            places: of the queries in their pictures, where these are cut into tiles.
+            places: of the queries in their pictures; needed for tiles, and for crops within a region of interest.
         """
-        candidates = [neighbours[: self.search.gallery_neighbours] for neighbours in nearest]
-        for queries, distances, matches in self.search_pixels(self.comparison.prepare(pyramid), candidates):
-            means = self._less_normal(distances.mean(2), [candidates[query] for query in queries])  # [B, P]
-            arrays = (values.cpu().numpy() for values in (distances, matches, means))
-            found = zip(self.score_maps(means), *arrays, strict=True)
-            for query, (score_map, of_pixels, matched, mean) in zip(queries, found, strict=True):
-                part = EVERYWHERE if places is None else self.own_part(places[query])
-                score = map_score(score_map[part], self.search.top_share)
-                size, neighbours = self.comparison.size, candidates[query]
-                yield PixelDetection(score_map, of_pixels, matched, mean, size, neighbours, score, part)
+        size, most = self.comparison.size, self.search.gallery_neighbours
+        candidates = [neighbours[:most] for neighbours in nearest]
+        for found in self.search_pixels(self.comparison.prepare(pyramid), candidates, places):
+            near = [candidates[query] for query in found.queries]
+            means = self._less_normal(found.distances.mean(2), near)  # [B, P]
+            arrays = (values.cpu().numpy() for values in (found.distances, found.matches, means))
+            parts = [EVERYWHERE if places is None else self.own_part(places[query]) for query in found.queries]
+            counted = found.counted(size, self.gallery.settings.preprocessing.input_size)
+            mapped = zip(self.score_maps(means, found.cells), *arrays, near, parts, counted, strict=True)
+            for score_map, distances, matches, mean, neighbours, part, (cells, inside) in mapped:
+                score = map_score(score_map[part], self.search.top_share, None if inside is None else inside[part])
+                yield PixelDetection(score_map, distances, matches, mean, size, neighbours, score, part, cells, inside)
 
-    def search_pixels(self, prepared: list[Tensor], candidates: list[list[Neighbour]]) -> Iterator[Found]:
-        """Yield the nearest pixels of prepared levels [B, H*W, C] (see `Comparison`) among those of the candidates."""
-        return self._pixel_search.nearest(prepared, candidates)
+    def search_pixels(
+        self,
+        prepared: list[Tensor],
+        candidates: list[list[Neighbour]],
+        places: Sequence[Geometry] | None = None,
+    ) -> Iterator[Found]:
+        """Yield the nearest pixels of prepared levels [B, H*W, C] (see `Comparison`) among those of the candidates.
 
-    def score_maps(self, distances: Tensor) -> np.ndarray:
-        """Return score maps, float32 [B, H, W] of the backbone's input size, of mean squared distances [B, P]."""
-        input_size = self.gallery.settings.preprocessing.input_size
-        return score_maps(distances, self.comparison.size, input_size, self.search.smoothing)
+        `places` are those of the queries, as in `nearest_pixels`.
+        """
+        return self._pixel_search.nearest(prepared, candidates, places)
+
+    def score_maps(self, distances: Tensor, cells: Tensor | None = None) -> np.ndarray:
+        """Return score maps, float32 [B, H, W] of the backbone's input size, of mean squared distances [B, P].
+
+        `cells`, bool [B, P], are those that count in a region of interest; None: all.
+        """
+        shown = self.gallery.settings.preprocessing.input_size
+        return score_maps(distances, self.comparison.size, shown, self.search.smoothing, cells)
 
     def own_part(self, place: Geometry) -> Part:
         """Return the part of a score map that counts: of a tile, what no other of its picture sees better."""
@@ -238,8 +245,8 @@ class Detector:
 
     def require_answerable(self, question: Question) -> None:
         """Raise InputError if `auto` has no threshold, or if the image score needs a map that is not computed."""
-        maps = question.maps or self.search.maps
-        path = self.gallery.path
+        maps, path = question.maps or self.search.maps, self.gallery.path
+        interested(self.gallery, replace(self.search, maps=maps, image_score=None))
         if maps == "auto" and question.threshold is None and "pooled" not in self.thresholds:
             raise InputError(
                 f"{path}: maps `auto` needs a threshold for these search settings: "
@@ -287,9 +294,3 @@ class Detector:
     def map_stats(self) -> PoolStats:
         """Numbers of maps found in memory, and of maps read."""
         return self._pixel_search.map_stats
-
-
-def others(neighbours: list[Neighbour], without: Collection[int], beyond: float | None) -> list[Neighbour]:
-    """Return neighbours other than some images and, unless none would remain, those up to a squared distance."""
-    found = [neighbour for neighbour in neighbours if neighbour.key not in without]
-    return found if beyond is None else [n for n in found if n.distance > beyond] or found

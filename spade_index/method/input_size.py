@@ -2,26 +2,32 @@
 
 The larger one takes the backbone four times as long; its maps take about as many bytes, for they are averaged to the
 grid that ways of comparing are tried on first. It is chosen where synthetic defects on a sample of the images are found
-better by more than a margin.
+better by more than a margin. Where pictures are cut into tiles, the images of the sample are tiles of them.
 """
 
+import math
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from spade_index.errors import InputError
+from spade_index.errors import ImageError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images.find import ImageFile
+from spade_index.images.decode import crop, decode
+from spade_index.images.find import ImageFile, find_images
 from spade_index.images.formats import open_image
 from spade_index.images.ranges import spread
+from spade_index.images.tiles import tile_boxes
+from spade_index.settings import Preprocessing
 
 from .tuning import BASE, Tuning, tune
 
 SAMPLE = 120  # images
+CUT = 24  # pictures that tiles of the sample are cut from, at most: large ones take long to decode
 LEAST = 20  # images; with fewer the usual size is taken
 MARGIN = 0.02  # of the quality: what four times the time of the backbone must buy, and chance does not
 SHARPER = 1.5  # times the usual size that the images' longer edges must have, in the median
@@ -58,8 +64,38 @@ def choose_input_size(
     Raises:
         BackboneError: the backbone cannot be loaded for the larger size.
     """
+    how = usual.settings.preprocessing
+    if how.tile is None:
+        return _choose(spread(files, SAMPLE), usual, load, seconds, say)
+    size = how.input_size
+    if how.tile < SHARPER * max(size):
+        return SizeChoice(usual, f"input size {_text(size)}: the tiles have no more detail")
+    with tempfile.TemporaryDirectory(prefix="spade-index-") as folder:
+        for number, tile in enumerate(_tiles(spread(files, CUT), how)):
+            tile.save(Path(folder) / f"{number}.png", compress_level=1)
+        return _choose(list(find_images(folder)), usual, load, seconds, say)
+
+
+def _tiles(pictures: list[ImageFile], how: Preprocessing) -> Iterator[Image.Image]:
+    """Yield up to SAMPLE tiles, spread evenly over the pictures that can be decoded."""
+    for picture in pictures:
+        try:
+            image = decode(picture.read(), picture.path, how=how)
+        except (ImageError, OSError):  # adding it names it
+            continue
+        boxes = tile_boxes(image.width, image.height, how)
+        step = max(1, math.ceil(len(boxes) * len(pictures) / SAMPLE))
+        yield from (crop(image, box) for box in boxes[::step])
+
+
+def _choose(
+    sample: list[ImageFile],
+    usual: Backbone,
+    load: Callable[[Size, int], Backbone],
+    seconds: float,
+    say: Callable[[str], None],
+) -> SizeChoice:
     height, width = size = usual.settings.preprocessing.input_size
-    sample = spread(files, SAMPLE)
     if len(sample) < LEAST:
         return SizeChoice(usual, f"input size {_text(size)}")
     if float(np.median([_longer_edge(file) for file in sample])) < SHARPER * max(size):
@@ -88,7 +124,8 @@ def choose_input_size(
 
 def _try(files: list[ImageFile], backbone: Backbone, path: Path, seconds: float) -> Tuning | None:
     """Tune a gallery of a sample, or return None where that cannot be done."""
-    with GalleryWriter(path, backbone.settings) as writer:
+    whole = replace(backbone.settings.preprocessing, tile=None, overlap=0.0)  # the files are tiles already
+    with GalleryWriter(path, replace(backbone.settings, preprocessing=whole)) as writer:
         writer.add(files, backbone)
         try:
             return tune(writer.gallery, backbone, seconds=seconds, ways=WAYS)

@@ -109,7 +109,7 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
     Raises:
         GalleryDamaged: it cannot be read.
     """
-    text = gallery.catalog.calibration(search.calibration_key())
+    text = gallery.catalog.calibration(gallery.calibration_key(search))
     if text is None:
         return None
     try:
@@ -133,7 +133,7 @@ def calibration_for(gallery: Gallery, search: SearchSettings) -> dict[str, Any] 
 
     Raises GalleryDamaged.
     """
-    wanted = search.calibration_key()
+    wanted = gallery.calibration_key(search)
     return next((one for one in gallery.catalog.calibrations() if one["search"] == wanted), None)
 
 

@@ -7,16 +7,21 @@ backbone sees the padding of its convolutions in place of what is beyond.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from spade_index.images.decode import DecodedImage, Geometry
 from spade_index.images.files import ImageFile
+from spade_index.images.interest import RegionOfInterest
+from spade_index.images.loading import in_lots
 from spade_index.images.tiles import Box
+from spade_index.settings import BATCH_SIZE, Preprocessing
 
 from .detection import Detection, Match, PixelDetection
 from .detector import Detector
+from .scores import inside_only
 
 MOST_EDGE = 2048  # pixels of a joined score map
 LEAST_WEIGHT = 1e-3  # of a tile at its own edge, where it may be the only one
@@ -58,17 +63,36 @@ class JoinedPixels(PixelDetection):
         return replace(found, x=x, y=y)
 
 
+class Joining(NamedTuple):
+    """What joining tiles takes of the detector that searched for them."""
+
+    how: Preprocessing  # by which pictures are cut
+    smoothing: float  # of score maps, as for `SearchSettings`
+    interest: RegionOfInterest | None  # of pictures
+
+    @classmethod
+    def of(cls, detector: Detector) -> "Joining":
+        """Return what a detector says."""
+        gallery = detector.gallery
+        return cls(gallery.settings.preprocessing, detector.search.smoothing, gallery.interest)
+
+
 class Pictures:
     """Takes detections in their order, and gives those of whole images at once, those of tiles joined."""
 
-    def __init__(self, detector: Detector) -> None:
-        self._detector = detector
+    def __init__(self) -> None:
         self._tiles: list[tuple[Box, Detection]] = []  # of the picture that is not complete
 
     def completed(
-        self, images: Sequence[DecodedImage], detections: Sequence[Detection]
+        self, images: Sequence[DecodedImage], detections: Sequence[Detection], joining: Joining
     ) -> Iterator[tuple[Picture, Detection]]:
-        """Yield the pictures that these images complete. All tiles of a picture must come, in raster order."""
+        """Yield the pictures that these images complete. All tiles of a picture must come, in raster order.
+
+        Args:
+            images: whole ones, or tiles.
+            detections: of the images.
+            joining: what joining tiles takes of the detector.
+        """
         for image, detection in zip(images, detections, strict=True):
             if image.tile is None:
                 yield Picture(image.file, image.geometry, image.notice), detection
@@ -79,30 +103,56 @@ class Pictures:
             if image.tile.number == image.tile.count - 1:
                 width, height = image.geometry.width, image.geometry.height
                 whole = Geometry(width, height, (0.0, 0.0, float(width), float(height)))
-                yield Picture(image.file, whole, self._notice), join(self._detector, self._tiles, whole)
+                yield Picture(image.file, whole, self._notice), join(self._tiles, whole, joining)
                 self._tiles = []
 
 
-def join(detector: Detector, tiles: Sequence[tuple[Box, Detection]], whole: Geometry) -> Detection:
+def detect_parts(detector: Detector, parts: Sequence[DecodedImage], batch_size: int = BATCH_SIZE) -> Detection:
+    """Return the detection of what one file is to a gallery, as `images.load_parts` gives it.
+
+    Args:
+        detector: with a backbone.
+        parts: an image, or all tiles of a picture in raster order.
+        batch_size: tiles that share a pass through the backbone.
+
+    Raises:
+        ValueError: these are not all parts of one file.
+    """
+    pictures, joining = Pictures(), Joining.of(detector)
+    found: list[tuple[Picture, Detection]] = []
+    for some in in_lots(parts, batch_size):
+        found += pictures.completed(some, detector.detect(some), joining)
+    if len(found) != 1:
+        raise ValueError(f"{len(parts)} parts are those of {len(found)} files, not of one")
+    return found[0][1]
+
+
+def join(tiles: Sequence[tuple[Box, Detection]], whole: Geometry, joining: Joining) -> Detection:
     """Return the detection of a picture, from those of all of its tiles. Scores are the highest of the tiles'."""
+    # Tiles that are outside of a region of interest do not count; those of the picture that are inside do.
+    tiles = [of for of in tiles if of[1].pixels is None or of[1].pixels.counts] or tiles
     worst = max((detection for _, detection in tiles), key=lambda detection: detection.score)
     kinds = [kind for kind in worst.scores if all(kind in detection.scores for _, detection in tiles)]
     scores = {kind: max(detection.scores[kind] for _, detection in tiles) for kind in kinds}
     scores[worst.kind] = worst.score
     mapped = [(box, detection.pixels) for box, detection in tiles if detection.pixels is not None]
-    pixels = _joined(detector, mapped, whole) if mapped else None
+    pixels = _joined(mapped, whole, joining) if mapped else None
     return replace(worst, scores=scores, pixels=pixels)
 
 
-def _joined(detector: Detector, tiles: Sequence[tuple[Box, PixelDetection]], whole: Geometry) -> JoinedPixels:
+def _joined(tiles: Sequence[tuple[Box, PixelDetection]], whole: Geometry, joining: Joining) -> JoinedPixels:
     worst = max((pixels for _, pixels in tiles), key=lambda pixels: pixels.score)
-    how = detector.gallery.settings.preprocessing
     box = tiles[0][0]
-    shown = how.input_size[1] / (box[2] - box[0])  # pixels of the backbone's input in one of the picture
+    shown = joining.how.input_size[1] / (box[2] - box[0])  # pixels of the backbone's input in one of the picture
     scale = min(shown, MOST_EDGE / max(whole.width, whole.height))
     size = max(1, round(whole.height * scale)), max(1, round(whole.width * scale))
+    sigma, region = joining.smoothing * scale / shown, joining.interest
     joined = join_maps([(of, pixels.means.reshape(pixels.size)) for of, pixels in tiles], whole, size)
-    score_map = gaussian_filter(joined, detector.search.smoothing * scale / shown)
+    score_map, inside = gaussian_filter(joined, sigma), None
+    if region is not None:  # what is outside has means of 0
+        weights = join_maps([(of, _weights(pixels)) for of, pixels in tiles], whole, size)
+        inside = region.cells(whole, size) & (weights > 0)
+        score_map = inside_only(score_map, gaussian_filter(weights, sigma), inside)
     rows, columns = worst.size
     grid = (
         max(1, round(rows * whole.height / (box[3] - box[1]))),
@@ -116,9 +166,16 @@ def _joined(detector: Detector, tiles: Sequence[tuple[Box, PixelDetection]], who
         size=grid,
         neighbours=worst.neighbours,
         score=worst.score,
+        inside=inside,
         geometry=whole,
         tiles=tuple(tiles),
     )
+
+
+def _weights(pixels: PixelDetection) -> np.ndarray:
+    """Return 1 for the cells that count of a tile and 0 for the others, float32 [H0, W0]."""
+    cells = np.ones(len(pixels.means), bool) if pixels.cells is None else pixels.cells
+    return cells.reshape(pixels.size).astype(np.float32)
 
 
 def join_maps(tiles: Iterable[tuple[Box, np.ndarray]], whole: Geometry, size: tuple[int, int]) -> np.ndarray:
@@ -170,3 +227,11 @@ def _without_map(detection: Detection) -> Detection:
     if detection.pixels is None:
         return detection
     return replace(detection, pixels=replace(detection.pixels, score_map=np.empty((0, 0), np.float32)))
+
+
+def shrunk(score_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a score map [H, W] at a size that is no larger: each pixel is the highest of those it stands for."""
+    starts = [np.arange(edge) * whole // edge for edge, whole in zip(size, score_map.shape, strict=True)]
+    rows = np.maximum.reduceat(score_map, starts[0], axis=0)
+    reduced: np.ndarray = np.maximum.reduceat(rows, starts[1], axis=1)
+    return reduced

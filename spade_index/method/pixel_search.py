@@ -4,16 +4,21 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spade_index.errors import InputError
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
+from spade_index.images.decode import Geometry
 from spade_index.kernels import KernelChoice, MapPool, PoolStats, nearest_pixels
+from spade_index.kernels.pyramid import Size
 from spade_index.settings import SearchSettings
 
 from .comparison import Comparison
+from .interest import Interest
+from .scores import enlarged
 
 POOL_BYTES = 128 << 20  # budget of the map pool on a CPU
 POOL_SHARE = 0.5  # budget on a GPU, as a share of its free memory
@@ -23,8 +28,15 @@ class Found(NamedTuple):
     """The nearest pixels of some consecutive queries, on the device of the search."""
 
     queries: range
-    distances: Tensor  # float32 [B, P, kappa], squared
+    distances: Tensor  # float32 [B, P, kappa], squared; 0 where a cell does not count
     matches: Tensor  # int64 [B, P, kappa], neighbour * P + pixel
+    cells: Tensor | None = None  # bool [B, P]: the cells that count; None: all (see `interest`)
+
+    def counted(self, grid: Size, input_size: Size) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
+        """Return the cells that count of each query, bool [P], and the pixels of its score map, bool [H, W]."""
+        if self.cells is None:
+            return [(None, None)] * len(self.queries)
+        return list(zip(self.cells.cpu().numpy(), enlarged(self.cells, grid, input_size), strict=True))
 
 
 class PixelSearch:
@@ -41,6 +53,7 @@ class PixelSearch:
         kernel: KernelChoice,
         device: torch.device,
         map_memory: int | None = None,
+        interest: Interest | None = None,
     ) -> None:
         """Prepare a search; no map is read, and no memory taken, before the first query.
 
@@ -51,6 +64,7 @@ class PixelSearch:
             kernel: the backend that searches.
             device: where it searches.
             map_memory: bytes of the map pool; by default 128 MiB, or half of a GPU's free memory.
+            interest: where cells count; None: everywhere.
         """
         self._gallery = gallery
         self._search = search
@@ -58,13 +72,20 @@ class PixelSearch:
         self._kernel = kernel
         self._device = device
         self._map_memory = map_memory
+        self._interest = interest
 
-    def nearest(self, pyramid: Sequence[Tensor], candidates: Sequence[Sequence[Neighbour]]) -> Iterator[Found]:
+    def nearest(
+        self,
+        pyramid: Sequence[Tensor],
+        candidates: Sequence[Sequence[Neighbour]],
+        places: Sequence[Geometry] | None = None,
+    ) -> Iterator[Found]:
         """Find the kappa nearest pixels of every query pixel among the pixels of the query's candidates.
 
         Args:
             pyramid: the levels that are compared, prepared, [B, H*W, C], the finest first.
             candidates: the images to search, for each of the B queries.
+            places: of the queries in their pictures, where there is a region of interest; None: they are whole.
 
         Yields:
             The results, in the order of the queries.
@@ -74,12 +95,30 @@ class PixelSearch:
         """
         running = None
         for queries in self._launches(candidates):
-            pages = self.map_pool.fetch([[n.key for n in candidates[query]] for query in queries])
+            pages = self._fetch([level[queries.start : queries.stop] for level in pyramid], candidates, queries)
             finished, running = running, self._launch(queries, pyramid, pages)
+            if self._interest is not None:
+                there = [None if places is None else places[query] for query in queries]
+                near = [candidates[query] for query in queries]
+                counted = self._interest.counted(running.distances, running.matches, there, near)
+                running = Found(queries, counted.distances, running.matches, counted.cells)
             if finished is not None:  # a GPU computed it while the maps of the next launch were fetched
                 yield finished
         if running is not None:
             yield running
+
+    def _fetch(self, levels: Sequence[Tensor], candidates: Sequence[Sequence[Neighbour]], queries: range) -> Tensor:
+        """Make the maps of queries' candidates resident, and return their slots, int64 [B, K]."""
+        wanted = [[neighbour.key for neighbour in candidates[query]] for query in queries]
+        if self._interest is None:
+            return self.map_pool.fetch(wanted)
+        if self._interest.must_reach(levels):
+            self.map_pool.forget()
+        pages = self.map_pool.fetch(wanted)
+        while self._interest.must_reach(levels):  # the maps that were read hold longer vectors than those before
+            self.map_pool.forget()
+            pages = self.map_pool.fetch(wanted)
+        return pages
 
     def _launch(self, queries: range, pyramid: Sequence[Tensor], pages: Tensor) -> Found:
         try:
@@ -127,7 +166,7 @@ class PixelSearch:
             POOL_BYTES if budget is None else budget,
             self._comparison.sizes,
             self._comparison.channels,
-            self._comparison.read,
+            self._comparison.read if self._interest is None else self._interest.read,
             device=self._device,
             fused=self._kernel.fused and self._search.mode == "concat-nearest",
             at_least=2

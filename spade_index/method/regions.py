@@ -54,7 +54,14 @@ def regions_of(detection: Detection, geometry: Geometry) -> list[Region] | None:
     """
     if detection.pixels is None or detection.pixel_threshold is None:
         return None
-    return find_regions(detection.pixels.score_map, detection.pixel_threshold, geometry, detection.pixels.size)
+    score_map, inside = detection.pixels.score_map, detection.pixels.inside
+    if inside is not None:  # nothing outside is above the threshold, however low that is
+        score_map = np.where(
+            inside,
+            score_map,
+            np.minimum(score_map, np.nextafter(np.float32(detection.pixel_threshold), np.float32(-np.inf))),
+        )
+    return find_regions(score_map, detection.pixel_threshold, geometry, detection.pixels.size)
 
 
 def find_regions(

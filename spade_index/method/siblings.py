@@ -10,6 +10,7 @@ import numpy as np
 
 from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import Geometry, place_of
 from spade_index.images.tiles import Box, own_part, picture_of, tile_size
@@ -62,6 +63,12 @@ def own_slices(place: Geometry, size: Sequence[int], how: Preprocessing) -> tupl
     return rows, slice(math.floor((low_x - left) * across + 1e-6), math.ceil((high_x - left) * across - 1e-6))
 
 
+def others(neighbours: list[Neighbour], without: Collection[int], beyond: float | None) -> list[Neighbour]:
+    """Return neighbours other than some images and, unless none would remain, those up to a squared distance."""
+    found = [neighbour for neighbour in neighbours if neighbour.key not in without]
+    return found if beyond is None else [n for n in found if n.distance > beyond] or found
+
+
 class Places:
     """Where the tiles of a gallery lie in their pictures: which of them are at the same place."""
 
@@ -71,6 +78,7 @@ class Places:
         if how.tile is None:
             raise InputError(f"{gallery.path}: its images are not tiles, so none is at the same place as another")
         width, height = tile_size(how)
+        self._gallery = gallery
         self._reach = np.array([width / 2, height / 2])
         keys, corners = [], []
         for row in gallery.images():
@@ -84,3 +92,24 @@ class Places:
         near = (abs(self._corners - box[:2]) < self._reach).all(1)
         found = self._keys[near]
         return found[~np.isin(found, list(without))]
+
+    def nearest(
+        self, pooled: np.ndarray, count: int, without: Collection[int], places: Sequence[Geometry] | None
+    ) -> list[list[Neighbour]]:
+        """Return the nearest tiles that lie at the same places as the queries; if there is none, all tiles compete.
+
+        Arguments as for `Detector.nearest_images`; of tiles at the same place, those `without` are left out. Raises
+        ValueError if the queries' places are not given.
+        """
+        if places is None:
+            raise ValueError("the search for tiles at the same place needs the places of the queries")
+        found = []
+        for query, place in zip(pooled, places, strict=True):
+            there = self.same(place.box, without)
+            query = query[None]
+            found += (
+                self._gallery.nearest(query, count + len(without))
+                if not len(there)
+                else self._gallery.nearest_of(query, there, count)
+            )
+        return found

@@ -3,7 +3,7 @@
 It is kept on average where new images are like the gallery's. A dataset's own test images may not be.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,15 +11,17 @@ import numpy as np
 import torch
 
 from spade_index.errors import InputError
+from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import LARGEST, LeaveOneOut
 from spade_index.settings import CALIBRATION_SAMPLE, SearchSettings
 
 from .calibration import near_distance
-from .detector import Detector, others
+from .detector import Detector
 from .normal_scores import NormalScores
-from .scores import image_scores, map_score
+from .scores import enlarged, image_scores, map_score
+from .siblings import others, place_of_row
 
 RATES = (0.02, 0.05, 0.1)
 SHARE = 0.75  # of the images that are the smaller gallery
@@ -89,15 +91,16 @@ class _Splits:
         # All that can be in a smaller gallery: more than the rows where these are a sample of many images.
         self._keys = np.unique([row.key for row in self._rows] + [n.key for of in self._neighbours for n in of])
         self._distances = [
-            self._alone(row.key, of_image) for row, of_image in zip(self._rows, self._neighbours, strict=True)
+            self._alone(row, of_image) for row, of_image in zip(self._rows, self._neighbours, strict=True)
         ]
 
-    def _alone(self, key: int, neighbours: list[Neighbour]) -> np.ndarray:
+    def _alone(self, row: ImageRow, neighbours: list[Neighbour]) -> np.ndarray:
         """Return the kappa least distances of an image's cells to each neighbour's, float16 [K, P, kappa]."""
         detector = self._detector
-        pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([key])]
+        pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([row.key])]
         queries = [level.expand(len(neighbours), -1, -1) for level in detector.comparison.prepare(pyramid)]
-        found = detector.search_pixels(queries, [[neighbour] for neighbour in neighbours])
+        places = [place_of_row(detector.gallery, row)] * len(neighbours)
+        found = detector.search_pixels(queries, [[neighbour] for neighbour in neighbours], places)
         return np.concatenate([pixels.distances.clamp(max=LARGEST).half().cpu().numpy() for pixels in found])
 
     def rates(self, random: np.random.Generator) -> list[float]:
@@ -113,16 +116,28 @@ class _Splits:
         alone = LeaveOneOut(np.array([row.key for row in self._rows if row.key in keys]), {}, means[inside])
         own = NormalScores(alone)
         taken = np.stack([own.own_map([n.key for n in of_image[:most]]) for of_image in nearest])
-        maps = detector.score_maps(torch.from_numpy(means - detector.search.subtract_neighbours * taken))
+        cells, insides = self._counting()
+        maps = detector.score_maps(torch.from_numpy(means - detector.search.subtract_neighbours * taken), cells)
+        share = detector.search.top_share
         scores = np.array(
             [
-                image_scores(detector.pooled_score(of_image), map_score(of, detector.search.top_share))[detector.kind]
-                for of_image, of in zip(nearest, maps, strict=True)
+                image_scores(detector.pooled_score(of_image), map_score(of, share, inside))[detector.kind]
+                for of_image, of, inside in zip(nearest, maps, insides, strict=True)
             ]
         )
         normal = NormalScores(replace(alone, scores={detector.kind: scores[inside]}))
         p_values = np.array([normal.p_value(detector.kind, score) for score in scores[~inside]])
         return [float((p_values <= rate).mean()) for rate in RATES]
+
+    def _counting(self) -> tuple[torch.Tensor | None, Sequence[np.ndarray | None]]:
+        """Return the cells, bool [n, P], and the pixels, n of bool [H, W], that count; None where all do."""
+        detector = self._detector
+        if detector.interest is None:
+            return None, [None] * len(self._rows)
+        places = [place_of_row(detector.gallery, row) for row in self._rows]
+        cells = torch.from_numpy(np.stack([detector.interest.cells(place) for place in places]))
+        size = detector.gallery.settings.preprocessing.input_size
+        return cells, list(enlarged(cells, detector.comparison.size, size))
 
     def _mean(self, image: int, chosen: list[int]) -> np.ndarray:
         """Return the mean of the kappa least distances to some of an image's neighbours, float32 [P]."""

@@ -1,5 +1,6 @@
 """A sample of a gallery's own images, plain and with synthetic defects: what ways of comparing are tried on."""
 
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import preprocess
+from spade_index.images.decode import Geometry, preprocess
 from spade_index.images.loading import in_lots
+from spade_index.images.tiles import box_of
 from spade_index.settings import BATCH_SIZE
 
 from .defects import paste
 from .originals import originals
+from .siblings import place_of_row
 
 IMAGES = 60  # of the sample
 PASTED = 3  # defects, one at a time, per image
@@ -58,25 +61,25 @@ class Sample:
 def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
     """Paste defects into up to 60 of the gallery's images and compute their features; the same each time.
 
-    Fewer are taken where the backbone takes long, or where feature maps are large.
+    Fewer are taken where the backbone or reading takes long, or where feature maps are large.
 
     Args:
         gallery: with at least 10 images, whose files can still be read where they were added from.
         backbone: the gallery's.
-        seconds: that the backbone may take, approximately.
+        seconds: that the backbone may take, approximately, and that reading may.
 
     Raises:
         InputError: fewer than 10 of the images can be read, or no defect can be seen in them.
     """
     per_image = PASTED * 2 * sum(c * h * w for c, h, w in gallery.settings.level_shapes)
-    rows = gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image)))
-    images = [(row, _shrunk(image)) for row, image in originals(rows, gallery.settings.preprocessing)]
+    rows = [row for row in gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image))) if _counts(gallery, row)]
+    images = _read(gallery, rows, seconds)
     if len(images) < LEAST:
         raise InputError(
             f"{gallery.path}: only {len(images)} of its images can be read where they were added from, unchanged; "
             f"tuning needs {LEAST} of them"
         )
-    pasted = _paste_all([pixels for _, pixels in images])
+    pasted = _paste_all([pixels for _, pixels in images], [_inside(gallery, *of) for of in images])
     if not pasted:
         raise InputError(f"{gallery.path}: its images are of one colour: no synthetic defect can be seen in them")
     how = gallery.settings.preprocessing
@@ -107,7 +110,34 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
     )
 
 
-def _paste_all(images: Sequence[np.ndarray]) -> list[tuple[int, np.ndarray, np.ndarray]]:
+def _read(gallery: Gallery, rows: list[ImageRow], seconds: float) -> list[tuple[ImageRow, np.ndarray]]:
+    """Return the images that can be read, uint8 [H, W, 3]; where that takes longer than this, fewer, at least 10."""
+    rows = random.Random(0).sample(rows, len(rows))
+    ended = time.perf_counter() + seconds
+    images: list[tuple[ImageRow, np.ndarray]] = []
+    for row, image in originals(rows, gallery.settings.preprocessing):
+        images.append((row, _shrunk(image)))
+        if time.perf_counter() > ended and len(images) >= LEAST:
+            break
+    return sorted(images, key=lambda of: of[0].key)
+
+
+def _counts(gallery: Gallery, row: ImageRow) -> bool:
+    """Return whether anything of an image is in the region of interest: of a tile, there may be nothing."""
+    return gallery.interest is None or bool(gallery.interest.cells(place_of_row(gallery, row), (16, 16)).any())
+
+
+def _inside(gallery: Gallery, row: ImageRow, pixels: np.ndarray) -> np.ndarray | None:
+    """Return which pixels of an image lie in the region of interest, bool [H, W]; None where all count."""
+    if gallery.interest is None:
+        return None
+    box = box_of(row.id, row.width, row.height, gallery.settings.preprocessing)
+    return gallery.interest.cells(Geometry(row.width, row.height, box), pixels.shape[:2])
+
+
+def _paste_all(
+    images: Sequence[np.ndarray], insides: Sequence[np.ndarray | None]
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Return (owner, copy, mask), the first copy of every image first, so that what time allows is spread."""
     copies = []
     for number in range(PASTED):
@@ -116,7 +146,7 @@ def _paste_all(images: Sequence[np.ndarray]) -> list[tuple[int, np.ndarray, np.n
             if other.shape != image.shape:
                 size = image.shape[1], image.shape[0]
                 other = np.asarray(Image.fromarray(other).resize(size, Image.Resampling.BILINEAR))
-            if (made := paste(image, other, (owner, number))) is not None:
+            if (made := paste(image, other, (owner, number), insides[owner])) is not None:
                 copies.append((owner, made.pixels, made.mask))
     return copies
 

@@ -1,25 +1,24 @@
 """Try a way of comparing on a sample: how well do its scores tell copies with a defect from plain images?"""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore, SearchSettings
 
 from .calibration import near_distance
 from .comparison import compared_sizes
-from .detector import Detector, others
+from .detection import EVERYWHERE
+from .detector import Detector
 from .metrics import roc_auc
-from .siblings import own_slices, place_of_row, siblings
+from .scores import enlarged, score_maps
+from .siblings import others, own_slices, place_of_row, siblings
 from .synthetic import QUIET, Sample
 
 REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
@@ -84,36 +83,44 @@ class Trials:
         distances[np.arange(len(queries)), self._owners] = np.inf
         self._own = distances.argsort(1)[:, : min(OWN, len(pooled) - 1)]  # rows of plain images
         self._lit = np.concatenate([np.zeros((len(pooled), *sample.masks.shape[1:]), bool), sample.masks])
-        self._unseen = self._seen_better(sample.plain, sample.masks.shape[1:])
         self._counted = self._lit.copy()
         self._counted.reshape(-1)[::EVERY] = True
 
-    def _seen_better(self, plain: Sequence[ImageRow], size: Sequence[int]) -> np.ndarray | None:
-        """Return what another tile of the picture sees better, bool [n + m, h, w]; None where nothing is cut."""
-        how = self._gallery.settings.preprocessing
-        if how.tile is None:
-            return None
-        unseen = np.ones((len(plain), *size), bool)
-        for image, row in enumerate(plain):
-            unseen[image][own_slices(place_of_row(self._gallery, row), size, how)] = False
-        seen_better: np.ndarray = unseen[self._owners]
-        return seen_better
+    def _counting(self, detector: Detector) -> tuple[Tensor | None, np.ndarray | None]:
+        """Return the cells, bool [n + m, P], and the pixels, bool [n + m, h, w], that count; None where all do.
+
+        Pixels that another tile of the picture sees better do not count.
+        """
+        how, size = self._gallery.settings.preprocessing, self._lit.shape[1:]
+        if how.tile is None and detector.interest is None:
+            return None, None
+        places = [place_of_row(self._gallery, row) for row in self._sample.plain]
+        counts = np.zeros((len(places), *size), bool)
+        for image, place in enumerate(places):
+            counts[image][EVERYWHERE if how.tile is None else own_slices(place, size, how)] = True
+        if detector.interest is None:
+            return None, counts[self._owners]
+        cells = torch.from_numpy(np.stack([detector.interest.cells(place) for place in places]))
+        counts &= enlarged(cells, detector.comparison.size, size)
+        return cells[torch.from_numpy(self._owners)], counts[self._owners]
 
     def run(self, search: SearchSettings) -> list[Trial]:
         """Search with these settings; try each smoothing, map score and share to subtract on the distances found."""
         detector = Detector(self._gallery, search=_plain(search), calibrated=False, **self._options)
         distances, ms = self._distances(detector)
+        cells, counts = self._counting(detector)
+        mapped_scores = MAPPED if detector.interest is None else ("map",)
+        pixels = self._counted if counts is None else self._counted & counts
         pooled = np.array([detector.pooled_score(neighbours) for neighbours in self._neighbours])
         trials = []
         for subtracted in SUBTRACTED:
             left = distances - subtracted * distances[self._own].mean(1)
             for sigma in SIGMAS:
-                maps = self._maps(left, detector, sigma)
-                counted = maps if self._unseen is None else np.where(self._unseen, -np.inf, maps)
-                pixel_roc_auc = roc_auc(self._lit[self._counted], maps[self._counted])
+                maps = self._maps(left, detector, sigma, cells)
+                pixel_roc_auc = roc_auc(self._lit[pixels], maps[pixels])
                 smoothing = sigma * max(self._gallery.settings.preprocessing.input_size) / REFERENCE
-                for top_share, scores in _map_scores(counted):
-                    for mapped in MAPPED:
+                for top_share, scores in _map_scores(maps, counts):
+                    for mapped in mapped_scores:
                         chosen = replace(
                             search,
                             subtract_neighbours=subtracted,
@@ -158,7 +165,8 @@ class Trials:
         candidates = [self._neighbours[query][: detector.search.gallery_neighbours] for query in queries]
         pyramid = self._pyramid(image)
         started = time.perf_counter()
-        searched = detector.search_pixels(detector.comparison.prepare(pyramid), candidates)
+        places = [place_of_row(self._gallery, self._sample.plain[image])] * len(queries)
+        searched = detector.search_pixels(detector.comparison.prepare(pyramid), candidates, places)
         means = [pixels.distances.mean(2).cpu().numpy() for pixels in searched]
         return np.concatenate(means), time.perf_counter() - started
 
@@ -169,13 +177,11 @@ class Trials:
         levels = zip(plain, self._sample.pyramid, strict=True)
         return [torch.cat([of_plain, of_copies[copies]]).float() for of_plain, of_copies in levels]
 
-    def _maps(self, distances: np.ndarray, detector: Detector, sigma: float) -> np.ndarray:
+    def _maps(self, distances: np.ndarray, detector: Detector, sigma: float, cells: Tensor | None) -> np.ndarray:
         """Return score maps of the masks' size, float32 [n + m, h, w]."""
-        size = self._lit.shape[1:]
-        coarse = torch.from_numpy(distances).unflatten(1, detector.comparison.size)[:, None]
-        fine = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)[:, 0]
-        smoothed: np.ndarray = gaussian_filter(fine.numpy(), sigma * max(size) / REFERENCE, axes=(1, 2))
-        return smoothed
+        height, width = self._lit.shape[1:]
+        smoothing = sigma * max(height, width) / REFERENCE
+        return score_maps(torch.from_numpy(distances), detector.comparison.size, (height, width), smoothing, cells)
 
     def _wins(self, scores: np.ndarray) -> tuple[np.ndarray, float]:
         """Return how often the copies of each image score higher than each plain one, and the image ROC AUC."""
@@ -197,11 +203,13 @@ def changed(search: SearchSettings) -> dict[str, Any]:
     return {name: value for name, value in asdict(search).items() if value != defaults[name]}
 
 
-def _map_scores(maps: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield each share and the mean of that highest share of each map [n, h, w]: float64 [n]."""
-    values = maps.reshape(len(maps), -1)
+def _map_scores(maps: np.ndarray, counts: np.ndarray | None) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield each share and the mean of that highest share of each map [n, h, w], of what counts: float64 [n]."""
+    values = (maps if counts is None else np.where(counts, maps, -np.inf)).reshape(len(maps), -1)
+    numbers = np.full(len(maps), values.shape[1]) if counts is None else counts.sum((1, 2))
     most = max(1, round(max(TOP_SHARES) * values.shape[1]))
     highest = -np.sort(-np.partition(values, values.shape[1] - most, axis=1)[:, -most:], axis=1)
+    sums = highest.cumsum(1, dtype=np.float64)
     for share in TOP_SHARES:
-        count = max(1, round(share * values.shape[1]))
-        yield share, highest[:, :count].mean(1, dtype=np.float64)
+        many = np.maximum(1, np.round(share * numbers)).astype(np.int64)
+        yield share, sums[np.arange(len(sums)), many - 1] / many

@@ -1,6 +1,6 @@
 """How a gallery is searched where nothing else is asked for: as it was tuned, or by the fixed defaults."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from spade_index.errors import GalleryDamaged, InputError
@@ -13,9 +13,10 @@ CHANGED = 0.2  # share of the tuned images added or removed since, from which a 
 
 def tuned_search(gallery: Gallery) -> SearchSettings:
     """Return the settings that a gallery was tuned to, or the defaults. Raises GalleryDamaged."""
+    by_map: dict[str, Any] = {} if gallery.interest is None else {"mapped_score": "map"}  # see `interested`
     tuned = gallery.catalog.tuned()
     if tuned is None:
-        return SearchSettings()
+        return SearchSettings(**by_map)
     known = {setting.name for setting in fields(SearchSettings)}
     try:
         values: dict[str, Any] = {
@@ -24,11 +25,28 @@ def tuned_search(gallery: Gallery) -> SearchSettings:
             if name in known
         }
         _require_types(values, len(gallery.settings.levels))
-        return SearchSettings(**values)
+        return SearchSettings(**(values | by_map))
     except (InputError, TypeError) as error:
         raise GalleryDamaged(
             f"{gallery.catalog.path}: the tuned settings cannot be used ({error}); {REMEDY}"
         ) from error
+
+
+def interested(gallery: Gallery, search: SearchSettings) -> SearchSettings:
+    """Return search settings for a gallery, whose image score is that of the map where there is a region of interest.
+
+    Raises InputError for settings that a region does not go with.
+    """
+    if gallery.interest is None:
+        return search
+    path = f"{gallery.path}: the gallery has a region of interest, "
+    if search.image_score not in (None, "map"):
+        raise InputError(f"{path}and image score `{search.image_score}` is of whole images: use `map`")
+    if search.maps != "always":
+        raise InputError(f"{path}so every image needs its score map: use maps `always`, not `{search.maps}`")
+    if search.mode == "per-level":
+        raise InputError(f"{path}and levels that are searched separately cannot keep to it: use another mode")
+    return replace(search, mapped_score="map")
 
 
 def _require_types(values: dict[str, Any], levels: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from spade_index.images.decode import DecodedImage
 from spade_index.method.detection import Detection
+from spade_index.method.pictures import Joining
 from spade_index.settings import Maps
 
 
@@ -15,6 +16,7 @@ class Answer:
 
     detection: Detection
     originals: dict[str, tuple[int, int]]  # width and height of the images whose pixels were searched, by their ids
+    joining: Joining  # of tiles
     waited: float = 0.0  # seconds in the queue
 
 

@@ -1,10 +1,11 @@
-"""Read the images that clients send, within limits, and decode them in threads."""
+"""Read the images that clients send, within limits, and have them decoded in other processes."""
 
 import asyncio
-import re
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,20 +13,19 @@ from PIL import Image
 from starlette.requests import Request
 
 from spade_index.errors import ImageError
-from spade_index.images.decode import DecodedImage, decode_noted, preprocess
+from spade_index.images.decode import DecodedImage, cut, preprocess
 from spade_index.images.find import ImageFile
-from spade_index.images.formats import open_image
-from spade_index.images.pages import page_offsets
-from spade_index.settings import Preprocessing
+from spade_index.images.plain import decoded, picture, picturing, preparing
+from spade_index.images.workers import DecoderPool, Held, NoDecoder
+from spade_index.settings import DecodeLimits, Preprocessing
 
 from .forms import FIELD, file_name, read_files
 from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
+from .worker import Worker
 
-MOST_SCANS = 50  # of a JPEG file; encoders make 20 at most
-MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # of a JPEG file's segments
-SCAN, END = b"\xda", b"\xd9"
+TEND_SECONDS = 0.5  # between two looks for processes that died
 RAW = ("application/octet-stream", "binary/octet-stream")
 
 
@@ -36,16 +36,6 @@ class Upload:
     name: str | None
     data: bytes
     pixels: np.ndarray | None = None  # uint8 [H, W, 3], where they were sent in place of a file
-
-    def opened(self, name: str, max_pixels: int, how: Preprocessing) -> tuple[Image.Image, str | None]:
-        """Return the image, upright and RGB, and a notice about it. Raises ImageError, which names it `name`."""
-        if self.pixels is None:
-            require_cheap(self.data, name, max_pixels)
-            decoded = decode_noted(self.data, name, max_pixels, how)
-            return decoded.image, decoded.notice or pages_noted(self.data, name)
-        if self.pixels.shape[0] * self.pixels.shape[1] > max_pixels:
-            raise ImageError(f"{name}: over the limit of {max_pixels:,} pixels")
-        return Image.fromarray(self.pixels), None
 
 
 def is_multipart(request: Request) -> bool:
@@ -90,67 +80,95 @@ class _Memory:
 
 
 class Decoders:
-    """Threads that decode."""
+    """Processes that decode, a thread for each, and one that replaces those that die while they are idle."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
-        self._pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode-uploads")
-        self._max_pixels = settings.image_pixels
+        limits = DecodeLimits(settings.image_pixels, settings.decode_bytes, settings.decode_seconds)
+        self.queries, self.jobs = DecoderPool(limits), DecoderPool(limits)  # neither takes the other's processes
+        self.worker = Worker("decoders", self._turn)
+        self._count = settings.decoders
+        self._threads = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode-uploads")
         self._metrics = metrics
+        self._stopping = threading.Event()
 
-    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[DecodedImage]:
-        """Decode images for the backbone. Raises Problem (422) naming the first that cannot be decoded."""
+    def start(self) -> None:
+        """Start the processes, and do not wait for them."""
+        with suppress(OSError):  # the thread tries again
+            self.queries.start(self._count)
+        self.worker.start()
+
+    @property
+    def alive(self) -> bool:
+        """Return whether there are processes to decode with."""
+        return bool(self.queries.pids)
+
+    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[list[DecodedImage]]:
+        """Decode images for the backbone; return the parts of each: itself, or its tiles in raster order.
+
+        Raises Problem: 422 naming the first that cannot be decoded, 503.
+        """
+        if self._stopping.is_set():
+            raise Problem(503, "the service is shutting down", retry_after=5)
         loop = asyncio.get_running_loop()
         jobs = [
-            loop.run_in_executor(self._pool, self._decode, number, upload, how) for number, upload in enumerate(uploads)
+            loop.run_in_executor(self._threads, self._decode, number, upload, how)
+            for number, upload in enumerate(uploads)
         ]
         return list(await asyncio.gather(*jobs))
 
     def stop(self) -> None:
-        """Stop the threads."""
-        self._pool.shutdown(cancel_futures=True)
+        """End processes and threads, whatever they do."""
+        self._stopping.set()
+        self.queries.end()
+        self.jobs.end()
+        self._threads.shutdown(cancel_futures=True)
 
-    def _decode(self, number: int, upload: Upload, how: Preprocessing) -> DecodedImage:
+    def stats(self) -> dict[str, int]:
+        """Return the number of processes that live, and of those that died or were ended for taking too long."""
+        pools = (self.queries, self.jobs)
+        return {
+            "alive": sum(len(pool.pids) for pool in pools),
+            "died": sum(pool.died for pool in pools),
+            "late": sum(pool.late for pool in pools),
+        }
+
+    def _turn(self) -> bool:
+        if not self._stopping.is_set():
+            self.queries.start(self._count)
+        return not self._stopping.wait(TEND_SECONDS)
+
+    def _decode(self, number: int, upload: Upload, how: Preprocessing) -> list[DecodedImage]:
         begun = time.perf_counter()
         name = upload.name or f"{FIELD}[{number}]"
+        file = ImageFile(name, name, len(upload.data), 0, Held(upload.data))
         try:
-            image, notice = upload.opened(name, self._max_pixels, how)
-            pixels, geometry = preprocess(image, how)
-        except (ImageError, MemoryError) as error:
-            detail = str(error) or f"{name}: too large to decode"
-            raise Problem(422, detail, field=f"{FIELD}[{number}]") from error
+            parts = self._of_file(file, how) if upload.pixels is None else self._of_pixels(file, upload.pixels, how)
+        except ImageError as error:
+            raise Problem(422, str(error), field=f"{FIELD}[{number}]") from error
+        except MemoryError as error:
+            raise Problem(422, f"{name}: too large to decode", field=f"{FIELD}[{number}]") from error
+        except NoDecoder as error:
+            raise Problem(503, "no process to decode with can be started now", retry_after=5) from error
         self._metrics.stage("decode", time.perf_counter() - begun)
-        file = ImageFile(name, name, len(upload.data), 0, lambda: upload.data)
-        return DecodedImage(file, b"", pixels, geometry, b"", notice)
+        return parts
 
+    def _of_file(self, file: ImageFile, how: Preprocessing) -> list[DecodedImage]:
+        pixels = self.queries.limits.pixels
+        call = preparing(file, how, pixels) if how.tile is None else picturing(file, how, pixels, alone=True)
+        (answer,) = self.queries.answers([call])
+        if isinstance(answer, ImageError):
+            raise answer
+        if how.tile is None:
+            return [decoded(file, answer, how)]
+        image, _, notice = picture(file, answer)
+        return cut(image, file, how, b"", notice)
 
-def require_cheap(data: bytes, name: str, most_pixels: int) -> None:
-    """Raise ImageError for a file whose header says that decoding it would take too much memory or time.
-
-    A file that is not an image passes: `decode` refuses it.
-    """
-    if data.startswith(b"\xff\xd8") and _scans(data) > MOST_SCANS:
-        raise ImageError(f"{name}: a JPEG file of more than {MOST_SCANS} scans is refused")
-    try:
-        with open_image(data) as image:
-            width, height = image.size
-    except Exception:  # Pillow raises exceptions of many kinds on damaged files
-        return
-    if width * height > most_pixels:
-        raise ImageError(f"{name}: {width}x{height} pixels is over the limit of {most_pixels:,}")
-
-
-def pages_noted(data: bytes, name: str) -> str | None:
-    """Return a notice about the pages of a TIFF that are not read."""
-    pages = len(page_offsets(lambda offset, size: data[offset : offset + size]))
-    return (
-        f"{name}: the first of its {pages} pages is read; send the others as files of their own" if pages > 1 else None
-    )
-
-
-def _scans(data: bytes) -> int:
-    """Count the scans of a JPEG file, up to a limit: a scan of a few bytes can go over all pixels."""
-    scans, at = 0, 2
-    while scans <= MOST_SCANS and (marker := MARKER.search(data, at)) and marker[1] != END:
-        scans += marker[1] == SCAN
-        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-    return scans
+    def _of_pixels(self, file: ImageFile, pixels: np.ndarray, how: Preprocessing) -> list[DecodedImage]:
+        """Prepare pixels that were sent: their cost is that of their bytes, so it is done here."""
+        height, width, _ = pixels.shape
+        if height * width > self.queries.limits.pixels:
+            raise ImageError(f"{file.path}: over the limit of {self.queries.limits.pixels:,} pixels")
+        image = Image.fromarray(pixels)
+        if how.tile is not None:
+            return cut(image, file, how, b"", None)
+        return [DecodedImage(file, b"", *preprocess(image, how), b"")]

@@ -21,6 +21,7 @@ from spade_index.errors import GalleryError, SpadeIndexError
 from spade_index.features.backbone import Backbone
 from spade_index.images.decode import DecodedImage
 from spade_index.method.detection import Detection, Question
+from spade_index.method.pictures import Joining
 from spade_index.settings import Maps
 
 from .asks import Answer, Ask
@@ -255,10 +256,13 @@ class Engine:
         """Answer each image as soon as its detection is known; their features took `spent` seconds."""
         begun, left = time.perf_counter() - spent, len(asks)
         questions = [_question(ask, served) for ask in asks]
+        if served.detector.interest is not None:
+            served.detector.interest.require([ask.image for ask in asks])
+        places = [ask.image.geometry for ask in asks]
         with self._metrics.timed("images"):
-            nearest = served.detector.nearest_images(pooled)
+            nearest = served.detector.nearest_images(pooled, places=places)
         with self._metrics.timed("pixels"):
-            for number, detection in served.detector.judge(nearest, pyramid, questions):
+            for number, detection in served.detector.judge(nearest, pyramid, questions, places):
                 answer = _complete(served, detection, asks[number].waited)
                 left -= 1
                 if not left:  # before a client can ask for statistics
@@ -276,7 +280,7 @@ def _complete(served: Served, detection: Detection, waited: float) -> Answer:
     if detection.pixels is not None:
         rows = served.gallery.catalog.images_by_key([n.key for n in detection.pixels.neighbours])
     originals = {row.id: (row.width, row.height) for row in rows.values()}
-    return Answer(detection, originals, waited)
+    return Answer(detection, originals, Joining.of(served.detector), waited)
 
 
 def _fail_logged(ask: Ask, error: Exception) -> None:

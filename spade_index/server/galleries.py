@@ -66,7 +66,8 @@ class Served:
 
         A tuned gallery is judged by its score maps, whose search is as quick as the backbone.
         """
-        needs_all = self.detector.search.image_score not in (None, "pooled") or self.gallery.catalog.tuned() is not None
+        by_map = self.detector.search.image_score not in (None, "pooled") or self.gallery.interest is not None
+        needs_all = by_map or self.gallery.catalog.tuned() is not None
         return "always" if needs_all or "pooled" not in self.detector.thresholds else "auto"
 
 

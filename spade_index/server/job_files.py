@@ -16,10 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from spade_index.errors import InputError, StorageError
-from spade_index.gallery.store.files import open_regular
-from spade_index.images.find import ImageFile
+from spade_index.images.files import ImageFile, read_regular
 
-from .decoding import require_cheap
 from .job import Job
 from .job_records import ID, read_record
 from .settings import ServeSettings
@@ -35,11 +33,10 @@ log = logging.getLogger("spade_index.server")
 class JobFiles:
     """The folder of all jobs of a root."""
 
-    def __init__(self, root: Path, max_pixels: int, most_bytes: int = ServeSettings.staged_bytes) -> None:
-        """Images of more than `max_pixels` are not decoded; those of all jobs take at most `most_bytes`."""
+    def __init__(self, root: Path, most_bytes: int = ServeSettings.staged_bytes) -> None:
+        """The images of all jobs take at most `most_bytes`."""
         self.folder = root / FOLDER / "jobs"
         self.staged = StagedBytes(most_bytes)
-        self._max_pixels = max_pixels
 
     def load(self) -> Iterator[Job]:
         """Yield the jobs that are on disk. What is not a job of this service is named in the log, and left alone."""
@@ -123,7 +120,7 @@ class JobFiles:
                 status = path.lstat()
             except FileNotFoundError as error:
                 raise InputError(f"{shown}: it is not there any more: send the images again") from error
-            read = partial(read_image, path, shown, self._max_pixels)
+            read = partial(read_regular, str(path), shown)
             yield ImageFile(job.prefix + name, shown, status.st_size, status.st_mtime_ns, read)
 
     def delete_images(self, job: Job) -> None:
@@ -138,11 +135,3 @@ class JobFiles:
 
     def _images(self, job: Job) -> Path:
         return self.folder / job.id / "images"
-
-
-def read_image(path: Path, name: str, max_pixels: int) -> bytes:
-    """Return the bytes of an image that was sent. Raises ImageError if decoding them would cost too much."""
-    with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read()
-    require_cheap(data, name, max_pixels)
-    return data

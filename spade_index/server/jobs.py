@@ -15,9 +15,9 @@ from typing import Any
 
 from spade_index.errors import ImageError, InputError, SpadeIndexError
 from spade_index.images.files import ImageFile, suffix_of
-from spade_index.images.pages import PAGED
+from spade_index.images.pages import PAGED, pages_noted
+from spade_index.images.workers import DecoderPool, DecodersEnded
 
-from .decoding import pages_noted
 from .galleries import Galleries
 from .job import ENDED, RESTING, Job, now
 from .job_files import JobFiles
@@ -41,9 +41,10 @@ class Cancelled(InputError):
 class Jobs:
     """All jobs of a root, and the thread that runs them."""
 
-    def __init__(self, galleries: Galleries, settings: ServeSettings) -> None:
+    def __init__(self, galleries: Galleries, settings: ServeSettings, decoders: DecoderPool) -> None:
+        self._decoders = decoders
         self._galleries = galleries
-        self.files = JobFiles(galleries.root, settings.image_pixels, settings.staged_bytes)
+        self.files = JobFiles(galleries.root, settings.staged_bytes)
         self._settings = settings
         self._jobs: dict[str, Job] = {}
         self._queue: Queue[str | None] = Queue()
@@ -163,7 +164,7 @@ class Jobs:
             job = self._save(replace(job, state="running", started=now()))
         try:
             self._add(job)
-        except Cancelled:
+        except (Cancelled, DecodersEnded):
             snapshot, _ = self._committed(job)
             with self._lock:  # a client may cancel it while it is stopped
                 if id in self._unwanted:
@@ -208,6 +209,7 @@ class Jobs:
                 replace=job.replace,
                 keep_removed=not job.again,
                 batch_size=BATCH,
+                decoders=self._decoders,
                 notice=note,
                 progress=progress,
             )

@@ -56,10 +56,11 @@ class Metrics:
         self,
         galleries: Callable[[], dict[str, int]],
         results: Callable[[], dict[str, int]],
+        decoders: Callable[[], dict[str, int]],
         workers: Sequence[Worker],
     ) -> None:
-        """Read the state of open galleries, kept results and threads whenever the metrics are read."""
-        self.registry.register(_State(galleries, results, workers))
+        """Read the state of galleries, results, decoding processes and threads whenever the metrics are read."""
+        self.registry.register(_State(galleries, results, decoders, workers))
 
     def text(self) -> bytes:
         """Return all metrics as Prometheus reads them."""
@@ -71,9 +72,10 @@ class _State(Collector):
         self,
         galleries: Callable[[], dict[str, int]],
         results: Callable[[], dict[str, int]],
+        decoders: Callable[[], dict[str, int]],
         workers: Sequence[Worker],
     ) -> None:
-        self._galleries, self._results, self._workers = galleries, results, workers
+        self._galleries, self._results, self._decoders, self._workers = galleries, results, decoders, workers
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges of the present state."""
@@ -88,6 +90,14 @@ class _State(Collector):
         yield maps
         yield GaugeMetricFamily("spade_index_results", "Results that are kept", results["results"])
         yield GaugeMetricFamily("spade_index_results_bytes", "Their memory", results["bytes"])
+        decoders = self._decoders()
+        yield GaugeMetricFamily("spade_index_decoders", "Decoding processes that live", decoders["alive"])
+        replaced = CounterMetricFamily(
+            "spade_index_decoders_replaced", "Decoding processes that ended", labels=["reason"]
+        )
+        replaced.add_metric(["died"], decoders["died"])
+        replaced.add_metric(["late"], decoders["late"])
+        yield replaced
         alive = GaugeMetricFamily("spade_index_thread_alive", "1 while the thread lives", labels=["thread"])
         failures = CounterMetricFamily(
             "spade_index_thread_failures", "Errors that a thread survived", labels=["thread"]

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from spade_index.method.pictures import shrunk
+
 from .asks import Answer
 
 EMPTY = np.float32(np.nan)
@@ -43,7 +45,8 @@ def _score_maps(answers: Sequence[Answer], size: tuple[int, int]) -> np.ndarray:
     maps = np.full((len(answers), *size), EMPTY, "<f4")
     for place, answer in enumerate(answers):
         if answer.detection.pixels is not None:
-            maps[place] = answer.detection.pixels.score_map
+            score_map = answer.detection.pixels.score_map
+            maps[place] = score_map if score_map.shape == size else shrunk(score_map, size)  # of a picture of tiles
     return maps
 
 

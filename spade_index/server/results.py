@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spade_index import wire
-from spade_index.images.decode import DecodedImage, Geometry, decode
+from spade_index.images.decode import Geometry, decode
+from spade_index.images.tiles import box_of
 from spade_index.method.detection import PixelDetection
 from spade_index.method.evidence import locate
+from spade_index.method.pictures import Picture
 from spade_index.method.regions import Region, regions_of
 from spade_index.settings import Preprocessing
 from spade_index.views.heatmap import heat, heatmap, score_limits
@@ -53,11 +55,13 @@ class Result:
 
     def overlay(self, opacity: float) -> Image.Image:
         """Draw the score map over the image."""
-        return heatmap(self._image(), self.pixels.score_map, self.geometry, self.limits, opacity)
+        return heatmap(self._image(), self.pixels.score_map, self.geometry, self.limits, opacity, self.pixels.inside)
 
     def heat(self) -> Image.Image:
         """Draw the score map alone, RGBA of the overlay's size."""
-        return heat(_drawn_size(self.geometry), self.pixels.score_map, self.geometry, self.limits)
+        return heat(
+            _drawn_size(self.geometry), self.pixels.score_map, self.geometry, self.limits, inside=self.pixels.inside
+        )
 
     def grey(self) -> Image.Image:
         """Draw the score map in 8 bits, from the lower limit to the upper."""
@@ -70,18 +74,22 @@ class Result:
         across, down = self.geometry.to_input(x, y)
         if not (0 <= across < 1 and 0 <= down < 1):
             raise Problem(422, f"({x}, {y}) is not a pixel that the backbone saw", field="x")
+        if not self.pixels.is_inside(across, down):
+            raise Problem(422, f"({x}, {y}) is outside of the gallery's region of interest", field="x")
         score_map: NDArray[np.float32] = self.pixels.score_map
         row, column = int(down * score_map.shape[0]), int(across * score_map.shape[1])
         match = self.pixels.match(across, down)
         width, height = self.answer.originals[match.neighbour.id]
         snapshot = self.answer.detection.snapshot
         found = locate(match, self.geometry, (width, height), self.preprocessing)
+        left, top, right, bottom = box_of(match.neighbour.id, width, height, self.preprocessing)
         return wire.MatchInfo(
             pixel=(x, y),
             neighbour=found.neighbour,
             neighbour_pixel=found.neighbour_pixel,
             distance=found.distance,
             neighbour_size=(width, height),
+            neighbour_box=(left, top, right - left, bottom - top),
             score=float(score_map[row, column]),
             thumbnail=thumbnail_link(self.gallery, match.neighbour.id, snapshot),
         )
@@ -131,14 +139,14 @@ class Results:
 def described(
     gallery: str,
     uploads: Sequence[Upload],
-    images: Sequence[DecodedImage],
+    images: Sequence[Picture],
     answers: Sequence[Answer],
     how: Preprocessing,
     results: Results,
 ) -> tuple[wire.ResultInfo, ...]:
     """Return the results of images, and keep those with a score map. Finds regions, which takes milliseconds each."""
 
-    def one(upload: Upload, image: DecodedImage, answer: Answer) -> wire.ResultInfo:
+    def one(upload: Upload, image: Picture, answer: Answer) -> wire.ResultInfo:
         if answer.detection.pixels is None:
             return _described(upload, image.geometry, answer, None, None, image.notice)
         result = result_of(gallery, upload, image, answer, how)
@@ -200,7 +208,7 @@ def _region(region: Region) -> wire.RegionInfo:
     return wire.RegionInfo(region.polygon, region.box, region.area, region.score)
 
 
-def result_of(gallery: str, upload: Upload, image: DecodedImage, answer: Answer, how: Preprocessing) -> Result:
+def result_of(gallery: str, upload: Upload, image: Picture, answer: Answer, how: Preprocessing) -> Result:
     """Return a result to keep. Without a calibrated threshold, colours show only where the map's own maximum is."""
     assert answer.detection.pixels is not None
     limits = score_limits([answer.detection.pixels.peak], answer.detection.pixel_threshold)

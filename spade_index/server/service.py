@@ -6,13 +6,16 @@ import time
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from spade_index.images.decode import DecodedImage
+from spade_index.images.loading import in_lots
+from spade_index.method.pictures import Picture
 from spade_index.settings import Maps, Preprocessing
 
+from .answered import AnsweredPictures
 from .asks import Answer
 from .decoding import Decoders, Upload
 from .engine import Engine
@@ -34,7 +37,7 @@ class Found:
     """A query's images and their answers."""
 
     preprocessing: Preprocessing  # of the images; the name may be another gallery's by now
-    images: list[DecodedImage]
+    images: list[Picture]
     answers: list[Answer]
 
 
@@ -53,12 +56,13 @@ class Service:
         self.parsing = asyncio.Semaphore(PARSERS)
         self.auditing = threading.BoundedSemaphore(AUDITS)
         self.changing = threading.BoundedSemaphore(settings.changes_waiting)
-        self.jobs = Jobs(self.galleries, settings)
-        self.workers = (self.engine.worker, self.jobs.worker)
-        self.metrics.watch(self.galleries.pool_stats, self.results.stats, self.workers)
+        self.jobs = Jobs(self.galleries, settings, self.decoders.jobs)
+        self.workers = (self.engine.worker, self.jobs.worker, self.decoders.worker)
+        self.metrics.watch(self.galleries.pool_stats, self.results.stats, self.decoders.stats, self.workers)
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads, and the processes that decode."""
+        self.decoders.start()
         self.engine.start()
         self.jobs.start()
 
@@ -70,8 +74,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Return whether queries and jobs are taken, and the threads that compute them live."""
-        return self.engine.alive and all(worker.alive for worker in self.workers)
+        """Return whether queries and jobs are taken, and the threads and processes that compute them live."""
+        return self.engine.alive and self.decoders.alive and all(worker.alive for worker in self.workers)
 
     async def find(
         self,
@@ -93,9 +97,12 @@ class Service:
             begun = time.perf_counter()
             how = (await asyncio.to_thread(self.galleries.settings_of, gallery)).preprocessing
             with self.engine.coming(len(uploads)):
-                images = await self.decoders.decode(uploads, how)
+                parts = await self.decoders.decode(uploads, how)
             decoded = time.perf_counter()
-            answers = await self.engine.detect(gallery, snapshot, images, maps, threshold)
+            joined = AnsweredPictures()
+            for lot in in_lots(chain.from_iterable(parts), self.settings.batch_images if how.tile else len(parts)):
+                joined.take(lot, await self.engine.detect(gallery, snapshot, lot, maps, threshold))
+            images, answers = joined.images, joined.answers
             waited, searched = min(answer.waited for answer in answers), time.perf_counter() - decoded
             times = Times(decoded - begun, waited, searched - waited)
             timed.found(answers[0].detection.snapshot, len(images), times)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spade_index.errors import InputError
 from spade_index.presets import SearchChoice
+from spade_index.settings import DecodeLimits
 
 MIB = 1 << 20
 MOST_ADDED = 10_000  # images of a request that adds some, whatever the settings
@@ -44,6 +45,8 @@ class ServeSettings:
     request_images: int = 32
     add_images: int = 1000  # of one request
     image_pixels: int = 50_000_000
+    decode_bytes: int = DecodeLimits.memory  # of the process that decodes an image
+    decode_seconds: float = DecodeLimits.seconds
     connections: int = 256  # or half of the files that the process may open, if these are fewer
     unsent_bytes: int = 256 * MIB  # of all answers that clients have not read
     keep_seconds: float = 5  # that a connection is kept without a request

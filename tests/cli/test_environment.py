@@ -11,9 +11,10 @@ import pytest
 
 from spade_index.errors import InputError
 from spade_index.gallery import Gallery
-from spade_index.images import find_images, loading
+from spade_index.images import find_images
 from spade_index.images.loading import load_all
-from spade_index.settings import Preprocessing
+from spade_index.images.workers import limit_decoding, process
+from spade_index.settings import DecodeLimits, Preprocessing
 
 from helpers.cli_runs import BACKBONE, write_normal
 
@@ -21,8 +22,8 @@ SLOW = """
 import time
 from spade_index.images import loading
 
-load = loading.load
-loading.load = lambda *arguments: (time.sleep(0.02), load(*arguments))[1]
+decoded = loading.decoded
+loading.decoded = lambda *arguments: (time.sleep(0.02), decoded(*arguments))[1]
 from spade_index.cli import main
 
 main()
@@ -115,11 +116,15 @@ def test_a_signal_keeps_what_was_done(tmp_path: Path, number: int) -> None:
         assert list(gallery.verify()) == []
 
 
-def test_shared_memory_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_processes_that_cannot_be_started_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(loading, "ProcessPoolExecutor", full)
+    limit_decoding(DecodeLimits(seconds=17))  # none is running
+    monkeypatch.setattr(process.subprocess, "Popen", full)
     files = find_images(write_normal(tmp_path / "images", 2))
-    with pytest.raises(InputError, match=r"processes cannot be started \(No space left on device\).*/dev/shm"):
-        list(load_all(files, Preprocessing(), workers=1, ahead=2, on_error=pytest.fail, processes=True))
+    with pytest.raises(
+        InputError, match=r"processes cannot be started \(Resource temporarily unavailable\).*--workers"
+    ):
+        list(load_all(files, Preprocessing(), workers=1, ahead=2, on_error=pytest.fail))
+    limit_decoding(DecodeLimits())

@@ -137,5 +137,14 @@ def test_images_that_were_replaced_or_restored_were_not_removed_on_purpose(
     run("restore", gallery, "005.png")
     assert "0 added, 12 already there; 12 images" in run("add", gallery, good).stdout
     run("remove", gallery, "005.png")
-    run("compact", gallery)  # forgets
-    assert "1 added" in run("add", gallery, good).stdout
+    run("compact", gallery)
+    out = "0 added, 11 already there, 1 were removed before and stay out (--again takes them); 11 images"
+    assert out in run("add", gallery, good).stdout
+    os.utime(good / "005.png")
+    assert out in run("add", gallery, good).stdout
+    run("compact", gallery)
+    assert "1 added, 11 already there; 12 images" in run("add", gallery, good, "--again").stdout
+    assert "0 added, 12 already there; 12 images" in run("add", gallery, good).stdout
+    run("add", gallery, write_normal(tmp_path / "later", 1, start=90), "--replace")
+    run("compact", gallery)
+    assert "1 added, 1 of them replaced" in run("add", gallery, good, "--replace").stdout

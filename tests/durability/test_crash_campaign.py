@@ -32,7 +32,7 @@ BUILD = """
 import sys
 from pathlib import Path
 from helpers.tiny import build, tiny_backbone
-build(Path(sys.argv[1]), Path(sys.argv[2]), tiny_backbone(), workers=2, processes=True, shard_rows=4, batch_size=4)
+build(Path(sys.argv[1]), Path(sys.argv[2]), tiny_backbone(), workers=2, shard_rows=4, batch_size=4)
 """
 
 

@@ -139,14 +139,12 @@ def test_strict_keeps_all_that_came_before(tmp_path: Path, image_folder: Folder,
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, RuntimeError])
-@pytest.mark.parametrize("processes", [False, True])
 def test_an_ingest_that_ends_early_leaves_nothing_running(
     tmp_path: Path,
     image_folder: Folder,
     backbone: Backbone,
     monkeypatch: pytest.MonkeyPatch,
     kind: type[BaseException],
-    processes: bool,
 ) -> None:
     path, images = tmp_path / "gallery", image_folder(25)
     told: list[int] = []
@@ -168,7 +166,7 @@ def test_an_ingest_that_ends_early_leaves_nothing_running(
     monkeypatch.setattr(backbone, "_features", counted)
     before = threading.enumerate()  # those of other tests' services, too
     with pytest.raises(kind) as raised:
-        build(path, images, backbone, batch_size=4, shard_rows=3, progress=end, processes=processes)
+        build(path, images, backbone, batch_size=4, shard_rows=3, progress=end)
     assert raised.tb is not None  # what the error still refers to has ended, too
     assert not at_work
     names = [thread.name for thread in threading.enumerate() if thread not in before]

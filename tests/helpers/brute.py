@@ -51,14 +51,9 @@ class PlainGallery:
                 total = total + weight * _upsample(distances, self.sizes[level], self.sizes[0], bilinear=True)
             return total / len(weights), first
 
-        def joined(levels: Sequence[np.ndarray]) -> np.ndarray:
-            upsampled = [
-                _upsample(values, size, self.sizes[0], bilinear=mode == "concat-bilinear") * weight**0.5
-                for values, size, weight in zip(levels, self.sizes, weights, strict=True)
-            ]
-            return np.concatenate(upsampled, axis=1)
-
-        return _smallest(joined(query), np.concatenate([joined(self.maps[id]) for id in ids]), kappa)
+        bilinear = mode == "concat-bilinear"
+        images = [upsampled(self.maps[id], self.sizes, weights, bilinear) for id in ids]
+        return _smallest(upsampled(query, self.sizes, weights, bilinear), np.concatenate(images), kappa)
 
     def score_map(self, distances: np.ndarray, smoothing: float) -> np.ndarray:
         """Return squared distances [P, kappa] as a score map [H, W] of the input size."""
@@ -66,6 +61,17 @@ class PlainGallery:
         coarse = distances.mean(1, keepdims=True)
         fine = _upsample(coarse, self.sizes[0], self.input_size, bilinear=True)
         return gaussian_filter(fine.reshape(height, width), smoothing)
+
+
+def upsampled(
+    levels: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], weights: Sequence[float], bilinear: bool
+) -> np.ndarray:
+    """Return an image's levels [H*W, C] at the finest grid, each times the root of its weight: float64 [P, D]."""
+    finest = [
+        _upsample(values, size, sizes[0], bilinear=bilinear) * weight**0.5
+        for values, size, weight in zip(levels, sizes, weights, strict=True)
+    ]
+    return np.concatenate(finest, axis=1)
 
 
 def _smallest(query: np.ndarray, images: np.ndarray, kappa: int) -> tuple[np.ndarray, np.ndarray]:

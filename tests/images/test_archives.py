@@ -71,7 +71,7 @@ def test_a_zip_archive_becomes_a_gallery_in_processes(tmp_path: Path) -> None:
             archive.write(image, image.name)
     backbone = tiny_backbone()
     with GalleryWriter(tmp_path / "gallery", backbone.settings) as writer:
-        assert writer.add(find_images(tmp_path / "a.zip"), backbone, processes=True).added == 6
+        assert writer.add(find_images(tmp_path / "a.zip"), backbone).added == 6
         assert writer.add(find_images(tmp_path / "a.zip"), backbone).unchanged == 6
 
 

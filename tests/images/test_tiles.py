@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,6 +19,7 @@ from spade_index.settings import Preprocessing
 HOW = Preprocessing(input_size=(32, 32), tile=32, overlap=0.25)
 
 
+@settings(deadline=None)
 @given(
     width=st.integers(1, 400),
     height=st.integers(1, 400),

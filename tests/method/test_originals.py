@@ -12,7 +12,7 @@ import spade_index.method.originals
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
-from spade_index.images.decode import decode
+from spade_index.images.decode import crop, decode
 from spade_index.images.tiles import box_of
 from spade_index.method.originals import originals
 
@@ -52,8 +52,8 @@ def test_the_original_of_a_tile_is_its_part_of_the_picture_which_is_read_once(
 
     monkeypatch.setattr(spade_index.method.originals, "decode", watched)
     found = list(originals(rows[::-1], settings.preprocessing))
-    assert [row.id for row, _ in found] == [row.id for row in rows[5::-1]]
+    assert [row.id for row, _ in found] == [row.id for row in rows[::-1] if row.id.startswith("000")]
     assert decoded == [str(folder / "000.png")]
     for row, image in found:
-        box = tuple(int(edge) for edge in box_of(row.id, 80, 56, settings.preprocessing))
-        np.testing.assert_array_equal(image, random_image(0, (80, 56)).crop(box))
+        part = crop(random_image(0, (80, 56)), box_of(row.id, 80, 56, settings.preprocessing))
+        np.testing.assert_array_equal(image, part)

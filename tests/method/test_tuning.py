@@ -17,7 +17,7 @@ from spade_index.method.detector import Detector
 from spade_index.method.input_size import choose_input_size
 from spade_index.method.judgement import tune_and_calibrate
 from spade_index.method.metrics import roc_auc
-from spade_index.method.synthetic import draw_sample
+from spade_index.method.synthetic import LEAST, draw_sample
 from spade_index.method.trials import Trial, Trials
 from spade_index.method.tuned import should_tune_again, tuned_search
 from spade_index.method.tuning import choose, store, tune
@@ -61,6 +61,14 @@ def test_a_sample_needs_the_files_as_they_were(path: Path, tiny: Backbone, tmp_p
         file.unlink()
     with Gallery(tmp_path / "other") as gallery, pytest.raises(InputError, match="only 4 of its images"):
         draw_sample(gallery, tiny, 60)
+
+
+def test_a_sample_is_smaller_where_images_take_long_to_read(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        few, all_images = (draw_sample(gallery, tiny, seconds).plain for seconds in (0, 60))
+        assert len(few) == LEAST < len(all_images)
+        assert {row.key for row in few} < {row.key for row in all_images}
+        assert few == sorted(few, key=lambda row: row.key)
 
 
 def test_trials_measure_by_definition(path: Path, tiny: Backbone) -> None:
@@ -184,3 +192,26 @@ def test_the_input_size_is_doubled_only_where_images_have_the_detail(tmp_path: P
     assert loaded == [((64, 64), 28)]
     assert "quality" in chosen.why
     assert chosen.backbone.settings.preprocessing.input_size in ((32, 32), (64, 64))
+
+
+@pytest.mark.parametrize(("tile", "looked"), [(40, False), (64, True)])
+def test_the_input_size_of_tiles_is_chosen_by_the_detail_in_a_tile(
+    tmp_path: Path, tiny: Backbone, tile: int, looked: bool
+) -> None:
+    def cut(size: int) -> Backbone:
+        backbone = tiny_backbone(size=size)
+        how = replace(backbone.settings.preprocessing, tile=tile, overlap=0.25)
+        backbone.settings = replace(backbone.settings, preprocessing=how)
+        return backbone
+
+    loaded: list[tuple[int, int]] = []
+
+    def load(size: tuple[int, int], grid: int) -> Backbone:
+        loaded.append(size)
+        return cut(size[0])
+
+    pictures = find_images(write_images(tmp_path / "pictures", 3, size=(240, 180)))
+    chosen = choose_input_size(pictures, cut(32), load, seconds=60)
+    assert loaded == ([(64, 64)] if looked else [])
+    assert ("quality" if looked else "the tiles have no more detail") in chosen.why
+    assert chosen.backbone.settings.preprocessing.tile == tile

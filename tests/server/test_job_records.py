@@ -66,7 +66,7 @@ def test_a_record_with_a_wrong_field_is_named_and_left_alone(
     path = write(jobs, **{field: value})
     before = files_of(jobs)
     with caplog.at_level(logging.WARNING):
-        assert list(JobFiles(jobs.parents[1], 10**6).load()) == []
+        assert list(JobFiles(jobs.parents[1]).load()) == []
     assert str(path) in caplog.text
     assert field in caplog.text or field == "id"
     assert files_of(jobs) == before
@@ -74,7 +74,7 @@ def test_a_record_with_a_wrong_field_is_named_and_left_alone(
 
 def test_a_record_that_is_right_is_read(jobs: Path) -> None:
     write(jobs)
-    (job,) = JobFiles(jobs.parents[1], 10**6).load()
+    (job,) = JobFiles(jobs.parents[1]).load()
     assert (job.id, job.names, job.state) == (ID, ["a.png"], "queued")
 
 
@@ -83,7 +83,7 @@ def test_a_record_of_an_earlier_version_is_read(jobs: Path) -> None:
     record = json.loads(path.read_text())
     del record["again"]
     path.write_text(json.dumps(record))
-    (job,) = JobFiles(jobs.parents[1], 10**6).load()
+    (job,) = JobFiles(jobs.parents[1]).load()
     assert not job.again
 
 
@@ -104,7 +104,7 @@ def test_a_record_that_is_no_plain_file_is_left_alone(jobs: Path, tmp_path: Path
         os.mkfifo(path)
     elif ruin == "folder":
         path.mkdir()
-    assert list(JobFiles(jobs.parents[1], 10**6).load()) == []
+    assert list(JobFiles(jobs.parents[1]).load()) == []
     assert path.parent.exists()
 
 

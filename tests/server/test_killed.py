@@ -20,10 +20,10 @@ from helpers.waiting import PATIENCE, eventually
 
 # Commits after every 8 images, and time in between to be killed in.
 SLOWLY = """
-import time, spade_index.gallery.write.session as session, spade_index.server.job_files as files
+import time, spade_index.gallery.write.session as session, spade_index.images.loading as loading
 session.SHARD_ROWS = 8
-read = files.read_image
-files.read_image = lambda *arguments: (time.sleep(SECONDS), read(*arguments))[1]
+decoded = loading.decoded
+loading.decoded = lambda *arguments: (time.sleep(SECONDS), decoded(*arguments))[1]
 """
 
 

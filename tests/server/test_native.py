@@ -211,6 +211,7 @@ def test_every_pixel_of_the_input_has_a_match(shared_server: Server, gallery: st
         assert match["pixel"] == [x, y]
         assert match["neighbour"] == "003.png"
         assert match["neighbour_size"] == [40, 36]
+        assert match["neighbour_box"] == [0, 0, 40, 36]
         assert np.abs(np.subtract(match["neighbour_pixel"], [x, y])).max() <= 4  # of the same cell
         assert match["score"] in values
         assert match["distance"] >= 0

@@ -16,6 +16,7 @@ from typing import Any
 from spade_index.errors import FormatTooNew, GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, VERSION
 from spade_index.gallery.store.names import INDEX, shard_name
+from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import ExtractionSettings
 
 from . import check
@@ -24,7 +25,7 @@ from .check import REMEDY
 from .connection import Values
 from .extraction import read_settings
 from .images import ImageQueries
-from .schema import ADDITIONS, TUNED, create_catalog
+from .schema import ADDITIONS, INTEREST, TUNED, create_catalog
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
 
@@ -80,6 +81,12 @@ class Catalog(ImageQueries):
                 raise self._damaged(f"unexpected size of shard {row.shard}")
         return {row.shard: row for row in rows}
 
+    def shards_below(self, rows: int) -> dict[int, int]:
+        """Return the number of rows of each shard that has fewer than this, and images; in ascending order."""
+        holds = "EXISTS (SELECT 1 FROM images WHERE images.shard = shards.shard)"  # else it waits to be deleted
+        query = f"SELECT shard, rows FROM shards WHERE rows < ? AND {holds} ORDER BY shard"
+        return dict(self._typed((int, int), query, (rows,)))
+
     def next_shard(self) -> int:
         """Return a number that no shard has ever had."""
         return (self._value("SELECT seq FROM sqlite_sequence WHERE name = 'shards'", int) or 0) + 1
@@ -99,7 +106,7 @@ class Catalog(ImageQueries):
 
     @cached_property
     def _has_layouts(self) -> bool:
-        return self._value("SELECT 1 FROM sqlite_master WHERE name = 'layouts'", int) is not None
+        return self._has_table("layouts")
 
     def index(self, snapshot: int) -> IndexRow | None:
         """Return the newest index that is not newer than a snapshot, or None.
@@ -145,6 +152,14 @@ class Catalog(ImageQueries):
         found: dict[str, Any] = value
         return found
 
+    def interest(self) -> RegionOfInterest | None:
+        """Return the part of every picture that counts, or None if it is all. Raises GalleryDamaged."""
+        text = self.meta(INTEREST)
+        try:
+            return None if text is None else RegionOfInterest.from_json(text)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+
     def calibration_files(self) -> dict[str, str]:
         """Return the digests of the files of all calibrations, by file name."""
         return {str(one["file"]): str(one["digest"]) for one in self.calibrations() if "file" in one}
@@ -188,3 +203,7 @@ class Catalog(ImageQueries):
         query = "SELECT count(*) FROM images LEFT JOIN shards USING (shard) WHERE row >= rows OR rows IS NULL"
         if missing := self._value(query, int):
             yield f"{self.path}: {missing} images are in no shard"
+        try:
+            self.interest()
+        except GalleryDamaged as error:
+            yield str(error)

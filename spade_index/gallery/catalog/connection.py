@@ -63,6 +63,10 @@ class CatalogFile:
         """Return the earliest snapshot that can be opened: that of the last compaction."""
         return self._number("oldest")
 
+    def _has_table(self, name: str) -> bool:
+        """Return whether there is a table, which catalogs of earlier versions may lack."""
+        return self._value("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", int, name) is not None
+
     def _connected(self) -> sqlite3.Connection:
         try:
             return connect(self.path)

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
+from spade_index.gallery.store.record import ImageOrigin
 from spade_index.images.tiles import picture_of, tile_range
 
 from .connection import CatalogFile
-from .tables import ImageRow
+from .tables import ON_PURPOSE, ImageRow, RemovedRow
 
 PAGE = 1000  # rows read at a time
 NOW = 2**62  # a snapshot that is later than all
@@ -119,19 +120,19 @@ class ImageQueries(CatalogFile):
 
     def picture_count(self, snapshot: int) -> int:
         """Return the number of pictures that the images of a snapshot are tiles of."""
-        digits = "'0123456789'"
-        picture = f"rtrim(rtrim(rtrim(id, {digits}), ','), {digits})"
+        number = "'-0123456789'"
+        picture = f"rtrim(rtrim(rtrim(id, {number}), ','), {number})"
         return self._value(f"SELECT count(DISTINCT {picture}) FROM images WHERE {LIVE_AT}", int, snapshot, snapshot)
 
-    def removed_on_purpose(self) -> Iterator[ImageRow]:
-        """Yield the images that were removed since the last compaction and whose contents are not there now.
+    def removed_on_purpose(self) -> Iterator[ImageOrigin]:
+        """Yield the images that were ever removed and whose contents are not there now.
 
         Images that others replaced are not among them.
         """
-        replaced = "SELECT 1 FROM snapshots WHERE snapshot = gone.removed AND action = 'add'"
-        lives = "SELECT 1 FROM images WHERE digest = gone.digest AND removed IS NULL"
-        condition = f"AS gone WHERE removed > ? AND NOT EXISTS ({replaced}) AND NOT EXISTS ({lives})"
-        yield from self._rows(ImageRow, condition, (self.oldest_snapshot(),))
+        yield from self._rows(ImageRow, f"AS gone WHERE {ON_PURPOSE}")
+        if self._has_table(RemovedRow.table):
+            lives = "SELECT 1 FROM images WHERE digest = gone.digest AND removed IS NULL"
+            yield from self._rows(RemovedRow, f"AS gone WHERE NOT EXISTS ({lives})")
 
     def removed_count(self) -> int:
         """Return the number of removed images that still take room, until `compact`; restored ones do not count."""

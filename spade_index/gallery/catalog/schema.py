@@ -7,7 +7,8 @@ An image row carries the snapshot that added it and the one that removed it: a r
 and the oldest snapshot, which is that of the last compaction. Images that were removed before it can no longer be
 restored, and their rows are deleted as soon as no reader may need them.
 
-`layouts` is a cache (see `store.layout`), which a shard can do without.
+`removed_sources` remembers the images that were removed on purpose when their rows are deleted, so that they stay out
+when their folder is added again. `layouts` is a cache (see `store.layout`), which a shard can do without.
 """
 
 import os
@@ -23,6 +24,7 @@ from .connection import connect
 from .tables import SnapshotRow, columns, insert
 from .transaction import now
 
+INTEREST = "region_of_interest"  # the name in `meta` of the part of every picture that counts, if it is not all
 TUNED = "tuned"  # the name in `meta` of how queries search by default: see `Catalog.tuned`
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -55,6 +57,10 @@ ADDITIONS = """
 CREATE INDEX IF NOT EXISTS places ON images (shard, row);
 CREATE TABLE IF NOT EXISTS layouts (
     shard INTEGER PRIMARY KEY REFERENCES shards ON DELETE CASCADE, layout BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS removed_sources (
+    id TEXT NOT NULL, digest BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL, PRIMARY KEY (id, digest)
 );
 """
 

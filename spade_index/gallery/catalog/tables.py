@@ -33,6 +33,13 @@ class ImageRow(ImageOrigin):
 
 
 @dataclass(frozen=True)
+class RemovedRow(ImageOrigin):
+    """An image that was removed on purpose, and of which nothing else is left."""
+
+    table: ClassVar[str] = "removed_sources"
+
+
+@dataclass(frozen=True)
 class ShardRow:
     """One shard."""
 
@@ -104,6 +111,13 @@ def columns(row: type) -> tuple[str, ...]:
 def column_types(row: type) -> tuple[Any, ...]:
     """Return the types of a row's values, as `isinstance` takes them."""
     return tuple(field.type for field in fields(row))
+
+
+# Of images `gone`: they were removed, not replaced by others, and their contents are not there now.
+ON_PURPOSE = """
+removed IS NOT NULL AND NOT EXISTS (SELECT 1 FROM snapshots WHERE snapshot = gone.removed AND action = 'add')
+AND NOT EXISTS (SELECT 1 FROM images WHERE digest = gone.digest AND removed IS NULL)
+"""
 
 
 def select(row: type[Row], condition: str = "") -> str:

@@ -11,7 +11,18 @@ from spade_index.gallery.store.record import ImageOrigin
 from spade_index.gallery.store.shard_writer import WrittenShard
 from spade_index.settings import ExtractionSettings
 
-from .tables import CalibrationRow, ImageRow, IndexRow, LayoutRow, ShardRow, SnapshotRow, columns, insert
+from .tables import (
+    ON_PURPOSE,
+    CalibrationRow,
+    ImageRow,
+    IndexRow,
+    LayoutRow,
+    RemovedRow,
+    ShardRow,
+    SnapshotRow,
+    columns,
+    insert,
+)
 
 
 class Transaction:
@@ -27,6 +38,10 @@ class Transaction:
     def set_meta(self, name: str, value: str) -> None:
         """State a fact about the gallery as a whole."""
         self._db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+    def delete_meta(self, name: str) -> None:
+        """Take back such a fact."""
+        self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
 
     def set_settings(self, settings: ExtractionSettings, weights_file: str | None) -> None:
         """Give other settings to a gallery that never held an image."""
@@ -84,9 +99,17 @@ class Transaction:
         moves = [(shard, row, image.shard, image.row) for row, image in enumerate(images)]
         self._db.executemany("UPDATE images SET shard = ?, row = ? WHERE shard = ? AND row = ?", moves)
 
+    def remember_removed(self, key: int | None = None) -> None:
+        """Remember that images were removed on purpose: all of them, or this one."""
+        names = ", ".join(columns(RemovedRow))
+        found = f"SELECT {names} FROM images AS gone WHERE {ON_PURPOSE}"
+        query = f"INSERT OR REPLACE INTO {RemovedRow.table} ({names}) {found}"
+        self._db.execute(query if key is None else f"{query} AND key = ?", () if key is None else (key,))
+
     def delete_images(self, keys: Iterable[int]) -> None:
         """Delete images, removed or not, and all snapshots but the latest that held one of them."""
         for key in keys:
+            self.remember_removed(key)
             self._db.execute(
                 "DELETE FROM snapshots WHERE EXISTS (SELECT 1 FROM images WHERE key = ? AND added <= snapshot "
                 "AND (removed IS NULL OR removed > snapshot)) AND snapshot < (SELECT max(snapshot) FROM snapshots)",

@@ -43,7 +43,7 @@ class AddReport:
             "failed": f"{self.failed:,} could not be decoded",
             "removed": f"{self.removed:,} were removed before and stay out (--again takes them)",
         }
-        tiles = f" as {self.tiles:,} tiles" if self.tiles else ""
+        tiles = f" as {self.tiles:,} tile{'s' if self.tiles > 1 else ''}" if self.tiles else ""
         return ", ".join(
             [f"{self.added:,} added{tiles}", *(text for name, text in notes.items() if getattr(self, name))]
         )
@@ -93,7 +93,7 @@ class Admission:
                 else:
                     yield file
 
-    def _covers(self, file: ImageFile, there: list[ImageRow], gone: list[ImageRow]) -> bool:
+    def _covers(self, file: ImageFile, there: list[ImageRow], gone: list[ImageOrigin]) -> bool:
         """Return whether all parts of a file are there, or were removed. Those that are there are of one version."""
         if not there:
             return bool(gone)
@@ -221,15 +221,15 @@ class _Admitted:
 class _Removed:
     """The images that were removed from a gallery."""
 
-    def __init__(self, rows: Iterable[ImageRow], how: Preprocessing) -> None:
-        self._files: dict[tuple[str, str, int, int], list[ImageRow]] = defaultdict(list)
+    def __init__(self, rows: Iterable[ImageOrigin], how: Preprocessing) -> None:
+        self._files: dict[tuple[str, str, int, int], list[ImageOrigin]] = defaultdict(list)
         self._digests: set[bytes] = set()
         for row in rows:
             id = row.id if how.tile is None else picture_of(row.id)
             self._files[(id, *_stamp(row))].append(row)
             self._digests.add(row.digest)
 
-    def of(self, file: ImageFile) -> list[ImageRow]:
+    def of(self, file: ImageFile) -> list[ImageOrigin]:
         """Return what was removed of this file, by path, size and time."""
         return self._files.get((file.id, *_stamp(file)), [])
 
@@ -238,7 +238,7 @@ class _Removed:
         return digest in self._digests
 
 
-def _stamp(of: ImageFile | ImageRow) -> tuple[str, int, int]:
+def _stamp(of: ImageFile | ImageOrigin) -> tuple[str, int, int]:
     """Return what tells, without reading it, whether a file has changed."""
     return of.path, of.size, of.mtime_ns
 

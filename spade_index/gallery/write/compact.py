@@ -1,10 +1,10 @@
 """Free the space of removed images, shard by shard.
 
-The first commit deletes removed images and earlier snapshots; then the index is built without them. Then images move,
-one new shard at a time, out of shards that are no longer full; a shard that all images have left is deleted before the
-next one is written, unless an earlier generation is being read. A moved row changes nothing for a reader, who finds
-the same bytes in another place. Last, calibrations are written again without removed images. An interrupted `compact`
-continues when it is called again.
+The first commit deletes removed images and earlier snapshots, and remembers what was removed on purpose. Then the index
+is built without them. Then images move, one new shard at a time, out of shards that are no longer full; a shard that
+all images have left is deleted before the next one is written, unless an earlier generation is being read. A moved row
+changes nothing for a reader, who finds the same bytes in another place. Last, calibrations are written again without
+removed images. An interrupted `compact` continues when it is called again.
 """
 
 from collections.abc import Callable
@@ -32,6 +32,7 @@ def compact(session: Session, progress: Callable[[int], None]) -> int:
         session.require_room(min(sum(rewrite.values()), session.shard_rows))
         if rewrite or len(catalog.snapshots()) > 1:
             with session.commit("compact", retires=True) as changes:
+                changes.remember_removed()
                 changes.set_meta("oldest", str(changes.snapshot))
             session.delete_unused()
         if len(gallery) and catalog.index(gallery.snapshot) is None:

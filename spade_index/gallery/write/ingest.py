@@ -13,9 +13,10 @@ from spade_index.gallery.store.record import ImageOrigin, NewImage, StoredImage
 from spade_index.gallery.store.stream import StreamedShard
 from spade_index.images.decode import DecodedImage
 from spade_index.images.find import ImageFile
-from spade_index.images.loading import in_lots, load_all
+from spade_index.images.loading import LOT, in_lots, load_all
 from spade_index.images.marks import OwnOutput
 from spade_index.images.notices import Notices
+from spade_index.images.workers import DecoderPool
 
 from .admission import AddReport, Admission
 from .append import WAITING, Appender, commit_shard
@@ -30,7 +31,7 @@ SWITCH_INTERVAL = 5e-4  # seconds
 class Ingest:
     """One call of `GalleryWriter.add`.
 
-    Images are decoded in other processes or threads, become features here, and are written by a thread; each waits
+    Images are decoded in other processes, become features here, and are written by a thread; each waits
     when the next has too much to do. A shard that is complete is committed here, so that one thread uses the catalog.
     """
 
@@ -61,15 +62,17 @@ class Ingest:
         self._no_room: StorageError | None = None
         self._notices = Notices(notice, alike=not len(session.gallery))
 
-    def run(self, files: Iterable[ImageFile], *, batch_size: int, workers: int, processes: bool) -> AddReport:
+    def run(
+        self, files: Iterable[ImageFile], *, batch_size: int, workers: int, decoders: DecoderPool | None
+    ) -> AddReport:
         """Add all files. Shards that were committed stay, however it ends."""
         lanes = self._backbone.lanes(batch_size)
         loaded = load_all(
             self._admission.unknown(files),
             self._session.settings.preprocessing,
             workers=workers,
-            processes=processes,
-            ahead=4 * batch_size,
+            decoders=decoders,
+            ahead=max(4 * batch_size, 2 * LOT * workers),
             on_error=self._failed,
         )
         with (

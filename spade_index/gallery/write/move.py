@@ -1,10 +1,17 @@
 """Move stored images into a new shard."""
 
+from collections.abc import Collection
+
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.store.shard_writer import ShardWriter
 
 from .session import Session
+
+
+def places(session: Session, shard: int) -> Collection[ImageRow]:
+    """Return an image for each row of a shard that has any: removed ones, too, and one of those that share a row."""
+    return {image.row: image for image in session.gallery.catalog.images_in(shard)}.values()
 
 
 def move_images(session: Session, images: list[ImageRow]) -> int:

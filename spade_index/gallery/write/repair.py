@@ -15,7 +15,7 @@ from spade_index.gallery.store.moments import Totals, no_moments
 from spade_index.gallery.verify import Problem
 
 from .calibrate import forget_calibration
-from .move import move_images
+from .move import move_images, places
 from .reindex import rebuild_index
 from .session import Session
 
@@ -55,11 +55,11 @@ def _needs_index(session: Session) -> bool:
 
 def _move_whole(session: Session, shard: int, lost: set[int], say: Callable[[str], None]) -> None:
     """Move the undamaged images of a damaged shard, also removed ones, to a new one."""
-    images = {image.row: image for image in session.gallery.catalog.images_in(shard) if image.key not in lost}
+    images = [image for image in places(session, shard) if image.key not in lost]
     if images:
         session.require_room(len(images))
         path = _shard_path(session, shard)
-        move_images(session, list(images.values()))
+        move_images(session, images)
         say(f"{path}: moved {len(images):,} undamaged images to a new shard")
 
 

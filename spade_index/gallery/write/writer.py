@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spade_index.errors import ImageError
-from spade_index.gallery.catalog.schema import TUNED
+from spade_index.gallery.catalog.schema import INTEREST, TUNED
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
+from spade_index.images.interest import RegionOfInterest
 from spade_index.images.marks import OwnOutput
+from spade_index.images.workers import DecoderPool
 from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
 
 from .add_features import add_features
 from .admission import AddReport
 from .calibrate import set_calibration
 from .compact import compact, images_to_move
+from .gather import gather, small_shards
 from .ingest import Ingest
 from .reindex import index_is_stale, index_settings, rebuild_index
 from .remove import remove, restore
@@ -48,7 +51,7 @@ class GalleryWriter(Session):
         failed: Callable[[ImageError], None] = lambda error: None,
         batch_size: int = BATCH_SIZE,
         workers: int = WORKERS,
-        processes: bool = False,
+        decoders: DecoderPool | None = None,
         notice: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> AddReport:
@@ -56,11 +59,11 @@ class GalleryWriter(Session):
 
         An image with a known id and other contents is kept as it was, or replaced with `replace`. One that cannot be
         decoded is named to `notice` and left out, and its error is given to `failed`; with `strict` it raises
-        ImageError after the images before it are committed. With `keep_removed`, images that were removed since the
-        last compaction are left out, by their contents. `left_out` is told of pictures that this package drew, which
-        are no photographs; without it they are images that cannot be decoded. `progress` is called with the number of
-        images processed. Images are decoded in `workers` threads, or processes, which are faster where images are small
-        and many (see `load_all`).
+        ImageError after the images before it are committed. With `keep_removed`, images that were removed before are
+        left out, by their contents. `left_out` is told of pictures that this package drew, which are no photographs;
+        without it they are images that cannot be decoded. `progress` is called with the number of images processed.
+        Images are decoded in `workers` processes, those of `decoders` or the program's own (see `load_all`). Small
+        shards of earlier adds are merged, some at a time (see `gather`).
         """
         self.settings.require_equal(backbone.settings, str(self.path))
         ingest = Ingest(
@@ -74,7 +77,9 @@ class GalleryWriter(Session):
             notice=notice,
             progress=progress,
         )
-        return ingest.run(files, batch_size=batch_size, workers=workers, processes=processes)
+        report = ingest.run(files, batch_size=batch_size, workers=workers, decoders=decoders)
+        gather(self)
+        return report
 
     def add_features(self, images: Iterable[NewImage], progress: Callable[[int], None] = lambda images: None) -> int:
         """Add images whose features were computed elsewhere, one commit per shard; return their number.
@@ -84,7 +89,16 @@ class GalleryWriter(Session):
         Raises InputError for an image with other arrays, or with an id that is there already, and StorageError;
         earlier batches are committed.
         """
-        return add_features(self, images, progress)
+        added = add_features(self, images, progress)
+        gather(self)
+        return added
+
+    def small_shards(self) -> int:
+        """Return the number of shards with few images, which take time in every search that the index does not help.
+
+        Each `add` merges some of them, and `compact` all.
+        """
+        return len(small_shards(self))
 
     def remove(self, ids: Iterable[str]) -> int:
         """Remove images by id, all or none; return the new snapshot. Raises UnknownImage."""
@@ -151,6 +165,14 @@ class GalleryWriter(Session):
     def set_calibration(self, key: str, value: dict[str, object], found: LeaveOneOut | None = None) -> None:
         """Store the calibration of search settings, as `calibration.calibrate` gives it, and its scores in a file."""
         set_calibration(self, key, value, found)
+
+    def set_interest(self, region: RegionOfInterest | None) -> None:
+        """Let only this part of every picture count from now on; None: all of it."""
+        with self.commit() as changes:
+            if region is None:
+                changes.delete_meta(INTEREST)
+            else:
+                changes.set_meta(INTEREST, region.to_json())
 
     def set_tuned(self, value: dict[str, object]) -> None:
         """Store how queries search by default, as `tuning.tune` chose it."""

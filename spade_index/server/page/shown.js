@@ -184,12 +184,13 @@ async function showMatch(item, [x, y]) {
     return;
   }
   if (item !== shown) return;
-  const [there, size] = [found.neighbour_pixel, found.neighbour_size];
+  const there = found.neighbour_pixel;
+  const [left, top, ...size] = found.neighbour_box;
   page.neighbour.hidden = false;
   page.matched.src = url;
   page.matched.alt = `Normal image ${found.neighbour}`;
   setRatio(page.neighbour, ...size);
-  setMark(page.neighbour, ...there, ...size);
+  setMark(page.neighbour, there[0] - left, there[1] - top, ...size);
   page.matchedPlace.textContent = `at (${there.join(", ")})`;
   page.matchedName.textContent = found.neighbour;
   page.match.textContent = `distance ${number(found.distance)}, score ${number(found.score)} here`;

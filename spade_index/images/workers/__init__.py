@@ -1,0 +1,20 @@
+"""Decode images of strangers in processes of their own, within limits of memory and time.
+
+A pool starts processes when they are needed, and keeps them. One that dies, or takes too long, is replaced; the image
+it had is refused by one line.
+"""
+
+from .calls import Answer, Call, Held
+from .pool import Asker, DecoderPool, DecodersEnded, NoDecoder, limit_decoding, shared_pool
+
+__all__ = [
+    "Answer",
+    "Asker",
+    "Call",
+    "DecoderPool",
+    "DecodersEnded",
+    "Held",
+    "NoDecoder",
+    "limit_decoding",
+    "shared_pool",
+]

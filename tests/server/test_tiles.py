@@ -1,0 +1,104 @@
+"""A served gallery of tiles: pictures are added, removed and restored as wholes, tiles one by one."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spade_index.gallery import Gallery
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.decode import load_parts
+from spade_index.method.detector import Detector
+from spade_index.method.pictures import Joining, Pictures
+
+from helpers.http_answers import problem
+from helpers.serving import Server
+from helpers.tiled import SIZES, picture, tiled_settings, tiles
+from helpers.tiny import tiny_backbone
+from helpers.uploads import parts
+
+
+@pytest.fixture
+def served(root: Path, serve: Callable[..., Server]) -> Server:
+    with GalleryWriter(root / "tiled", tiled_settings()) as writer:
+        writer.add([picture("a.png", 0), picture("b.png", 1)], tiny_backbone())
+    return serve()
+
+
+def change(server: Server, action: str, *ids: str) -> dict:
+    answer = server.http.post(f"/v1/galleries/tiled/{action}", json={"ids": list(ids)})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def listed(server: Server, **parameters: object) -> list[str]:
+    answer = server.http.get("/v1/galleries/tiled/images", params={"limit": 1000, **parameters}).json()
+    return [image["id"] for image in answer["images"]]
+
+
+def test_pictures_and_tiles_are_removed_and_restored(served: Server) -> None:
+    first, second = tiles("a.png", 0), tiles("b.png", 1)
+    assert listed(served) == first + second
+    assert change(served, "remove", "a.png", second[0])["images"] == len(second) - 1
+    assert listed(served, removed=True) == [*first, second[0]]
+    told = problem(served.http.post("/v1/galleries/tiled/remove", json={"ids": ["a.png"]}), 404)
+    assert "a.png" in told["detail"]
+    assert change(served, "restore", "a.png")["images"] == len(first + second) - 1
+    assert change(served, "restore", second[0])["images"] == len(first + second)
+    problem(served.http.post("/v1/galleries/tiled/restore", json={"ids": ["a.png"]}), 409, "ids")
+
+
+def test_a_job_adds_pictures_as_tiles(served: Server) -> None:
+    files = parts(("a.png", picture("a.png", 0).read()), ("c.png", picture("c.png", 3, seed=5).read()))
+    answer = served.http.post("/v1/galleries/tiled/images", files=files)
+    job = served.finished(answer.json()["id"])
+    count = len(tiles("c.png", 3))
+    assert (job["report"]["added"], job["report"]["tiles"], job["report"]["unchanged"]) == (1, count, 1)
+    assert job["done"] == 2
+    assert listed(served)[-count:] == tiles("c.png", 3)
+    thumbnail = served.http.get("/v1/galleries/tiled/thumbnail", params={"id": tiles("c.png", 3)[0]})
+    assert thumbnail.content.startswith(b"\xff\xd8")
+
+
+def test_a_picture_is_answered_as_a_whole(served: Server) -> None:
+    width, height = SIZES[1]
+    sent = parts(("a.png", picture("a.png", 1, seed=7).read()), ("b.png", picture("b.png", 3, seed=8).read()))
+    first, second = served.http.post("/v1/galleries/tiled/query?maps=always", files=sent).json()["results"]
+    assert (first["width"], first["height"], first["image"]) == (width, height, "a.png")
+    assert (second["width"], second["height"]) == SIZES[3]
+    assert first["neighbours"][0]["id"] in tiles("a.png", 0) + tiles("b.png", 1)
+    x, y = first["evidence"]["pixel"]
+    assert 0 <= x < width
+    assert 0 <= y < height
+    alone = served.http.post("/v1/galleries/tiled/query?maps=always", files=sent[:1]).json()["results"][0]
+    assert alone["score"] == first["score"]
+    shown = served.http.get(first["score_map"]["overlay"])
+    assert Image.open(io.BytesIO(shown.content)).size == (width, height)
+    score_map = np.load(io.BytesIO(served.http.get(first["score_map"]["npy"]).content))
+    assert score_map.shape == (height, width)
+    for column in range(0, width, 5):
+        match = served.http.get(first["score_map"]["match"], params={"x": column, "y": height - 1}).json()
+        assert match["neighbour"] in tiles("a.png", 0) + tiles("b.png", 1)
+
+
+def test_the_service_and_the_detector_agree(served: Server) -> None:
+    sent = picture("a.png", 0, seed=7)
+    answer = served.http.post("/v1/galleries/tiled/query?maps=always", files=parts(("a.png", sent.read()))).json()
+    with Gallery(served.settings.root / "tiled") as gallery:
+        detector, how = Detector(gallery, tiny_backbone()), gallery.settings.preprocessing
+        cut = load_parts(sent, how)
+        ((whole, detection),) = Pictures().completed(cut, detector.detect(cut), Joining.of(detector))
+    assert whole.geometry.box == (0, 0, *SIZES[0])
+    assert answer["results"][0]["score"] == pytest.approx(detection.score, rel=1e-5)
+
+
+def test_the_open_inference_protocol_answers_pictures(served: Server) -> None:
+    pixels = np.asarray(Image.open(io.BytesIO(picture("a.png", 0, seed=7).read())).convert("RGB"))
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, *pixels.shape], "data": pixels.ravel().tolist()}
+    answer = served.http.post("/v2/models/tiled/infer", json={"inputs": [tensor]}).json()
+    outputs = {output["name"]: output for output in answer["outputs"]}
+    assert outputs["score_map"]["shape"] == [1, 32, 32]
+    assert len(outputs["score"]["data"]) == 1
