@@ -1,6 +1,6 @@
 """The campaign of hostile requests, against a service of two galleries and two keys, beside honest clients.
 
-    python -m durability.hostile --requests 10000 --json hostile.json
+    python -m durability.attack --requests 10000 --json attack.json
 
 Images, tensors, JSON, forms and heads are mutated; some are sent slowly, cut off, half open or not read. Counted are
 crashes, answers that should not be, hangs (longer than the service's limits), honest requests that were not answered,
@@ -26,8 +26,8 @@ import psutil
 
 from spade_index.gallery import Gallery
 
-from durability.hostile_client import Limits, Outcome, send
-from durability.hostile_requests import KEYS, hostile
+from durability.attack_client import Limits, Outcome, send
+from durability.attack_requests import KEYS, hostile
 from helpers.cli_runs import BACKBONE, normal, run
 from helpers.service_process import Process
 from helpers.uploads import encoded
@@ -62,6 +62,7 @@ class Tally:
     memory_before: int = 0  # MiB
     memory_most: int = 0
     memory_after: int = 0
+    memory_meanwhile: list[int] = field(default_factory=list)
 
     @property
     def well(self) -> bool:
@@ -186,8 +187,11 @@ class Campaign:
             self.tally.slowest_seconds = max(self.tally.slowest_seconds, round(outcome.seconds, 2))
             if outcome.hung or outcome.fault:
                 self.tally.faults.append(f"{number} ({made.kind}, {made.manner}): {outcome.fault or 'hung'}")
-        if number % 50 == 0:
-            self.tally.memory_most = max(self.tally.memory_most, self.memory())
+        if number % 100 == 0:
+            memory = self.memory()
+            self.tally.memory_most = max(self.tally.memory_most, memory)
+            if number % 1000 == 0:
+                self.tally.memory_meanwhile.append(memory)
 
     def memory(self) -> int:
         """Return the resident memory of the service and its processes, in MiB."""
@@ -247,7 +251,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the tally")
     options = parser.parse_args()
     begun = time.perf_counter()
-    folder = Path(tempfile.mkdtemp(prefix="hostile-"))
+    folder = Path(tempfile.mkdtemp(prefix="attack-"))
     tally = serve_and_attack(folder, options.requests, options.seed, options.only)
     result = {"seed": options.seed, **asdict(tally), "seconds": round(time.perf_counter() - begun)}
     print(json.dumps(result, indent=1))

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from durability.hostile_requests import Hostile
+from durability.attack_requests import Hostile
 
 PIECES = 40  # of a slow request, which takes longer than it may
 PAUSE = 0.2  # seconds between them

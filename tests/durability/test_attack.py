@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from durability.hostile import Campaign, Tally, serve_and_attack
-from durability.hostile_client import Limits, send
-from durability.hostile_requests import KINDS, MANNERS, Hostile, hostile
+from durability.attack import Campaign, Tally, serve_and_attack
+from durability.attack_client import Limits, send
+from durability.attack_requests import KINDS, MANNERS, Hostile, hostile
 from helpers.service_process import Process
 
 LIMITS = Limits(0.1, 0.1, 0.1, {"bolts": b"secret-bolts"}, b"/srv/root")
 
 
 def test_nothing_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("durability.hostile.REST", 2)
+    monkeypatch.setattr("durability.attack.REST", 2)
     tally = serve_and_attack(tmp_path, 100, seed=7, warm=40)
     assert (tally.crashes, tally.hangs, tally.faults, tally.honest_failed) == (0, 0, [], [])
     assert (tally.errors_logged, tally.left) == (0, [])
@@ -81,7 +81,7 @@ def test_an_answer_that_should_not_be_is_noticed(answer: bytes, fault: str | Non
 
 
 def test_a_hang_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("durability.hostile_client.SLACK", 0.5)
+    monkeypatch.setattr("durability.attack_client.SLACK", 0.5)
     with answering(None) as port:
         assert send(Hostile("head", b"GET / HTTP/1.1\r\n\r\n"), port, random.Random(0), LIMITS).hung
 
