@@ -3,13 +3,14 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spade_index.server import job_files, jobs, limits
+from spade_index.server import jobs, limits
+from spade_index.server.job import Job
 
 from helpers.adding import add, locked, new_images
 from helpers.http_answers import problem
@@ -74,14 +75,14 @@ def test_limit_notice_length(server: Server, monkeypatch: pytest.MonkeyPatch) ->
 def test_limit_stop_seconds(server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
     monkeypatch.setattr(jobs, "STOP_SECONDS", 1.5)
     entered = threading.Event()
-    read = job_files.read_image
+    images = server.service.jobs.files.images
 
-    def slow(*arguments: Any) -> bytes:
+    def slow(job: Job) -> Iterator[Any]:
         entered.set()
         time.sleep(step)
-        return read(*arguments)
+        yield from images(job)
 
-    monkeypatch.setattr(job_files, "read_image", slow)
+    monkeypatch.setattr(server.service.jobs.files, "images", slow)
     job = add(server, new_images(1))
     assert entered.wait(10)
     begun = time.monotonic()
