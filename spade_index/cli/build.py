@@ -56,6 +56,7 @@ def build(
 
     from .judging import judge_gallery, sized_backbone
 
+    loading.limit_decoding()
     found = Sources([images], sources)
     found.require_images()
     loaded = None

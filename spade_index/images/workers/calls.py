@@ -12,13 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spade_index.errors import ImageError
+from spade_index.errors import ImageError, InputError
 from spade_index.images.marks import OwnOutput
 
 from .messages import Part
 
 Facts = dict[str, Any]  # as JSON has them
-Work = Callable[..., tuple[Facts, list[Part]]]
+Plain = tuple[Facts, list[Part]]
+Work = Callable[..., Plain]
 MOST_FACTS = 16 << 20  # bytes
 REFUSED, OWN, MEMORY, FAILED = "refused", "own", "memory", "failed"
 
@@ -115,7 +116,7 @@ def answered(work: Work, read: Callable[[], bytes], arguments: tuple[Any, ...]) 
         return [json.dumps(facts).encode(), *parts]
     except OwnOutput as error:
         kind, text = OWN, error.path
-    except ImageError as error:
+    except InputError as error:
         kind, text = (MEMORY, "") if _for_want_of_memory(error) else (REFUSED, str(error))
     except MemoryError:
         kind, text = MEMORY, ""
