@@ -99,6 +99,7 @@ class GalleryInfo:
     may_write: bool
     tuned: dict[str, Any] | None = None
     false_alarms: float | None = None
+    region_of_interest: dict[str, Any] | None = None  # the part of every picture that counts: source, area, digest
 
 
 @dataclass(frozen=True)

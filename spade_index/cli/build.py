@@ -17,6 +17,7 @@ from .options import (
     tune_option,
 )
 from .pixel_options import PixelOptions
+from .roi import found_region, require_new_region, require_region, roi_option, set_region
 from .sources import SourceOptions, Sources
 from .tile_options import TileOptions
 
@@ -32,6 +33,7 @@ from .tile_options import TileOptions
 @takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
+@roi_option
 @tune_option
 def build(
     images: Path,
@@ -44,6 +46,7 @@ def build(
     sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
+    roi: Path | None,
     no_tune: bool,
 ) -> None:
     """Create GALLERY from normal IMAGES (a folder, a tar or zip archive, a text list, - for a list on
@@ -59,12 +62,13 @@ def build(
     loading.limit_decoding()
     found = Sources([images], sources)
     found.require_images()
-    loaded = None
+    loaded, region = None, require_region(roi)
     if (gallery / CATALOG).exists():
         with Gallery(gallery) as begun:
             if not begun.never_used:
                 pixels.require_equal(begun)
                 tiles.require_equal(begun)
+                require_new_region(begun, region)
                 loaded = backbone.load(device, begun, preset)
     if loaded is None:
         cut = tiles.given(cropped=preset is not None or backbone.resize is not None)
@@ -76,6 +80,10 @@ def build(
         tiles.note_cost(found.files(), loaded.settings)
     weights = None if backbone.weights is None else str(backbone.weights)
     with GalleryWriter(gallery, loaded.settings, weights) as writer:
+        if region is not None:
+            set_region(writer, region)
         add_images(writer, found, loaded, loading, adding)
+        if roi is not None and region is None and writer.gallery.interest is None:
+            set_region(writer, found_region(writer.gallery))
         if not no_tune and preset is None:
             judge_gallery(writer, loaded)

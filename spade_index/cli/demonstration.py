@@ -50,7 +50,7 @@ def run_demo(out: Path, say: Callable[[str], None]) -> None:
             say(f"{texture}: {len(gallery)} images in the gallery, {len(evaluation.judged)} tested")
             figures[texture] = evaluation.summary(detector.kind)
             # A scale for each texture: one is far more regular than another.
-            limits = score_limits([judged.score_map for judged in evaluation.judged])
+            limits = score_limits([judged.counted for judged in evaluation.judged])
             examples += examples_of(detector, evaluation, 1, limits)
     _write(out, figures, examples)
     for texture, of in figures.items():

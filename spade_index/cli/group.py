@@ -24,6 +24,7 @@ from .info import info
 from .list import list_
 from .query import query
 from .remove import remove, restore
+from .roi import roi
 from .serve import serve
 from .streams import Terminated, ending_signals, prepare_streams
 from .tune import tune
@@ -35,6 +36,7 @@ COMMANDS: tuple[click.Command, ...] = (
     remove,
     restore,
     index,
+    roi,
     tune,
     calibrate,
     audit,

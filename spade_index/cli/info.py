@@ -64,6 +64,8 @@ def description(facts: dict[str, Any]) -> str:
             f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"
             + (": stale, `spade-index index` builds it again" if index["stale"] else "")
         )
+    if (region := facts["region_of_interest"]) is not None:
+        lines["region"] = f"of interest: {region['source']}, {region['area']:.1%} of the picture"
     tuned = facts["tuned"]
     lines["tuned"] = "no: `spade-index tune` chooses how to compare" if tuned is None else tuned["why"]
     printed = list(lines.items())

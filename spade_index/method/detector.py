@@ -113,8 +113,7 @@ class Detector:
         if self.gallery.settings.preprocessing.tile and not all(image.tile for image in images):
             raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
         if self.interest is not None:
-            for image in images:
-                self.interest.require(image.file.path, image.geometry)
+            self.interest.require(images)
         features = self.backbone(np.stack([image.pixels for image in images]))
         places = [image.geometry for image in images]
         return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, places=places)

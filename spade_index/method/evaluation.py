@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from itertools import islice
 from typing import Any
@@ -47,11 +47,17 @@ class Judged:
     detection: Detection
     score_map: np.ndarray  # float32 [H, W], at the size at which pixels are compared
     mask: np.ndarray | None  # bool [H, W]; None for a defective image without a mask
+    inside: np.ndarray | None = None  # bool [H, W], the pixels that count in a region of interest; None: all
 
     @property
     def kind(self) -> str:
         """The kind of defect, or "good"."""
         return self.image.kind
+
+    @property
+    def counted(self) -> np.ndarray:
+        """The score map, without what is outside of a region of interest, in any shape."""
+        return self.score_map if self.inside is None else self.score_map[self.inside]
 
     @property
     def defective(self) -> bool:
@@ -108,7 +114,9 @@ class Evaluation:
         self.outcomes.add(judged.kind, judged.detection)
         if judged.mask is not None:
             regions = [(marked.pixels, enough) for marked in marks if (enough := judged.image.enough(marked))]
-            self.pixels.setdefault(judged.kind, PixelTally(self.most)).add(judged.mask, judged.score_map, regions)
+            self.pixels.setdefault(judged.kind, PixelTally(self.most)).add(
+                judged.mask, judged.score_map, regions, judged.inside
+            )
         self.judged.append(judged)
         if len(self.judged) > KEPT:
             self.judged = _extremes(self.judged)
@@ -217,6 +225,8 @@ def evaluate(
 def _searched(evaluation: Evaluation, detector: Detector, batch: Sequence[DecodedImage]) -> list[Detection]:
     """Return the detections of a batch; add the time that they take to the evaluation."""
     assert detector.backbone is not None
+    if detector.interest is not None:
+        detector.interest.require(batch)
     started = time.perf_counter()
     features = detector.backbone(np.stack([image.pixels for image in batch]))
     pooled = features.pooled.cpu().numpy()
@@ -246,18 +256,24 @@ def _judge(
         resized = Image.fromarray(score_map).resize((metric_size, metric_size), Image.Resampling.BILINEAR)
         score_map = np.asarray(resized)
     size = score_map.shape[0], score_map.shape[1]
+    inside = detection.pixels.inside
+    if inside is not None and metric_size is not None:
+        inside = np.asarray(Image.fromarray(inside).resize((metric_size, metric_size), Image.Resampling.NEAREST))
+    judged = Judged(image, geometry, detection, score_map, np.zeros(size, bool), inside)
     if image.mask is None:
-        nothing = np.zeros(size, bool) if image.kind == GOOD else None
-        return Judged(image, geometry, detection, score_map, nothing), []
+        return judged if image.kind == GOOD else replace(judged, mask=None), []
     marks = read_marks(image.mask, geometry, size, orientation_of(image.file.read()))
     if image.kind == GOOD:
         for marked in marks:
             if marked.area:
                 notice(f"{marked.path}: marks {marked.area} pixels of an image that is listed as good: taken as good")
-        return Judged(image, geometry, detection, score_map, np.zeros(size, bool)), []
+        return judged, []
     for line in filter(None, (marked.strange() for marked in marks)):
         notice(line)
-    return Judged(image, geometry, detection, score_map, union(marks, size)), marks
+    mask = union(marks, size)
+    if inside is not None and mask.any() and not (mask & inside).any():
+        notice(f"{image.mask}: all that it marks is outside of the region of interest")
+    return replace(judged, mask=mask), marks
 
 
 def _extremes(judged: list[Judged]) -> list[Judged]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry, covered
+from spade_index.images.decode import DecodedImage, Geometry, covered
 from spade_index.images.interest import RegionOfInterest
 from spade_index.kernels import split_matches
 from spade_index.kernels.pyramid import Size
@@ -82,10 +82,13 @@ class Interest:
         shown = enlarged(torch.from_numpy(cells.reshape(1, -1)), self.size, self._how.input_size)[0]
         return bool(shown[own_slices(place, self._how.input_size, self._how)].any())
 
-    def require(self, path: str, place: Geometry) -> None:
+    def require(self, images: Sequence[DecodedImage]) -> None:
         """Raise ImageError if nothing counts of an image that is not a tile, as where all of it was cropped away."""
-        if self._how.tile is None and not self._grid(place).any():
-            raise ImageError(f"{path}: nothing of it that the backbone sees is inside of the region of interest")
+        for image in images:
+            if self._how.tile is None and not self._grid(image.geometry).any():
+                raise ImageError(
+                    f"{image.file.path}: nothing that the backbone sees of it is inside of the region of interest"
+                )
 
     def _grid(self, place: Geometry) -> np.ndarray:
         """Return which cells count of what the backbone saw of a picture, bool [H, W]."""
@@ -168,9 +171,33 @@ def interest_of(gallery: Gallery, comparison: Comparison, search: SearchSettings
     return Interest(gallery, gallery.interest, comparison, search.pixel_neighbours)
 
 
-def cells_inside(gallery: Gallery, place: Geometry, size: Size) -> np.ndarray | None:
-    """Return which cells of a grid over a part of a picture count, bool [H, W]; None where all do."""
-    return None if gallery.interest is None else gallery.interest.cells(place, size)
+def inside_of(gallery: Gallery, place: Geometry, grid: Size, size: Sequence[int]) -> np.ndarray | None:
+    """Return which pixels of a score map count, bool [H, W]; None where all do.
+
+    Args:
+        gallery: that is searched.
+        place: what the score map covers of its picture.
+        grid: (H0, W0) of the comparison; the map of a picture that is cut into tiles is finer than the grids of these.
+        size: (H, W) of the score map.
+    """
+    if gallery.interest is None:
+        return None
+    if gallery.settings.preprocessing.tile is not None:
+        return gallery.interest.cells(place, size)
+    cells = gallery.interest.cells(place, grid)
+    found: np.ndarray = enlarged(torch.from_numpy(cells.reshape(1, -1)), grid, size)[0]
+    return found
+
+
+def require_cells(gallery: Gallery, region: RegionOfInterest) -> None:
+    """Raise InputError if nothing of a region is left on the grid of a gallery's features."""
+    how, (height, width) = gallery.settings.preprocessing, gallery.settings.sizes[0]
+    whole = how.tile is None and how.resize is None
+    if whole and not region.cells(covered(1, 1, how), (height, width)).any():
+        raise InputError(
+            f"{gallery.path}: no cell of the grid of {height}x{width} is inside of the region of interest "
+            f"({region.source}) by half: use a larger region"
+        )
 
 
 @lru_cache(maxsize=1024)

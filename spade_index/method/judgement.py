@@ -66,13 +66,14 @@ def carry_on(
     writer: GalleryWriter,
     search: SearchSettings,
     *,
+    false_alarms: float = FALSE_ALARMS,
     progress: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,
 ) -> None:
     """Calibrate a gallery for search settings; images that were scored for them before are not scored again.
 
-    The share of false alarms stays as it was asked for before.
+    The share of false alarms stays as it was asked for before; if it never was, it is `false_alarms`.
     """
     stored, earlier = calibration_for(writer.gallery, search), None
     if stored is not None and "file" in stored:
@@ -81,7 +82,7 @@ def carry_on(
     found = calibration.calibrate(
         writer.gallery,
         search,
-        false_alarms=FALSE_ALARMS if stored is None else float(stored.get("false_alarms", FALSE_ALARMS)),
+        false_alarms=false_alarms if stored is None else float(stored.get("false_alarms", false_alarms)),
         seconds=CALIBRATE_SECONDS,
         earlier=earlier,
         progress=progress,

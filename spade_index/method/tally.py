@@ -44,6 +44,7 @@ class PixelTally:
         mask: NDArray[np.bool_],
         score_map: NDArray[np.float32],
         regions: Sequence[tuple[NDArray[np.bool_], float]] = (),
+        inside: NDArray[np.bool_] | None = None,
     ) -> None:
         """Count the pixels of an image.
 
@@ -51,16 +52,21 @@ class PixelTally:
             mask: bool [H, W], True where defective.
             score_map: float32 [H, W], higher is more anomalous.
             regions: for sPRO, the pixels of each ground-truth region, bool [H, W], and how many of them are enough.
+            inside: bool [H, W], the pixels that are counted; None: all.
 
         Raises:
             ValueError: a score is NaN, the mask is not bool, or differs from the map in size.
         """
         defective, values = checked(np.asarray(mask), np.asarray(score_map, np.float32), "mask and score map")
         keys = _keys(values)
-        self._append(keys[~defective], NORMAL)
+        if inside is None:
+            inside = np.ones_like(defective)
+        defective = defective & inside
+        self._append(keys[inside & ~defective], NORMAL)
         if defective.any():
             self._append(keys[defective], DEFECTIVE, region_shares(defective))
-        for pixels, enough in regions:
+        for region, enough in regions:
+            pixels = region & inside
             if pixels.any():
                 self._append(keys[pixels], SATURATING, saturating_shares(values[pixels], enough))
         self.images += 1

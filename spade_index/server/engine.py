@@ -253,6 +253,8 @@ class Engine:
         """Answer each image as soon as its detection is known; their features took `spent` seconds."""
         begun, left = time.perf_counter() - spent, len(asks)
         questions = [_question(ask, served) for ask in asks]
+        if served.detector.interest is not None:
+            served.detector.interest.require([ask.image for ask in asks])
         places = [ask.image.geometry for ask in asks]
         with self._metrics.timed("images"):
             nearest = served.detector.nearest_images(pooled, places=places)

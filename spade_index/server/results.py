@@ -58,11 +58,13 @@ class Result:
 
     def overlay(self, opacity: float) -> Image.Image:
         """Draw the score map over the image."""
-        return heatmap(self._image(), self.pixels.score_map, self.geometry, self.limits, opacity)
+        return heatmap(self._image(), self.pixels.score_map, self.geometry, self.limits, opacity, self.pixels.inside)
 
     def heat(self) -> Image.Image:
         """Draw the score map alone, RGBA of the overlay's size."""
-        return heat(_drawn_size(self.geometry), self.pixels.score_map, self.geometry, self.limits)
+        return heat(
+            _drawn_size(self.geometry), self.pixels.score_map, self.geometry, self.limits, inside=self.pixels.inside
+        )
 
     def grey(self) -> Image.Image:
         """Draw the score map in 8 bits, from the lower limit to the upper."""
@@ -75,6 +77,8 @@ class Result:
         across, down = self.geometry.to_input(x, y)
         if not (0 <= across < 1 and 0 <= down < 1):
             raise Problem(422, f"({x}, {y}) is not a pixel that the backbone saw", field="x")
+        if not self.pixels.is_inside(across, down):
+            raise Problem(422, f"({x}, {y}) is outside of the gallery's region of interest", field="x")
         score_map: NDArray[np.float32] = self.pixels.score_map
         row, column = int(down * score_map.shape[0]), int(across * score_map.shape[1])
         match = self.pixels.match(across, down)

@@ -200,14 +200,14 @@ def described(served: Service, name: str, key: Key) -> wire.GalleryInfo:
         info["snapshots"] = info["snapshots"][-PAGE_SNAPSHOTS:]
         search = served.settings.search.settings(tuned_search(opened))
         stored = stored_calibration(opened, search)
-    kept = ("images", "snapshot", "snapshots", "created", "removed_images", "shard_bytes", "settings", "index")
+    kept = ["images", "snapshot", "snapshots", "created", "removed_images", "shard_bytes", "settings", "index"]
+    kept += ["tuned", "region_of_interest"]
     return wire.GalleryInfo(
         name=name,
         backbone=settings.backbone,
         input_size=settings.preprocessing.input_size,
         search={field: value for field, value in asdict(search).items() if field != "maps"},
         thresholds={} if stored is None else stored.thresholds,
-        tuned=info["tuned"],
         false_alarms=None if stored is None else stored.false_alarms,
         open=served.galleries.is_open(name),
         may_write=key.allows(name, write=True),

@@ -15,7 +15,8 @@ from spade_index.images.tiles import box_of
 from spade_index.method.audit import COUNT, audit
 from spade_index.method.comparison import compared_sizes
 from spade_index.method.normal_scores import PEAK, stored_calibration
-from spade_index.method.scores import score_maps
+from spade_index.method.scores import enlarged, score_maps
+from spade_index.method.siblings import place_of_row
 from spade_index.method.tuned import tuned_search
 from spade_index.views.files import encode
 from spade_index.views.heatmap import heat, score_limits
@@ -91,10 +92,14 @@ def _heat(gallery: Gallery, id: str) -> bytes:
         raise Problem(404, f"image {id!r} was not scored: `spade-index calibrate` scores a sample", field="id")
     distances = distances - search.subtract_neighbours * scores.own_map([])  # about what its neighbours score
     grid = compared_sizes(gallery, search)[0]
-    (score_map,) = score_maps(torch.from_numpy(distances)[None], grid, how.input_size, search.smoothing)
+    place, cells = place_of_row(gallery, row), None
+    if gallery.interest is not None:
+        cells = torch.from_numpy(gallery.interest.cells(place, grid).reshape(1, -1))
+    (score_map,) = score_maps(torch.from_numpy(distances)[None], grid, how.input_size, search.smoothing, cells)
+    inside = None if cells is None else enlarged(cells, grid, score_map.shape)[0]
     left, top, right, bottom = box_of(row.id, row.width, row.height, how)  # what the thumbnail shows
     width, height = round(right - left), round(bottom - top)
     scale = THUMBNAIL_EDGE / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     limits = score_limits([score_map.max()], scores.threshold(PEAK, stored.false_alarms))
-    return encode(heat(size, score_map, covered(width, height, how), limits), "PNG")
+    return encode(heat(size, score_map, covered(width, height, how), limits, inside=inside), "PNG")

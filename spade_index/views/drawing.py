@@ -14,6 +14,7 @@ from spade_index.images.find import ImageFile
 from spade_index.images.plain import picture_of
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
+from spade_index.method.interest import inside_of
 from spade_index.method.regions import Region
 from spade_index.method.tuned import why_searched
 
@@ -131,7 +132,8 @@ class Drawing:
     ) -> None:
         score_map = np.load(self._score_map(file), allow_pickle=False)
         path = self._heatmap(file)
-        drawn = outline(heatmap(image, score_map, geometry, limits), regions or (), geometry)
+        inside = inside_of(self._detector.gallery, geometry, self._detector.comparison.size, score_map.shape)
+        drawn = outline(heatmap(image, score_map, geometry, limits, inside=inside), regions or (), geometry)
         write_whole(path, encode(drawn, "PNG", small=False))
         if (mask_path := self.mask_path(file)) is not None and regions is not None:
             write_whole(mask_path, encode(mask(regions, geometry), "PNG"))

@@ -87,7 +87,7 @@ def write_evaluation(
     path: Path, title: str, detector: Detector, evaluation: Evaluation, figures: dict[str, Any]
 ) -> None:
     """Write the page of an evaluation: its figures, and examples of each kind of defect."""
-    limits = score_limits([judged.score_map for judged in evaluation.judged], detector.pixel_threshold)
+    limits = score_limits([judged.counted for judged in evaluation.judged], detector.pixel_threshold)
     threshold = evaluation.judged[0].detection.threshold
     write_report(
         path,

@@ -90,7 +90,7 @@ def example_of(
     left, top, right, bottom = place_of(row.id, row.width, row.height, gallery.settings.preprocessing).box
     return replace(
         shown,
-        heatmap=heatmap(image, detection.pixels.score_map, geometry, limits),
+        heatmap=heatmap(image, detection.pixels.score_map, geometry, limits, inside=detection.pixels.inside),
         worst=evidence.pixel,
         match=thumbnail,
         match_id=evidence.neighbour,

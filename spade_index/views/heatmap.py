@@ -25,7 +25,7 @@ def _shades() -> NDArray[np.uint8]:
 
 SHADES = _shades()
 
-OUTSIDE_DIMMED = 0.35  # opacity of the black over what the backbone did not see
+OUTSIDE_DIMMED = 0.35  # opacity of the black over what the backbone did not see, and what does not count
 
 
 def colourise(values: ArrayLike, limits: tuple[float, float]) -> NDArray[np.uint8]:
@@ -68,11 +68,12 @@ def heatmap(
     geometry: Geometry,
     limits: tuple[float, float],
     opacity: float = 0.5,
+    inside: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
     """Return an image with its score map over it.
 
     The overlay is transparent at the low limit and nearly opaque at the high limit, so normal places stay visible. What
-    the backbone did not see, outside `geometry.box`, is dimmed.
+    the backbone did not see, outside `geometry.box`, is dimmed, and so is what is outside of a region of interest.
 
     Args:
         image: the upright original, RGB, or a smaller copy of it.
@@ -80,11 +81,12 @@ def heatmap(
         geometry: the original's size and the box, in its pixels.
         limits: (low, high) of the colour scale.
         opacity: of the overlay halfway between the limits, 0..1.
+        inside: bool [h, w], the pixels of the score map in the region of interest; None: all.
 
     Returns:
         RGB, of the image's size.
     """
-    overlay = heat(image.size, score_map, geometry, limits, opacity)
+    overlay = heat(image.size, score_map, geometry, limits, opacity, inside)
     return Image.composite(overlay.convert("RGB"), image.convert("RGB"), overlay.getchannel("A"))
 
 
@@ -94,9 +96,12 @@ def heat(
     geometry: Geometry,
     limits: tuple[float, float],
     opacity: float = 0.5,
+    inside: NDArray[np.bool_] | None = None,
 ) -> Image.Image:
     """Return the overlay of `heatmap` alone, RGBA of this (width, height), for clients that compose it themselves."""
     scores, seen = on_image(score_map, geometry, size)
+    if inside is not None:
+        seen &= on_image(inside.astype(np.float32), geometry, size)[0] >= 0.5
     colours = colourise(scores, limits)
     colours[~seen] = 0
     level = _fraction(scores, limits)
