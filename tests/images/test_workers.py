@@ -88,7 +88,7 @@ def test_a_process_can_write_no_file(pool: DecoderPool, tmp_path: Path) -> None:
 
 
 def test_a_fault_of_ours_is_one_line(pool: DecoderPool) -> None:
-    with pytest.raises(ImageError, match="image: cannot be decoded .KeyError: 'a fault of ours'"):
+    with pytest.raises(ImageError, match=r"image: cannot be decoded .KeyError: 'a fault of ours'"):
         pool.answer(call(fail))
     assert pool.answer(call(told)).parts
 
