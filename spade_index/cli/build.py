@@ -59,6 +59,7 @@ def build(
 
     from .judging import judge_gallery, sized_backbone
 
+    loading.limit_decoding()
     found = Sources([images], sources)
     found.require_images()
     loaded, region = None, require_region(roi)
