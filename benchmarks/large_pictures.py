@@ -21,6 +21,7 @@ DEFECT = 12  # pixels across
 EDGE = 200  # pixels of a picture's border without a defect
 REACH = 16  # pixels from the defect's centre, within which the worst place has found it
 MOVED = 7  # pixels, to the left and up, of a second picture of each defect
+AROUND = 40  # pixels to each side of a defect, in which its place in the score map is measured
 COLUMNS = ("found", "called", "false_alarms", "build_s_per_mp", "query_s_per_mp", "build_mb", "query_mb", "shift")
 
 
@@ -71,6 +72,8 @@ def measure(work: Path, name: str, size: tuple[int, int], centres: dict[str, lis
     answers = {answer["image"]: answer for answer in map(json.loads, lines.read_text().splitlines())}
     near = [np.hypot(*np.subtract(answers[name]["evidence"]["pixel"], at)) <= REACH for name, at in centres.items()]
     of_good = [answer["anomalous"] for name, answer in answers.items() if name not in centres]
+    centre = {name: _centre(out / "score_maps", name, at, size) for name, at in centres.items()}
+    shifts = [centre[name] - centre[name.replace("bad", "moved")] for name in centre if name.startswith("bad")]
     megapixels = size[0] * size[1] / 1e6
     normal = len(list((work / "train").iterdir()))
     return {
@@ -81,19 +84,21 @@ def measure(work: Path, name: str, size: tuple[int, int], centres: dict[str, lis
         "query_s_per_mp": query["seconds"] / (megapixels * len(answers)),
         "build_mb": build["peak_mb"],
         "query_mb": query["peak_mb"],
-        "shift": float(
-            np.median([_shift(out / "score_maps", name, size) for name in centres if name.startswith("bad")])
-        ),
+        "shift": float(np.median(shifts)),
     }
 
 
-def _shift(maps: Path, name: str, size: tuple[int, int]) -> float:
-    """Return by how many pixels the map of the moved picture is to the left of the other: where both correlate most."""
-    before, after = (np.load(maps / f"{of}.npy") for of in (name, name.replace("bad", "moved")))
-    spectra = [np.fft.rfft(values - values.mean(), axis=1) for values in (before, after)]
-    correlation = np.fft.irfft(spectra[0] * spectra[1].conj(), n=before.shape[1], axis=1).sum(0)
-    found = int(correlation.argmax())
-    return (found - before.shape[1] * (found > before.shape[1] // 2)) * size[0] / before.shape[1]
+def _centre(maps: Path, name: str, at: list[int], size: tuple[int, int]) -> np.ndarray:
+    """Return the centre (x, y) of what a score map shows around a defect, in pixels of the picture."""
+    score_map = np.load(maps / f"{name}.npy")
+    scale = score_map.shape[1] / size[0]
+    left, top, right, bottom = (round((edge + by) * scale) for by in (-AROUND, AROUND) for edge in at)
+    seen = score_map[top:bottom, left:right]
+    weights = np.clip(seen - np.quantile(seen, 0.8), 0, None)
+    rows, columns = np.indices(seen.shape) + 0.5
+    mean = np.array([(weights * columns).sum() + left * weights.sum(), (weights * rows).sum() + top * weights.sum()])
+    centre: np.ndarray = mean / max(weights.sum(), 1e-12) / scale
+    return centre
 
 
 @click.command(help=__doc__)

@@ -20,6 +20,8 @@ import re
 import stat
 from pathlib import Path
 
+from spade_index.gallery.store.files import open_regular
+
 FOLDER = "readers"
 NUMBER = re.compile("0|[1-9][0-9]{0,18}")
 
@@ -42,9 +44,7 @@ def hold(gallery: Path, generation: int) -> GenerationLock | None:
     without locks, and while a writer finds out whether a generation that is over is being read.
     """
     try:
-        lock = GenerationLock(
-            os.open(gallery / FOLDER / str(generation), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), generation
-        )
+        lock = GenerationLock(open_regular(gallery / FOLDER / str(generation)), generation)
         fcntl.flock(lock._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return None

@@ -9,7 +9,7 @@ from spade_index.errors import GalleryDamaged, StorageError
 from spade_index.gallery.catalog.tables import ImageRow, IndexRow, ShardRow
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.gallery.index.index import IndexDescription
-from spade_index.gallery.store.files import file_digest
+from spade_index.gallery.store.files import IRREGULAR, file_digest, is_hole
 from spade_index.gallery.store.leave_one_out import FOLDER, remedy
 from spade_index.gallery.store.shard import Shard
 
@@ -57,7 +57,7 @@ def bytes_to_check(view: SnapshotView) -> int:
 def _shard_problems(view: SnapshotView, row: ShardRow, images: list[ImageRow], progress: Progress) -> Iterator[Problem]:
     path = view.shards.folder / row.file
     try:
-        if file_digest(path, progress) == row.digest:
+        if path.lstat().st_size == row.bytes and file_digest(path, progress) == row.digest:
             yield from _layout_problems(view, row.shard, path)
             return
         damaged = set(Shard(path, view.settings).damaged_rows())
@@ -91,15 +91,25 @@ def _index_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]
     if row is None:
         return
     for path, digest in _index_files(view, row):
-        if not path.is_file() or file_digest(path, progress) != digest:
+        if not _has_digest(path, digest, progress):
             yield Problem(f"{path}: missing or altered; rebuild it with `spade-index index {view.path}`", index=True)
 
 
 def _calibration_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]:
     for file, digest in view.catalog.calibration_files().items():
         path = view.path / FOLDER / file
-        if not path.is_file() or file_digest(path, progress) != digest:
+        if not _has_digest(path, digest, progress):
             yield Problem(f"{path}: missing or altered; {remedy(path)}", calibration=file)
+
+
+def _has_digest(path: Path, digest: str, progress: Progress) -> bool:
+    """Return whether a file is there, and is what was written. Raises OSError if it cannot be read now."""
+    try:
+        return not is_hole(path) and file_digest(path, progress) == digest
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, *IRREGULAR):
+            return False
+        raise
 
 
 def _index_files(view: SnapshotView, row: IndexRow) -> list[tuple[Path, str]]:

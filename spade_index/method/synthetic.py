@@ -1,5 +1,6 @@
 """A sample of a gallery's own images, plain and with synthetic defects: what ways of comparing are tried on."""
 
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,19 +61,19 @@ class Sample:
 def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
     """Paste defects into up to 60 of the gallery's images and compute their features; the same each time.
 
-    Fewer are taken where the backbone takes long, or where feature maps are large.
+    Fewer are taken where the backbone or reading takes long, or where feature maps are large.
 
     Args:
         gallery: with at least 10 images, whose files can still be read where they were added from.
         backbone: the gallery's.
-        seconds: that the backbone may take, approximately.
+        seconds: that the backbone may take, approximately, and that reading may.
 
     Raises:
         InputError: fewer than 10 of the images can be read, or no defect can be seen in them.
     """
     per_image = PASTED * 2 * sum(c * h * w for c, h, w in gallery.settings.level_shapes)
     rows = [row for row in gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image))) if _counts(gallery, row)]
-    images = [(row, _shrunk(image)) for row, image in originals(rows, gallery.settings.preprocessing)]
+    images = _read(gallery, rows, seconds)
     if len(images) < LEAST:
         raise InputError(
             f"{gallery.path}: only {len(images)} of its images can be read where they were added from, unchanged; "
@@ -107,6 +108,18 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
         masks=np.stack(masks),
         backbone_ms=1e3 * float(np.quantile(seconds_of, QUIET)),
     )
+
+
+def _read(gallery: Gallery, rows: list[ImageRow], seconds: float) -> list[tuple[ImageRow, np.ndarray]]:
+    """Return the images that can be read, uint8 [H, W, 3]; where that takes longer than this, fewer, at least 10."""
+    rows = random.Random(0).sample(rows, len(rows))
+    ended = time.perf_counter() + seconds
+    images: list[tuple[ImageRow, np.ndarray]] = []
+    for row, image in originals(rows, gallery.settings.preprocessing):
+        images.append((row, _shrunk(image)))
+        if time.perf_counter() > ended and len(images) >= LEAST:
+            break
+    return sorted(images, key=lambda of: of[0].key)
 
 
 def _counts(gallery: Gallery, row: ImageRow) -> bool:

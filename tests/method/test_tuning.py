@@ -17,7 +17,7 @@ from spade_index.method.detector import Detector
 from spade_index.method.input_size import choose_input_size
 from spade_index.method.judgement import tune_and_calibrate
 from spade_index.method.metrics import roc_auc
-from spade_index.method.synthetic import draw_sample
+from spade_index.method.synthetic import LEAST, draw_sample
 from spade_index.method.trials import Trial, Trials
 from spade_index.method.tuned import should_tune_again, tuned_search
 from spade_index.method.tuning import choose, store, tune
@@ -61,6 +61,14 @@ def test_a_sample_needs_the_files_as_they_were(path: Path, tiny: Backbone, tmp_p
         file.unlink()
     with Gallery(tmp_path / "other") as gallery, pytest.raises(InputError, match="only 4 of its images"):
         draw_sample(gallery, tiny, 60)
+
+
+def test_a_sample_is_smaller_where_images_take_long_to_read(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        few, all_images = (draw_sample(gallery, tiny, seconds).plain for seconds in (0, 60))
+        assert len(few) == LEAST < len(all_images)
+        assert {row.key for row in few} < {row.key for row in all_images}
+        assert few == sorted(few, key=lambda row: row.key)
 
 
 def test_trials_measure_by_definition(path: Path, tiny: Backbone) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import xxhash
 
 from spade_index.errors import GalleryDamaged
-from spade_index.gallery.store.files import BLOCK, create, make_durable, open_regular, write_at
+from spade_index.gallery.store.files import BLOCK, IRREGULAR, create, make_durable, open_regular, write_at
 
 CHECK = "catalog.check"
 DIGITS = 10  # of a change counter, which has 32 bits
@@ -48,7 +48,7 @@ class Note:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.EINVAL):
+            if error.errno not in IRREGULAR:
                 raise
             raise NoteDamaged(f"{path}: not a file; the next writer replaces it") from error
         parts = line.decode("ascii", "replace").split()

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spade_index.errors import GalleryDamaged, GalleryError, GalleryNotFound, InputError
+from spade_index.errors import GalleryDamaged, GalleryError, GalleryNotFound, InputError, StorageError
 
+from .beside import require_own_files
 from .meanings import damaged, unreadable
 from .tables import Row, column_types, select
 from .transaction import Transaction
@@ -27,9 +28,11 @@ class CatalogFile:
         if not path.is_file():
             raise GalleryNotFound(f"{path.parent}: no gallery there; make one with `spade-index build IMAGES GALLERY`")
         self._db = self._connected()
-        # Such a catalog runs statements of its own at every read or commit, or reads other files.
-        if self._read("SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index') OR rootpage = 0 LIMIT 1"):
-            raise self._damaged("it has views, triggers or virtual tables")
+        try:
+            self._require_own_kind()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -63,13 +66,26 @@ class CatalogFile:
         """Return the earliest snapshot that can be opened: that of the last compaction."""
         return self._number("oldest")
 
+    def _require_own_kind(self) -> None:
+        """Raise GalleryDamaged for a catalog with other things in it than tables of values."""
+        if self._read("PRAGMA journal_mode") != [("delete",)]:
+            raise self._damaged("another program has changed how it is written")
+        # Such a catalog runs statements of its own at every read or commit, or reads other files.
+        if self._read("SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index') OR rootpage = 0 LIMIT 1"):
+            raise self._damaged("it has views, triggers or virtual tables")
+
     def _has_table(self, name: str) -> bool:
         """Return whether there is a table, which catalogs of earlier versions may lack."""
         return self._value("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", int, name) is not None
 
     def _connected(self) -> sqlite3.Connection:
         try:
+            require_own_files(self.path)
             return connect(self.path)
+        except OSError as error:
+            raise StorageError(f"{self.path}: the catalog cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
         except (sqlite3.Error, UnicodeError) as error:  # UnicodeError: of SQLite's own message
             raise self._unreadable(error) from error
 

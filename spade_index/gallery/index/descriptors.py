@@ -18,7 +18,7 @@ import numpy as np
 
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, VERSION
-from spade_index.gallery.store.hdf5 import array
+from spade_index.gallery.store.hdf5 import array, opened
 from spade_index.gallery.store.rows import FileRows
 from spade_index.gallery.store.sink import Sink
 
@@ -39,7 +39,7 @@ class Descriptors:
         """Open the file. Raises FileNotFoundError, or GalleryDamaged if it cannot be read."""
         self.path = path
         try:
-            with h5py.File(path, "r") as file:
+            with opened(path) as file:
                 (keys, _), (pooled, offset) = array(file, "key", "<i8", 1), array(file, "pooled", "<f4", 2)
                 if len(keys) != len(pooled):
                     raise ValueError("its arrays do not fit each other")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from spade_index.errors import GalleryDamaged, StorageError
+from spade_index.gallery.store.files import IRREGULAR, open_regular
 
 
 class MappedFile:
@@ -17,12 +18,13 @@ class MappedFile:
         self.fd = -1
         self._path = path
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.fd = open_regular(path)
             self._size = os.fstat(self.fd).st_size
         except FileNotFoundError as error:
             raise GalleryDamaged(f"{path}: missing: rebuild it with `spade-index index GALLERY`") from error
         except OSError as error:
-            raise StorageError(f"{path}: cannot be read ({error.strerror})") from error
+            kind = GalleryDamaged if error.errno in IRREGULAR else StorageError
+            raise kind(f"{path}: cannot be read ({error.strerror}): `spade-index index GALLERY` builds it") from error
 
     def __del__(self) -> None:
         if self.fd >= 0:

@@ -9,14 +9,19 @@ from typing import BinaryIO
 
 import xxhash
 
+IRREGULAR = (errno.EINVAL, errno.ELOOP, errno.ENXIO)  # of opening a link, a pipe, a device or a folder
+HOLE_BYTES = 1 << 30
 BLOCK = 1 << 20  # bytes read at a time; they stay in a core's cache
 
 
 def file_digest(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
-    """Return the xxh3_128 of a file's bytes, in hexadecimal; `progress` is called with the bytes of each block."""
+    """Return the xxh3_128 of a file's bytes, in hexadecimal; `progress` is called with the bytes of each block.
+
+    Raises OSError, also for what is not a regular file.
+    """
     digest = xxhash.xxh3_128()
     block = memoryview(bytearray(BLOCK))
-    with open(path, "rb", buffering=0) as file:
+    with open(open_regular(path), "rb", buffering=0) as file:
         while count := file.readinto(block):
             digest.update(block[:count])
             progress(count)
@@ -28,8 +33,24 @@ def open_regular(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+        raise _irregular(path)
     return fd
+
+
+def is_hole(path: Path) -> bool:
+    """Return whether a file is large, and nearly nothing of it is stored: nobody wrote it, and reading takes long."""
+    status = path.lstat()
+    return status.st_size > HOLE_BYTES and 512 * status.st_blocks < status.st_size // 64
+
+
+def require_regular(path: Path) -> None:
+    """Raise OSError for a link, a device, a pipe or a folder: others are about to open the file by its name."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise _irregular(path)
+
+
+def _irregular(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def create(path: Path) -> BinaryIO:

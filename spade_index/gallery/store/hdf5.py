@@ -5,10 +5,19 @@ datasets. Filters could make much of a few bytes. No file of a gallery has any o
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+
+from .files import require_regular
+
+
+def opened(path: Path) -> h5py.File:
+    """Open a file to read. Raises OSError for what is not a regular file, and what h5py raises."""
+    require_regular(path)
+    return h5py.File(path, "r")
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:

@@ -21,7 +21,8 @@ import xxhash
 
 from spade_index.settings import ExtractionSettings
 
-from .hdf5 import array, dataset
+from .files import open_regular
+from .hdf5 import array, dataset, opened
 
 BEYOND = 1 << 62  # bytes; larger than any file
 HEADER = 5  # values before the offsets
@@ -41,7 +42,7 @@ class ShardLayout:
     @classmethod
     def read(cls, path: Path, settings: ExtractionSettings) -> "ShardLayout":
         """Read the layout of a file. Raises what h5py raises."""
-        with h5py.File(path, "r") as file:
+        with opened(path) as file:
             pooled, offset = array(file, "pooled", "<f4", 2)
             rows: int = pooled.shape[0]
             maps = [_row_offsets(dataset(file, f"maps/{level}"), rows) for level in range(len(settings.level_shapes))]
@@ -69,7 +70,7 @@ class ShardLayout:
     def kept(self, shard: int, path: Path, settings: ExtractionSettings) -> bytes | None:
         """Return the bytes to keep of this layout; None if it is damaged, so that HDF5 reads it every time."""
         offsets = np.array(self.maps, np.int64)  # [levels, rows]
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             start = file.read(SETTINGS_WITHIN).find(settings.to_json().encode())
         if offsets.min() < 0 or start < 0 or self.settings != settings.to_json():
             return None
@@ -90,7 +91,7 @@ def layout_to_keep(shard: int, path: Path, settings: ExtractionSettings) -> byte
 
 def _fingerprint(path: Path, begin: int, settings: ExtractionSettings) -> tuple[int, int]:
     """Return a file's size, and the digest of the settings that it should have and of its first `begin` bytes."""
-    with open(path, "rb", buffering=0) as file:
+    with open(open_regular(path), "rb", buffering=0) as file:
         digest = xxhash.xxh3_64_digest(settings.to_json().encode() + file.read(begin))
         return os.fstat(file.fileno()).st_size, int.from_bytes(digest, signed=True)
 

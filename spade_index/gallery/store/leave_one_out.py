@@ -21,7 +21,7 @@ import numpy as np
 from spade_index.errors import GalleryDamaged
 
 from .format import FORMAT, VERSION
-from .hdf5 import array
+from .hdf5 import array, opened
 from .rows import FileRows
 from .shard import is_finite
 from .sink import Sink
@@ -76,7 +76,7 @@ class LeaveOneOut:
     def read(cls, path: Path) -> "LeaveOneOut":
         """Read a file; its maps are read when they are asked for. Raises GalleryDamaged."""
         try:
-            with h5py.File(path, "r") as file:
+            with opened(path) as file:
                 (keys, _), (scores, _) = array(file, "key", "<i8", 1), array(file, "scores", "<f8", 2)
                 maps, offset = array(file, "maps", "<f2", 2)
                 kinds = json.loads(file.attrs["kinds"])

@@ -11,6 +11,8 @@ import numpy as np
 
 from spade_index.errors import GalleryDamaged
 
+from .files import open_regular
+
 
 def read_at(fd: int, out: np.ndarray, offset: int) -> bool:
     """Read a contiguous array from a file; return False if the file ends before. Raises OSError."""
@@ -46,7 +48,7 @@ class FileRows:
         self.offset = offset
         self.shape = shape
         self._remedy = remedy
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = open_regular(path)
 
     def __del__(self) -> None:
         if self._fd >= 0:

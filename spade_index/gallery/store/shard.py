@@ -23,7 +23,8 @@ import xxhash
 from spade_index.errors import GalleryDamaged, GalleryError, StorageError
 from spade_index.settings import ExtractionSettings
 
-from .hdf5 import dataset
+from .files import open_regular
+from .hdf5 import dataset, opened
 from .layout import ShardLayout
 from .record import StoredImage
 from .rows import read_at, read_rows
@@ -44,7 +45,7 @@ class Shard:
         try:
             self.layout = layout or ShardLayout.read(path, settings)
             self.rows = self.layout.rows
-            self._fd = os.open(path, os.O_RDONLY)  # stays readable when the name is removed
+            self._fd = open_regular(path)  # stays readable when the name is removed
             self._dim = settings.pooled_dim
             if os.fstat(self._fd).st_size < self.layout.pooled + 4 * self.rows * self._dim:
                 raise ValueError("truncated")
@@ -94,7 +95,7 @@ class Shard:
     def thumbnail(self, row: int) -> bytes:
         """Return a row's small JPEG. Raises FileNotFoundError, GalleryDamaged, StorageError."""
         try:
-            with h5py.File(self.path, "r") as file:
+            with opened(self.path) as file:
                 stored = dataset(file, "thumbnail")
                 if stored.dtype != h5py.vlen_dtype(np.uint8) or stored.ndim != 1:
                     raise ValueError("thumbnail: not a list of files")
@@ -120,7 +121,7 @@ class Shard:
         maps = [np.empty(shape, "<f2") for shape in self._row_shapes]
         try:
             self._read_maps(row, maps)
-            with h5py.File(self.path, "r") as file:
+            with opened(self.path) as file:
                 id, checksum = dataset(file, "id").asstr()[row], int(dataset(file, "checksum")[row])
             stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row))
         except Exception as error:  # h5py raises exceptions of any kind on damaged files

@@ -1,0 +1,186 @@
+"""The campaign of hostile files: a gallery's files are changed at random, and everything that reads them is used.
+
+    python -m durability.hostile --count 10000 --seed 1
+
+Every use must end with an answer that is right, or with one line; a wrong answer is a fault unless `verify` finds the
+change, or the change was made with the catalog's own note (checksums are no signatures). No use may die, hang, take a
+gigabyte of memory, tell anything of files outside of the gallery, or touch one. Every fault is printed with the number
+that repeats it: --only NUMBER.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faiss
+import h5py
+import numpy as np
+import torch
+
+from spade_index.gallery.index import build as build_module
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.method import calibration
+from spade_index.server.job import Job
+from spade_index.settings import IndexSettings, SearchSettings
+
+from durability.hostile_changes import CHANGES, SECRET
+from durability.hostile_uses import Uses, answers, child, query_image, use
+from helpers.model import BACKBONE
+from helpers.tiny import image_file, png
+
+IMAGES = 24
+REMOVED = ["003.png", "011.png"]
+JOBS = ("queued", "running", "done")  # states of the jobs beside the gallery
+SEARCH = SearchSettings(gallery_neighbours=5)
+
+
+@dataclass
+class Tally:
+    """Counts of what happened."""
+
+    galleries: int = 0
+    right: int = 0  # uses that answered, and rightly
+    refused: int = 0  # with one line
+    wrong_and_found: int = 0  # wrong answers after a change that `verify` finds, or that was noted as good
+    faults: int = 0
+    touched: int = 0  # galleries by which a file outside of them was touched
+    changes: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)  # of faults
+
+
+class Campaign:
+    """Changes copies of two galleries, one with an index that is mapped, and uses them."""
+
+    def __init__(self, folder: Path, seed: int, say: Callable[[str], None] = print) -> None:
+        """Make the galleries in `folder`."""
+        self.folder, self.seed, self.say = folder, seed, say
+        self.tally = Tally()
+        self.image = query_image()
+        self.wholes = [self._made(name, limit) for name, limit in (("flat", 20_000), ("ivf", 2))]
+        self.expected = [answers(whole / "root" / "gallery", self.image) for whole in self.wholes]
+
+    def _made(self, name: str, limit: int) -> Path:
+        """Make a gallery with all kinds of files, jobs beside it, and files outside."""
+        whole = self.folder / name
+        path = whole / "root" / "gallery"
+        before, build_module.EXACT_LIMIT, build_module.LEAST_PER_LIST = build_module.EXACT_LIMIT, limit, 4
+        with GalleryWriter(path, BACKBONE.settings) as writer:
+            writer.shard_rows = 10
+            files = [image_file(f"{number:03d}.png", png(number)) for number in range(IMAGES)]
+            writer.add(files, BACKBONE, workers=1)
+            writer.remove(REMOVED[:1])
+            writer.compact()
+            writer.remove(REMOVED[1:])
+            writer.build_index(IndexSettings("flat"))
+            found = calibration.calibrate(writer.gallery, SEARCH, false_alarms=0.2, device="cpu")
+            calibration.store(writer, SEARCH, found)
+            writer.set_tuned({"search": {"gallery_neighbours": 5}, "images": 22, "snapshot": 5, "why": "tuned"})
+            writer.add([image_file("late.png", png(99))], BACKBONE, workers=1)
+        build_module.EXACT_LIMIT = before
+        self._jobs(whole / "root" / ".spade-index" / "jobs")
+        outside = whole / "outside"
+        outside.mkdir()
+        (outside / "secret.txt").write_bytes(SECRET)
+        with h5py.File(outside / "secret.h5", "w") as file:
+            file["stolen"] = np.frombuffer(SECRET, np.uint8)
+        return whole
+
+    def _jobs(self, folder: Path) -> None:
+        for number, state in enumerate(JOBS):
+            job: Any = Job(f"{number:016x}", "gallery", False, "", names=["a.png"], state=state)
+            (folder / job.id / "images").mkdir(parents=True)
+            (folder / job.id / "images" / "0").write_bytes(png(70 + number))
+            (folder / job.id / "job.json").write_text(json.dumps(asdict(job)))
+
+    def run(self, count: int, only: int | None = None) -> Tally:
+        """Change and use this many galleries, or only one; return the tally."""
+        for number in range(count) if only is None else [only]:
+            self._one(number)
+        return self.tally
+
+    def _one(self, number: int) -> None:
+        rng = random.Random(f"{self.seed}-{number}")
+        which = rng.randrange(len(self.wholes))
+        work = self.folder / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(self.wholes[which], work)
+        path = work / "root" / "gallery"
+        did, kinds = [], set()
+        for _ in range(rng.choice([1, 1, 1, 2])):
+            change = rng.choice(CHANGES)
+            kinds.add(change.__name__)
+            try:
+                did.append(change(path, rng))
+            except Exception as error:  # of a file that an earlier change has damaged
+                did.append(f"{change.__name__}: {type(error).__name__}")
+        before = outside_of(work)
+        found = child(lambda: use(path, self.expected[which], self.image, rng), self.folder / "log")
+        touched = outside_of(work) != before
+        self._count(number, did, kinds, found, touched)
+
+    def _count(self, number: int, did: list[str], kinds: set[str], found: Uses | str, touched: bool) -> None:
+        tally = self.tally
+        tally.galleries += 1
+        tally.changes = dict(Counter(tally.changes) + Counter(kinds))
+        faults = {"process": found} if isinstance(found, str) else dict(found.faults)
+        if isinstance(found, Uses):
+            tally.right += len(found.right)
+            tally.refused += len(found.refused)
+            if found.wrong and not found.problems and "catalog" not in kinds:
+                faults["query"] = "a wrong answer that verify does not explain"
+            tally.wrong_and_found += len(found.wrong)
+        if touched:
+            tally.touched += 1
+            faults["outside"] = "a file outside of the gallery was touched"
+        for name, text in faults.items():
+            tally.faults += 1
+            kind = f"{name}: {text.strip().splitlines()[-1 if 'Traceback' in text else 0][:120]}"
+            tally.kinds[kind] = tally.kinds.get(kind, 0) + 1
+            if tally.kinds[kind] == 1:
+                self.say(f"--only {number} --seed {self.seed}: {did}\n{name}: {text}\n")
+
+
+def outside_of(work: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return what identifies each file outside of the gallery, but for those of jobs."""
+    found = {}
+    for file in sorted(file for file in [*(work / "outside").rglob("*"), *work.glob("*"), *(work / "root").glob("*")]):
+        status = file.lstat()
+        data = file.read_bytes() if file.is_file() and "outside" in file.parts else b""
+        if file.name not in (".spade-index", "gallery", "root", "outside"):
+            found[str(file)] = (status.st_mtime_ns, status.st_ino, data)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1000, help="galleries to change and use")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="only this gallery of the campaign")
+    parser.add_argument("--json", type=Path, help="where to write the tally")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    begun = time.perf_counter()
+    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    try:
+        tally = Campaign(folder, options.seed).run(options.count, options.only)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    told = {"seed": options.seed, **asdict(tally), "seconds": round(time.perf_counter() - begun)}
+    print(json.dumps(told, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    raise SystemExit(bool(tally.faults))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The campaign of hostile files with few galleries; and that it notices faults."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from spade_index.gallery.catalog import connection
+from spade_index.gallery.store import files, hdf5
+from spade_index.gallery.store.shard import Shard
+
+from durability import hostile_uses
+from durability.hostile import Campaign
+
+COUNT = 60
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    yield path
+    shutil.rmtree(path)
+
+
+def test_every_use_of_changed_files_is_right_or_one_line(folder: Path) -> None:
+    said: list[str] = []
+    tally = Campaign(folder, 5, said.append).run(COUNT)
+    assert (tally.faults, tally.touched) == (0, 0), "\n".join(said)
+    assert tally.galleries == COUNT
+    assert min(tally.right, tally.refused) > COUNT // 2
+
+
+def careless_about_links(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(connection, "require_own_files", lambda path: None)
+    patch.setattr(hdf5, "require_regular", lambda path: None)
+    patch.setattr(files.os, "O_NOFOLLOW", 0)
+
+
+def raising_anything(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Shard, "thumbnail", lambda shard, row: {}["thumbnail"])
+
+
+def dying(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Shard, "read_maps", lambda *given: os.kill(os.getpid(), 11))
+
+
+@pytest.mark.parametrize("faulty", [careless_about_links, raising_anything, dying])
+def test_faults_are_noticed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, faulty: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    said: list[str] = []
+    campaign = Campaign(folder, 5, said.append)
+    faulty(monkeypatch)
+    monkeypatch.setattr(hostile_uses, "SECONDS", 3)
+    while not campaign.tally.faults and campaign.tally.galleries < COUNT:
+        campaign.run(1, only=campaign.tally.galleries)
+    assert f"--only {campaign.tally.galleries - 1} --seed 5" in said[0]
