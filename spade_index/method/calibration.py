@@ -128,6 +128,13 @@ def calibrate(
     )
 
 
+def can_calibrate(gallery: Gallery) -> bool:
+    """Return whether a gallery has enough images to calibrate on; enough pictures, where these are cut into tiles."""
+    if gallery.settings.preprocessing.tile is not None:
+        return gallery.catalog.picture_count(gallery.snapshot) >= MINIMUM
+    return len(gallery) >= MINIMUM
+
+
 def store(writer: GalleryWriter, search: SearchSettings, calibration: Calibration) -> None:
     """Store a calibration in the gallery; an earlier one for the same search settings is replaced."""
     writer.set_calibration(writer.gallery.calibration_key(search), calibration.record(), calibration.found)
