@@ -60,6 +60,17 @@ def test_a_gallery_of_whole_images_takes_no_tiles(pictures: Path, tmp_path: Path
     assert list(map(str.strip, run("list", tmp_path / "whole").stdout.splitlines())) == ["0.png", "1.png", "2.png"]
 
 
+def test_pictures_that_are_shrunk_so_much_that_defects_are_lost_are_named(pictures: Path, tmp_path: Path) -> None:
+    large = write_pictures(tmp_path / "large", 1, (512, 300))
+    said = run("build", large, tmp_path / "shrunk", *BACKBONE, "--no-tune").stderr
+    assert said == (
+        "0.png of 512x300 pixels is shrunk 8 times, so defects of about 8 pixels are lost: --tile 64 keeps them\n"
+    )
+    assert run("build", large, tmp_path / "shrunk", *BACKBONE, "--no-tune").stderr == ""
+    assert run("build", large, tmp_path / "cut", *BACKBONE, "--tile", 64, "--no-tune").stderr == ""
+    assert run("build", pictures, tmp_path / "whole", *BACKBONE, "--no-tune").stderr == ""
+
+
 @pytest.mark.parametrize(
     "options",
     [
