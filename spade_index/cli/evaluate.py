@@ -102,6 +102,7 @@ def evaluate(
 
     from .evaluating import Evaluator
 
+    loading.limit_decoding()
     require_writable([json_file, report], [maps], inputs=[dataset, *filter(None, [gallery])])
     search.choice(preset)  # raises what is wrong of itself, before anything is read
     passed_over = sources.passed_over()

@@ -12,6 +12,7 @@ import click
 
 from spade_index.errors import InputError
 from spade_index.server.settings import MIB, ServeSettings
+from spade_index.settings import DecodeLimits
 
 from .options import KernelOptions, device_option, preset_option, takes, whole_option
 from .search_options import SearchOptions
@@ -171,6 +172,7 @@ def serve(
         from spade_index.server.stopping import PunctualServer
     except ModuleNotFoundError as error:
         raise InputError(f"{MISSING} ({error.name} is not installed)") from error
+    from spade_index.images.workers import limit_decoding
     from spade_index.server.keys import VARIABLE, read_keys
     from spade_index.server.logs import log_to
 
@@ -180,6 +182,7 @@ def serve(
     if not settings.on_loopback and not keys:
         raise InputError(f"{settings.host} can be reached from elsewhere: give API keys (--api-keys FILE, ${VARIABLE})")
     log_to(sys.stderr)
+    limit_decoding(DecodeLimits(settings.image_pixels, settings.decode_bytes, settings.decode_seconds))  # of drawing
     app = create_app(settings, keys)
     protocol = protocol_options(settings, app.state.service.metrics)
     config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol)

@@ -1,8 +1,10 @@
 """Tiles cover a picture, overlap as asked, and keep their places in their ids."""
 
 import io
+import threading
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,12 @@ from PIL import Image
 from spade_index.errors import InputError
 from spade_index.images.decode import load_parts
 from spade_index.images.files import ImageFile
+from spade_index.images.find import find_images
+from spade_index.images.loading import load_all
 from spade_index.images.tiles import box_of, own_part, picture_of, tile_boxes, tile_digest, tile_id, tile_size
 from spade_index.settings import Preprocessing
+
+from helpers.tiny import write_images
 
 HOW = Preprocessing(input_size=(32, 32), tile=32, overlap=0.25)
 
@@ -87,3 +93,40 @@ def test_tiles_that_cannot_be_are_refused(values: dict[str, float]) -> None:
         replace(HOW, **values)
     with pytest.raises(InputError):
         Preprocessing(overlap=0.5)
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_pictures_are_loaded_in_order_and_those_that_cannot_be_are_left_out(tmp_path: Path, workers: int) -> None:
+    folder = write_images(tmp_path / "pictures", 7, size=(150, 90))
+    (folder / "003.png").write_bytes(b"no picture")
+    files = list(find_images(folder))
+    failed: list[str] = []
+    found = list(
+        load_all(files, HOW, workers=workers, ahead=8, on_error=lambda error: failed.append(str(error).split(":")[0]))
+    )
+    assert failed == [str(folder / "003.png")]
+    expected = [tile for file in files if file.id != "003.png" for tile in load_parts(file, HOW)]
+    assert [tile.id for tile in found] == [tile.id for tile in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        assert (one.digest, one.contents, one.thumbnail, one.tile) == (
+            other.digest,
+            other.contents,
+            other.thumbnail,
+            other.tile,
+        )
+        assert (one.begins, one.ends) == (one.tile.number == 0, one.tile.number == one.tile.count - 1)
+
+
+def test_loading_can_be_given_up(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    loaded = load_all(
+        find_images(write_images(tmp_path / "pictures", 9, size=(150, 90))),
+        HOW,
+        workers=3,
+        ahead=8,
+        on_error=pytest.fail,
+    )
+    next(loaded)
+    loaded.close()
+    assert threading.active_count() <= threads

@@ -3,14 +3,14 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spade_index.images import loading
 from spade_index.server import jobs, limits
-from spade_index.server.job import Job
 
 from helpers.adding import add, locked, new_images
 from helpers.http_answers import problem
@@ -75,14 +75,14 @@ def test_limit_notice_length(server: Server, monkeypatch: pytest.MonkeyPatch) ->
 def test_limit_stop_seconds(server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
     monkeypatch.setattr(jobs, "STOP_SECONDS", 1.5)
     entered = threading.Event()
-    images = server.service.jobs.files.images
+    decoded = loading.decoded
 
-    def slow(job: Job) -> Iterator[Any]:
+    def slow(*arguments: Any) -> Any:
         entered.set()
         time.sleep(step)
-        yield from images(job)
+        return decoded(*arguments)
 
-    monkeypatch.setattr(server.service.jobs.files, "images", slow)
+    monkeypatch.setattr(loading, "decoded", slow)
     job = add(server, new_images(1))
     assert entered.wait(10)
     begun = time.monotonic()

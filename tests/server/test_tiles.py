@@ -11,8 +11,11 @@ from PIL import Image
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.decode import load_parts
+from spade_index.images.tiles import box_of
 from spade_index.method.detector import Detector
+from spade_index.method.judgement import carry_on
 from spade_index.method.pictures import Joining, Pictures
+from spade_index.method.tuned import tuned_search
 
 from helpers.http_answers import problem
 from helpers.serving import Server
@@ -102,3 +105,28 @@ def test_the_open_inference_protocol_answers_pictures(served: Server) -> None:
     outputs = {output["name"]: output for output in answer["outputs"]}
     assert outputs["score_map"]["shape"] == [1, 32, 32]
     assert len(outputs["score"]["data"]) == 1
+
+
+def test_a_match_says_which_part_of_the_picture_its_thumbnail_shows(served: Server) -> None:
+    sent = parts(("a.png", picture("a.png", 0).read()))
+    answer = served.http.post("/v1/galleries/tiled/query?maps=always", files=sent).json()["results"][0]
+    match = served.http.get(answer["score_map"]["match"], params={"x": 70, "y": 50}).json()
+    how = tiled_settings().preprocessing
+    left, top, right, bottom = box_of(match["neighbour"], *match["neighbour_size"], how)
+    assert match["neighbour_box"] == [left, top, right - left, bottom - top]
+    x, y = match["neighbour_pixel"]
+    assert left <= x < right
+    assert top <= y < bottom
+
+
+def test_odd_tiles_have_maps_to_lay_over_their_thumbnails(root: Path, serve: Callable[..., Server]) -> None:
+    with GalleryWriter(root / "tiled", tiled_settings()) as writer:
+        writer.add([picture(f"{seed}.png", 0, seed) for seed in range(11)], tiny_backbone())
+        carry_on(writer, tuned_search(writer.gallery))
+    server = serve()
+    told = server.http.get("/v1/galleries/tiled/audit", params={"count": 3}).json()
+    for image in told["odd"]:
+        sizes = [Image.open(io.BytesIO(server.http.get(image[link]).content)).size for link in ("thumbnail", "heat")]
+        assert sizes == [(32, 32), (192, 192)]
+    change(server, "remove", told["odd"][0]["id"])
+    assert told["odd"][0]["id"] not in listed(server)

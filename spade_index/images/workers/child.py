@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 
-from .calls import answered, unpack
+from .calls import UNREAD, answered, unpack
 from .messages import receive, send
 
 MOST = 1 << 40  # bytes of a message; the parent is trusted
@@ -30,13 +30,18 @@ def main(descriptor: int, memory: int, seconds: float) -> None:
     while True:
         try:
             parts = receive(channel, MOST)
-            for work, read, arguments in unpack(parts):
+            try:
+                calls = unpack(parts)
+            except (ImportError, AttributeError):
+                send(channel, [UNREAD])
+                continue
+            for work, read, arguments in calls:
                 signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
                 reply = answered(work, read, arguments)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 send(channel, reply)
                 del reply
-            del parts
+            del parts, calls, read
         except (EOFError, OSError):
             os._exit(0)
 
