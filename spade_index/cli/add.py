@@ -33,6 +33,7 @@ def add(
 
     from .judging import keep_calibrated
 
+    loading.limit_decoding()
     found = Sources(images, sources)
     found.require_images()
     with Gallery(gallery) as recorded:

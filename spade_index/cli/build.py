@@ -59,6 +59,7 @@ def build(
 
     from .judging import judge_gallery, sized_backbone
 
+    loading.limit_decoding()
     found = Sources([images], sources)
     found.require_images()
     loaded, region = None, require_region(roi)
@@ -76,7 +77,7 @@ def build(
             loaded = backbone.load(device, preset=preset, pixels=of)
         else:
             loaded = sized_backbone(backbone, device, found.files(), of)
-        tiles.note_cost(found.files(), loaded.settings)
+        tiles.say_size(found.files(), loaded.settings)
     weights = None if backbone.weights is None else str(backbone.weights)
     with GalleryWriter(gallery, loaded.settings, weights) as writer:
         if region is not None:

@@ -94,6 +94,7 @@ def index(
     from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
 
+    loading.limit_decoding()
     pooled = None
     if queries is not None:
         found = Sources([queries], sources)

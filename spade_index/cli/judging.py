@@ -53,16 +53,15 @@ def keep_calibrated(writer: "GalleryWriter", backbone: "Backbone") -> None:
 
 def judge_gallery(writer: "GalleryWriter", backbone: "Backbone", kernel: str | None = None) -> None:
     """Tune and calibrate a gallery, unless it is as it was when that was done last, and say what was chosen."""
-    from spade_index.method.calibration import MINIMUM
+    from spade_index.method.calibration import MINIMUM, can_calibrate
     from spade_index.method.judgement import can_judge, tune_and_calibrate
 
     gallery = writer.gallery
     if len(gallery) < TUNE_FROM:
         Progress.note(f"not tuned or calibrated: that takes {TUNE_FROM} images")
         return
-    if gallery.settings.preprocessing.tile and gallery.catalog.picture_count(gallery.snapshot) < MINIMUM:
-        Progress.note(f"not tuned or calibrated: that takes {MINIMUM} pictures")
-        return
+    if not can_calibrate(gallery):
+        Progress.note(f"not calibrated: that takes {MINIMUM} pictures")
     if can_judge(gallery):
         return
     Progress.note("tuning")

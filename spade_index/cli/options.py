@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 
 import click
 
-from spade_index.settings import BATCH_SIZE, FALSE_ALARMS
+from spade_index.settings import BATCH_SIZE, FALSE_ALARMS, DecodeLimits
 
 from .values import GALLERY, MOST_IMAGES, MOST_WORKERS, PATH, TEXT, RealRange, WholeRange
 
@@ -108,6 +108,25 @@ class LoadingOptions:
             help="Decoding processes [one per core]",
         ),
     ]
+    decode_memory: Annotated[
+        int, whole_option("--decode-memory", DecodeLimits.memory >> 20, "MiB that decoding an image takes.", least=64)
+    ]
+    decode_seconds: Annotated[
+        float,
+        click.option(
+            "--decode-seconds",
+            type=RealRange(0, 86_400, min_open=True),
+            default=DecodeLimits.seconds,
+            show_default=True,
+            help="Seconds that decoding an image takes.",
+        ),
+    ]
+
+    def limit_decoding(self) -> None:
+        """Set the limits of decoding images of this program."""
+        from spade_index.images.workers import limit_decoding
+
+        limit_decoding(DecodeLimits(memory=self.decode_memory << 20, seconds=self.decode_seconds))
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def query(
 
     from .answers import answer_images, line_of, note_calibration
 
+    loading.limit_decoding()
     require_writable(files.files, [out], inputs=[*images, gallery])
     found = Sources(images, sources)
     found.require_images()

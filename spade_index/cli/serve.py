@@ -12,6 +12,7 @@ import click
 
 from spade_index.errors import InputError
 from spade_index.server.settings import MIB, ServeSettings
+from spade_index.settings import DecodeLimits
 
 from .options import KernelOptions, device_option, preset_option, takes, whole_option
 from .search_options import SearchOptions
@@ -168,29 +169,27 @@ def serve(
 
         from spade_index.server.app import create_app
         from spade_index.server.http_protocol import protocol_options
+        from spade_index.server.stopping import PunctualServer
     except ModuleNotFoundError as error:
         raise InputError(f"{MISSING} ({error.name} is not installed)") from error
+    from spade_index.images.workers import limit_decoding
     from spade_index.server.keys import VARIABLE, read_keys
-    from spade_index.server.logs import JsonLines
+    from spade_index.server.logs import log_to
 
     default_signals()  # uvicorn handles them
     keys = read_keys(options.api_keys)
     settings = options.settings(root, search, preset, device, kernel)
     if not settings.on_loopback and not keys:
         raise InputError(f"{settings.host} can be reached from elsewhere: give API keys (--api-keys FILE, ${VARIABLE})")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    for name in ("spade_index", "uvicorn.error"):
-        logging.getLogger(name).handlers = [handler]
-        logging.getLogger(name).setLevel(logging.INFO)
-        logging.getLogger(name).propagate = False
+    log_to(sys.stderr)
+    limit_decoding(DecodeLimits(settings.image_pixels, settings.decode_bytes, settings.decode_seconds))  # of drawing
     app = create_app(settings, keys)
     protocol = protocol_options(settings, app.state.service.metrics)
     config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol)
     with _listening(settings.host, settings.port) as listener, suppress(KeyboardInterrupt):
         at = f"[{settings.host}]" if ":" in settings.host else settings.host
         logging.getLogger("spade_index.server").info("listening on http://%s:%d", at, listener.getsockname()[1])
-        uvicorn.Server(config).run(sockets=[listener])
+        PunctualServer(config, settings).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # both take long to import
     from spade_index.images.files import ImageFile
 
 
+SHRUNK = 6  # times, from which it is said
+
+
 @dataclass(frozen=True)
 class TileOptions:
     """Options of cutting pictures; None: not cut, or as the gallery."""
@@ -57,22 +60,31 @@ class TileOptions:
         return {"tile": self.tile, "overlap": OVERLAP if self.overlap is None else self.overlap}
 
     @staticmethod
-    def note_cost(files: "Iterable[ImageFile]", settings: ExtractionSettings) -> None:
-        """Say on a terminal how many tiles the first of these pictures is, and what they take on disk."""
-        from spade_index.images.formats import open_image
+    def say_size(files: "Iterable[ImageFile]", settings: ExtractionSettings) -> None:
+        """Say what becomes of the first of these pictures in a new gallery.
+
+        If it is cut, that is the number of its tiles and what they take on disk; if it is not, whether it is shrunk so
+        much that small defects are lost.
+        """
         from spade_index.images.tiles import tile_boxes
 
         file = next(iter(files), None)
-        if file is None or settings.preprocessing.tile is None:
+        size = None if file is None else _size(file)
+        if file is None or size is None:
             return
-        try:
-            with open_image(file.read()) as image:
-                width, height = image.size
-        except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
+        how = settings.preprocessing
+        picture = f"{file.id} of {size[0]}x{size[1]} pixels"
+        if how.tile is not None:
+            tiles = len(tile_boxes(*size, how))
+            megabytes = tiles * (settings.map_bytes + 4 * settings.pooled_dim) / 1e6
+            Progress.note(f"{picture} is {tiles:,} tiles, which take {megabytes:,.1f} MB")
             return
-        tiles = len(tile_boxes(width, height, settings.preprocessing))
-        size = tiles * (settings.map_bytes + 4 * settings.pooled_dim) / 1e6
-        Progress.note(f"{file.id} of {width}x{height} pixels is {tiles:,} tiles, which take {size:,.1f} MB")
+        shrunk = min(size) / how.resize if how.resize else max(size) / max(how.input_size)
+        if shrunk >= SHRUNK:
+            Progress.say(
+                f"{picture} is shrunk {shrunk:.0f} times, so defects of about {shrunk:.0f} pixels are lost: "
+                f"--tile {max(how.input_size)} keeps them"
+            )
 
     def require_equal(self, gallery: "Gallery") -> None:
         """Raise InputError if tiles are given that are not the gallery's."""
@@ -83,3 +95,14 @@ class TileOptions:
         if self.overlap is not None and self.overlap != recorded.overlap:
             built = "without --tile" if recorded.tile is None else f"with --overlap {recorded.overlap:g}"
             raise InputError(f"{gallery.path}: was built {built}, not with --overlap {self.overlap:g}")
+
+
+def _size(file: "ImageFile") -> tuple[int, int] | None:
+    """Return width and height of a picture, None if it cannot be read."""
+    from spade_index.images.formats import open_image
+
+    try:
+        with open_image(file.read()) as image:
+            return image.size
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
+        return None

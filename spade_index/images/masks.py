@@ -10,21 +10,22 @@
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from spade_index.errors import InputError
+from spade_index.errors import ImageError, InputError
 
-from .decode import MAX_PIXELS, ORIENTATION, TURNS, WITH_ALPHA, Geometry
+from .decode import ORIENTATION, TURNS, WITH_ALPHA, Geometry
 from .deep_files import WHITE_IS_ZERO, read_deep
 from .files import SUFFIXES
 from .formats import FORMATS, open_image
 from .passed_over import is_debris
 from .tiff import PHOTOMETRIC
+from .workers import Answer, Call, Held, Plain, shared_pool
 
 Size = tuple[int, int]
 
@@ -88,10 +89,18 @@ def read_marks(path: Path, geometry: Geometry, size: tuple[int, int], orientatio
 def orientation_of(data: bytes) -> int:
     """Return EXIF's orientation of an image file, 1 to 8; 1 where there is none."""
     try:
-        with open_image(data) as image:
-            return _orientation(image) or 1
-    except Exception:  # whoever decodes the image says what is wrong
+        orientation: int = shared_pool().answer(Call(_head, "an image", Held(data))).facts["orientation"]
+    except ImageError:  # whoever decodes the image says what is wrong
         return 1
+    return orientation or 1
+
+
+def _head(read: Callable[[], bytes]) -> Plain:
+    try:
+        with open_image(read()) as image:
+            return {"orientation": _orientation(image)}, []
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files
+        return {"orientation": None}, []
 
 
 def marks_anything(path: Path) -> bool:
@@ -111,6 +120,15 @@ def require_fit(path: Path, image: Path) -> None:
 
     It reads the heads of the files only. An image that cannot be opened is left to whoever decodes it.
     """
+    _apart(Call(_require_fit, str(path), Held(b""), (path, image)))
+
+
+def _require_fit(read: Callable[[], bytes], path: Path, image: Path) -> Plain:
+    _require_same_size(path, image)
+    return {}, []
+
+
+def _require_same_size(path: Path, image: Path) -> None:
     try:
         with Image.open(image, formats=FORMATS) as opened:
             size, orientation = opened.size, _orientation(opened) or 1
@@ -166,19 +184,36 @@ def _read(path: Path, geometry: Geometry, size: tuple[int, int], orientation: in
 
 def _decode(path: Path) -> tuple[np.ndarray, int, int | None, str | None]:
     """Return defective pixels as stored, bool [H, W], the highest value, an orientation if it has one, an oddity."""
+    pool = shared_pool()
+    answer = _apart(Call(_decode_here, str(path), path.read_bytes, (path, pool.limits.pixels)))
+    facts = answer.facts
+    defective = np.frombuffer(answer.parts[0], bool).reshape(facts["size"])
+    return defective, facts["highest"], facts["orientation"], facts["oddity"]
+
+
+def _apart(call: Call) -> Answer:
+    """Return the answer of a decoding process. Raises InputError: a mask is part of a dataset, and not left out."""
     try:
-        data = path.read_bytes()
+        return shared_pool().answer(call)
+    except ImageError as error:
+        raise InputError(str(error)) from error
+
+
+def _decode_here(read: Callable[[], bytes], path: Path, pixels: int) -> Plain:
+    try:
+        data = read()
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(f"{path}: {image.width}x{image.height} pixels is over the limit of {MAX_PIXELS:,}")
+            if image.width * image.height > pixels:
+                raise InputError(f"{path}: {image.width}x{image.height} pixels is over the limit of {pixels:,}")
             levels = _levels(image, data)  # [H, W]
             lossy = image.format in ("JPEG", "MPO") or b"VP8 " in data[12:64]
             if np.isnan(levels).any():
                 raise InputError(f"{path}: some of its values are not numbers (NaN): write 0 where normal, else 1")
             highest = levels.max() if levels.size else 0
             defective = levels > highest / 2 if lossy and highest > 0 else levels != 0
-            return defective, int(highest), _orientation(image), _oddity(image, defective)
-    except InputError:
+            facts = {"size": defective.shape, "highest": int(highest), "orientation": _orientation(image)}
+            return facts | {"oddity": _oddity(image, defective)}, [defective.tobytes()]
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # Pillow raises exceptions of many kinds on damaged files
         raise _unreadable(path, error) from error

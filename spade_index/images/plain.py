@@ -12,9 +12,8 @@ from spade_index.settings import Preprocessing
 from .decode import DecodedImage, Geometry, decode_noted, load, load_picture, preprocess
 from .files import ImageFile
 from .pages import pages_noted
-from .workers import Answer, Call
+from .workers import Answer, Call, Plain, shared_pool
 
-Plain = tuple[dict[str, Any], list[Any]]
 LONGEST = 256 << 10  # bytes of a thumbnail
 WRONG = (KeyError, IndexError, TypeError, ValueError, ArithmeticError)  # raised by what a decoder should not answer
 
@@ -51,6 +50,13 @@ def decoded(file: ImageFile, answer: Answer, how: Preprocessing) -> DecodedImage
         raise _wrong(file, error) from error
 
 
+def picture_of(file: ImageFile, how: Preprocessing, size: tuple[int, int] | None = None) -> Image.Image:
+    """Decode a file in another process, and resize it to `size`, width and height, if given. Raises ImageError."""
+    pool = shared_pool()
+    arguments = (file.path, how, pool.limits.pixels, False, size)
+    return picture(file, pool.answer(Call(_picture, file.path, file.read, arguments)))[0]
+
+
 def picture(file: ImageFile, answer: Answer) -> tuple[Image.Image, bytes, str | None]:
     """Return what `load_picture` does, of an answer. Raises ImageError if it has no image."""
     facts = answer.facts
@@ -85,9 +91,18 @@ def _plain(pixels: np.ndarray, shown: Geometry, digest: bytes, thumbnail: bytes,
     return facts, [pixels.data.cast("B"), thumbnail]
 
 
-def _picture(read: Callable[[], bytes], path: str, how: Preprocessing, pixels: int, alone: bool) -> Plain:
+def _picture(
+    read: Callable[[], bytes],
+    path: str,
+    how: Preprocessing,
+    pixels: int,
+    alone: bool,
+    size: tuple[int, int] | None = None,
+) -> Plain:
     image, digest, notice = load_picture(ImageFile(path, path, 0, 0, read), how, pixels)
     if alone and notice is None:
         notice = pages_noted(read(), path)
+    if size is not None:
+        image = image.resize(size, Image.Resampling.BICUBIC)
     facts = {"width": image.width, "height": image.height, "digest": digest.hex(), "notice": notice}
     return facts, [image.tobytes()]

@@ -1,20 +1,20 @@
-"""Find how many bits the pixels of a source use, on a sample of its images."""
+"""Find how many bits the pixels of a source use, on a sample of its images, and how large these are."""
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import xxhash
 
-from spade_index.errors import InputError
+from spade_index.errors import ImageError, InputError
 from spade_index.settings import BITS, WORKERS
 
-from .decode import MAX_PIXELS
 from .deep_files import read_deep
 from .depth import bits_of
 from .files import ImageFile
 from .formats import open_image
+from .workers import Call, Plain, shared_pool
 
 SAMPLE = 64  # images
 
@@ -61,12 +61,38 @@ def _highest(file: ImageFile) -> int | str | None:
 
     None for others, and for what cannot be decoded.
     """
+    pool = shared_pool()
     try:
-        data = file.read()
+        found = pool.answer(Call(_find_highest, file.path, file.read, (file.path, pool.limits.pixels))).facts["found"]
+    except ImageError:  # adding the image names it
+        return None
+    return found if isinstance(found, int | str) else None
+
+
+def _find_highest(read: Callable[[], bytes], path: str, pixels: int) -> Plain:
+    """Do what `_highest` does, in a decoding process."""
+    try:
+        data = read()
         with open_image(data) as image:
-            deep = read_deep(image, data) if image.width * image.height <= MAX_PIXELS else None
-    except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
-        return None
+            deep = read_deep(image, data) if image.width * image.height <= pixels else None
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files
+        return {"found": None}, []
     if deep is None or deep.white is not None:
-        return None
-    return deep.highest if deep.kind is None else f"{file.path}: {deep.unknown}"
+        return {"found": None}, []
+    return {"found": deep.highest if deep.kind is None else f"{path}: {deep.unknown}"}, []
+
+
+def longer_edge(file: ImageFile) -> int:
+    """Return the longer edge of an image in pixels, 0 if it cannot be read."""
+    try:
+        return int(shared_pool().answer(Call(_find_edge, file.path, file.read)).facts["edge"])
+    except ImageError:  # adding the image names it
+        return 0
+
+
+def _find_edge(read: Callable[[], bytes]) -> Plain:
+    try:
+        with open_image(read()) as image:
+            return {"edge": max(image.size)}, []
+    except Exception:  # Pillow raises exceptions of many kinds on damaged files
+        return {"edge": 0}, []

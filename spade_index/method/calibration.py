@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -128,6 +128,13 @@ def calibrate(
     )
 
 
+def can_calibrate(gallery: Gallery) -> bool:
+    """Return whether a gallery has enough images to calibrate on; enough pictures, where these are cut into tiles."""
+    if gallery.settings.preprocessing.tile is not None:
+        return gallery.catalog.picture_count(gallery.snapshot) >= MINIMUM
+    return len(gallery) >= MINIMUM
+
+
 def store(writer: GalleryWriter, search: SearchSettings, calibration: Calibration) -> None:
     """Store a calibration in the gallery; an earlier one for the same search settings is replaced."""
     writer.set_calibration(writer.gallery.calibration_key(search), calibration.record(), calibration.found)
@@ -166,23 +173,30 @@ def _search_all(
     for number, place in enumerate(order):
         if number >= least and time.monotonic() > started + seconds:
             break
+        own = {image.key for image in pictures[place]}
         for image in pictures[place]:
             if detector.interest is None or detector.interest.counts(place_of_row(detector.gallery, image)):
-                alone.append(_search_without(detector, image, near))
+                alone.append(_search_without(detector, image, near, own))
             progress(1)
     return alone
 
 
-def nearest_others(detector: Detector, image: ImageRow, near: float) -> list[list[Neighbour]]:
-    """Return the nearest images of one of the gallery: without its picture, and images nearer than `near`."""
+def nearest_others(
+    detector: Detector, image: ImageRow, near: float, own: Collection[int] | None = None
+) -> list[list[Neighbour]]:
+    """Return the nearest images of one of the gallery: without its picture, and images nearer than `near`.
+
+    `own` are the keys of its picture's tiles, where they are known.
+    """
     gallery = detector.gallery
-    own = {sibling.key for sibling in siblings(gallery, image)}
+    if own is None:
+        own = {sibling.key for sibling in siblings(gallery, image)}
     return detector.nearest_images(gallery.pooled([image]), own, near, [place_of_row(gallery, image)])
 
 
-def _search_without(detector: Detector, image: ImageRow, near: float) -> _Alone:
+def _search_without(detector: Detector, image: ImageRow, near: float, own: Collection[int]) -> _Alone:
     pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([image.key])]
-    nearest = nearest_others(detector, image, near)
+    nearest = nearest_others(detector, image, near, own)
     place = place_of_row(detector.gallery, image)
     (pixels,) = detector.nearest_pixels(pyramid, nearest, [place])
     neighbours = [neighbour.key for neighbour in pixels.neighbours]

@@ -31,7 +31,7 @@ from .detection import EVERYWHERE, Detection, Part, PixelDetection, Question
 from .interest import interest_of
 from .pixel_search import Found, PixelSearch
 from .scores import image_scores, map_score, pooled_score, score_maps
-from .siblings import Places, others, own_slices
+from .siblings import Places, nearest_besides, others, own_slices
 from .thresholds import Thresholds, find_thresholds
 from .tuned import interested, tuned_search
 
@@ -178,7 +178,7 @@ class Detector:
         wanted = max(self.search.score_neighbours, self.search.gallery_neighbours)
         more = wanted if beyond is None else 2 * wanted
         if self._places is None:
-            nearest = self.gallery.nearest(pooled, more + len(without))
+            nearest = nearest_besides(self.gallery, pooled, more, without)
         else:
             nearest = self._places.nearest(pooled, more, without, places)
         return [others(neighbours, without, beyond)[:wanted] for neighbours in nearest]

@@ -56,7 +56,9 @@ def otsu(values: np.ndarray) -> float:
     sums = (counts * centres).cumsum()
     with np.errstate(invalid="ignore", divide="ignore"):
         between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
-    return float(edges[1 + int(np.nan_to_num(between).argmax())])
+    between = np.nan_to_num(between)
+    best = np.flatnonzero(between == between.max())  # no value lies between two groups that are far apart
+    return float(edges[1 + int(best.mean())])
 
 
 def _mean_distances(gallery: Gallery) -> np.ndarray:

@@ -19,8 +19,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.decode import crop, decode
 from spade_index.images.find import ImageFile, find_images
-from spade_index.images.formats import open_image
-from spade_index.images.ranges import spread
+from spade_index.images.ranges import longer_edge, spread
 from spade_index.images.tiles import tile_boxes
 from spade_index.settings import Preprocessing
 
@@ -98,7 +97,7 @@ def _choose(
     height, width = size = usual.settings.preprocessing.input_size
     if len(sample) < LEAST:
         return SizeChoice(usual, f"input size {_text(size)}")
-    if float(np.median([_longer_edge(file) for file in sample])) < SHARPER * max(size):
+    if float(np.median([longer_edge(file) for file in sample])) < SHARPER * max(size):
         return SizeChoice(usual, f"input size {_text(size)}: the images have no more detail")
     with tempfile.TemporaryDirectory(prefix="spade-index-") as folder:
         first = _try(sample, usual, Path(folder) / "usual", seconds / 3)
@@ -131,15 +130,6 @@ def _try(files: list[ImageFile], backbone: Backbone, path: Path, seconds: float)
             return tune(writer.gallery, backbone, seconds=seconds, ways=WAYS)
         except InputError:  # too few of the images can be decoded, or they show nothing
             return None
-
-
-def _longer_edge(file: ImageFile) -> int:
-    """Return the longer edge of an image in pixels, 0 if it cannot be read."""
-    try:
-        with open_image(file.read()) as image:
-            return max(image.size)
-    except Exception:  # Pillow raises exceptions of many kinds on damaged files; adding the image names it
-        return 0
 
 
 def _text(size: Size) -> str:

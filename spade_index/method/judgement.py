@@ -31,6 +31,8 @@ def tune_and_calibrate(
 ) -> None:
     """Tune a gallery and calibrate it for the settings chosen; do neither where it has fewer than 20 images.
 
+    A gallery of fewer than 10 pictures that are cut into tiles is tuned alone.
+
     A gallery whose images cannot be read any more keeps its settings, and is calibrated for them.
 
     Args:
@@ -51,15 +53,21 @@ def tune_and_calibrate(
     else:
         tuning.store(writer, found)
         say(f"tuned: {found.why}")
+    if not calibration.can_calibrate(writer.gallery):
+        return
     search = tuned_search(writer.gallery)
     carry_on(writer, search, progress=progress, device=device or backbone.device, kernel=kernel)
 
 
 def can_judge(gallery: Gallery) -> bool:
-    """Return whether a gallery was tuned, and calibrated for the settings chosen, as it is now."""
-    calibrated = calibration_for(gallery, tuned_search(gallery))
+    """Return whether a gallery was tuned, and calibrated for the settings chosen if it can be, as it is now."""
     tuned = gallery.catalog.tuned()
-    return bool(tuned and calibrated and tuned["snapshot"] == calibrated["snapshot"] == gallery.snapshot)
+    if tuned is None or tuned["snapshot"] != gallery.snapshot:
+        return False
+    calibrated = calibration_for(gallery, tuned_search(gallery))
+    if calibrated is None:
+        return not calibration.can_calibrate(gallery)
+    return bool(calibrated["snapshot"] == gallery.snapshot)
 
 
 def carry_on(

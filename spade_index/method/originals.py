@@ -9,11 +9,13 @@ from PIL import Image
 
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.images.decode import AS_STORED, crop, decode
+from spade_index.images.decode import AS_STORED, crop
 from spade_index.images.files import as_path, is_regular, read_any, status_of
-from spade_index.images.find import find_images
+from spade_index.images.find import ImageFile, find_images
 from spade_index.images.pages import without_page
+from spade_index.images.plain import picture_of
 from spade_index.images.tiles import Box, box_of, tile_digest
+from spade_index.images.workers import Held
 from spade_index.settings import Preprocessing
 
 
@@ -32,7 +34,7 @@ def originals(rows: Sequence[ImageRow], how: Preprocessing = AS_STORED) -> Itera
         if not same:
             continue
         try:
-            image = decode(data, path, how=how)
+            image = picture_of(ImageFile(path, path, len(data), 0, Held(data)), how)
         except ImageError:
             continue
         for row in same:

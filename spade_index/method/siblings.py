@@ -16,6 +16,8 @@ from spade_index.images.decode import Geometry, place_of
 from spade_index.images.tiles import Box, own_part, picture_of, tile_size
 from spade_index.settings import Preprocessing
 
+FEW = 64  # images to be left out that are asked for besides the nearest
+
 
 def siblings(gallery: Gallery, row: ImageRow) -> list[ImageRow]:
     """Return the tiles of the picture that an image of a gallery is a tile of, itself included, in their order."""
@@ -61,6 +63,21 @@ def own_slices(place: Geometry, size: Sequence[int], how: Preprocessing) -> tupl
     across, down = size[1] / (right - left), size[0] / (bottom - top)
     rows = slice(math.floor((low_y - top) * down + 1e-6), math.ceil((high_y - top) * down - 1e-6))
     return rows, slice(math.floor((low_x - left) * across + 1e-6), math.ceil((high_x - left) * across - 1e-6))
+
+
+def nearest_besides(
+    gallery: Gallery, pooled: np.ndarray, count: int, without: Collection[int]
+) -> list[list[Neighbour]]:
+    """Return the `count` nearest images of each descriptor float32 [B, D], besides those with the keys `without`.
+
+    Of hundreds of tiles that are left out, few are usually near: more are asked for only where that was not enough.
+    """
+    found = [others(of, without, None) for of in gallery.nearest(pooled, count + min(len(without), FEW))]
+    short = [query for query, of in enumerate(found) if len(of) < count]
+    if short and len(without) > FEW:
+        for query, of in zip(short, gallery.nearest(pooled[short], count + len(without)), strict=True):
+            found[query] = others(of, without, None)
+    return [of[:count] for of in found]
 
 
 def others(neighbours: list[Neighbour], without: Collection[int], beyond: float | None) -> list[Neighbour]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore, SearchSettings
 
-from .calibration import near_distance
+from .calibration import can_calibrate, near_distance
 from .comparison import compared_sizes
 from .detection import EVERYWHERE
 from .detector import Detector
@@ -70,6 +70,9 @@ class Trials:
             options: device, kernel and map_memory, as for `Detector`.
         """
         self._gallery, self._sample, self._options = gallery, sample, options
+        self._shares = (
+            SUBTRACTED if can_calibrate(gallery) else (0.0,)
+        )  # the neighbours' own maps come with calibration
         pooled = gallery.pooled(sample.plain)
         queries = np.concatenate([pooled, sample.pooled])  # [n + m, D]
         self._owners = np.concatenate([np.arange(len(pooled)), sample.owner])
@@ -113,7 +116,7 @@ class Trials:
         pixels = self._counted if counts is None else self._counted & counts
         pooled = np.array([detector.pooled_score(neighbours) for neighbours in self._neighbours])
         trials = []
-        for subtracted in SUBTRACTED:
+        for subtracted in self._shares:
             left = distances - subtracted * distances[self._own].mean(1)
             for sigma in SIGMAS:
                 maps = self._maps(left, detector, sigma, cells)

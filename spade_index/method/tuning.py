@@ -212,12 +212,14 @@ def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
     close = [trial for trial in allowed if trial.quality >= _best(allowed).quality - MARGIN]
     quickest = min(trial.ms for trial in close)
     best = _best(trial for trial in close if trial.ms <= SAME_SPEED * quickest)
-    usual = [trial for trial in allowed if _way(trial.search) == _way(best.search) and _is_usual(trial.search)]
+    of_way = [trial for trial in allowed if _way(trial.search) == _way(best.search)]
+    share = min(USUAL_SHARE, max(trial.search.subtract_neighbours for trial in of_way))  # 0 where none can be known
+    usual = [trial for trial in of_way if _is_usual(trial.search, share)]
     return best if _is_better(best, _best(usual), sample) else _best(usual)
 
 
-def _is_usual(search: SearchSettings) -> bool:
-    return search.subtract_neighbours == USUAL_SHARE and search.mapped_score == "map"
+def _is_usual(search: SearchSettings, share: float) -> bool:
+    return search.subtract_neighbours == share and search.mapped_score == "map"
 
 
 def _is_better(one: Trial, other: Trial, sample: Sample) -> bool:

@@ -155,9 +155,7 @@ class Decoders:
     def _of_file(self, file: ImageFile, how: Preprocessing) -> list[DecodedImage]:
         pixels = self.queries.limits.pixels
         call = preparing(file, how, pixels) if how.tile is None else picturing(file, how, pixels, alone=True)
-        (answer,) = self.queries.answers([call])
-        if isinstance(answer, ImageError):
-            raise answer
+        answer = self.queries.answer(call)
         if how.tile is None:
             return [decoded(file, answer, how)]
         image, _, notice = picture(file, answer)

@@ -26,6 +26,7 @@ from spade_index.settings import Maps
 
 from .asks import Answer, Ask
 from .galleries import Galleries, Served
+from .limits import STOP_SECONDS
 from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
@@ -74,8 +75,10 @@ class Engine:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self.worker.join()
-        self._galleries.close()
+        if self.worker.join(STOP_SECONDS):
+            self._galleries.close()
+        else:
+            log.warning("a batch is left in the middle")
 
     @property
     def alive(self) -> bool:
@@ -287,6 +290,8 @@ def _fail_logged(ask: Ask, error: Exception) -> None:
 
 
 def _fail(ask: Ask, error: BaseException) -> None:
+    if not isinstance(error, Exception):  # it would end the event loop, too
+        error = RuntimeError(f"the engine was interrupted: {error!r}")
     if not ask.answer.done():
         with suppress(InvalidStateError):  # cancelled in between
             ask.answer.set_exception(error)

@@ -16,6 +16,7 @@ class BoundedConnection(h11.Connection):
     """The side of a server; `refused` says what is over a limit."""
 
     refused: str | None = None
+    head_only = False  # the answer to HEAD has no body
     _chunks = 0
     _received = 0  # bytes of the body
 
@@ -33,6 +34,7 @@ class BoundedConnection(h11.Connection):
             raise
         if isinstance(event, h11.Request):
             self._chunks = self._received = 0
+            self.head_only = event.method == b"HEAD"
             if before - len(self.trailing_data[0]) > HEAD_BYTES:
                 self._refuse(f"the head is over the limit of {HEAD_BYTES:,} bytes")
         elif isinstance(event, h11.Data):
@@ -41,6 +43,11 @@ class BoundedConnection(h11.Connection):
             if self._chunks > FREE_CHUNKS and self._received < CHUNK_BYTES * self._chunks:
                 self._refuse(f"the chunks of the body have less than {CHUNK_BYTES} bytes on average")
         return event
+
+    def start_next_cycle(self) -> None:
+        """Expect the next request."""
+        super().start_next_cycle()
+        self.head_only = False
 
     def _refuse(self, why: str) -> None:
         self.refused = why

@@ -125,12 +125,13 @@ class Patient(H11Protocol):
         headers = [*answer.raw_headers, (b"connection", b"close"), (b"x-request-id", id.encode())]
         headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
         reason = HTTPStatus(problem.status_code).phrase.encode()
+        body = [] if self.conn.head_only else [h11.Data(data=bytes(answer.body))]
         for event in (
             h11.Response(status_code=problem.status_code, headers=headers, reason=reason),
-            h11.Data(data=bytes(answer.body)),
+            *body,
             h11.EndOfMessage(),
         ):
-            self.transport.write(self.conn.send(event))
+            self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
     def _in_request(self) -> bool:

@@ -2,6 +2,7 @@
 
 ROOT/.spade-index/jobs/ID/job.json    the record; written whole or not at all
 ROOT/.spade-index/jobs/ID/images/     what was sent, until the job has ended
+ROOT/.spade-index/jobs/ID/cancelled   a client has cancelled the job while it ran
 """
 
 import json
@@ -9,6 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from .settings import ServeSettings
 from .staged_bytes import StagedBytes, StagedFile
 
 FOLDER = ".spade-index"
+UNWANTED = "cancelled"  # its file in the folder of a job
 PRIVATE = 0o700  # other users of the machine read nothing that was sent
 
 log = logging.getLogger("spade_index.server")
@@ -80,6 +83,18 @@ class JobFiles:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
+
+    def note_unwanted(self, job: Job) -> None:
+        """Note that a running job was cancelled, so that it is not taken up after a kill."""
+        try:
+            with suppress(FileExistsError), open(self.folder / job.id / UNWANTED, "x"):
+                pass
+        except OSError as error:  # the running service knows it in any case
+            log.warning("that job %s was cancelled cannot be written (%s)", job.id, error.strerror)
+
+    def is_unwanted(self, job: Job) -> bool:
+        """Return whether a job was cancelled while it ran."""
+        return os.path.lexists(self.folder / job.id / UNWANTED)
 
     def make_folder(self, job: Job) -> None:
         """Make the folder of a new job. Raises OSError, StorageError."""

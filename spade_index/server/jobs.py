@@ -62,6 +62,8 @@ class Jobs:
                 self.files.delete_images(job)
             elif job.state == "receiving":
                 self._end(job, state="failed", error="the service ended before all images had come: send them again")
+            elif self.files.is_unwanted(job):
+                self._end(job, state="cancelled", snapshot=self._committed(job)[0])
             elif job.state == "running":
                 self._interrupt(job)
         for job in sorted(self._jobs.values(), key=lambda job: job.created):
@@ -77,10 +79,13 @@ class Jobs:
         self._stopping = True
         self._queue.put(None)
         if not self.worker.join(STOP_SECONDS):
-            log.warning("a job is left in the middle of a step; it is queued again")
-            for job in self.all():
-                if job.state == "running":
-                    self._save(replace(job, state="queued", done=0, notices=[], started=None))
+            log.warning("a job is left in the middle of a step; unless it was cancelled, it is queued again")
+            with self._lock:
+                for job in self.all():
+                    if job.state == "running" and job.id in self._unwanted:
+                        self._save(replace(job, state="cancelled", ended=now()))
+                    elif job.state == "running":
+                        self._requeue(job)
 
     def all(self) -> list[Job]:
         """Return all jobs, the newest first."""
@@ -132,6 +137,7 @@ class Jobs:
             job = self.get(id)
             if job.state == "running":
                 self._unwanted.add(id)
+                self.files.note_unwanted(job)
             elif job.state not in ENDED:
                 self._end(job, state="cancelled")
             return self._jobs[id]
@@ -159,10 +165,12 @@ class Jobs:
         try:
             self._add(job)
         except (Cancelled, DecodersEnded):
-            if id in self._unwanted:
-                self._end(self._jobs[id], state="cancelled", snapshot=self._committed(job)[0])
-            else:
-                self._save(replace(self._jobs[id], state="queued", done=0, notices=[], started=None))
+            snapshot, _ = self._committed(job)
+            with self._lock:  # a client may cancel it while it is stopped
+                if id in self._unwanted:
+                    self._end(self._jobs[id], state="cancelled", snapshot=snapshot)
+                else:
+                    self._requeue(self._jobs[id])
         except BaseException as error:
             self._fail(job, error)
         return True
@@ -175,7 +183,12 @@ class Jobs:
             if problem.status_code == 500 and not isinstance(error, SpadeIndexError):
                 log.exception("job %s failed", job.id)
         finally:
-            self._end(self._jobs[job.id], state="failed", error=detail)
+            with self._lock:
+                state = "cancelled" if job.id in self._unwanted else "failed"
+                self._end(self._jobs[job.id], state=state, error=detail)
+
+    def _requeue(self, job: Job) -> None:
+        self._save(replace(job, state="queued", done=0, notices=[], started=None))
 
     def _add(self, job: Job) -> None:
         def note(line: str) -> None:

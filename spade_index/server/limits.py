@@ -27,5 +27,6 @@ REQUEST_ID_LENGTH = 64  # characters of an id that a client chooses for its requ
 
 NOTICES = 100  # lines kept of a job
 NOTICE_LENGTH = 10_000  # characters kept of a line
-STOP_SECONDS = 10.0  # that a stop waits for a running job
+STOP_SECONDS = 10.0  # that a stop waits for the step of a running job, and for a batch
+END_SECONDS = 25.0  # after which, and the time for requests, a stop ends the process
 STATISTICS = 1000  # versions of models whose statistics are kept

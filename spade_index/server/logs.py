@@ -6,7 +6,7 @@ python-json-logger would need a subclass of the same length to write the same li
 import json
 import logging
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from .exchange import Exchange
 from .hosts import SAFE_METHODS
@@ -30,6 +30,17 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+def log_to(stream: TextIO) -> None:
+    """Write all logs of this process to a stream as JSON, those of libraries and warnings of Python too."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    logging.getLogger().handlers = [handler]
+    logging.captureWarnings(True)
+    for name in ("spade_index", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings repeat what clients are answered
 
 
 def note_request(exchange: Exchange, metrics: Metrics) -> None:

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spade_index import wire
-from spade_index.images.decode import Geometry, decode
+from spade_index.images.decode import Geometry
+from spade_index.images.find import ImageFile
+from spade_index.images.plain import picture_of
 from spade_index.images.tiles import box_of
+from spade_index.images.workers import Held
 from spade_index.method.detection import PixelDetection
 from spade_index.method.evidence import locate
 from spade_index.method.pictures import Picture
@@ -95,9 +98,8 @@ class Result:
         )
 
     def _image(self) -> Image.Image:
-        within = 2 * self.geometry.width * self.geometry.height  # it was decoded before
-        image = decode(self.upload.data, "the image", within, self.preprocessing)
-        return image.resize(_drawn_size(self.geometry), Image.Resampling.BICUBIC)
+        file = ImageFile("the image", "the image", len(self.upload.data), 0, Held(self.upload.data))
+        return picture_of(file, self.preprocessing, _drawn_size(self.geometry))
 
 
 class Results:

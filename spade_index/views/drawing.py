@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from spade_index.errors import ImageError
-from spade_index.images.decode import Geometry, covered, decode
+from spade_index.images.decode import Geometry, covered
 from spade_index.images.find import ImageFile
+from spade_index.images.plain import picture_of
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.interest import inside_of
@@ -97,7 +98,7 @@ class Drawing:
             if file.path not in self._maxima:
                 continue
             try:
-                image = decode(file.read(), file.path, how=gallery.settings.preprocessing)
+                image = picture_of(file, gallery.settings.preprocessing)
             except (ImageError, OSError) as error:
                 notice(f"no heat map: {error}")
                 continue

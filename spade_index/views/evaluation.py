@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spade_index.images.decode import Geometry, decode
+from spade_index.images.decode import Geometry
 from spade_index.images.masks import orientation_of, read_mask
+from spade_index.images.plain import picture_of
 from spade_index.method.dataset import GOOD
 from spade_index.method.detector import Detector
 from spade_index.method.evaluation import Evaluation, Judged
@@ -146,7 +147,7 @@ def _example(detector: Detector, judged: Judged, limits: tuple[float, float]) ->
     return example_of(
         detector.gallery,
         judged.detection,
-        decode(data, image.file.path, how=detector.gallery.settings.preprocessing),
+        picture_of(image.file, detector.gallery.settings.preprocessing),
         image.file.id,
         judged.geometry,
         limits,

@@ -60,6 +60,17 @@ def test_a_gallery_of_whole_images_takes_no_tiles(pictures: Path, tmp_path: Path
     assert list(map(str.strip, run("list", tmp_path / "whole").stdout.splitlines())) == ["0.png", "1.png", "2.png"]
 
 
+def test_pictures_that_are_shrunk_so_much_that_defects_are_lost_are_named(pictures: Path, tmp_path: Path) -> None:
+    large = write_pictures(tmp_path / "large", 1, (512, 300))
+    said = run("build", large, tmp_path / "shrunk", *BACKBONE, "--no-tune").stderr
+    assert said == (
+        "0.png of 512x300 pixels is shrunk 8 times, so defects of about 8 pixels are lost: --tile 64 keeps them\n"
+    )
+    assert run("build", large, tmp_path / "shrunk", *BACKBONE, "--no-tune").stderr == ""
+    assert run("build", large, tmp_path / "cut", *BACKBONE, "--tile", 64, "--no-tune").stderr == ""
+    assert run("build", pictures, tmp_path / "whole", *BACKBONE, "--no-tune").stderr == ""
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -116,11 +127,16 @@ def test_a_changed_picture_is_kept_or_replaced_as_a_whole(tiled: Path, tmp_path:
     assert run("list", tiled, "--removed").stdout == ""
 
 
-def test_a_few_pictures_are_not_tuned_whatever_their_number_of_tiles(pictures: Path, tmp_path: Path) -> None:
+def test_a_few_pictures_are_tuned_to_settings_that_need_no_calibration(pictures: Path, tmp_path: Path) -> None:
+    """They are too few to calibrate on, whatever their number of tiles."""
     built = run("build", pictures, tmp_path / "tiled", *BACKBONE, "--tile", 64)
-    assert "tuned" not in built.stdout
+    assert " 0 of the neighbours' maps subtracted" in built.stdout
     (answer,) = objects(run("query", tmp_path / "tiled", pictures / "0.png", "--json"))
     assert answer["image"] == "0.png"
+    assert answer["p_value"] is None
+    again = run("build", pictures, tmp_path / "tiled", *BACKBONE, "--tile", 64)
+    assert "tuned" not in again.stdout
+    assert "3 pictures are too few to calibrate on" in refused("calibrate", tmp_path / "tiled")
 
 
 def test_pictures_are_tuned_and_calibrated_at_the_end_of_a_build(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ def _written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(folder / "more-good-parts", 2, seed=1)
     write_images(folder / "suspects", 2, seed=2)
     random_image(3).save(folder / "suspect.jpg")
+    (folder / "outline.json").write_text('{"polygons": [[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]]}')
     write_images(folder / "dataset" / "test" / "good", 2, seed=3)
     write_images(folder / "dataset" / "test" / "scratch", 1, seed=4)
     masks = folder / "dataset" / "ground_truth" / "scratch"

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.interest import RegionOfInterest
 from spade_index.method import calibration
 from spade_index.method.tuned import tuned_search
 
@@ -153,3 +155,22 @@ def test_a_note_of_the_catalog_is_checked(gallery_path: Path) -> None:
     assert not note.is_symlink()
     with Gallery(gallery_path) as gallery:
         assert list(gallery.verify()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"width": 0}, {"height": 10**9}, {"bits": "!"}, {"bits": ""}, {"source": 7}, {"width": "6"}, None],
+    ids=str,
+)
+def test_a_region_of_interest_in_the_catalog_is_checked(gallery_path: Path, change: dict[str, Any] | None) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        writer.set_interest(RegionOfInterest(np.ones((5, 6), bool), "test"))
+    with Gallery(gallery_path) as gallery:
+        assert gallery.interest is not None
+        assert list(gallery.verify()) == []
+        value = json.loads(gallery.interest.to_json())
+        written = "[]" if change is None else json.dumps(value | change)
+        change_catalog(gallery_path, "UPDATE meta SET value = ? WHERE name = 'region_of_interest'", written)
+        assert any("region of interest" in line for line in gallery.verify())
+    with pytest.raises(GalleryDamaged, match="not a region of interest"):
+        Gallery(gallery_path)

@@ -12,13 +12,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from spade_index.errors import InputError, UnknownImage
+from spade_index.errors import InputError, StorageError, UnknownImage
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
 from spade_index.images.decode import load_parts
 from spade_index.images.tiles import picture_of
 
+from helpers.calls import fail_from
+from helpers.damage import damage, repaired
 from helpers.tiled import SIZES, failing_backbone, picture, tiled_settings, tiles
 from helpers.tiny import tiny_backbone, write_images
 
@@ -110,6 +112,30 @@ def test_an_interrupted_replacement_has_retired_all_old_tiles_and_is_completed(w
     report = writer.add([picture("a", 1)], BACKBONE)
     assert str(report) == f"1 added as {len(tiles('a', 1)) - 5} tiles"
     assert ids(writer) == tiles("a", 1)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_picture_leaves_what_fits(
+    writer: GalleryWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_from(patch, (GalleryWriter, "require_room"), 6, StorageError("the disk is full"))
+        with pytest.raises(StorageError, match="full"):
+            writer.add([picture("a", 0)], BACKBONE, batch_size=1)
+    assert ids(writer) == tiles("a", 0)[:5]
+    assert str(writer.add([picture("a", 0)], BACKBONE)) == f"1 added as {len(tiles('a', 0)) - 5} tiles"
+    assert ids(writer) == tiles("a", 0)
+
+
+def test_a_damaged_tile_is_dropped_and_added_again(tmp_path: Path) -> None:
+    path, files, damaged = tmp_path / "gallery", [picture("a", 0), picture("b", 1)], tiles("a", 0)[1]
+    with GalleryWriter(path, SETTINGS) as writer:
+        writer.add(files, BACKBONE)
+    damage(path, damaged)
+    assert repaired(path)[0] == 1
+    with GalleryWriter(path) as writer:
+        assert damaged not in ids(writer)
+        assert str(writer.add(files, BACKBONE)) == "1 added as 1 tile, 1 already there"
+        assert sorted(ids(writer)) == sorted(tiles("a", 0) + tiles("b", 1))
 
 
 def test_a_picture_that_was_half_added_and_removed_stays_out(writer: GalleryWriter) -> None:

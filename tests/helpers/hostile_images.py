@@ -56,3 +56,22 @@ def many_frames(format: str, frames: int) -> bytes:
     pictures = [Image.new("RGB", (40, 36), (number % 256, number // 256, 0)) for number in range(frames)]
     pictures[0].save(buffer, format, save_all=True, append_images=pictures[1:])
     return buffer.getvalue()
+
+
+def claiming(format: str, edge: int = 60_000) -> bytes:
+    """Return a small file that claims to be a large square."""
+    buffer = io.BytesIO()
+    Image.new("L", (40, 36)).save(buffer, format)
+    data = bytearray(buffer.getvalue())
+    if format == "GIF":
+        struct.pack_into("<HH", data, 6, edge, edge)
+        at = data.index(b"\x2c", 13 + 3 * 256) if b"\x2c" in data[13 + 3 * 256 :] else data.index(b"\x2c", 13)
+        struct.pack_into("<HH", data, at + 5, edge, edge)
+    elif format == "BMP":
+        struct.pack_into("<ii", data, 18, edge, edge)
+    else:  # boxes of JPEG 2000, then the segment of its size
+        at = data.index(b"ihdr") + 4
+        struct.pack_into(">II", data, at, edge, edge)
+        at = data.index(b"\xff\x4f\xff\x51") + 8
+        struct.pack_into(">II", data, at, edge, edge)
+    return bytes(data)

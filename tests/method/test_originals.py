@@ -4,7 +4,6 @@ import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +12,12 @@ from PIL import Image
 import spade_index.method.originals
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images import find_images
-from spade_index.images.decode import crop, decode
+from spade_index.images import ImageFile, find_images
+from spade_index.images.decode import crop
+from spade_index.images.plain import picture_of
 from spade_index.images.tiles import box_of
 from spade_index.method.originals import originals
+from spade_index.settings import Preprocessing
 
 from helpers.tiled import tiled_settings
 from helpers.tiny import build, random_image, tiny_backbone, write_images
@@ -48,11 +49,11 @@ def test_the_original_of_a_tile_is_its_part_of_the_picture_which_is_read_once(
     random_image(99, (80, 56)).save(folder / "001.png")
     decoded: list[str] = []
 
-    def watched(data: bytes, name: str, **options: Any) -> Image.Image:
-        decoded.append(name)
-        return decode(data, name, **options)
+    def watched(file: ImageFile, how: Preprocessing) -> Image.Image:
+        decoded.append(file.path)
+        return picture_of(file, how)
 
-    monkeypatch.setattr(spade_index.method.originals, "decode", watched)
+    monkeypatch.setattr(spade_index.method.originals, "picture_of", watched)
     found = list(originals(rows[::-1], settings.preprocessing))
     assert [row.id for row, _ in found] == [row.id for row in rows[::-1] if row.id.startswith("000")]
     assert decoded == [str(folder / "000.png")]

@@ -15,7 +15,7 @@ from spade_index.method.audit import without_itself
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import stored_calibration
 from spade_index.method.pictures import detect_parts
-from spade_index.method.siblings import own_slices, picture_numbers, place_of_row, siblings
+from spade_index.method.siblings import nearest_besides, own_slices, picture_numbers, place_of_row, siblings
 from spade_index.settings import SearchSettings
 
 from helpers.tiled import SIZES, picture, tiled_settings, tiles
@@ -45,6 +45,17 @@ def test_a_tile_is_searched_for_without_its_picture(tiled: Path) -> None:
             (nearest,) = calibration.nearest_others(detector, row, near=0.0)
             assert len(nearest) == SEARCH.gallery_neighbours
             assert picture_of(row.id) not in {picture_of(neighbour.id) for neighbour in nearest}
+
+
+@pytest.mark.parametrize("few", [0, 1, 64])
+def test_many_that_are_left_out_hide_no_neighbour(tiled: Path, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spade_index.method.siblings.FEW", few)
+    with Gallery(tiled) as gallery:
+        rows = gallery.sample(8)
+        pooled = gallery.pooled(rows)
+        without = {neighbour.key for neighbour in gallery.nearest(pooled[:1], 20)[0]}
+        wanted = [[n for n in of if n.key not in without][:6] for of in gallery.nearest(pooled, len(gallery))]
+        assert nearest_besides(gallery, pooled, 6, without) == wanted
 
 
 def test_the_score_of_a_picture_is_calibrated(tiled: Path) -> None:

@@ -264,3 +264,16 @@ def test_hundreds_of_idle_connections_do_not_block_others(serve) -> None:
     assert all(connection.is_closed() for connection in idle)
     for connection in idle:
         connection.close()
+
+
+@pytest.mark.parametrize("chunks", [b"zz\r\n", b"1\r\nx\r\n" * 2000, b"a" * 20_000])
+@pytest.mark.parametrize("method", ["HEAD", "GET", "POST"])
+def test_an_invalid_chunk_of_any_method_is_refused_without_an_error(
+    shared_server: Server, method: str, chunks: bytes, caplog
+) -> None:
+    """The answer to HEAD has no body: one that had was an error of the protocol."""
+    with shared_server.connect() as connection:
+        connection.send(connection.head(method, "/v1/nothing", Transfer_Encoding="chunked") + chunks)
+        assert connection.answer(method).status_code in (400, 404)
+        assert connection.is_closed()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -73,8 +73,9 @@ def test_a_process_that_dies_twice_of_an_image_is_one_line(serve: Callable[..., 
 
     def kill() -> None:
         while not stop.wait(0.3):
-            if pool._busy:
-                os.kill(next(iter(pool._busy)).pid, signal.SIGKILL)
+            for decoder in list(pool._busy):
+                if decoder._started:
+                    os.kill(decoder.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()

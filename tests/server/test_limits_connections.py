@@ -89,6 +89,7 @@ def unread(server: Server) -> socket.socket:
     client.settimeout(0.2)
     with suppress(TimeoutError):  # the service does not take more before it is read
         client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 400)
+    client.settimeout(20)
     return client
 
 

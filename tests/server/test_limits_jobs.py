@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from spade_index.server import job_files, jobs, limits
+from spade_index.images import loading
+from spade_index.server import jobs, limits
 
 from helpers.adding import add, locked, new_images
 from helpers.http_answers import problem
@@ -74,14 +75,14 @@ def test_limit_notice_length(server: Server, monkeypatch: pytest.MonkeyPatch) ->
 def test_limit_stop_seconds(server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
     monkeypatch.setattr(jobs, "STOP_SECONDS", 1.5)
     entered = threading.Event()
-    read = job_files.read_image
+    decoded = loading.decoded
 
-    def slow(*arguments: Any) -> bytes:
+    def slow(*arguments: Any) -> Any:
         entered.set()
         time.sleep(step)
-        return read(*arguments)
+        return decoded(*arguments)
 
-    monkeypatch.setattr(job_files, "read_image", slow)
+    monkeypatch.setattr(loading, "decoded", slow)
     job = add(server, new_images(1))
     assert entered.wait(10)
     begun = time.monotonic()

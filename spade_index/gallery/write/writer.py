@@ -57,6 +57,9 @@ class GalleryWriter(Session):
     ) -> AddReport:
         """Add images. Images of the gallery are not read again, so an interrupted call can be repeated.
 
+        Where the gallery's preprocessing has tiles, each picture becomes its tiles, with ids PICTURE@LEFT,TOP. All that
+        follows is about pictures as wholes, except that an interrupted call may have added some tiles of a picture.
+
         An image with a known id and other contents is kept as it was, or replaced with `replace`. One that cannot be
         decoded is named to `notice` and left out, and its error is given to `failed`; with `strict` it raises
         ImageError after the images before it are committed. With `keep_removed`, images that were removed before are
@@ -101,12 +104,16 @@ class GalleryWriter(Session):
         return len(small_shards(self))
 
     def remove(self, ids: Iterable[str]) -> int:
-        """Remove images by id, all or none; return the new snapshot. Raises UnknownImage."""
+        """Remove images by id, all or none; return the new snapshot. Raises UnknownImage.
+
+        In a gallery of tiles, the id of a picture stands for all of its tiles.
+        """
         return remove(self, ids)
 
     def restore(self, ids: Iterable[str]) -> int:
         """Restore removed images by id, all or none, each as it was when it was last removed; return the new snapshot.
 
+        In a gallery of tiles, the id of a picture stands for all of its removed tiles, of the version that is there.
         Raises UnknownImage if no removed image has that id (`compact` deletes them), and InputError if an image has
         it now, or if the same file is there under another id: `add` skips such copies, since a query would find them
         twice.

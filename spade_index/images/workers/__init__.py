@@ -4,7 +4,7 @@ A pool starts processes when they are needed, and keeps them. One that dies, or 
 it had is refused by one line.
 """
 
-from .calls import Answer, Call, Held
+from .calls import Answer, Call, Held, Plain
 from .pool import Asker, DecoderPool, DecodersEnded, NoDecoder, limit_decoding, shared_pool
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "DecodersEnded",
     "Held",
     "NoDecoder",
+    "Plain",
     "limit_decoding",
     "shared_pool",
 ]

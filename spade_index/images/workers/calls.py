@@ -12,13 +12,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spade_index.errors import ImageError
+from spade_index.errors import ImageError, InputError
 from spade_index.images.marks import OwnOutput
 
 from .messages import Part
 
 Facts = dict[str, Any]  # as JSON has them
-Work = Callable[..., tuple[Facts, list[Part]]]
+Plain = tuple[Facts, list[Part]]
+Work = Callable[..., Plain]
+UNREAD = b"?"  # answer to calls that could not be unpacked, as of a function of the main program
 MOST_FACTS = 16 << 20  # bytes
 REFUSED, OWN, MEMORY, FAILED = "refused", "own", "memory", "failed"
 
@@ -69,7 +71,12 @@ class Failing:
 
 def pack(calls: Sequence[Call]) -> list[Part]:
     """Return calls as a message. A file that only this process can read is read here."""
-    packed = _pickled(calls) or _pickled([replace(call, read=_read_here(call.read)) for call in calls])
+    return _pickled(calls) or pack_read(calls)
+
+
+def pack_read(calls: Sequence[Call]) -> list[Part]:
+    """Return calls as a message, with all of their files."""
+    packed = _pickled([replace(call, read=_read_here(call.read)) for call in calls])
     assert packed is not None
     return packed
 
@@ -115,7 +122,7 @@ def answered(work: Work, read: Callable[[], bytes], arguments: tuple[Any, ...]) 
         return [json.dumps(facts).encode(), *parts]
     except OwnOutput as error:
         kind, text = OWN, error.path
-    except ImageError as error:
+    except InputError as error:
         kind, text = (MEMORY, "") if _for_want_of_memory(error) else (REFUSED, str(error))
     except MemoryError:
         kind, text = MEMORY, ""
@@ -134,7 +141,7 @@ def _for_want_of_memory(error: BaseException | None) -> bool:
 
 
 def read_answer(parts: Sequence[bytearray], name: str, memory: int) -> Answer | ImageError:
-    """Return what a message says about an image. Raises ValueError for what no decoder sends, RuntimeError."""
+    """Return what a message says about an image. Raises ValueError for what no decoder sends."""
     facts = _facts(parts)
     if "error" not in facts:
         return Answer(facts, list(parts[1:]))
@@ -145,7 +152,7 @@ def read_answer(parts: Sequence[bytearray], name: str, memory: int) -> Answer | 
         return ImageError(f"{name}: decoding it takes more than {memory >> 20:,} MiB of memory")
     if facts["error"] == REFUSED:
         return ImageError(text)
-    raise RuntimeError(f"{name}: a decoder failed ({text})")
+    return ImageError(f"{name}: cannot be decoded ({' '.join(text.split())})")
 
 
 def _facts(parts: Sequence[bytearray]) -> Facts:

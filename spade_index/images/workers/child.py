@@ -9,8 +9,9 @@ import select
 import signal
 import socket
 import threading
+from contextlib import suppress
 
-from .calls import answered, unpack
+from .calls import UNREAD, answered, unpack
 from .messages import receive, send
 
 MOST = 1 << 40  # bytes of a message; the parent is trusted
@@ -30,13 +31,18 @@ def main(descriptor: int, memory: int, seconds: float) -> None:
     while True:
         try:
             parts = receive(channel, MOST)
-            for work, read, arguments in unpack(parts):
+            try:
+                calls = unpack(parts)
+            except (ImportError, AttributeError):
+                send(channel, [UNREAD])
+                continue
+            for work, read, arguments in calls:
                 signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
                 reply = answered(work, read, arguments)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 send(channel, reply)
                 del reply
-            del parts
+            del parts, calls, read
         except (EOFError, OSError):
             os._exit(0)
 
@@ -49,12 +55,17 @@ def _end_with_parent(descriptor: int) -> None:
 
 
 def _prepare(memory: int) -> None:
-    """Load what decoding needs, then limit this process: its memory from now on, no files, no core dumps."""
+    """Load what decoding needs, then limit this process: its memory from now on, no files, no core dumps.
+
+    Where the machine runs out of memory, the system ends it before other programs.
+    """
     from PIL import Image
 
     from spade_index.images import decode  # noqa: F401
 
     Image.init()
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     limit = memory + _data_now()

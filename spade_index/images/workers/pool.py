@@ -84,6 +84,13 @@ class DecoderPool:
                     tries = 0
         return answers
 
+    def answer(self, call: Call) -> Answer:
+        """Return the answer of a call. Raises ImageError for an image that cannot be decoded, and as `answers`."""
+        (answer,) = self.answers([call])
+        if isinstance(answer, ImageError):
+            raise answer
+        return answer
+
     def leave(self, asker: Asker) -> None:
         """End what is done for an asker, which gets DecodersEnded where it still waits."""
         asker.left = True
@@ -122,8 +129,9 @@ class DecoderPool:
                 self._give(decoder)
             else:
                 decoder.close()
-                with suppress(OSError, DecodersEnded):  # the next that needs one tries again
-                    self._give(Decoder(self.limits))
+                if not (self._ended or asker.left):
+                    with suppress(OSError):  # the next that needs one tries again
+                        self._give(Decoder(self.limits))
 
     def _take(self, asker: Asker) -> Decoder:
         while True:

@@ -13,8 +13,8 @@ from multiprocessing import spawn
 from spade_index.errors import ImageError
 from spade_index.settings import DecodeLimits
 
-from .calls import Answer, Call, pack, read_answer
-from .messages import receive, send
+from .calls import UNREAD, Answer, Call, pack, pack_read, read_answer
+from .messages import Part, receive, send
 
 START_SECONDS = 60.0  # in which a process starts, on a machine that is busy
 ENDING_SECONDS = 1.0  # from the end of its socket to that of the process
@@ -79,20 +79,27 @@ class Decoder:
     def ask(self, calls: Sequence[Call], answers: list[Answer | ImageError]) -> None:
         """Append the answers of calls, in order, as they come.
 
-        Raises DecoderLost if there will be no more of them, what reading a file raises, and RuntimeError for a fault of
-        ours. Then, the process must be closed.
+        Raises DecoderLost if there will be no more of them, and what reading a file here raises. Then, the process must
+        be closed.
         """
-        message = pack(calls)
         self._wait_for_start()
+        if not self._asked(pack(calls), calls, answers) and not self._asked(pack_read(calls), calls, answers):
+            raise DecoderLost("the decoding process cannot import what it is to call")
+
+    def _asked(self, message: Sequence[Part], calls: Sequence[Call], answers: list[Answer | ImageError]) -> bool:
+        """Append the answers of calls; return False, and none of them, if the process cannot unpack the message."""
         try:
             send(self._channel, message, time.monotonic() + self._limits.seconds)
             for call in calls:
                 parts = receive(self._channel, MOST_ANSWER, time.monotonic() + self._limits.seconds)
+                if call is calls[0] and list(parts) == [UNREAD]:
+                    return False
                 answers.append(read_answer(parts, call.name, self._limits.memory))
         except TimeoutError as error:
             raise DecoderLost(f"decoding it takes more than {self._limits.seconds:g} seconds", late=True) from error
         except (EOFError, OSError, ValueError) as error:
             raise DecoderLost(f"the process that decoded it died ({self._ending()})") from error
+        return True
 
     def _wait_for_start(self) -> None:
         if self._started:

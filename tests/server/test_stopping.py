@@ -1,0 +1,107 @@
+"""SIGTERM ends the service within the documented time, whatever runs."""
+
+import json
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from helpers.cli_runs import BACKBONE, normal, run, write_normal
+from helpers.documents import ROOT
+from helpers.limit_table import LIMITS
+from helpers.service_process import Process
+from helpers.uploads import encoded, parts
+from helpers.waiting import eventually
+
+AT = "/v1/galleries/tiles"
+INDEXING = """
+import faiss, numpy, spade_index.gallery.write.writer as writer
+def build_index(self):
+    descriptors = numpy.random.default_rng(0).normal(size=(50_000, 128)).astype(numpy.float32)
+    for _ in range(1000):
+        faiss.Kmeans(128, 1024, niter=20).train(descriptors)
+writer.GalleryWriter.index_is_stale = lambda self: True
+writer.GalleryWriter.build_index = build_index
+import spade_index.server.jobs as jobs
+jobs.STOP_SECONDS = %s
+"""
+STUCK = """
+import time, spade_index.server.galleries as galleries, spade_index.server.stopping as stopping
+galleries.Galleries.settings_of = lambda *arguments: time.sleep(600)
+stopping.END_SECONDS = 4.0
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    run("build", write_normal(tmp_path / "images", 4), tmp_path / "root" / "tiles", *BACKBONE)
+    return tmp_path / "root"
+
+
+def indexing(process: Process) -> str:
+    """Add an image, and wait until the index is built; return the job."""
+    job = process.http.post(f"{AT}/images", files=parts(("a.png", encoded(normal(99))))).json()["id"]
+    eventually(lambda: process.http.get(f"/v1/jobs/{job}").json()["done"] == 1)
+    time.sleep(0.5)
+    return str(job)
+
+
+def stopped(process: Process, by: signal.Signals = signal.SIGTERM) -> float:
+    """Send a signal; return the seconds until the end."""
+    begun = time.monotonic()
+    process.process.send_signal(by)
+    process.process.wait(40)
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_stop_within_an_index_is_in_time_and_the_job_goes_on(root: Path, cancelled: bool) -> None:
+    with Process(root, before=INDEXING % "2.0") as process:
+        job = indexing(process)
+        if cancelled:
+            assert process.http.delete(f"/v1/jobs/{job}").json()["state"] == "running"
+        assert stopped(process) < 8
+        assert "left in the middle" in process.log_text()
+    record = json.loads((root / ".spade-index" / "jobs" / job / "job.json").read_text())
+    assert record["state"] == ("cancelled" if cancelled else "queued")
+    with Process(root) as again:
+        if cancelled:
+            assert again.http.get(f"/v1/jobs/{job}").json()["state"] == "cancelled"
+        else:
+            again.finished(job)
+        assert again.http.get(AT).json()["images"] == 5
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_that_never_ends_does_not_keep_a_stop_from_ending(root: Path, by: signal.Signals) -> None:
+    """Python waits for its thread, unless the signal itself ends the process."""
+    with Process(root, "--timeout", "1", before=INDEXING % "1.0" + STUCK) as process:
+        indexing(process)
+
+        def ask() -> None:
+            with suppress(httpx.TransportError):
+                httpx.post(f"http://127.0.0.1:{process.port}{AT}/query", content=encoded(normal(1)), timeout=60)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        with httpx.Client(base_url=process.http.base_url) as http:
+            eventually(lambda: http.get("/v2/health/live").status_code == 200)
+        time.sleep(0.5)
+        assert stopped(process, by) < 10
+        assert ("it ends now" in process.log_text()) == (by == signal.SIGINT)
+        asking.join()
+    with Process(root) as again:
+        assert again.http.get("/v2/health/ready").status_code == 200
+
+
+def test_limit_end_seconds() -> None:
+    """`test_a_request_that_never_ends...` walks it; this is what systemd is told."""
+    seconds = float(LIMITS["end_seconds"].default.removesuffix(" s"))
+    unit = (ROOT / "docs" / "deploy.md").read_text()
+    told = int(unit.partition("TimeoutStopSec=")[2].split()[0])
+    assert told >= float(LIMITS["request_seconds"].default.removesuffix(" s")) + seconds
+    assert seconds >= 1 + 2 * float(LIMITS["stop_seconds"].default.removesuffix(" s"))
