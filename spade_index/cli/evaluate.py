@@ -24,6 +24,7 @@ from .outputs import require_writable
 from .pixel_options import PixelOptions
 from .progress import Progress
 from .resuming import Finished
+from .roi import require_region, roi_option
 from .search_options import SearchOptions
 from .sources import SourceOptions
 from .strict import strict_json
@@ -60,6 +61,7 @@ if TYPE_CHECKING:  # both take long to import
     type=WholeRange(16, LARGEST_EDGE),
     help="Edge at which pixels are compared [the input's; 256 with the preset]",
 )
+@roi_option
 @false_alarms_option
 @tune_option
 @takes("search", SearchOptions)
@@ -79,6 +81,7 @@ def evaluate(
     report: Path | None,
     maps: Path | None,
     metric_size: int | None,
+    roi: Path | None,
     false_alarms: float | None,
     no_tune: bool,
     search: SearchOptions,
@@ -105,12 +108,13 @@ def evaluate(
     loading.limit_decoding()
     require_writable([json_file, report], [maps], inputs=[dataset, *filter(None, [gallery])])
     search.choice(preset)  # raises what is wrong of itself, before anything is read
+    require_region(roi)
     passed_over = sources.passed_over()
     found = find_datasets(dataset, layout, passed_over)
     if passed_over:
         Progress.say(str(passed_over))
     evaluator = Evaluator(
-        metric_size, false_alarms, no_tune, search, preset, backbone, pixels, tiles, device, kernel, loading, maps
+        metric_size, false_alarms, no_tune, search, preset, backbone, pixels, tiles, device, kernel, loading, maps, roi
     )
     if found.passed_over:
         Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")

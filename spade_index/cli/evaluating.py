@@ -25,6 +25,7 @@ from .judging import judge_gallery, sized_backbone
 from .options import KernelOptions, LoadingOptions
 from .pixel_options import PixelOptions
 from .progress import Progress
+from .roi import found_region, require_region, require_same_region, set_region
 from .search_options import SearchOptions
 from .tile_options import TileOptions
 
@@ -45,6 +46,7 @@ class Evaluator:
     kernel: KernelOptions
     loading: LoadingOptions
     maps: Path | None
+    roi: Path | None = None
 
     def figures(self, dataset: Dataset, gallery: Path | None, report: Path | None) -> dict[str, Any]:
         """Return the figures of a category, ready for JSON; write its maps and its page, if asked for."""
@@ -55,6 +57,7 @@ class Evaluator:
                 opened = stack.enter_context(Gallery(gallery))
                 self.pixels.require_equal(opened)
                 self.tiles.require_equal(opened)
+                require_same_region(opened, self.roi)
                 loaded = self.backbone.load(self.device, opened, self.preset)
             else:
                 started = time.perf_counter()
@@ -134,11 +137,14 @@ class Evaluator:
                 notice=progress.say,
                 progress=progress,
             )
-        if not self._tuned:
+        if not self._tuned and self.roi is None:
             return built
         built.close()
         with GalleryWriter(path) as writer:
-            judge_gallery(writer, backbone)
+            if self.roi is not None:
+                set_region(writer, require_region(self.roi) or found_region(writer.gallery))
+            if self._tuned:
+                judge_gallery(writer, backbone)
         return Gallery(path)
 
     @property

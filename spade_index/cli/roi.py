@@ -103,6 +103,13 @@ def require_new_region(gallery: "Gallery", region: "RegionOfInterest | None") ->
         )
 
 
+def require_same_region(gallery: "Gallery", path: Path | None) -> None:
+    """Raise InputError if a region is given for a gallery that has not the same."""
+    region = require_region(path)
+    if path is not None and (region is None or gallery.interest is None or gallery.interest.digest != region.digest):
+        raise InputError(f"{gallery.path}: has not this region of interest: `spade-index roi {gallery.path} {path}`")
+
+
 def set_region(writer: "GalleryWriter", region: "RegionOfInterest") -> None:
     """Set a gallery's region of interest, unless it has the same already. Raises InputError if no cell is inside."""
     from spade_index.method.interest import require_cells

@@ -119,7 +119,12 @@ def _index_files(view: SnapshotView, row: IndexRow) -> list[tuple[Path, str]]:
     return [(index, row.digest), *([(descriptors_file(index), descriptors)] if descriptors else [])]
 
 
+def shown(id: str) -> str:
+    """Return an id as one line shows it: one that was read from a file may have any characters."""
+    return id if id.isprintable() else repr(id)
+
+
 def _named(images: Sequence[ImageRow]) -> str:
-    ids = list(dict.fromkeys(image.id for image in images))
+    ids = list(dict.fromkeys(shown(image.id) for image in images))
     more = f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else ""
     return f"image{'s' * (len(ids) > 1)} {', '.join(ids[:NAMED])}{more}"

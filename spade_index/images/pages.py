@@ -18,6 +18,7 @@ SUBFILE = 254  # tag that says what a page is
 REDUCED, MASK = 1, 4  # bits of it: a smaller version of another page, or its transparency
 HEAD = 8192  # bytes
 ENTRIES = 1000  # of a directory, at most: real ones have some dozens
+MOST_ENTRIES = 300_000  # of all directories, which may lie over each other
 
 Part = Callable[[int, int], bytes]  # (offset, size) -> so many bytes of a file, or fewer at its end
 
@@ -56,9 +57,11 @@ def page_offsets(part: Part) -> list[int]:
     (next_one,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", head, 8 if big else 4)
     found: list[int] = []
     seen: set[int] = set()
-    while next_one and next_one not in seen and len(seen) < MOST:
+    entries = 0
+    while next_one and next_one not in seen and len(seen) < MOST and entries < MOST_ENTRIES:
         seen.add(next_one)
-        kind, following = _directory(part, next_one, str(order), big)
+        kind, following, count = _directory(part, next_one, str(order), big)
+        entries += count
         if not found or not kind & (REDUCED | MASK):
             found.append(next_one)
         next_one = following
@@ -73,24 +76,24 @@ def pages_noted(data: bytes, name: str) -> str | None:
     )
 
 
-def _directory(part: Part, offset: int, order: str, big: bool) -> tuple[int, int]:
-    """Return what the page of a directory is, and where the next directory is: 0 at the end."""
+def _directory(part: Part, offset: int, order: str, big: bool) -> tuple[int, int, int]:
+    """Return what the page of a directory is, where the next directory is (0 at the end), and its entries."""
     counted, entry, pointer = ("Q", 20, "Q") if big else ("H", 12, "I")
     width = struct.calcsize(f"{order}{counted}")
     data = part(offset, width)
     if len(data) < width or not 0 < (count := struct.unpack(f"{order}{counted}", data)[0]) <= ENTRIES:
-        return REDUCED, 0
+        return REDUCED, 0, 0
     size = count * entry + struct.calcsize(f"{order}{pointer}")
     data = part(offset + width, size)
     if len(data) < size - struct.calcsize(f"{order}{pointer}"):
-        return REDUCED, 0
+        return REDUCED, 0, 0
     kinds = [
         struct.unpack_from(f"{order}I", data, at + entry - struct.calcsize(f"{order}{pointer}"))[0]
         for at in range(0, count * entry, entry)
         if struct.unpack_from(f"{order}H", data, at)[0] == SUBFILE
     ]
     following = struct.unpack_from(f"{order}{pointer}", data, count * entry)[0] if len(data) == size else 0
-    return (kinds[0] if kinds else 0), following
+    return (kinds[0] if kinds else 0), following, count
 
 
 def _read_page(read: Callable[[], bytes], offset: int) -> bytes:

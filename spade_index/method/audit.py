@@ -21,7 +21,7 @@ from .calibration import near_distance, nearest_others
 from .detection import Detection, Question
 from .detector import Detector
 from .normal_scores import NormalScores, stored_calibration
-from .siblings import place_of_row
+from .siblings import are_siblings, place_of_row
 from .tuned import tuned_search
 
 COUNT = 20  # odd images, by default
@@ -136,11 +136,11 @@ def _near_duplicates(gallery: Gallery, images: Iterator[ImageRow]) -> list[list[
 
 
 def _pairs(gallery: Gallery, images: list[ImageRow], near: float) -> Iterator[tuple[str, str]]:
-    """Yield the ids of images and of their near-duplicates."""
+    """Yield the ids of images and of their near-duplicates, which are none of their own pictures' tiles."""
     nearest = gallery.nearest(gallery.pooled(images), COPIES + 1)
     for image, neighbours in zip(images, nearest, strict=True):
         for neighbour in neighbours:
-            if neighbour.key != image.key and neighbour.distance <= near:
+            if not are_siblings(gallery, image.id, neighbour.id) and neighbour.distance <= near:
                 yield image.id, neighbour.id
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.images.decode import AS_STORED, crop
-from spade_index.images.files import as_path
+from spade_index.images.files import as_path, is_regular, read_any, status_of
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.pages import without_page
 from spade_index.images.plain import picture_of
@@ -57,17 +57,26 @@ def _contents(paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         if (whole := _whole(path)) is not None:
             within[whole].add(path)
             continue
+        if not _is_file(path):  # paths come from the catalog, which may come from anyone
+            continue
         try:
-            yield path, Path(as_path(path)).read_bytes()
-        except OSError:
+            yield path, read_any(as_path(path))
+        except (ImageError, OSError):
             continue
     for whole, wanted in within.items():
         try:
+            if not _is_file(whole):  # else all of a folder would be looked through
+                continue
             for file in find_images(as_path(whole)):
                 if file.path in wanted:
                     yield file.path, file.read()
         except (ImageError, InputError, OSError):
             continue
+
+
+def _is_file(path: str) -> bool:
+    status = status_of(as_path(path))
+    return status is not None and is_regular(status)
 
 
 def _whole(path: str) -> str | None:

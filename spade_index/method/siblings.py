@@ -26,6 +26,12 @@ def siblings(gallery: Gallery, row: ImageRow) -> list[ImageRow]:
     return gallery.catalog.tiles_of(picture_of(row.id), gallery.snapshot) or [row]
 
 
+def are_siblings(gallery: Gallery, one: str, other: str) -> bool:
+    """Return whether images of a gallery, by their ids, are one, or tiles of one picture."""
+    tiled = gallery.settings.preprocessing.tile is not None
+    return one == other or (tiled and picture_of(one) == picture_of(other))
+
+
 def pictures_of(gallery: Gallery, rows: Iterable[ImageRow]) -> list[list[ImageRow]]:
     """Return all tiles of every picture that has a tile among these rows, picture by picture, in their order."""
     first = {picture_of(row.id) if gallery.settings.preprocessing.tile else row.id: row for row in rows}

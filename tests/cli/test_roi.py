@@ -207,6 +207,20 @@ def test_evaluation_counts_pixels_inside_alone(interested: Path, dataset: Path, 
     assert "outside of the region of interest" in result.output
 
 
+def test_an_evaluation_builds_its_gallery_within_a_region(interested: Path, dataset: Path, tmp_path: Path) -> None:
+    region = ("--roi", mask_of(tmp_path))
+    run("evaluate", dataset, *BACKBONE, "--no-tune", *region, "--json", tmp_path / "built.json")
+    run("evaluate", dataset, "--gallery", interested, *region, "--json", tmp_path / "given.json")
+    one, other = (json.loads((tmp_path / name).read_text()) for name in ("built.json", "given.json"))
+    assert one["image_score"] == other["image_score"] == "map"
+    assert one["pixel_roc_auc"] == pytest.approx(other["pixel_roc_auc"])
+    assert one["image_roc_auc"] == other["image_roc_auc"]
+    Image.new("L", SIZE, 255).save(tmp_path / "all.png")
+    line = refused("evaluate", dataset, "--gallery", interested, "--roi", tmp_path / "all.png")
+    assert "has not this region of interest" in line
+    assert "No such file" in refused("evaluate", dataset, "--roi", tmp_path / "missing.png")
+
+
 def test_regions_that_cannot_be_are_refused_before_work_begins(built: Path, dataset: Path, tmp_path: Path) -> None:
     Image.new("L", SIZE).save(tmp_path / "zero.png")
     (tmp_path / "text.png").write_text("text")

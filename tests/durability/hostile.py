@@ -34,6 +34,7 @@ from spade_index.settings import IndexSettings, SearchSettings
 
 from durability.hostile_changes import CHANGES, SECRET
 from durability.hostile_uses import Uses, answers, child, query_image, use
+from helpers.decoding_here import HERE
 from helpers.model import BACKBONE
 from helpers.tiny import image_file, png
 
@@ -76,7 +77,7 @@ class Campaign:
         with GalleryWriter(path, BACKBONE.settings) as writer:
             writer.shard_rows = 10
             files = [image_file(f"{number:03d}.png", png(number)) for number in range(IMAGES)]
-            writer.add(files, BACKBONE, workers=1)
+            writer.add(files, BACKBONE, workers=1, decoders=HERE)
             writer.remove(REMOVED[:1])
             writer.compact()
             writer.remove(REMOVED[1:])
@@ -84,7 +85,7 @@ class Campaign:
             found = calibration.calibrate(writer.gallery, SEARCH, false_alarms=0.2, device="cpu")
             calibration.store(writer, SEARCH, found)
             writer.set_tuned({"search": {"gallery_neighbours": 5}, "images": 22, "snapshot": 5, "why": "tuned"})
-            writer.add([image_file("late.png", png(99))], BACKBONE, workers=1)
+            writer.add([image_file("late.png", png(99))], BACKBONE, workers=1, decoders=HERE)
         build_module.EXACT_LIMIT = before
         self._jobs(whole / "root" / ".spade-index" / "jobs")
         outside = whole / "outside"

@@ -19,9 +19,20 @@ from spade_index.gallery.catalog import check
 from helpers.journals import write_journal
 
 SECRET = b"a secret of the machine " * 400
-NUMBERS = [0, 1, -1, 2, 7, 255, 2**31 - 1, 2**31, -(2**31), 2**53, 2**62, 2**63 - 1, -(2**63)]
+NUMBERS = [0, 1, -1, 2, 7, 255, 2**16, 2**20, 2**31 - 1, 2**31, -(2**31), 2**53, 2**62, 2**63 - 1, -(2**63)]
 FLOATS = [0.0, -0.0, 1e-320, 1e300, -1e300, float("nan"), float("inf"), float("-inf")]
-TEXTS = ["", "\0", "x" * 100_000, "../../outside/secret.h5", "/etc/passwd", "ünï\ud7ff", "1e999", "NaN", "[" * 2000]
+TEXTS = [
+    "",
+    "\0",
+    "x" * 100_000,
+    "../../outside/secret.h5",
+    "/etc/passwd",
+    "ünï\ud7ff",
+    "a\nb\x1b[2J",
+    "1e999",
+    "NaN",
+    "[" * 2000,
+]
 TYPES = ["<f4", ">f4", "<f8", "<i8", "<u1", "S4", "<f2"]
 
 LARGE = 100 << 20  # bytes of a file that is not changed once more
@@ -31,8 +42,7 @@ Change = Callable[[Path, random.Random], str]  # of a gallery; returns what it d
 
 def value(rng: random.Random) -> Any:
     """Return a value that JSON and SQLite know, mostly an odd one."""
-    kinds: list[Any] = [rng.choice(NUMBERS), rng.choice(FLOATS), rng.choice(TEXTS), None, rng.random() < 0.5]
-    return rng.choice(kinds)
+    return rng.choice([rng.choice(NUMBERS), rng.choice(FLOATS), rng.choice(TEXTS), None, rng.random() < 0.5])
 
 
 def nested(rng: random.Random) -> Any:
@@ -51,7 +61,7 @@ def changed_json(found: Any, rng: random.Random) -> Any:
         place = rng.randrange(len(found))
         return [*found[:place], changed_json(found[place], rng), *found[place + 1 :]]
     if type(found) is int and rng.random() < 0.5:
-        return found + rng.choice([1, -1, 2, 1000, 10**6])
+        return found + rng.choice([1, -1, 2, 1000, 10**6, 10**30, 10**400])
     return nested(rng)
 
 

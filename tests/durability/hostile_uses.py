@@ -33,6 +33,7 @@ from spade_index.server.settings import ServeSettings
 from spade_index.settings import IndexSettings
 
 from durability.hostile_changes import SECRET
+from helpers.decoding_here import HERE
 from helpers.model import BACKBONE
 from helpers.tiny import image_file, png
 from helpers.waiting import eventually
@@ -93,7 +94,7 @@ def write(path: Path, kind: str) -> None:
     with GalleryWriter(path) as writer:
         if kind == "add":
             files = [image_file(f"new-{number}.png", png(500 + number)) for number in range(3)]
-            writer.add(files, BACKBONE, keep_removed=True, workers=1)
+            writer.add(files, BACKBONE, keep_removed=True, workers=1, decoders=HERE)
         elif kind in ("remove", "restore"):
             rows = list(writer.gallery.images() if kind == "remove" else writer.gallery.removed_images())
             (writer.remove if kind == "remove" else writer.restore)([row.id for row in rows[:2]])
@@ -115,7 +116,7 @@ def jobs(root: Path) -> None:
     handler.emit = lambda record: told.append(handler.format(record))  # type: ignore[method-assign]
     logging.getLogger("spade_index").addHandler(handler)
     settings = ServeSettings(root=root, job_seconds=1)
-    running = Jobs(Galleries(settings, lambda gallery, device: BACKBONE), settings)
+    running = Jobs(Galleries(settings, lambda gallery, device: BACKBONE), settings, HERE)
     running.start()
     eventually(lambda: not any(job.state in ("queued", "running") for job in running.all()), SECONDS)
     [job.info() for job in running.all()]

@@ -11,6 +11,7 @@ from spade_index.errors import GalleryNotFound
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 
+from helpers.decoding_here import HERE
 from helpers.model import BACKBONE, Model, check, contents, features
 from helpers.tiny import files_of, image_file, parts_of
 
@@ -73,7 +74,7 @@ class Operation:
         actions[self.kind]()
 
     def _add(self, writer: GalleryWriter, files: list) -> None:
-        writer.add(files, BACKBONE, replace=self.kind == "replace", batch_size=1)
+        writer.add(files, BACKBONE, replace=self.kind == "replace", batch_size=1, decoders=HERE)
 
     def states(self, before: State) -> list[State]:
         """Return the states before, after every commit, and at the end."""

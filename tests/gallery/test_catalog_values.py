@@ -59,6 +59,7 @@ def test_a_calibration_of_another_grid_is_refused(calibrated: Path) -> None:
     [
         {"pooled_dim": 10**12},
         {"pooled_dim": "32"},
+        {"level_shapes": [[2**20, 2**20, 2**20]] * 3},
         {"pooled_dim": True},
         {"levels": []},
         {"level_shapes": [[1, 2]]},
@@ -119,6 +120,9 @@ def test_facts_of_tuning_are_checked(gallery_path: Path, change: dict[str, Any])
         "UPDATE images SET height = -5",
         "UPDATE images SET row = -1",
         "UPDATE images SET size = -1",
+        f"UPDATE images SET width = {2**62}",
+        f"UPDATE images SET width = {2**23}, height = {2**23}",  # millions of millions of tiles
+        f"UPDATE snapshots SET moments = '{json.dumps([[1, 10**400, 1]] * 3)}'",
         "UPDATE snapshots SET images = -1",
         f"UPDATE snapshots SET images = {2**60}",
         "UPDATE shards SET rows = -1",

@@ -1,6 +1,8 @@
 """Layouts that the catalog keeps: they equal those that HDF5 reads, or are not used."""
 
 import sqlite3
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +17,7 @@ from spade_index.errors import GalleryDamaged
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.transaction import Transaction
+from spade_index.gallery.store import layout as layout_module
 from spade_index.gallery.store.layout import SEAL, ShardLayout, layout_to_keep
 from spade_index.gallery.store.shard import Shard
 from spade_index.gallery.store.shard_writer import ShardWriter
@@ -250,3 +253,26 @@ def test_a_kept_layout_is_not_used_with_altered_settings(gallery_path: Path) -> 
         db.execute("UPDATE meta SET value = replace(value, '\"tiny-0\"', '\"tiny-8\"') WHERE name = 'settings'")
     with pytest.raises(GalleryDamaged, match="other settings"):
         all_maps(gallery_path)
+
+
+def test_a_kept_layout_takes_little_memory_and_lies_within_its_file(gallery_path: Path) -> None:
+    """Its digest is no secret: whoever makes a gallery can make one that is whole and unpacks to gigabytes."""
+    path = gallery_path / "shards" / "000001.h5"
+    with Gallery(gallery_path) as gallery:
+        own, kept = gallery.settings, gallery.catalog.layout(1)
+    assert kept is not None
+    values = np.frombuffer(zlib.decompress(kept[:-SEAL]), "<i8")
+
+    def recalled(packed: bytes) -> ShardLayout | None:
+        return ShardLayout.recall(packed + layout_module._seal(1, packed), 1, path, own)
+
+    assert recalled(zlib.compress(values.tobytes())) is not None
+    bomb = zlib.compress(bytes(1 << 28), 1)
+    tracemalloc.start()
+    assert recalled(bomb) is None
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+    for place, value in ((0, -1), (1, -4096), (1, 2**62), (5, -(2**40)), (5, 2**62)):
+        changed = values.copy()
+        changed[place] = value
+        assert recalled(zlib.compress(changed.tobytes())) is None, place

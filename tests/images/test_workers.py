@@ -49,6 +49,11 @@ def test_processes_are_light_and_kept(pool: DecoderPool) -> None:
     assert not {"torch", "faiss", "h5py", "starlette", "scipy"} & set(first.facts["modules"])
 
 
+def test_the_system_ends_them_before_other_programs(pool: DecoderPool) -> None:
+    pid = pool.answer(call(told)).facts["pid"]
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+
+
 def test_memory_is_limited_and_the_process_goes_on(pool: DecoderPool) -> None:
     assert pool.answer(call(allocate, 40 * MIB)).facts["size"] == 40 * MIB
     with pytest.raises(ImageError, match="image: decoding it takes more than 64 MiB of memory"):

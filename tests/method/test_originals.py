@@ -1,6 +1,8 @@
 """The files that images were added from: in folders and archives, changed and gone."""
 
+import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,15 @@ def test_the_original_of_a_tile_is_its_part_of_the_picture_which_is_read_once(
     for row, image in found:
         part = crop(random_image(0, (80, 56)), box_of(row.id, 80, 56, settings.preprocessing))
         np.testing.assert_array_equal(image, part)
+
+
+def test_paths_are_suspects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come from the catalog: what is no file is not opened, and no folder is looked through."""
+    build(tmp_path / "gallery", write_images(tmp_path / "folder", 1), tiny_backbone())
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(spade_index.method.originals, "find_images", None)
+    with Gallery(tmp_path / "gallery") as gallery:
+        (row,) = gallery.images()
+    for path in ("pipe", "pipe::x.png", "folder#2", "folder::000.png", "folder"):
+        assert not list(originals([replace(row, path=str(tmp_path / path))])), path
+    assert not list(originals([replace(row, path="/dev/zero")]))

@@ -1,17 +1,20 @@
 """A gallery of tiles: a picture's tiles do not stand in for each other, and each is judged by its own part."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from spade_index.errors import InputError
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.decode import load, load_parts
+from spade_index.images.files import ImageFile
 from spade_index.images.tiles import box_of, own_part, picture_of
 from spade_index.method import calibration
-from spade_index.method.audit import without_itself
+from spade_index.method.audit import audit, without_itself
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import stored_calibration
 from spade_index.method.pictures import detect_parts
@@ -19,7 +22,7 @@ from spade_index.method.siblings import nearest_besides, own_slices, picture_num
 from spade_index.settings import SearchSettings
 
 from helpers.tiled import SIZES, picture, tiled_settings, tiles
-from helpers.tiny import build, tiny_backbone, write_images
+from helpers.tiny import build, image_file, tiny_backbone, write_images
 
 PICTURES = 12
 SEARCH = SearchSettings(gallery_neighbours=5, smoothing=1.0, image_score="map")
@@ -123,6 +126,28 @@ def test_tiles_at_the_same_place_alone_are_compared(tiled: Path) -> None:
         ]
         nearest = np.argsort(np.where(near, distances, np.inf))[:5]
         assert places[cut[0].id] == [rows[place].id for place in nearest]
+
+
+def test_tiles_of_one_picture_are_no_near_duplicates(tmp_path: Path) -> None:
+    """Of a picture of one colour, all tiles are the same."""
+    grey = [plain("0.png", 90), *(picture(f"{n}.png", 0, seed=n) for n in range(1, 12))]
+    with GalleryWriter(tmp_path / "gallery", tiled_settings()) as writer:
+        writer.add(grey, tiny_backbone())
+        search = SearchSettings()
+        calibration.store(writer, search, calibration.calibrate(writer.gallery, search))
+        assert audit(writer.gallery).doubled == []
+        writer.add([plain("1.jpg", 90)], tiny_backbone())
+        (group, *_) = audit(writer.gallery).doubled
+    assert {picture_of(id) for id in group} == {"0.png", "1.jpg"}
+
+
+def plain(id: str, grey: int) -> ImageFile:
+    """Return a picture of one colour, with a dot that makes its file another."""
+    image = Image.new("RGB", (80, 56), (grey, grey, grey))
+    image.putpixel((40, 28), (grey + int(id[0]), grey, grey))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return image_file(id, buffer.getvalue())
 
 
 def test_the_parts_of_a_file_are_answered_together(tiled: Path) -> None:

@@ -6,6 +6,7 @@ from spade_index.errors import InputError
 from spade_index.settings import ExtractionSettings
 
 LARGEST = 1 << 20  # channels, or pixels of an edge, of any backbone
+MOST_VALUES = 1 << 29  # of an image's maps; at 4096 x 4096 pixels WideResNet50-2 has 470 million
 
 
 def read_settings(text: str) -> ExtractionSettings:
@@ -30,6 +31,7 @@ def _is_plausible(settings: ExtractionSettings) -> bool:
         and all(isinstance(name, str) for name in (settings.backbone, settings.weights, *settings.levels))
         and 0 < len(settings.levels) == len(settings.level_shapes)
         and {len(shape) for shape in settings.level_shapes} == {3}
+        and sum(map(math.prod, settings.level_shapes)) <= MOST_VALUES
         and (len(how.input_size), len(how.mean), len(how.std)) == (2, 3, 3)
         and all(math.isfinite(value) for value in (*how.mean, *how.std))
         and how.interpolation in ("bilinear", "bicubic")

@@ -1,10 +1,14 @@
 """The rows of the catalog's tables: one dataclass for each, which states the columns that are read and written."""
 
+import math
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, Protocol
 
 from spade_index.gallery.store.record import ImageOrigin
+
+MOST_EDGE = 1 << 24  # pixels of an image
+MOST_PIXELS = 1 << 36
 
 
 class Row(Protocol):
@@ -28,7 +32,8 @@ class ImageRow(ImageOrigin):
 
     def __post_init__(self) -> None:
         """Raise ValueError for numbers that no image has: they were read from a file."""
-        if self.width < 1 or self.height < 1 or self.row < 0 or self.size < 0:
+        sides = self.width, self.height
+        if min(sides) < 1 or max(sides) > MOST_EDGE or math.prod(sides) > MOST_PIXELS or self.row < 0 or self.size < 0:
             raise ValueError(f"unexpected numbers of image {self.id[:100]!r}")
 
 

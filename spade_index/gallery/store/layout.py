@@ -26,6 +26,7 @@ from .hdf5 import array, dataset, opened
 
 BEYOND = 1 << 62  # bytes; larger than any file
 HEADER = 5  # values before the offsets
+MOST_ROWS = 1 << 20  # of a shard
 SETTINGS_WITHIN = 1 << 16  # bytes at the beginning of a file that hold its settings
 SEAL = 8  # bytes of the digest at the end
 
@@ -54,10 +55,11 @@ class ShardLayout:
         if kept[-SEAL:] != _seal(shard, kept[:-SEAL]):
             return None
         try:
-            values = np.frombuffer(zlib.decompress(kept[:-SEAL]), "<i8")
+            values = np.frombuffer(_unpacked(kept[:-SEAL], len(settings.level_shapes)), "<i8")
             rows, pooled, size, begin, digest = map(int, values[:HEADER])
             maps = values[HEADER:].reshape(len(settings.level_shapes), rows).cumsum(1)
-            same = _fingerprint(path, begin, settings) == (size, digest)
+            plausible = min(rows, pooled, begin, int(maps.min())) >= 0 and max(pooled, begin, int(maps.max())) <= size
+            same = plausible and _fingerprint(path, begin, settings) == (size, digest)
         except (OSError, ValueError, zlib.error):  # opening the file will raise what is wrong
             return None
         return cls(rows, pooled, list(maps), settings.to_json()) if same else None
@@ -94,6 +96,15 @@ def _fingerprint(path: Path, begin: int, settings: ExtractionSettings) -> tuple[
     with open(open_regular(path), "rb", buffering=0) as file:
         digest = xxhash.xxh3_64_digest(settings.to_json().encode() + file.read(begin))
         return os.fstat(file.fileno()).st_size, int.from_bytes(digest, signed=True)
+
+
+def _unpacked(packed: bytes, levels: int) -> bytes:
+    """Return the bytes of the values. Raises ValueError if they are more than any shard has, zlib.error."""
+    unpacking = zlib.decompressobj()
+    data = unpacking.decompress(packed, 8 * (HEADER + levels * MOST_ROWS))
+    if not unpacking.eof:
+        raise ValueError("it is longer than that of any shard")
+    return data
 
 
 def _seal(shard: int, packed: bytes) -> bytes:

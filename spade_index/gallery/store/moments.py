@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 UNIT = 2**20  # sums are stored in units of 1 / UNIT
+MOST = 2**128  # above any sum: of 2**60 values, the squares of the largest float16
 
 LevelMoments = list[int]  # count, sum, sum of squares
 Moments = list[LevelMoments]  # of each level
@@ -37,7 +38,11 @@ def read_moments(text: str, levels: int, images: int) -> Moments:
     """Read a snapshot's moments from the catalog's JSON. Raises ValueError if they are malformed."""
     moments = json.loads(text) or no_moments(levels)
     kinds = [[type(number) for number in level] for level in moments if isinstance(level, list)]
-    if kinds != [[int, int, int]] * levels or any(level[0] <= 0 < images for level in moments):
+    if (
+        kinds != [[int, int, int]] * levels
+        or any(level[0] <= 0 < images for level in moments)
+        or any(abs(number) > MOST for level in moments for number in level)
+    ):
         raise ValueError("has unexpected moments")
     return moments
 

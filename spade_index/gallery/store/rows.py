@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_index.errors import GalleryDamaged
+from spade_index.errors import GalleryDamaged, StorageError
 
 from .files import open_regular
 
@@ -68,9 +68,13 @@ class FileRows:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return these rows, int64 [n], none of them negative. Raises GalleryDamaged if the file is truncated."""
+        """Return these rows, int64 [n], none negative. Raises GalleryDamaged if the file is truncated, StorageError."""
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        if not read_rows(self._fd, out, rows, self.offset):
+        try:
+            whole = read_rows(self._fd, out, rows, self.offset)
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be read ({error.strerror})") from error
+        if not whole:
             raise GalleryDamaged(f"{self.path}: truncated: {self._remedy}")
         return out
 

@@ -13,7 +13,7 @@ An unfiltered chunk of one image is a plain byte range, so rows are read past HD
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -47,7 +47,8 @@ class Shard:
             self.rows = self.layout.rows
             self._fd = open_regular(path)  # stays readable when the name is removed
             self._dim = settings.pooled_dim
-            if os.fstat(self._fd).st_size < self.layout.pooled + 4 * self.rows * self._dim:
+            size = os.fstat(self._fd).st_size
+            if size < self.layout.pooled + 4 * self.rows * self._dim or size < self.rows * settings.map_bytes:
                 raise ValueError("truncated")
         except FileNotFoundError as error:
             raise GalleryDamaged(f"{path}: missing; {_remedy(path)}") from error
@@ -69,8 +70,7 @@ class Shard:
         if rows.size and not 0 <= rows.min() <= rows.max() < self.rows:
             raise GalleryDamaged(f"{self.path}: has no row {rows.max()}; {_remedy(self.path)}")
         pooled = np.empty((len(rows), self._dim), "<f4")
-        if not read_rows(self._fd, pooled, rows, self.layout.pooled):
-            raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")
+        self._read(lambda: read_rows(self._fd, pooled, rows, self.layout.pooled))
         return pooled
 
     def read_maps(self, row: int, out: list[np.ndarray], levels: Sequence[int] | None = None) -> None:
@@ -89,8 +89,16 @@ class Shard:
         maps = self.layout.maps if levels is None else [self.layout.maps[level] for level in levels]
         for offsets, values in zip(maps, out, strict=True):
             offset = int(offsets[row])
-            if offset < 0 or not read_at(self._fd, values, offset):
-                raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")
+            self._read(lambda: offset >= 0 and read_at(self._fd, values, offset))  # noqa: B023
+
+    def _read(self, read: Callable[[], bool]) -> None:
+        """Read, and raise what is wrong. Raises GalleryDamaged, StorageError."""
+        try:
+            whole = read()
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        if not whole:
+            raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")
 
     def thumbnail(self, row: int) -> bytes:
         """Return a row's small JPEG. Raises FileNotFoundError, GalleryDamaged, StorageError."""
@@ -118,8 +126,8 @@ class Shard:
 
     def _checked(self, row: int) -> tuple[str, StoredImage] | None:
         """Return a row's id and the values stored for the image, or None unless they match the row's checksum."""
-        maps = [np.empty(shape, "<f2") for shape in self._row_shapes]
         try:
+            maps = [np.empty(shape, "<f2") for shape in self._row_shapes]
             self._read_maps(row, maps)
             with opened(self.path) as file:
                 id, checksum = dataset(file, "id").asstr()[row], int(dataset(file, "checksum")[row])

@@ -12,7 +12,7 @@ from spade_index.errors import GalleryDamaged, storage_errors
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.layout import layout_to_keep
 from spade_index.gallery.store.moments import Totals, no_moments
-from spade_index.gallery.verify import Problem
+from spade_index.gallery.verify import Problem, shown
 
 from .calibrate import forget_calibration
 from .move import move_images, places
@@ -79,7 +79,7 @@ def _drop(session: Session, lost: list[ImageRow], say: Callable[[str], None], pr
         changes.delete_images(image.key for image in lost)
         changes.disable_index()
     for image in lost:
-        say(f"dropped {'' if image.key in live else 'the removed '}{image.id}: it is damaged")
+        say(f"dropped {'' if image.key in live else 'the removed '}{shown(image.id)}: it is damaged")
     return len(live)
 
 

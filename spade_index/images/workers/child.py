@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import threading
+from contextlib import suppress
 
 from .calls import UNREAD, answered, unpack
 from .messages import receive, send
@@ -54,12 +55,17 @@ def _end_with_parent(descriptor: int) -> None:
 
 
 def _prepare(memory: int) -> None:
-    """Load what decoding needs, then limit this process: its memory from now on, no files, no core dumps."""
+    """Load what decoding needs, then limit this process: its memory from now on, no files, no core dumps.
+
+    Where the machine runs out of memory, the system ends it before other programs.
+    """
     from PIL import Image
 
     from spade_index.images import decode  # noqa: F401
 
     Image.init()
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     limit = memory + _data_now()

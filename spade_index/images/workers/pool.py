@@ -129,8 +129,9 @@ class DecoderPool:
                 self._give(decoder)
             else:
                 decoder.close()
-                with suppress(OSError, DecodersEnded):  # the next that needs one tries again
-                    self._give(Decoder(self.limits))
+                if not (self._ended or asker.left):
+                    with suppress(OSError):  # the next that needs one tries again
+                        self._give(Decoder(self.limits))
 
     def _take(self, asker: Asker) -> Decoder:
         while True:
