@@ -69,6 +69,7 @@ class GallerySummary:
     calibrated: bool
     open: bool
     error: str | None
+    region_of_interest: bool = False  # whether only a part of every picture counts
 
 
 @dataclass(frozen=True)

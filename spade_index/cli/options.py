@@ -11,6 +11,7 @@ options of a group to a command, which receives them as one object:
 import functools
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -123,10 +124,13 @@ class LoadingOptions:
     ]
 
     def limit_decoding(self) -> None:
-        """Set the limits of decoding images of this program."""
-        from spade_index.images.workers import limit_decoding
+        """Set the limits of decoding images of this program, and start a process, while torch is imported."""
+        from spade_index.images.workers import limit_decoding, shared_pool
 
         limit_decoding(DecodeLimits(memory=self.decode_memory << 20, seconds=self.decode_seconds))
+        if not shared_pool().pids:
+            with suppress(OSError):  # who needs it tells
+                shared_pool().start(1)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ EDGE = 1024  # pixels of a stored region's longer edge, at most
 POINTS = 8  # along each edge of a cell, at which the region is looked up; fewer where cells are many
 MOST_POINTS = 2048  # along an edge of the grid
 HALF = 0.5  # share of a cell that is inside, from which the cell counts
+MOST_SOURCE = 2000  # characters
 MOST_POLYGON_BYTES = 16 << 20  # of a JSON file
 
 
@@ -83,8 +84,10 @@ class RegionOfInterest:
         try:
             value = json.loads(text)
             width, height, source = value["width"], value["height"], value["source"]
-            if not all(type(edge) is int and 1 <= edge <= EDGE for edge in (width, height)) or type(source) is not str:
-                raise ValueError("unexpected values")
+            if not all(type(edge) is int and 1 <= edge <= EDGE for edge in (width, height)):
+                raise ValueError("unexpected size")
+            if type(source) is not str or len(source) > MOST_SOURCE or not source.isprintable():
+                raise ValueError("unexpected source")
             count = (width * height + 7) // 8
             inflate = zlib.decompressobj()
             packed = inflate.decompress(base64.b64decode(value["bits"], validate=True), count + 1)
@@ -108,12 +111,11 @@ def read_region(path: Path) -> RegionOfInterest:
 
     Raises InputError naming the file.
     """
+    name = path.name if path.name.isprintable() else ascii(path.name)
     if path.suffix.lower() == ".json":
-        mask = _drawn(_polygons_in(path))
-        source = f"polygons of {path.name}"
+        mask, source = _drawn(_polygons_in(path)), f"polygons of {name}"
     else:
-        mask = read_whole_mask(path)
-        source = f"mask {path.name}"
+        mask, source = read_whole_mask(path), f"mask {name}"
     if not mask.any():
         raise InputError(f"{path}: nothing of the picture is inside of this region of interest")
     region = region_of(mask, source)

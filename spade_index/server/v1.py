@@ -174,12 +174,13 @@ async def score_map(
 
 def _summary(served: Service, name: str) -> wire.GallerySummary:
     images = snapshot = backbone = error = None
-    calibrated = False
+    calibrated = interest = False
     try:
         with served.galleries.open(name) as opened:
             images, snapshot, backbone = len(opened), opened.snapshot, opened.settings.backbone
             key = opened.calibration_key(served.settings.search.settings(tuned_search(opened)))
             calibrated = opened.catalog.calibration(key) is not None
+            interest = opened.interest is not None
     except (SpadeIndexError, Problem) as failure:
         error = str(as_problem(failure, str(served.galleries.root)).detail)
     return wire.GallerySummary(
@@ -190,6 +191,7 @@ def _summary(served: Service, name: str) -> wire.GallerySummary:
         calibrated=calibrated,
         open=served.galleries.is_open(name),
         error=error,
+        region_of_interest=interest,
     )
 
 

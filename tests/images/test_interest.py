@@ -107,6 +107,13 @@ def test_large_masks_are_stored_small_and_read_back(tmp_path: Path) -> None:
     assert again.source == "mask roi.png"
 
 
+def test_names_that_cannot_be_printed_are_stored_escaped(tmp_path: Path) -> None:
+    for name in ("new\nline.png", "byte\udcff.png"):
+        Image.new("L", (3, 3), 255).save(tmp_path / name)
+        region = RegionOfInterest.from_json(read_region(tmp_path / name).to_json())
+        assert region.source == f"mask {name!a}"
+
+
 def test_the_digest_is_of_what_is_inside() -> None:
     mask = np.zeros((4, 6), bool)
     mask[1, 2] = True
@@ -180,6 +187,8 @@ def test_files_that_are_no_region_are_named(tmp_path: Path) -> None:
         {"bits": 7},
         {"bits": ""},
         {"source": None},
+        {"source": "\x1b[2J"},
+        {"source": "a" * 5000},
     ],
     ids=str,
 )

@@ -3,7 +3,9 @@
 import os
 import signal
 import tarfile
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from spade_index.images import ImageFile, find_images, load
 from spade_index.images.loading import load_all
 from spade_index.settings import Preprocessing
 
-from helpers.tiny import tiny_backbone, write_images
+from helpers.tiny import image_file, png, tiny_backbone, write_images
 
 SMALL = Preprocessing(input_size=(16, 16))
 
@@ -79,6 +81,21 @@ def test_files_may_be_named_by_the_working_folder(
         monkeypatch.chdir(place)
         files = find_images(folder.relative_to(place))
         assert len(list(load_all(files, SMALL, workers=2, ahead=20, on_error=pytest.fail))) == count
+
+
+def test_few_files_are_held_in_memory_where_they_are_large() -> None:
+    """Members of compressed archives are in memory from when they are found."""
+    found: list[int] = []
+
+    def files() -> Iterator[ImageFile]:
+        for number in range(20):
+            found.append(number)
+            yield replace(image_file(f"{number}.png", png(number)), size=200 << 20)
+
+    loaded = load_all(files(), SMALL, workers=2, ahead=20, on_error=pytest.fail)
+    for consumed, _ in enumerate(loaded, start=1):
+        assert len(found) <= consumed + 2
+    assert consumed == 20
 
 
 def _die() -> bytes:

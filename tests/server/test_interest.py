@@ -56,6 +56,8 @@ def test_a_gallery_says_that_it_has_a_region_of_interest(server: Server, root: P
     assert server.http.get("/v1/galleries/other").json()["region_of_interest"] is None
     summary = {one["name"]: one["calibrated"] for one in server.http.get("/v1/galleries").json()["galleries"]}
     assert summary["plain"] is True
+    listed = server.http.get("/v1/galleries").json()["galleries"]
+    assert {one["name"] for one in listed if one["region_of_interest"]} == {"plain"}
 
 
 def test_a_defect_outside_is_not_called_and_one_inside_is(server: Server) -> None:

@@ -39,6 +39,7 @@ function showGallery() {
   const gallery = galleries.find(({ name }) => name === page.gallery.value);
   page.facts.textContent = !gallery ? "" : gallery.error ?? [
     `${number(gallery.images, 9)} images`, `snapshot ${gallery.snapshot}`, gallery.backbone,
+    ...(gallery.region_of_interest ? ["region of interest"] : []),
     ...(gallery.calibrated ? [] : ["no threshold yet"]),
   ].join(" · ");
 }

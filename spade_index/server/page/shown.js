@@ -8,6 +8,7 @@ const NO_MATCH = {
   404: "The service keeps results for a while only, and has let this one go. Query again to look at more places.",
   422: "The backbone does not see this place: it is cropped away.",
 };
+const OUTSIDE = "This place is outside of the gallery's region of interest: it does not count.";
 export const VERDICTS = {
   waiting: "Waiting", running: "Running", failed: "Not judged", cancelled: "Cancelled",
   anomalous: "Anomalous", normal: "Normal", unknown: "No threshold",
@@ -180,7 +181,8 @@ async function showMatch(item, [x, y]) {
     found = await (await ask(`/results/${item.result.score_map.id}/match?x=${x}&y=${y}`)).json();
     url = await thumbnail(item.gallery, found.neighbour);
   } catch (error) {
-    if (item === shown) showNoMatch(NO_MATCH[error.status] ?? error.message);
+    const outside = error.message.includes("region of interest");
+    if (item === shown) showNoMatch(outside ? OUTSIDE : NO_MATCH[error.status] ?? error.message);
     return;
   }
   if (item !== shown) return;
