@@ -149,7 +149,7 @@ def gallery(
     "--workers",
     type=WholeRange(1, MOST_WORKERS),
     default=os.cpu_count() or 2,
-    help="Decoding threads, or processes [one per core]",
+    help="Decoding processes [one per core]",
 )
 @click.option("--backbone", default="efficientnet-lite0", show_default=True, help="As in `build`.")
 @device_option

@@ -219,7 +219,8 @@ class Jobs:
                     writer.build_index()
                 except InputError as error:  # new images are found without
                     note(f"the index was not built again: {error}")
-        self._end(self._jobs[job.id], state="done", report=dict(vars(report)), snapshot=snapshot)
+        told = {name: images for name, images in vars(report).items() if images or name != "tiles"}
+        self._end(self._jobs[job.id], state="done", report=told, snapshot=snapshot)
 
     def _require_wanted(self, job: Job) -> None:
         if self._stopping or job.id in self._unwanted:
