@@ -52,9 +52,12 @@ def hold(gallery: Path, generation: int) -> GenerationLock | None:
 
 
 def prepare(gallery: Path, generation: int) -> None:
-    """Make a generation's file, unless it is there. Raises OSError."""
+    """Make a generation's file, unless it is there; a link in its place is replaced. Raises OSError."""
     (gallery / FOLDER).mkdir(exist_ok=True)
-    (gallery / FOLDER / str(generation)).touch()
+    path = gallery / FOLDER / str(generation)
+    if path.is_symlink():
+        path.unlink()
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644))
 
 
 def earlier(gallery: Path, generation: int) -> list[Path]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import h5py
 import pytest
 
 from spade_index.errors import GalleryDamaged, GalleryError
@@ -171,3 +172,44 @@ def test_a_catalog_of_another_mode_is_refused(gallery_path: Path) -> None:
     with pytest.raises(GalleryDamaged, match="another program has changed how it is written"):
         Gallery(gallery_path)
     assert not list(gallery_path.glob("catalog.sqlite-*"))
+
+
+def test_a_generation_is_begun_through_no_link(gallery_path: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"x")
+    os.utime(elsewhere, (1, 1))
+    with Gallery(gallery_path) as gallery:
+        following = gallery.catalog.generation() + 1
+    (gallery_path / "readers" / str(following)).symlink_to(elsewhere)
+    (gallery_path / "readers" / str(following - 1)).unlink()
+    (gallery_path / "readers" / str(following - 1)).symlink_to(elsewhere)
+    with GalleryWriter(gallery_path) as writer:
+        writer.remove(["000.png"])
+        writer.compact()
+    assert elsewhere.stat().st_mtime == 1
+    with Gallery(gallery_path) as gallery:
+        assert list(gallery.verify()) == []
+
+
+@pytest.mark.parametrize("name", ["id", "checksum", "thumbnail"])
+@pytest.mark.parametrize("kind", ["more dimensions", "numbers"])
+def test_columns_of_a_shard_are_checked(gallery_path: Path, name: str, kind: str) -> None:
+    with h5py.File(gallery_path / "shards" / "000001.h5", "r+") as file:
+        dtype, shape = file[name].dtype, file[name].shape
+        del file[name]
+        file.create_dataset(name, shape if kind == "numbers" else (*shape, 1), "<f4" if kind == "numbers" else dtype)
+    with Gallery(gallery_path) as gallery:
+        for row in list(gallery.images())[:5]:
+            with pytest.raises(GalleryDamaged):
+                gallery.stored(row)
+        assert any("000001.h5" in line for line in gallery.verify())
+
+
+def test_images_in_no_shard_are_a_problem_of_the_catalog(gallery_path: Path) -> None:
+    with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
+        db.execute("DELETE FROM shards WHERE shard = 2")
+    check.write(gallery_path / "catalog.sqlite")
+    with GalleryWriter(gallery_path) as writer:
+        with pytest.raises(GalleryError):
+            writer.compact()
+        assert any("images are in no shard" in line for line in writer.gallery.verify())

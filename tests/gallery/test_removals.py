@@ -14,9 +14,9 @@ from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.calls import die_at
-from helpers.damage import change_catalog, damage_removed
+from helpers.damage import change_catalog, damage, damage_removed
 from helpers.processes import forked, killed
-from helpers.tiny import image_file
+from helpers.tiny import image_file, png
 
 GONE = ["003.png", "011.png"]
 
@@ -65,6 +65,21 @@ def test_repair_remembers(thinned: Path, backbone: Backbone) -> None:
         writer.repair()
         assert [row.id for row in writer.gallery.removed_images()] == GONE[1:]
     assert removed_again(thinned, backbone) == 2
+
+
+def test_a_repair_that_deletes_snapshots_takes_no_replaced_image_for_a_removed_one(
+    thinned: Path, backbone: Backbone
+) -> None:
+    with GalleryWriter(thinned) as writer:
+        before = Path(writer.gallery.image("000.png").path).read_bytes()
+        writer.add([image_file("000.png", png(900))], backbone, replace=True)
+        writer.remove(["007.png"])
+    damage(thinned, "005.png")
+    with GalleryWriter(thinned) as writer:
+        writer.repair()
+        assert not any(row.action == "remove" for row in writer.gallery.catalog.snapshots())
+        assert {row.id for row in writer.gallery.catalog.removed_on_purpose()} == {*GONE, "007.png"}
+        assert writer.add([image_file("b/000.png", before)], backbone, keep_removed=True).added == 1
 
 
 @pytest.mark.parametrize("call", [1, 2])

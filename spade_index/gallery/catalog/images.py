@@ -145,8 +145,9 @@ class ImageQueries(CatalogFile):
 
         Shards whose images were all removed before the last compaction are left out.
         """
-        query = "SELECT shard, sum(removed IS NULL) FROM images WHERE removed IS NULL OR removed > ? GROUP BY shard"
-        return dict(self._read(query, (self.oldest_snapshot(),)))
+        known = "shard IN (SELECT shard FROM shards) AND (removed IS NULL OR removed > ?)"
+        query = f"SELECT shard, sum(removed IS NULL) FROM images WHERE {known} GROUP BY shard"
+        return dict(self._typed((int, int), query, (self.oldest_snapshot(),)))
 
     def images_in(self, shard: int) -> list[ImageRow]:
         """Return the images in a shard, removed or not, in the order of their rows."""

@@ -120,7 +120,7 @@ def column_types(row: type) -> tuple[Any, ...]:
 
 # Of images `gone`: they were removed, not replaced by others, and their contents are not there now.
 ON_PURPOSE = """
-removed IS NOT NULL AND NOT EXISTS (SELECT 1 FROM snapshots WHERE snapshot = gone.removed AND action = 'add')
+EXISTS (SELECT 1 FROM snapshots WHERE snapshot = gone.removed AND action = 'remove')
 AND NOT EXISTS (SELECT 1 FROM images WHERE digest = gone.digest AND removed IS NULL)
 """
 

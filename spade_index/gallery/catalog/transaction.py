@@ -99,17 +99,16 @@ class Transaction:
         moves = [(shard, row, image.shard, image.row) for row, image in enumerate(images)]
         self._db.executemany("UPDATE images SET shard = ?, row = ? WHERE shard = ? AND row = ?", moves)
 
-    def remember_removed(self, key: int | None = None) -> None:
-        """Remember that images were removed on purpose: all of them, or this one."""
+    def remember_removed(self) -> None:
+        """Remember which images were removed on purpose, before their rows or snapshots are deleted."""
         names = ", ".join(columns(RemovedRow))
         found = f"SELECT {names} FROM images AS gone WHERE {ON_PURPOSE}"
-        query = f"INSERT OR REPLACE INTO {RemovedRow.table} ({names}) {found}"
-        self._db.execute(query if key is None else f"{query} AND key = ?", () if key is None else (key,))
+        self._db.execute(f"INSERT OR REPLACE INTO {RemovedRow.table} ({names}) {found}")
 
     def delete_images(self, keys: Iterable[int]) -> None:
         """Delete images, removed or not, and all snapshots but the latest that held one of them."""
+        self.remember_removed()
         for key in keys:
-            self.remember_removed(key)
             self._db.execute(
                 "DELETE FROM snapshots WHERE EXISTS (SELECT 1 FROM images WHERE key = ? AND added <= snapshot "
                 "AND (removed IS NULL OR removed > snapshot)) AND snapshot < (SELECT max(snapshot) FROM snapshots)",

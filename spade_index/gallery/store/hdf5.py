@@ -37,6 +37,14 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
     return found
 
 
+def column(file: h5py.File, name: str, kind: str) -> h5py.Dataset:
+    """Return a dataset of one value for each row; `kind` is that of its type, as numpy names it. Raises ValueError."""
+    found = dataset(file, name)
+    if found.dtype.kind != kind or found.ndim != 1:
+        raise ValueError(f"{name}: {found.dtype} of {found.ndim} dimensions")
+    return found
+
+
 def array(file: h5py.File, name: str, dtype: str, dimensions: int) -> tuple[h5py.Dataset, int]:
     """Return a contiguous dataset of this type and its byte offset: all of it is within the file. Raises ValueError."""
     found = dataset(file, name)

@@ -24,7 +24,7 @@ from spade_index.errors import GalleryDamaged, GalleryError, StorageError
 from spade_index.settings import ExtractionSettings
 
 from .files import open_regular
-from .hdf5 import dataset, opened
+from .hdf5 import column, dataset, opened
 from .layout import ShardLayout
 from .record import StoredImage
 from .rows import read_at, read_rows
@@ -130,7 +130,7 @@ class Shard:
             maps = [np.empty(shape, "<f2") for shape in self._row_shapes]
             self._read_maps(row, maps)
             with opened(self.path) as file:
-                id, checksum = dataset(file, "id").asstr()[row], int(dataset(file, "checksum")[row])
+                id, checksum = column(file, "id", "O").asstr()[row], int(column(file, "checksum", "u")[row])
             stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row))
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
             if isinstance(failure := _unreadable(self.path, error), StorageError):
