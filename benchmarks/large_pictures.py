@@ -4,6 +4,8 @@ python benchmarks/large_pictures.py --json benchmarks/results/large_pictures.jso
 """
 
 import json
+import runpy
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +16,7 @@ import skimage
 from PIL import Image
 
 from spade_index.benchmarks.harness import Figures, environment, table, write_json
-from spade_index.benchmarks.processes import in_own_process
-from spade_index.cli import main as spade_index
+from spade_index.benchmarks.processes import Failed, in_own_process
 
 DEFECT = 12  # pixels across
 EDGE = 200  # pixels of a picture's border without a defect
@@ -58,9 +59,14 @@ def _save(values: np.ndarray, path: Path) -> None:
 
 
 def run(arguments: list[str]) -> Figures:
-    """Run a command of the command line; return how long it took."""
+    """Run a command of `spade-index` in this process; return how long it took. Raises Failed."""
     started = time.monotonic()
-    spade_index(arguments, standalone_mode=False)
+    sys.argv = ["spade-index", *arguments]
+    try:
+        runpy.run_module("spade_index", run_name="__main__")
+    except SystemExit as ended:
+        if ended.code:
+            raise Failed(f"spade-index {arguments[0]} failed") from ended
     return {"seconds": time.monotonic() - started}
 
 

@@ -258,7 +258,8 @@ def test_an_emptied_gallery(gallery, images):
     for command in (["query", gallery, images], ["index", gallery], ["calibrate", gallery]):
         assert str(gallery) in refused(*command)
     run("compact", gallery)
-    assert "10 added; 10 images" in run("add", gallery, images).stdout
+    assert "10 were removed before and stay out" in run("add", gallery, images).stdout
+    assert "10 added; 10 images" in run("add", gallery, images, "--again").stdout
 
 
 @pytest.mark.parametrize(
