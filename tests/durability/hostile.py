@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import faiss
 import h5py
@@ -73,8 +74,8 @@ class Campaign:
         """Make a gallery with all kinds of files, jobs beside it, and files outside."""
         whole = self.folder / name
         path = whole / "root" / "gallery"
-        before, build_module.EXACT_LIMIT, build_module.LEAST_PER_LIST = build_module.EXACT_LIMIT, limit, 4
-        with GalleryWriter(path, BACKBONE.settings) as writer:
+        few = patch.multiple(build_module, EXACT_LIMIT=limit, LEAST_PER_LIST=4)
+        with few, GalleryWriter(path, BACKBONE.settings) as writer:
             writer.shard_rows = 10
             files = [image_file(f"{number:03d}.png", png(number)) for number in range(IMAGES)]
             writer.add(files, BACKBONE, workers=1, decoders=HERE)
@@ -86,7 +87,6 @@ class Campaign:
             calibration.store(writer, SEARCH, found)
             writer.set_tuned({"search": {"gallery_neighbours": 5}, "images": 22, "snapshot": 5, "why": "tuned"})
             writer.add([image_file("late.png", png(99))], BACKBONE, workers=1, decoders=HERE)
-        build_module.EXACT_LIMIT = before
         self._jobs(whole / "root" / ".spade-index" / "jobs")
         outside = whole / "outside"
         outside.mkdir()

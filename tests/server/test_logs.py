@@ -17,6 +17,7 @@ def test_what_libraries_and_python_say_is_json(monkeypatch: pytest.MonkeyPatch) 
     levels = [logger.level for logger in loggers]
     monkeypatch.setattr(loggers[0], "handlers", [])
     stream = io.StringIO()
+    logging.captureWarnings(False)  # a service that another test has run left it on, and pytest has undone it
     try:
         log_to(stream)
         warnings.warn("of Python\nin lines", UserWarning, stacklevel=1)
