@@ -155,6 +155,11 @@ def read_answer(parts: Sequence[bytearray], name: str, memory: int) -> Answer | 
     return ImageError(f"{name}: cannot be decoded ({' '.join(text.split())})")
 
 
+def wants_memory(parts: Sequence[bytearray]) -> bool:
+    """Return whether a message says that there was too little memory. Raises as `read_answer`."""
+    return _facts(parts).get("error") == MEMORY
+
+
 def _facts(parts: Sequence[bytearray]) -> Facts:
     if not parts or len(parts[0]) > MOST_FACTS:
         raise ValueError("not an answer")

@@ -76,6 +76,9 @@ class DecoderPool:
             try:
                 self._ask(left, answers, asker)
             except DecoderLost as error:
+                if error.spent:
+                    tries = 0
+                    continue
                 tries = 1 if len(answers) > done else tries + 1
                 if tries == TRIES and not error.started:
                     raise NoDecoder(f"decoding processes do not start ({error})") from error
@@ -120,7 +123,7 @@ class DecoderPool:
                 if self._ended or asker.left:
                     raise DecodersEnded("decoding was ended") from error
                 self.late += error.late
-                self.died += not error.late
+                self.died += not (error.late or error.spent)
             raise
         finally:
             with self._lock:

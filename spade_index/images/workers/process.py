@@ -13,7 +13,7 @@ from multiprocessing import spawn
 from spade_index.errors import ImageError
 from spade_index.settings import DecodeLimits
 
-from .calls import UNREAD, Answer, Call, pack, pack_read, read_answer
+from .calls import UNREAD, Answer, Call, pack, pack_read, read_answer, wants_memory
 from .messages import Part, receive, send
 
 START_SECONDS = 60.0  # in which a process starts, on a machine that is busy
@@ -27,12 +27,13 @@ ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # there are sever
 
 
 class DecoderLost(Exception):
-    """A decoding process has died, or was ended because it took too long."""
+    """A decoding process has died, was ended because it took too long, or has no memory left for the next image."""
 
-    def __init__(self, reason: str, *, late: bool = False, started: bool = True) -> None:
+    def __init__(self, reason: str, *, late: bool = False, started: bool = True, spent: bool = False) -> None:
         super().__init__(reason)
         self.late = late
         self.started = started
+        self.spent = spent  # of its memory: an image took all of it, and not all comes back
 
 
 class Decoder:
@@ -95,6 +96,8 @@ class Decoder:
                 if call is calls[0] and list(parts) == [UNREAD]:
                     return False
                 answers.append(read_answer(parts, call.name, self._limits.memory))
+                if wants_memory(parts):
+                    raise DecoderLost("the image before it took all memory", spent=True)
         except TimeoutError as error:
             raise DecoderLost(f"decoding it takes more than {self._limits.seconds:g} seconds", late=True) from error
         except (EOFError, OSError, ValueError) as error:
