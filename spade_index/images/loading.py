@@ -1,5 +1,6 @@
 """Load images in advance, several at once, in decoding processes."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -57,7 +58,8 @@ def load_all(
         return len(some) + sum(map(_held, some)) / HELD_BYTES * ahead
 
     threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    started = _started_ahead(_lots(files, lot), lambda some: threads.submit(load, some), ahead + 1 - lot, cost)
+    lots = in_lots(files, lot, LOT_BYTES, _size)
+    started = _started_ahead(lots, lambda some: threads.submit(load, some), ahead + 1 - lot, cost)
     try:
         for _, future in started:
             for loaded in future.result():
@@ -163,35 +165,30 @@ def _held(file: ImageFile) -> int:
     return max(file.size, 0) if file.part is None else 0
 
 
-def _lots(files: Iterable[ImageFile], most: int) -> Iterator[list[ImageFile]]:
-    """Yield files alone, or up to `most` that are small; if the files raise, those before that first."""
-    lot: list[ImageFile] = []
-    room = LOT_BYTES
-    try:
-        for file in files:
-            size = file.size if file.size >= 0 else LOT_BYTES
-            if lot and (size > room or len(lot) == most):
-                yield lot
-                lot, room = [], LOT_BYTES
-            lot.append(file)
-            room -= size
-    except Exception:
-        if lot:
-            yield lot
-        raise
-    if lot:
-        yield lot
+def _size(file: ImageFile) -> int:
+    """Return the bytes of a file; where they are not known, as many as those of a lot."""
+    return file.size if file.size >= 0 else LOT_BYTES
 
 
-def in_lots(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` items; if the items raise, the last items before that first, as a shorter list."""
+def in_lots(
+    items: Iterable[T], size: int, room: float = math.inf, cost: Callable[[T], float] = lambda item: 0
+) -> Iterator[list[T]]:
+    """Yield lists of `size` items, or of fewer that cost no more than `room` in all, unless one does alone.
+
+    If the items raise, the last items before that come first, as a shorter list.
+    """
     lot: list[T] = []
+    left = room
     try:
         for item in items:
+            if lot and cost(item) > left:
+                yield lot
+                lot, left = [], room
             lot.append(item)
+            left -= cost(item)
             if len(lot) == size:
                 yield lot
-                lot = []
+                lot, left = [], room
     except Exception:
         if lot:
             yield lot

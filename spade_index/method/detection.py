@@ -61,6 +61,11 @@ class PixelDetection:
         height, width = self.inside.shape
         return bool(self.inside[min(int(y * height), height - 1), min(int(x * width), width - 1)])
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the arrays, in bytes."""
+        return self.score_map.nbytes + self.distances.nbytes + self.matches.nbytes + self.means.nbytes
+
     def match(self, x: float, y: float) -> Match:
         """Return the match of the place at these fractions of width and height, each in 0..1."""
         height, width = self.size

@@ -6,7 +6,7 @@ backbone sees the padding of its convolutions in place of what is beyond.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +36,7 @@ class Picture:
     notice: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JoinedPixels(PixelDetection):
     """The pixel level of a picture: its score map, and the matches of each tile.
 
@@ -44,8 +44,13 @@ class JoinedPixels(PixelDetection):
     picture would have.
     """
 
-    geometry: Geometry = field(default_factory=lambda: Geometry(1, 1, (0.0, 0.0, 1.0, 1.0)))  # of the picture
-    tiles: Sequence[tuple[Box, PixelDetection]] = ()  # in raster order; without the tiles' own score maps
+    geometry: Geometry  # of the picture
+    tiles: Sequence[tuple[Box, PixelDetection]]  # in raster order; without the tiles' own score maps
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of the arrays, in bytes: those of the tiles, and the score map."""
+        return self.score_map.nbytes + sum(pixels.nbytes for _, pixels in self.tiles)
 
     def match(self, x: float, y: float) -> Match:
         """Return the match of the place at these fractions of width and height, in the tile whose centre is nearest."""
@@ -97,10 +102,10 @@ class Pictures:
             if image.tile is None:
                 yield Picture(image.file, image.geometry, image.notice), detection
                 continue
-            if image.tile.number == 0:
+            if image.begins:
                 self._tiles, self._notice = [], image.notice
             self._tiles.append((image.tile.box, _without_map(detection)))
-            if image.tile.number == image.tile.count - 1:
+            if image.ends:
                 width, height = image.geometry.width, image.geometry.height
                 whole = Geometry(width, height, (0.0, 0.0, float(width), float(height)))
                 yield Picture(image.file, whole, self._notice), join(self._tiles, whole, joining)

@@ -3,10 +3,11 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -14,8 +15,10 @@ from starlette.requests import Request
 
 from spade_index.errors import ImageError
 from spade_index.images.decode import DecodedImage, cut, preprocess
-from spade_index.images.find import ImageFile
+from spade_index.images.files import ImageFile
+from spade_index.images.loading import in_lots
 from spade_index.images.plain import decoded, picture, picturing, preparing
+from spade_index.images.tiles import tile_boxes
 from spade_index.images.workers import DecoderPool, Held, NoDecoder
 from spade_index.settings import DecodeLimits, Preprocessing
 
@@ -26,6 +29,7 @@ from .settings import ServeSettings
 from .worker import Worker
 
 TEND_SECONDS = 0.5  # between two looks for processes that died
+T = TypeVar("T")
 RAW = ("application/octet-stream", "binary/octet-stream")
 
 
@@ -102,19 +106,27 @@ class Decoders:
         """Return whether there are processes to decode with."""
         return bool(self.queries.pids)
 
-    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[list[DecodedImage]]:
-        """Decode images for the backbone; return the parts of each: itself, or its tiles in raster order.
+    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[DecodedImage]:
+        """Decode whole images for the backbone. Raises Problem: 422 naming the first that cannot be decoded, 503."""
+        wanted = enumerate(uploads)
+        return list(await asyncio.gather(*(self._run(self._whole, number, one, how) for number, one in wanted)))
 
-        Raises Problem: 422 naming the first that cannot be decoded, 503.
+    async def tiles(
+        self, number: int, upload: Upload, how: Preprocessing, most: int
+    ) -> AsyncIterator[list[DecodedImage]]:
+        """Decode a request's image of this number, and yield its tiles in raster order, `most` at a time.
+
+        The image is in memory as a whole until then, and of its tiles those that were yielded last. Raises Problem as
+        `decode`.
         """
+        file, image, notice = await self._run(self._picture, number, upload, how)
+        for lot in in_lots(range(len(tile_boxes(image.width, image.height, how))), most):
+            yield await self._run(cut, image, file, how, b"", notice, lot)
+
+    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         if self._stopping.is_set():
             raise Problem(503, "the service is shutting down", retry_after=5)
-        loop = asyncio.get_running_loop()
-        jobs = [
-            loop.run_in_executor(self._threads, self._decode, number, upload, how)
-            for number, upload in enumerate(uploads)
-        ]
-        return list(await asyncio.gather(*jobs))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def stop(self) -> None:
         """End processes and threads, whatever they do."""
@@ -137,36 +149,39 @@ class Decoders:
             self.queries.start(self._count)
         return not self._stopping.wait(TEND_SECONDS)
 
-    def _decode(self, number: int, upload: Upload, how: Preprocessing) -> list[DecodedImage]:
+    def _whole(self, number: int, upload: Upload, how: Preprocessing) -> DecodedImage:
+        with self._decoding(number, upload) as file:
+            if upload.pixels is not None:
+                return DecodedImage(file, b"", *preprocess(self._of_pixels(file, upload.pixels), how), b"")
+            return decoded(file, self.queries.answer(preparing(file, how, self.queries.limits.pixels)), how)
+
+    def _picture(self, number: int, upload: Upload, how: Preprocessing) -> tuple[ImageFile, Image.Image, str | None]:
+        with self._decoding(number, upload) as file:
+            if upload.pixels is not None:
+                return file, self._of_pixels(file, upload.pixels), None
+            call = picturing(file, how, self.queries.limits.pixels, alone=True)
+            image, _, notice = picture(file, self.queries.answer(call))
+            return file, image, notice
+
+    @contextmanager
+    def _decoding(self, number: int, upload: Upload) -> Iterator[ImageFile]:
+        """Give an upload as a file, and take the time; what goes wrong is raised as Problem (422, 503)."""
         begun = time.perf_counter()
-        name = upload.name or f"{FIELD}[{number}]"
-        file = ImageFile(name, name, len(upload.data), 0, Held(upload.data))
+        field = f"{FIELD}[{number}]"
+        name = upload.name or field
         try:
-            parts = self._of_file(file, how) if upload.pixels is None else self._of_pixels(file, upload.pixels, how)
+            yield ImageFile(name, name, len(upload.data), 0, Held(upload.data))
         except ImageError as error:
-            raise Problem(422, str(error), field=f"{FIELD}[{number}]") from error
+            raise Problem(422, str(error), field=field) from error
         except MemoryError as error:
-            raise Problem(422, f"{name}: too large to decode", field=f"{FIELD}[{number}]") from error
+            raise Problem(422, f"{name}: too large to decode", field=field) from error
         except NoDecoder as error:
             raise Problem(503, "no process to decode with can be started now", retry_after=5) from error
         self._metrics.stage("decode", time.perf_counter() - begun)
-        return parts
 
-    def _of_file(self, file: ImageFile, how: Preprocessing) -> list[DecodedImage]:
-        pixels = self.queries.limits.pixels
-        call = preparing(file, how, pixels) if how.tile is None else picturing(file, how, pixels, alone=True)
-        answer = self.queries.answer(call)
-        if how.tile is None:
-            return [decoded(file, answer, how)]
-        image, _, notice = picture(file, answer)
-        return cut(image, file, how, b"", notice)
-
-    def _of_pixels(self, file: ImageFile, pixels: np.ndarray, how: Preprocessing) -> list[DecodedImage]:
-        """Prepare pixels that were sent: their cost is that of their bytes, so it is done here."""
+    def _of_pixels(self, file: ImageFile, pixels: np.ndarray) -> Image.Image:
+        """Return pixels that were sent as an image: their cost is that of their bytes, so it is done here."""
         height, width, _ = pixels.shape
         if height * width > self.queries.limits.pixels:
             raise ImageError(f"{file.path}: over the limit of {self.queries.limits.pixels:,} pixels")
-        image = Image.fromarray(pixels)
-        if how.tile is not None:
-            return cut(image, file, how, b"", None)
-        return [DecodedImage(file, b"", *preprocess(image, how), b"")]
+        return Image.fromarray(pixels)

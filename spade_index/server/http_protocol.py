@@ -49,6 +49,7 @@ class Patient(H11Protocol):
         self.conn = BoundedConnection()
 
     def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a head, or answer at once (503) that there are too many connections."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # so that `pause_writing` is called whenever something waits
         self.idle_since = now()
@@ -58,6 +59,7 @@ class Patient(H11Protocol):
             self._answer(Problem(503, "there are too many connections", retry_after=1))
 
     def data_received(self, data: bytes) -> None:
+        """Take bytes; what belongs to no request does not end the waiting, and is limited."""
         if self.transport.is_closing():
             return
         super().data_received(data)
@@ -72,28 +74,33 @@ class Patient(H11Protocol):
                 self.transport.close()
 
     def on_response_complete(self) -> None:
+        """Note that the connection is idle from now on, unless the next request has come."""
         self.idle_since = now()
         super().on_response_complete()
         if self._in_request():  # the next one had come
             self.idle_since = None
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Forget the connection and its clocks."""
         self.admitted.remove(self)
         self._stop_waiting()
         self._stop_reading()
         super().connection_lost(error)
 
     def pause_writing(self) -> None:
+        """Note that the client has not read all, and expect that it does."""
         super().pause_writing()
         self.unread_since = now()
         self._expect_reading()
         self.admitted.make_room()
 
     def resume_writing(self) -> None:
+        """Note that the client has read all."""
         self._stop_reading()
         super().resume_writing()
 
     def unsent(self) -> int:
+        """Return the bytes that wait in this process for the client to read."""
         return int(self.transport.get_write_buffer_size())
 
     def unread(self) -> int:
@@ -104,6 +111,7 @@ class Patient(H11Protocol):
         return self.unsent()
 
     def abort(self) -> None:
+        """Close the connection at once; what the client has not read is dropped."""
         opened = self.transport.get_extra_info("socket")
         if opened is not None:  # so that the system keeps nothing for the client to read, either
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -14,6 +14,7 @@ PREFIX_LENGTH = 256  # characters put before the ids of images
 MOST_IDS = 10_000  # of a request
 TENSOR_RANK = 8
 TENSOR_ID_LENGTH = 1000  # characters of the id of an inference
+PICTURES = 2  # of queries that are cut into tiles at a time: each is in memory as a whole
 PARSERS = 2  # bodies of inferences that are parsed at a time: objects take more memory than their text
 
 PAGE_IMAGES = 1000  # of a page of a list

@@ -53,8 +53,7 @@ class Result:
     @property
     def bytes(self) -> int:
         """Return the memory that it takes, approximately."""
-        pixels = self.pixels
-        return len(self.upload.data) + sum(a.nbytes for a in (pixels.score_map, pixels.distances, pixels.matches))
+        return len(self.upload.data) + self.pixels.nbytes
 
     def overlay(self, opacity: float) -> Image.Image:
         """Draw the score map over the image."""

@@ -3,15 +3,14 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from spade_index.images.loading import in_lots
+from spade_index.images.decode import DecodedImage
 from spade_index.method.pictures import Picture
 from spade_index.settings import Maps, Preprocessing
 
@@ -22,7 +21,7 @@ from .engine import Engine
 from .galleries import Galleries, LoadBackbone, backbone_of
 from .jobs import Jobs
 from .keys import Keys
-from .limits import AUDITS, PARSERS
+from .limits import AUDITS, PARSERS, PICTURES
 from .metrics import Metrics
 from .problems import ClientGone, Problem
 from .results import Results
@@ -54,6 +53,7 @@ class Service:
         self.results = Results(settings.results_bytes, settings.results_seconds)
         self.drawing = asyncio.Semaphore(settings.decoders)  # whole images are in memory while it is done
         self.parsing = asyncio.Semaphore(PARSERS)
+        self.cutting = asyncio.Semaphore(PICTURES)
         self.auditing = threading.BoundedSemaphore(AUDITS)
         self.changing = threading.BoundedSemaphore(settings.changes_waiting)
         self.jobs = Jobs(self.galleries, settings, self.decoders.jobs)
@@ -96,19 +96,38 @@ class Service:
         async def found() -> Found:
             begun = time.perf_counter()
             how = (await asyncio.to_thread(self.galleries.settings_of, gallery)).preprocessing
-            with self.engine.coming(len(uploads)):
-                parts = await self.decoders.decode(uploads, how)
-            decoded = time.perf_counter()
-            joined = AnsweredPictures()
-            for lot in in_lots(chain.from_iterable(parts), self.settings.batch_images if how.tile else len(parts)):
-                joined.take(lot, await self.engine.detect(gallery, snapshot, lot, maps, threshold))
-            images, answers = joined.images, joined.answers
-            waited, searched = min(answer.waited for answer in answers), time.perf_counter() - decoded
-            times = Times(decoded - begun, waited, searched - waited)
-            timed.found(answers[0].detection.snapshot, len(images), times)
-            return Found(how, images, answers)
+            joined, decoding = AnsweredPictures(), time.perf_counter() - begun
+            async with aclosing(self._decoded(uploads, how)) as decoded:  # also where the client is gone
+                async for images, took in decoded:
+                    decoding += took
+                    joined.take(images, await self.engine.detect(gallery, snapshot, images, maps, threshold))
+            answers = joined.answers
+            waited = min(answer.waited for answer in answers)
+            times = Times(decoding, waited, time.perf_counter() - begun - decoding - waited)
+            timed.found(answers[0].detection.snapshot, len(answers), times)
+            return Found(how, joined.images, answers)
 
         return await while_waited_for(request, found())
+
+    async def _decoded(
+        self, uploads: Sequence[Upload], how: Preprocessing
+    ) -> AsyncIterator[tuple[list[DecodedImage], float]]:
+        """Yield the images of a request, and the seconds that each lot took: whole ones at once, tiles batch by batch.
+
+        Of all requests, few pictures that are cut into tiles are in memory at a time. Raises Problem.
+        """
+        begun = time.perf_counter()
+        if how.tile is None:
+            with self.engine.coming(len(uploads)):
+                images = await self.decoders.decode(uploads, how)
+            yield images, time.perf_counter() - begun
+            return
+        for number, upload in enumerate(uploads):
+            async with self.cutting:
+                begun = time.perf_counter()
+                async for tiles in self.decoders.tiles(number, upload, how, self.settings.batch_images):
+                    yield tiles, time.perf_counter() - begun
+                    begun = time.perf_counter()
 
 
 def service_of(request: Request) -> Service:

@@ -7,12 +7,9 @@ operation in a process of its own, interrupts it, and compares all that the gall
 model, and with features computed again. A gallery goes through LIFE runs, so that crashes follow crashes.
 """
 
-import argparse
 import json
-import os
 import random
 import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -20,11 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import faiss
-import torch
-
 from spade_index.gallery import Gallery
 
+from durability import program
 from durability.faults import FaultServer
 from durability.flips import flip
 from durability.kill import Killer
@@ -255,18 +250,13 @@ def table(tally: Tally) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.options(__doc__)
     parser.add_argument("--runs", type=int, default=500, help="operations to kill")
     parser.add_argument("--faults", type=int, help="operations with a failing write; default: half of the runs")
     parser.add_argument("--flips", type=int, help="flipped bits; default: half of the runs")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="only this gallery of the campaign")
-    parser.add_argument("--json", type=Path, help="where to write the tally")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
     begun = time.perf_counter()
-    folder = Path(tempfile.mkdtemp(prefix="crashes-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    folder = program.prepared("crashes")
     campaign = Campaign(options.seed, folder)
     half = options.runs // 2
     faults, flips = (half if given is None else given for given in (options.faults, options.flips))

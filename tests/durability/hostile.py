@@ -8,12 +8,9 @@ gigabyte of memory, tell anything of files outside of the gallery, or touch one.
 that repeats it: --only NUMBER.
 """
 
-import argparse
 import json
-import os
 import random
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,10 +19,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import faiss
 import h5py
 import numpy as np
-import torch
 
 from spade_index.gallery.index import build as build_module
 from spade_index.gallery.write.writer import GalleryWriter
@@ -33,6 +28,7 @@ from spade_index.method import calibration
 from spade_index.server.job import Job
 from spade_index.settings import IndexSettings, SearchSettings
 
+from durability import program
 from durability.hostile_changes import CHANGES, SECRET
 from durability.hostile_uses import Uses, answers, child, query_image, use
 from helpers.decoding_here import HERE
@@ -162,16 +158,11 @@ def outside_of(work: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program.options(__doc__)
     parser.add_argument("--count", type=int, default=1000, help="galleries to change and use")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="only this gallery of the campaign")
-    parser.add_argument("--json", type=Path, help="where to write the tally")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
     begun = time.perf_counter()
-    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    folder = program.prepared("hostile")
     try:
         tally = Campaign(folder, options.seed).run(options.count, options.only)
     finally:

@@ -1,27 +1,33 @@
 """A served gallery of tiles: pictures are added, removed and restored as wholes, tiles one by one."""
 
 import io
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images.decode import load_parts
+from spade_index.images.decode import DecodedImage, load_parts
 from spade_index.images.tiles import box_of
 from spade_index.method.detector import Detector
 from spade_index.method.judgement import carry_on
 from spade_index.method.pictures import Joining, Pictures
 from spade_index.method.tuned import tuned_search
+from spade_index.server import limits
+from spade_index.server.decoding import Decoders, Upload
 
 from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiled import SIZES, picture, tiled_settings, tiles
 from helpers.tiny import tiny_backbone
 from helpers.uploads import parts
+from helpers.waiting import eventually
 
 
 @pytest.fixture
@@ -130,3 +136,46 @@ def test_odd_tiles_have_maps_to_lay_over_their_thumbnails(root: Path, serve: Cal
         assert sizes == [(32, 32), (192, 192)]
     change(server, "remove", told["odd"][0]["id"])
     assert told["odd"][0]["id"] not in listed(server)
+
+
+def test_limit_pictures(served: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture is in memory from when it is decoded until its last tile is answered; others wait."""
+    held: set[int] = set()
+    most = 0
+    tiles_of = Decoders.tiles
+
+    async def counted(decoders: Decoders, number: int, upload: Upload, *rest: Any) -> AsyncIterator[list[DecodedImage]]:
+        nonlocal most
+        held.add(id(upload))
+        most = max(most, len(held))
+        async for some in tiles_of(decoders, number, upload, *rest):
+            assert len(some) <= served.settings.batch_images
+            yield some
+        held.remove(id(upload))
+
+    monkeypatch.setattr(Decoders, "tiles", counted)
+    sent = parts(*((f"{number}.png", picture("x.png", number % 2, seed=number).read()) for number in range(3)))
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: served.http.post("/v1/galleries/tiled/query", files=sent), range(6)))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert most == limits.PICTURES
+
+
+def test_clients_that_go_leave_room_for_the_pictures_of_others(served: Server) -> None:
+    sent = parts(("a.png", picture("a.png", 0, seed=7).read()))
+    query = "/v1/galleries/tiled/query"
+    assert served.http.post(query, files=sent).status_code == 200
+    with served.watch.held():
+        for _ in range(limits.PICTURES + 1):
+            with pytest.raises(httpx.TimeoutException):
+                served.http.post(query, files=sent, timeout=0.5)
+        eventually(lambda: served.service.cutting._value == limits.PICTURES)
+    assert served.http.post(query, files=sent).status_code == 200
+
+
+def test_the_memory_of_a_kept_picture_is_that_of_all_its_tiles(served: Server) -> None:
+    sent = parts(("a.png", picture("a.png", 0, seed=7).read()))
+    served.http.post("/v1/galleries/tiled/query?maps=always", files=sent)
+    cells, width = 8 * 8, 4 + 8 + 4  # of the grid; bytes of a distance, a match and a mean
+    least = len(tiles("a.png", 0)) * cells * width
+    assert int(served.metric("spade_index_results_bytes")) >= least
