@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -111,7 +111,7 @@ class Service:
 
     async def _decoded(
         self, uploads: Sequence[Upload], how: Preprocessing
-    ) -> AsyncIterator[tuple[list[DecodedImage], float]]:
+    ) -> AsyncGenerator[tuple[list[DecodedImage], float]]:
         """Yield the images of a request, and the seconds that each lot took: whole ones at once, tiles batch by batch.
 
         Of all requests, few pictures that are cut into tiles are in memory at a time. Raises Problem.
