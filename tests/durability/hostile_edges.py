@@ -53,7 +53,7 @@ def process(path: Path, name: str) -> None:
 
 
 def require_told_well(status: int, stdout: str, stderr: str) -> None:
-    """Require that a command ended well, or with one line, which is raised as InputError; and that it told no secret."""
+    """Require that a command ended well, or with one line, which is raised as InputError, and told no secret."""
     assert TOLD not in stdout + stderr, "a secret was told"
     assert "Traceback" not in stderr, stderr
     assert status in (0, 1), f"status {status}: {stderr}"
