@@ -243,7 +243,7 @@ class SearchSettings:
         Settings that earlier versions lack are left out at their defaults, so that their calibrations stay valid.
         """
         values = asdict(self)
-        for name in ("image_score", "mapped_score", "maps", "pixel_precision"):
+        for name in UNSCORED:
             del values[name]
         defaults = SearchSettings()
         return json.dumps(
@@ -252,6 +252,7 @@ class SearchSettings:
         )
 
 
+UNSCORED = ("image_score", "mapped_score", "maps", "pixel_precision")  # settings that change no score
 LATER = ("scaling", "compared_levels", "grid", "window", "same_place", "subtract_neighbours", "top_share")
 
 

@@ -26,9 +26,11 @@ from spade_index.images.decode import DecodedImage, Geometry
 from spade_index.kernels import MapPool, PoolStats, choose_kernel
 from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
+from .commands import calibrate_command
 from .comparison import Comparison
 from .detection import EVERYWHERE, Detection, Part, PixelDetection, Question
 from .interest import interest_of
+from .normal_scores import Stored
 from .pixel_search import Found, PixelSearch
 from .scores import image_scores, map_score, pooled_score, score_maps
 from .siblings import Places, nearest_besides, others, own_slices
@@ -48,6 +50,7 @@ class Detector:
         *,
         false_alarms: float | None = None,
         calibrated: bool = True,
+        calibration: Stored | None = None,
         device: torch.device | str | None = None,
         kernel: str | None = None,
         map_memory: int | None = None,
@@ -62,6 +65,7 @@ class Detector:
             false_alarms: share of normal images that may be called anomalous, in (0, 1); by default as calibrated.
             calibrated: whether to use the gallery's calibration; without it there are no p-values, and nothing is
                 subtracted.
+            calibration: in place of the gallery's own (see `at_once`).
             device: of the pixel search; by default the backbone's, or without one the CPU.
             kernel: backend of the pixel search (see `choose_kernel`).
             map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
@@ -94,7 +98,8 @@ class Detector:
         self._pixel_search = PixelSearch(
             gallery, self.search, self.comparison, self.kernel, self.device, map_memory, self.interest
         )
-        known = find_thresholds(gallery, self.search, false_alarms) if calibrated else Thresholds(FALSE_ALARMS)
+        found = find_thresholds(gallery, self.search, false_alarms, calibration) if calibrated else None
+        known = found or Thresholds(FALSE_ALARMS)
         self.calibrated_on, self.false_alarms = known.snapshot, known.false_alarms
         self.normal_scores, self.pixel_threshold = known.normal_scores, known.of_pixel
         self.thresholds: dict[ImageScore, float] = dict(known.of_image)
@@ -104,7 +109,12 @@ class Detector:
         self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
-        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`).
+        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`)."""
+        pooled, pyramid = self.features(images)
+        return self.detect_features(pooled, pyramid, places=[image.geometry for image in images])
+
+    def features(self, images: Sequence[DecodedImage]) -> tuple[np.ndarray, list[Tensor]]:
+        """Return pooled descriptors, float32 [B, D], and the pyramid, levels [B, H*W, C], of a batch of images.
 
         Raises ValueError if there is no backbone, or for a whole image where the gallery's pictures are cut into tiles.
         """
@@ -114,9 +124,8 @@ class Detector:
             raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
         if self.interest is not None:
             self.interest.require(images)
-        features = self.backbone(np.stack([image.pixels for image in images]))
-        places = [image.geometry for image in images]
-        return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, places=places)
+        found = self.backbone(np.stack([image.pixels for image in images]))
+        return found.pooled.cpu().numpy(), found.pyramid
 
     def detect_features(
         self,
@@ -216,10 +225,7 @@ class Detector:
         candidates: list[list[Neighbour]],
         places: Sequence[Geometry] | None = None,
     ) -> Iterator[Found]:
-        """Yield the nearest pixels of prepared levels [B, H*W, C] (see `Comparison`) among those of the candidates.
-
-        `places` are those of the queries, as in `nearest_pixels`.
-        """
+        """Yield the nearest pixels, among the candidates' (see `nearest_pixels`), of prepared levels [B, H*W, C]."""
         return self._pixel_search.nearest(prepared, candidates, places)
 
     def score_maps(self, distances: Tensor, cells: Tensor | None = None) -> np.ndarray:
@@ -227,8 +233,8 @@ class Detector:
 
         `cells`, bool [B, P], are those that count in a region of interest; None: all.
         """
-        shown = self.gallery.settings.preprocessing.input_size
-        return score_maps(distances, self.comparison.size, shown, self.search.smoothing, cells)
+        size, shown = self.comparison.size, self.gallery.settings.preprocessing.input_size
+        return score_maps(distances, size, shown, self.search.smoothing, cells)
 
     def own_part(self, place: Geometry) -> Part:
         """Return the part of a score map that counts: of a tile, what no other of its picture sees better."""
@@ -250,7 +256,7 @@ class Detector:
         if maps == "auto" and question.threshold is None and "pooled" not in self.thresholds:
             raise InputError(
                 f"{path}: maps `auto` needs a threshold for these search settings: "
-                f"run `spade-index calibrate {path}`, or give one"
+                f"run `{calibrate_command(self.gallery, self.search)}`, or give one"
             )
         if maps != "always" and self.search.image_score not in (None, "pooled"):
             raise InputError(f"image score `{self.search.image_score}` needs every image's score map: ask for `always`")
@@ -265,9 +271,7 @@ class Detector:
     def _detection(
         self, question: Question, neighbours: list[Neighbour], score: float, pixels: PixelDetection | None
     ) -> Detection:
-        scores: dict[ImageScore, float] = {"pooled": score}
-        if pixels is not None:
-            scores = image_scores(score, pixels.score)
+        scores: dict[ImageScore, float] = {"pooled": score} if pixels is None else image_scores(score, pixels.score)
         kind = self.search.image_score_for(question.maps or self.search.maps)
         return Detection(
             self.gallery.snapshot,
