@@ -32,7 +32,7 @@ def detector_of(
         search,
         threshold,
         false_alarms=false_alarms,
-        calibration=calibration,
+        calibrated=True if calibration is None else calibration,
         kernel=kernel.kernel,
         map_memory=kernel.map_bytes,
     )

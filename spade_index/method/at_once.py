@@ -7,9 +7,9 @@ from spade_index.settings import SearchSettings
 
 from .calibration import calibrate, can_calibrate
 from .commands import usual_false_alarms
-from .normal_scores import NormalScores, Stored, stored_calibration
+from .normal_scores import NormalScores, Stored, calibration_for
 from .quiet_clock import QuietClock
-from .tuned import interested
+from .tuned import interested, tuned_search
 
 SAMPLE = 100  # images that are scored, at most: always the same, so that a run can be repeated
 SECONDS = 20.0  # that scoring them may take; where it would take longer, nothing is calibrated
@@ -27,8 +27,8 @@ def calibrate_at_once(
 ) -> Stored | None:
     """Score up to 100 of a gallery's images; None where that is not wanted, or takes too long. Nothing is stored.
 
-    It is wanted where the gallery is calibrated, but not for these settings. Galleries of tiles, each picture of which
-    has many, take too long.
+    It is wanted where the gallery is calibrated for its own settings, but not for these. Galleries of tiles, each
+    picture of which has many, take too long.
 
     Args:
         gallery: that is searched.
@@ -39,7 +39,7 @@ def calibrate_at_once(
         map_memory: as for `Detector`.
     """
     search = interested(gallery, search)
-    wanted = bool(gallery.catalog.calibrations()) and stored_calibration(gallery, search) is None
+    wanted = calibration_for(gallery, tuned_search(gallery)) is not None and calibration_for(gallery, search) is None
     if not wanted or gallery.settings.preprocessing.tile is not None or not can_calibrate(gallery):
         return None
     clock = QuietClock()
@@ -55,4 +55,6 @@ def calibrate_at_once(
             kernel=kernel,
             map_memory=map_memory,
         )
-    return Stored(found.snapshot, found.false_alarms, found.thresholds, NormalScores(found.found))
+    return Stored(
+        found.snapshot, found.false_alarms, found.thresholds, NormalScores.of_gallery(gallery, found.found, search)
+    )

@@ -7,7 +7,8 @@ from spade_index.gallery.reader import Gallery
 from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
 from .commands import calibrate_command
-from .normal_scores import PEAK, NormalScores, Stored, stored_calibration
+from .normal_scores import NormalScores, Stored, stored_calibration
+from .scores import PEAK
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Thresholds:
 
 
 def find_thresholds(
-    gallery: Gallery, search: SearchSettings, false_alarms: float | None, given: Stored | None = None
+    gallery: Gallery, search: SearchSettings, false_alarms: float | None, calibrated: bool | Stored = True
 ) -> Thresholds:
     """Return the thresholds that a gallery's calibration for these search settings gives; empty if it has none.
 
@@ -30,14 +31,16 @@ def find_thresholds(
         gallery: that is searched.
         search: how it is searched.
         false_alarms: share of normal images that may be called anomalous, in (0, 1); None: as calibrated.
-        given: a calibration for these settings, in place of the gallery's.
+        calibrated: whether to use the gallery's calibration, or another for these settings.
 
     Raises:
         InputError: `false_alarms` is out of range, or the settings subtract the neighbours' maps and none are stored.
         GalleryDamaged: the calibration cannot be read.
     """
     require_share(false_alarms)
-    stored = given or stored_calibration(gallery, search)
+    if calibrated is False:
+        return Thresholds(FALSE_ALARMS)
+    stored = stored_calibration(gallery, search) if calibrated is True else calibrated
     scores = None if stored is None else stored.scores
     if scores is None and search.subtract_neighbours and search.maps != "never":
         raise InputError(

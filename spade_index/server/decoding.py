@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from spade_index.images.decode import DecodedImage, cut, preprocess
 from spade_index.images.files import ImageFile
 from spade_index.images.loading import in_lots
 from spade_index.images.plain import decoded, picture, picturing, preparing
-from spade_index.images.tiles import tile_boxes
+from spade_index.images.tiles import pieces_of
 from spade_index.images.workers import DecoderPool, Held, NoDecoder
 from spade_index.settings import DecodeLimits, Preprocessing
 
@@ -114,14 +115,15 @@ class Decoders:
     async def tiles(
         self, number: int, upload: Upload, how: Preprocessing, most: int
     ) -> AsyncIterator[list[DecodedImage]]:
-        """Decode a request's image of this number, and yield its tiles in raster order, `most` at a time.
+        """Decode a request's image of this number, and yield its pieces in their order, `most` at a time.
 
         The image is in memory as a whole until then, and of its tiles those that were yielded last. Raises Problem as
         `decode`.
         """
         file, image, notice = await self._run(self._picture, number, upload, how)
-        for lot in in_lots(range(len(tile_boxes(image.width, image.height, how))), most):
-            yield await self._run(cut, image, file, how, b"", notice, lot)
+        make = partial(cut, image, file, how, b"", notice, thumbnails=False)
+        for lot in in_lots(range(len(pieces_of(image.width, image.height, how))), most):
+            yield await self._run(make, lot)
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         if self._stopping.is_set():
