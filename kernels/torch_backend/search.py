@@ -89,7 +89,10 @@ def nearest_pixels(
     finest = half if precision == "fast" and pool[0].shape[2] >= DEEP else torch.float32
     # With pruning, coarse distances serve as bounds, for which rounding costs little: see _allow.
     coarse = half if on_cpu and prune is not False else finest
-    plan = make_plan(pool, sizes, weights, mode == "concat-bilinear", finest, coarse)
+    # The scan in integers runs in one thread for a map.
+    int8 = on_cpu and len(pages.unique()) >= torch.get_num_threads()
+    bilinear = mode == "concat-bilinear"
+    plan = make_plan(pool, sizes, weights, bilinear, finest, coarse, int8)
     distances = torch.empty(pages.shape[0], plan.pixels, k, device=plan.device)
     matches = torch.empty(pages.shape[0], plan.pixels, k, dtype=torch.int64, device=plan.device)
 
@@ -109,11 +112,14 @@ def nearest_pixels(
     every = torch.arange(pages.shape[0], device=plan.device)
     with _full_precision():
         crowded = [search(plan, queries) for queries in groups(plan, every)]
+        # Where integers, or bfloat16, cannot tell apart more of a query's pixels than are kept, be more precise.
+        if crowded and plan.int8:
+            plan = make_plan(pool, sizes, weights, bilinear, finest, coarse)
+            crowded = [search(plan, queries) for queries in groups(plan, torch.cat(crowded))]
         if crowded and torch.bfloat16 in plan.dtypes:
-            # bfloat16 cannot tell apart more of their pixels than are kept: search them in float32.
-            exact = make_plan(pool, sizes, weights, plan.bilinear)
-            for queries in groups(exact, torch.cat(crowded)):
-                search(exact, queries)
+            plan = make_plan(pool, sizes, weights, bilinear)
+            for queries in groups(plan, torch.cat(crowded)):
+                search(plan, queries)
     return distances, matches
 
 
