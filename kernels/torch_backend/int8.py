@@ -1,8 +1,9 @@
 """The finest level's scan in 8-bit integers, by the C code in int8.c.
 
-A processor with AVX-512 VNNI multiplies integers twice as fast as bfloat16, and the least distance of a cell's pixels is
-taken in registers. Every row is rounded to 127 steps of its own largest value; what that takes away widens the limits
-of candidates, which are measured in float32 as always. The library is built with the package where there is a compiler.
+A processor with AVX-512 VNNI multiplies integers twice as fast as bfloat16, and the least distance of a cell's pixels
+is taken in registers. Every row is rounded to 127 steps of its own largest value. What that takes away widens the
+limits of candidates, which are measured in float32 as always. The library is built with the package, where there is a
+compiler.
 """
 
 import ctypes

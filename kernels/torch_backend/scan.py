@@ -42,6 +42,7 @@ class Scanner:
         self.codes = MapCodes(maps, plan.layout, plan.pool[0].shape[2]) if plan.int8 else None
         self.lost: dict[int, float] = {}  # of the maps in `codes`
         self.far: set[int] = set()  # the maps that are not finite
+        self.largest = torch.zeros(2, device=plan.device)  # the result of the last `load`
         self.maps = 0
 
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -118,7 +119,7 @@ class Scanner:
         for place in range(self.maps):
             columns = slice(place * self.cells, (place + 1) * self.cells)
             products = self._multiply_map(query, place) if self.plan.bilinear else []
-            coded = self._encode(query, found, place)
+            codes = self._encode(query, found, place)
             for start in range(0, self.planes * self.cells, self.cells):
                 for first in range(0, self.cells, self.height):
                     cells = slice(first, min(first + self.height, self.cells))
@@ -126,8 +127,8 @@ class Scanner:
                     distances = self.distances[: cells.stop - cells.start]
                     into = distances[:, : self.cells]
                     others = None if coarse is None else coarse[cells, columns]
-                    if coded:
-                        self.codes.distances(place, query.codes, part, others, into)
+                    if codes is not None and query.codes is not None and others is not None:
+                        codes.distances(place, query.codes, part, others, into)
                     else:
                         self._add(self._least_of_children(query.rows[0][part], place), others, into)
                     if products:
@@ -136,17 +137,20 @@ class Scanner:
                     found.sift(rows, distances, ids[columns])
             found.settle()
 
-    def _encode(self, query: Query, found: Found, place: int) -> bool:
-        """Round a map to integers, unless that was done, and widen the limits by what is lost; return whether it is."""
-        if self.codes is None or place in self.far:
-            return False
+    def _encode(self, query: Query, found: Found, place: int) -> MapCodes | None:
+        """Round a map to integers, unless that was done, and widen the limits by what is lost.
+
+        Returns None if it is not to be scanned in integers.
+        """
+        if self.codes is None or query.codes is None or place in self.far:
+            return None
         if place not in self.lost:
             self.lost[place] = self.codes.put(place, self.gallery[0][place])
         # The rows were rounded to bfloat16 before: the errors add up. Those of the query's are in its norms already.
         before = query.norms[1].sqrt()
         of_query = (before + query.codes.lost.sqrt()).square() - query.norms[1]
         found.widen(of_query + (float(self.largest[1]) ** 0.5 + self.lost[place]) ** 2)
-        return True
+        return self.codes
 
     def _add(self, least: Tensor, coarse: Tensor | None, into: Tensor) -> None:
         """Write the finest level's distances, plus the coarse ones, to float32 `into`: all [n, cells]."""
