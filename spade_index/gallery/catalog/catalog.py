@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,11 @@ class Catalog(ImageQueries):
                 raise self._damaged(f"unexpected size of shard {row.shard}")
         return {row.shard: row for row in rows}
 
+    def used_shards(self) -> list[ShardRow]:
+        """Return the shards that hold images; the others wait to be deleted."""
+        used = {shard for (shard,) in self._typed((int,), "SELECT DISTINCT shard FROM images")}
+        return [row for shard, row in self.shards().items() if shard in used]
+
     def shards_below(self, rows: int) -> dict[int, int]:
         """Return the number of rows of each shard that has fewer than this, and images; in ascending order."""
         holds = "EXISTS (SELECT 1 FROM images WHERE images.shard = shards.shard)"  # else it waits to be deleted
@@ -129,12 +134,16 @@ class Catalog(ImageQueries):
             self._require_name(row.file, INDEX)
         return row
 
+    def indexes(self) -> list[IndexRow]:
+        """Return all indexes, the oldest first."""
+        rows = self._rows(IndexRow, "ORDER BY snapshot")
+        for row in rows:
+            self._require_name(row.file, INDEX)
+        return rows
+
     def index_files(self) -> set[str]:
         """Return the file names of all indexes."""
-        files = [file for (file,) in self._typed((str,), "SELECT file FROM indexes")]
-        for file in files:
-            self._require_name(file, INDEX)
-        return set(files)
+        return {row.file for row in self.indexes()}
 
     def calibration(self, key: str) -> str | None:
         """Return the thresholds stored for search settings, as JSON, or None."""
@@ -197,13 +206,27 @@ class Catalog(ImageQueries):
 
     def require_unchanged(self) -> bool:
         """Compare the file's bytes with the note of the last writer: see `check.require_unchanged`."""
+        with self._without_commits():
+            return check.require_unchanged(self.path)
+
+    def copy(self, to: Path | None) -> check.Stamp:
+        """Copy the catalog as of the last commit, byte for byte, or with None only look at its bytes.
+
+        Raises OSError, GalleryDamaged, StorageError.
+        """
+        with self._without_commits():
+            return check.copy(self.path, to)
+
+    @contextmanager
+    def _without_commits(self) -> Iterator[None]:
+        """Let no process commit meanwhile."""
         with closing(self._connected()) as db:
             try:
                 db.execute("BEGIN")
                 db.execute("SELECT count(*) FROM meta").fetchone()  # no other process can commit until this is closed
             except (sqlite3.Error, UnicodeError) as error:
                 raise self._unreadable(error) from error
-            return check.require_unchanged(self.path)
+            yield
 
     def problems(self) -> Iterator[str]:
         """Yield one line for each problem of the catalog itself."""
