@@ -22,6 +22,7 @@ setup(
         "spade_index.gallery",
         "spade_index.gallery.catalog",
         "spade_index.gallery.index",
+        "spade_index.gallery.remote",
         "spade_index.gallery.store",
         "spade_index.gallery.write",
         "spade_index.images",
@@ -84,6 +85,7 @@ setup(
         "gpu": ["faiss-gpu>=1.15.0", "cupy-cuda13x>=13.6"],
         # 1.8.1 bundles libheif 1.23. The service decodes files of unknown origin.
         "heic": ["pillow-heif>=1.8.1"],
+        "cloud": ["obstore>=0.12.1"],
         "demo": ["scikit-image>=0.25"],  # its photographs of textures
         "serve": [
             "fastapi>=0.115",

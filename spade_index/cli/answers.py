@@ -58,7 +58,12 @@ def answer_images(
         notices, pictures = Notices(progress.say), Pictures()
         size = loading.batch_size
         images = load_all(
-            sources.counted_files(), preprocessing, workers=loading.workers, ahead=2 * size, on_error=on_error
+            sources.counted_files(),
+            preprocessing,
+            workers=loading.workers,
+            ahead=2 * size,
+            on_error=on_error,
+            thumbnails=False,
         )
         while batch := list(islice(images, size)):
             notices.tell(batch)

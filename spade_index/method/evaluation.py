@@ -201,7 +201,12 @@ def evaluate(
         progress(1)
 
     loaded = load_all(
-        (image.file for image in images), preprocessing, workers=workers, ahead=2 * batch_size, on_error=failed
+        (image.file for image in images),
+        preprocessing,
+        workers=workers,
+        ahead=2 * batch_size,
+        on_error=failed,
+        thumbnails=False,
     )
     pictures, joining = Pictures(), Joining.of(detector)
     started = time.perf_counter()

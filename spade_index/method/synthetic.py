@@ -1,7 +1,6 @@
 """A sample of a gallery's own images, plain and with synthetic defects: what ways of comparing are tried on."""
 
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,8 @@ from spade_index.settings import BATCH_SIZE
 
 from .defects import paste
 from .originals import originals
+from .quiet_clock import QuietClock
+from .scales import scales_of
 from .siblings import place_of_row
 
 IMAGES = 60  # of the sample
@@ -72,7 +73,8 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
         InputError: fewer than 10 of the images can be read, or no defect can be seen in them.
     """
     per_image = PASTED * 2 * sum(c * h * w for c, h, w in gallery.settings.level_shapes)
-    rows = [row for row in gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image))) if _counts(gallery, row)]
+    rows, scales = gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image))), scales_of(gallery)
+    rows = [row for row in (rows if scales is None else scales.tiles(rows)) if _counts(gallery, row)]
     images = _read(gallery, rows, seconds)
     if len(images) < LEAST:
         raise InputError(
@@ -88,14 +90,14 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
     pooled: list[np.ndarray] = []
     levels: list[list[Tensor]] = []
     seconds_of: list[float] = []  # batches, per image
-    ended = time.perf_counter() + seconds
+    clock = QuietClock()
     for batch in in_lots(pasted, BATCH_SIZE):
-        if time.perf_counter() > ended and len({*owners}) >= LEAST:
+        if clock.seconds() > seconds and len({*owners}) >= LEAST:
             break
         pixels = np.stack([preprocess(Image.fromarray(copy), how)[0] for _, copy, _ in batch])
-        started = time.perf_counter()
+        of_batch = QuietClock()
         features = backbone(pixels)
-        seconds_of.append((time.perf_counter() - started) / len(batch))
+        seconds_of.append(of_batch.seconds() / len(batch))
         owners += [owner for owner, _, _ in batch]
         masks += [_small(mask, how.input_size, gallery) for _, _, mask in batch]
         pooled.append(features.pooled.cpu().numpy())
@@ -113,11 +115,11 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
 def _read(gallery: Gallery, rows: list[ImageRow], seconds: float) -> list[tuple[ImageRow, np.ndarray]]:
     """Return the images that can be read, uint8 [H, W, 3]; where that takes longer than this, fewer, at least 10."""
     rows = random.Random(0).sample(rows, len(rows))
-    ended = time.perf_counter() + seconds
+    clock = QuietClock()
     images: list[tuple[ImageRow, np.ndarray]] = []
     for row, image in originals(rows, gallery.settings.preprocessing):
         images.append((row, _shrunk(image)))
-        if time.perf_counter() > ended and len(images) >= LEAST:
+        if clock.seconds() > seconds and len(images) >= LEAST:
             break
     return sorted(images, key=lambda of: of[0].key)
 

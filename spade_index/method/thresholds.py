@@ -6,7 +6,8 @@ from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
-from .normal_scores import PEAK, NormalScores, stored_calibration
+from .normal_scores import NormalScores, stored_calibration
+from .scores import PEAK
 
 
 @dataclass(frozen=True)

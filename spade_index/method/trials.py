@@ -1,6 +1,5 @@
 """Try a way of comparing on a sample: how well do its scores tell copies with a defect from plain images?"""
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,11 +13,12 @@ from spade_index.settings import ImageScore, SearchSettings
 
 from .calibration import can_calibrate, near_distance
 from .comparison import compared_sizes
-from .detection import EVERYWHERE
 from .detector import Detector
 from .metrics import roc_auc
+from .quiet_clock import QuietClock
+from .scales import scales_of
 from .scores import enlarged, score_maps
-from .siblings import others, own_slices, place_of_row, siblings
+from .siblings import nearest_besides, others, own_slices, place_of_row, siblings
 from .synthetic import QUIET, Sample
 
 REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
@@ -78,7 +78,12 @@ class Trials:
         self._owners = np.concatenate([np.arange(len(pooled)), sample.owner])
         near = near_distance(gallery)
         own = [{sibling.key for sibling in siblings(gallery, row)} for row in sample.plain]
-        found = gallery.nearest(queries, 2 * MOST + max(map(len, own)))
+        if (scales := scales_of(gallery)) is None:
+            found = gallery.nearest(queries, 2 * MOST + max(map(len, own)))
+        else:  # the sample is of tiles
+            own = [of | scales.keys for of in own]
+            both = zip(queries, self._owners, strict=True)
+            found = [nearest_besides(gallery, query[None], 2 * MOST, own[owner])[0] for query, owner in both]
         self._neighbours = [
             others(of_query, own[owner], near) for of_query, owner in zip(found, self._owners, strict=True)
         ]
@@ -100,7 +105,7 @@ class Trials:
         places = [place_of_row(self._gallery, row) for row in self._sample.plain]
         counts = np.zeros((len(places), *size), bool)
         for image, place in enumerate(places):
-            counts[image][EVERYWHERE if how.tile is None else own_slices(place, size, how)] = True
+            counts[image][own_slices(place, size, how)] = True
         if detector.interest is None:
             return None, counts[self._owners]
         cells = torch.from_numpy(np.stack([detector.interest.cells(place) for place in places]))
@@ -140,10 +145,10 @@ class Trials:
         """Return how long a search with these settings takes on the whole sample, from a few of its images."""
         detector = Detector(self._gallery, search=_plain(search), calibrated=False, **self._options)
         images = range(0, len(self._sample.plain), max(1, len(self._sample.plain) // PILOT))
-        started = time.perf_counter()
+        clock = QuietClock()
         for image in images:
             self._means(detector, image, np.flatnonzero(self._owners == image))
-        return (time.perf_counter() - started) / len(images) * len(self._sample.plain)
+        return clock.seconds() / len(images) * len(self._sample.plain)
 
     def grid(self, search: SearchSettings) -> tuple[int, int]:
         """Return the grid (H, W) that search settings compare on."""
@@ -167,11 +172,11 @@ class Trials:
         """Search for an image and its copies; return mean distances float32 [B, P], and the seconds it took."""
         candidates = [self._neighbours[query][: detector.search.gallery_neighbours] for query in queries]
         pyramid = self._pyramid(image)
-        started = time.perf_counter()
+        clock = QuietClock()
         places = [place_of_row(self._gallery, self._sample.plain[image])] * len(queries)
         searched = detector.search_pixels(detector.comparison.prepare(pyramid), candidates, places)
         means = [pixels.distances.mean(2).cpu().numpy() for pixels in searched]
-        return np.concatenate(means), time.perf_counter() - started
+        return np.concatenate(means), clock.seconds()
 
     def _pyramid(self, image: int) -> list[Tensor]:
         """Return all levels of a plain image and its copies, float32 [B, H*W, C]."""
