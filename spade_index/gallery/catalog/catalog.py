@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
+from spade_index.gallery.store.codecs import DEFAULT, codec_named
 from spade_index.gallery.store.format import FORMAT, VERSION
 from spade_index.gallery.store.names import INDEX, shard_name
 from spade_index.images.interest import RegionOfInterest
@@ -25,7 +26,7 @@ from .check import REMEDY
 from .connection import Values
 from .extraction import read_settings
 from .images import ImageQueries
-from .schema import ADDITIONS, INTEREST, TUNED, create_catalog
+from .schema import ADDITIONS, INTEREST, MAPS, TRANSCODING, TUNED, create_catalog
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
 
@@ -48,9 +49,11 @@ class Catalog(ImageQueries):
             raise GalleryDamaged(f"{path}: its settings cannot be read ({error}); {REMEDY}") from error
 
     @classmethod
-    def create(cls, path: Path, settings: ExtractionSettings, weights_file: str | None = None) -> "Catalog":
+    def create(
+        cls, path: Path, settings: ExtractionSettings, weights_file: str | None = None, codec: str = DEFAULT
+    ) -> "Catalog":
         """Create an empty catalog at snapshot 0, atomically, and open it."""
-        create_catalog(path, settings, weights_file)
+        create_catalog(path, settings, weights_file, codec)
         return cls(path)
 
     def complete(self) -> None:
@@ -145,6 +148,21 @@ class Catalog(ImageQueries):
     def calibration(self, key: str) -> str | None:
         """Return the thresholds stored for search settings, as JSON, or None."""
         return self._value("SELECT value FROM calibrations WHERE key = ?", str, key)
+
+    def codec(self) -> str:
+        """Return the name of the codec of maps that are written. Raises GalleryDamaged."""
+        try:
+            codec = codec_named(self.meta(MAPS) or DEFAULT)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+        if codec.version > self._number("version"):
+            raise self._damaged(f"its format version knows no maps as {codec.name}")
+        return codec.name
+
+    @property
+    def transcoding(self) -> bool:
+        """Whether some maps are still stored by another codec."""
+        return self.meta(TRANSCODING) is not None
 
     def tuned(self) -> dict[str, Any] | None:
         """Return how queries search by default, as `tuning.tune` chose it, or None. Raises GalleryDamaged."""
