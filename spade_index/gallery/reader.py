@@ -23,6 +23,7 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.index.search import ImageSearch, Neighbour
+from spade_index.gallery.store.codecs import map_bytes
 from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
 from spade_index.gallery.store.record import StoredImage
 from spade_index.settings import SearchSettings
@@ -77,6 +78,7 @@ class Gallery:
         self._view = SnapshotView(self.path, self.catalog, self._shards, snapshot, row.images)
         self._search: ImageSearch | None = None  # opened when it is needed
         self._index_row = self.catalog.index(snapshot)
+        self.codec = self.catalog.codec()  # of the maps of images that are added
         self.interest = self.catalog.interest()  # the part of every picture that counts; None: all of it
 
     def _locked(self) -> generations.GenerationLock | None:
@@ -182,6 +184,14 @@ class Gallery:
         """Return all that is stored of an image, compared with its checksum. Raises GalleryDamaged."""
         return self._view.stored(row)
 
+    def codec_of(self, shard: int) -> str:
+        """Return the codec of a shard's maps. Raises GalleryDamaged, and GalleryError if it was deleted."""
+        return self._view.codec_of(shard)
+
+    def decoded(self, row: ImageRow) -> StoredImage:
+        """Return what `stored` does, with maps as float16. Raises GalleryDamaged."""
+        return self._view.decoded(row)
+
     def thumbnail(self, row: ImageRow) -> bytes:
         """Return a small JPEG of an image."""
         return self._view.thumbnail(row)
@@ -221,8 +231,9 @@ class Gallery:
             "calibrations": self.catalog.calibrations(),
             "tuned": self.catalog.tuned(),
             "region_of_interest": None if self.interest is None else self.interest.described(),
-            "maps": "float16",
-            "bytes_per_image": self.settings.map_bytes + 4 * self.settings.pooled_dim,
+            "maps": self.codec,
+            "transcoding": self.catalog.transcoding,
+            "bytes_per_image": map_bytes(self.settings, self.codec) + 4 * self.settings.pooled_dim,
         }
 
     def index_info(self) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from dataclasses import astuple
 from datetime import UTC, datetime
 from operator import attrgetter
 
+from spade_index.gallery.store.codecs import DEFAULT, codec_named
 from spade_index.gallery.store.record import ImageOrigin
 from spade_index.gallery.store.shard_writer import WrittenShard
 from spade_index.settings import ExtractionSettings
@@ -43,8 +44,17 @@ class Transaction:
         """Take back such a fact."""
         self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
 
-    def set_settings(self, settings: ExtractionSettings, weights_file: str | None) -> None:
+    def set_codec(self, codec: str) -> None:
+        """State how maps are stored from now on, and the version of the format that knows it."""
+        if codec == DEFAULT:  # so that programs of earlier versions find what they know
+            self.delete_meta("maps")
+        else:
+            self.set_meta("maps", codec)
+        self.set_meta("version", str(codec_named(codec).version))
+
+    def set_settings(self, settings: ExtractionSettings, weights_file: str | None, codec: str) -> None:
         """Give other settings to a gallery that never held an image."""
+        self.set_codec(codec)
         self.set_meta("settings", settings.to_json())
         self._db.execute("DELETE FROM meta WHERE name = 'weights_file'")
         if weights_file:
@@ -130,6 +140,10 @@ class Transaction:
     def disable_index(self) -> None:
         """Let no reader use the index from now on; its row stays for its settings, until it is replaced."""
         self._db.execute("UPDATE indexes SET snapshot = -1")
+
+    def delete_calibrations(self) -> None:
+        """Delete all calibrations."""
+        self._db.execute("DELETE FROM calibrations")
 
     def set_calibration(self, calibration: CalibrationRow) -> None:
         """Store the thresholds of search settings, in place of earlier ones."""

@@ -1,4 +1,5 @@
 """The format of a gallery's files: its name and version, which every HDF5 file and the catalog state."""
 
 FORMAT = "spade-index"
-VERSION = 1
+VERSION = 2  # the newest that this program reads; 2 knows maps that are stored as codes
+PLAIN = 1  # of files that any version reads, and of galleries all of whose maps are float16
