@@ -219,6 +219,9 @@ def report(run: Figures) -> str:
         [
             f"maps={run['maps']}: {run['requests']} requests a round",
             *table(rows),
+            "a lone client gets {ratio:.2f} of the plain loop's rate ({ratio_min:.2f} to {ratio_max:.2f})".format(
+                **run["contenders"]["1"]
+            ),
             "overload: {requests} images at {rate:.0f}/s: {answered} answered, {refused} refused, {lost} lost; at most "
             "{queue_most:.0f} in a queue of {queue_limit}; memory {memory_before_mb:.0f} MB before, at most "
             "{memory_most_mb:.0f} MB".format(**run["overload"]),

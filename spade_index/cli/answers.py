@@ -21,6 +21,7 @@ from spade_index.views.drawing import Drawing
 from spade_index.views.text import worse_than
 
 from .answer_files import AnswerFiles
+from .lines import printable
 from .options import LoadingOptions
 from .progress import Progress
 from .sources import Sources
@@ -126,4 +127,4 @@ def line_of(answer: dict[str, Any]) -> str:
     nearest = answer["neighbours"][0]["id"]
     meaning = "" if answer["p_value"] is None else f"{worse_than(answer['p_value'])}, "
     line = f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  ({meaning}nearest {nearest})"
-    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return printable(line)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .lines import printable
 from .options import gallery_argument
 from .outputs import require_writable
 from .progress import Progress
@@ -37,9 +38,9 @@ def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None, 
         return
     for image in found.odd:
         remove = shlex.join(["spade-index", "remove", str(gallery), image.id])
-        click.echo(f"{image.score:12.6g}  p {text_of(image.p_value):>6}  {image.id}  ({remove})")
+        click.echo(printable(f"{image.score:12.6g}  p {text_of(image.p_value):>6}  {image.id}  ({remove})"))
     for group in found.doubled:
-        click.echo(f"nearly the same: {', '.join(group)}")
+        click.echo(printable(f"nearly the same: {', '.join(group)}"))
     click.echo(f"ranked {ranked(found)}")
     if found.scored < found.images:
         click.echo(f"`spade-index audit {shlex.quote(str(gallery))} --all` ranks all", err=True)

@@ -21,6 +21,7 @@ from .demo import demo
 from .evaluate import evaluate
 from .index import index
 from .info import info
+from .lines import printable
 from .list import list_
 from .query import query
 from .remove import remove, restore
@@ -82,7 +83,7 @@ class Commands(click.Group):
             message = f"{error.object!a} is no name in this locale ({error.encoding}): use one of UTF-8"
         except OSError as error:
             message = f"{error.filename or 'input or output'}: {error.strerror or error}"
-        click.echo(f"spade-index: {' '.join(message.split())}", err=True)
+        click.echo(printable(f"spade-index: {' '.join(message.split())}"), err=True)
         sys.exit(status)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .lines import printable
 from .options import gallery_argument
 from .strict import strict_json
 from .values import WHOLE
@@ -42,7 +43,7 @@ def list_(gallery: Path, long_: bool, as_json: bool, snapshot: int | None, remov
             if long_:
                 tiles_of = [f"{values['tiles']:,} tiles"] if "tiles" in values else []
                 line += [f"{values['width']}x{values['height']}", *tiles_of, str(values["added"]), values["path"]]
-            click.echo("\t".join(line))
+            click.echo("\t".join(map(printable, line)))
 
 
 def _image(row: "ImageRow") -> dict[str, Any]:

@@ -4,6 +4,8 @@ import sys
 
 from tqdm import tqdm
 
+from .lines import printable
+
 
 class Progress:
     """A bar with throughput and time left; silent where standard error is no terminal, or there is nothing to do."""
@@ -32,4 +34,4 @@ class Progress:
     @staticmethod
     def say(line: str) -> None:
         """Print a line on standard error, above the bar."""
-        tqdm.write(line.replace("\n", "\\n").replace("\r", "\\r"), file=sys.stderr)
+        tqdm.write(printable(line), file=sys.stderr)

@@ -40,3 +40,11 @@ def test_load_test_results_are_reported():
     report = "\n".join(map(serve_load.report, committed("serve_load")["runs"]))
     assert "8 clients       32.2   1.56" in report
     assert "maps=always: 64 requests a round" in report
+    assert report.count("a lone client gets 0.") == 2
+
+
+def test_campaigns_found_nothing_that_was_left():
+    crashes, hostile = committed("crashes"), committed("hostile")
+    assert (crashes["images_lost"], crashes["broken_states"], hostile["touched"]) == (0, 0, 0)
+    assert crashes["runs"] + crashes["faults"] == 5302
+    assert sum(hostile["kinds"].values()) == hostile["faults"] == 1

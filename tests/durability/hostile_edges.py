@@ -59,7 +59,10 @@ def require_told_well(status: int, stdout: str, stderr: str) -> None:
     assert status in (0, 1), f"status {status}: {stderr}"
     said = [line for line in stderr.splitlines() if line.startswith("spade-index: ")]
     assert len(said) == status, f"status {status}: {stderr}"
-    assert all(text.isprintable() or text == "\n" for text in stdout + stderr if text not in "\t\r\x1b"), "odd output"
+    odd = [
+        line for line in (stdout + stderr).splitlines() if not line.replace("\r", "").replace("\t", "").isprintable()
+    ]
+    assert not odd, f"not printable: {odd!r}"
     if said:
         raise InputError(said[0])
 
