@@ -11,6 +11,7 @@ GALLERY/
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.index.search import ImageSearch, Neighbour
 from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
 from spade_index.gallery.store.record import StoredImage
+from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import SearchSettings
 
 from . import generations
@@ -34,6 +36,7 @@ from .verify import Problem, bytes_to_check, find_problems
 
 CATALOG = "catalog.sqlite"
 LATEST = 2**63 - 1  # snapshot that a catalog can hold
+REGIONS = 32  # of images, that are kept in memory: 1 MiB each at most
 STALE = 0.1  # share of an index's images added or removed since, above which it should be built again,
 STALE_IMAGES = 20_000  # or their number: then comparing with them takes longer than the index does
 
@@ -78,6 +81,8 @@ class Gallery:
         self._search: ImageSearch | None = None  # opened when it is needed
         self._index_row = self.catalog.index(snapshot)
         self.interest = self.catalog.interest()  # the part of every picture that counts; None: all of it
+        self.region_rule = self.catalog.region_rule()  # by which each picture has a part of its own that counts
+        self._region = lru_cache(REGIONS)(self.catalog.region)
 
     def _locked(self) -> generations.GenerationLock | None:
         """Return a lock on the current generation, if one can be held: the one that is held already, if it is that."""
@@ -192,16 +197,32 @@ class Gallery:
             return [1.0] * len(self.settings.levels)
         return [moments_variance(*moments) for moments in self.totals.moments]
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a region of interest, for all pictures or for each."""
+        return self.interest is not None or self.region_rule is not None
+
+    def own_region(self, key: int) -> RegionOfInterest | None:
+        """Return the region of interest that an image has as its own, by its key; None: all of it counts."""
+        if (
+            self.region_rule is None
+            or (number := self.catalog.region_numbers(self.region_rule, [key]).get(key)) is None
+        ):
+            return None
+        return self._region(number)
+
     def calibration_key(self, search: SearchSettings) -> str:
         """Return what a calibration for search settings is stored under: these, and the region of interest."""
         key = search.calibration_key()
-        if self.interest is None:
+        region = self.interest or self.region_rule
+        if region is None:
             return key
-        return json.dumps({**json.loads(key), "region_of_interest": self.interest.digest}, sort_keys=True)
+        return json.dumps({**json.loads(key), "region_of_interest": region.digest}, sort_keys=True)
 
     def info(self) -> dict[str, Any]:
         """Describe this gallery in values that JSON knows."""
         shards = self.catalog.shards()
+        region = self.interest or self.region_rule
         return {
             "path": str(self.path),
             "created": self.catalog.meta("created"),
@@ -220,7 +241,7 @@ class Gallery:
             "index": self.index_info(),
             "calibrations": self.catalog.calibrations(),
             "tuned": self.catalog.tuned(),
-            "region_of_interest": None if self.interest is None else self.interest.described(),
+            "region_of_interest": None if region is None else region.described(),
             "maps": "float16",
             "bytes_per_image": self.settings.map_bytes + 4 * self.settings.pooled_dim,
         }

@@ -22,7 +22,8 @@ from spade_index.errors import GalleryError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import DecodedImage, Geometry
+from spade_index.images.decode import DecodedImage
+from spade_index.images.geometry import Geometry
 from spade_index.kernels import MapPool, PoolStats, choose_kernel
 from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
@@ -114,6 +115,8 @@ class Detector:
             raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
         if self.interest is not None:
             self.interest.require(images)
+        elif (own := next((image for image in images if image.geometry.region is not None), None)) is not None:
+            raise InputError(f"{own.file.path}: has a region of interest of its own, but {self.gallery.path} has none")
         features = self.backbone(np.stack([image.pixels for image in images]))
         places = [image.geometry for image in images]
         return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, places=places)

@@ -21,6 +21,7 @@ from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut, remedy,
 from spade_index.settings import IMAGE_SCORES, ImageScore, SearchSettings
 
 from .comparison import compared_sizes
+from .scores import counted_mean
 from .siblings import picture_numbers
 
 PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
@@ -31,13 +32,15 @@ ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all 
 class NormalScores:
     """Scores and maps of a gallery's images under one way of searching."""
 
-    def __init__(self, found: LeaveOneOut, pictures: np.ndarray | None = None) -> None:
+    def __init__(self, found: LeaveOneOut, pictures: np.ndarray | None = None, *, own_regions: bool = False) -> None:
         """Take what was found.
 
         Args:
             found: scores and maps of n images.
             pictures: int64 [n], the number of the picture that each of them is a tile of; None: each is its own.
+            own_regions: whether images have regions of interest of their own, so that maps differ in what counts.
         """
+        self._own_regions = own_regions
         self._found = found
         self._count = len(found) if pictures is None else int(pictures.max(initial=-1)) + 1
         self._ascending = {kind: np.sort(self._highest(scores, pictures)) for kind, scores in found.scores.items()}
@@ -80,7 +83,12 @@ class NormalScores:
     def own_map(self, keys: Sequence[int]) -> np.ndarray:
         """Return the mean, float32 [P], of the maps of the images with these keys; of all if few have one."""
         rows = self._found.rows(keys)
-        return self._mean_map if len(rows) < ENOUGH else np.asarray(self._found.maps_of(rows).mean(0))
+        if len(rows) < ENOUGH:
+            return self._mean_map
+        maps = self._found.maps_of(rows)
+        if not self._own_regions:
+            return np.asarray(maps.mean(0))
+        return np.where(maps.any(0), counted_mean(maps, 0), self._mean_map)
 
     def map_of(self, key: int) -> np.ndarray | None:
         """Return the map, float32 [P], of the image with this key, or None if it was not scored."""
@@ -89,6 +97,8 @@ class NormalScores:
 
     @cached_property
     def _mean_map(self) -> np.ndarray:
+        if self._own_regions:
+            return counted_mean(self._found.maps_of(np.arange(len(self._found))), 0)
         mean: np.ndarray = self._found.maps[:].mean(0, dtype=np.float32)
         return mean
 
@@ -123,7 +133,8 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
         found = LeaveOneOut.read(path)
         if found.maps.shape[1] != math.prod(compared_sizes(gallery, search)[0]) or not found.scores.keys() >= {*SCORES}:
             raise GalleryDamaged(f"{path}: it was made with other settings: {remedy(path)}")
-        scores = NormalScores(found, picture_numbers(gallery, found.keys))
+        own_regions = gallery.region_rule is not None
+        scores = NormalScores(found, picture_numbers(gallery, found.keys), own_regions=own_regions)
     thresholds = {kind: float(threshold) for kind, threshold in values["thresholds"].items()}
     return Stored(values["snapshot"], false_alarms, thresholds, scores)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
-from spade_index.gallery.store.format import FORMAT, VERSION
+from spade_index.gallery.store.format import FORMAT, VERSION, WITH_REGIONS
 from spade_index.gallery.store.names import INDEX, shard_name
 from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import ExtractionSettings
@@ -25,11 +25,12 @@ from .check import REMEDY
 from .connection import Values
 from .extraction import read_settings
 from .images import ImageQueries
+from .regions import RegionQueries
 from .schema import ADDITIONS, INTEREST, TUNED, create_catalog
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
 
-class Catalog(ImageQueries):
+class Catalog(ImageQueries, RegionQueries):
     """The gallery's SQLite file."""
 
     def __init__(self, path: Path) -> None:
@@ -37,10 +38,10 @@ class Catalog(ImageQueries):
         super().__init__(path)
         if self.meta("format") != FORMAT:
             raise GalleryDamaged(f"{path}: not the catalog of a gallery; {REMEDY}")
-        if self._number("version") > VERSION:
+        if (version := self._number("version")) > VERSION and version != WITH_REGIONS:
             raise FormatTooNew(
                 f"{path.parent}: format version {self.meta('version')} is newer than this spade_index reads "
-                f"({VERSION}): pip install --upgrade spade_index"
+                f"({WITH_REGIONS}): pip install --upgrade spade_index"
             )
         try:
             self.settings = read_settings(self.meta("settings") or "")
@@ -205,5 +206,7 @@ class Catalog(ImageQueries):
             yield f"{self.path}: {missing} images are in no shard"
         try:
             self.interest()
+            self.region_rule()
         except GalleryDamaged as error:
             yield str(error)
+        yield from self.region_problems()

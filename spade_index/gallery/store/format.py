@@ -2,3 +2,6 @@
 
 FORMAT = "spade-index"
 VERSION = 1
+# Of a catalog whose images have regions of interest of their own, which readers of version 1 would take for whole ones.
+# No version 2 was ever written.
+WITH_REGIONS = 3
