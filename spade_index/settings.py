@@ -28,7 +28,7 @@ BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of feature
 WORKERS = 2  # decoding threads, for callers that do not say
 FALSE_ALARMS = 0.05  # share of normal images that may be called anomalous
 CALIBRATION_SAMPLE = 1000  # images to score at most
-TUNE_SECONDS = 120.0  # that `tune` may take
+TUNE_SECONDS = 120.0  # that `tune` may take where nothing else keeps the processors busy
 TUNE_FROM = 20  # images from which `build` tunes and calibrates
 
 ImageScore = Literal["pooled", "map", "both"]

@@ -1,7 +1,6 @@
 """Calibration: score the gallery's own images, each searched for without itself and its near-duplicates."""
 
 import math
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, S
 
 from .detector import Detector
 from .normal_scores import PEAK, NormalScores, images_needed
+from .quiet_clock import QuietClock
 from .scores import enlarged, image_scores, map_score
 from .siblings import picture_numbers, pictures_of, place_of_row, siblings
 from .thresholds import require_share
@@ -168,10 +168,10 @@ def _search_all(
     """Search for all images of as many pictures as there is time for, `least` at least."""
     order = np.random.default_rng(0).permutation(len(pictures))  # so that what time allows is spread as well
     alone: list[_Alone] = []
-    started = time.monotonic()
+    clock = QuietClock()
     near = near_distance(detector.gallery)
     for number, place in enumerate(order):
-        if number >= least and time.monotonic() > started + seconds:
+        if number >= least and clock.seconds() > seconds:
             break
         own = {image.key for image in pictures[place]}
         for image in pictures[place]:

@@ -1,7 +1,6 @@
 """A sample of a gallery's own images, plain and with synthetic defects: what ways of comparing are tried on."""
 
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ from spade_index.settings import BATCH_SIZE
 from .defects import paste
 from .interest import cells_inside
 from .originals import originals
+from .quiet_clock import QuietClock
 from .siblings import place_of_row
 
 IMAGES = 60  # of the sample
@@ -89,14 +89,14 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
     pooled: list[np.ndarray] = []
     levels: list[list[Tensor]] = []
     seconds_of: list[float] = []  # batches, per image
-    ended = time.perf_counter() + seconds
+    clock = QuietClock()
     for batch in in_lots(pasted, BATCH_SIZE):
-        if time.perf_counter() > ended and len({*owners}) >= LEAST:
+        if clock.seconds() > seconds and len({*owners}) >= LEAST:
             break
         pixels = np.stack([preprocess(Image.fromarray(copy), how)[0] for _, copy, _ in batch])
-        started = time.perf_counter()
+        of_batch = QuietClock()
         features = backbone(pixels)
-        seconds_of.append((time.perf_counter() - started) / len(batch))
+        seconds_of.append(of_batch.seconds() / len(batch))
         owners += [owner for owner, _, _ in batch]
         masks += [_small(mask, how.input_size, gallery) for _, _, mask in batch]
         pooled.append(features.pooled.cpu().numpy())
@@ -114,11 +114,11 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
 def _read(gallery: Gallery, rows: list[ImageRow], seconds: float) -> list[tuple[ImageRow, np.ndarray]]:
     """Return the images that can be read, uint8 [H, W, 3]; where that takes longer than this, fewer, at least 10."""
     rows = random.Random(0).sample(rows, len(rows))
-    ended = time.perf_counter() + seconds
+    clock = QuietClock()
     images: list[tuple[ImageRow, np.ndarray]] = []
     for row, image in originals(rows, gallery.settings.preprocessing):
         images.append((row, _shrunk(image)))
-        if time.perf_counter() > ended and len(images) >= LEAST:
+        if clock.seconds() > seconds and len(images) >= LEAST:
             break
     return sorted(images, key=lambda of: of[0].key)
 

@@ -1,6 +1,5 @@
 """Try a way of comparing on a sample: how well do its scores tell copies with a defect from plain images?"""
 
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from .comparison import compared_sizes
 from .detection import EVERYWHERE
 from .detector import Detector
 from .metrics import roc_auc
+from .quiet_clock import QuietClock
 from .scores import counted_mean, enlarged, score_maps
 from .siblings import others, own_slices, place_of_row, siblings
 from .synthetic import QUIET, Sample
@@ -145,10 +145,10 @@ class Trials:
         """Return how long a search with these settings takes on the whole sample, from a few of its images."""
         detector = Detector(self._gallery, search=_plain(search), calibrated=False, **self._options)
         images = range(0, len(self._sample.plain), max(1, len(self._sample.plain) // PILOT))
-        started = time.perf_counter()
+        clock = QuietClock()
         for image in images:
             self._means(detector, image, np.flatnonzero(self._owners == image))
-        return (time.perf_counter() - started) / len(images) * len(self._sample.plain)
+        return clock.seconds() / len(images) * len(self._sample.plain)
 
     def grid(self, search: SearchSettings) -> tuple[int, int]:
         """Return the grid (H, W) that search settings compare on."""
@@ -172,11 +172,11 @@ class Trials:
         """Search for an image and its copies; return mean distances float32 [B, P], and the seconds it took."""
         candidates = [self._neighbours[query][: detector.search.gallery_neighbours] for query in queries]
         pyramid = self._pyramid(image)
-        started = time.perf_counter()
+        clock = QuietClock()
         places = [place_of_row(self._gallery, self._sample.plain[image])] * len(queries)
         searched = detector.search_pixels(detector.comparison.prepare(pyramid), candidates, places)
         means = [pixels.distances.mean(2).cpu().numpy() for pixels in searched]
-        return np.concatenate(means), time.perf_counter() - started
+        return np.concatenate(means), clock.seconds()
 
     def _pyramid(self, image: int) -> list[Tensor]:
         """Return all levels of a plain image and its copies, float32 [B, H*W, C]."""

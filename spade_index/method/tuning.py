@@ -6,7 +6,6 @@ not take much longer than the backbone.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
 
+from .quiet_clock import QuietClock
 from .synthetic import LEAST, Sample, draw_sample
 from .trials import Trial, Trials, changed
 
@@ -78,7 +78,8 @@ def tune(
     Args:
         gallery: with at least 20 images, whose files can be read where they were added from.
         backbone: the gallery's.
-        seconds: that it may take, approximately; ways that there is no time for are not tried.
+        seconds: that it may take on a machine that does nothing else, approximately, and at most three times as long on
+            a busy one; ways that there is no time for are not tried.
         ways: number of ways to try, the most promising first; None: all that there is time for.
         progress: told of each way when it has been tried, in one line.
         device: of the pixel search, as for `Detector`.
@@ -90,7 +91,7 @@ def tune(
     """
     if len(gallery) < TUNE_FROM:
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to tune on; add at least {TUNE_FROM}")
-    started = time.monotonic()
+    clock = QuietClock()
     sample = draw_sample(gallery, backbone, SHARE_OF_BACKBONE * seconds)
     options = {"device": device or backbone.device, "kernel": kernel, "map_memory": map_memory}
     trials = Trials(gallery, sample, **options)
@@ -100,7 +101,7 @@ def tune(
     if share < 1 and len(sample.plain) > LEAST:
         sample = sample.some(max(LEAST, round(share * len(sample.plain))))
         trials = Trials(gallery, sample, **options)
-    search = _Search(trials, sample, started + seconds, progress)
+    search = _Search(trials, sample, clock, seconds, progress)
     search.run(gallery, ways)
     tried = search.tried
     chosen = choose(tried, sample)
@@ -114,7 +115,7 @@ def tune(
         quality=chosen.quality,
         backbone_ms=sample.backbone_ms,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=time.monotonic() - started,
+        seconds=clock.seconds(),
         tried=[_row(of_way, chosen) for of_way in tried],
     )
 
@@ -127,9 +128,12 @@ def store(writer: GalleryWriter, tuning: Tuning) -> None:
 class _Search:
     """Tries ways one after the other, and those next that the ones before make promising."""
 
-    def __init__(self, trials: Trials, sample: Sample, until: float, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self, trials: Trials, sample: Sample, clock: QuietClock, until: float, progress: Callable[[str], None]
+    ) -> None:
         self.tried: list[list[Trial]] = []
-        self._trials, self._sample, self._until, self._progress = trials, sample, until, progress
+        self._trials, self._sample, self._progress = trials, sample, progress
+        self._clock, self._until = clock, until
         self._longest = 0.0  # seconds that a way took
 
     def run(self, gallery: Gallery, ways: int | None) -> None:
@@ -157,12 +161,12 @@ class _Search:
 
     def _try(self, search: SearchSettings) -> None:
         """Try a way, unless it was tried, or there may be no time for it; the first one always."""
-        began = time.monotonic()
+        began = self._clock.seconds()
         known = any(_way(of_way[0].search) == _way(search) for of_way in self.tried)
         if known or (self.tried and began + self._longest > self._until):
             return
         self.tried.append(self._trials.run(search))
-        self._longest = max(self._longest, time.monotonic() - began)
+        self._longest = max(self._longest, self._clock.seconds() - began)
         best = _best(self.tried[-1])
         self._progress(f"{best.image_roc_auc:.3f} {best.pixel_roc_auc:.3f} {best.ms:4.0f} ms  {describe(best.search)}")
 

@@ -102,6 +102,7 @@ def test_a_signal_keeps_what_was_done(tmp_path: Path, number: int) -> None:
         [sys.executable, "-c", SLOW, "build", str(folder), str(tmp_path / "g"), *BACKBONE, "--no-tune"],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # also where nohup started the tests
     )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "g" / "shards").glob("*")) and time.monotonic() < deadline:
