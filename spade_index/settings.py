@@ -71,6 +71,7 @@ class Preprocessing:
     pixel_range: tuple[float, float] | None = field(default=None, compare=False)  # black and white of more than 8 bits
     tile: int | None = field(default=None, compare=False)  # longer edge in pixels; None: not cut (see `images.tiles`)
     overlap: float = field(default=0.0, compare=False)  # of neighbouring tiles, at least: share of their edge
+    whole: bool = field(default=False, compare=False)  # whether the whole picture is compared, too, beside its tiles
 
     def __post_init__(self) -> None:
         if min(self.input_size) < 16 or max(self.input_size) > LARGEST_EDGE:
@@ -80,8 +81,8 @@ class Preprocessing:
                 f"resize {self.resize} is smaller than the crop {max(self.input_size)}: "
                 "give a larger --resize or a smaller --input-size"
             )
-        if self.tile is None and self.overlap:
-            raise InputError("without tiles there is no overlap: give --tile, too")
+        if self.tile is None and (self.overlap or self.whole):
+            raise InputError("--overlap and --whole go with tiles: give --tile, too")
         if self.tile is not None and self.resize is not None:
             raise InputError("tiles show all of a picture: they cannot be combined with --resize, which crops")
         if self.tile is not None and not LEAST_TILE <= self.tile <= LARGEST_TILE:
@@ -103,7 +104,7 @@ class Preprocessing:
 
 
 # What galleries of earlier versions have and do not state.
-UNSET: dict[str, Any] = {"bits": None, "pixel_range": None, "profiles": False, "tile": None, "overlap": 0.0}
+UNSET = dict[str, Any](bits=None, pixel_range=None, profiles=False, tile=None, overlap=0.0, whole=False)
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ class ExtractionSettings:
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each level."""
         return [(height, width) for _, height, width in self.level_shapes]
+
+    @property
+    def map_shapes(self) -> list[tuple[int, int]]:
+        """Height * width and channels of each level's map."""
+        return [(height * width, channels) for channels, height, width in self.level_shapes]
 
     @property
     def map_bytes(self) -> int:
@@ -183,6 +189,7 @@ class SearchSettings:
     grid: int | None = None  # cells of the longer edge that finer levels are averaged to; None: as stored
     window: int | None = None  # cells around a pixel's own place that it may match; None: all
     same_place: bool = False  # whether a tile is compared with tiles at its place in their pictures alone
+    whole_weight: float = 0.5  # of whole pictures beside their tiles; 0: tiles alone, 1: whole ones alone
     pixel_precision: str = "float32"  # of the scan for candidates; distances are float32 either way
     subtract_neighbours: float = 0.0  # share of the neighbours' own score maps that is subtracted from the query's
     smoothing: float = 4.0  # sigma of the Gaussian on the score map, in pixels of the backbone's input
@@ -199,9 +206,9 @@ class SearchSettings:
             raise InputError(f"pixel_neighbours must be at most 10, not {self.pixel_neighbours}")
         if not 0 <= self.smoothing <= LARGEST_EDGE:
             raise InputError(f"smoothing must be a finite number >= 0, {LARGEST_EDGE} at most, not {self.smoothing}")
-        if not 0 <= self.subtract_neighbours <= 1 or not 0 <= self.top_share <= 1:
-            shares = f"{self.subtract_neighbours} and {self.top_share}"
-            raise InputError(f"subtract_neighbours and top_share must be in 0..1, not {shares}")
+        for name in ("subtract_neighbours", "top_share", "whole_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be in 0..1, not {getattr(self, name)}")
         if self.compared_levels is not None and not (
             self.compared_levels == tuple(sorted({*self.compared_levels}))
             and min(self.compared_levels, default=-1) >= 0
@@ -243,16 +250,15 @@ class SearchSettings:
         Settings that earlier versions lack are left out at their defaults, so that their calibrations stay valid.
         """
         values = asdict(self)
-        for name in ("image_score", "mapped_score", "maps", "pixel_precision"):
+        for name in UNSCORED:
             del values[name]
         defaults = SearchSettings()
-        return json.dumps(
-            {name: value for name, value in values.items() if name not in LATER or value != getattr(defaults, name)},
-            sort_keys=True,
-        )
+        stated = {name: value for name, value in values.items() if name in FIRST or value != getattr(defaults, name)}
+        return json.dumps(stated, sort_keys=True)
 
 
-LATER = ("scaling", "compared_levels", "grid", "window", "same_place", "subtract_neighbours", "top_share")
+UNSCORED = ("image_score", "mapped_score", "maps", "pixel_precision")  # settings that change no score
+FIRST = ("score_neighbours", "gallery_neighbours", "pixel_neighbours", "mode", "level_weights", "smoothing")
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ def pooled_descriptors(backbone: "Backbone", sources: Sources, loading: LoadingO
         workers=loading.workers,
         ahead=2 * loading.batch_size,
         on_error=failed,
+        thumbnails=False,
     )
     descriptors = [backbone(np.stack([image.pixels])).pooled.cpu().numpy() for image in loaded]
     if not descriptors:

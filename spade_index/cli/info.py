@@ -50,6 +50,7 @@ def description(facts: dict[str, Any]) -> str:
     if preprocessing["tile"] is not None:
         pictures = f" tiles of {facts['pictures']:,} pictures"
         tiles = f", of tiles of {preprocessing['tile']} pixels, overlap {preprocessing['overlap']:g}"
+        tiles += ", and whole" if preprocessing["whole"] else ""
     snapshots = [str(row["snapshot"]) for row in facts["snapshots"]]
     lines = {
         "gallery": facts["path"],

@@ -102,6 +102,15 @@ class SearchOptions:
             help="Compare a tile with tiles at the same place of their pictures alone, for products that lie alike.",
         ),
     ]
+    whole_weight: Annotated[
+        float | None,
+        click.option(
+            "--whole-weight",
+            type=REAL,
+            help="Of whole pictures beside their tiles, in a gallery built with --whole: 0 are tiles alone, 1 whole "
+            f"pictures alone; between them the higher of both counts [{DEFAULT.whole_weight:g}]",
+        ),
+    ]
     subtract_neighbours: Annotated[
         float | None,
         click.option(

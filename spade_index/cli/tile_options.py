@@ -43,6 +43,14 @@ class TileOptions:
             help=f"Share of a tile's edge that neighbouring tiles have in common, at least [{OVERLAP:g}]",
         ),
     ]
+    whole: Annotated[
+        bool,
+        click.option(
+            "--whole",
+            is_flag=True,
+            help="Beside its tiles, compare each picture as a whole, too, for defects that are larger than a tile.",
+        ),
+    ]
 
     def given(self, *, cropped: bool = False) -> dict[str, Any]:
         """Return the tiles of a new gallery, as fields of its preprocessing.
@@ -52,12 +60,15 @@ class TileOptions:
         if self.tile is None:
             if self.overlap is not None:
                 raise click.UsageError("--overlap is that of tiles: give --tile, too")
+            if self.whole:
+                raise click.UsageError("without tiles, pictures are compared as wholes: --whole goes with --tile")
             return {}
         if cropped:
             raise click.UsageError(
                 "--tile shows all of a picture: it cannot be combined with --resize or --preset paper, which crop"
             )
-        return {"tile": self.tile, "overlap": OVERLAP if self.overlap is None else self.overlap}
+        overlap = OVERLAP if self.overlap is None else self.overlap
+        return {"tile": self.tile, "overlap": overlap, "whole": self.whole}
 
     @staticmethod
     def say_size(files: "Iterable[ImageFile]", settings: ExtractionSettings) -> None:
@@ -66,7 +77,7 @@ class TileOptions:
         If it is cut, that is the number of its tiles and what they take on disk; if it is not, whether it is shrunk so
         much that small defects are lost.
         """
-        from spade_index.images.tiles import tile_boxes
+        from spade_index.images.tiles import pieces_of
 
         file = next(iter(files), None)
         size = None if file is None else _size(file)
@@ -75,7 +86,7 @@ class TileOptions:
         how = settings.preprocessing
         picture = f"{file.id} of {size[0]}x{size[1]} pixels"
         if how.tile is not None:
-            tiles = len(tile_boxes(*size, how))
+            tiles = len(pieces_of(*size, how))
             megabytes = tiles * (settings.map_bytes + 4 * settings.pooled_dim) / 1e6
             Progress.note(f"{picture} is {tiles:,} tiles, which take {megabytes:,.1f} MB")
             return
@@ -95,6 +106,8 @@ class TileOptions:
         if self.overlap is not None and self.overlap != recorded.overlap:
             built = "without --tile" if recorded.tile is None else f"with --overlap {recorded.overlap:g}"
             raise InputError(f"{gallery.path}: was built {built}, not with --overlap {self.overlap:g}")
+        if self.whole and not recorded.whole:
+            raise InputError(f"{gallery.path}: was built without --whole")
 
 
 def _size(file: "ImageFile") -> tuple[int, int] | None:

@@ -24,6 +24,7 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.index.search import ImageSearch, Neighbour
+from spade_index.gallery.store.codecs import map_bytes
 from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
 from spade_index.gallery.store.record import StoredImage
 from spade_index.images.interest import RegionOfInterest
@@ -36,7 +37,6 @@ from .verify import Problem, bytes_to_check, find_problems
 
 CATALOG = "catalog.sqlite"
 LATEST = 2**63 - 1  # snapshot that a catalog can hold
-REGIONS = 32  # of images, that are kept in memory: 1 MiB each at most
 STALE = 0.1  # share of an index's images added or removed since, above which it should be built again,
 STALE_IMAGES = 20_000  # or their number: then comparing with them takes longer than the index does
 
@@ -80,9 +80,10 @@ class Gallery:
         self._view = SnapshotView(self.path, self.catalog, self._shards, snapshot, row.images)
         self._search: ImageSearch | None = None  # opened when it is needed
         self._index_row = self.catalog.index(snapshot)
+        self.codec = self.catalog.codec()  # of the maps of images that are added
         self.interest = self.catalog.interest()  # the part of every picture that counts; None: all of it
         self.region_rule = self.catalog.region_rule()  # by which each picture has a part of its own that counts
-        self._region = lru_cache(REGIONS)(self.catalog.region)
+        self._region = lru_cache(32)(self.catalog.region)  # 1 MiB each at most
 
     def _locked(self) -> generations.GenerationLock | None:
         """Return a lock on the current generation, if one can be held: the one that is held already, if it is that."""
@@ -187,6 +188,14 @@ class Gallery:
         """Return all that is stored of an image, compared with its checksum. Raises GalleryDamaged."""
         return self._view.stored(row)
 
+    def codec_of(self, shard: int) -> str:
+        """Return the codec of a shard's maps. Raises GalleryDamaged, and GalleryError if it was deleted."""
+        return self._view.codec_of(shard)
+
+    def decoded(self, row: ImageRow) -> StoredImage:
+        """Return what `stored` does, with maps as float16. Raises GalleryDamaged."""
+        return self._view.decoded(row)
+
     def thumbnail(self, row: ImageRow) -> bytes:
         """Return a small JPEG of an image."""
         return self._view.thumbnail(row)
@@ -222,7 +231,6 @@ class Gallery:
     def info(self) -> dict[str, Any]:
         """Describe this gallery in values that JSON knows."""
         shards = self.catalog.shards()
-        region = self.interest or self.region_rule
         return {
             "path": str(self.path),
             "created": self.catalog.meta("created"),
@@ -241,9 +249,10 @@ class Gallery:
             "index": self.index_info(),
             "calibrations": self.catalog.calibrations(),
             "tuned": self.catalog.tuned(),
-            "region_of_interest": None if region is None else region.described(),
-            "maps": "float16",
-            "bytes_per_image": self.settings.map_bytes + 4 * self.settings.pooled_dim,
+            "region_of_interest": None if (region := self.interest or self.region_rule) is None else region.described(),
+            "maps": self.codec,
+            "transcoding": self.catalog.transcoding,
+            "bytes_per_image": map_bytes(self.settings, self.codec) + 4 * self.settings.pooled_dim,
         }
 
     def index_info(self) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from .geometry import Geometry, covered
 from .profiles import to_srgb
 from .scans import require_few_scans
 from .tiff import described, tags_of
-from .tiles import Box, Tile, tile_boxes, tile_digest, tile_id
+from .tiles import Piece, Tile, crop, pieces_of
 
 MAX_PIXELS = DecodeLimits.pixels
 THUMBNAIL_EDGE = 192  # pixels
@@ -57,14 +57,14 @@ class DecodedImage:
     digest: bytes  # xxh3_128 of the file's bytes
     pixels: np.ndarray  # uint8 [H, W, 3]
     geometry: Geometry
-    thumbnail: bytes  # a small JPEG
+    thumbnail: bytes  # a small JPEG; empty where none was asked for
     notice: str | None = None  # what a person should know about it, one line that names the file
     tile: Tile | None = None  # of a picture, which is `file`; None: the whole image
 
     @property
     def id(self) -> str:
         """Its name in a gallery."""
-        return self.file.id if self.tile is None else tile_id(self.file.id, self.tile.box)
+        return self.file.id if self.tile is None else Piece(self.tile.box, self.tile.whole).id(self.file.id)
 
     @property
     def contents(self) -> bytes:
@@ -73,7 +73,7 @@ class DecodedImage:
 
     @property
     def begins(self) -> bool:
-        """Whether it is the first of its file: it is the whole image, or the first tile."""
+        """Whether it is the first of its file: it is all of it, or the first piece."""
         return self.tile is None or self.tile.number == 0
 
     @property
@@ -161,18 +161,18 @@ def preprocess(image: Image.Image, how: Preprocessing) -> tuple[np.ndarray, Geom
     return np.frombuffer(resized.tobytes(), np.uint8).reshape(height, width, 3), geometry
 
 
-def load(file: ImageFile, how: Preprocessing, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+def load(file: ImageFile, how: Preprocessing, max_pixels: int = MAX_PIXELS, *, thumbnail: bool = True) -> DecodedImage:
     """Read, decode and preprocess one image, whole. Raises ImageError."""
     data, opened = _read_file(file, how, max_pixels)
     image = opened.image
     pixels, geometry = preprocess(image, how)
     small = opened.plain and len(data) <= THUMBNAIL_BYTES and max(image.size) <= THUMBNAIL_EDGE
-    thumbnail = data if small else _thumbnail(image)
-    return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, thumbnail, opened.notice)
+    shown = b"" if not thumbnail else data if small else _thumbnail(image)
+    return DecodedImage(file, xxhash.xxh3_128_digest(data), pixels, geometry, shown, opened.notice)
 
 
 def load_parts(file: ImageFile, how: Preprocessing, max_pixels: int = MAX_PIXELS) -> list[DecodedImage]:
-    """Read, decode and preprocess what one file is to a gallery: an image, or the tiles of a picture in raster order.
+    """Read, decode and preprocess what one file is to a gallery: an image, or the pieces of a picture in their order.
 
     Raises ImageError.
     """
@@ -205,33 +205,24 @@ def cut(
     digest: bytes,
     notice: str | None,
     numbers: Iterable[int] | None = None,
+    *,
+    thumbnails: bool = True,
 ) -> list[DecodedImage]:
-    """Cut an RGB picture into tiles, and resize each to the backbone's input. `digest` is that of the file.
+    """Cut an RGB picture into its pieces, and resize each to the backbone's input. `digest` is that of the file.
 
-    With `numbers`, only tiles with these, in raster order.
+    With `numbers`, only pieces with these, in their order (see `pieces_of`).
     """
-    boxes = tile_boxes(image.width, image.height, how)
-    tiles = []
-    for number in range(len(boxes)) if numbers is None else numbers:
-        box = boxes[number]
-        part = crop(image, box)
+    pieces = pieces_of(image.width, image.height, how)
+    found = []
+    for number in range(len(pieces)) if numbers is None else numbers:
+        piece = pieces[number]
+        part = image if piece.whole else crop(image, piece.box)
         pixels, _ = preprocess(part, how)
-        tile = Tile(number, len(boxes), box, digest)
-        geometry = Geometry(image.width, image.height, box)
-        told = notice if number == 0 else None
-        tiles.append(DecodedImage(file, tile_digest(digest, box), pixels, geometry, _thumbnail(part), told, tile))
-    return tiles
-
-
-def crop(image: Image.Image, box: Box) -> Image.Image:
-    """Return a part of an RGB image, in whole pixels; what lies beyond its edges is mirrored."""
-    left, top, right, bottom = (int(edge) for edge in box)
-    inside = (max(0, left), max(0, top), min(image.width, right), min(image.height, bottom))
-    part = image.crop(inside)
-    if inside == (left, top, right, bottom):
-        return part
-    beyond = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0))
-    return Image.fromarray(np.pad(np.asarray(part), beyond, mode="symmetric"))
+        tile = Tile(number, len(pieces), piece.box, digest, piece.whole)
+        geometry = Geometry(image.width, image.height, *piece)
+        told, shown = notice if number == 0 else None, _thumbnail(part) if thumbnails else b""
+        found.append(DecodedImage(file, piece.digest(digest), pixels, geometry, shown, told, tile))
+    return found
 
 
 def _to_rgb(image: Image.Image, profile: object) -> Image.Image:

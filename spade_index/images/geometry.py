@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from spade_index.settings import Preprocessing
 
-from .tiles import box_of
+from .tiles import piece_of
 
 if TYPE_CHECKING:  # it imports this
     from .interest import RegionOfInterest
@@ -18,6 +18,7 @@ class Geometry:
     width: int  # of the original, pixels
     height: int
     box: tuple[float, float, float, float]  # left, top, right, bottom of that part, in original pixels
+    whole: bool = False  # whether it is a picture as a whole, beside its tiles
     region: "RegionOfInterest | None" = None  # the original's own, where its source has a mask for each image
 
     @classmethod
@@ -55,4 +56,4 @@ def place_of(id: str, width: int, height: int, how: Preprocessing) -> Geometry:
     """Return the part of a gallery's image, or of the picture that it is a tile of, that the backbone's input shows."""
     if how.tile is None:
         return covered(width, height, how)
-    return Geometry(width, height, box_of(id, width, height, how))
+    return Geometry(width, height, *piece_of(id, width, height, how))

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from PIL import Image
@@ -17,7 +18,7 @@ from .files import ImageFile
 from .geometry import Geometry
 from .interest import RegionOfInterest, own_region
 from .plain import decoded, loading, picture, picturing
-from .tiles import tile_boxes
+from .tiles import pieces_of
 from .workers import Answer, Asker, DecoderPool, shared_pool
 
 LOT = 8  # small images that a process loads at a time
@@ -39,23 +40,25 @@ def load_all(
     ahead: int,
     on_error: Callable[[ImageError], None],
     decoders: DecoderPool | None = None,
+    thumbnails: bool = True,
 ) -> Generator[DecodedImage]:
     """Yield images in the order of `files`, about `ahead` of them loaded in advance, in `workers` processes.
 
     The tiles of a picture follow each other, in raster order; see `load_tiles`.
 
     The processes are those of `decoders`, by default the program's own, whose limits hold for each image. `on_error` is
-    called for an image that cannot be loaded, which is left out; it may raise to stop. Raises InputError if there
-    cannot be a process, and what iterating over `files` raises, after the images before it.
+    called for an image that cannot be loaded, which is left out; it may raise to stop. Thumbnails are for images that
+    are kept. Raises InputError if there cannot be a process, and what iterating over `files` raises, after the images
+    before it.
     """
     pool, asker = decoders or shared_pool(), Asker()
     if how.tile is not None:
-        yield from load_tiles(files, how, workers=workers, on_error=on_error, decoders=pool)
+        yield from load_tiles(files, how, workers=workers, on_error=on_error, decoders=pool, thumbnails=thumbnails)
         return
     lot = min(LOT, max(1, ahead // (2 * workers)))
 
     def load(some: list[ImageFile]) -> Loaded:
-        return _loaded(pool, asker, some, how)
+        return _loaded(pool, asker, some, how, thumbnails)
 
     def cost(some: list[ImageFile]) -> float:
         return len(some) + sum(map(_held, some)) / HELD_BYTES * ahead
@@ -82,8 +85,9 @@ def load_tiles(
     workers: int,
     on_error: Callable[[ImageError], None],
     decoders: DecoderPool,
+    thumbnails: bool,
 ) -> Generator[DecodedImage]:
-    """Yield the tiles of pictures, in the order of `files` and in raster order.
+    """Yield the tiles of pictures, in the order of `files` and in raster order; of two scales, the whole one last.
 
     Pictures are decoded in other processes. At most PICTURES are in memory at a time, and, of each worker, a few tiles:
     threads take no turns in what takes long, cutting and resizing, so one picture keeps all of them busy.
@@ -107,7 +111,7 @@ def load_tiles(
             if isinstance(region, ImageError):
                 on_error(region)
                 continue
-            for tile in _tiles_of(loaded, file, how, cutters, 2 * workers):
+            for tile in _tiles_of(loaded, file, how, cutters, 2 * workers, thumbnails):
                 yield tile if region is None else _limited(tile, region)
             del loaded, future  # before the next one is waited for
     finally:
@@ -117,17 +121,25 @@ def load_tiles(
 
 
 def _tiles_of(
-    picture: tuple[Image.Image, bytes, str | None], file: ImageFile, how: Preprocessing, pool: Executor, ahead: int
+    picture: tuple[Image.Image, bytes, str | None],
+    file: ImageFile,
+    how: Preprocessing,
+    pool: Executor,
+    ahead: int,
+    thumbnails: bool,
 ) -> Iterator[DecodedImage]:
     image, digest, notice = picture
-    lots = in_lots(range(len(tile_boxes(image.width, image.height, how))), TILES)
-    cut_ahead = _started_ahead(lots, lambda lot: pool.submit(cut, image, file, how, digest, notice, lot), ahead)
-    for _, future in cut_ahead:
+    make = partial(cut, image, file, how, digest, notice, thumbnails=thumbnails)
+    lots = in_lots(range(len(pieces_of(image.width, image.height, how))), TILES)
+    for _, future in _started_ahead(lots, lambda lot: pool.submit(make, lot), ahead):
         yield from future.result()
 
 
-def _loaded(pool: DecoderPool, asker: Asker, files: Sequence[ImageFile], how: Preprocessing) -> Loaded:
-    answers = pool.answers([loading(file, how, pool.limits.pixels) for file in files], asker)
+def _loaded(
+    pool: DecoderPool, asker: Asker, files: Sequence[ImageFile], how: Preprocessing, thumbnails: bool
+) -> Loaded:
+    calls = [loading(file, how, pool.limits.pixels, thumbnail=thumbnails) for file in files]
+    answers = pool.answers(calls, asker)
     return [
         answer if isinstance(answer, ImageError) else _or_error(_with_region, file, answer, how)
         for file, answer in zip(files, answers, strict=True)

@@ -19,9 +19,9 @@ LONGEST = 256 << 10  # bytes of a thumbnail
 WRONG = (KeyError, IndexError, TypeError, ValueError, ArithmeticError)  # raised by what a decoder should not answer
 
 
-def loading(file: ImageFile, how: Preprocessing, pixels: int) -> Call:
+def loading(file: ImageFile, how: Preprocessing, pixels: int, *, thumbnail: bool = True) -> Call:
     """Return the call that loads a file, for `decoded`."""
-    return Call(_load, file.path, file.read, (file.path, how, pixels))
+    return Call(_load, file.path, file.read, (file.path, how, pixels, thumbnail))
 
 
 def preparing(file: ImageFile, how: Preprocessing, pixels: int) -> Call:
@@ -76,8 +76,8 @@ def _wrong(file: ImageFile, error: Exception) -> ImageError:
     return ImageError(f"{file.path}: cannot be decoded (its decoder answered {error!r})")
 
 
-def _load(read: Callable[[], bytes], path: str, how: Preprocessing, pixels: int) -> Plain:
-    image = load(ImageFile(path, path, 0, 0, read), how, pixels)
+def _load(read: Callable[[], bytes], path: str, how: Preprocessing, pixels: int, thumbnail: bool) -> Plain:
+    image = load(ImageFile(path, path, 0, 0, read), how, pixels, thumbnail=thumbnail)
     return _plain(image.pixels, image.geometry, image.digest, image.thumbnail, image.notice)
 
 

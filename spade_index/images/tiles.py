@@ -4,19 +4,25 @@ Tiles are cut before they are resized to the backbone's input, so a small defect
 evenly, and overlap by at least the share that was asked for. Those at the picture's edges reach over them by half of
 that; what they see there is the picture, mirrored. So every place lies well inside of a tile: at the edges of its
 input, the padding of a backbone's convolutions makes its features differ, which would be taken for defects.
+
+With two scales, the last piece of a picture is the picture itself, resized to the input as a whole.
 """
 
 import math
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
+import numpy as np
 import xxhash
+from PIL import Image
 
 from spade_index.settings import Preprocessing
 
 MARK = "@"  # before the place of a tile, in ids
-PLACE = re.compile(r"(.*)@(-?\d+),(-?\d+)", re.DOTALL)
+WHOLE = "whole"  # in place of it, in the id of a whole picture beside its tiles
+PLACE = re.compile(r"(.*)@(?:(-?\d+),(-?\d+)|whole)", re.DOTALL)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the upright picture
 
@@ -29,6 +35,28 @@ class Tile:
     count: int  # of the picture's tiles
     box: Box
     contents: bytes  # digest of the picture's file
+    whole: bool = False  # it is the picture itself, beside its tiles
+
+
+class Piece(NamedTuple):
+    """A part of a picture that is a row of a gallery: a tile, or the whole picture beside its tiles."""
+
+    box: Box
+    whole: bool = False
+
+    def id(self, picture: str) -> str:
+        """Return its id, from that of its picture."""
+        return f"{picture}{MARK}{WHOLE}" if self.whole else tile_id(picture, self.box)
+
+    def digest(self, contents: bytes) -> bytes:
+        """Return its digest, from that of its picture's file."""
+        return _digest(contents, WHOLE) if self.whole else tile_digest(contents, self.box)
+
+
+def pieces_of(width: int, height: int, how: Preprocessing) -> list[Piece]:
+    """Return what a picture is cut into: its tiles in raster order, and itself where there are two scales."""
+    tiles = [Piece(box) for box in tile_boxes(width, height, how)]
+    return [*tiles, Piece(_all_of(width, height), whole=True)] if how.whole else tiles
 
 
 def tile_boxes(width: int, height: int, how: Preprocessing) -> list[Box]:
@@ -69,6 +97,17 @@ def _own(start: int, length: int, tile: int, overlap: float) -> tuple[float, flo
     return low, high
 
 
+def crop(image: Image.Image, box: Box) -> Image.Image:
+    """Return a part of an RGB image, in whole pixels; what lies beyond its edges is mirrored."""
+    left, top, right, bottom = (int(edge) for edge in box)
+    inside = (max(0, left), max(0, top), min(image.width, right), min(image.height, bottom))
+    part = image.crop(inside)
+    if inside == (left, top, right, bottom):
+        return part
+    beyond = ((inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0))
+    return Image.fromarray(np.pad(np.asarray(part), beyond, mode="symmetric"))
+
+
 def tile_size(how: Preprocessing) -> tuple[int, int]:
     """Return the width and height of a tile in pixels: its longer edge is `how.tile`, its shape that of the input."""
     if how.tile is None:
@@ -95,36 +134,49 @@ def tile_id(picture: str, box: Box) -> str:
 
 
 def picture_of(id: str) -> str:
-    """Return the id of the picture that a tile is of; of an id that is no tile's, that id."""
+    """Return the id of the picture that a piece is of; of an id that is no piece's, that id."""
     found = PLACE.fullmatch(id)
     return id if found is None else found[1]
 
 
 def part_ids(id: str, width: int, height: int, how: Preprocessing) -> list[str]:
-    """Return the ids of what an image is in a gallery: its own, or those of a picture's tiles in raster order."""
+    """Return the ids of what an image is in a gallery: its own, or those of a picture's pieces in their order."""
     if how.tile is None:
         return [id]
-    return [tile_id(id, box) for box in tile_boxes(width, height, how)]
+    return [piece.id(id) for piece in pieces_of(width, height, how)]
 
 
 def tile_range(picture: str) -> tuple[str, str]:
-    """Return the ids, in their order, from which and before which those of a picture's tiles are.
+    """Return the ids, in their order, from which and before which those of a picture's pieces are.
 
-    Those of tiles of pictures whose names begin with `PICTURE@` are among them.
+    Those of pieces of pictures whose names begin with `PICTURE@` are among them.
     """
     return f"{picture}{MARK}", f"{picture}{chr(ord(MARK) + 1)}"
 
 
 def box_of(id: str, width: int, height: int, how: Preprocessing) -> Box:
     """Return the box of the tile with this id in a picture of this size; of any other image, all of it."""
+    return piece_of(id, width, height, how).box
+
+
+def piece_of(id: str, width: int, height: int, how: Preprocessing) -> Piece:
+    """Return the piece with this id of a picture of this size; of any other image, all of it."""
     found = PLACE.fullmatch(id) if how.tile is not None else None
-    if found is None:
-        return (0.0, 0.0, float(width), float(height))
+    if found is None or found[2] is None:
+        return Piece(_all_of(width, height), whole=found is not None)
     across, down = tile_size(how)
     left, top = int(found[2]), int(found[3])
-    return (left, top, left + min(width, across), top + min(height, down))
+    return Piece((left, top, left + min(width, across), top + min(height, down)))
+
+
+def _all_of(width: int, height: int) -> Box:
+    return (0.0, 0.0, float(width), float(height))
 
 
 def tile_digest(digest: bytes, box: Box) -> bytes:
     """Return the digest of a tile, from that of its picture's file."""
-    return xxhash.xxh3_128_digest(digest + ",".join(str(int(edge)) for edge in box).encode())
+    return _digest(digest, ",".join(str(int(edge)) for edge in box))
+
+
+def _digest(contents: bytes, place: str) -> bytes:
+    return xxhash.xxh3_128_digest(contents + place.encode())

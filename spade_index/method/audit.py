@@ -21,6 +21,7 @@ from .calibration import near_distance, nearest_others
 from .detection import Detection, Question
 from .detector import Detector
 from .normal_scores import NormalScores, stored_calibration
+from .scales import Scales, scales_of
 from .siblings import are_siblings, place_of_row
 from .tuned import tuned_search
 
@@ -130,17 +131,21 @@ def _scored(
 
 
 def _near_duplicates(gallery: Gallery, images: Iterator[ImageRow]) -> list[list[str]]:
-    near = near_distance(gallery)
-    pairs = (pair for part in iter(lambda: list(islice(images, SAMPLE)), []) for pair in _pairs(gallery, part, near))
+    near, scales = near_distance(gallery), scales_of(gallery)
+    pairs = (
+        pair for part in iter(lambda: list(islice(images, SAMPLE)), []) for pair in _pairs(gallery, part, near, scales)
+    )
     return sorted(_groups(pairs), key=lambda group: (-len(group), group))
 
 
-def _pairs(gallery: Gallery, images: list[ImageRow], near: float) -> Iterator[tuple[str, str]]:
+def _pairs(gallery: Gallery, images: list[ImageRow], near: float, scales: Scales | None) -> Iterator[tuple[str, str]]:
     """Yield the ids of images and of their near-duplicates, which are none of their own pictures' tiles."""
     nearest = gallery.nearest(gallery.pooled(images), COPIES + 1)
     for image, neighbours in zip(images, nearest, strict=True):
+        limit = near if scales is None or image.key not in scales.keys else scales.near
         for neighbour in neighbours:
-            if not are_siblings(gallery, image.id, neighbour.id) and neighbour.distance <= near:
+            alike = scales is None or scales.are_alike(image.key, neighbour.key)
+            if alike and not are_siblings(gallery, image.id, neighbour.id) and neighbour.distance <= limit:
                 yield image.id, neighbour.id
 
 

@@ -19,17 +19,16 @@ from spade_index.images.geometry import Geometry
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
 from .detector import Detector
-from .normal_scores import PEAK, NormalScores, images_needed
+from .normal_scores import NormalScores, images_needed
 from .quiet_clock import QuietClock
-from .scores import enlarged, image_scores, map_score
-from .siblings import picture_numbers, pictures_of, place_of_row, siblings
+from .scales import PAIRS, near_of, scales_of
+from .scores import PEAK, enlarged, image_scores, map_score
+from .siblings import own_slices, pictures_of, place_of_row, siblings, whole_flags
 from .thresholds import require_share
 
 RULE = "conformal: leave-one-out scores of the gallery's own images"
 MINIMUM = 10  # images, or pictures; the scores of fewer say nothing
 AT_LEAST = 100  # images that are scored, however long that takes; of pictures that are cut into tiles, what is needed
-NEAR = 0.02  # of the median distance between two images: below it they are near-duplicates (frames, crops)
-PAIRS = 200  # images whose distances to each other give that median
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def calibrate(
     least = AT_LEAST if gallery.settings.preprocessing.tile is None else images_needed(false_alarms)
     alone = _search_all(detector, pictures, least, math.inf if seconds is None else seconds, progress)
     found = _joined(_scored(detector, search, sorted(alone), kept), kept)
-    normal = NormalScores(found, picture_numbers(gallery, found.keys))
+    normal = NormalScores.of_gallery(gallery, found, search)
     if gallery.settings.preprocessing.tile is not None and len(normal) < MINIMUM:
         raise InputError(f"{gallery.path}: {len(normal)} pictures are too few to calibrate on; add at least {MINIMUM}")
     return Calibration(
@@ -143,7 +142,8 @@ def store(writer: GalleryWriter, search: SearchSettings, calibration: Calibratio
 def counted_scores(detector: Detector, distances: np.ndarray, cells: np.ndarray | None, place: Geometry) -> np.ndarray:
     """Return the scores that count of an image's score map, in any shape, of its cells' distances float32 [P]."""
     counting = None if cells is None else torch.from_numpy(cells)[None]
-    part, size = detector.own_part(place), detector.comparison.size
+    how, size = detector.gallery.settings.preprocessing, detector.comparison.size
+    part = own_slices(place, how.input_size, how)
     score_map = detector.score_maps(torch.from_numpy(distances)[None], counting)[0]
     if counting is None:
         return score_map[part]
@@ -151,11 +151,12 @@ def counted_scores(detector: Detector, distances: np.ndarray, cells: np.ndarray 
 
 
 def near_distance(gallery: Gallery) -> float:
-    """Return the squared distance of pooled descriptors below which two images are near-duplicates."""
-    pooled = gallery.pooled(gallery.sample(PAIRS)).astype(np.float64)  # [n, D]
-    squared = (pooled**2).sum(1)
-    distances = squared[:, None] + squared - 2 * pooled @ pooled.T
-    return NEAR * float(np.median(distances[np.triu_indices(len(pooled), 1)])) if len(pooled) > 1 else 0.0
+    """Return the squared distance of pooled descriptors below which two images are near-duplicates.
+
+    At two scales, it is that of tiles (see `Scales.near`).
+    """
+    rows, scales = gallery.sample(PAIRS), scales_of(gallery)
+    return near_of(gallery.pooled(rows if scales is None else scales.tiles(rows)))
 
 
 def _search_all(
@@ -186,12 +187,14 @@ def nearest_others(
 ) -> list[list[Neighbour]]:
     """Return the nearest images of one of the gallery: without its picture, and images nearer than `near`.
 
-    `own` are the keys of its picture's tiles, where they are known.
+    `own` are the keys of its picture's tiles, where they are known. `near` is that of tiles, at two scales.
     """
-    gallery = detector.gallery
+    gallery, place = detector.gallery, place_of_row(detector.gallery, image)
     if own is None:
         own = {sibling.key for sibling in siblings(gallery, image)}
-    return detector.nearest_images(gallery.pooled([image]), own, near, [place_of_row(gallery, image)])
+    if place.whole and detector.scales is not None:
+        near = detector.scales.near
+    return detector.nearest_images(gallery.pooled([image]), own, near, [place])
 
 
 def _search_without(detector: Detector, image: ImageRow, near: float, own: Collection[int]) -> list[_Alone]:
@@ -211,12 +214,17 @@ def _scored(
     """Yield key, scores and map of each image; its neighbours' maps, which are all known now, are subtracted."""
     maps = as_stored([image.distances for image in alone]) if alone else np.empty((0, 0), np.float16)
     first = LeaveOneOut(np.array([image.key for image in alone], np.int64), {}, maps)
-    own_regions = detector.gallery.region_rule is not None
-    known = NormalScores(first if kept is None else _merged(first, kept), own_regions=own_regions)
+    both = first if kept is None else _merged(first, kept)
+    known = NormalScores(
+        both,
+        whole=whole_flags(detector.gallery, both.keys),
+        own_regions=detector.gallery.region_rule is not None,
+    )
     for image in alone:
         distances = image.distances
         if search.subtract_neighbours:
-            distances = distances - search.subtract_neighbours * known.own_map(image.neighbours)
+            own = known.own_map(image.neighbours, image.place.whole)
+            distances = distances - search.subtract_neighbours * own
         counted = counted_scores(detector, distances, image.cells, image.place)
         of_map = map_score(counted, search.top_share)
         kinds = [*image_scores(image.pooled, of_map).items(), (PEAK, float(counted.max()))]

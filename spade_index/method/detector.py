@@ -25,15 +25,18 @@ from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import DecodedImage
 from spade_index.images.geometry import Geometry
 from spade_index.kernels import MapPool, PoolStats, choose_kernel
-from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
+from spade_index.settings import ImageScore, SearchSettings
 
+from .commands import calibrate_command
 from .comparison import Comparison
-from .detection import EVERYWHERE, Detection, Part, PixelDetection, Question
-from .interest import interest_of
+from .detection import Detection, PixelDetection, Question
+from .interest import interest_of, require_countable
+from .normal_scores import Stored
 from .pixel_search import Found, PixelSearch
+from .scales import Units, scales_of
 from .scores import image_scores, map_score, pooled_score, score_maps
-from .siblings import Places, nearest_besides, others, own_slices
-from .thresholds import Thresholds, find_thresholds
+from .siblings import Places, is_whole, nearest_besides, others, own_slices
+from .thresholds import find_thresholds
 from .tuned import interested, tuned_search
 
 
@@ -48,7 +51,7 @@ class Detector:
         threshold: float | None = None,
         *,
         false_alarms: float | None = None,
-        calibrated: bool = True,
+        calibrated: bool | Stored = True,
         device: torch.device | str | None = None,
         kernel: str | None = None,
         map_memory: int | None = None,
@@ -61,8 +64,8 @@ class Detector:
             search: by default the gallery's tuned settings (see `tuned_search`), or `SearchSettings()`.
             threshold: on the image score, in place of the calibrated one.
             false_alarms: share of normal images that may be called anomalous, in (0, 1); by default as calibrated.
-            calibrated: whether to use the gallery's calibration; without it there are no p-values, and nothing is
-                subtracted.
+            calibrated: whether to use the gallery's calibration, or another in its place (see `at_once`); without one
+                there are no p-values, and nothing is subtracted.
             device: of the pixel search; by default the backbone's, or without one the CPU.
             kernel: backend of the pixel search (see `choose_kernel`).
             map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
@@ -81,8 +84,7 @@ class Detector:
             gallery.settings.require_equal(backbone.settings, str(gallery.path))
         if not len(gallery):
             raise GalleryError(f"{gallery.path}: the gallery is empty: add normal images first")
-        self.gallery = gallery
-        self.backbone = backbone
+        self.gallery, self.backbone = gallery, backbone
         self.device = torch.device(device or (backbone.device if backbone else "cpu"))
         try:
             self.kernel = choose_kernel(self.device, kernel)
@@ -91,13 +93,15 @@ class Detector:
         self.comparison = Comparison(gallery, self.search)
         self.weights = self.comparison.weights
         self._places = Places(gallery) if self.search.same_place else None
+        self.scales = scales_of(gallery, self.search)
         self.interest = interest_of(gallery, self.comparison, self.search)
         self._pixel_search = PixelSearch(
             gallery, self.search, self.comparison, self.kernel, self.device, map_memory, self.interest
         )
-        known = find_thresholds(gallery, self.search, false_alarms) if calibrated else Thresholds(FALSE_ALARMS)
+        known = find_thresholds(gallery, self.search, false_alarms, calibrated)
         self.calibrated_on, self.false_alarms = known.snapshot, known.false_alarms
         self.normal_scores, self.pixel_threshold = known.normal_scores, known.of_pixel
+        self.units = Units(self.search.whole_weight) if self.normal_scores is None else self.normal_scores.units
         self.thresholds: dict[ImageScore, float] = dict(known.of_image)
         self.kind: ImageScore = self.search.effective_image_score
         if threshold is not None:
@@ -105,21 +109,19 @@ class Detector:
         self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
-        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`).
+        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`)."""
+        pooled, pyramid = self.features(images)
+        return self.detect_features(pooled, pyramid, places=[image.geometry for image in images])
 
-        Raises ValueError if there is no backbone, or for a whole image where the gallery's pictures are cut into tiles.
-        """
+    def features(self, images: Sequence[DecodedImage]) -> tuple[np.ndarray, list[Tensor]]:
+        """Return descriptors, float32 [B, D], and levels [B, H*W, C], of images. Raises ValueError if it cannot."""
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
         if self.gallery.settings.preprocessing.tile and not all(image.tile for image in images):
             raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
-        if self.interest is not None:
-            self.interest.require(images)
-        elif (own := next((image for image in images if image.geometry.region is not None), None)) is not None:
-            raise InputError(f"{own.file.path}: has a region of interest of its own, but {self.gallery.path} has none")
-        features = self.backbone(np.stack([image.pixels for image in images]))
-        places = [image.geometry for image in images]
-        return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, places=places)
+        require_countable(self.gallery, self.interest, images)
+        found = self.backbone(np.stack([image.pixels for image in images]))
+        return found.pooled.cpu().numpy(), found.pyramid
 
     def detect_features(
         self,
@@ -149,18 +151,19 @@ class Detector:
     ) -> Iterator[tuple[int, Detection]]:
         """Yield the number and detection of each query as soon as it is known; those without a score map come first."""
         scores = [self.pooled_score(neighbours) for neighbours in nearest]
+        whole = [False] * len(scores) if places is None else [place.whole for place in places]
         with_map = []
         for query, (score, question) in enumerate(zip(scores, questions, strict=True)):
-            if self._wants_map(score, question):
+            if self._wants_map(score * self.units.of("pooled", whole[query]), question):
                 with_map.append(query)
             else:
-                yield query, self._detection(question, nearest[query], score, None)
+                yield query, self._detection(question, nearest[query], score, None, whole[query])
         if len(with_map) < len(scores):
             pyramid = [level[with_map] for level in pyramid]
         there = None if places is None else [places[query] for query in with_map]
         found = self.nearest_pixels(pyramid, [nearest[query] for query in with_map], there)
         for query, pixels in zip(with_map, found, strict=True):
-            yield query, self._detection(questions[query], nearest[query], scores[query], pixels)
+            yield query, self._detection(questions[query], nearest[query], scores[query], pixels, whole[query])
 
     def nearest_images(
         self,
@@ -180,7 +183,9 @@ class Detector:
         """
         wanted = max(self.search.score_neighbours, self.search.gallery_neighbours)
         more = wanted if beyond is None else 2 * wanted
-        if self._places is None:
+        if self.scales is not None:
+            nearest = self.scales.nearest(pooled, more, without, places, self._places)
+        elif self._places is None:
             nearest = nearest_besides(self.gallery, pooled, more, without)
         else:
             nearest = self._places.nearest(pooled, more, without, places)
@@ -200,14 +205,15 @@ class Detector:
             nearest: of each query, as `nearest_images` found them.
             places: of the queries in their pictures; needed for tiles, and for crops within a region of interest.
         """
-        size, most = self.comparison.size, self.search.gallery_neighbours
+        size, most, how = self.comparison.size, self.search.gallery_neighbours, self.gallery.settings.preprocessing
         candidates = [neighbours[:most] for neighbours in nearest]
         for found in self.search_pixels(self.comparison.prepare(pyramid), candidates, places):
             near = [candidates[query] for query in found.queries]
-            means = self._less_normal(found.distances.mean(2), near)  # [B, P]
+            there = [None if places is None else places[query] for query in found.queries]
+            means = self._less_normal(found.distances.mean(2), near, there)  # [B, P]
             arrays = (values.cpu().numpy() for values in (found.distances, found.matches, means))
-            parts = [EVERYWHERE if places is None else self.own_part(places[query]) for query in found.queries]
-            counted = found.counted(size, self.gallery.settings.preprocessing.input_size)
+            parts = [own_slices(place, how.input_size, how) for place in there]
+            counted = found.counted(size, how.input_size)
             mapped = zip(self.score_maps(means, found.cells), *arrays, near, parts, counted, strict=True)
             for score_map, distances, matches, mean, neighbours, part, (cells, inside) in mapped:
                 score = map_score(score_map[part], self.search.top_share, None if inside is None else inside[part])
@@ -219,10 +225,7 @@ class Detector:
         candidates: list[list[Neighbour]],
         places: Sequence[Geometry] | None = None,
     ) -> Iterator[Found]:
-        """Yield the nearest pixels of prepared levels [B, H*W, C] (see `Comparison`) among those of the candidates.
-
-        `places` are those of the queries, as in `nearest_pixels`.
-        """
+        """Yield the nearest pixels, among the candidates' (see `nearest_pixels`), of prepared levels [B, H*W, C]."""
         return self._pixel_search.nearest(prepared, candidates, places)
 
     def score_maps(self, distances: Tensor, cells: Tensor | None = None) -> np.ndarray:
@@ -230,20 +233,16 @@ class Detector:
 
         `cells`, bool [B, P], are those that count in a region of interest; None: all.
         """
-        shown = self.gallery.settings.preprocessing.input_size
-        return score_maps(distances, self.comparison.size, shown, self.search.smoothing, cells)
+        size, shown = self.comparison.size, self.gallery.settings.preprocessing.input_size
+        return score_maps(distances, size, shown, self.search.smoothing, cells)
 
-    def own_part(self, place: Geometry) -> Part:
-        """Return the part of a score map that counts: of a tile, what no other of its picture sees better."""
-        how = self.gallery.settings.preprocessing
-        return EVERYWHERE if how.tile is None else own_slices(place, how.input_size, how)
-
-    def _less_normal(self, distances: Tensor, candidates: list[list[Neighbour]]) -> Tensor:
+    def _less_normal(self, distances: Tensor, near: list[list[Neighbour]], places: list[Geometry | None]) -> Tensor:
         """Subtract a share of what the neighbours themselves score at each place from distances [B, P]."""
         share = self.search.subtract_neighbours
         if not share or self.normal_scores is None:
             return distances
-        own = np.stack([self.normal_scores.own_map([n.key for n in neighbours]) for neighbours in candidates])
+        keys = ([neighbour.key for neighbour in neighbours] for neighbours in near)
+        own = np.stack([self.normal_scores.own_map(*of) for of in zip(keys, map(is_whole, places), strict=True)])
         return distances - share * torch.from_numpy(own).to(distances.device)
 
     def require_answerable(self, question: Question) -> None:
@@ -253,7 +252,7 @@ class Detector:
         if maps == "auto" and question.threshold is None and "pooled" not in self.thresholds:
             raise InputError(
                 f"{path}: maps `auto` needs a threshold for these search settings: "
-                f"run `spade-index calibrate {path}`, or give one"
+                f"run `{calibrate_command(self.gallery, self.search)}`, or give one"
             )
         if maps != "always" and self.search.image_score not in (None, "pooled"):
             raise InputError(f"image score `{self.search.image_score}` needs every image's score map: ask for `always`")
@@ -266,11 +265,12 @@ class Detector:
         return maps == "always"
 
     def _detection(
-        self, question: Question, neighbours: list[Neighbour], score: float, pixels: PixelDetection | None
+        self, question: Question, neighbours: list[Neighbour], score: float, pixels: PixelDetection | None, whole: bool
     ) -> Detection:
         scores: dict[ImageScore, float] = {"pooled": score}
         if pixels is not None:
-            scores = image_scores(score, pixels.score)
+            scores, pixels = image_scores(score, pixels.score), self.units.scaled(pixels, whole)
+        scores = {kind: value * self.units.of(kind, whole) for kind, value in scores.items()}
         kind = self.search.image_score_for(question.maps or self.search.maps)
         return Detection(
             self.gallery.snapshot,

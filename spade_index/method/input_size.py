@@ -17,10 +17,10 @@ from PIL import Image
 from spade_index.errors import ImageError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images.decode import crop, decode
+from spade_index.images.decode import decode
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.ranges import longer_edge, spread
-from spade_index.images.tiles import tile_boxes
+from spade_index.images.tiles import crop, tile_boxes
 from spade_index.settings import Preprocessing
 
 from .tuning import BASE, Tuning, tune

@@ -232,6 +232,14 @@ def countable(
     return kept
 
 
+def require_countable(gallery: Gallery, interest: Interest | None, images: Sequence[DecodedImage]) -> None:
+    """Raise ImageError if nothing counts of an image, InputError if only it has a region, but not the gallery."""
+    if interest is not None:
+        interest.require(images)
+    elif (own := next((image for image in images if image.geometry.region is not None), None)) is not None:
+        raise InputError(f"{own.file.path}: has a region of interest of its own, but {gallery.path} has none")
+
+
 def inside_of(gallery: Gallery, place: Geometry, grid: Size, size: Sequence[int]) -> np.ndarray | None:
     """Return which pixels of a score map count, bool [H, W]; None where all do.
 

@@ -21,10 +21,10 @@ from spade_index.gallery.store.leave_one_out import FOLDER, LeaveOneOut, remedy,
 from spade_index.settings import IMAGE_SCORES, ImageScore, SearchSettings
 
 from .comparison import compared_sizes
-from .scores import counted_mean
-from .siblings import picture_numbers
+from .scales import Units, highest, units_of
+from .scores import PEAK, counted_mean
+from .siblings import picture_numbers, whole_flags
 
-PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
 SCORES = (*IMAGE_SCORES, PEAK)  # of every image
 ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all images takes their place
 
@@ -32,26 +32,43 @@ ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all 
 class NormalScores:
     """Scores and maps of a gallery's images under one way of searching."""
 
-    def __init__(self, found: LeaveOneOut, pictures: np.ndarray | None = None, *, own_regions: bool = False) -> None:
+    def __init__(
+        self,
+        found: LeaveOneOut,
+        pictures: np.ndarray | None = None,
+        whole: np.ndarray | None = None,
+        weight: float = SearchSettings.whole_weight,
+        *,
+        own_regions: bool = False,
+    ) -> None:
         """Take what was found.
 
         Args:
             found: scores and maps of n images.
             pictures: int64 [n], the number of the picture that each of them is a tile of; None: each is its own.
+            whole: bool [n], which of them are whole pictures beside their tiles; None: there is one scale.
+            weight: of whole pictures, as for `SearchSettings`.
             own_regions: whether images have regions of interest of their own, so that maps differ in what counts.
         """
         self._own_regions = own_regions
-        self._found = found
-        self._count = len(found) if pictures is None else int(pictures.max(initial=-1)) + 1
-        self._ascending = {kind: np.sort(self._highest(scores, pictures)) for kind, scores in found.scores.items()}
+        self._found, self._whole = found, whole
+        self._scores, self.units = found.scores, Units()
+        counts = np.full(len(found), True)
+        if pictures is not None and whole is not None:
+            self.units = units_of(found.scores, pictures, whole, weight)
+            factors = {kind: [self.units.of(kind, of) for of in (False, True)] for kind in found.scores}
+            self._scores = {kind: of * np.array(factors[kind])[whole.astype(int)] for kind, of in found.scores.items()}
+            counts = np.where(whole, self.units.counts(whole=True), self.units.counts(whole=False))
+        own = np.arange(len(found)) if pictures is None else pictures
+        self._ascending = {kind: np.sort(highest(of[counts], own[counts])) for kind, of in self._scores.items()}
+        self._count = len(np.unique(own[counts]))
 
-    def _highest(self, scores: np.ndarray, pictures: np.ndarray | None) -> np.ndarray:
-        """Return the score of each picture: the highest of its tiles'."""
-        if pictures is None:
-            return scores
-        highest = np.full(self._count, -np.inf)
-        np.maximum.at(highest, pictures, scores)
-        return highest
+    @classmethod
+    def of_gallery(cls, gallery: Gallery, found: LeaveOneOut, search: SearchSettings) -> "NormalScores":
+        """Take what was found of images of a gallery under search settings."""
+        pictures, whole = picture_numbers(gallery, found.keys), whole_flags(gallery, found.keys)
+        own_regions = gallery.region_rule is not None
+        return cls(found, pictures, whole, search.whole_weight, own_regions=own_regions)
 
     def __len__(self) -> int:
         """The number of images that were scored; of pictures, where these are cut into tiles."""
@@ -63,8 +80,8 @@ class NormalScores:
         return self._found.keys
 
     def of(self, kind: str) -> np.ndarray:
-        """Return the scores float64 [n] of one kind, in the order of the keys."""
-        return self._found.scores[kind]
+        """Return the scores float64 [n] of one kind, in the order of the keys; of two scales, in one unit."""
+        return self._scores[kind]
 
     def p_value(self, kind: str, score: float) -> float:
         """Return the share of normal images that score at least as high, in 0..1, as a new one would find it."""
@@ -80,15 +97,18 @@ class NormalScores:
         found = {kind: self.threshold(kind, false_alarms) for kind in IMAGE_SCORES}
         return {kind: threshold for kind, threshold in found.items() if threshold is not None}
 
-    def own_map(self, keys: Sequence[int]) -> np.ndarray:
-        """Return the mean, float32 [P], of the maps of the images with these keys; of all if few have one."""
+    def own_map(self, keys: Sequence[int], whole: bool = False) -> np.ndarray:
+        """Return the mean, float32 [P], of the maps of the images with these keys; of all if few have one.
+
+        `whole` says that they are whole pictures, where there are two scales.
+        """
         rows = self._found.rows(keys)
         if len(rows) < ENOUGH:
-            return self._mean_map
+            return self._mean_maps[whole and self._whole is not None]
         maps = self._found.maps_of(rows)
         if not self._own_regions:
             return np.asarray(maps.mean(0))
-        return np.where(maps.any(0), counted_mean(maps, 0), self._mean_map)
+        return np.where(maps.any(0), counted_mean(maps, 0), self._mean_maps[whole and self._whole is not None])
 
     def map_of(self, key: int) -> np.ndarray | None:
         """Return the map, float32 [P], of the image with this key, or None if it was not scored."""
@@ -96,11 +116,14 @@ class NormalScores:
         return np.asarray(self._found.maps_of(rows)[0]) if len(rows) else None
 
     @cached_property
-    def _mean_map(self) -> np.ndarray:
+    def _mean_maps(self) -> list[np.ndarray]:
+        """The means of all maps, or of tiles' and of whole pictures'."""
+        maps = self._found.maps[:]
+        scales = [slice(None)] if self._whole is None or not len(maps) else [~self._whole, self._whole]
+        of_scale = [maps[some] for some in scales]
         if self._own_regions:
-            return counted_mean(self._found.maps_of(np.arange(len(self._found))), 0)
-        mean: np.ndarray = self._found.maps[:].mean(0, dtype=np.float32)
-        return mean
+            return [counted_mean(some if len(some) else maps, 0) for some in of_scale]
+        return [(some if len(some) else maps).mean(0, dtype=np.float32) for some in of_scale]
 
 
 @dataclass(frozen=True)
@@ -133,8 +156,7 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
         found = LeaveOneOut.read(path)
         if found.maps.shape[1] != math.prod(compared_sizes(gallery, search)[0]) or not found.scores.keys() >= {*SCORES}:
             raise GalleryDamaged(f"{path}: it was made with other settings: {remedy(path)}")
-        own_regions = gallery.region_rule is not None
-        scores = NormalScores(found, picture_numbers(gallery, found.keys), own_regions=own_regions)
+        scores = NormalScores.of_gallery(gallery, found, search)
     thresholds = {kind: float(threshold) for kind, threshold in values["thresholds"].items()}
     return Stored(values["snapshot"], false_alarms, thresholds, scores)
 

@@ -9,12 +9,12 @@ from PIL import Image
 
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.images.decode import AS_STORED, crop
+from spade_index.images.decode import AS_STORED
 from spade_index.images.files import as_path, is_regular, read_any, status_of
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.pages import without_page
 from spade_index.images.plain import picture_of
-from spade_index.images.tiles import Box, box_of, tile_digest
+from spade_index.images.tiles import Piece, crop, piece_of
 from spade_index.images.workers import Held
 from spade_index.settings import Preprocessing
 
@@ -38,16 +38,16 @@ def originals(rows: Sequence[ImageRow], how: Preprocessing = AS_STORED) -> Itera
         except ImageError:
             continue
         for row in same:
-            yield row, image if how.tile is None else crop(image, _box(row, how))
+            yield row, image if how.tile is None else crop(image, _piece(row, how).box)
 
 
 def _digest(file: bytes, row: ImageRow, how: Preprocessing) -> bytes:
     """Return the digest that an image has in the gallery, if its file has this one."""
-    return file if how.tile is None else tile_digest(file, _box(row, how))
+    return file if how.tile is None else _piece(row, how).digest(file)
 
 
-def _box(row: ImageRow, how: Preprocessing) -> Box:
-    return box_of(row.id, row.width, row.height, how)
+def _piece(row: ImageRow, how: Preprocessing) -> Piece:
+    return piece_of(row.id, row.width, row.height, how)
 
 
 def _contents(paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -2,7 +2,8 @@
 
 The score of a picture is the highest of its tiles', so a defect counts as much in a large picture as in a small one.
 The tiles' distances are joined to one score map: where tiles overlap, each weighs less towards its edges, where the
-backbone sees the padding of its convolutions in place of what is beyond.
+backbone sees the padding of its convolutions in place of what is beyond. Where the whole picture was searched for
+beside its tiles, the higher of both counts, as in the score (see `scales`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +18,12 @@ from spade_index.images.files import ImageFile
 from spade_index.images.geometry import Geometry
 from spade_index.images.interest import RegionOfInterest
 from spade_index.images.loading import in_lots
-from spade_index.images.tiles import Box
+from spade_index.images.tiles import Box, Piece
 from spade_index.settings import BATCH_SIZE, Preprocessing
 
 from .detection import Detection, Match, PixelDetection
 from .detector import Detector
+from .scales import Units
 from .scores import inside_only
 
 MOST_EDGE = 2048  # pixels of a joined score map
@@ -47,14 +49,24 @@ class JoinedPixels(PixelDetection):
 
     geometry: Geometry  # of the picture
     tiles: Sequence[tuple[Box, PixelDetection]]  # in raster order; without the tiles' own score maps
+    beside: PixelDetection | None = None  # the whole picture's
+    by_whole: np.ndarray | None = None  # bool [H, W], where the score map is that of the whole picture
 
     @property
     def nbytes(self) -> int:
         """The memory of the arrays, in bytes: those of the tiles, and the score map."""
-        return self.score_map.nbytes + sum(pixels.nbytes for _, pixels in self.tiles)
+        pieces = [pixels for _, pixels in self.tiles] + ([] if self.beside is None else [self.beside])
+        return self.score_map.nbytes + sum(pixels.nbytes for pixels in pieces)
 
     def match(self, x: float, y: float) -> Match:
-        """Return the match of the place at these fractions of width and height, in the tile whose centre is nearest."""
+        """Return the match of the place at these fractions of width and height.
+
+        It is that of the whole picture where this has the higher score, else of the tile whose centre is nearest.
+        """
+        if self.beside is not None and self.by_whole is not None:
+            height, width = self.by_whole.shape
+            if self.by_whole[min(int(y * height), height - 1), min(int(x * width), width - 1)]:
+                return self.beside.match(x, y)
         across, down = x * self.geometry.width, y * self.geometry.height
 
         def inside(of_tile: tuple[Box, PixelDetection]) -> float:
@@ -76,19 +88,21 @@ class Joining(NamedTuple):
     smoothing: float  # of score maps, as for `SearchSettings`
     interest: RegionOfInterest | None  # of all pictures; each may have its own besides
     limited: bool  # whether there is either
+    units: Units = Units()  # of two scales
 
     @classmethod
     def of(cls, detector: Detector) -> "Joining":
         """Return what a detector says."""
         gallery = detector.gallery
-        return cls(gallery.settings.preprocessing, detector.search.smoothing, gallery.interest, gallery.is_limited)
+        how, smoothing = gallery.settings.preprocessing, detector.search.smoothing
+        return cls(how, smoothing, gallery.interest, gallery.is_limited, detector.units)
 
 
 class Pictures:
     """Takes detections in their order, and gives those of whole images at once, those of tiles joined."""
 
     def __init__(self) -> None:
-        self._tiles: list[tuple[Box, Detection]] = []  # of the picture that is not complete
+        self._tiles: list[tuple[Piece, Detection]] = []  # of the picture that is not complete
 
     def completed(
         self, images: Sequence[DecodedImage], detections: Sequence[Detection], joining: Joining
@@ -106,7 +120,8 @@ class Pictures:
                 continue
             if image.begins:
                 self._tiles, self._notice = [], image.notice
-            self._tiles.append((image.tile.box, _without_map(detection)))
+            piece = Piece(image.tile.box, image.tile.whole)
+            self._tiles.append((piece, detection if piece.whole else _without_map(detection)))
             if image.ends:
                 whole = Geometry.of_size(image.geometry.width, image.geometry.height)
                 whole = replace(whole, region=image.geometry.region)
@@ -134,17 +149,37 @@ def detect_parts(detector: Detector, parts: Sequence[DecodedImage], batch_size: 
     return found[0][1]
 
 
-def join(tiles: Sequence[tuple[Box, Detection]], whole: Geometry, joining: Joining) -> Detection:
-    """Return the detection of a picture, from those of all of its tiles. Scores are the highest of the tiles'."""
+def join(pieces: Sequence[tuple[Piece, Detection]], whole: Geometry, joining: Joining) -> Detection:
+    """Return the detection of a picture, from those of all of its pieces. Scores are the highest of theirs."""
+    pieces = [of for of in pieces if joining.units.counts(of[0].whole)] or pieces
     # Tiles that are outside of a region of interest do not count; those of the picture that are inside do.
-    tiles = [of for of in tiles if of[1].pixels is None or of[1].pixels.counts] or tiles
-    worst = max((detection for _, detection in tiles), key=lambda detection: detection.score)
-    kinds = [kind for kind in worst.scores if all(kind in detection.scores for _, detection in tiles)]
-    scores = {kind: max(detection.scores[kind] for _, detection in tiles) for kind in kinds}
+    pieces = [of for of in pieces if of[1].pixels is None or of[1].pixels.counts] or pieces
+    worst = max((detection for _, detection in pieces), key=lambda detection: detection.score)
+    kinds = [kind for kind in worst.scores if all(kind in detection.scores for _, detection in pieces)]
+    scores = {kind: max(detection.scores[kind] for _, detection in pieces) for kind in kinds}
     scores[worst.kind] = worst.score
-    mapped = [(box, detection.pixels) for box, detection in tiles if detection.pixels is not None]
-    pixels = _joined(mapped, whole, joining) if mapped else None
+    mapped = [(piece.box, of.pixels) for piece, of in pieces if of.pixels is not None and not piece.whole]
+    beside = next((of.pixels for piece, of in pieces if piece.whole), None)
+    pixels = _joined(mapped, whole, joining) if mapped else beside
+    if isinstance(pixels, JoinedPixels) and beside is not None:
+        pixels = _at_two_scales(pixels, beside)
     return replace(worst, scores=scores, pixels=pixels)
+
+
+def _at_two_scales(tiles: JoinedPixels, beside: PixelDetection) -> JoinedPixels:
+    """Return the pixel level of a picture, of that of its tiles and that of the whole: the higher score counts."""
+    size = tiles.score_map.shape[0], tiles.score_map.shape[1]
+    score_map = join_maps([(tiles.geometry.box, beside.score_map)], tiles.geometry, size)
+    by_whole = score_map > tiles.score_map
+    if tiles.inside is not None:
+        by_whole &= tiles.inside
+    return replace(
+        tiles,
+        score_map=np.where(by_whole, score_map, tiles.score_map),
+        score=max(tiles.score, beside.score),
+        beside=replace(beside, score_map=np.empty((0, 0), np.float32)),
+        by_whole=by_whole,
+    )
 
 
 def _joined(tiles: Sequence[tuple[Box, PixelDetection]], whole: Geometry, joining: Joining) -> JoinedPixels:

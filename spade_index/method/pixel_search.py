@@ -139,7 +139,7 @@ class PixelSearch:
         return Found(queries, distances, matches)
 
     def _launches(self, candidates: Sequence[Sequence[Neighbour]]) -> Iterator[range]:
-        """Split queries into runs whose maps, shared ones counted once, fit into half of the pool.
+        """Split queries into runs of equally many candidates, whose maps, shared ones counted once, fit half the pool.
 
         The other half is for the maps that are fetched while a launch is running.
         """
@@ -150,7 +150,7 @@ class PixelSearch:
         keys: set[int] = set()
         for query, neighbours in enumerate(candidates):
             more = {n.key for n in neighbours}
-            if query > first and len(keys | more) > slots:
+            if query > first and (len(neighbours) != len(candidates[first]) or len(keys | more) > slots):
                 yield range(first, query)
                 first, keys = query, set()
             keys |= more

@@ -11,6 +11,8 @@ from torch import Tensor
 from spade_index.gallery.index.search import Neighbour
 from spade_index.settings import ImageScore
 
+PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
+
 
 def pooled_score(neighbours: Sequence[Neighbour]) -> float:
     """Return the mean squared distance to the nearest images (section 3.2)."""

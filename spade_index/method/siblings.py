@@ -17,6 +17,8 @@ from spade_index.images.geometry import Geometry, place_of
 from spade_index.images.tiles import Box, own_part, picture_of, tile_size
 from spade_index.settings import Preprocessing
 
+from .detection import EVERYWHERE
+
 FEW = 64  # images to be left out that are asked for besides the nearest
 
 
@@ -52,6 +54,14 @@ def picture_numbers(gallery: Gallery, keys: np.ndarray) -> np.ndarray | None:
     return numbers
 
 
+def whole_flags(gallery: Gallery, keys: np.ndarray) -> np.ndarray | None:
+    """Return which images with these keys are whole pictures beside their tiles, bool [n]; None at one scale."""
+    if not gallery.settings.preprocessing.whole:
+        return None
+    rows = gallery.catalog.images_by_key(keys.tolist())
+    return np.array([key in rows and place_of_row(gallery, rows[key]).whole for key in keys.tolist()], bool)
+
+
 def place_of_row(gallery: Gallery, row: ImageRow) -> Geometry:
     """Return what the backbone saw of the original of an image of the gallery."""
     place = place_of(row.id, row.width, row.height, gallery.settings.preprocessing)
@@ -59,14 +69,21 @@ def place_of_row(gallery: Gallery, row: ImageRow) -> Geometry:
     return place if region is None else replace(place, region=region)
 
 
-def own_slices(place: Geometry, size: Sequence[int], how: Preprocessing) -> tuple[slice, slice]:
-    """Return the part of a tile's score map that counts: what no other tile of the picture sees better.
+def is_whole(place: Geometry | None) -> bool:
+    """Return whether a place is that of a whole picture beside its tiles."""
+    return place is not None and place.whole
+
+
+def own_slices(place: Geometry | None, size: Sequence[int], how: Preprocessing) -> tuple[slice, slice]:
+    """Return the part of a score map that counts: of a tile, what no other tile of the picture sees better.
 
     Args:
-        place: of the tile in its picture.
+        place: of the image in its picture; None: it is the picture.
         size: (H, W) of the score map.
         how: the gallery's preprocessing.
     """
+    if place is None or place.whole or how.tile is None:
+        return EVERYWHERE
     left, top, right, bottom = place.box
     low_x, low_y, high_x, high_y = own_part(place.box, place.width, place.height, how)
     across, down = size[1] / (right - left), size[0] / (bottom - top)
@@ -108,8 +125,10 @@ class Places:
         self._reach = np.array([width / 2, height / 2])
         keys, corners = [], []
         for row in gallery.images():
-            keys.append(row.key)
-            corners.append(place_of(row.id, row.width, row.height, how).box[:2])
+            place = place_of(row.id, row.width, row.height, how)
+            if not place.whole:
+                keys.append(row.key)
+                corners.append(place.box[:2])
         self._keys = np.array(keys, np.int64)
         self._corners = np.array(corners, np.float64).reshape(-1, 2)  # left, top
 

@@ -22,6 +22,7 @@ from .defects import paste
 from .interest import cells_inside
 from .originals import originals
 from .quiet_clock import QuietClock
+from .scales import scales_of
 from .siblings import place_of_row
 
 IMAGES = 60  # of the sample
@@ -73,7 +74,8 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
         InputError: fewer than 10 of the images can be read, or no defect can be seen in them.
     """
     per_image = PASTED * 2 * sum(c * h * w for c, h, w in gallery.settings.level_shapes)
-    rows = [row for row in gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image))) if _counts(gallery, row)]
+    rows, scales = gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image))), scales_of(gallery)
+    rows = [row for row in (rows if scales is None else scales.tiles(rows)) if _counts(gallery, row)]
     images = _read(gallery, rows, seconds)
     if len(images) < LEAST:
         raise InputError(

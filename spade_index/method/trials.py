@@ -13,12 +13,12 @@ from spade_index.settings import ImageScore, SearchSettings
 
 from .calibration import can_calibrate, near_distance
 from .comparison import compared_sizes
-from .detection import EVERYWHERE
 from .detector import Detector
 from .metrics import roc_auc
 from .quiet_clock import QuietClock
+from .scales import scales_of
 from .scores import counted_mean, enlarged, score_maps
-from .siblings import others, own_slices, place_of_row, siblings
+from .siblings import nearest_besides, others, own_slices, place_of_row, siblings
 from .synthetic import QUIET, Sample
 
 REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
@@ -78,7 +78,12 @@ class Trials:
         self._owners = np.concatenate([np.arange(len(pooled)), sample.owner])
         near = near_distance(gallery)
         own = [{sibling.key for sibling in siblings(gallery, row)} for row in sample.plain]
-        found = gallery.nearest(queries, 2 * MOST + max(map(len, own)))
+        if (scales := scales_of(gallery)) is None:
+            found = gallery.nearest(queries, 2 * MOST + max(map(len, own)))
+        else:  # the sample is of tiles
+            own = [of | scales.keys for of in own]
+            both = zip(queries, self._owners, strict=True)
+            found = [nearest_besides(gallery, query[None], 2 * MOST, own[owner])[0] for query, owner in both]
         self._neighbours = [
             others(of_query, own[owner], near) for of_query, owner in zip(found, self._owners, strict=True)
         ]
@@ -100,7 +105,7 @@ class Trials:
         places = [place_of_row(self._gallery, row) for row in self._sample.plain]
         counts = np.zeros((len(places), *size), bool)
         for image, place in enumerate(places):
-            counts[image][EVERYWHERE if how.tile is None else own_slices(place, size, how)] = True
+            counts[image][own_slices(place, size, how)] = True
         if detector.interest is None:
             return None, counts[self._owners]
         cells = torch.from_numpy(np.stack([detector.interest.cells(place) for place in places]))

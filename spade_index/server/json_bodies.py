@@ -8,6 +8,10 @@ class JsonError(ValueError):
     """A text that is not the JSON that it should be, in one line."""
 
 
+class RepeatedName(JsonError):
+    """A name that is twice in an object."""
+
+
 def parse_json(text: bytes, most: int) -> Any:
     """Return the value of a JSON text whose arrays and objects have at most so many elements. Raises JsonError.
 
@@ -28,7 +32,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise JsonError(f"an object has the name {twice[:100]!r} twice")
+        raise RepeatedName(f"an object has the name {twice[:100]!r} twice")
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .json_bodies import JsonError, parse_json
+from .json_bodies import JsonError, RepeatedName, parse_json
 from .limits import TENSOR_ID_LENGTH, TENSOR_RANK
 from .settings import ServeSettings
 
@@ -37,6 +37,14 @@ Tensor = np.ndarray | list[bytes]  # uint8 of any shape, or the elements of type
 
 class TensorError(ValueError):
     """A request that breaks the protocol, in one line."""
+
+    status = 400  # of the answer
+
+
+class WrongName(TensorError):
+    """A request with a name that is unknown, or there more than once."""
+
+    status = 422  # as everywhere in the service
 
 
 @dataclass(frozen=True)
@@ -85,17 +93,17 @@ def parse_request(
     try:
         request = _mapping(parse_json(body[:json_length], most_elements), "the request")
     except JsonError as error:
-        raise TensorError(str(error)) from error
+        raise (WrongName if isinstance(error, RepeatedName) else TensorError)(str(error)) from error
     rest = memoryview(body)[json_length:]
     parameters = _parameters(request)
     for unknown in parameters.keys() - PARAMETERS:
-        raise TensorError(f"unknown parameter {unknown[:100]!r}: there are {', '.join(sorted(PARAMETERS))}")
+        raise WrongName(f"unknown parameter {unknown[:100]!r}: there are {', '.join(sorted(PARAMETERS))}")
     inputs: dict[str, Tensor] = {}
     for entry in _list(request, "inputs", MOST_INPUTS):
         tensor = _mapping(entry, "an input")
         name = _name(tensor)
         if name in inputs:
-            raise TensorError(f"input {name!r} is there twice")
+            raise WrongName(f"input {name!r} is there twice")
         size = _parameters(tensor).get("binary_data_size")
         if size is None:
             inputs[name] = _from_json(name, tensor, most_images)

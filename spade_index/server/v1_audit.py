@@ -4,6 +4,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 import anyio
+import numpy as np
 import torch
 from fastapi import APIRouter, Query, Request, Response
 
@@ -16,8 +17,8 @@ from spade_index.images.tiles import box_of
 from spade_index.method.audit import COUNT, audit
 from spade_index.method.comparison import compared_sizes
 from spade_index.method.interest import cells_inside
-from spade_index.method.normal_scores import PEAK, stored_calibration
-from spade_index.method.scores import enlarged, score_maps
+from spade_index.method.normal_scores import stored_calibration
+from spade_index.method.scores import PEAK, enlarged, score_maps
 from spade_index.method.siblings import place_of_row
 from spade_index.method.tuned import tuned_search
 from spade_index.views.files import encode
@@ -92,9 +93,10 @@ def _heat(gallery: Gallery, id: str) -> bytes:
     distances = None if scores is None else scores.map_of(row.key)
     if stored is None or scores is None or distances is None:
         raise Problem(404, f"image {id!r} was not scored: `spade-index calibrate` scores a sample", field="id")
-    distances = distances - search.subtract_neighbours * scores.own_map([])  # about what its neighbours score
-    grid = compared_sizes(gallery, search)[0]
     place, cells = place_of_row(gallery, row), None
+    about = scores.own_map([], place.whole)  # what its neighbours score
+    distances = (distances - search.subtract_neighbours * about) * np.float32(scores.units.of(PEAK, place.whole))
+    grid = compared_sizes(gallery, search)[0]
     if (inside_grid := cells_inside(gallery, place, grid)) is not None:
         cells = torch.from_numpy(inside_grid.reshape(1, -1))
     (score_map,) = score_maps(torch.from_numpy(distances)[None], grid, how.input_size, search.smoothing, cells)

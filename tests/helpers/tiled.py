@@ -29,10 +29,12 @@ class Failing(TinyCNN):
         return super().forward(images)
 
 
-def tiled_settings(backbone: Backbone | None = None, tile: int = 32, overlap: float = 0.25) -> ExtractionSettings:
+def tiled_settings(
+    backbone: Backbone | None = None, tile: int = 32, overlap: float = 0.25, *, whole: bool = False
+) -> ExtractionSettings:
     """Return the settings of a gallery of tiles."""
     of = (backbone or tiny_backbone()).settings
-    return replace(of, preprocessing=replace(of.preprocessing, tile=tile, overlap=overlap))
+    return replace(of, preprocessing=replace(of.preprocessing, tile=tile, overlap=overlap, whole=whole))
 
 
 def failing_backbone(batches: int) -> Backbone:

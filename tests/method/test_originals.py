@@ -13,9 +13,8 @@ import spade_index.method.originals
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images
-from spade_index.images.decode import crop
 from spade_index.images.plain import picture_of
-from spade_index.images.tiles import box_of
+from spade_index.images.tiles import box_of, crop
 from spade_index.method.originals import originals
 from spade_index.settings import Preprocessing
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from spade_index.errors import GalleryDamaged, ImageError, InputError
 from spade_index.gallery import Gallery
-from spade_index.gallery.store.format import VERSION, WITH_REGIONS
+from spade_index.gallery.store.format import PLAIN as FLOAT16
+from spade_index.gallery.store.format import REGIONS
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.find import find_images
 from spade_index.images.geometry import Geometry
@@ -154,7 +155,7 @@ def test_regions_follow_their_images(tmp_path: Path) -> None:
 
     expected = {str(n): mask.tobytes() for n, mask in enumerate(masks)}
     with GalleryWriter(path) as writer:
-        assert writer.gallery.catalog.meta("version") == str(WITH_REGIONS)
+        assert writer.gallery.catalog.meta("version") == str(FLOAT16 + REGIONS)
         assert regions(writer.gallery) == expected
         writer.remove(["1", "2"])
         writer.restore(["1"])
@@ -174,7 +175,7 @@ def test_regions_follow_their_images(tmp_path: Path) -> None:
     with GalleryWriter(path) as writer:
         assert regions(writer.gallery) == dict.fromkeys(expected)
         assert not writer.gallery.is_limited
-        assert writer.gallery.catalog.meta("version") == str(VERSION)
+        assert writer.gallery.catalog.meta("version") == str(FLOAT16)
         assert writer.gallery.catalog._read("SELECT * FROM image_regions") == []
         assert writer.gallery.catalog._read("SELECT * FROM regions") == []
         assert list(writer.gallery.verify()) == []

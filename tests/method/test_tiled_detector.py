@@ -1,6 +1,7 @@
 """A gallery of tiles: a picture's tiles do not stand in for each other, and each is judged by its own part."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,17 @@ def test_tiles_at_the_same_place_alone_are_compared(tiled: Path) -> None:
         ]
         nearest = np.argsort(np.where(near, distances, np.inf))[:5]
         assert places[cut[0].id] == [rows[place].id for place in nearest]
+
+
+def test_tiles_are_searched_for_together_where_places_have_different_numbers_of_tiles(tiled: Path) -> None:
+    with Gallery(tiled) as gallery:
+        detector = Detector(gallery, tiny_backbone(), replace(PLACE, gallery_neighbours=50))
+        cut = load_parts(picture("new.png", 0, seed=60), gallery.settings.preprocessing)
+        together = detector.detect(cut)
+        assert len({len(found.pixels.neighbours) for found in together if found.pixels is not None}) > 1
+        for tile, found in zip(cut, together, strict=True):
+            (alone,) = detector.detect([tile])
+            assert found.scores == pytest.approx(alone.scores, rel=1e-5)
 
 
 def test_tiles_of_one_picture_are_no_near_duplicates(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any
 
 from spade_index.gallery.store.record import ImageOrigin
-from spade_index.images.tiles import picture_of, tile_range
+from spade_index.images.tiles import MARK, WHOLE, picture_of, tile_range
 
 from .connection import CatalogFile
 from .tables import ON_PURPOSE, ImageRow, RemovedRow
@@ -15,6 +15,7 @@ NOW = 2**62  # a snapshot that is later than all
 # The plus signs keep SQLite from its index of `added`, by which it would read all images for a page of them.
 LIVE_AT = "+added <= ? AND (removed IS NULL OR removed > ?)"
 LIVE = LIVE_AT.replace("?", ":snapshot")
+IS_WHOLE = f"substr(id, -{len(MARK + WHOLE)}) = '{MARK + WHOLE}'"  # the id is that of a whole picture beside its tiles
 GONE = "removed > ? AND NOT EXISTS (SELECT 1 FROM images WHERE id = gone.id AND removed IS NULL)"
 
 
@@ -119,10 +120,16 @@ class ImageQueries(CatalogFile):
         return _latest(found)
 
     def picture_count(self, snapshot: int) -> int:
-        """Return the number of pictures that the images of a snapshot are tiles of."""
+        """Return the number of pictures that the images of a snapshot are pieces of."""
         number = "'-0123456789'"
-        picture = f"rtrim(rtrim(rtrim(id, {number}), ','), {number})"
+        tile = f"rtrim(rtrim(rtrim(id, {number}), ','), {number})"
+        picture = f"CASE WHEN {IS_WHOLE} THEN substr(id, 1, length(id) - {len(WHOLE)}) ELSE {tile} END"
         return self._value(f"SELECT count(DISTINCT {picture}) FROM images WHERE {LIVE_AT}", int, snapshot, snapshot)
+
+    def whole_keys(self, snapshot: int) -> list[int]:
+        """Return the keys, ascending, of a snapshot's images that are whole pictures beside their tiles."""
+        query = f"SELECT key FROM images WHERE {IS_WHOLE} AND {LIVE_AT} ORDER BY key"
+        return [key for (key,) in self._typed((int,), query, (snapshot, snapshot))]
 
     def removed_on_purpose(self) -> Iterator[ImageOrigin]:
         """Yield the images that were ever removed and whose contents are not there now.

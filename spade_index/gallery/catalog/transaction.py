@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime
 from operator import attrgetter
+from types import MappingProxyType
 
-from spade_index.gallery.store.format import VERSION, WITH_REGIONS
+from spade_index.gallery.store.codecs import DEFAULT, codec_named
+from spade_index.gallery.store.format import REGIONS
 from spade_index.gallery.store.record import ImageOrigin
 from spade_index.gallery.store.shard_writer import WrittenShard
 from spade_index.images.interest import PackedRegion
@@ -27,6 +29,7 @@ from .tables import (
     insert,
 )
 
+NONE: Mapping[str, PackedRegion | None] = MappingProxyType({})
 REGION_RULE = "regions_of_images"  # the name in `meta` of the rule by which each image has a region of its own
 
 
@@ -48,8 +51,23 @@ class Transaction:
         """Take back such a fact."""
         self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
 
-    def set_settings(self, settings: ExtractionSettings, weights_file: str | None) -> None:
+    def set_codec(self, codec: str) -> None:
+        """State how maps are stored from now on, and the version of the format that knows it."""
+        if codec == DEFAULT:  # so that programs of earlier versions find what they know
+            self.delete_meta("maps")
+        else:
+            self.set_meta("maps", codec)
+        self._set_version()
+
+    def _set_version(self) -> None:
+        """State the version of the format that knows what the gallery has."""
+        known = dict(self._db.execute("SELECT name, value FROM meta"))
+        version = codec_named(known.get("maps", DEFAULT)).version
+        self.set_meta("version", str(version + REGIONS if REGION_RULE in known else version))
+
+    def set_settings(self, settings: ExtractionSettings, weights_file: str | None, codec: str) -> None:
         """Give other settings to a gallery that never held an image."""
+        self.set_codec(codec)
         self.set_meta("settings", settings.to_json())
         self._db.execute("DELETE FROM meta WHERE name = 'weights_file'")
         if weights_file:
@@ -81,7 +99,7 @@ class Transaction:
         if layout is not None:
             self._insert(LayoutRow(shard, layout))
 
-    def add_images(self, shard: WrittenShard, regions: Mapping[str, PackedRegion | None]) -> None:
+    def add_images(self, shard: WrittenShard, regions: Mapping[str, PackedRegion | None] = NONE) -> None:
         """Add the images of a new shard; `regions` are their own ones, by id, of those that have one."""
         names = columns(ImageOrigin)
         origin = attrgetter(*names)
@@ -91,17 +109,25 @@ class Transaction:
             added = self._db.execute("SELECT key, id FROM images WHERE shard = ?", (shard.number,)).fetchall()
             self._set_regions({key: regions.get(id) for key, id in added})
 
+    def copy_regions(self, images: Sequence[ImageRow], shard: int) -> None:
+        """Give the images of a new shard the regions of these, which they replace, in this order."""
+        own = (
+            "SELECT rule, (SELECT key FROM images WHERE shard = ? AND row = ?), region FROM image_regions WHERE key = ?"
+        )
+        values = [(shard, row, image.key) for row, image in enumerate(images)]
+        self._db.executemany(f"INSERT INTO image_regions (rule, key, region) {own}", values)
+
     def set_region_rule(self, rule: RegionRule | None, regions: Mapping[int, PackedRegion | None]) -> None:
         """Give images regions of interest of their own, by key, by a rule; None: no longer.
 
         Those by the rule before stay for its readers (see `forget_before`).
         """
         self.delete_meta(REGION_RULE)
-        self.set_meta("version", str(VERSION if rule is None else WITH_REGIONS))
         if rule is not None:
             self.set_meta(REGION_RULE, rule.to_json())
             self._db.execute("DELETE FROM image_regions WHERE rule = ?", (rule.digest,))
             self._set_regions(regions)
+        self._set_version()
 
     def _set_regions(self, regions: Mapping[int, PackedRegion | None]) -> None:
         """Give images regions by the rule that there is."""
@@ -169,6 +195,10 @@ class Transaction:
     def disable_index(self) -> None:
         """Let no reader use the index from now on; its row stays for its settings, until it is replaced."""
         self._db.execute("UPDATE indexes SET snapshot = -1")
+
+    def delete_calibrations(self) -> None:
+        """Delete all calibrations."""
+        self._db.execute("DELETE FROM calibrations")
 
     def set_calibration(self, calibration: CalibrationRow) -> None:
         """Store the thresholds of search settings, in place of earlier ones."""

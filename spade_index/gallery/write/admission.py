@@ -15,7 +15,7 @@ from spade_index.gallery.store.record import ImageOrigin
 from spade_index.images.decode import DecodedImage
 from spade_index.images.find import ImageFile
 from spade_index.images.loading import in_lots
-from spade_index.images.tiles import box_of, part_ids, picture_of, tile_boxes, tile_digest, tile_id
+from spade_index.images.tiles import part_ids, picture_of, piece_of, pieces_of
 from spade_index.settings import Preprocessing
 
 LOOKED_UP = 64  # files that are looked up in the catalog at once
@@ -207,7 +207,7 @@ class Admission:
         """Return whether an image of the gallery was made of a file with these contents."""
         if self._how.tile is None:
             return row.digest == image.contents
-        return row.digest == tile_digest(image.contents, box_of(row.id, row.width, row.height, self._how))
+        return row.digest == piece_of(row.id, row.width, row.height, self._how).digest(image.contents)
 
 
 @dataclass
@@ -247,5 +247,5 @@ def _parts(image: DecodedImage, how: Preprocessing) -> dict[str, bytes]:
     """Return the digests of all that a file is in a gallery, by id; `image` is the first of it."""
     if image.tile is None:
         return {image.id: image.digest}
-    boxes = tile_boxes(image.geometry.width, image.geometry.height, how)
-    return {tile_id(image.file.id, box): tile_digest(image.contents, box) for box in boxes}
+    pieces = pieces_of(image.geometry.width, image.geometry.height, how)
+    return {piece.id(image.file.id): piece.digest(image.contents) for piece in pieces}

@@ -29,7 +29,9 @@ class Appender:
         first = session.gallery.catalog.next_shard()
         with storage_errors(self._path):
             session.note_shards(first)
-        self._stream = ShardStream(session.path / "shards", session.settings, first, session.shard_rows, waiting)
+        self._stream = ShardStream(
+            session.path / "shards", session.settings, first, session.shard_rows, waiting, session.gallery.codec
+        )
 
     def put(self, batch: Iterable[NewImage]) -> None:
         """Queue a batch, which is iterated over on the writing thread. Raises StorageError, and what `commit` does."""

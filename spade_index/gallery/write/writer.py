@@ -143,18 +143,20 @@ class GalleryWriter(Session):
         """
         return rebuild_index(self, settings, queries, say)
 
-    def compact(self, progress: Callable[[int], None] = lambda images: None) -> int:
+    def compact(self, progress: Callable[[int], None] = lambda images: None, *, maps: str | None = None) -> int:
         """Delete removed images and earlier snapshots; rewrite shards that hold removed images or few images.
 
         Returns the bytes that become free: at once, or when the readers of earlier generations have closed and
         `delete_unused` is called, as the next writer does. `progress` is called with the number of images that have
-        moved, `images_to_move` in all.
+        moved, `images_to_move` in all. With `maps`, a codec, or after a call with it that was interrupted, images whose
+        maps are stored by another are stored once more by it, and calibrations are forgotten: scores change. Raises
+        InputError for a finer codec than the gallery's: what was lost stays lost.
         """
-        return compact(self, progress)
+        return compact(self, progress, maps)
 
-    def images_to_move(self) -> int:
+    def images_to_move(self, maps: str | None = None) -> int:
         """Return the number of images that `compact` is going to rewrite."""
-        return images_to_move(self)
+        return images_to_move(self, maps)
 
     def repair(
         self,
