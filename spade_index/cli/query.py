@@ -65,10 +65,10 @@ def query(
 ) -> None:
     """Score IMAGES (as in `build`, several) against GALLERY, and show where they are not normal."""
     from spade_index.gallery.reader import Gallery
-    from spade_index.method.detector import Detector
     from spade_index.method.tuned import tuned_search
 
-    from .answers import answer_images, line_of, note_calibration
+    from .answers import answer_images, line_of
+    from .detecting import detector_of
 
     loading.limit_decoding()
     require_writable(files.files, [out], inputs=[*images, gallery])
@@ -77,19 +77,9 @@ def query(
     with Gallery(gallery, snapshot) as opened:
         loaded = backbone.load(device, opened, preset)
         settings = search.choice(preset, maps).settings(tuned_search(opened))
-        detector = Detector(
-            opened,
-            loaded,
-            settings,
-            threshold,
-            false_alarms=false_alarms,
-            kernel=kernel.kernel,
-            map_memory=kernel.map_bytes,
-        )
+        detector = detector_of(opened, loaded, settings, kernel, false_alarms, threshold)
         if settings.maps != "never":
             Progress.note(f"pixel search by {detector.kernel}")
-        if threshold is None:
-            note_calibration(detector)
 
         def show(answer: dict[str, Any]) -> None:
             if not files.to_stdout:

@@ -229,14 +229,10 @@ def evaluate(
 
 def _searched(evaluation: Evaluation, detector: Detector, batch: Sequence[DecodedImage]) -> list[Detection]:
     """Return the detections of a batch; add the time that they take to the evaluation."""
-    assert detector.backbone is not None
-    if detector.interest is not None:
-        detector.interest.require(batch)
     started = time.perf_counter()
-    features = detector.backbone(np.stack([image.pixels for image in batch]))
-    pooled = features.pooled.cpu().numpy()
+    pooled, pyramid = detector.features(batch)
     extracted = time.perf_counter()
-    detections = detector.detect_features(pooled, features.pyramid, places=[image.geometry for image in batch])
+    detections = detector.detect_features(pooled, pyramid, places=[image.geometry for image in batch])
     evaluation.extracting += extracted - started
     evaluation.searching += time.perf_counter() - extracted
     return detections
