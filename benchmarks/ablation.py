@@ -113,15 +113,13 @@ class ShownRegions:
         if judged.kind == GOOD:
             self._good.append(bool(regions))
         elif judged.mask is not None and judged.mask.any():
-            size = judged.mask.shape[1], judged.mask.shape[0]
-            found = mask(regions, judged.geometry).resize(size, Image.Resampling.BOX)
+            found = mask(regions, judged.geometry).resize(judged.mask.shape[::-1], Image.Resampling.BOX)
             self._meet.append(bool((np.asarray(found) > 0)[judged.mask].any()))
 
     def shares(self) -> dict[str, float]:
         """Return the shares of both."""
-        names = ("regions_meeting_masks", "good_with_regions")
-        of = (self._meet, self._good)
-        return {name: float(np.mean(seen)) if seen else float("nan") for name, seen in zip(names, of, strict=True)}
+        counted = {"regions_meeting_masks": self._meet, "good_with_regions": self._good}
+        return {name: float(np.mean(seen)) if seen else float("nan") for name, seen in counted.items()}
 
 
 def audited(dataset: Path, backbone: Backbone, path: Path) -> Figures:
@@ -169,12 +167,11 @@ def main(datasets: tuple[Path, ...], backbone: str, json_file: Path | None) -> N
     figures: Figures = {**environment(), "datasets": {}}
     for dataset in datasets:
         load = loader(backbone)
-        usual, files = load(), find_dataset(dataset).require_normal()
-        chosen = choose_input_size(files, usual, load, seconds=TUNE_SECONDS / 2).backbone
+        normal, usual = find_dataset(dataset).require_normal(), load()
+        chosen = choose_input_size(normal, usual, load, seconds=TUNE_SECONDS / 2).backbone
         with tempfile.TemporaryDirectory(prefix="spade-index-") as work:
             rows = list(ablate(dataset, usual, chosen, Path(work)))
-        with tempfile.TemporaryDirectory(prefix="spade-index-") as work:
-            slipped = audited(dataset, chosen, Path(work) / "gallery")
+            slipped = audited(dataset, chosen, Path(work) / "audited")
         figures["datasets"][dataset.name] = {"steps": rows, "audit": slipped}
         cells = [[row["step"], *(f"{row[column]:.3f}" for column in COLUMNS)] for row in rows]
         click.echo("\n".join([dataset.name, *table([["step", *COLUMNS], *cells])]))
