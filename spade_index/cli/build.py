@@ -20,6 +20,7 @@ from .pixel_options import PixelOptions
 from .roi import found_region, require_new_region, require_region, roi_option, set_region
 from .sources import SourceOptions, Sources
 from .tile_options import TileOptions
+from .values import CODEC
 
 
 @click.command()
@@ -33,6 +34,7 @@ from .tile_options import TileOptions
 @takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
+@click.option("--maps", type=CODEC, help="How to store feature maps [as the gallery does; a new one: float16]")
 @roi_option
 @tune_option
 def build(
@@ -46,6 +48,7 @@ def build(
     sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
+    maps: str | None,
     roi: Path | None,
     no_tune: bool,
 ) -> None:
@@ -79,7 +82,7 @@ def build(
             loaded = sized_backbone(backbone, device, found.files(), of)
         tiles.say_size(found.files(), loaded.settings)
     weights = None if backbone.weights is None else str(backbone.weights)
-    with GalleryWriter(gallery, loaded.settings, weights) as writer:
+    with GalleryWriter(gallery, loaded.settings, weights, maps=maps) as writer:
         if region is not None:
             set_region(writer, region)
         add_images(writer, found, loaded, loading, adding)

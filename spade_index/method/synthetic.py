@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,10 @@ class Sample:
     pyramid: list[Tensor]  # float16 [m, H*W, C] of the copies
     masks: np.ndarray  # bool [m, h, w], True on the defect, as the backbone sees it, at a small size
     backbone_ms: float  # per image, where nothing else takes the processor's time
+
+    def on(self, plain: list[ImageRow]) -> "Sample":
+        """Return the same sample, of the same plain images where they are now."""
+        return replace(self, plain=plain)
 
     def some(self, count: int) -> "Sample":
         """Return `count` of the plain images, evenly spread, with their copies."""
