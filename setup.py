@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
 
@@ -49,6 +49,15 @@ setup(
         "spade_index.server": ["page/*", "templates/*"],
         "spade_index.views": ["templates/*.html"],
     },
+    # Without a compiler, or on other processors, the pixel search multiplies in bfloat16 only.
+    ext_modules=[
+        Extension(
+            "spade_index.kernels.torch_backend._int8",
+            ["kernels/torch_backend/int8.c"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        )
+    ],
     # CI also runs the tests at these lower bounds (requirements/lowest.txt). Those with a comment are as high as they
     # are because something that the project promises fails with earlier versions.
     install_requires=[

@@ -245,13 +245,14 @@ class SearchSettings:
         Settings that earlier versions lack are left out at their defaults, so that their calibrations stay valid.
         """
         values = asdict(self)
-        for name in ("image_score", "mapped_score", "maps", "pixel_precision"):
+        for name in UNSCORED:
             del values[name]
         defaults = SearchSettings()
         stated = {name: value for name, value in values.items() if name in FIRST or value != getattr(defaults, name)}
         return json.dumps(stated, sort_keys=True)
 
 
+UNSCORED = ("image_score", "mapped_score", "maps", "pixel_precision")  # settings that change no score
 FIRST = ("score_neighbours", "gallery_neighbours", "pixel_neighbours", "mode", "level_weights", "smoothing")
 
 

@@ -1,4 +1,4 @@
-"""JSON that strangers send: no name twice in an object, no NaN, and objects of limited number before any is made."""
+"""JSON that strangers send: UTF-8, no name twice in an object, no NaN, and few objects, counted before any is made."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ def parse_json(text: bytes, most: int) -> Any:
     if sum(map(text.count, (b",", b"[", b"{"))) > most:
         raise JsonError(f"the JSON has more than {most:,} elements")
     try:
-        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
+        return json.loads(text.decode(), object_pairs_hook=_distinct, parse_constant=_refuse)
     except JsonError:
         raise
     except (ValueError, RecursionError) as error:

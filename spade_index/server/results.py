@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spade_index import wire
-from spade_index.images.decode import Geometry
 from spade_index.images.find import ImageFile
+from spade_index.images.geometry import Geometry
 from spade_index.images.plain import picture_of
 from spade_index.images.tiles import box_of
 from spade_index.images.workers import Held
