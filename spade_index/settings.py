@@ -130,11 +130,6 @@ class ExtractionSettings:
         return [(height, width) for _, height, width in self.level_shapes]
 
     @property
-    def map_shapes(self) -> list[tuple[int, int]]:
-        """Height * width and channels of each level's map."""
-        return [(height * width, channels) for channels, height, width in self.level_shapes]
-
-    @property
     def map_bytes(self) -> int:
         """Size of one image's feature maps in float16, in bytes."""
         return 2 * sum(channels * height * width for channels, height, width in self.level_shapes)

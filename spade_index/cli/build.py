@@ -21,6 +21,7 @@ from .region_rules import require_same_rule, rule_in
 from .roi import found_region, require_new_region, require_region, roi_option, set_region
 from .sources import SourceOptions, Sources
 from .tile_options import TileOptions
+from .values import CODEC
 
 
 @click.command()
@@ -34,6 +35,7 @@ from .tile_options import TileOptions
 @takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
+@click.option("--maps", type=CODEC, help="How to store feature maps [as the gallery does; a new one: float16]")
 @roi_option
 @tune_option
 def build(
@@ -47,6 +49,7 @@ def build(
     sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
+    maps: str | None,
     roi: Path | None,
     no_tune: bool,
 ) -> None:
@@ -83,7 +86,7 @@ def build(
             loaded = sized_backbone(backbone, device, found.files(), of)
         tiles.say_size(found.files(), loaded.settings)
     weights = None if backbone.weights is None else str(backbone.weights)
-    with GalleryWriter(gallery, loaded.settings, weights) as writer:
+    with GalleryWriter(gallery, loaded.settings, weights, maps=maps) as writer:
         if writer.gallery.never_used and writer.gallery.is_limited:  # of a build that failed
             writer.set_interest(None)
         if region is not None:

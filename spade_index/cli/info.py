@@ -60,6 +60,8 @@ def description(facts: dict[str, Any]) -> str:
         "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",
         "levels": shapes,
         "pooled": f"{settings['pooled_dim']} values",
+        "maps": f"{facts['maps']}, {facts['bytes_per_image']:,} bytes per image with the descriptor"
+        + (f": not all yet, `spade-index compact {facts['path']}` goes on" if facts["transcoding"] else ""),
         "input": f"{height}x{width}{crop}{tiles}{pixels}",
         "index": "none: searched by scanning",
     }

@@ -46,6 +46,10 @@ class Sample:
     masks: np.ndarray  # bool [m, h, w], True on the defect, as the backbone sees it, at a small size
     backbone_ms: float  # per image, where nothing else takes the processor's time
 
+    def on(self, plain: list[ImageRow]) -> "Sample":
+        """Return the same sample, of the same plain images where they are now."""
+        return replace(self, plain=plain)
+
     def some(self, count: int) -> "Sample":
         """Return `count` of the plain images, evenly spread, with their copies."""
         kept = np.linspace(0, len(self.plain) - 1, count).round().astype(np.int64)

@@ -185,10 +185,13 @@ class Trials:
 
     def _pyramid(self, image: int) -> list[Tensor]:
         """Return all levels of a plain image and its copies, float32 [B, H*W, C]."""
-        plain = [torch.from_numpy(level) for level in self._gallery.maps([self._sample.plain[image].key])]
         copies = np.flatnonzero(self._sample.owner == image)
-        levels = zip(plain, self._sample.pyramid, strict=True)
+        levels = zip(self.plain(image), self._sample.pyramid, strict=True)
         return [torch.cat([of_plain, of_copies[copies]]).float() for of_plain, of_copies in levels]
+
+    def plain(self, image: int) -> list[Tensor]:
+        """Return all levels of a plain image, float16 [1, H*W, C]."""
+        return [torch.from_numpy(level) for level in self._gallery.maps([self._sample.plain[image].key])]
 
     def _maps(self, distances: np.ndarray, detector: Detector, sigma: float, cells: Tensor | None) -> np.ndarray:
         """Return score maps of the masks' size, float32 [n + m, h, w]."""
