@@ -1,6 +1,7 @@
+import os
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
 
@@ -22,6 +23,7 @@ setup(
         "spade_index.gallery",
         "spade_index.gallery.catalog",
         "spade_index.gallery.index",
+        "spade_index.gallery.remote",
         "spade_index.gallery.store",
         "spade_index.gallery.write",
         "spade_index.images",
@@ -48,6 +50,17 @@ setup(
         "spade_index.server": ["page/*", "templates/*"],
         "spade_index.views": ["templates/*.html"],
     },
+    # Built on request only: on features whose distances are all alike, it takes twice the time of bfloat16.
+    ext_modules=[
+        Extension(
+            "spade_index.kernels.torch_backend._int8",
+            ["kernels/torch_backend/int8.c"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        )
+    ]
+    if os.environ.get("SPADE_INDEX_INT8") == "1"
+    else [],
     # CI also runs the tests at these lower bounds (requirements/lowest.txt). Those with a comment are as high as they
     # are because something that the project promises fails with earlier versions.
     install_requires=[
@@ -75,6 +88,7 @@ setup(
         "gpu": ["faiss-gpu>=1.15.0", "cupy-cuda13x>=13.6"],
         # 1.8.1 bundles libheif 1.23. The service decodes files of unknown origin.
         "heic": ["pillow-heif>=1.8.1"],
+        "cloud": ["obstore>=0.12.1"],
         "demo": ["scikit-image>=0.25"],  # its photographs of textures
         "serve": [
             "fastapi>=0.115",

@@ -5,10 +5,7 @@ one run (`take_turns`), and reports medians with their range (`spread`) and rati
 (`ratios`). `processes` runs measurements in processes of their own.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from spade_index.errors import InputError, SpadeIndexError
 from spade_index.images.marks import SOFTWARE
+from spade_index.method.origin import PACKAGES, origin
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Figures = dict[str, Any]  # values that JSON can hold
 
-PACKAGES = ("torch", "torchvision", "faiss-cpu", "h5py", "numpy", "pillow")
 OURS, PEER, OTHER, LINE = "#1f6f8b", "#b8b8b8", "#c8553d", "#333333"  # colours of the pictures
 
 
@@ -43,22 +40,10 @@ def environment(packages: Sequence[str] = PACKAGES) -> Figures:
     program = ["python", sys.argv[0]] if sys.argv[0].endswith(".py") else [Path(sys.argv[0]).name]
     return {
         "command": " ".join([*program, *sys.argv[1:]]),
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        **origin(packages),
         "commit": _git("rev-parse", "HEAD")
         + (" and changes" if _git("status", "--porcelain", "--untracked-files=no") else ""),
     }
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(name: str) -> str | None:
-    return next((found.version for found in importlib.metadata.distributions(name=name)), None)
 
 
 def _git(*arguments: str) -> str:

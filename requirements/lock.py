@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-EXTRAS = "cpu,demo,dev,heic,serve,test"
+EXTRAS = "cloud,cpu,demo,dev,heic,serve,test"
 TOOLS = ("pip", "setuptools")
 
 
@@ -25,7 +25,9 @@ def main() -> None:
     """Write both files."""
     packages = resolve(EXTRAS)
     write("lock.txt", "What a fresh installation resolves to", packages)
-    write("lowest.txt", "The lower bounds of setup.py", resolve("cpu,demo,heic,serve,test", lower_bounds(packages)))
+    write(
+        "lowest.txt", "The lower bounds of setup.py", resolve("cloud,cpu,demo,heic,serve,test", lower_bounds(packages))
+    )
 
 
 def resolve(extras: str, constraints: Iterable[str] = ()) -> list[dict[str, Any]]:

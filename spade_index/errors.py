@@ -14,7 +14,8 @@
         ├── FormatTooNew        the gallery was written by a newer spade_index
         ├── SettingsMismatch    the weights, levels or preprocessing are not the gallery's
         ├── UnknownImage        the gallery has no image with this id
-        └── StorageError        the disk is full, or the folder is not writable
+        ├── StorageError        the disk is full, or the folder is not writable
+        └── RemoteError         an object store refuses, does not answer, or holds something else
 
 Every message is one line that names the file and says what to do.
 """
@@ -109,6 +110,10 @@ class UnknownImage(GalleryError):
 
 class StorageError(GalleryError):
     """The gallery cannot be written: the disk is full, or the folder is not writable."""
+
+
+class RemoteError(GalleryError):
+    """An object store refuses a request, does not answer it, or holds something else than was stored."""
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from spade_index.images.notices import Notices
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
-from spade_index.method.normal_scores import images_needed
+from spade_index.method.interest import countable
 from spade_index.method.pictures import Joining, Picture, Pictures
 from spade_index.method.regions import Region, regions_of
 from spade_index.views.drawing import Drawing
@@ -67,7 +67,8 @@ def answer_images(
         )
         while batch := list(islice(images, size)):
             notices.tell(batch)
-            for image, detection in pictures.completed(batch, detector.detect(batch), joining):
+            batch = countable(detector.interest, batch, on_error)
+            for image, detection in pictures.completed(batch, detector.detect(batch) if batch else [], joining):
                 regions = regions_of(detection, image.geometry)
                 answer = answer_of(detector, image, detection, regions, drawing)
                 files.add(answer, image.geometry, regions)
@@ -128,20 +129,3 @@ def line_of(answer: dict[str, Any]) -> str:
     meaning = "" if answer["p_value"] is None else f"{worse_than(answer['p_value'])}, "
     line = f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  ({meaning}nearest {nearest})"
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-
-
-def note_calibration(detector: Detector) -> None:
-    """Print one line if what the verdicts rest on is missing, too little, or older than the gallery."""
-    path, rate = detector.gallery.path, detector.false_alarms
-    again = f"`spade-index calibrate {path}` with the same options"
-    if detector.calibrated_on is None:
-        Progress.note(f"{path}: not calibrated for these search settings, so there is no verdict: {again} makes one")
-    elif detector.normal_scores is not None and detector.kind not in detector.thresholds:
-        scored = len(detector.normal_scores)
-        Progress.say(
-            f"{scored} normal images are too few for false alarms of {rate:g}, so no image is called anomalous: "
-            f"{images_needed(rate)} would do, or `--false-alarms {1 / scored:.2g}`"
-        )
-    elif detector.calibrated_on != detector.gallery.snapshot:
-        on = f"the threshold was chosen on snapshot {detector.calibrated_on}"
-        Progress.say(f"{on}, this is {detector.gallery.snapshot}: {again} chooses it again")

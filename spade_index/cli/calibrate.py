@@ -62,6 +62,7 @@ def calibrate(
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import calibration
     from spade_index.method.normal_scores import images_needed
+    from spade_index.method.origin import origin
     from spade_index.method.tuned import tuned_search
 
     if quantile is not None and false_alarms is not None:
@@ -83,6 +84,7 @@ def calibrate(
                 **options,
             )
         calibration.store(writer, settings, chosen)
+        extraction = writer.gallery.settings
     click.echo(f"{chosen.rule} ({chosen.images} images; false alarms {chosen.false_alarms:g})")
     for kind, threshold in chosen.thresholds.items():
         click.echo(f"{kind:8} {threshold:.6g}")
@@ -91,7 +93,13 @@ def calibrate(
         click.echo(f"{chosen.images} images are too few for {chosen.false_alarms:g}: {needed} are needed", err=True)
     kept = [] if check_splits is None else _check(gallery, settings, check_splits, options)
     if json_file is not None:
-        found = {**chosen.record(), "splits": check_splits, "kept": [asdict(one) for one in kept]}
+        found = {
+            **origin(),
+            **chosen.record(),
+            "settings": asdict(extraction),
+            "splits": check_splits,
+            "kept": [asdict(one) for one in kept],
+        }
         json_file.write_text(json.dumps(found, indent=2) + "\n")
 
 

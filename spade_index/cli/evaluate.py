@@ -114,7 +114,20 @@ def evaluate(
     if passed_over:
         Progress.say(str(passed_over))
     evaluator = Evaluator(
-        metric_size, false_alarms, no_tune, search, preset, backbone, pixels, tiles, device, kernel, loading, maps, roi
+        metric_size,
+        false_alarms,
+        no_tune,
+        search,
+        preset,
+        backbone,
+        pixels,
+        tiles,
+        device,
+        kernel,
+        loading,
+        maps,
+        roi,
+        dataset,
     )
     if found.passed_over:
         Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
@@ -126,7 +139,7 @@ def evaluate(
     if len(found.datasets) + len(found.broken) > 1:
         _evaluate_all(evaluator, found, dataset, gallery, json_file, report)
         return
-    figures = evaluator.figures(found.datasets[0], gallery, report) | {"dataset": str(dataset)}
+    figures = evaluator.figures(found.datasets[0], gallery, report)
     click.echo(text_of(figures))
     if json_file is not None:
         _write_json(json_file, figures)
@@ -150,7 +163,7 @@ def _evaluate_all(
     from spade_index.views.categories import text_of_categories, write_categories
 
     options = asdict(evaluator) | {"dataset": path.resolve(), "gallery": gallery}
-    del options["loading"]
+    del options["loading"], options["root"]
     finished = Finished(json_file, options)
     if len(finished):
         Progress.say(f"carrying on: {len(finished)} of {len(found.datasets)} categories are in {finished.path}")
@@ -173,7 +186,7 @@ def _evaluate_all(
     if not categories:
         raise InputError(f"{path}: none of the {len(failed)} categories could be evaluated")
     together = {
-        "dataset": str(path),
+        "dataset": path.resolve().name,
         "layout": found.datasets[0].layout,
         "mean": means_of(categories),
         "categories": categories,

@@ -1,5 +1,6 @@
 """Evaluate one category of a dataset: build or open its gallery, and search for its test images."""
 
+import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -14,17 +15,20 @@ from spade_index.method import evaluation
 from spade_index.method.dataset import build_gallery
 from spade_index.method.detector import Detector
 from spade_index.method.labelled import Dataset
+from spade_index.method.origin import origin
+from spade_index.method.own_regions import limited
 from spade_index.method.tuned import tuned_search
 from spade_index.presets import PAPER_METRIC_SIZE
 from spade_index.views.evaluation import write_evaluation
 from spade_index.views.maps import MapWriter
 
-from .answers import note_calibration
 from .backbone_options import BackboneOptions
+from .detecting import detector_of
 from .judging import judge_gallery, sized_backbone
 from .options import KernelOptions, LoadingOptions
 from .pixel_options import PixelOptions
 from .progress import Progress
+from .region_rules import require_same_rule, rule_in
 from .roi import found_region, require_region, require_same_region, set_region
 from .search_options import SearchOptions
 from .tile_options import TileOptions
@@ -46,7 +50,8 @@ class Evaluator:
     kernel: KernelOptions
     loading: LoadingOptions
     maps: Path | None
-    roi: Path | None = None
+    roi: Path | None
+    root: Path  # of all categories: what was asked for
 
     def figures(self, dataset: Dataset, gallery: Path | None, report: Path | None) -> dict[str, Any]:
         """Return the figures of a category, ready for JSON; write its maps and its page, if asked for."""
@@ -57,37 +62,37 @@ class Evaluator:
                 opened = stack.enter_context(Gallery(gallery))
                 self.pixels.require_equal(opened)
                 self.tiles.require_equal(opened)
-                require_same_region(opened, self.roi)
+                rule = rule_in(self.roi)
+                if rule is not None and opened.region_rule is None:
+                    require_same_rule(opened, rule)
+                if rule is None:
+                    require_same_region(opened, self.roi)
+                dataset = limited(dataset, rule or opened.region_rule)
                 loaded = self.backbone.load(self.device, opened, self.preset)
             else:
                 started = time.perf_counter()
+                dataset = limited(dataset, rule_in(self.roi))
                 loaded = self._load(dataset)
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
                 opened = stack.enter_context(self._build(dataset, Path(folder) / "gallery", loaded, failed))
                 building = time.perf_counter() - started
             settings = choice.settings(tuned_search(opened))
-            detector = Detector(
-                opened,
-                loaded,
-                settings,
-                false_alarms=self.false_alarms,
-                kernel=self.kernel.kernel,
-                map_memory=self.kernel.map_bytes,
-            )
-            note_calibration(detector)
+            detector = detector_of(opened, loaded, settings, self.kernel, self.false_alarms)
             Progress.note(f"pixel search by {detector.kernel}")
             found = self._evaluate(detector, dataset)
             figures = {
-                "dataset": str(dataset.path),
+                **origin(),
+                "dataset": self.root.resolve().name,
                 "category": dataset.name,
                 "layout": dataset.layout,
                 **found.summary(detector.kind),
+                "not_decoded": self._not_decoded(found.failed),
                 "false_alarms": detector.false_alarms,
                 "gallery": {
                     "images": len(opened),
                     "snapshot": opened.snapshot,
                     "seconds": building,
-                    "not_decoded": evaluation.not_decoded(failed),
+                    "not_decoded": self._not_decoded(failed),
                 },
                 "search": asdict(settings) | {"image_score": detector.kind},
                 "kernel": str(detector.kernel),
@@ -116,6 +121,11 @@ class Evaluator:
                 ),
             )
 
+    def _not_decoded(self, failed: list[str]) -> dict[str, Any]:
+        """Return, ready for JSON, which images could not be decoded and why, by their paths in the dataset."""
+        folder = self.root if self.root.is_dir() else self.root.parent
+        return evaluation.not_decoded([reason.removeprefix(f"{folder}{os.sep}") for reason in failed])
+
     def _load(self, dataset: Dataset) -> Backbone:
         normal = dataset.require_normal()
         cut = self.tiles.given(cropped=self.preset is not None or self.backbone.resize is not None)
@@ -133,16 +143,18 @@ class Evaluator:
                 backbone,
                 batch_size=self.loading.batch_size,
                 workers=self.loading.workers,
+                rule=rule_in(self.roi),
                 failed=lambda error: failed.append(str(error)),
                 notice=progress.say,
                 progress=progress,
             )
-        if not self._tuned and self.roi is None:
+        region = None if rule_in(self.roi) is not None else self.roi
+        if not self._tuned and region is None:
             return built
         built.close()
         with GalleryWriter(path) as writer:
-            if self.roi is not None:
-                set_region(writer, require_region(self.roi) or found_region(writer.gallery))
+            if region is not None:
+                set_region(writer, require_region(region) or found_region(writer.gallery))
             if self._tuned:
                 judge_gallery(writer, backbone)
         return Gallery(path)

@@ -27,6 +27,7 @@ from .remove import remove, restore
 from .roi import roi
 from .serve import serve
 from .streams import Terminated, ending_signals, prepare_streams
+from .transfer import pull, push
 from .tune import tune
 from .verify import verify
 
@@ -44,6 +45,8 @@ COMMANDS: tuple[click.Command, ...] = (
     list_,
     info,
     verify,
+    push,
+    pull,
     query,
     evaluate,
     demo,

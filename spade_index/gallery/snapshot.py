@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_index.errors import GalleryError
+from spade_index.errors import GalleryDamaged, GalleryError
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import StoredImage
@@ -75,6 +75,18 @@ class SnapshotView:
     def stored(self, row: ImageRow) -> StoredImage:
         """Return all that is stored of an image, compared with its checksum."""
         return self._shard(row.shard).read_checked(row.row, row.id)
+
+    def codec_of(self, shard: int) -> str:
+        """Return the codec of a shard's maps."""
+        return self._shard(shard).codec
+
+    def decoded(self, row: ImageRow) -> StoredImage:
+        """Return what is stored of an image, compared with its checksum, with maps as float16."""
+        stored = self.stored(row)
+        try:
+            return stored.decoded(self.settings)
+        except ValueError as error:
+            raise GalleryDamaged(f"{self.path}: image {row.id!r}: {error}; `spade-index remove` drops it") from error
 
     def thumbnail(self, row: ImageRow) -> bytes:
         """Return a small JPEG of an image."""

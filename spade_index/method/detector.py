@@ -22,18 +22,21 @@ from spade_index.errors import GalleryError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import DecodedImage, Geometry
+from spade_index.images.decode import DecodedImage
+from spade_index.images.geometry import Geometry
 from spade_index.kernels import MapPool, PoolStats, choose_kernel
-from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
+from spade_index.settings import ImageScore, SearchSettings
 
+from .commands import calibrate_command
 from .comparison import Comparison
 from .detection import Detection, PixelDetection, Question
-from .interest import interest_of
+from .interest import interest_of, require_countable
+from .normal_scores import Stored
 from .pixel_search import Found, PixelSearch
 from .scales import Units, scales_of
 from .scores import image_scores, map_score, pooled_score, score_maps
 from .siblings import Places, is_whole, nearest_besides, others, own_slices
-from .thresholds import Thresholds, find_thresholds
+from .thresholds import find_thresholds
 from .tuned import interested, tuned_search
 
 
@@ -48,7 +51,7 @@ class Detector:
         threshold: float | None = None,
         *,
         false_alarms: float | None = None,
-        calibrated: bool = True,
+        calibrated: bool | Stored = True,
         device: torch.device | str | None = None,
         kernel: str | None = None,
         map_memory: int | None = None,
@@ -61,8 +64,8 @@ class Detector:
             search: by default the gallery's tuned settings (see `tuned_search`), or `SearchSettings()`.
             threshold: on the image score, in place of the calibrated one.
             false_alarms: share of normal images that may be called anomalous, in (0, 1); by default as calibrated.
-            calibrated: whether to use the gallery's calibration; without it there are no p-values, and nothing is
-                subtracted.
+            calibrated: whether to use the gallery's calibration, or another in its place (see `at_once`); without one
+                there are no p-values, and nothing is subtracted.
             device: of the pixel search; by default the backbone's, or without one the CPU.
             kernel: backend of the pixel search (see `choose_kernel`).
             map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
@@ -81,8 +84,7 @@ class Detector:
             gallery.settings.require_equal(backbone.settings, str(gallery.path))
         if not len(gallery):
             raise GalleryError(f"{gallery.path}: the gallery is empty: add normal images first")
-        self.gallery = gallery
-        self.backbone = backbone
+        self.gallery, self.backbone = gallery, backbone
         self.device = torch.device(device or (backbone.device if backbone else "cpu"))
         try:
             self.kernel = choose_kernel(self.device, kernel)
@@ -96,7 +98,7 @@ class Detector:
         self._pixel_search = PixelSearch(
             gallery, self.search, self.comparison, self.kernel, self.device, map_memory, self.interest
         )
-        known = find_thresholds(gallery, self.search, false_alarms) if calibrated else Thresholds(FALSE_ALARMS)
+        known = find_thresholds(gallery, self.search, false_alarms, calibrated)
         self.calibrated_on, self.false_alarms = known.snapshot, known.false_alarms
         self.normal_scores, self.pixel_threshold = known.normal_scores, known.of_pixel
         self.units = Units(self.search.whole_weight) if self.normal_scores is None else self.normal_scores.units
@@ -107,19 +109,19 @@ class Detector:
         self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
-        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`).
+        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`)."""
+        pooled, pyramid = self.features(images)
+        return self.detect_features(pooled, pyramid, places=[image.geometry for image in images])
 
-        Raises ValueError if there is no backbone, or for a whole image where the gallery's pictures are cut into tiles.
-        """
+    def features(self, images: Sequence[DecodedImage]) -> tuple[np.ndarray, list[Tensor]]:
+        """Return descriptors, float32 [B, D], and levels [B, H*W, C], of images. Raises ValueError if it cannot."""
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
         if self.gallery.settings.preprocessing.tile and not all(image.tile for image in images):
             raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
-        if self.interest is not None:
-            self.interest.require(images)
-        features = self.backbone(np.stack([image.pixels for image in images]))
-        places = [image.geometry for image in images]
-        return self.detect_features(features.pooled.cpu().numpy(), features.pyramid, places=places)
+        require_countable(self.gallery, self.interest, images)
+        found = self.backbone(np.stack([image.pixels for image in images]))
+        return found.pooled.cpu().numpy(), found.pyramid
 
     def detect_features(
         self,
@@ -223,10 +225,7 @@ class Detector:
         candidates: list[list[Neighbour]],
         places: Sequence[Geometry] | None = None,
     ) -> Iterator[Found]:
-        """Yield the nearest pixels of prepared levels [B, H*W, C] (see `Comparison`) among those of the candidates.
-
-        `places` are those of the queries, as in `nearest_pixels`.
-        """
+        """Yield the nearest pixels, among the candidates' (see `nearest_pixels`), of prepared levels [B, H*W, C]."""
         return self._pixel_search.nearest(prepared, candidates, places)
 
     def score_maps(self, distances: Tensor, cells: Tensor | None = None) -> np.ndarray:
@@ -234,8 +233,8 @@ class Detector:
 
         `cells`, bool [B, P], are those that count in a region of interest; None: all.
         """
-        shown = self.gallery.settings.preprocessing.input_size
-        return score_maps(distances, self.comparison.size, shown, self.search.smoothing, cells)
+        size, shown = self.comparison.size, self.gallery.settings.preprocessing.input_size
+        return score_maps(distances, size, shown, self.search.smoothing, cells)
 
     def _less_normal(self, distances: Tensor, near: list[list[Neighbour]], places: list[Geometry | None]) -> Tensor:
         """Subtract a share of what the neighbours themselves score at each place from distances [B, P]."""
@@ -253,7 +252,7 @@ class Detector:
         if maps == "auto" and question.threshold is None and "pooled" not in self.thresholds:
             raise InputError(
                 f"{path}: maps `auto` needs a threshold for these search settings: "
-                f"run `spade-index calibrate {path}`, or give one"
+                f"run `{calibrate_command(self.gallery, self.search)}`, or give one"
             )
         if maps != "always" and self.search.image_score not in (None, "pooled"):
             raise InputError(f"image score `{self.search.image_score}` needs every image's score map: ask for `always`")

@@ -14,7 +14,7 @@ from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 from spade_index.settings import SearchSettings
 
 from .detection import PixelDetection

@@ -6,7 +6,8 @@ from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
-from .normal_scores import NormalScores, stored_calibration
+from .commands import calibrate_command
+from .normal_scores import NormalScores, Stored, stored_calibration
 from .scores import PEAK
 
 
@@ -21,25 +22,30 @@ class Thresholds:
     normal_scores: NormalScores | None = None  # None: there are no p-values
 
 
-def find_thresholds(gallery: Gallery, search: SearchSettings, false_alarms: float | None) -> Thresholds:
+def find_thresholds(
+    gallery: Gallery, search: SearchSettings, false_alarms: float | None, calibrated: bool | Stored = True
+) -> Thresholds:
     """Return the thresholds that a gallery's calibration for these search settings gives; empty if it has none.
 
     Args:
         gallery: that is searched.
         search: how it is searched.
         false_alarms: share of normal images that may be called anomalous, in (0, 1); None: as calibrated.
+        calibrated: whether to use the gallery's calibration, or another for these settings.
 
     Raises:
         InputError: `false_alarms` is out of range, or the settings subtract the neighbours' maps and none are stored.
         GalleryDamaged: the calibration cannot be read.
     """
     require_share(false_alarms)
-    stored = stored_calibration(gallery, search)
+    if calibrated is False:
+        return Thresholds(FALSE_ALARMS)
+    stored = stored_calibration(gallery, search) if calibrated is True else calibrated
     scores = None if stored is None else stored.scores
     if scores is None and search.subtract_neighbours and search.maps != "never":
         raise InputError(
             f"{gallery.path}: these search settings subtract the neighbours' own score maps, which are not known: run "
-            f"`spade-index calibrate {gallery.path}` with the same options, or subtract 0"
+            f"`{calibrate_command(gallery, search)}`, or subtract 0"
         )
     if stored is None:
         return Thresholds(FALSE_ALARMS if false_alarms is None else false_alarms)

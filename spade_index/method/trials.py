@@ -17,7 +17,7 @@ from .detector import Detector
 from .metrics import roc_auc
 from .quiet_clock import QuietClock
 from .scales import scales_of
-from .scores import enlarged, score_maps
+from .scores import counted_mean, enlarged, score_maps
 from .siblings import nearest_besides, others, own_slices, place_of_row, siblings
 from .synthetic import QUIET, Sample
 
@@ -124,7 +124,7 @@ class Trials:
         pooled = np.array([detector.pooled_score(neighbours) for neighbours in self._neighbours])
         trials = []
         for subtracted in self._shares:
-            left = distances - subtracted * distances[self._own].mean(1)
+            left = distances - subtracted * self._mean_of_others(distances)
             for sigma in SIGMAS:
                 maps = self._maps(left, detector, sigma, cells)
                 pixel_roc_auc = roc_auc(self._lit[pixels], maps[pixels])
@@ -142,6 +142,11 @@ class Trials:
                         wins, auc = compared(final[:count], final[count:], self._sample.owner)
                         trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
         return trials
+
+    def _mean_of_others(self, distances: np.ndarray) -> np.ndarray:
+        """Return the mean of the distances [n + m, P] of the images that are nearest to each."""
+        near = distances[self._own]
+        return near.mean(1) if self._gallery.region_rule is None else counted_mean(near, 1)
 
     def seconds(self, search: SearchSettings) -> float:
         """Return how long a search with these settings takes on the whole sample, from a few of its images."""
@@ -182,10 +187,13 @@ class Trials:
 
     def _pyramid(self, image: int) -> list[Tensor]:
         """Return all levels of a plain image and its copies, float32 [B, H*W, C]."""
-        plain = [torch.from_numpy(level) for level in self._gallery.maps([self._sample.plain[image].key])]
         copies = np.flatnonzero(self._sample.owner == image)
-        levels = zip(plain, self._sample.pyramid, strict=True)
+        levels = zip(self.plain(image), self._sample.pyramid, strict=True)
         return [torch.cat([of_plain, of_copies[copies]]).float() for of_plain, of_copies in levels]
+
+    def plain(self, image: int) -> list[Tensor]:
+        """Return all levels of a plain image, float16 [1, H*W, C]."""
+        return [torch.from_numpy(level) for level in self._gallery.maps([self._sample.plain[image].key])]
 
     def _maps(self, distances: np.ndarray, detector: Detector, sigma: float, cells: Tensor | None) -> np.ndarray:
         """Return score maps of the masks' size, float32 [n + m, h, w]."""

@@ -6,7 +6,7 @@ router names it once, for all its handlers.
     read = APIRouter(prefix="/v1", route_class=ReadRoute)
 """
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
@@ -18,6 +18,7 @@ from .keys import ANYONE, Key
 from .problems import Problem
 from .service import service_of
 
+SINGLE_HEADERS = ("Content-Type", "Content-Encoding", "Inference-Header-Content-Length")
 GALLERY_PARAMETERS = ("gallery", "model")  # of paths; galleries are the models of the Open Inference Protocol
 
 
@@ -38,6 +39,7 @@ class ReadRoute(APIRoute):
             galleries = [request.path_params[name] for name in GALLERY_PARAMETERS if name in request.path_params]
             request.state.key = permitted(request, galleries[0] if galleries else None, write=self.writes)
             require_known_parameters(request, known)
+            require_single_headers(request)
             if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
                 raise Problem(415, "compressed requests are not supported", field="Content-Encoding")
             return await handle(ExactRequest(request.scope, request.receive))
@@ -79,13 +81,18 @@ class AddRoute(WriteRoute):
 def permitted(request: Request, gallery: str | None, *, write: bool) -> Key:
     """Return the request's key if it may read (or change) a gallery. Raises Problem (401, 403)."""
     keys = service_of(request).keys
-    for name in ("Authorization", "X-Api-Key"):
-        if len(request.headers.getlist(name)) > 1:
-            raise Problem(400, "give it once", field=name)
+    require_single_headers(request, ("Authorization", "X-Api-Key"))
     key = keys.of(request.headers) if keys else ANYONE
     if not key.allows(gallery, write):
         raise Problem(403, f"this API key may not {'change' if write else 'read'} {gallery or 'that'}")
     return key
+
+
+def require_single_headers(request: Request, names: Sequence[str] = SINGLE_HEADERS) -> None:
+    """Raise Problem (400) for a header that says how to read a request, and is there twice."""
+    for name in names:
+        if len(request.headers.getlist(name)) > 1:
+            raise Problem(400, "give it once", field=name)
 
 
 def require_known_parameters(request: Request, known: frozenset[str]) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from spade_index.images.tiles import pieces_of
 from spade_index.images.workers import DecoderPool, Held, NoDecoder
 from spade_index.settings import DecodeLimits, Preprocessing
 
+from .fairness import FairThreads
 from .forms import FIELD, file_name, read_files
 from .metrics import Metrics
 from .problems import Problem
@@ -85,14 +85,18 @@ class _Memory:
 
 
 class Decoders:
-    """Processes that decode, a thread for each, and one that replaces those that die while they are idle."""
+    """Processes that decode, a thread for each, and one that replaces those that die while they are idle.
+
+    The threads work for clients in turn: however many images others have sent, a client's next waits for one of
+    each of them at most.
+    """
 
     def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
         limits = DecodeLimits(settings.image_pixels, settings.decode_bytes, settings.decode_seconds)
         self.queries, self.jobs = DecoderPool(limits), DecoderPool(limits)  # neither takes the other's processes
         self.worker = Worker("decoders", self._turn)
         self._count = settings.decoders
-        self._threads = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode-uploads")
+        self._threads = FairThreads(settings.decoders, "decode-uploads")
         self._metrics = metrics
         self._stopping = threading.Event()
 
@@ -107,35 +111,35 @@ class Decoders:
         """Return whether there are processes to decode with."""
         return bool(self.queries.pids)
 
-    async def decode(self, uploads: Sequence[Upload], how: Preprocessing) -> list[DecodedImage]:
+    async def decode(self, client: str, uploads: Sequence[Upload], how: Preprocessing) -> list[DecodedImage]:
         """Decode whole images for the backbone. Raises Problem: 422 naming the first that cannot be decoded, 503."""
         wanted = enumerate(uploads)
-        return list(await asyncio.gather(*(self._run(self._whole, number, one, how) for number, one in wanted)))
+        return list(await asyncio.gather(*(self._run(client, self._whole, number, one, how) for number, one in wanted)))
 
     async def tiles(
-        self, number: int, upload: Upload, how: Preprocessing, most: int
+        self, client: str, number: int, upload: Upload, how: Preprocessing, most: int
     ) -> AsyncIterator[list[DecodedImage]]:
         """Decode a request's image of this number, and yield its pieces in their order, `most` at a time.
 
         The image is in memory as a whole until then, and of its tiles those that were yielded last. Raises Problem as
         `decode`.
         """
-        file, image, notice = await self._run(self._picture, number, upload, how)
+        file, image, notice = await self._run(client, self._picture, number, upload, how)
         make = partial(cut, image, file, how, b"", notice, thumbnails=False)
         for lot in in_lots(range(len(pieces_of(image.width, image.height, how))), most):
-            yield await self._run(make, lot)
+            yield await self._run(client, make, lot)
 
-    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def _run(self, client: str, work: Callable[..., T], *arguments: Any) -> T:
         if self._stopping.is_set():
             raise Problem(503, "the service is shutting down", retry_after=5)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        return await asyncio.wrap_future(self._threads.submit(client, partial(work, *arguments)))
 
     def stop(self) -> None:
         """End processes and threads, whatever they do."""
         self._stopping.set()
         self.queries.end()
         self.jobs.end()
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.stop()
 
     def stats(self) -> dict[str, int]:
         """Return the number of processes that live, and of those that died or were ended for taking too long."""

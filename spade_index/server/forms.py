@@ -19,6 +19,8 @@ from .problems import Problem
 FIELD = "images"
 QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
 EXTENDED = re.compile(rb";\s*filename\*\s*=\s*([^\s;\"]*)", re.IGNORECASE)  # which python-multipart leaves out
+PARAMETER = re.compile(rb";\s*([^\s;=]+)\s*=")  # of a header, its quoted values left out
+PLAIN = (b"", b"binary", b"8bit", b"7bit")  # Content-Transfer-Encodings that encode nothing
 
 
 class Sink(Protocol):
@@ -106,12 +108,20 @@ class _Form:
         self._value += data[start:end]
 
     def _header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
+        name = self._header.lower()
+        if name == b"content-disposition":
+            if self._disposition:
+                raise Problem(422, "a part has one Content-Disposition", field=FIELD)
             self._disposition = self._value
+        elif name == b"content-transfer-encoding" and self._value.strip().lower() not in PLAIN:
+            raise Problem(415, "encoded parts are not supported: send bytes as they are", field=FIELD)
         self._header = self._value = b""
 
     def _headers_finished(self) -> None:
         _, parameters = parse_options_header(self._disposition)
+        names = PARAMETER.findall(QUOTED.sub(b'""', self._disposition.lower()))
+        if len({*names}) < len(names):
+            raise Problem(422, "a Content-Disposition has each parameter once", field=FIELD)
         field = _text(parameters.get(b"name", b""))
         if field != FIELD:
             raise Problem(422, f"unknown field: send images in the field `{FIELD}`", field=field[:100] or FIELD)

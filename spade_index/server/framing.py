@@ -35,6 +35,9 @@ class BoundedConnection(h11.Connection):
         if isinstance(event, h11.Request):
             self._chunks = self._received = 0
             self.head_only = event.method == b"HEAD"
+            names = [name for name, _ in event.headers.raw_items()]
+            if {b"transfer-encoding", b"content-length"} <= {name.lower() for name in names}:
+                self._refuse("a body has either a Content-Length or a Transfer-Encoding")  # proxies take the other one
             if before - len(self.trailing_data[0]) > HEAD_BYTES:
                 self._refuse(f"the head is over the limit of {HEAD_BYTES:,} bytes")
         elif isinstance(event, h11.Data):

@@ -4,6 +4,7 @@ A Detector is for one thread, so the galleries kept open here are used by the en
 for themselves (`Galleries.open`), which takes milliseconds.
 """
 
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from weakref import WeakValueDictionary
 from spade_index.errors import InputError, SpadeIndexError
 from spade_index.features.backbone import Backbone, load_backbone
 from spade_index.gallery.reader import CATALOG, Gallery
+from spade_index.method.commands import calibrate_command
 from spade_index.method.detector import Detector
 from spade_index.method.tuned import tuned_search
 from spade_index.settings import ExtractionSettings, Maps
@@ -28,6 +30,8 @@ OPEN_BYTES = 64 << 20  # what an open gallery takes besides its maps, about
 
 LoadBackbone = Callable[[Gallery, str], Backbone]
 Identity = tuple[int, int]  # of a catalog's file: device and inode
+
+log = logging.getLogger("spade_index.server")
 
 
 def backbone_of(gallery: Gallery, device: str) -> Backbone:
@@ -66,7 +70,7 @@ class Served:
 
         A tuned gallery is judged by its score maps, whose search is as quick as the backbone.
         """
-        by_map = self.detector.search.image_score not in (None, "pooled") or self.gallery.interest is not None
+        by_map = self.detector.search.image_score not in (None, "pooled") or self.gallery.is_limited
         needs_all = by_map or self.gallery.catalog.tuned() is not None
         return "always" if needs_all or "pooled" not in self.detector.thresholds else "auto"
 
@@ -219,6 +223,9 @@ class Galleries:
                 kernel=self._settings.kernel,
                 map_memory=self._settings.map_memory,
             )
+            if detector.calibrated_on is None and gallery.catalog.calibrations():
+                command = calibrate_command(gallery, detector.search)
+                log.warning("not calibrated for the service's options, so without verdicts: `%s` changes that", command)
         except BaseException:
             gallery.close()
             raise

@@ -1,4 +1,4 @@
-"""JSON that strangers send: no name twice in an object, no NaN, and objects of limited number before any is made."""
+"""JSON that strangers send: UTF-8, no name twice in an object, no NaN, and few objects, counted before any is made."""
 
 import json
 from typing import Any
@@ -6,6 +6,10 @@ from typing import Any
 
 class JsonError(ValueError):
     """A text that is not the JSON that it should be, in one line."""
+
+
+class RepeatedName(JsonError):
+    """A name that is twice in an object."""
 
 
 def parse_json(text: bytes, most: int) -> Any:
@@ -16,7 +20,7 @@ def parse_json(text: bytes, most: int) -> Any:
     if sum(map(text.count, (b",", b"[", b"{"))) > most:
         raise JsonError(f"the JSON has more than {most:,} elements")
     try:
-        return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse)
+        return json.loads(text.decode(), object_pairs_hook=_distinct, parse_constant=_refuse)
     except JsonError:
         raise
     except (ValueError, RecursionError) as error:
@@ -28,7 +32,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise JsonError(f"an object has the name {twice[:100]!r} twice")
+        raise RepeatedName(f"an object has the name {twice[:100]!r} twice")
     return found
 
 

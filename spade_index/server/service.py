@@ -18,6 +18,7 @@ from .answered import AnsweredPictures
 from .asks import Answer
 from .decoding import Decoders, Upload
 from .engine import Engine
+from .fairness import FairPlaces, client_of
 from .galleries import Galleries, LoadBackbone, backbone_of
 from .jobs import Jobs
 from .keys import Keys
@@ -53,7 +54,7 @@ class Service:
         self.results = Results(settings.results_bytes, settings.results_seconds)
         self.drawing = asyncio.Semaphore(settings.decoders)  # whole images are in memory while it is done
         self.parsing = asyncio.Semaphore(PARSERS)
-        self.cutting = asyncio.Semaphore(PICTURES)
+        self.cutting = FairPlaces(PICTURES)
         self.auditing = threading.BoundedSemaphore(AUDITS)
         self.changing = threading.BoundedSemaphore(settings.changes_waiting)
         self.jobs = Jobs(self.galleries, settings, self.decoders.jobs)
@@ -97,7 +98,9 @@ class Service:
             begun = time.perf_counter()
             how = (await asyncio.to_thread(self.galleries.settings_of, gallery)).preprocessing
             joined, decoding = AnsweredPictures(), time.perf_counter() - begun
-            async with aclosing(self._decoded(uploads, how)) as decoded:  # also where the client is gone
+            async with aclosing(
+                self._decoded(client_of(request), uploads, how)
+            ) as decoded:  # also where the client is gone
                 async for images, took in decoded:
                     decoding += took
                     joined.take(images, await self.engine.detect(gallery, snapshot, images, maps, threshold))
@@ -110,7 +113,7 @@ class Service:
         return await while_waited_for(request, found())
 
     async def _decoded(
-        self, uploads: Sequence[Upload], how: Preprocessing
+        self, client: str, uploads: Sequence[Upload], how: Preprocessing
     ) -> AsyncGenerator[tuple[list[DecodedImage], float]]:
         """Yield the images of a request, and the seconds that each lot took: whole ones at once, tiles batch by batch.
 
@@ -119,13 +122,13 @@ class Service:
         begun = time.perf_counter()
         if how.tile is None:
             with self.engine.coming(len(uploads)):
-                images = await self.decoders.decode(uploads, how)
+                images = await self.decoders.decode(client, uploads, how)
             yield images, time.perf_counter() - begun
             return
         for number, upload in enumerate(uploads):
-            async with self.cutting:
+            async with self.cutting.place(client):
                 begun = time.perf_counter()
-                async for tiles in self.decoders.tiles(number, upload, how, self.settings.batch_images):
+                async for tiles in self.decoders.tiles(client, number, upload, how, self.settings.batch_images):
                     yield tiles, time.perf_counter() - begun
                     begun = time.perf_counter()
 

@@ -9,14 +9,14 @@ files, and text for outputs, which are names.
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from .json_bodies import JsonError, parse_json
+from .json_bodies import JsonError, RepeatedName, parse_json
 from .limits import TENSOR_ID_LENGTH, TENSOR_RANK
 from .settings import ServeSettings
 
@@ -28,6 +28,8 @@ PARAMETERS = {"maps", "threshold", "binary_data_output"} | {
     "sequence_start",
     "sequence_end",
 }
+REQUEST = {"id", "parameters", "inputs", "outputs"}
+TENSOR = {"name", "shape", "datatype", "parameters", "data"}
 MOST_INPUTS = 2  # that models have
 MOST_OUTPUTS = 6
 LENGTH = 4  # bytes that the length of an element takes
@@ -37,6 +39,14 @@ Tensor = np.ndarray | list[bytes]  # uint8 of any shape, or the elements of type
 
 class TensorError(ValueError):
     """A request that breaks the protocol, in one line."""
+
+    status = 400  # of the answer
+
+
+class WrongName(TensorError):
+    """A request with a name that is unknown, or there more than once."""
+
+    status = 422  # as everywhere in the service
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class InferRequest:
     """A request for an inference."""
 
     id: str | None
-    parameters: dict[str, Any]
+    parameters: Mapping[str, Any]
     inputs: dict[str, Tensor]
     outputs: list[OutputWish] | None  # None: all of them
     binary_by_default: bool
@@ -83,20 +93,20 @@ def parse_request(
     if json_length > len(body):
         raise TensorError(f"{HEADER} is beyond the body's end")
     try:
-        request = _mapping(parse_json(body[:json_length], most_elements), "the request")
+        request = _known(parse_json(body[:json_length], most_elements), "the request", REQUEST)
     except JsonError as error:
-        raise TensorError(str(error)) from error
+        raise (WrongName if isinstance(error, RepeatedName) else TensorError)(str(error)) from error
     rest = memoryview(body)[json_length:]
-    parameters = _parameters(request)
-    for unknown in parameters.keys() - PARAMETERS:
-        raise TensorError(f"unknown parameter {unknown[:100]!r}: there are {', '.join(sorted(PARAMETERS))}")
+    parameters = _parameters(request, PARAMETERS)
     inputs: dict[str, Tensor] = {}
     for entry in _list(request, "inputs", MOST_INPUTS):
-        tensor = _mapping(entry, "an input")
+        tensor = _known(entry, "an input", TENSOR)
         name = _name(tensor)
         if name in inputs:
-            raise TensorError(f"input {name!r} is there twice")
-        size = _parameters(tensor).get("binary_data_size")
+            raise WrongName(f"input {name!r} is there twice")
+        size = _parameters(tensor, {"binary_data_size"}).get("binary_data_size")
+        if size is not None and "data" in tensor:
+            raise TensorError(f"input {name!r}: give either its data or its binary_data_size")
         if size is None:
             inputs[name] = _from_json(name, tensor, most_images)
         else:
@@ -105,7 +115,7 @@ def parse_request(
             inputs[name], rest = _from_bytes(name, tensor, rest[:size], most_images), rest[size:]
     if rest:
         raise TensorError(f"{len(rest)} bytes behind the last input")
-    binary = parameters.get("binary_data_output", False) is True
+    binary = _flag(parameters, "binary_data_output", False)
     outputs = [_wish(entry, binary) for entry in _list(request, "outputs", MOST_OUTPUTS)] or None
     return InferRequest(_id(request), parameters, inputs, outputs, binary)
 
@@ -206,9 +216,8 @@ def _plain(value: Any) -> Any:
 
 
 def _wish(entry: Any, binary_by_default: bool) -> OutputWish:
-    output = _mapping(entry, "an output")
-    binary = _parameters(output).get("binary_data", binary_by_default)
-    return OutputWish(_name(output), binary is True)
+    output = _known(entry, "an output", {"name", "parameters"})
+    return OutputWish(_name(output), _flag(_parameters(output, {"binary_data"}), "binary_data", binary_by_default))
 
 
 def _name(of: Mapping[str, Any]) -> str:
@@ -249,8 +258,24 @@ def _require_uint8(name: str, tensor: Mapping[str, Any]) -> None:
         raise TensorError(f"input {name!r}: its datatype is neither BYTES nor UINT8")
 
 
-def _parameters(of: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(_mapping(of.get("parameters") or {}, "`parameters`"))
+def _parameters(of: Mapping[str, Any], names: Set[str]) -> Mapping[str, Any]:
+    return _known(of.get("parameters") or {}, "`parameters`", names)
+
+
+def _known(value: Any, what: str, names: Set[str]) -> Mapping[str, Any]:
+    """Return an object that has these names alone. Raises TensorError."""
+    if not isinstance(value, dict):
+        raise TensorError(f"{what} is no JSON object")
+    for unknown in value.keys() - names:
+        raise WrongName(f"{what}: unknown name {unknown[:100]!r}: there are {', '.join(sorted(names))}")
+    return value
+
+
+def _flag(of: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = of.get(name, default)
+    if not isinstance(value, bool):
+        raise TensorError(f"parameter `{name}` must be true or false")
+    return value
 
 
 def _list(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
@@ -260,12 +285,6 @@ def _list(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
     if len(values) > most:
         raise TensorError(f"`{name}` has more than {most} entries")
     return values
-
-
-def _mapping(value: Any, what: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise TensorError(f"{what} is no JSON object")
-    return value
 
 
 def _text(value: Any) -> str:

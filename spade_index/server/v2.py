@@ -96,12 +96,14 @@ async def _parsed(request: Request) -> InferRequest:
                 parse_request, body, size, limits.request_images, limits.json_elements
             )
     except TensorError as error:
-        raise Problem(400, str(error)) from error
+        raise Problem(error.status, str(error)) from error
 
 
 def _uploads(asked: InferRequest, most: int) -> list[Upload]:
-    """Return the images of a request. Raises Problem (400)."""
-    if len(asked.inputs) != 1 or not asked.inputs.keys() <= {IMAGE, PIXELS}:
+    """Return the images of a request. Raises Problem (400, 422)."""
+    if unknown := asked.inputs.keys() - {IMAGE, PIXELS}:
+        raise Problem(422, f"no input {min(unknown)!r}: there are {IMAGE}, {PIXELS}")
+    if len(asked.inputs) != 1:
         raise Problem(400, f"give one input: {IMAGE!r} (BYTES, files) or {PIXELS!r} (UINT8 [B, H, W, 3])")
     (name, tensor), *_ = asked.inputs.items()
     if (name == IMAGE) != isinstance(tensor, list):
@@ -116,14 +118,15 @@ def _uploads(asked: InferRequest, most: int) -> list[Upload]:
 
 
 def _wishes(asked: InferRequest) -> list[OutputWish]:
+    """Return the outputs to make. Raises Problem (422)."""
     wishes = asked.outputs or [OutputWish(name, asked.binary_by_default) for name in OUTPUTS]
     names: set[str] = set()
     for wish in wishes:
         if wish.name in names:
-            raise Problem(400, f"output {wish.name!r} is there twice")
+            raise Problem(422, f"output {wish.name!r} is there twice")
         names.add(wish.name)
         if wish.name not in OUTPUTS:
-            raise Problem(400, f"no output {wish.name!r}: there are {', '.join(OUTPUTS)}")
+            raise Problem(422, f"no output {wish.name!r}: there are {', '.join(OUTPUTS)}")
     return wishes
 
 

@@ -28,6 +28,10 @@ def test_evaluate_writes_figures_and_a_page(dataset, tmp_path):
         assert 0.5 < figures[name] <= 1
         assert 0.5 < figures["kinds"]["hole"][name] <= 1
     assert figures["settings"]["backbone"] == "efficientnet-lite0"
+    assert figures["dataset"] == "dataset"
+    assert figures["machine"].endswith(" cores")
+    assert figures["versions"].keys() >= {"spade-index", "torch", "numpy"}
+    assert str(tmp_path.parent) not in json.dumps(figures)  # the same wherever the dataset lies
     assert figures["seconds"]["search"] > 0
     assert "hole" in result.stdout
     page = (tmp_path / "page.html").read_text()
@@ -67,7 +71,7 @@ def test_images_that_cannot_be_decoded_are_counted_and_named_and_fail_the_comman
     figures = json.loads((tmp_path / "figures.json").read_text())
     for failed, path in zip((figures["not_decoded"], figures["gallery"]["not_decoded"]), broken, strict=True):
         assert failed["count"] == 1
-        assert failed["images"][0].startswith(f"{path}: ")
+        assert failed["images"][0].startswith(f"{path.relative_to(root)}: ")
     assert (figures["images"], figures["gallery"]["images"]) == (5, 11)
     assert "Not decoded" in (tmp_path / "page.html").read_text()
 

@@ -1,5 +1,7 @@
 """Makes the frozen gallery of the current format version: run once per version, commit what it writes, never change it.
 
+Its maps are codes, which are what version 2 of the format adds.
+
 python tests/data/freeze.py
 """
 
@@ -28,7 +30,7 @@ def main() -> None:
         for number in range(6):
             crop = photograph[70 * number : 70 * number + EDGE, 40 * number : 40 * number + EDGE]
             Image.fromarray(crop).save(Path(folder, f"{number}.png"))
-        with GalleryWriter(here, backbone.settings) as writer:
+        with GalleryWriter(here, backbone.settings, maps="int4") as writer:
             writer.add(find_images(folder), backbone)
             writer.build_index()
             writer.remove(["5.png"])

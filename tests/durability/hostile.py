@@ -12,33 +12,14 @@ import json
 import random
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
-
-import h5py
-import numpy as np
-
-from spade_index.gallery.index import build as build_module
-from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.method import calibration
-from spade_index.server.job import Job
-from spade_index.settings import IndexSettings, SearchSettings
 
 from durability import program
-from durability.hostile_changes import CHANGES, SECRET
-from durability.hostile_uses import Uses, answers, child, query_image, use
-from helpers.decoding_here import HERE
-from helpers.model import BACKBONE
-from helpers.tiny import image_file, png
-
-IMAGES = 24
-REMOVED = ["003.png", "011.png"]
-JOBS = ("queued", "running", "done")  # states of the jobs beside the gallery
-SEARCH = SearchSettings(gallery_neighbours=5)
+from durability.hostile_changes import CHANGES
+from durability.hostile_galleries import KINDS, answers, made
+from durability.hostile_uses import Uses, child, use
 
 
 @dataclass
@@ -51,52 +32,22 @@ class Tally:
     wrong_and_found: int = 0  # wrong answers after a change that `verify` finds, or that was noted as good
     faults: int = 0
     touched: int = 0  # galleries by which a file outside of them was touched
-    changes: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, dict[str, int]] = field(default_factory=dict)  # kinds of changes: outcomes of uses
+    uses: dict[str, dict[str, int]] = field(default_factory=dict)  # of changed galleries: outcomes
     kinds: dict[str, int] = field(default_factory=dict)  # of faults
 
 
 class Campaign:
-    """Changes copies of two galleries, one with an index that is mapped, and uses them."""
+    """Changes copies of galleries of all kinds, and uses them."""
 
     def __init__(self, folder: Path, seed: int, say: Callable[[str], None] = print) -> None:
         """Make the galleries in `folder`."""
         self.folder, self.seed, self.say = folder, seed, say
         self.tally = Tally()
-        self.image = query_image()
-        self.wholes = [self._made(name, limit) for name, limit in (("flat", 20_000), ("ivf", 2))]
-        self.expected = [answers(whole / "root" / "gallery", self.image) for whole in self.wholes]
-
-    def _made(self, name: str, limit: int) -> Path:
-        """Make a gallery with all kinds of files, jobs beside it, and files outside."""
-        whole = self.folder / name
-        path = whole / "root" / "gallery"
-        few = patch.multiple(build_module, EXACT_LIMIT=limit, LEAST_PER_LIST=4)
-        with few, GalleryWriter(path, BACKBONE.settings) as writer:
-            writer.shard_rows = 10
-            files = [image_file(f"{number:03d}.png", png(number)) for number in range(IMAGES)]
-            writer.add(files, BACKBONE, workers=1, decoders=HERE)
-            writer.remove(REMOVED[:1])
-            writer.compact()
-            writer.remove(REMOVED[1:])
-            writer.build_index(IndexSettings("flat"))
-            found = calibration.calibrate(writer.gallery, SEARCH, false_alarms=0.2, device="cpu")
-            calibration.store(writer, SEARCH, found)
-            writer.set_tuned({"search": {"gallery_neighbours": 5}, "images": 22, "snapshot": 5, "why": "tuned"})
-            writer.add([image_file("late.png", png(99))], BACKBONE, workers=1, decoders=HERE)
-        self._jobs(whole / "root" / ".spade-index" / "jobs")
-        outside = whole / "outside"
-        outside.mkdir()
-        (outside / "secret.txt").write_bytes(SECRET)
-        with h5py.File(outside / "secret.h5", "w") as file:
-            file["stolen"] = np.frombuffer(SECRET, np.uint8)
-        return whole
-
-    def _jobs(self, folder: Path) -> None:
-        for number, state in enumerate(JOBS):
-            job: Any = Job(f"{number:016x}", "gallery", False, "", names=["a.png"], state=state)
-            (folder / job.id / "images").mkdir(parents=True)
-            (folder / job.id / "images" / "0").write_bytes(png(70 + number))
-            (folder / job.id / "job.json").write_text(json.dumps(asdict(job)))
+        self.wholes = [made(folder, kind) for kind in KINDS]
+        self.queries = [kind.query for kind in KINDS]
+        every = zip(self.wholes, KINDS, self.queries, strict=True)
+        self.expected = [answers(whole / "root" / "gallery", kind, query) for whole, kind, query in every]
 
     def run(self, count: int, only: int | None = None) -> Tally:
         """Change and use this many galleries, or only one; return the tally."""
@@ -120,14 +71,14 @@ class Campaign:
             except Exception as error:  # of a file that an earlier change has damaged
                 did.append(f"{change.__name__}: {type(error).__name__}")
         before = outside_of(work)
-        found = child(lambda: use(path, self.expected[which], self.image, rng), self.folder / "log")
+        given = KINDS[which], self.expected[which], self.queries[which], rng
+        found = child(lambda: use(path, *given), self.folder / "log")
         touched = outside_of(work) != before
         self._count(number, did, kinds, found, touched)
 
     def _count(self, number: int, did: list[str], kinds: set[str], found: Uses | str, touched: bool) -> None:
         tally = self.tally
         tally.galleries += 1
-        tally.changes = dict(Counter(tally.changes) + Counter(kinds))
         faults = {"process": found} if isinstance(found, str) else dict(found.faults)
         if isinstance(found, Uses):
             tally.right += len(found.right)
@@ -135,6 +86,7 @@ class Campaign:
             if found.wrong and not found.problems and "catalog" not in kinds:
                 faults["query"] = "a wrong answer that verify does not explain"
             tally.wrong_and_found += len(found.wrong)
+            self._count_outcomes(kinds, found)
         if touched:
             tally.touched += 1
             faults["outside"] = "a file outside of the gallery was touched"
@@ -144,6 +96,13 @@ class Campaign:
             tally.kinds[kind] = tally.kinds.get(kind, 0) + 1
             if tally.kinds[kind] == 1:
                 self.say(f"--only {number} --seed {self.seed}: {did}\n{name}: {text}\n")
+
+    def _count_outcomes(self, kinds: set[str], found: Uses) -> None:
+        names = {"right": found.right, "refused": found.refused, "wrong": found.wrong, "fault": found.faults}
+        for outcome, name in ((outcome, name) for outcome, uses in names.items() for name in uses):
+            for counts in (self.tally.uses, name), *((self.tally.changes, kind) for kind in kinds):
+                of = counts[0].setdefault(counts[1], {})
+                of[outcome] = of.get(outcome, 0) + 1
 
 
 def outside_of(work: Path) -> dict[str, tuple[int, int, bytes]]:

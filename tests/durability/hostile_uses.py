@@ -22,23 +22,22 @@ import numpy as np
 from spade_index.errors import SpadeIndexError
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images import DecodedImage, load
+from spade_index.images import DecodedImage
 from spade_index.method import calibration
 from spade_index.method.audit import audit
-from spade_index.method.detector import Detector
 from spade_index.method.tuned import tuned_search
 from spade_index.server.galleries import Galleries
 from spade_index.server.jobs import Jobs
 from spade_index.server.settings import ServeSettings
 from spade_index.settings import IndexSettings
 
+from durability import hostile_edges
 from durability.hostile_changes import SECRET
+from durability.hostile_galleries import Kind, answers
 from helpers.decoding_here import HERE
-from helpers.model import BACKBONE
-from helpers.tiny import image_file, png
 from helpers.waiting import eventually
 
-SECONDS = 30  # of all uses of a gallery; undisturbed they take less than one
+SECONDS = 60  # of all uses of a gallery; undisturbed they take one or two
 MEMORY = 1 << 30  # bytes, beyond what the process has
 FILE_BYTES = 64 << 20  # of a file that is written
 WRITES = {"open": 8, "add": 8, "remove": 8, "restore": 6, "compact": 6, "index": 8, "calibrate": 2, "repair": 8}
@@ -53,22 +52,6 @@ class Uses:
     refused: dict[str, str] = field(default_factory=dict)  # with one line
     faults: dict[str, str] = field(default_factory=dict)  # other exceptions, lines that are several, secrets told
     problems: int = 0  # that `verify` found
-
-
-def query_image() -> DecodedImage:
-    """Return an image to query."""
-    return load(image_file("query.png", png(77)), BACKBONE.settings.preprocessing)
-
-
-def answers(path: Path, image: DecodedImage) -> list[Any]:
-    """Return what a gallery answers to a query, as it was tuned and calibrated."""
-    with Gallery(path) as gallery:
-        search = tuned_search(gallery)
-        detector = Detector(gallery, BACKBONE, search, device="cpu")
-        (found,) = detector.detect([image])
-        pixels = found.pixels.score_map.tobytes().hex() if found.pixels else None
-        near = [(n.id, n.distance) for n in found.neighbours]
-        return [found.scores, detector.thresholds, near, pixels, found.p_value]
 
 
 def read_all(path: Path) -> None:
@@ -89,34 +72,34 @@ def read_all(path: Path) -> None:
         audit(gallery)
 
 
-def write(path: Path, kind: str) -> None:
+def write(path: Path, kind: Kind, name: str) -> None:
     """Change a gallery."""
     with GalleryWriter(path) as writer:
-        if kind == "add":
-            files = [image_file(f"new-{number}.png", png(500 + number)) for number in range(3)]
-            writer.add(files, BACKBONE, keep_removed=True, workers=1, decoders=HERE)
-        elif kind in ("remove", "restore"):
-            rows = list(writer.gallery.images() if kind == "remove" else writer.gallery.removed_images())
-            (writer.remove if kind == "remove" else writer.restore)([row.id for row in rows[:2]])
-        elif kind == "compact":
+        if name == "add":
+            files = [kind.file(500 + number, f"new-{number}.png") for number in range(3)]
+            writer.add(files, kind.backbone, keep_removed=True, workers=1, decoders=HERE)
+        elif name in ("remove", "restore"):
+            rows = list(writer.gallery.images() if name == "remove" else writer.gallery.removed_images())
+            (writer.remove if name == "remove" else writer.restore)([row.id for row in rows[:2]])
+        elif name == "compact":
             writer.compact()
-        elif kind == "index":
+        elif name == "index":
             writer.build_index(IndexSettings())
-        elif kind == "calibrate":
+        elif name == "calibrate":
             search = tuned_search(writer.gallery)
             calibration.store(writer, search, calibration.calibrate(writer.gallery, search, device="cpu"))
-        elif kind == "repair":
+        elif name == "repair":
             writer.repair()
 
 
-def jobs(root: Path) -> None:
+def jobs(root: Path, kind: Kind) -> None:
     """Start the jobs of a service, and wait until none runs."""
     told: list[str] = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: told.append(handler.format(record))  # type: ignore[method-assign]
     logging.getLogger("spade_index").addHandler(handler)
     settings = ServeSettings(root=root, job_seconds=1)
-    running = Jobs(Galleries(settings, lambda gallery, device: BACKBONE), settings, HERE)
+    running = Jobs(Galleries(settings, lambda gallery, device: kind.backbone), settings, HERE)
     running.start()
     eventually(lambda: not any(job.state in ("queued", "running") for job in running.all()), SECONDS)
     [job.info() for job in running.all()]
@@ -125,8 +108,8 @@ def jobs(root: Path) -> None:
     assert not running.worker.failures
 
 
-def use(path: Path, expected: list[Any], image: DecodedImage, rng: random.Random) -> Uses:
-    """Use a gallery in every way, and change it in one."""
+def use(path: Path, kind: Kind, expected: list[Any], parts: list[DecodedImage], rng: random.Random) -> Uses:
+    """Use a gallery in every way, change it in one, and use it from the edges."""
     found = Uses()
 
     def tried(name: str, action: Callable[[], Any]) -> Any:
@@ -144,7 +127,7 @@ def use(path: Path, expected: list[Any], image: DecodedImage, rng: random.Random
             return result
         return None
 
-    answered = tried("query", lambda: answers(path, image))
+    answered = tried("query", lambda: answers(path, kind, parts))
     if answered is not None and json.dumps(answered) != json.dumps(expected):
         found.right.remove("query")
         found.wrong.append("query")
@@ -158,11 +141,27 @@ def use(path: Path, expected: list[Any], image: DecodedImage, rng: random.Random
     found.problems = len(lines or []) + ("verify" in found.refused)
     if any("\n" in line for line in lines or []):
         found.faults["verify"] = f"not one line: {lines}"
-    (kind,) = rng.choices(list(WRITES), list(WRITES.values()))
-    tried(kind, lambda: write(path, kind))
-    if rng.random() < 0.3:
-        tried("jobs", lambda: jobs(path.parent))
+    first = rng.random() < 0.5  # before the change, which may mend the gallery
+    if first:
+        from_the_edges(path, kind, rng, tried)
+    (name,) = rng.choices(list(WRITES), list(WRITES.values()))
+    tried(name, lambda: write(path, kind, name))
+    if not first:
+        from_the_edges(path, kind, rng, tried)
+    if rng.random() < 0.2:
+        tried("jobs", lambda: jobs(path.parent, kind))
     return found
+
+
+def from_the_edges(path: Path, kind: Kind, rng: random.Random, tried: Callable[[str, Callable[[], Any]], Any]) -> None:
+    """Use a gallery by a command, and sometimes by one in a process of its own, and by the service."""
+    name = rng.choice(hostile_edges.COMMANDS)
+    tried(f"command {name}", lambda: hostile_edges.command(path, kind, name))
+    if rng.random() < 0.01:
+        apart = rng.choice(hostile_edges.PROCESSES)
+        tried(f"process {apart}", lambda: hostile_edges.process(path, apart))
+    if rng.random() < 0.2:
+        tried("serve", lambda: hostile_edges.serve(path, kind, rng))
 
 
 def child(action: Callable[[], Uses], log: Path) -> Uses | str:

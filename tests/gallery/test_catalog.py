@@ -183,8 +183,8 @@ def test_info_names_a_catalog_with_altered_thresholds(gallery_path: Path, old: s
 
 def test_a_newer_format_is_refused(gallery_path: Path) -> None:
     with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
-        db.execute("UPDATE meta SET value = '2' WHERE name = 'version'")
-    with pytest.raises(FormatTooNew, match=rf"{gallery_path}.*version 2.*upgrade"):
+        db.execute("UPDATE meta SET value = '3' WHERE name = 'version'")
+    with pytest.raises(FormatTooNew, match=rf"{gallery_path}.*version 3.*upgrade"):
         Gallery(gallery_path)
 
 

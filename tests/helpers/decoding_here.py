@@ -1,5 +1,6 @@
 """Decode within this process: for programs that fork thousands of times, where a decoding process takes most time."""
 
+import os
 from collections.abc import Sequence
 
 from spade_index.errors import ImageError
@@ -9,6 +10,14 @@ from spade_index.images.workers.pool import Asker, DecoderPool
 
 class DecodersHere(DecoderPool):
     """Answers as decoding processes do, in this one."""
+
+    @property
+    def pids(self) -> list[int]:
+        """The number of this process."""
+        return [os.getpid()]
+
+    def start(self, count: int) -> None:
+        """Start none."""
 
     def answers(self, calls: Sequence[Call], asker: Asker | None = None) -> list[Answer | ImageError]:
         """Return the answers of calls, in order."""

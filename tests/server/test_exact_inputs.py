@@ -181,25 +181,28 @@ INPUTS = f'"inputs": [{json.dumps(IMAGE)}]'
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "status", "says"),
     [
-        (f'{{{INPUTS}, "parameters": {{"threshold": {"9" * 400}}}}}', "threshold"),
-        (f'{{{INPUTS}, "parameters": {{"threshold": {MANY}}}}}', "not JSON"),
-        (f'{{{INPUTS}, "parameters": {{"threshold": NaN}}}}', "NaN"),
-        (f'{{{INPUTS}, "parameters": {{"threshold": 1e999}}}}', "threshold"),
-        (f'{{{INPUTS}, "parameters": {{"treshold": 1}}}}', "treshold"),
-        (f'{{{INPUTS}, "parameters": {{"threshold": 1, "threshold": 40}}}}', "twice"),
-        (f"{{{INPUTS}, {INPUTS}}}", "twice"),
-        (f'{{{INPUTS}, "outputs": [{{"name": "score"}}, {{"name": "score"}}]}}', "twice"),
-        (f'{{"inputs": [{json.dumps(IMAGE | {"shape": [10**400]})}]}}', "elements"),
-        (f'{{"inputs": [{json.dumps(IMAGE | {"parameters": {"binary_data_size": 10**400}})}]}}', "binary_data_size"),
-        ("[" * 100_000, "not JSON"),
+        (f'{{{INPUTS}, "parameters": {{"threshold": {"9" * 400}}}}}', 400, "threshold"),
+        (f'{{{INPUTS}, "parameters": {{"threshold": {MANY}}}}}', 400, "not JSON"),
+        (f'{{{INPUTS}, "parameters": {{"threshold": NaN}}}}', 400, "NaN"),
+        (f'{{{INPUTS}, "parameters": {{"threshold": 1e999}}}}', 400, "threshold"),
+        (f'{{{INPUTS}, "parameters": {{"treshold": 1}}}}', 422, "treshold"),
+        (f'{{{INPUTS}, "parameters": {{"threshold": 1, "threshold": 40}}}}', 422, "twice"),
+        (f"{{{INPUTS}, {INPUTS}}}", 422, "twice"),
+        (f'{{"inputs": [{json.dumps(IMAGE)}, {json.dumps(IMAGE)}]}}', 422, "twice"),
+        (f'{{"inputs": [{json.dumps(IMAGE | {"name": "picture"})}]}}', 422, "picture"),
+        (f'{{{INPUTS}, "outputs": [{{"name": "score"}}, {{"name": "score"}}]}}', 422, "twice"),
+        (f'{{{INPUTS}, "outputs": [{{"name": "scores"}}]}}', 422, "scores"),
+        (f'{{"inputs": [{json.dumps(IMAGE | {"shape": [10**400]})}]}}', 400, "elements"),
+        (f'{{"inputs": [{json.dumps(IMAGE | {"parameters": {"binary_data_size": 10**400}})}]}}', 400, "binary_data_s"),
+        ("[" * 100_000, 400, "not JSON"),
     ],
     ids=lambda value: str(value)[-60:],
 )
-def test_requests_for_an_inference_are_exact(shared_server: Server, body: str, says: str) -> None:
+def test_requests_for_an_inference_are_exact(shared_server: Server, body: str, status: int, says: str) -> None:
     answer = shared_server.http.post("/v2/models/plain/infer", content=body)
-    assert answer.status_code == 400
+    assert answer.status_code == status
     assert says in answer.json()["error"]
     assert len(answer.content) < 2000
 

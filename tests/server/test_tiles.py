@@ -144,11 +144,13 @@ def test_limit_pictures(served: Server, monkeypatch: pytest.MonkeyPatch) -> None
     most = 0
     tiles_of = Decoders.tiles
 
-    async def counted(decoders: Decoders, number: int, upload: Upload, *rest: Any) -> AsyncIterator[list[DecodedImage]]:
+    async def counted(
+        decoders: Decoders, client: str, number: int, upload: Upload, *rest: Any
+    ) -> AsyncIterator[list[DecodedImage]]:
         nonlocal most
         held.add(id(upload))
         most = max(most, len(held))
-        async for some in tiles_of(decoders, number, upload, *rest):
+        async for some in tiles_of(decoders, client, number, upload, *rest):
             assert len(some) <= served.settings.batch_images
             yield some
         held.remove(id(upload))
@@ -169,7 +171,7 @@ def test_clients_that_go_leave_room_for_the_pictures_of_others(served: Server) -
         for _ in range(limits.PICTURES + 1):
             with pytest.raises(httpx.TimeoutException):
                 served.http.post(query, files=sent, timeout=0.5)
-        eventually(lambda: served.service.cutting._value == limits.PICTURES)
+        eventually(lambda: served.service.cutting.free == limits.PICTURES)
     assert served.http.post(query, files=sent).status_code == 200
 
 

@@ -8,13 +8,14 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
-from spade_index.gallery.store.format import FORMAT, VERSION
+from spade_index.gallery.store.codecs import DEFAULT, codec_named
+from spade_index.gallery.store.format import FORMAT, REGIONS, VERSION
 from spade_index.gallery.store.names import INDEX, shard_name
 from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import ExtractionSettings
@@ -25,11 +26,12 @@ from .check import REMEDY
 from .connection import Values
 from .extraction import read_settings
 from .images import ImageQueries
-from .schema import ADDITIONS, INTEREST, TUNED, create_catalog
+from .regions import RegionQueries
+from .schema import ADDITIONS, INTEREST, MAPS, TRANSCODING, TUNED, create_catalog
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
 
-class Catalog(ImageQueries):
+class Catalog(ImageQueries, RegionQueries):
     """The gallery's SQLite file."""
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +39,7 @@ class Catalog(ImageQueries):
         super().__init__(path)
         if self.meta("format") != FORMAT:
             raise GalleryDamaged(f"{path}: not the catalog of a gallery; {REMEDY}")
-        if self._number("version") > VERSION:
+        if (version := self._number("version")) % REGIONS > VERSION or version >= 2 * REGIONS:
             raise FormatTooNew(
                 f"{path.parent}: format version {self.meta('version')} is newer than this spade_index reads "
                 f"({VERSION}): pip install --upgrade spade_index"
@@ -48,9 +50,11 @@ class Catalog(ImageQueries):
             raise GalleryDamaged(f"{path}: its settings cannot be read ({error}); {REMEDY}") from error
 
     @classmethod
-    def create(cls, path: Path, settings: ExtractionSettings, weights_file: str | None = None) -> "Catalog":
+    def create(
+        cls, path: Path, settings: ExtractionSettings, weights_file: str | None = None, codec: str = DEFAULT
+    ) -> "Catalog":
         """Create an empty catalog at snapshot 0, atomically, and open it."""
-        create_catalog(path, settings, weights_file)
+        create_catalog(path, settings, weights_file, codec)
         return cls(path)
 
     def complete(self) -> None:
@@ -80,6 +84,11 @@ class Catalog(ImageQueries):
             if row.rows < 0 or row.bytes < 0:
                 raise self._damaged(f"unexpected size of shard {row.shard}")
         return {row.shard: row for row in rows}
+
+    def used_shards(self) -> list[ShardRow]:
+        """Return the shards that hold images; the others wait to be deleted."""
+        used = {shard for (shard,) in self._typed((int,), "SELECT DISTINCT shard FROM images")}
+        return [row for shard, row in self.shards().items() if shard in used]
 
     def shards_below(self, rows: int) -> dict[int, int]:
         """Return the number of rows of each shard that has fewer than this, and images; in ascending order."""
@@ -126,16 +135,35 @@ class Catalog(ImageQueries):
             self._require_name(row.file, INDEX)
         return row
 
+    def indexes(self) -> list[IndexRow]:
+        """Return all indexes, the oldest first."""
+        rows = self._rows(IndexRow, "ORDER BY snapshot")
+        for row in rows:
+            self._require_name(row.file, INDEX)
+        return rows
+
     def index_files(self) -> set[str]:
         """Return the file names of all indexes."""
-        files = [file for (file,) in self._typed((str,), "SELECT file FROM indexes")]
-        for file in files:
-            self._require_name(file, INDEX)
-        return set(files)
+        return {row.file for row in self.indexes()}
 
     def calibration(self, key: str) -> str | None:
         """Return the thresholds stored for search settings, as JSON, or None."""
         return self._value("SELECT value FROM calibrations WHERE key = ?", str, key)
+
+    def codec(self) -> str:
+        """Return the name of the codec of maps that are written. Raises GalleryDamaged."""
+        try:
+            codec = codec_named(self.meta(MAPS) or DEFAULT)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+        if codec.version > self._number("version"):
+            raise self._damaged(f"its format version knows no maps as {codec.name}")
+        return codec.name
+
+    @property
+    def transcoding(self) -> bool:
+        """Whether some maps are still stored by another codec."""
+        return self.meta(TRANSCODING) is not None
 
     def tuned(self) -> dict[str, Any] | None:
         """Return how queries search by default, as `tuning.tune` chose it, or None. Raises GalleryDamaged."""
@@ -179,13 +207,27 @@ class Catalog(ImageQueries):
 
     def require_unchanged(self) -> bool:
         """Compare the file's bytes with the note of the last writer: see `check.require_unchanged`."""
+        with self._without_commits():
+            return check.require_unchanged(self.path)
+
+    def copy(self, to: Path | None) -> check.Stamp:
+        """Copy the catalog as of the last commit, byte for byte, or with None only look at its bytes.
+
+        Raises OSError, GalleryDamaged, StorageError.
+        """
+        with self._without_commits():
+            return check.copy(self.path, to)
+
+    @contextmanager
+    def _without_commits(self) -> Iterator[None]:
+        """Let no process commit meanwhile."""
         with closing(self._connected()) as db:
             try:
                 db.execute("BEGIN")
                 db.execute("SELECT count(*) FROM meta").fetchone()  # no other process can commit until this is closed
             except (sqlite3.Error, UnicodeError) as error:
                 raise self._unreadable(error) from error
-            return check.require_unchanged(self.path)
+            yield
 
     def problems(self) -> Iterator[str]:
         """Yield one line for each problem of the catalog itself."""
@@ -205,5 +247,7 @@ class Catalog(ImageQueries):
             yield f"{self.path}: {missing} images are in no shard"
         try:
             self.interest()
+            self.region_rule()
         except GalleryDamaged as error:
             yield str(error)
+        yield from self.region_problems()

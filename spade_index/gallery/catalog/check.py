@@ -9,6 +9,8 @@ note's counter is older than the catalog's, a writer was killed after a commit, 
 import errno
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,20 +92,47 @@ def write(catalog: Path) -> None:
         make_durable(temporary, path)
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """The bytes of a catalog's file."""
+
+    counter: int  # SQLite's change counter: it grows with each commit
+    digest: str
+    bytes: int
+
+
+def copy(catalog: Path, to: Path | None) -> Stamp:
+    """Copy a catalog byte for byte, or only look at its bytes. The caller prevents writes meanwhile. Raises OSError."""
+    digest, header, size = xxhash.xxh3_128(), b"", 0
+    with nullcontext() if to is None else create(to) as file:
+        for block in _blocks(catalog):
+            header = header or block[:100]
+            digest.update(block)
+            if file is not None:
+                write_at(file.fileno(), block, size)
+            size += len(block)
+    return Stamp(int.from_bytes(header[24:28]), digest.hexdigest(), size)
+
+
 def _stamp(catalog: Path) -> tuple[int, int, str]:
     """Return a catalog's change counter, the version that its header is valid for, and the digest of its bytes.
 
     The two numbers are at bytes 24 and 92 of a database file: https://www.sqlite.org/fileformat.html
     """
-    digest = xxhash.xxh3_128()
+    digest, header = xxhash.xxh3_128(), b""
+    for block in _blocks(catalog):
+        header = header or block
+        digest.update(block)
+    return int.from_bytes(header[24:28]), int.from_bytes(header[92:96]), digest.hexdigest()
+
+
+def _blocks(catalog: Path) -> Iterator[bytes]:
+    """Yield a catalog's bytes. Raises OSError."""
     # Read in a child process: closing the file in this one would release all locks that SQLite holds on it anywhere in
     # this process, which may be in the middle of a commit.
     with subprocess.Popen(["cat", os.path.abspath(catalog)], stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None
-        header = process.stdout.read(BLOCK)
-        digest.update(header)
         while block := process.stdout.read(BLOCK):
-            digest.update(block)
+            yield block
     if process.returncode:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(catalog))
-    return int.from_bytes(header[24:28]), int.from_bytes(header[92:96]), digest.hexdigest()

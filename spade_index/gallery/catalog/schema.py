@@ -8,7 +8,9 @@ and the oldest snapshot, which is that of the last compaction. Images that were 
 restored, and their rows are deleted as soon as no reader may need them.
 
 `removed_sources` remembers the images that were removed on purpose when their rows are deleted, so that they stay out
-when their folder is added again. `layouts` is a cache (see `store.layout`), which a shard can do without.
+when their folder is added again. `regions` holds regions of interest, each once, and `image_regions` says which image
+has which as its own, by the digest of the rule that names them. `layouts` is a cache (see `store.layout`), which a
+shard can do without.
 """
 
 import os
@@ -16,8 +18,9 @@ from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
 
+from spade_index.gallery.store.codecs import DEFAULT, codec_named
 from spade_index.gallery.store.files import make_durable
-from spade_index.gallery.store.format import FORMAT, VERSION
+from spade_index.gallery.store.format import FORMAT, PLAIN
 from spade_index.settings import ExtractionSettings
 
 from .connection import connect
@@ -25,6 +28,8 @@ from .tables import SnapshotRow, columns, insert
 from .transaction import now
 
 INTEREST = "region_of_interest"  # the name in `meta` of the part of every picture that counts, if it is not all
+MAPS = "maps"  # the name in `meta` of the codec of maps that are written, if it is not float16
+TRANSCODING = "transcoding"  # the name in `meta` of a note that some maps are still stored by another codec
 TUNED = "tuned"  # the name in `meta` of how queries search by default: see `Catalog.tuned`
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -62,17 +67,26 @@ CREATE TABLE IF NOT EXISTS removed_sources (
     id TEXT NOT NULL, digest BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     width INTEGER NOT NULL, height INTEGER NOT NULL, PRIMARY KEY (id, digest)
 );
+CREATE TABLE IF NOT EXISTS regions (region INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS image_regions (
+    rule TEXT NOT NULL, key INTEGER NOT NULL REFERENCES images ON DELETE CASCADE,
+    region INTEGER NOT NULL REFERENCES regions, PRIMARY KEY (rule, key)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS region_owners ON image_regions (key);
+CREATE INDEX IF NOT EXISTS region_uses ON image_regions (region);
 """
 
 
-def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str | None) -> None:
+def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str | None, codec: str) -> None:
     """Write an empty catalog at snapshot 0, atomically. Raises OSError, sqlite3.Error."""
     temporary = path.with_suffix(".tmp")
     for leftover in leftovers(path):
         leftover.unlink(missing_ok=True)
     with closing(connect(temporary)) as db:
         db.executescript(SCHEMA + ADDITIONS)
-        meta = {"format": FORMAT, "version": str(VERSION), "settings": settings.to_json(), "created": now()}
+        meta = {"format": FORMAT, "version": str(PLAIN), "settings": settings.to_json(), "created": now()}
+        if codec != DEFAULT:
+            meta |= {"version": str(codec_named(codec).version), MAPS: codec}
         if weights_file:
             meta["weights_file"] = os.path.abspath(weights_file)
         db.executemany(insert("meta", ("name", "value")), meta.items())

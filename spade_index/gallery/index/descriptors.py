@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from spade_index.errors import GalleryDamaged
-from spade_index.gallery.store.format import FORMAT, VERSION
+from spade_index.gallery.store.format import FORMAT, PLAIN
 from spade_index.gallery.store.hdf5 import array, opened
 from spade_index.gallery.store.rows import FileRows
 from spade_index.gallery.store.sink import Sink
@@ -75,7 +75,7 @@ def write_descriptors(path: Path, blocks: Blocks, images: int, dim: int, queries
     """Write the file of `images` images, whose keys ascend. Raises OSError."""
     with closing(Sink(path)) as sink, sink.checked(), h5py.File(sink, "w") as file:
         file.attrs["format"] = FORMAT
-        file.attrs["version"] = VERSION
+        file.attrs["version"] = PLAIN
         stored_keys = file.create_dataset("key", (images,), "<i8")
         stored = file.create_dataset("pooled", (images, dim), "<f4")
         done = 0

@@ -5,6 +5,7 @@ The catalog keeps int64 values, compressed by zlib and followed by the xxh3_64 o
     rows, byte offset of /pooled, size of the file, bytes up to the end of its settings and its first value,
     the xxh3_64 of the gallery's settings and of these bytes
     for each level of /maps the first row's byte offset, then for every other row its distance from the row before
+    unless the maps are float16: the name of their codec, ASCII, filled up with zeros to 32 bytes
 
 A kept layout is used if it is whole, and if the file still has that size and begins with these bytes, which hold its
 settings and where HDF5 begins to look for values. Otherwise HDF5 reads the layout. `verify` compares the two.
@@ -21,6 +22,7 @@ import xxhash
 
 from spade_index.settings import ExtractionSettings
 
+from .codecs import DEFAULT, codec_named, map_shapes
 from .files import open_regular
 from .hdf5 import array, dataset, opened
 
@@ -28,6 +30,7 @@ BEYOND = 1 << 62  # bytes; larger than any file
 HEADER = 5  # values before the offsets
 MOST_ROWS = 1 << 20  # of a shard
 SETTINGS_WITHIN = 1 << 16  # bytes at the beginning of a file that hold its settings
+NAME_BYTES = 32  # of a codec
 SEAL = 8  # bytes of the digest at the end
 
 
@@ -39,6 +42,7 @@ class ShardLayout:
     pooled: int  # byte offset
     maps: list[np.ndarray]  # of each level: int64 [rows], byte offsets
     settings: str  # JSON; the settings that it was built with
+    codec: str = DEFAULT  # of the maps
 
     @classmethod
     def read(cls, path: Path, settings: ExtractionSettings) -> "ShardLayout":
@@ -46,8 +50,11 @@ class ShardLayout:
         with opened(path) as file:
             pooled, offset = array(file, "pooled", "<f4", 2)
             rows: int = pooled.shape[0]
-            maps = [_row_offsets(dataset(file, f"maps/{level}"), rows) for level in range(len(settings.level_shapes))]
-            return cls(rows, offset, maps, _settings(file))
+            codec = _codec(file)
+            maps = [
+                _row_offsets(_maps(file, level, codec, shape), rows) for level, shape in enumerate(map_shapes(settings))
+            ]
+            return cls(rows, offset, maps, _settings(file), codec)
 
     @classmethod
     def recall(cls, kept: bytes, shard: int, path: Path, settings: ExtractionSettings) -> "ShardLayout | None":
@@ -57,16 +64,18 @@ class ShardLayout:
         try:
             values = np.frombuffer(_unpacked(kept[:-SEAL], len(settings.level_shapes)), "<i8")
             rows, pooled, size, begin, digest = map(int, values[:HEADER])
-            maps = values[HEADER:].reshape(len(settings.level_shapes), rows).cumsum(1)
+            offsets, rest = np.split(values[HEADER:], [len(settings.level_shapes) * rows])
+            maps = offsets.reshape(len(settings.level_shapes), rows).cumsum(1)
+            codec = codec_named(rest.tobytes().rstrip(b"\0").decode() or DEFAULT).name
             plausible = min(rows, pooled, begin, int(maps.min())) >= 0 and max(pooled, begin, int(maps.max())) <= size
             same = plausible and _fingerprint(path, begin, settings) == (size, digest)
         except (OSError, ValueError, zlib.error):  # opening the file will raise what is wrong
             return None
-        return cls(rows, pooled, list(maps), settings.to_json()) if same else None
+        return cls(rows, pooled, list(maps), settings.to_json(), codec) if same else None
 
     def equals(self, other: "ShardLayout") -> bool:
         """Return whether both layouts are the same."""
-        facts = [(layout.rows, layout.pooled, layout.settings) for layout in (self, other)]
+        facts = [(layout.rows, layout.pooled, layout.settings, layout.codec) for layout in (self, other)]
         return facts[0] == facts[1] and all(map(np.array_equal, self.maps, other.maps))
 
     def kept(self, shard: int, path: Path, settings: ExtractionSettings) -> bytes | None:
@@ -79,7 +88,8 @@ class ShardLayout:
         begin = max(start + len(self.settings.encode()), min(self.pooled, int(offsets.min())))
         size, digest = _fingerprint(path, begin, settings)
         values = np.array([self.rows, self.pooled, size, begin, digest, *np.diff(offsets, prepend=0).flat], "<i8")
-        packed = zlib.compress(values.tobytes())
+        codec = b"" if self.codec == DEFAULT else self.codec.encode().ljust(NAME_BYTES, b"\0")
+        packed = zlib.compress(values.tobytes() + codec)
         return packed + _seal(shard, packed)
 
 
@@ -101,7 +111,7 @@ def _fingerprint(path: Path, begin: int, settings: ExtractionSettings) -> tuple[
 def _unpacked(packed: bytes, levels: int) -> bytes:
     """Return the bytes of the values. Raises ValueError if they are more than any shard has, zlib.error."""
     unpacking = zlib.decompressobj()
-    data = unpacking.decompress(packed, 8 * (HEADER + levels * MOST_ROWS))
+    data = unpacking.decompress(packed, 8 * (HEADER + levels * MOST_ROWS) + NAME_BYTES)
     if not unpacking.eof:
         raise ValueError("it is longer than that of any shard")
     return data
@@ -116,6 +126,21 @@ def _settings(file: h5py.File) -> str:
         return str(file.attrs["settings"])
     except Exception:  # h5py raises exceptions of any kind on damaged files
         return ""
+
+
+def _codec(file: h5py.File) -> str:
+    """Return the name of the codec of a shard's maps. Raises ValueError for one that this version does not know."""
+    return codec_named(str(file.attrs["maps"])).name if "maps" in file.attrs else DEFAULT
+
+
+def _maps(file: h5py.File, level: int, codec: str, shape: tuple[int, int]) -> h5py.Dataset:
+    """Return the dataset of a level's maps. Raises ValueError unless codes are what the codec makes of such maps."""
+    found = dataset(file, f"maps/{level}")
+    row = codec_named(codec).stored_shape(*shape)
+    coded = found.dtype == np.uint8
+    if coded != (codec != DEFAULT) or (coded and (found.shape[1:] != row or found.chunks != (1, *row))):
+        raise ValueError(f"maps/{level}: {found.dtype} {list(found.shape)} is not what {codec} makes of {list(shape)}")
+    return found
 
 
 def _row_offsets(dataset: h5py.Dataset, rows: int) -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 
 from spade_index.errors import GalleryDamaged
 
-from .format import FORMAT, VERSION
+from .format import FORMAT, PLAIN
 from .hdf5 import array, opened
 from .rows import FileRows
 from .shard import is_finite
@@ -64,7 +64,7 @@ class LeaveOneOut:
         rows = np.arange(len(self)) if rows is None else rows
         with closing(Sink(path)) as sink, sink.checked(), h5py.File(sink, "w") as file:
             file.attrs["format"] = FORMAT
-            file.attrs["version"] = VERSION
+            file.attrs["version"] = PLAIN
             file.attrs["kinds"] = json.dumps(list(self.scores))
             file.create_dataset("key", data=self.keys[rows].astype("<i8"))
             file.create_dataset("scores", data=np.stack(list(self.scores.values()), 1)[rows].astype("<f8"))

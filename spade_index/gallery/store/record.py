@@ -1,11 +1,13 @@
 """One image on its way into a gallery: where it came from, and what a shard stores of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from spade_index.errors import InputError
 from spade_index.settings import ExtractionSettings
+
+from .codecs import DEFAULT, codec_named, map_shapes
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,24 @@ class StoredImage:
     """The values that a shard stores for one image."""
 
     pooled: np.ndarray  # float32 [D]
-    maps: list[np.ndarray]  # float16 [H*W, C] for each level, the finest first
+    maps: list[np.ndarray]  # for each level, the finest first: float16 [H*W, C], or uint8 [bytes] where they are codes
     thumbnail: bytes  # a JPEG
+    codec: str = DEFAULT  # of the maps
+
+    def encoded(self, codec: str) -> "StoredImage":
+        """Return the image with its maps, float16, as another codec stores them."""
+        if codec == self.codec:
+            return self
+        return replace(self, maps=[codec_named(codec).encode(values) for values in self.maps], codec=codec)
+
+    def decoded(self, settings: ExtractionSettings) -> "StoredImage":
+        """Return the image with its maps as float16 [H*W, C]. Raises ValueError for codes that nobody wrote."""
+        if self.codec == DEFAULT:
+            return self
+        maps = [np.empty(shape, "<f2") for shape in map_shapes(settings)]
+        for stored, values in zip(self.maps, maps, strict=True):
+            codec_named(self.codec).decode(stored, values)
+        return replace(self, maps=maps, codec=DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -44,7 +62,7 @@ class NewImage:
         """
         arrays = {"pooled descriptor": self.stored.pooled}
         arrays |= {f"map of level {level}": values for level, values in enumerate(self.stored.maps)}
-        shapes = [(height * width, channels) for channels, height, width in settings.level_shapes]
+        shapes = map_shapes(settings)
         if len(self.stored.maps) != len(shapes):
             raise InputError(f"image {self.origin.id!r} has maps of {len(self.stored.maps)} levels, not {len(shapes)}")
         expected = [((settings.pooled_dim,), np.dtype("<f4")), *((shape, np.dtype("<f2")) for shape in shapes)]

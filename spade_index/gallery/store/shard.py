@@ -6,7 +6,10 @@
     /maps/0     [n, H0*W0, C0]  float16, one image per chunk, no filter, raster order; level 0 is the finest
     /maps/1     ...
     /thumbnail  [n]             uint8, variable length: a small JPEG
-    /checksum   [n]             uint64: xxh3_64 of the row's id, pooled descriptor, maps and thumbnail
+    /checksum   [n]             uint64: xxh3_64 of the row's id, pooled descriptor, maps and thumbnail, as stored
+
+From version 2 on, the attribute `maps` may name a codec (see `codecs`). Then /maps/L is [n, bytes] uint8, one image per
+chunk, and its attributes say how a row is decoded.
 
 An unfiltered chunk of one image is a plain byte range, so rows are read past HDF5's global lock with `os.preadv`.
 """
@@ -23,6 +26,7 @@ import xxhash
 from spade_index.errors import GalleryDamaged, GalleryError, StorageError
 from spade_index.settings import ExtractionSettings
 
+from .codecs import DEFAULT, codec_named, map_bytes, map_shapes
 from .files import open_regular
 from .hdf5 import column, dataset, opened
 from .layout import ShardLayout
@@ -47,15 +51,22 @@ class Shard:
             self.rows = self.layout.rows
             self._fd = open_regular(path)  # stays readable when the name is removed
             self._dim = settings.pooled_dim
-            size = os.fstat(self._fd).st_size
-            if size < self.layout.pooled + 4 * self.rows * self._dim or size < self.rows * settings.map_bytes:
+            self._codec = codec_named(self.layout.codec)
+            self._row_shapes = map_shapes(settings)
+            self._stored_shapes = [self._codec.stored_shape(*shape) for shape in self._row_shapes]
+            size, row = os.fstat(self._fd).st_size, map_bytes(settings, self.layout.codec)
+            if size < self.layout.pooled + 4 * self.rows * self._dim or size < self.rows * row:
                 raise ValueError("truncated")
         except FileNotFoundError as error:
             raise GalleryDamaged(f"{path}: missing; {_remedy(path)}") from error
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
             raise _unreadable(path, error) from error
         self._foreign = self.layout.settings != settings.to_json()
-        self._row_shapes = [(height * width, channels) for channels, height, width in settings.level_shapes]
+
+    @property
+    def codec(self) -> str:
+        """The name of the codec of the maps."""
+        return self._codec.name
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -76,7 +87,17 @@ class Shard:
     def read_maps(self, row: int, out: list[np.ndarray], levels: Sequence[int] | None = None) -> None:
         """Read a row's maps into `out`, float16 [H*W, C] for each level, or for some. Raises GalleryDamaged."""
         self._require_own()
-        self._read_maps(row, out, levels)
+        if self._codec.name == DEFAULT:
+            self._read_maps(row, out, levels)
+            return
+        chosen = range(len(self._stored_shapes)) if levels is None else levels
+        stored = [np.empty(self._stored_shapes[level], np.uint8) for level in chosen]
+        self._read_maps(row, stored, levels)
+        try:
+            for codes, values in zip(stored, out, strict=True):
+                self._codec.decode(codes, values)
+        except ValueError as error:
+            raise _unreadable(self.path, error) from error
 
     def _require_own(self) -> None:
         # Rows with checksums are read all the same: a changed byte in the settings must not cost the images.
@@ -127,11 +148,11 @@ class Shard:
     def _checked(self, row: int) -> tuple[str, StoredImage] | None:
         """Return a row's id and the values stored for the image, or None unless they match the row's checksum."""
         try:
-            maps = [np.empty(shape, "<f2") for shape in self._row_shapes]
+            maps = [np.empty(shape, self._codec.dtype) for shape in self._stored_shapes]
             self._read_maps(row, maps)
             with opened(self.path) as file:
                 id, checksum = column(file, "id", "O").asstr()[row], int(column(file, "checksum", "u")[row])
-            stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row))
+            stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row), self.codec)
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
             if isinstance(failure := _unreadable(self.path, error), StorageError):
                 raise failure from error
@@ -147,11 +168,11 @@ def is_finite(values: np.ndarray) -> bool:
 
 
 def row_checksum(id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail: bytes) -> int:
-    """Return the xxh3_64 of a row's bytes: id, pooled float32 [D], maps float16 [H*W, C] by level, thumbnail."""
+    """Return the xxh3_64 of a row's bytes: id, pooled float32 [D], maps as stored by level, thumbnail."""
     digest = xxhash.xxh3_64(id.encode())
     digest.update(np.ascontiguousarray(pooled, "<f4"))
     for values in maps:
-        digest.update(np.ascontiguousarray(values, "<f2"))
+        digest.update(np.ascontiguousarray(values))
     digest.update(thumbnail)
     return digest.intdigest()
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from spade_index.settings import ExtractionSettings
 
+from .codecs import DEFAULT, codec_named, map_shapes
 from .files import make_durable
-from .format import FORMAT, VERSION
+from .format import FORMAT
 from .layout import layout_to_keep
 from .names import shard_name
 from .record import ImageOrigin, NewImage
@@ -46,40 +47,53 @@ class _Row:
 class ShardWriter:
     """Writes one shard under a temporary name; `commit` makes it durable and gives it its name."""
 
-    def __init__(self, folder: Path, number: int, settings: ExtractionSettings) -> None:
-        """Create the temporary file in `folder`, which is made if it is missing. Raises OSError."""
+    def __init__(self, folder: Path, number: int, settings: ExtractionSettings, codec: str = DEFAULT) -> None:
+        """Create the temporary file in `folder`, which is made if it is missing. Raises OSError.
+
+        `codec` is that of the maps of all images.
+        """
         folder.mkdir(exist_ok=True)
         self.number = number
         self.path = folder / shard_name(number)
         self._settings = settings
+        self._codec = codec_named(codec)
         self._temporary = self.path.with_suffix(".h5.tmp")
         self._rows: list[_Row] = []
         self._sink = Sink(self._temporary)
         self._file = h5py.File(self._sink, "w", alignment_threshold=PAGE, alignment_interval=PAGE)
         self._file.attrs["format"] = FORMAT
-        self._file.attrs["version"] = VERSION
+        self._file.attrs["version"] = self._codec.version
+        if codec != DEFAULT:
+            self._file.attrs["maps"] = codec
         self._file.attrs["settings"] = settings.to_json()
         self._capacity = 0  # rows that the datasets of maps have
         self._maps = []
-        for level, (channels, height, width) in enumerate(settings.level_shapes):
-            row = (height * width, channels)
-            self._maps.append(
-                self._file.create_dataset(
-                    f"maps/{level}", (0, *row), "<f2", maxshape=(None, *row), chunks=(1, *row), fillvalue=None
-                )
-            )
+        for level, shape in enumerate(map_shapes(settings)):
+            self._maps.append(self._create_maps(f"maps/{level}", shape))
+
+    def _create_maps(self, name: str, shape: tuple[int, int]) -> h5py.Dataset:
+        """Create the dataset of a level's maps [P, C]: one image in each chunk."""
+        row = self._codec.stored_shape(*shape)
+        dataset = self._file.create_dataset(
+            name, (0, *row), self._codec.dtype, maxshape=(None, *row), chunks=(1, *row), fillvalue=None
+        )
+        dataset.attrs.update(self._codec.attributes(*shape))
+        return dataset
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def append(self, image: NewImage) -> None:
-        """Add one image. Raises OSError."""
+        """Add one image, whose maps are as the writer's codec stores them. Raises OSError."""
         stored, row = image.stored, len(self)
+        if stored.codec != self._codec.name:
+            raise ValueError(f"image {image.origin.id!r}: its maps are {stored.codec}, not {self._codec.name}")
         with self._sink.checked():
             if row == self._capacity:
                 self._resize(max(FIRST_ROWS, 2 * row))
             for dataset, values in zip(self._maps, stored.maps, strict=True):
-                dataset.id.write_direct_chunk((row, 0, 0), np.ascontiguousarray(values, "<f2"))
+                data = np.ascontiguousarray(values, self._codec.dtype)
+                dataset.id.write_direct_chunk((row, *(0 for _ in data.shape)), data)
         pooled = np.ascontiguousarray(stored.pooled, "<f4")
         checksum = row_checksum(image.origin.id, pooled, stored.maps, stored.thumbnail)
         self._rows.append(_Row(image.origin, pooled, stored.thumbnail, checksum))

@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Queue
 
 from spade_index.settings import ExtractionSettings
 
+from .codecs import DEFAULT
 from .moments import Moments, Totals, maps_moments, no_moments
 from .record import NewImage
 from .shard_writer import ShardWriter, WrittenShard
@@ -27,10 +28,16 @@ class ShardStream:
     An error on its thread is raised by the next call; the shards that were complete before it are still returned.
     """
 
-    def __init__(self, folder: Path, settings: ExtractionSettings, first: int, rows: int, waiting: int) -> None:
-        """Write into `folder`, shard numbers counting up from `first`; up to `waiting` batches are queued."""
+    def __init__(
+        self, folder: Path, settings: ExtractionSettings, first: int, rows: int, waiting: int, codec: str = DEFAULT
+    ) -> None:
+        """Write into `folder`, shard numbers counting up from `first`; up to `waiting` batches are queued.
+
+        Maps are stored by `codec`.
+        """
         self._folder = folder
         self._settings = settings
+        self._codec = codec
         self._number = first
         self._rows = rows
         self._batches: Queue[Iterable[NewImage] | None] = Queue(waiting)
@@ -94,9 +101,10 @@ class ShardStream:
     def _write(self, batch: Iterable[NewImage]) -> None:
         for image in batch:
             if self._writer is None:
-                self._writer = ShardWriter(self._folder, self._number, self._settings)
-            self._writer.append(image)
-            self._totals = self._totals.plus(maps_moments(image.stored.maps))
+                self._writer = ShardWriter(self._folder, self._number, self._settings, self._codec)
+            stored = image.stored.encoded(self._codec)
+            self._writer.append(replace(image, stored=stored))
+            self._totals = self._totals.plus(maps_moments(stored.decoded(self._settings).maps))
             if len(self._writer) == self._rows:
                 self._complete(self._writer)
 

@@ -4,7 +4,8 @@ The first commit deletes removed images and earlier snapshots, and remembers wha
 is built without them. Then images move, one new shard at a time, out of shards that are no longer full; a shard that
 all images have left is deleted before the next one is written, unless an earlier generation is being read. A moved row
 changes nothing for a reader, who finds the same bytes in another place. Last, calibrations are written again without
-removed images. An interrupted `compact` continues when it is called again.
+removed images. An interrupted `compact` continues when it is called again. With a codec, images whose maps are stored
+by another are stored by it between the first commit and the index (see `transcode`).
 """
 
 from collections.abc import Callable
@@ -16,25 +17,29 @@ from .calibrate import drop_removed
 from .move import move_images
 from .reindex import rebuild_index
 from .session import Session
+from .transcode import to_transcode, transcode
 
 
-def images_to_move(session: Session) -> int:
+def images_to_move(session: Session, codec: str | None = None) -> int:
     """See `GalleryWriter.images_to_move`."""
-    return sum(_sparse(session).values())
+    other = to_transcode(session, codec)
+    return sum(other.values()) + sum(left for number, left in _sparse(session).items() if number not in other)
 
 
-def compact(session: Session, progress: Callable[[int], None]) -> int:
+def compact(session: Session, progress: Callable[[int], None], codec: str | None = None) -> int:
     """See `GalleryWriter.compact`."""
     gallery, catalog = session.gallery, session.gallery.catalog
-    rewrite = _sparse(session)
+    other = to_transcode(session, codec)
+    rewrite = {number: left for number, left in _sparse(session).items() if number not in other}
     freed = sum(catalog.shards()[number].bytes for number in rewrite)
     with storage_errors(session.path):
-        session.require_room(min(sum(rewrite.values()), session.shard_rows))
+        session.require_room(min(sum(rewrite.values()) + sum(other.values()), session.shard_rows))
         if rewrite or len(catalog.snapshots()) > 1:
             with session.commit("compact", retires=True) as changes:
                 changes.remember_removed()
                 changes.set_meta("oldest", str(changes.snapshot))
             session.delete_unused()
+        freed += transcode(session, codec, progress)
         if len(gallery) and catalog.index(gallery.snapshot) is None:
             rebuild_index(session)
         images = (image for image in gallery.images() if image.shard in rewrite)

@@ -37,7 +37,12 @@ def gather(session: Session) -> int:
 
 
 def _chosen(session: Session) -> list[int]:
-    """Return shards of about the same size that together fit into one; none unless they are many."""
+    """Return shards of about the same size that together fit into one; none unless they are many.
+
+    None, either, while maps are being stored by another codec: `compact`, which goes on with that, merges shards.
+    """
+    if session.gallery.catalog.transcoding:
+        return []
     alike: dict[int, dict[int, int]] = defaultdict(dict)
     for shard, rows in small_shards(session).items():
         alike[int(math.log(max(1, rows), ALIKE))][shard] = rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from spade_index.errors import GalleryDamaged
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.store.shard_writer import ShardWriter
@@ -22,10 +23,14 @@ def move_images(session: Session, images: list[ImageRow]) -> int:
     gallery = session.gallery
     number = gallery.catalog.next_shard()
     session.note_shards(number)
-    writer = ShardWriter(session.path / "shards", number, session.settings)
+    codec = gallery.codec_of(images[0].shard)
+    writer = ShardWriter(session.path / "shards", number, session.settings, codec)
     try:
         for image in images:
-            writer.append(NewImage(image, gallery.stored(image)))
+            stored = gallery.stored(image)
+            if stored.codec != codec:
+                raise GalleryDamaged(f"{gallery.path}: maps as {codec} and {stored.codec}: `compact` stores all alike")
+            writer.append(NewImage(image, stored))
         shard = writer.commit()
     except BaseException:
         writer.abandon()

@@ -3,13 +3,14 @@
 from contextlib import suppress
 from pathlib import Path
 
-from spade_index.errors import GalleryDamaged, InputError, StorageError, storage_errors
+from spade_index.errors import GalleryDamaged, InputError, SettingsMismatch, StorageError, storage_errors
 from spade_index.gallery import generations
 from spade_index.gallery.catalog import check
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.schema import leftovers
 from spade_index.gallery.reader import CATALOG, Gallery
 from spade_index.gallery.store import leave_one_out
+from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.settings import ExtractionSettings
 
 from .cleanup import ASIDE, settle_shards
@@ -20,7 +21,7 @@ FOLDERS = ("shards", "index", leave_one_out.FOLDER, generations.FOLDER, ASIDE)
 
 
 def open_for_writing(
-    path: Path, lock: WriterLock, settings: ExtractionSettings | None, weights_file: str | None
+    path: Path, lock: WriterLock, settings: ExtractionSettings | None, weights_file: str | None, codec: str | None
 ) -> Gallery:
     """Open a gallery as `Session` does, and take its lock. One that never held an image takes the settings as its own.
 
@@ -30,23 +31,36 @@ def open_for_writing(
         _make_folder(path)
         lock.take()
         if not (path / CATALOG).exists():
-            Catalog.create(path / CATALOG, settings, weights_file).close()
+            Catalog.create(path / CATALOG, settings, weights_file, codec or DEFAULT).close()
     gallery = Gallery(path)  # before the lock, so that a folder that is no gallery is left alone
     lock.take()
     if settings is not None and not gallery.never_used:
         gallery.settings.require_equal(settings, str(path))
+        _require_codec(gallery, codec)
     _require_real_folders(path)
     _require_sound(gallery.catalog)
     gallery.catalog.complete()
-    if settings is not None and gallery.never_used and gallery.settings.to_json() != settings.to_json():
+    if settings is not None and gallery.never_used and _differs(gallery, settings, codec):
         with gallery.catalog.transaction() as changes:
-            changes.set_settings(settings, weights_file)
+            changes.set_settings(settings, weights_file, codec or DEFAULT)
         gallery.close()
         gallery = Gallery(path)
     generations.prepare(path, gallery.catalog.generation())
     gallery.at()
     settle_shards(gallery, lock)
     return gallery
+
+
+def _differs(gallery: Gallery, settings: ExtractionSettings, codec: str | None) -> bool:
+    return gallery.settings.to_json() != settings.to_json() or gallery.codec != (codec or DEFAULT)
+
+
+def _require_codec(gallery: Gallery, codec: str | None) -> None:
+    if codec not in (None, gallery.codec):
+        raise SettingsMismatch(
+            f"{gallery.path} stores maps as {gallery.codec}, not {codec}: `spade-index compact {gallery.path} --maps "
+            f"{codec}` stores them otherwise, if that is smaller"
+        )
 
 
 def _make_folder(path: Path) -> None:

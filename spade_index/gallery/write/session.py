@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spade_index.errors import GalleryDamaged, StorageError, storage_errors
+from spade_index.errors import GalleryDamaged, InputError, StorageError, storage_errors
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.catalog.transaction import Transaction
+from spade_index.gallery.store.codecs import NAMES, map_bytes
 from spade_index.gallery.store.moments import Moments, Totals, maps_moments
 from spade_index.settings import ExtractionSettings
 
@@ -29,25 +30,48 @@ class Session:
     """Holds the gallery's lock. Use as a context manager."""
 
     def __init__(
-        self, path: str | Path, settings: ExtractionSettings | None = None, weights_file: str | None = None
+        self,
+        path: str | Path,
+        settings: ExtractionSettings | None = None,
+        weights_file: str | None = None,
+        *,
+        maps: str | None = None,
     ) -> None:
         """Open a gallery for writing; with `settings`, create it if there is none.
 
-        A new gallery records `weights_file` as the place to look for its backbone's weights. Files that a crash left
+        A new gallery records `weights_file` as the place to look for its backbone's weights, and stores maps by the
+        codec `maps`: float16 (the default), int8 or int4. Files that a crash left
         behind or that have fallen out of use are deleted. Raises GalleryNotFound, GalleryLocked, StorageError,
-        SettingsMismatch (the gallery has other settings), or InputError (the folder holds something else).
+        SettingsMismatch (the gallery has other settings, or stores maps otherwise), or InputError (the
+        folder holds something else, or there is no such codec).
         """
         self.path = Path(path)
+        if maps is not None and maps not in NAMES:
+            raise InputError(f"maps must be one of {', '.join(NAMES)}, not {maps!r}")
+        self._shard_rows: int | None = None
         self._lock = WriterLock(self.path)
         try:
             with storage_errors(self.path):
-                self.gallery = open_for_writing(self.path, self._lock, settings, weights_file)
+                self.gallery = open_for_writing(self.path, self._lock, settings, weights_file, maps)
                 self.delete_unused()
         except BaseException:
             self._lock.release()
             raise
         self.settings = self.gallery.settings
-        self.shard_rows = max(1, min(SHARD_ROWS, SHARD_BYTES // self.settings.map_bytes))
+
+    @property
+    def map_bytes(self) -> int:
+        """The bytes that the maps of an added image take."""
+        return map_bytes(self.settings, self.gallery.codec)
+
+    @property
+    def shard_rows(self) -> int:
+        """The number of images of a full shard, unless another was set."""
+        return self._shard_rows or max(1, min(SHARD_ROWS, SHARD_BYTES // self.map_bytes))
+
+    @shard_rows.setter
+    def shard_rows(self, rows: int) -> None:
+        self._shard_rows = rows
 
     def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
         try:
@@ -91,11 +115,11 @@ class Session:
 
     def stored_moments(self, image: ImageRow) -> Moments:
         """Return the moments of a stored image's maps. Raises GalleryDamaged if they have changed."""
-        return maps_moments(self.gallery.stored(image).maps)
+        return maps_moments(self.gallery.decoded(image).maps)
 
     def require_room(self, images: int) -> None:
         """Raise StorageError unless the disk has room for this many images."""
-        needed = images * (self.settings.map_bytes + 4 * self.settings.pooled_dim + ROW_BYTES) + RESERVE
+        needed = images * (self.map_bytes + 4 * self.settings.pooled_dim + ROW_BYTES) + RESERVE
         free = shutil.disk_usage(self.path).free
         if free < needed:
             raise StorageError(

@@ -1,0 +1,198 @@
+"""Copy a gallery from an object store: into a folder beside the target, which takes the target's name at the end.
+
+An interrupted pull leaves that folder, `.NAME.pull`, and the next one carries on with it.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import xxhash
+
+from spade_index.errors import GalleryNotFound, InputError, storage_errors
+from spade_index.gallery import generations
+from spade_index.gallery.catalog import check
+from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.reader import CATALOG
+from spade_index.gallery.store.files import file_digest, make_durable, write_at
+from spade_index.gallery.write.lock import WriterLock
+
+from .failures import Damaged
+from .files import FOLDERS, NamedFile, catalog_object, named_files
+from .location import Location
+from .manifest import MOST_BYTES, NAME, State, images_of, require_successor
+from .replace import put_in_place
+from .store import PART, Patience, Remote
+
+Progress = Callable[[int], None]
+
+
+class Pull:
+    """A gallery on its way from an object store."""
+
+    def __init__(self, location: Location, target: Path, patience: Patience | None = None) -> None:
+        """Find the gallery, bring its catalog, and compare it with what is at the target.
+
+        Raises GalleryNotFound, GalleryLocked while another pull goes on, InputError if something else is there,
+        GalleryError if a later state is, RemoteError.
+        """
+        self._target = Path(os.path.abspath(target))
+        self._remote = Remote(location, patience)
+        found = self._remote.small(NAME, MOST_BYTES)
+        if found is None:
+            raise GalleryNotFound(f"{location}: no gallery there; `spade-index push GALLERY {location}` brings one")
+        self.state = State.from_json(found[0], location)
+        self.before = _state_at(self._target)
+        self.folder = self._target.with_name(f".{self._target.name}.pull")
+        self._lock = WriterLock(self.folder)
+        try:
+            with storage_errors(self.folder):
+                self._make_folder()
+                self._catalog = self._fetched_catalog()
+            self._require_replaceable()
+            self.images = images_of(self._catalog)
+            self._files = named_files(self._catalog)
+            self._sizes = self._found_sizes()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Pull":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the folder, which stays if `fetch` has not come to its end."""
+        self._lock.release()
+
+    @property
+    def bytes(self) -> int:
+        """The size of the files that the catalog names."""
+        return sum(self._sizes.values())
+
+    def fetch(self, progress: Progress = lambda count: None) -> int:
+        """Bring all files, check them, and put the gallery in place; return the number of bytes that came.
+
+        `progress` is called with bytes, `bytes` in all, also for what was there. Raises GalleryError.
+        """
+        came = 0
+        with storage_errors(self.folder):
+            for file in self._files:
+                came += self._fetch_file(file, progress)
+            self._delete_others()
+            generations.prepare(self.folder, self._catalog.generation())
+            check.write(self._catalog.path)
+            self._catalog.close()
+            put_in_place(self.folder, self._target, self.before)
+        return came
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, *(self.folder / name for name in FOLDERS)):
+            folder.mkdir(exist_ok=True)
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise InputError(f"{folder}: is a link: delete it")
+        self._lock.take()
+
+    def _fetched_catalog(self) -> Catalog:
+        path, digest = self.folder / CATALOG, self.state.catalog
+        if not _has_digest(path, digest):
+            for leftover in self.folder.glob(f"{CATALOG}*"):
+                leftover.unlink()
+            self._download(catalog_object(digest), path, self.state.size, digest, lambda count: None)
+        catalog = Catalog(path)
+        if State.of(catalog, check.Stamp(self.state.counter, digest, self.state.size)) != self.state:
+            raise Damaged(f"{self._remote.location}/{NAME}: does not describe its catalog: push the gallery again")
+        return catalog
+
+    def _require_replaceable(self) -> None:
+        if self.before is not None:
+            here, there = str(self._target), str(self._remote.location)
+            require_successor(self._catalog, self.state, there, self.before, here)
+
+    def _found_sizes(self) -> dict[str, int]:
+        """Return the size of each file, by its object. Raises RemoteError if one is missing."""
+        there = self._remote.sizes()
+        missing = [file.object for file in self._files if file.object not in there]
+        if missing:
+            raise Damaged(f"{self._remote.location}/{missing[0]}: is missing: push the gallery again")
+        return {file.object: there[file.object] for file in self._files}
+
+    def _fetch_file(self, file: NamedFile, progress: Progress) -> int:
+        """Bring a file, unless it is here already, or in the gallery that is replaced; return the bytes that came."""
+        path, size = self.folder / file.path, self._sizes[file.object]
+        if not _has_digest(path, file.digest):
+            path.unlink(missing_ok=True)
+            old = self._target / file.path
+            if self.before is None or not _has_digest(old, file.digest):
+                return self._download(file.object, path, size, file.digest, progress)
+            os.link(old, path)
+        progress(size)
+        return 0
+
+    def _download(self, name: str, path: Path, size: int, digest: str, progress: Progress) -> int:
+        """Bring an object, from where an interrupted pull was, and check its digest; return the bytes that came."""
+        part = path.with_name(f"{path.name}.{digest}.part")
+        for _ in range(2):  # what an earlier pull left may be damaged
+            fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            try:
+                start = min(os.fstat(fd).st_size, size)
+                os.ftruncate(fd, start)
+                found = _digest_of(fd, start)
+                progress(start)
+                for offset in range(start, size, PART):
+                    block = self._remote.block(name, offset, min(PART, size - offset))
+                    write_at(fd, block, offset)
+                    found.update(block)
+                    progress(len(block))
+            finally:
+                os.close(fd)
+            if found.hexdigest() == digest:
+                make_durable(part, path)
+                return size - start
+            part.unlink()
+            progress(-size)
+        raise Damaged(f"{self._remote.location}/{name}: is not what was pushed: delete it and push the gallery again")
+
+    def _delete_others(self) -> None:
+        """Delete what pulls of earlier states left in the folder."""
+        named = {self.folder / file.path for file in self._files}
+        for folder in FOLDERS:
+            for path in (self.folder / folder).iterdir():
+                if path not in named:
+                    path.unlink()
+            with suppress(OSError):
+                (self.folder / folder).rmdir()  # where there is nothing of its kind
+
+
+def _state_at(target: Path) -> State | None:
+    """Return the state of the gallery at the target, or None if there is nothing. Raises InputError, GalleryError."""
+    if not os.path.lexists(target):
+        return None
+    if target.is_symlink() or not target.is_dir():
+        raise InputError(f"{target}: is not a folder: choose another")
+    if not any(target.iterdir()):
+        return None
+    if not (target / CATALOG).exists():
+        raise InputError(f"{target}: the folder holds something else than a gallery: choose a new one")
+    with storage_errors(target):
+        return State.here(target / CATALOG)
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    """Return whether a regular file is there with this digest."""
+    with suppress(OSError):
+        return file_digest(path) == digest
+    return False
+
+
+def _digest_of(fd: int, size: int) -> "xxhash.xxh3_128":
+    """Return the digest of the first bytes of a file, to carry on with."""
+    digest = xxhash.xxh3_128()
+    for offset in range(0, size, PART):
+        digest.update(os.pread(fd, min(PART, size - offset), offset))
+    return digest

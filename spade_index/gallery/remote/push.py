@@ -1,0 +1,162 @@
+"""Copy a gallery into an object store: files first, the catalog after them, gallery.json last."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import xxhash
+
+from spade_index.errors import GalleryDamaged, InputError, StorageError
+from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.catalog.check import Stamp
+from spade_index.gallery.reader import CATALOG, Gallery
+from spade_index.gallery.store.files import BLOCK, open_regular
+
+from .failures import Damaged
+from .files import OBJECT, NamedFile, catalog_object, named_files
+from .location import Location
+from .manifest import MOST_BYTES, NAME, State, images_of, require_successor
+from .store import Patience, Remote
+
+Progress = Callable[[int], None]
+SHOWN = 100  # characters of a name that is not ours
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of this machine that an object will hold."""
+
+    path: Path
+    object: str
+    digest: str
+    bytes: int
+
+
+class Push:
+    """One snapshot of a gallery on its way into an object store.
+
+    What a writer commits meanwhile is not part of it; what the snapshot needs is not deleted until this is closed.
+    """
+
+    def __init__(self, path: Path, location: Location, patience: Patience | None = None) -> None:
+        """Take the snapshot, and compare it with what is there.
+
+        Raises GalleryError, InputError if something else is there, RemoteError if the store cannot be used.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="spade-index-")
+        self._gallery = Gallery(path)
+        try:
+            self._path = path
+            self._catalog, stamp = self._copied_catalog()
+            self.state = State.of(self._catalog, stamp)
+            self._remote = Remote(location, patience, make=True)
+            self._version = self._require_replaceable()
+            self._sources = self._found_sources(stamp)
+            there = self._remote.sizes()
+            self._missing = [one for one in self._sources if there.get(one.object) != one.bytes]
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Push":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the snapshot."""
+        self._gallery.close()
+        self._folder.cleanup()
+
+    @property
+    def images(self) -> int:
+        """The number of images of the snapshot."""
+        return images_of(self._catalog)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the gallery."""
+        return sum(one.bytes for one in self._sources)
+
+    @property
+    def bytes_to_send(self) -> int:
+        """What `send` sends: the size of the objects that are not there."""
+        return sum(one.bytes for one in self._missing)
+
+    def send(self, progress: Progress = lambda count: None) -> None:
+        """Send what is not there, see that all is, and make it the gallery of the location.
+
+        Interrupted at any moment, it leaves the gallery that was there before. Raises GalleryError.
+        """
+        for source in self._missing:
+            self._remote.put(source.object, partial(_checked_blocks, source, progress), source.bytes)
+        there = self._remote.sizes()
+        for source in self._sources:
+            if there.get(source.object) != source.bytes:
+                raise Damaged(f"{self._remote.location}/{source.object}: was deleted meanwhile: run this command again")
+        self._remote.replace(NAME, self.state.to_json(), self._version)
+
+    def _copied_catalog(self) -> tuple[Catalog, Stamp]:
+        """Copy the catalog at a moment when this process holds the lock on the generation that it is of."""
+        copy = Path(self._folder.name, CATALOG)
+        while True:
+            self._gallery.at()
+            held = self._gallery.catalog.generation()
+            try:
+                stamp = self._gallery.catalog.copy(copy)
+            except OSError as error:
+                raise StorageError(f"{copy}: the catalog cannot be copied ({error.strerror}): make room") from error
+            catalog = Catalog(copy)
+            if catalog.generation() == held:
+                return catalog, stamp
+
+    def _require_replaceable(self) -> dict[str, object] | None:
+        """Return the version of the gallery.json that is there. Raises unless it is of this gallery, and no later."""
+        location = self._remote.location
+        found = self._remote.small(NAME, MOST_BYTES)
+        if found is not None:
+            there = State.from_json(found[0], location)
+            require_successor(self._catalog, self.state, str(self._path), there, str(location))
+            return found[1]
+        for name in self._remote.sizes():
+            if not OBJECT.fullmatch(name):
+                raise InputError(
+                    f"{location}: holds something else than a gallery ({name[:SHOWN]!a}): choose another URL"
+                )
+        return None
+
+    def _found_sources(self, stamp: Stamp) -> list[Source]:
+        """Return all files to be sent, the catalog last. Raises GalleryDamaged if one is missing."""
+        sources = [self._source(named) for named in named_files(self._catalog)]
+        return [*sources, Source(self._catalog.path, catalog_object(stamp.digest), stamp.digest, stamp.bytes)]
+
+    def _source(self, named: NamedFile) -> Source:
+        path = self._path / named.path
+        try:
+            return Source(path, named.object, named.digest, path.lstat().st_size)
+        except OSError as error:
+            raise GalleryDamaged(f"{path}: missing; `spade-index verify {self._path} --repair` mends it") from error
+
+
+def _checked_blocks(source: Source, progress: Progress) -> Iterator[bytes]:
+    """Yield a file's bytes; raise GalleryDamaged at their end if they are not what was committed, or StorageError."""
+    digest = xxhash.xxh3_128()
+    sent = 0
+    try:
+        with os.fdopen(open_regular(source.path), "rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+                sent += len(block)
+                yield block
+                progress(len(block))
+    except OSError as error:
+        raise StorageError(f"{source.path}: cannot be read ({error.strerror}): run the same command again") from error
+    if digest.hexdigest() != source.digest:
+        progress(-sent)
+        raise GalleryDamaged(
+            f"{source.path}: its bytes have changed since it was written; `spade-index verify` says what is damaged"
+        )

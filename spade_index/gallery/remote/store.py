@@ -1,0 +1,149 @@
+"""The objects of one location: few operations, with retries, limits of time, and errors in one line."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spade_index.errors import GalleryNotFound, InputError
+
+from .location import Location
+
+try:
+    import obstore
+    from obstore.store import AzureStore, GCSStore, LocalStore, S3Store
+except ImportError as error:
+    raise InputError('galleries in object stores need obstore: `pip install "spade_index[cloud]"`') from error
+
+from .failures import FAILURES, Damaged, Replaced, explained, lacks_bucket, may_pass
+
+PART = 8 << 20  # bytes of one request
+AT_ONCE = 4  # parts that are sent at a time
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+T = TypeVar("T")
+Version = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for an object store, and how often to try again."""
+
+    retries: int = 6
+    first_wait: float = 0.25  # seconds before the first retry; twice as many before each next one
+    longest_wait: float = 8.0
+    connect: float = 10.0  # seconds that a connection may take
+    request: float = 120.0  # seconds that one request may take
+    in_all: float = 180.0  # seconds after which a request is not tried again
+
+
+class Remote:
+    """The objects at a location, by their names below it."""
+
+    def __init__(self, location: Location, patience: Patience | None = None, *, make: bool = False) -> None:
+        """Connect to a store; with `make`, make the folder of a `file://` location. Raises RemoteError."""
+        self.location = location
+        self._patience = patience or Patience()
+        with explained(location):
+            self._store = _connected(location, self._patience, make)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of every object, by name. Raises RemoteError."""
+        found = self._tried(lambda: obstore.list(self._store).collect())
+        return {one["path"]: one["size"] for one in found}
+
+    def small(self, name: str, most: int) -> tuple[bytes, Version] | None:
+        """Return an object of up to `most` bytes and its version, or None if it is not there. Raises RemoteError."""
+
+        def read() -> tuple[bytes, Version] | None:
+            try:
+                found = obstore.get(self._store, name)
+            except FileNotFoundError as error:
+                if lacks_bucket(error):
+                    raise
+                return None
+            if found.meta["size"] > most:
+                raise Damaged(f"{self.location}/{name}: too large to be one of a gallery")
+            version = {name: found.meta.get(name) for name in ("e_tag", "version")}
+            return bytes(found.bytes()), {name: value for name, value in version.items() if value is not None}
+
+        return self._tried(read)
+
+    def block(self, name: str, start: int, length: int) -> bytes:
+        """Return these bytes of an object. Raises RemoteError."""
+
+        def read() -> bytes:
+            found = bytes(obstore.get_range(self._store, name, start=start, length=length))
+            if len(found) != length:
+                raise Damaged(f"{self.location}/{name}: shorter than it was")
+            return found
+
+        return self._tried(read)
+
+    def put(self, name: str, blocks: Callable[[], Iterable[bytes]], size: int) -> None:
+        """Store an object, whole or not at all. What `blocks` raises ends it. Raises RemoteError."""
+        whole = size <= PART
+        self._tried(
+            lambda: obstore.put(
+                self._store, name, iter(blocks()), use_multipart=not whole, chunk_size=PART, max_concurrency=AT_ONCE
+            )
+        )
+
+    def replace(self, name: str, data: bytes, version: Version | None) -> None:
+        """Replace an object of this version, or make one where there is none. Raises Replaced, RemoteError."""
+        mode: Any = "create" if version is None else version
+        if version is not None and self.location.scheme == "file":
+            mode = "overwrite"  # a folder knows no versions
+        try:
+            self._tried(lambda: obstore.put(self._store, name, data, mode=mode))
+        except Replaced:
+            found = self.small(name, len(data))
+            if found is None or found[0] != data:  # else it was this process, and the first answer was lost
+                raise
+
+    def _tried(self, request: Callable[[], T]) -> T:
+        """Make a request, again where it may help: obstore has retried what it can. Raises RemoteError."""
+        with explained(self.location):
+            for wait in (self._patience.first_wait, 4 * self._patience.first_wait):
+                try:
+                    return request()
+                except FAILURES as error:
+                    if not may_pass(error):
+                        raise
+                time.sleep(wait)
+            return request()
+
+
+def _connected(location: Location, patience: Patience, make: bool) -> Any:
+    if location.scheme == "file":
+        folder = Path("/", location.prefix)
+        if not (make or folder.is_dir()):
+            raise GalleryNotFound(f"{location}: no gallery there: correct the URL")
+        return LocalStore(folder, mkdir=make)
+    kind: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[location.scheme]
+    return kind(
+        location.bucket,
+        prefix=location.prefix or None,
+        client_options={
+            "timeout": timedelta(seconds=patience.request),
+            "connect_timeout": timedelta(seconds=patience.connect),
+            "allow_http": _endpoint_is_plain(),
+        },
+        retry_config={
+            "max_retries": patience.retries,
+            "retry_timeout": timedelta(seconds=patience.in_all),
+            "backoff": {
+                "init_backoff": timedelta(seconds=patience.first_wait),
+                "max_backoff": timedelta(seconds=patience.longest_wait),
+                "base": 2,
+            },
+        },
+    )
+
+
+def _endpoint_is_plain() -> bool:
+    """Return whether the environment names an endpoint of S3 without encryption, as of a server on this machine."""
+    return any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)

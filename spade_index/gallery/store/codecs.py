@@ -1,0 +1,182 @@
+"""Codecs: how a shard stores the map of a level, float16 [P, C] of one image. See docs/format.md.
+
+    float16  the values as they are
+    int8     of each channel its lowest and highest value, float16; then one byte for each value
+    int4     the same, with two values in a byte
+
+Codes depend on nothing but the map, so any writer gives the same bytes, and no image added later lies out of range.
+A codec with trained tables, kept once for a gallery, has a name of its own for each set of tables: a shard states it.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from spade_index.settings import ExtractionSettings
+
+DEFAULT = "float16"
+
+
+class Codec(Protocol):
+    """How a level's map is stored."""
+
+    @property
+    def name(self) -> str:
+        """What a shard and a catalog state."""
+
+    @property
+    def dtype(self) -> str:
+        """The type of what is stored."""
+
+    @property
+    def version(self) -> int:
+        """The first version of the format that knows this codec."""
+
+    def stored_shape(self, points: int, channels: int) -> tuple[int, ...]:
+        """Return the shape of what is stored of a map [P, C]."""
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Return what is stored of a map float16 [P, C], all finite."""
+
+    def decode(self, stored: np.ndarray, out: np.ndarray) -> None:
+        """Write the map into `out`, float16 [P, C]. Raises ValueError for what `encode` cannot have returned."""
+
+    def attributes(self, points: int, channels: int) -> dict[str, Any]:
+        """Return what a dataset of such maps states of itself in its file."""
+
+
+@dataclass(frozen=True)
+class Float16:
+    """The values as they are."""
+
+    name: ClassVar[str] = DEFAULT
+    dtype: ClassVar[str] = "<f2"
+    version: ClassVar[int] = 1
+
+    def stored_shape(self, points: int, channels: int) -> tuple[int, ...]:
+        """Return [P, C]."""
+        return points, channels
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Return the map."""
+        return np.ascontiguousarray(values, "<f2")
+
+    def decode(self, stored: np.ndarray, out: np.ndarray) -> None:
+        """Copy the map."""
+        out[:] = stored
+
+    def attributes(self, points: int, channels: int) -> dict[str, Any]:
+        """Return nothing: the dataset's shape and type say all."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Whole numbers of 8 or 4 bits between each channel's lowest and highest value.
+
+    A value differs from what is decoded by half a step at most, besides rounding to float16, and the lowest, the
+    highest and constant channels by nothing.
+    """
+
+    name: str
+    bits: int
+    dtype: ClassVar[str] = "|u1"
+    version: ClassVar[int] = 2
+
+    @property
+    def steps(self) -> int:
+        """The code of a channel's highest value."""
+        return (1 << self.bits) - 1
+
+    def stored_shape(self, points: int, channels: int) -> tuple[int, ...]:
+        """Return [bytes]: two float16 for each channel, and the codes; half a byte may be left over."""
+        return (4 * channels + math.ceil(points * channels * self.bits / 8),)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Return uint8 [bytes]: lowest [C], highest [C], codes [P, C] in raster order."""
+        points, channels = values.shape
+        ends = np.stack([values.min(0), values.max(0)]).astype("<f2")  # [2, C]
+        lowest, extent = _lowest_and_extent(ends)
+        scaled = (values - lowest) * (np.float32(self.steps) / np.where(extent > 0, extent, np.float32(np.inf)))
+        codes = np.rint(scaled, out=scaled).astype(np.uint8).ravel()
+        stored = np.zeros(self.stored_shape(points, channels), np.uint8)
+        stored[: 4 * channels] = ends.view(np.uint8).ravel()
+        packed = stored[4 * channels :]
+        if self.bits == 8:
+            packed[:] = codes
+        else:
+            packed[:] = codes[0::2]
+            packed[: len(codes) // 2] |= codes[1::2] << 4
+        return stored
+
+    def decode(self, stored: np.ndarray, out: np.ndarray) -> None:
+        """Write lowest + code * (highest - lowest) / steps, computed in float32."""
+        points, channels = out.shape
+        ends = stored[: 4 * channels].view("<f2").reshape(2, channels)
+        if not np.isfinite(ends).all() or (ends[0] > ends[1]).any():
+            raise ValueError("a channel's range is not one")
+        lowest, extent = _lowest_and_extent(ends)
+        packed = stored[4 * channels :]
+        if self.bits == 8:
+            codes = packed
+        else:
+            codes = np.empty(points * channels, np.uint8)
+            np.bitwise_and(packed, 15, out=codes[0::2])
+            np.right_shift(packed[: len(codes) // 2], 4, out=codes[1::2])
+        _scale(codes.reshape(points, channels), extent / np.float32(self.steps), lowest, out)
+
+    def attributes(self, points: int, channels: int) -> dict[str, Any]:
+        """Return what a stranger needs to decode a row."""
+        order = ", the first value of a byte in its low half" if self.bits == 4 else ""
+        return {
+            "codec": self.name,
+            "shape": np.array([points, channels], "<i8"),
+            "row": f"lowest <f2 [C], highest <f2 [C], then codes of {self.bits} bits [P, C], raster order{order}",
+            "value": f"lowest + code * (highest - lowest) / {self.steps}",
+        }
+
+
+CODECS: tuple[Codec, ...] = (Float16(), Affine("int8", 8), Affine("int4", 4))  # the finest first
+NAMES = tuple(codec.name for codec in CODECS)
+
+
+def codec_named(name: str) -> Codec:
+    """Return a codec. Raises ValueError for a name that this version does not know."""
+    if name not in NAMES:
+        raise ValueError(f"its maps are stored as {name[:40]!r}, which this spade_index does not know")
+    return CODECS[NAMES.index(name)]
+
+
+def map_shapes(settings: ExtractionSettings) -> list[tuple[int, int]]:
+    """Return the shape [P, C] of each level's map."""
+    return [(height * width, channels) for channels, height, width in settings.level_shapes]
+
+
+def map_bytes(settings: ExtractionSettings, codec: str) -> int:
+    """Return the bytes that an image's maps take."""
+    of = codec_named(codec)
+    return sum(math.prod(of.stored_shape(*shape)) * np.dtype(of.dtype).itemsize for shape in map_shapes(settings))
+
+
+def _lowest_and_extent(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return lowest, and highest less lowest, float32 [C], of both as stored, float16 [2, C]."""
+    lowest, highest = ends.astype(np.float32)
+    return lowest, highest - lowest
+
+
+def _scale(codes: np.ndarray, step: np.ndarray, lowest: np.ndarray, out: np.ndarray) -> None:
+    """Write lowest + code * step into `out`, float16 [P, C], of codes uint8 [P, C].
+
+    PyTorch takes a sixth of numpy's time for the same bits; where it is not loaded, loading it would take longer.
+    """
+    if (torch := sys.modules.get("torch")) is not None and out.flags.c_contiguous:
+        wide = torch.from_numpy(codes).float().mul_(torch.from_numpy(step)).add_(torch.from_numpy(lowest))
+        torch.from_numpy(out).copy_(wide)
+    else:
+        values = codes.astype(np.float32)
+        values *= step
+        values += lowest
+        out[:] = values
