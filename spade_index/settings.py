@@ -19,9 +19,9 @@ LEVEL_WEIGHTS = ("inverse-variance", "equal")
 SCALINGS = ("none", "root", "length", "channel")  # of a pixel's features in each level, before they are compared
 BITS = (8, 10, 12, 14, 16)  # of pixels that are stored in 16
 STORAGES = ("flat", "fp16", "sq8", "pq")  # of descriptors in inverted lists: float32, float16, int8, product quantizer
+LAYOUTS = ("mvtec-ad", "mvtec-ad-2", "mvtec-loco", "visa", "btad", "mpdd", "ksdd2", "real-iad", "csv")  # of datasets
 LARGEST_EDGE = 4096  # pixels of the backbone's input
-LEAST_TILE = 16  # pixels of the longer edge
-LARGEST_TILE = 1 << 20
+LEAST_TILE, LARGEST_TILE = 16, 1 << 20  # pixels of the longer edge
 OVERLAP = 0.25  # of neighbouring tiles, where pictures are cut and nothing else is said
 MOST_OVERLAP = 0.75  # of two tiles; each pixel is then in up to 16 of them
 BATCH_SIZE = 8  # images per batch; at some input sizes the last bits of features depend on it
@@ -128,11 +128,6 @@ class ExtractionSettings:
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each level."""
         return [(height, width) for _, height, width in self.level_shapes]
-
-    @property
-    def map_shapes(self) -> list[tuple[int, int]]:
-        """Height * width and channels of each level's map."""
-        return [(height * width, channels) for channels, height, width in self.level_shapes]
 
     @property
     def map_bytes(self) -> int:
@@ -249,9 +244,7 @@ class SearchSettings:
 
         Settings that earlier versions lack are left out at their defaults, so that their calibrations stay valid.
         """
-        values = asdict(self)
-        for name in UNSCORED:
-            del values[name]
+        values = {name: value for name, value in asdict(self).items() if name not in UNSCORED}
         defaults = SearchSettings()
         stated = {name: value for name, value in values.items() if name in FIRST or value != getattr(defaults, name)}
         return json.dumps(stated, sort_keys=True)
@@ -300,6 +293,3 @@ def _difference(name: str, mine: Any, theirs: Any) -> str:
         if getattr(mine, setting) != getattr(theirs, setting):
             return f"{setting} {getattr(mine, setting)}, not {getattr(theirs, setting)}"
     return name
-
-
-LAYOUTS = ("mvtec-ad", "mvtec-ad-2", "mvtec-loco", "visa", "btad", "mpdd", "ksdd2", "real-iad", "csv")  # of datasets

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spade_index.kernels.fused.maps import FusedMaps
+from spade_index.kernels.fused.search import check_matches
 from spade_index.kernels.pyramid import Size
 
 Found = tuple[Tensor, Tensor]  # squared distances float32 [B, P, k], matches int64 [B, P, k]
@@ -27,7 +28,7 @@ NOISE = 0.5  # of a query, in standard deviations of a feature
 
 @dataclass(frozen=True)
 class Scale:
-    """The amount of work."""
+    """The amount of work. Raises ValueError for cells of more matches than the kernels count."""
 
     sizes: tuple[Size, ...]
     channels: tuple[int, ...]
@@ -41,6 +42,10 @@ class Scale:
     seconds: float  # for which a contender is timed
     large_slots: int  # of a pool with more values than int32 counts
     gemm: int
+
+    def __post_init__(self) -> None:
+        for neighbours, _ in self.cells:
+            check_matches(neighbours, self.pixels)
 
     @property
     def pixels(self) -> int:

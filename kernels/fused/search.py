@@ -30,6 +30,7 @@ from .maps import FusedMaps, ScaledRows, common_type, scale_rows
 WORKING_MEMORY = 1 << 30
 EXTRA = 2  # blocks beyond k that are rescanned
 SPARE = 7  # pixels beyond k that are measured
+MATCHES = 1 << 31  # the kernels count matches in int32
 GRID = 65_535  # most pairs of a query and a map in one launch: a limit of CUDA's grids
 
 
@@ -57,7 +58,8 @@ def search(
     The torch backend computes `concat-bilinear`, which is not fused.
 
     Raises:
-        ValueError: the pool is FusedMaps and the mode is not `concat-nearest`.
+        ValueError: the pool is FusedMaps and the mode is not `concat-nearest`, or a query's neighbours have 2^31 pixels
+            or more.
     """
     cells = raster_layout(tuple(sizes)).cells
     if isinstance(pool, FusedMaps):
@@ -83,6 +85,15 @@ def search(
     )  # fmt: skip
 
 
+def check_matches(neighbours: int, pixels: int) -> None:
+    """Raise ValueError if matches among the pixels of a query's neighbours do not fit into int32."""
+    if neighbours * pixels >= MATCHES:
+        raise ValueError(
+            f"{neighbours} neighbours of {pixels} pixels are {neighbours * pixels} matches: the fused kernels count to "
+            f"{MATCHES - 1}; search fewer neighbours, or with the backend torch"
+        )
+
+
 @torch.no_grad()
 def search_maps(
     kernels: Kernels,
@@ -101,6 +112,7 @@ def search_maps(
     The batch is cut into groups of queries, and the pages of a query that does not fit into parts, so that buffers
     take about `working_memory` bytes.
     """
+    check_matches(pages.shape[1], math.prod(sizes[0]))
     device = maps.levels[0].device
     geometry = make_geometry(tuple(sizes), kernels.tile_rows, device)
     launch = Launch(geometry, maps, pages.to(device, torch.int32), weights)

@@ -7,6 +7,7 @@ import click
 from .adding import add_images
 from .backbone_options import BackboneOptions
 from .options import AddingOptions, LoadingOptions, device_option, gallery_argument, many_images_argument, takes
+from .region_rules import limit_sources, own_roi_option
 from .sources import SourceOptions, Sources
 
 
@@ -18,6 +19,7 @@ from .sources import SourceOptions, Sources
 @takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
+@own_roi_option
 def add(
     gallery: Path,
     images: tuple[Path, ...],
@@ -26,6 +28,7 @@ def add(
     sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
+    roi: Path | None,
 ) -> None:
     """Add normal IMAGES (as in `build`, several) to GALLERY."""
     from spade_index.gallery.reader import Gallery
@@ -37,6 +40,7 @@ def add(
     found = Sources(images, sources)
     found.require_images()
     with Gallery(gallery) as recorded:
+        limit_sources(found, recorded, roi)
         loaded = backbone.load(device, recorded)
     with GalleryWriter(gallery) as writer:
         add_images(writer, found, loaded, loading, adding)

@@ -15,6 +15,7 @@ from spade_index.images.notices import Notices
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
+from spade_index.method.interest import countable
 from spade_index.method.pictures import Joining, Picture, Pictures
 from spade_index.method.regions import Region, regions_of
 from spade_index.views.drawing import Drawing
@@ -67,7 +68,8 @@ def answer_images(
         )
         while batch := list(islice(images, size)):
             notices.tell(batch)
-            for image, detection in pictures.completed(batch, detector.detect(batch), joining):
+            batch = countable(detector.interest, batch, on_error)
+            for image, detection in pictures.completed(batch, detector.detect(batch) if batch else [], joining):
                 regions = regions_of(detection, image.geometry)
                 answer = answer_of(detector, image, detection, regions, drawing)
                 files.add(answer, image.geometry, regions)

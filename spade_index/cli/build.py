@@ -17,9 +17,11 @@ from .options import (
     tune_option,
 )
 from .pixel_options import PixelOptions
+from .region_rules import require_same_rule, rule_in
 from .roi import found_region, require_new_region, require_region, roi_option, set_region
 from .sources import SourceOptions, Sources
 from .tile_options import TileOptions
+from .values import CODEC
 
 
 @click.command()
@@ -33,6 +35,7 @@ from .tile_options import TileOptions
 @takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
+@click.option("--maps", type=CODEC, help="How to store feature maps [as the gallery does; a new one: float16]")
 @roi_option
 @tune_option
 def build(
@@ -46,6 +49,7 @@ def build(
     sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
+    maps: str | None,
     roi: Path | None,
     no_tune: bool,
 ) -> None:
@@ -61,14 +65,17 @@ def build(
 
     loading.limit_decoding()
     found = Sources([images], sources)
+    loaded, region, rule = None, require_region(roi), rule_in(roi)
+    found.limit_to(rule)
     found.require_images()
-    loaded, region = None, require_region(roi)
     if (gallery / CATALOG).exists():
         with Gallery(gallery) as begun:
             if not begun.never_used:
                 pixels.require_equal(begun)
                 tiles.require_equal(begun)
                 require_new_region(begun, region)
+                require_same_rule(begun, rule)
+                found.limit_to(begun.region_rule)
                 loaded = backbone.load(device, begun, preset)
     if loaded is None:
         cut = tiles.given(cropped=preset is not None or backbone.resize is not None)
@@ -79,11 +86,15 @@ def build(
             loaded = sized_backbone(backbone, device, found.files(), of)
         tiles.say_size(found.files(), loaded.settings)
     weights = None if backbone.weights is None else str(backbone.weights)
-    with GalleryWriter(gallery, loaded.settings, weights) as writer:
+    with GalleryWriter(gallery, loaded.settings, weights, maps=maps) as writer:
+        if writer.gallery.never_used and writer.gallery.is_limited:  # of a build that failed
+            writer.set_interest(None)
         if region is not None:
             set_region(writer, region)
+        elif rule is not None and writer.gallery.region_rule is None:
+            writer.set_region_rule(rule.text)
         add_images(writer, found, loaded, loading, adding)
-        if roi is not None and region is None and writer.gallery.interest is None:
+        if roi is not None and not writer.gallery.is_limited:
             set_region(writer, found_region(writer.gallery))
         if not no_tune and preset is None:
             judge_gallery(writer, loaded)

@@ -1,22 +1,43 @@
-"""`spade-index compact`: free the disk space of removed images."""
+"""`spade-index compact`: free the disk space of removed images, and store maps in fewer bytes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import gallery_argument
+from .backbone_options import BackboneOptions
+from .options import device_option, gallery_argument, takes
 from .progress import Progress
+from .values import CODEC
+
+if TYPE_CHECKING:  # both take long to import
+    from spade_index.gallery.write.writer import GalleryWriter
+    from spade_index.method.storage_loss import StorageLoss
 
 
 @click.command()
 @gallery_argument
-def compact(gallery: Path) -> None:
-    """Free the space of removed images and merge small shards. Removed images and earlier snapshots are forgotten."""
+@click.option(
+    "--maps",
+    type=CODEC,
+    help="Store feature maps so from now on, for good: int8 takes half of the bytes of float16, int4 a quarter.",
+)
+@click.option("--no-measure", is_flag=True, help="Do not measure what --maps loses on synthetic defects.")
+@takes("backbone", BackboneOptions)
+@device_option
+def compact(gallery: Path, maps: str | None, no_measure: bool, backbone: BackboneOptions, device: str) -> None:
+    """Free the space of removed images and merge small shards. Removed images and earlier snapshots are forgotten.
+
+    A backbone is needed with --maps alone, to measure what is lost.
+    """
     from spade_index.gallery.write.writer import GalleryWriter
 
     with GalleryWriter(gallery) as writer:
-        with Progress("compact", writer.images_to_move()) as progress:
-            freed = writer.compact(progress)
+        moving = writer.images_to_move(maps)
+        changes = maps not in (None, writer.gallery.codec) or writer.gallery.catalog.transcoding
+        loss = _measured(writer, backbone, device) if changes and not no_measure else None
+        with Progress("compact", moving) as progress:
+            freed = writer.compact(progress, maps=maps)
         when = (
             "freed"
             if writer.delete_unused()
@@ -25,3 +46,25 @@ def compact(gallery: Path) -> None:
         click.echo(
             f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB {when}"
         )
+        if loss is not None:
+            click.echo(f"maps as {writer.gallery.codec}: {loss.after(writer.gallery)}")
+        if changes:
+            click.echo(f"scores have changed: `spade-index calibrate {gallery}` finds the thresholds again")
+
+
+def _measured(writer: "GalleryWriter", backbone: BackboneOptions, device: str) -> "StorageLoss | None":
+    """Measure how well the gallery does before its maps are stored otherwise; None, and say why, if that cannot be."""
+    from spade_index.errors import BackboneError, InputError
+    from spade_index.method.storage_loss import StorageLoss
+
+    if writer.gallery.catalog.transcoding:
+        Progress.say("the loss is not measured: an interrupted `compact` has stored some maps already")
+        return None
+    try:
+        loaded = backbone.load(device, writer.gallery)
+        writer.settings.require_equal(loaded.settings, str(writer.path))
+        Progress.note("measuring on synthetic defects")
+        return StorageLoss(writer.gallery, loaded)
+    except (BackboneError, InputError) as error:
+        Progress.say(f"the loss is not measured: {error}")
+        return None

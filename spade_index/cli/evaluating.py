@@ -16,6 +16,7 @@ from spade_index.method.dataset import build_gallery
 from spade_index.method.detector import Detector
 from spade_index.method.labelled import Dataset
 from spade_index.method.origin import origin
+from spade_index.method.own_regions import limited
 from spade_index.method.tuned import tuned_search
 from spade_index.presets import PAPER_METRIC_SIZE
 from spade_index.views.evaluation import write_evaluation
@@ -27,6 +28,7 @@ from .judging import judge_gallery, sized_backbone
 from .options import KernelOptions, LoadingOptions
 from .pixel_options import PixelOptions
 from .progress import Progress
+from .region_rules import require_same_rule, rule_in
 from .roi import found_region, require_region, require_same_region, set_region
 from .search_options import SearchOptions
 from .tile_options import TileOptions
@@ -60,10 +62,16 @@ class Evaluator:
                 opened = stack.enter_context(Gallery(gallery))
                 self.pixels.require_equal(opened)
                 self.tiles.require_equal(opened)
-                require_same_region(opened, self.roi)
+                rule = rule_in(self.roi)
+                if rule is not None and opened.region_rule is None:
+                    require_same_rule(opened, rule)
+                if rule is None:
+                    require_same_region(opened, self.roi)
+                dataset = limited(dataset, rule or opened.region_rule)
                 loaded = self.backbone.load(self.device, opened, self.preset)
             else:
                 started = time.perf_counter()
+                dataset = limited(dataset, rule_in(self.roi))
                 loaded = self._load(dataset)
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-index-"))
                 opened = stack.enter_context(self._build(dataset, Path(folder) / "gallery", loaded, failed))
@@ -135,16 +143,18 @@ class Evaluator:
                 backbone,
                 batch_size=self.loading.batch_size,
                 workers=self.loading.workers,
+                rule=rule_in(self.roi),
                 failed=lambda error: failed.append(str(error)),
                 notice=progress.say,
                 progress=progress,
             )
-        if not self._tuned and self.roi is None:
+        region = None if rule_in(self.roi) is not None else self.roi
+        if not self._tuned and region is None:
             return built
         built.close()
         with GalleryWriter(path) as writer:
-            if self.roi is not None:
-                set_region(writer, require_region(self.roi) or found_region(writer.gallery))
+            if region is not None:
+                set_region(writer, require_region(region) or found_region(writer.gallery))
             if self._tuned:
                 judge_gallery(writer, backbone)
         return Gallery(path)

@@ -25,6 +25,12 @@ def info(gallery: Path, as_json: bool) -> None:
     click.echo(strict_json(facts, indent=2) if as_json else description(facts))
 
 
+def region_line(region: dict[str, Any]) -> str:
+    """Return a region of interest, as `info` describes it, in words."""
+    share = "" if region["area"] is None else f", {region['area']:.1%} of the picture"
+    return f"{region['source']}{share}"
+
+
 def description(facts: dict[str, Any]) -> str:
     """Return a gallery's `info` as text."""
     settings, index = facts["settings"], facts["index"]
@@ -54,6 +60,8 @@ def description(facts: dict[str, Any]) -> str:
         "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",
         "levels": shapes,
         "pooled": f"{settings['pooled_dim']} values",
+        "maps": f"{facts['maps']}, {facts['bytes_per_image']:,} bytes per image with the descriptor"
+        + (f": not all yet, `spade-index compact {facts['path']}` goes on" if facts["transcoding"] else ""),
         "input": f"{height}x{width}{crop}{tiles}{pixels}",
         "index": "none: searched by scanning",
     }
@@ -66,7 +74,7 @@ def description(facts: dict[str, Any]) -> str:
             + (": stale, `spade-index index` builds it again" if index["stale"] else "")
         )
     if (region := facts["region_of_interest"]) is not None:
-        lines["region"] = f"of interest: {region['source']}, {region['area']:.1%} of the picture"
+        lines["region"] = f"of interest: {region_line(region)}"
     tuned = facts["tuned"]
     lines["tuned"] = "no: `spade-index tune` chooses how to compare" if tuned is None else tuned["why"]
     printed = list(lines.items())

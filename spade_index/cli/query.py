@@ -22,6 +22,7 @@ from .options import (
 )
 from .outputs import require_writable
 from .progress import Progress
+from .region_rules import limit_sources, own_roi_option
 from .search_options import SearchOptions, maps_option
 from .sources import SourceOptions, Sources
 from .strict import strict_json
@@ -37,6 +38,7 @@ from .values import PATH, REAL, WHOLE
 @click.option("--threshold", type=REAL, help="Call images anomalous above this score [the calibrated one]")
 @false_alarms_option
 @click.option("--snapshot", type=WHOLE, help="Compare with the gallery as of this snapshot [the latest]")
+@own_roi_option
 @takes("search", SearchOptions)
 @maps_option
 @preset_option
@@ -54,6 +56,7 @@ def query(
     threshold: float | None,
     false_alarms: float | None,
     snapshot: int | None,
+    roi: Path | None,
     search: SearchOptions,
     maps: Maps | None,
     preset: str | None,
@@ -75,6 +78,7 @@ def query(
     found = Sources(images, sources)
     found.require_images()
     with Gallery(gallery, snapshot) as opened:
+        limit_sources(found, opened, roi)
         loaded = backbone.load(device, opened, preset)
         settings = search.choice(preset, maps).settings(tuned_search(opened))
         detector = detector_of(opened, loaded, settings, kernel, false_alarms, threshold)

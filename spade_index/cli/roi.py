@@ -8,9 +8,11 @@ import click
 from spade_index.errors import InputError
 from spade_index.settings import FALSE_ALARMS
 
+from .info import region_line
 from .options import KernelOptions, device_option, gallery_argument, takes
 from .outputs import require_writable
 from .progress import Progress
+from .region_rules import AUTO, NONE, rule_in, set_rule
 from .values import PATH
 
 if TYPE_CHECKING:  # both take long to import
@@ -18,12 +20,12 @@ if TYPE_CHECKING:  # both take long to import
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.images.interest import RegionOfInterest
 
-AUTO, NONE = "auto", "none"
 roi_option = click.option(
     "--roi",
     type=PATH,
     help="Region of interest: only what is inside scores and is matched. A mask picture (not zero: inside), polygons "
-    "in JSON, or `auto`: the foreground of images of aligned products.",
+    "in JSON, a rule that names one for each image ('masks/{parent}/{stem}.png'), or `auto`: the foreground of images "
+    "of aligned products.",
 )
 
 
@@ -38,6 +40,9 @@ def roi(
     gallery: Path, region: Path | None, show: Path | None, no_calibrate: bool, device: str, kernel: KernelOptions
 ) -> None:
     """Set the region of interest of GALLERY to REGION: a mask picture, polygons in JSON, `auto` or `none`.
+
+    A rule such as 'masks/{parent}/{stem}.png' gives each image its own: the path of its mask, relative to the folder
+    that it was added from.
 
     What is outside is neither scored nor matched, from then on. A gallery that was calibrated is calibrated again.
     Without REGION, say what it is.
@@ -61,6 +66,8 @@ def roi(
         calibrated = calibration_for(writer.gallery, tuned_search(writer.gallery))
         if str(region) == NONE:
             writer.set_interest(None)
+        elif (rule := rule_in(region)) is not None:
+            set_rule(writer, rule)
         else:
             set_region(writer, given or found_region(writer.gallery))
         _report(writer.gallery, show)
@@ -82,10 +89,10 @@ def roi(
 
 
 def require_region(path: Path | None) -> "RegionOfInterest | None":
-    """Return the region in a file; None without one, and for `auto`. Raises InputError."""
+    """Return the region in a file; None without one, for a rule, and for `auto`. Raises InputError."""
     from spade_index.images.interest import read_region
 
-    return None if path is None or str(path) == AUTO else read_region(path)
+    return None if path is None or str(path) == AUTO or rule_in(path) is not None else read_region(path)
 
 
 def found_region(gallery: "Gallery") -> "RegionOfInterest":
@@ -97,10 +104,10 @@ def found_region(gallery: "Gallery") -> "RegionOfInterest":
 
 def require_new_region(gallery: "Gallery", region: "RegionOfInterest | None") -> None:
     """Raise InputError if a gallery has another region of interest already."""
-    if region is not None and gallery.interest is not None and gallery.interest.digest != region.digest:
-        raise InputError(
-            f"{gallery.path}: has another region of interest ({gallery.interest.source}): `spade-index roi` changes it"
-        )
+    known = gallery.interest or gallery.region_rule
+    if region is not None and known is not None and known.digest != region.digest:
+        source = known.described()["source"]
+        raise InputError(f"{gallery.path}: has another region of interest ({source}): `spade-index roi` changes it")
 
 
 def require_same_region(gallery: "Gallery", path: Path | None) -> None:
@@ -123,13 +130,20 @@ def _report(gallery: "Gallery", show: Path | None) -> None:
     """Say what the region of interest is, and write it to a picture."""
     from spade_index.views.files import encode, write_whole
 
+    if (rule := gallery.region_rule) is not None:
+        if show is not None:
+            raise InputError(
+                f"{gallery.path}: each image has a region of interest of its own: see the masks themselves"
+            )
+        click.echo(f"region of interest: {region_line(rule.described())}")
+        return
     region = gallery.interest
     if region is None:
         if show is not None:
             raise InputError(f"{gallery.path}: has no region of interest to show")
         click.echo("no region of interest: all of every picture counts")
         return
-    click.echo(f"region of interest: {region.source}, {region.area:.1%} of the picture")
+    click.echo(f"region of interest: {region_line(region.described())}")
     if show is not None:
         write_whole(show, encode(region.picture(), "PNG"))
 

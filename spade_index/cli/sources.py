@@ -1,7 +1,7 @@
 """The images that a command names: folders, archives, text lists and single files."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # they import numpy and Pillow
     from spade_index.images.lists import TextList
     from spade_index.images.marks import OwnOutput
     from spade_index.images.passed_over import PassedOver
+    from spade_index.images.region_rule import RegionRule
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,17 @@ class Sources:
         self._sources: list[Path | TextList] = [
             read_list(path) if str(path) == STDIN or is_stream(path) else path for path in paths
         ]
+        self._rule: RegionRule | None = None
+        self._region: Callable[[ImageFile], str | None] | None = None
         self._silent: Callable[[], PassedOver] = lambda: PassedOver(options.exclude)
         self.passed_over = options.passed_over()
+
+    def limit_to(self, rule: "RegionRule | None", region: "Callable[[ImageFile], str | None] | None" = None) -> None:
+        """Give images from now on regions of interest of their own, by a rule, whose masks are no images.
+
+        `region` names the mask of an image in place of the rule.
+        """
+        self._rule, self._region = rule, region
 
     def require_images(self) -> None:
         """Raise InputError for the first source without images."""
@@ -100,4 +110,5 @@ class Sources:
     ) -> "Iterator[ImageFile]":
         from spade_index.images.find import find_images
 
-        return chain.from_iterable(find_images(source, prefix, passed_over) for source in sources)
+        found = chain.from_iterable(find_images(source, prefix, passed_over, rule=self._rule) for source in sources)
+        return found if (region := self._region) is None else (replace(file, region=region(file)) for file in found)

@@ -11,6 +11,7 @@ from click.types import FloatParamType, IntParamType
 LARGEST = 2**31 - 1  # integer; what FAISS, SQLite and the kernels take
 MOST_IMAGES = 4096  # of a batch, several of which are in memory
 MOST_WORKERS = 1024
+CODECS = ("float16", "int8", "int4")  # `store.codecs.NAMES`, which take long to import
 
 
 class FilePath(click.Path):
@@ -100,6 +101,7 @@ class RealRange(_Finite, click.FloatRange):
     """A finite number in a range."""
 
 
+CODEC = click.Choice(CODECS)
 PATH = FilePath()
 GALLERY = FilePath(utf8=True)
 WEIGHTS = FilePath(utf8=True)

@@ -11,6 +11,7 @@ GALLERY/
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from spade_index.gallery.index.search import ImageSearch, Neighbour
 from spade_index.gallery.store.codecs import map_bytes
 from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
 from spade_index.gallery.store.record import StoredImage
+from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import SearchSettings
 
 from . import generations
@@ -80,6 +82,8 @@ class Gallery:
         self._index_row = self.catalog.index(snapshot)
         self.codec = self.catalog.codec()  # of the maps of images that are added
         self.interest = self.catalog.interest()  # the part of every picture that counts; None: all of it
+        self.region_rule = self.catalog.region_rule()  # by which each picture has a part of its own that counts
+        self._region = lru_cache(32)(self.catalog.region)  # 1 MiB each at most
 
     def _locked(self) -> generations.GenerationLock | None:
         """Return a lock on the current generation, if one can be held: the one that is held already, if it is that."""
@@ -202,12 +206,27 @@ class Gallery:
             return [1.0] * len(self.settings.levels)
         return [moments_variance(*moments) for moments in self.totals.moments]
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a region of interest, for all pictures or for each."""
+        return self.interest is not None or self.region_rule is not None
+
+    def own_region(self, key: int) -> RegionOfInterest | None:
+        """Return the region of interest that an image has as its own, by its key; None: all of it counts."""
+        if (
+            self.region_rule is None
+            or (number := self.catalog.region_numbers(self.region_rule, [key]).get(key)) is None
+        ):
+            return None
+        return self._region(number)
+
     def calibration_key(self, search: SearchSettings) -> str:
         """Return what a calibration for search settings is stored under: these, and the region of interest."""
         key = search.calibration_key()
-        if self.interest is None:
+        region = self.interest or self.region_rule
+        if region is None:
             return key
-        return json.dumps({**json.loads(key), "region_of_interest": self.interest.digest}, sort_keys=True)
+        return json.dumps({**json.loads(key), "region_of_interest": region.digest}, sort_keys=True)
 
     def info(self) -> dict[str, Any]:
         """Describe this gallery in values that JSON knows."""
@@ -230,7 +249,7 @@ class Gallery:
             "index": self.index_info(),
             "calibrations": self.catalog.calibrations(),
             "tuned": self.catalog.tuned(),
-            "region_of_interest": None if self.interest is None else self.interest.described(),
+            "region_of_interest": None if (region := self.interest or self.region_rule) is None else region.described(),
             "maps": self.codec,
             "transcoding": self.catalog.transcoding,
             "bytes_per_image": map_bytes(self.settings, self.codec) + 4 * self.settings.pooled_dim,

@@ -1,8 +1,9 @@
 """Find and decode photographs, and map places of the backbone's input back to their pixels."""
 
-from .decode import DecodedImage, Geometry, covered, decode, load, load_parts, preprocess
+from .decode import DecodedImage, decode, load, load_parts, preprocess
 from .files import ImageFile
 from .find import find_images
+from .geometry import Geometry, covered
 
 __all__ = [
     "DecodedImage",

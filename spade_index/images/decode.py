@@ -17,10 +17,11 @@ from .bands import require_bands, require_tiff_bands
 from .deep_files import read_deep
 from .files import ImageFile
 from .formats import HEIF, Refused, open_image, takes_much_memory
+from .geometry import Geometry, covered
 from .profiles import to_srgb
 from .scans import require_few_scans
 from .tiff import described, tags_of
-from .tiles import Piece, Tile, crop, piece_of, pieces_of
+from .tiles import Piece, Tile, crop, pieces_of
 
 MAX_PIXELS = DecodeLimits.pixels
 THUMBNAIL_EDGE = 192  # pixels
@@ -46,27 +47,6 @@ PLAIN = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Pillow's warnings of damaged files name neither the file nor a remedy.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The part of the original image (upright: EXIF rotation applied) that the backbone's input shows."""
-
-    width: int  # of the original, pixels
-    height: int
-    box: tuple[float, float, float, float]  # left, top, right, bottom of that part, in original pixels
-    whole: bool = False  # whether it is a picture as a whole, beside its tiles
-
-    def to_original(self, x: float, y: float) -> tuple[int, int]:
-        """Return column and row of the original's pixel at a place of the input, in fractions of its edges."""
-        left, top, right, bottom = self.box
-        column, row = left + x * (right - left), top + y * (bottom - top)
-        return min(max(int(column), 0), self.width - 1), min(max(int(row), 0), self.height - 1)
-
-    def to_input(self, column: int, row: int) -> tuple[float, float]:
-        """Return the place of a pixel's centre in the input, as fractions, outside of 0..1 if it is not there."""
-        left, top, right, bottom = self.box
-        return (column + 0.5 - left) / (right - left), (row + 0.5 - top) / (bottom - top)
 
 
 @dataclass(frozen=True)
@@ -179,27 +159,6 @@ def preprocess(image: Image.Image, how: Preprocessing) -> tuple[np.ndarray, Geom
     resized = image.resize((width, height), filter_, box=geometry.box)
     # The same as np.asarray, in half the time.
     return np.frombuffer(resized.tobytes(), np.uint8).reshape(height, width, 3), geometry
-
-
-def covered(width: int, height: int, how: Preprocessing) -> Geometry:
-    """Return the part of an image of this size, in pixels, that the backbone's input shows."""
-    if how.resize is None:
-        return Geometry(width, height, (0.0, 0.0, float(width), float(height)))
-    scale = min(width, height) / how.resize  # original pixels per resized pixel
-    crop_height, crop_width = (edge * scale for edge in how.input_size)
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    right, bottom = (
-        min(left + crop_width, float(width)),
-        min(top + crop_height, float(height)),
-    )  # rounding may pass the edge
-    return Geometry(width, height, (max(left, 0.0), max(top, 0.0), right, bottom))
-
-
-def place_of(id: str, width: int, height: int, how: Preprocessing) -> Geometry:
-    """Return the part of a gallery's image, or of the picture that it is a tile of, that the backbone's input shows."""
-    if how.tile is None:
-        return covered(width, height, how)
-    return Geometry(width, height, *piece_of(id, width, height, how))
 
 
 def load(file: ImageFile, how: Preprocessing, max_pixels: int = MAX_PIXELS, *, thumbnail: bool = True) -> DecodedImage:

@@ -27,6 +27,7 @@ class ImageFile:
     mtime_ns: int
     read: Callable[[], bytes]  # returns its contents; can be pickled, to be called in another process
     part: Callable[[int, int], bytes] | None = None  # returns as many bytes at an offset; None: `read` has to do
+    region: str | None = None  # path of the mask of what counts of it; None: it has no region of interest of its own
 
 
 def on_disk(path: str, id: str, status: os.stat_result | None, *, named: bool = False) -> ImageFile:

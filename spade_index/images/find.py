@@ -13,6 +13,7 @@ from .folders import in_folder
 from .lists import LIST_SUFFIXES, TextList, in_list, is_stream, read_list
 from .pages import with_pages
 from .passed_over import PassedOver
+from .region_rule import RegionRule
 from .tars import in_tar, is_tar
 from .zips import in_zip
 
@@ -20,28 +21,47 @@ OTHER_ARCHIVES = (".7z", ".rar", ".zst", ".lz4", ".lz", ".br", ".cab", ".iso", "
 
 
 def find_images(
-    source: str | Path | TextList, prefix: str = "", passed_over: PassedOver | None = None, *, pages: bool = True
+    source: str | Path | TextList,
+    prefix: str = "",
+    passed_over: PassedOver | None = None,
+    *,
+    pages: bool = True,
+    rule: RegionRule | None = None,
 ) -> Iterator[ImageFile]:
     """Yield the images of a folder (recursive, sorted), a tar or zip archive, a text list of paths, or a single file.
 
     `prefix` is put before each id. The pages of a TIFF after the first are images of their own, as `name#2` and so on,
     unless `pages` is false. `passed_over` says what is left out, and counts it; by default that is hidden files,
-    what systems leave behind, and what `query --out` drew. A pipe is read as a list. Raises InputError if `source`
-    does not exist, or it or a folder in it cannot be read.
+    what systems leave behind, and what `query --out` drew. By a `rule` each image has a mask of its own; such masks are
+    no images of a folder. A pipe is read as a list. Raises InputError if `source` does not exist, or it or a folder in
+    it cannot be read.
     """
-    for found in _found(source, PassedOver() if passed_over is None else passed_over):
+    for found in _found(source, PassedOver() if passed_over is None else passed_over, rule):
+        if rule is not None:
+            found = replace(found, region=rule.path_of(found.id, root_of(source)))
         for file in with_pages(found) if pages else (found,):
             yield replace(file, id=prefix + file.id) if prefix else file
 
 
-def _found(source: str | Path | TextList, passed_over: PassedOver) -> Iterator[ImageFile]:
+def root_of(source: str | Path | TextList) -> str:
+    """Return the folder that the paths in a source, and a rule for its masks, are relative to."""
+    if isinstance(source, TextList):
+        return source.folder
+    if os.path.isdir(source):
+        return os.fspath(source)
+    return "" if is_stream(source) else os.path.dirname(source)
+
+
+def _found(
+    source: str | Path | TextList, passed_over: PassedOver, rule: RegionRule | None = None
+) -> Iterator[ImageFile]:
     if isinstance(source, TextList):
         return in_list(source, passed_over)
     if not os.fspath(source):
         raise InputError("the path of the images is empty; the current folder is `.`")
     path = Path(source)
     if path.is_dir():
-        return in_folder(path, passed_over)
+        return in_folder(path, passed_over, *(() if rule is None else (rule.masks_below(str(path)),)))
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()

@@ -1,20 +1,25 @@
 """Find the images below a folder."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spade_index.errors import InputError
 
 from .files import ImageFile, has_image_suffix, is_regular, on_disk, status_of
-from .passed_over import GALLERY, OWN, SPECIAL, SUFFIX, TWICE, PassedOver
+from .passed_over import GALLERY, MASK, OWN, SPECIAL, SUFFIX, TWICE, PassedOver
 
 DRAWN = ("score_maps", "heatmaps", "masks")  # folders that `query --out` writes, with these names
 CATALOG, SHARDS = "catalog.sqlite", "shards"  # in the folder of a gallery
 
 
-def in_folder(folder: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
-    """Yield the images below a folder, in sorted order. Raises InputError if a folder cannot be read."""
+def in_folder(
+    folder: Path, passed_over: PassedOver, is_mask: Callable[[str], bool] = lambda below: False
+) -> Iterator[ImageFile]:
+    """Yield the images below a folder, in sorted order. Raises InputError if a folder cannot be read.
+
+    `is_mask` says of a path below the folder whether it is that of an image's region of interest, which is no image.
+    """
     seen = set()
     for root, folders, names in walk(folder):
         status = status_of(root)
@@ -38,6 +43,9 @@ def in_folder(folder: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
                 continue
             if not has_image_suffix(name):
                 passed_over.add(SUFFIX, path)
+                continue
+            if is_mask(below + name):
+                passed_over.add(MASK, path)
                 continue
             status = status_of(path)
             if status is None or is_regular(status):

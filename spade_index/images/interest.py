@@ -6,22 +6,25 @@ any size. It comes from a mask picture, from polygons, or from the gallery's own
 
 import base64
 import json
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 from PIL import Image, ImageDraw
 
-from spade_index.errors import InputError
+from spade_index.errors import ImageError, InputError
 
-from .decode import Geometry
-from .masks import read_whole_mask
-from .polygons import Polygons, polygons_of
+from .files import ImageFile, as_text
+from .geometry import Geometry
+from .masks import orientation_of, read_fitting_mask, read_whole_mask
+from .polygons import FRACTIONS, Polygons, polygons_of
+from .shapes import require_shape
 
 EDGE = 1024  # pixels of a stored region's longer edge, at most
 POINTS = 8  # along each edge of a cell, at which the region is looked up; fewer where cells are many
@@ -29,6 +32,13 @@ MOST_POINTS = 2048  # along an edge of the grid
 HALF = 0.5  # share of a cell that is inside, from which the cell counts
 MOST_SOURCE = 2000  # characters
 MOST_POLYGON_BYTES = 16 << 20  # of a JSON file
+
+
+class PackedRegion(NamedTuple):
+    """A region in few bytes."""
+
+    digest: str
+    value: str  # JSON
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,20 +59,28 @@ class RegionOfInterest:
         """The share of a picture that is inside."""
         return float(self.mask.mean())
 
-    def cells(self, place: Geometry, size: Sequence[int]) -> np.ndarray:
+    def cells(self, place: Geometry, size: Sequence[int], *, least_one: bool = False) -> np.ndarray:
         """Return which cells of a grid over a part of a picture are inside, by at least half: bool [H, W].
 
         Args:
             place: the part. What lies beyond the picture's edges is the picture, mirrored, as the backbone sees it.
             size: (H, W) of the grid.
+            least_one: whether, if none is by half, those are taken of which most is inside, if any is.
         """
         left, top, right, bottom = place.box
         points = max(1, min(POINTS, MOST_POINTS // max(size)))
         rows = _places(top / place.height, bottom / place.height, size[0] * points, self.mask.shape[0])
         columns = _places(left / place.width, right / place.width, size[1] * points, self.mask.shape[1])
         looked_up = self.mask[rows[:, None], columns].reshape(size[0], points, size[1], points)
-        inside: np.ndarray = looked_up.mean((1, 3)) >= HALF
+        shares = looked_up.mean((1, 3))
+        most = float(shares.max())
+        inside: np.ndarray = shares >= (most if least_one and 0 < most < HALF else HALF)
         return inside
+
+    @cached_property
+    def packed(self) -> "PackedRegion":
+        """This region as a catalog keeps it."""
+        return PackedRegion(self.digest, self.to_json())
 
     def described(self) -> dict[str, object]:
         """Describe this region in values that JSON knows."""
@@ -111,11 +129,44 @@ def read_region(path: Path) -> RegionOfInterest:
 
     Raises InputError naming the file.
     """
-    name = path.name if path.name.isprintable() else ascii(path.name)
     if path.suffix.lower() == ".json":
-        mask, source = _drawn(_polygons_in(path)), f"polygons of {name}"
-    else:
-        mask, source = read_whole_mask(path), f"mask {name}"
+        return _region_in(path, _drawn(_polygons_in(path)))
+    return _region_in(path, read_whole_mask(path))
+
+
+def read_own_region(path: Path, shown: Geometry, orientation: Callable[[], int]) -> RegionOfInterest:
+    """Read the region of interest of one image, which must have its size or shape; else as `read_region` does.
+
+    Args:
+        path: of the mask, or polygons.
+        shown: of the image.
+        orientation: returns EXIF's orientation of the image: a mask without one that has the size of the image's
+            stored pixels is turned as the image is.
+    """
+    if path.suffix.lower() != ".json":
+        return _region_in(path, read_fitting_mask(path, (shown.width, shown.height), orientation))
+    polygons = _polygons_in(path)
+    if polygons.size != FRACTIONS:
+        require_shape(path, polygons.size, (shown.width, shown.height))
+    return _region_in(path, _drawn(polygons))
+
+
+def own_region(file: ImageFile, shown: Geometry) -> RegionOfInterest | None:
+    """Return the region of interest that a rule names for an image; None without a rule. Raises ImageError."""
+    if file.region is None:
+        return None
+    if not os.path.exists(file.region):
+        raise ImageError(f"{file.path}: has no region of interest: {as_text(file.region)} is not there")
+    try:
+        return read_own_region(Path(file.region), shown, lambda: orientation_of(file.read()))
+    except (InputError, OSError) as error:
+        raise ImageError(f"{file.path}: its region of interest cannot be used: {error}") from error
+
+
+def _region_in(path: Path, mask: np.ndarray) -> RegionOfInterest:
+    """Return the region of a file, of a mask bool [H, W]. Raises InputError if nothing is inside."""
+    name = path.name if path.name.isprintable() else ascii(path.name)
+    source = f"{'polygons of' if path.suffix.lower() == '.json' else 'mask'} {name}"
     if not mask.any():
         raise InputError(f"{path}: nothing of the picture is inside of this region of interest")
     region = region_of(mask, source)

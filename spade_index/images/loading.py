@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -14,9 +15,11 @@ from spade_index.settings import Preprocessing
 
 from .decode import DecodedImage, cut
 from .files import ImageFile
+from .geometry import Geometry
+from .interest import RegionOfInterest, own_region
 from .plain import decoded, loading, picture, picturing
 from .tiles import pieces_of
-from .workers import Asker, DecoderPool, shared_pool
+from .workers import Answer, Asker, DecoderPool, shared_pool
 
 LOT = 8  # small images that a process loads at a time
 LOT_BYTES = 64 << 10  # of their files
@@ -104,7 +107,12 @@ def load_tiles(
             if isinstance(loaded, ImageError):
                 on_error(loaded)
                 continue
-            yield from _tiles_of(loaded, file, how, cutters, 2 * workers, thumbnails)
+            region = _or_error(own_region, file, Geometry.of_size(*loaded[0].size))
+            if isinstance(region, ImageError):
+                on_error(region)
+                continue
+            for tile in _tiles_of(loaded, file, how, cutters, 2 * workers, thumbnails):
+                yield tile if region is None else _limited(tile, region)
             del loaded, future  # before the next one is waited for
     finally:
         decoders.leave(asker)
@@ -133,9 +141,20 @@ def _loaded(
     calls = [loading(file, how, pool.limits.pixels, thumbnail=thumbnails) for file in files]
     answers = pool.answers(calls, asker)
     return [
-        answer if isinstance(answer, ImageError) else _or_error(decoded, file, answer, how)
+        answer if isinstance(answer, ImageError) else _or_error(_with_region, file, answer, how)
         for file, answer in zip(files, answers, strict=True)
     ]
+
+
+def _with_region(file: ImageFile, answer: Answer, how: Preprocessing) -> DecodedImage:
+    """Return the image of an answer, with the region of interest that is its own. Raises ImageError."""
+    image = decoded(file, answer, how)
+    region = own_region(file, image.geometry)
+    return image if region is None else _limited(image, region)
+
+
+def _limited(image: DecodedImage, region: RegionOfInterest) -> DecodedImage:
+    return replace(image, geometry=replace(image.geometry, region=region))
 
 
 def _or_error(function: Callable[..., T], *arguments: object) -> T | ImageError:

@@ -19,11 +19,13 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from spade_index.errors import ImageError, InputError
 
-from .decode import ORIENTATION, TURNS, WITH_ALPHA, Geometry
+from .decode import ORIENTATION, TURNS, WITH_ALPHA
 from .deep_files import WHITE_IS_ZERO, read_deep
 from .files import SUFFIXES
 from .formats import FORMATS, open_image
+from .geometry import Geometry
 from .passed_over import is_debris
+from .shapes import has_shape, require_shape
 from .tiff import PHOTOMETRIC
 from .workers import Answer, Call, Held, Plain, shared_pool
 
@@ -111,6 +113,26 @@ def marks_anything(path: Path) -> bool:
 def read_whole_mask(path: Path) -> np.ndarray:
     """Return what a mask marks, bool [H, W]: all of it, upright by its own orientation. Raises InputError."""
     marked, _, own, _ = _decode(path)
+    turn = TURNS.get(own or 1)
+    return marked if turn is None else np.asarray(Image.fromarray(marked).transpose(turn))
+
+
+def read_fitting_mask(path: Path, upright: Size, orientation: Callable[[], int]) -> np.ndarray:
+    """Return what a mask marks, bool [H, W]: all of it, upright as its image, whose size or shape it must have.
+
+    Args:
+        path: of the mask.
+        upright: width and height of its image.
+        orientation: returns EXIF's orientation of the image.
+
+    Raises:
+        InputError: it cannot be decoded, or has another shape.
+    """
+    marked, _, own, _ = _decode(path)
+    size = marked.shape[1], marked.shape[0]
+    if own is None and (turned := orientation()) != 1:
+        own = turned if has_shape(size, upright[::-1] if turned >= 5 else upright) else None
+    require_shape(path, size[::-1] if own is not None and own >= 5 else size, upright)
     turn = TURNS.get(own or 1)
     return marked if turn is None else np.asarray(Image.fromarray(marked).transpose(turn))
 

@@ -9,8 +9,9 @@ from PIL import Image
 from spade_index.errors import ImageError
 from spade_index.settings import Preprocessing
 
-from .decode import DecodedImage, Geometry, decode_noted, load, load_picture, preprocess
+from .decode import DecodedImage, decode_noted, load, load_picture, preprocess
 from .files import ImageFile
+from .geometry import Geometry
 from .pages import pages_noted
 from .workers import Answer, Call, Plain, shared_pool
 

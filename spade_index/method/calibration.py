@@ -15,7 +15,7 @@ from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import LeaveOneOut, as_stored
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
 from .detector import Detector
@@ -177,7 +177,7 @@ def _search_all(
         own = {image.key for image in pictures[place]}
         for image in pictures[place]:
             if detector.interest is None or detector.interest.counts(place_of_row(detector.gallery, image)):
-                alone.append(_search_without(detector, image, near, own))
+                alone += _search_without(detector, image, near, own)
             progress(1)
     return alone
 
@@ -197,14 +197,15 @@ def nearest_others(
     return detector.nearest_images(gallery.pooled([image]), own, near, [place])
 
 
-def _search_without(detector: Detector, image: ImageRow, near: float, own: Collection[int]) -> _Alone:
+def _search_without(detector: Detector, image: ImageRow, near: float, own: Collection[int]) -> list[_Alone]:
+    """Search for an image without itself; return nothing where none of it can be compared with anything."""
     pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([image.key])]
     nearest = nearest_others(detector, image, near, own)
     place = place_of_row(detector.gallery, image)
     (pixels,) = detector.nearest_pixels(pyramid, nearest, [place])
     neighbours = [neighbour.key for neighbour in pixels.neighbours]
     distances, pooled = pixels.distances.mean(1), detector.pooled_score(nearest[0])
-    return _Alone(image.key, pooled, neighbours, distances, place, pixels.cells)
+    return [_Alone(image.key, pooled, neighbours, distances, place, pixels.cells)] if pixels.counts else []
 
 
 def _scored(
@@ -214,7 +215,11 @@ def _scored(
     maps = as_stored([image.distances for image in alone]) if alone else np.empty((0, 0), np.float16)
     first = LeaveOneOut(np.array([image.key for image in alone], np.int64), {}, maps)
     both = first if kept is None else _merged(first, kept)
-    known = NormalScores(both, whole=whole_flags(detector.gallery, both.keys))
+    known = NormalScores(
+        both,
+        whole=whole_flags(detector.gallery, both.keys),
+        own_regions=detector.gallery.region_rule is not None,
+    )
     for image in alone:
         distances = image.distances
         if search.subtract_neighbours:

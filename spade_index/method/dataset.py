@@ -7,6 +7,7 @@ from spade_index.errors import ImageError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.region_rule import RegionRule
 from spade_index.settings import BATCH_SIZE, WORKERS
 
 from .labelled import GOOD, UNLABELLED, Dataset, LabelledImage, Saturation
@@ -49,6 +50,7 @@ def build_gallery(
     *,
     batch_size: int = BATCH_SIZE,
     workers: int = WORKERS,
+    rule: RegionRule | None = None,
     failed: Callable[[ImageError], None] = lambda error: None,
     notice: Callable[[str], None] = lambda line: None,
     progress: Callable[[int], None] = lambda images: None,
@@ -61,6 +63,7 @@ def build_gallery(
         backbone: that computes the features.
         batch_size: images per batch.
         workers: decoding threads.
+        rule: that names the regions of interest of the images, if they have them.
         failed: given the error of each image that cannot be decoded, which is left out.
         notice: told of the same in words, and of other images that are left out, as those that this package drew.
         progress: told of the number of images done.
@@ -71,6 +74,8 @@ def build_gallery(
     found = dataset if isinstance(dataset, Dataset) else find_dataset(dataset)
     normal = found.require_normal()
     with GalleryWriter(path, backbone.settings) as writer:
+        if rule is not None:
+            writer.set_region_rule(rule.text)
         writer.add(
             iter(normal),
             backbone,

@@ -51,8 +51,8 @@ class PixelDetection:
 
     @property
     def peak(self) -> float:
-        """The maximum of the score map."""
-        return float(self.counted.max())
+        """The maximum of the score map; 0 where nothing of it counts."""
+        return float(self.counted.max()) if self.counts else 0.0
 
     def is_inside(self, x: float, y: float) -> bool:
         """Return whether the place at these fractions of width and height, each in 0..1, is in what counts."""

@@ -22,14 +22,15 @@ from spade_index.errors import GalleryError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import DecodedImage, Geometry
+from spade_index.images.decode import DecodedImage
+from spade_index.images.geometry import Geometry
 from spade_index.kernels import MapPool, PoolStats, choose_kernel
 from spade_index.settings import ImageScore, SearchSettings
 
 from .commands import calibrate_command
 from .comparison import Comparison
 from .detection import Detection, PixelDetection, Question
-from .interest import interest_of
+from .interest import interest_of, require_countable
 from .normal_scores import Stored
 from .pixel_search import Found, PixelSearch
 from .scales import Units, scales_of
@@ -118,8 +119,7 @@ class Detector:
             raise ValueError("this detector has no backbone")
         if self.gallery.settings.preprocessing.tile and not all(image.tile for image in images):
             raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
-        if self.interest is not None:
-            self.interest.require(images)
+        require_countable(self.gallery, self.interest, images)
         found = self.backbone(np.stack([image.pixels for image in images]))
         return found.pooled.cpu().numpy(), found.pyramid
 

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from spade_index.errors import ImageError, InputError
-from spade_index.images.decode import DecodedImage, Geometry
+from spade_index.images.decode import DecodedImage
+from spade_index.images.geometry import Geometry
 from spade_index.images.loading import load_all
 from spade_index.images.marks import OwnOutput
 from spade_index.images.masks import Marked, orientation_of, read_marks, union
@@ -21,6 +22,7 @@ from spade_index.settings import BATCH_SIZE, WORKERS, ImageScore
 from .dataset import GOOD, UNLABELLED, LabelledImage
 from .detection import Detection
 from .detector import Detector
+from .interest import countable
 from .metrics import PixelMetrics
 from .outcomes import SCORES, Outcomes
 from .pictures import Joining, Pictures
@@ -212,7 +214,8 @@ def evaluate(
     started = time.perf_counter()
     while batch := list(islice(loaded, batch_size)):
         evaluation.loading += time.perf_counter() - started
-        detections = _searched(evaluation, detector, batch)
+        batch = countable(detector.interest, batch, failed)
+        detections = _searched(evaluation, detector, batch) if batch else []
         for image, detection in pictures.completed(batch, detections, joining):
             progress(1)
             if image.notice is not None:

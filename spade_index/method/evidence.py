@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry, place_of
+from spade_index.images.geometry import Geometry, place_of
 from spade_index.settings import Preprocessing
 
 from .detection import Detection, Match

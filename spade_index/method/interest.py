@@ -1,4 +1,7 @@
-"""A gallery's region of interest in the search: cells outside of it neither score nor are matched.
+"""Regions of interest in the search: cells outside of them neither score nor are matched.
+
+A region is the gallery's, for all pictures, or each picture has its own (`Geometry.region`); where there are both, what
+is in both counts.
 
 Cells of the gallery that are outside are moved away in the finest level, farther from every cell of the query than any
 cell inside can be, so that every kernel finds the nearest cells inside, and their exact distances, in every mode that
@@ -9,7 +12,8 @@ neighbours is still chosen by it.
 """
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,17 +24,19 @@ from torch import Tensor
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import DecodedImage, Geometry, covered
+from spade_index.images.decode import DecodedImage
+from spade_index.images.geometry import Geometry, covered
 from spade_index.images.interest import RegionOfInterest
 from spade_index.kernels import split_matches
 from spade_index.kernels.pyramid import Size
-from spade_index.settings import SearchSettings
+from spade_index.settings import Preprocessing, SearchSettings
 
 from .comparison import Comparison
 from .scores import enlarged
 from .siblings import own_slices, place_of_row
 
 SPARE = 2.0  # times the distance that is needed, so that it is rarely exceeded by a later query
+KEPT = 16_384  # images whose cells are kept
 FARTHEST = 60_000.0  # of a value of a cell that is moved away: float16 holds 65504
 
 
@@ -45,17 +51,18 @@ class Counted:
 class Interest:
     """Where the cells of queries and of the gallery's images count, for one way of comparing."""
 
-    def __init__(self, gallery: Gallery, region: RegionOfInterest, comparison: Comparison, kappa: int) -> None:
-        """Prepare a search of a gallery within a region.
+    def __init__(self, gallery: Gallery, comparison: Comparison, kappa: int) -> None:
+        """Prepare a search of a gallery within its region, or those of its images.
 
         Raises InputError if no cell of the grid is inside, or too few, or the finest level has no weight.
         """
         self._gallery, self._comparison = gallery, comparison
         self._how = gallery.settings.preprocessing
-        self.region, self.size = region, comparison.size
+        self.region, self.size = gallery.interest, comparison.size
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()  # cells that count of images, by key
         if not comparison.weights[0]:
             raise InputError(f"{gallery.path}: with a region of interest, the finest level must have a weight above 0")
-        if self._how.tile is None and self._how.resize is None:
+        if self.region is not None and self._sees_all:
             count = int(self.cells(None).sum())
             if count < kappa:
                 height, width = self.size
@@ -85,31 +92,52 @@ class Interest:
     def require(self, images: Sequence[DecodedImage]) -> None:
         """Raise ImageError if nothing counts of an image that is not a tile, as where all of it was cropped away."""
         for image in images:
-            if self._how.tile is None and not self._grid(image.geometry).any():
-                raise ImageError(
-                    f"{image.file.path}: nothing that the backbone sees of it is inside of the region of interest"
-                )
+            if (error := self.why_nothing(image)) is not None:
+                raise error
+
+    def why_nothing(self, image: DecodedImage) -> ImageError | None:
+        """Return an error if nothing counts of an image that is not a tile, as where all of it was cropped away."""
+        if self._how.tile is not None or self._grid(image.geometry).any():
+            return None
+        return ImageError(
+            f"{image.file.path}: nothing that the backbone sees of it is inside of the region of interest"
+        )
+
+    @property
+    def _sees_all(self) -> bool:
+        """Whether the backbone sees whole images, so that the gallery's region is the same cells of each."""
+        return self._how.tile is None and self._how.resize is None
 
     def _grid(self, place: Geometry) -> np.ndarray:
         """Return which cells count of what the backbone saw of a picture, bool [H, W]."""
         left, top, right, bottom = place.box
         across, down = place.width, place.height  # pictures of any size share the cells of the same part
         part = Geometry(1, 1, (left / across, top / down, right / across, bottom / down))
-        return _cells(self.region, part, self.size)
+        shared = np.ones(self.size, bool) if self.region is None else _cells(self.region, part, self.size)
+        own = own_cells(place, self.size, self._how)
+        return shared if own is None else shared & own
 
     def _whole(self, place: Geometry | None) -> Geometry:
         if place is not None:
             return place
-        if self._how.tile is not None or self._how.resize is not None:
+        if not self._sees_all:
             raise ValueError("a search within a region of interest needs the places of the queries")
         return covered(1, 1, self._how)
 
     def _cells_of(self, keys: Sequence[int]) -> dict[int, np.ndarray]:
         """Return which cells count of images of the gallery, bool [P], by key."""
-        if self._how.tile is None and self._how.resize is None:
+        if self._sees_all and self._gallery.region_rule is None:
             return dict.fromkeys(keys, self.cells(None))
-        rows = self._gallery.catalog.images_by_key(list(keys))
-        return {key: self.cells(place_of_row(self._gallery, rows[key])) for key in keys}
+        missing = [key for key in keys if key not in self._kept]
+        rows = self._gallery.catalog.images_by_key(missing)
+        found = {key: self.cells(place_of_row(self._gallery, rows[key])) for key in missing}
+        found |= {key: self._kept[key] for key in keys if key in self._kept}
+        for key in keys:
+            self._kept[key] = found[key]
+            self._kept.move_to_end(key)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return found
 
     def read(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
         """Read maps as `Comparison.read` does, and move the cells that are outside away."""
@@ -165,10 +193,51 @@ class Interest:
 
 
 def interest_of(gallery: Gallery, comparison: Comparison, search: SearchSettings) -> Interest | None:
-    """Return a gallery's region of interest for a search; None where all of every picture counts."""
-    if gallery.interest is None:
+    """Return a gallery's regions of interest for a search; None where all of every picture counts."""
+    return Interest(gallery, comparison, search.pixel_neighbours) if gallery.is_limited else None
+
+
+def own_cells(place: Geometry, size: Sequence[int], how: Preprocessing) -> np.ndarray | None:
+    """Return which cells of a grid are in a picture's own region, bool [H, W]; None where it has none.
+
+    Of a whole image that is a cell at least, for it is compared with others.
+    """
+    if place.region is None:
         return None
-    return Interest(gallery, gallery.interest, comparison, search.pixel_neighbours)
+    return place.region.cells(place, size, least_one=how.tile is None)
+
+
+def cells_inside(gallery: Gallery, place: Geometry, size: Sequence[int]) -> np.ndarray | None:
+    """Return which cells of a grid over a part of a picture count, bool [H, W]; None where all do."""
+    if not gallery.is_limited:
+        return None
+    own = own_cells(place, size, gallery.settings.preprocessing)
+    if gallery.interest is None:
+        return np.ones(tuple(size), bool) if own is None else own
+    shared = gallery.interest.cells(place, size)
+    return shared if own is None else shared & own
+
+
+def countable(
+    interest: Interest | None, images: Sequence[DecodedImage], on_error: Callable[[ImageError], None]
+) -> list[DecodedImage]:
+    """Return the images of which anything counts; `on_error` is told of the others."""
+    kept = []
+    for image in images:
+        error = None if interest is None else interest.why_nothing(image)
+        if error is None:
+            kept.append(image)
+        else:
+            on_error(error)
+    return kept
+
+
+def require_countable(gallery: Gallery, interest: Interest | None, images: Sequence[DecodedImage]) -> None:
+    """Raise ImageError if nothing counts of an image, InputError if only it has a region, but not the gallery."""
+    if interest is not None:
+        interest.require(images)
+    elif (own := next((image for image in images if image.geometry.region is not None), None)) is not None:
+        raise InputError(f"{own.file.path}: has a region of interest of its own, but {gallery.path} has none")
 
 
 def inside_of(gallery: Gallery, place: Geometry, grid: Size, size: Sequence[int]) -> np.ndarray | None:
@@ -180,11 +249,9 @@ def inside_of(gallery: Gallery, place: Geometry, grid: Size, size: Sequence[int]
         grid: (H0, W0) of the comparison; the map of a picture that is cut into tiles is finer than the grids of these.
         size: (H, W) of the score map.
     """
-    if gallery.interest is None:
-        return None
-    if gallery.settings.preprocessing.tile is not None:
-        return gallery.interest.cells(place, size)
-    cells = gallery.interest.cells(place, grid)
+    cells = cells_inside(gallery, place, size if gallery.settings.preprocessing.tile is not None else grid)
+    if cells is None or gallery.settings.preprocessing.tile is not None:
+        return cells
     found: np.ndarray = enlarged(torch.from_numpy(cells.reshape(1, -1)), grid, size)[0]
     return found
 

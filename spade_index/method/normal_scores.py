@@ -22,7 +22,7 @@ from spade_index.settings import IMAGE_SCORES, ImageScore, SearchSettings
 
 from .comparison import compared_sizes
 from .scales import Units, highest, units_of
-from .scores import PEAK
+from .scores import PEAK, counted_mean
 from .siblings import picture_numbers, whole_flags
 
 SCORES = (*IMAGE_SCORES, PEAK)  # of every image
@@ -38,6 +38,8 @@ class NormalScores:
         pictures: np.ndarray | None = None,
         whole: np.ndarray | None = None,
         weight: float = SearchSettings.whole_weight,
+        *,
+        own_regions: bool = False,
     ) -> None:
         """Take what was found.
 
@@ -46,7 +48,9 @@ class NormalScores:
             pictures: int64 [n], the number of the picture that each of them is a tile of; None: each is its own.
             whole: bool [n], which of them are whole pictures beside their tiles; None: there is one scale.
             weight: of whole pictures, as for `SearchSettings`.
+            own_regions: whether images have regions of interest of their own, so that maps differ in what counts.
         """
+        self._own_regions = own_regions
         self._found, self._whole = found, whole
         self._scores, self.units = found.scores, Units()
         counts = np.full(len(found), True)
@@ -63,7 +67,8 @@ class NormalScores:
     def of_gallery(cls, gallery: Gallery, found: LeaveOneOut, search: SearchSettings) -> "NormalScores":
         """Take what was found of images of a gallery under search settings."""
         pictures, whole = picture_numbers(gallery, found.keys), whole_flags(gallery, found.keys)
-        return cls(found, pictures, whole, search.whole_weight)
+        own_regions = gallery.region_rule is not None
+        return cls(found, pictures, whole, search.whole_weight, own_regions=own_regions)
 
     def __len__(self) -> int:
         """The number of images that were scored; of pictures, where these are cut into tiles."""
@@ -98,9 +103,12 @@ class NormalScores:
         `whole` says that they are whole pictures, where there are two scales.
         """
         rows = self._found.rows(keys)
-        if len(rows) >= ENOUGH:
-            return np.asarray(self._found.maps_of(rows).mean(0))
-        return self._mean_maps[whole and self._whole is not None]
+        if len(rows) < ENOUGH:
+            return self._mean_maps[whole and self._whole is not None]
+        maps = self._found.maps_of(rows)
+        if not self._own_regions:
+            return np.asarray(maps.mean(0))
+        return np.where(maps.any(0), counted_mean(maps, 0), self._mean_maps[whole and self._whole is not None])
 
     def map_of(self, key: int) -> np.ndarray | None:
         """Return the map, float32 [P], of the image with this key, or None if it was not scored."""
@@ -113,6 +121,8 @@ class NormalScores:
         maps = self._found.maps[:]
         scales = [slice(None)] if self._whole is None or not len(maps) else [~self._whole, self._whole]
         of_scale = [maps[some] for some in scales]
+        if self._own_regions:
+            return [counted_mean(some if len(some) else maps, 0) for some in of_scale]
         return [(some if len(some) else maps).mean(0, dtype=np.float32) for some in of_scale]
 
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from spade_index.images.decode import DecodedImage, Geometry
+from spade_index.images.decode import DecodedImage
 from spade_index.images.files import ImageFile
+from spade_index.images.geometry import Geometry
 from spade_index.images.interest import RegionOfInterest
 from spade_index.images.loading import in_lots
 from spade_index.images.tiles import Box, Piece
@@ -85,14 +86,16 @@ class Joining(NamedTuple):
 
     how: Preprocessing  # by which pictures are cut
     smoothing: float  # of score maps, as for `SearchSettings`
-    interest: RegionOfInterest | None  # of pictures
+    interest: RegionOfInterest | None  # of all pictures; each may have its own besides
+    limited: bool  # whether there is either
     units: Units = Units()  # of two scales
 
     @classmethod
     def of(cls, detector: Detector) -> "Joining":
         """Return what a detector says."""
         gallery = detector.gallery
-        return cls(gallery.settings.preprocessing, detector.search.smoothing, gallery.interest, detector.units)
+        how, smoothing = gallery.settings.preprocessing, detector.search.smoothing
+        return cls(how, smoothing, gallery.interest, gallery.is_limited, detector.units)
 
 
 class Pictures:
@@ -120,8 +123,8 @@ class Pictures:
             piece = Piece(image.tile.box, image.tile.whole)
             self._tiles.append((piece, detection if piece.whole else _without_map(detection)))
             if image.ends:
-                width, height = image.geometry.width, image.geometry.height
-                whole = Geometry(width, height, (0.0, 0.0, float(width), float(height)))
+                whole = Geometry.of_size(image.geometry.width, image.geometry.height)
+                whole = replace(whole, region=image.geometry.region)
                 yield Picture(image.file, whole, self._notice), join(self._tiles, whole, joining)
                 self._tiles = []
 
@@ -188,9 +191,11 @@ def _joined(tiles: Sequence[tuple[Box, PixelDetection]], whole: Geometry, joinin
     sigma, region = joining.smoothing * scale / shown, joining.interest
     joined = join_maps([(of, pixels.means.reshape(pixels.size)) for of, pixels in tiles], whole, size)
     score_map, inside = gaussian_filter(joined, sigma), None
-    if region is not None:  # what is outside has means of 0
+    if joining.limited:  # what is outside has means of 0
         weights = join_maps([(of, _weights(pixels)) for of, pixels in tiles], whole, size)
-        inside = region.cells(whole, size) & (weights > 0)
+        inside = weights > 0
+        for of_picture in filter(None, (region, whole.region)):
+            inside &= of_picture.cells(whole, size)
         score_map = inside_only(score_map, gaussian_filter(weights, sigma), inside)
     rows, columns = worst.size
     grid = (

@@ -11,7 +11,7 @@ from torch import Tensor
 from spade_index.errors import InputError
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 from spade_index.kernels import KernelChoice, MapPool, PoolStats, nearest_pixels
 from spade_index.kernels.pyramid import Size
 from spade_index.settings import SearchSettings

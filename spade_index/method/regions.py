@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from spade_index.errors import InputError
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 
 from .detection import Detection
 from .outline import enclosed_area, simplify

@@ -14,7 +14,7 @@ from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 from spade_index.settings import SearchSettings
 
 from .detection import PixelDetection
@@ -108,9 +108,13 @@ class Scales:
     @cached_property
     def near(self) -> float:
         """The squared distance below which two whole pictures are near-duplicates."""
-        some = self._keys[np.linspace(0, len(self._keys) - 1, min(PAIRS, len(self._keys))).astype(np.int64)]
-        rows = self._gallery.catalog.images_by_key(some.tolist())
-        return near_of(self._gallery.pooled([rows[key] for key in some.tolist()])) if len(some) else 0.0
+        return near_of(self._gallery.pooled(self.sample(PAIRS))) if self.keys else 0.0
+
+    def sample(self, count: int) -> list[ImageRow]:
+        """Return up to `count` whole pictures, evenly spread."""
+        places = np.linspace(0, len(self._keys) - 1, min(count, len(self._keys))).astype(np.int64)
+        rows = self._gallery.catalog.images_by_key(self._keys[places].tolist())
+        return [rows[key] for key in sorted(rows)]
 
     def nearest(
         self,

@@ -77,6 +77,13 @@ def image_scores(pooled: float, of_map: float) -> dict[ImageScore, float]:
     return {"pooled": pooled, "map": of_map, "both": pooled * max(0.0, of_map)}
 
 
+def counted_mean(maps: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean of maps over an axis, without cells that do not count in some of them, which are 0 there."""
+    counted = (maps != 0).sum(axis)
+    mean: np.ndarray = maps.sum(axis, dtype=np.float32) / np.maximum(counted, 1, dtype=np.float32)
+    return mean
+
+
 def map_score(score_map: np.ndarray, top_share: float, inside: np.ndarray | None = None) -> float:
     """Return the mean of the highest `top_share` of a score map [H, W]; for 0, the maximum.
 

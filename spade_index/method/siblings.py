@@ -5,6 +5,7 @@ In a gallery whose pictures are not cut into tiles, every image is a picture of 
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry, place_of
+from spade_index.images.geometry import Geometry, place_of
 from spade_index.images.tiles import Box, own_part, picture_of, tile_size
 from spade_index.settings import Preprocessing
 
@@ -63,7 +64,9 @@ def whole_flags(gallery: Gallery, keys: np.ndarray) -> np.ndarray | None:
 
 def place_of_row(gallery: Gallery, row: ImageRow) -> Geometry:
     """Return what the backbone saw of the original of an image of the gallery."""
-    return place_of(row.id, row.width, row.height, gallery.settings.preprocessing)
+    place = place_of(row.id, row.width, row.height, gallery.settings.preprocessing)
+    region = gallery.own_region(row.key)
+    return place if region is None else replace(place, region=region)
 
 
 def is_whole(place: Geometry | None) -> bool:
@@ -122,7 +125,7 @@ class Places:
         self._reach = np.array([width / 2, height / 2])
         keys, corners = [], []
         for row in gallery.images():
-            place = place_of_row(gallery, row)
+            place = place_of(row.id, row.width, row.height, how)
             if not place.whole:
                 keys.append(row.key)
                 corners.append(place.box[:2])

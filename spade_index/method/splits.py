@@ -114,7 +114,7 @@ class _Splits:
         most = detector.search.gallery_neighbours
         means = np.stack([self._mean(image, some[:most]) for image, some in enumerate(chosen)])
         alone = LeaveOneOut(np.array([row.key for row in self._rows if row.key in keys]), {}, means[inside])
-        own = NormalScores(alone)
+        own = NormalScores(alone, own_regions=detector.gallery.region_rule is not None)
         taken = np.stack([own.own_map([n.key for n in of_image[:most]]) for of_image in nearest])
         cells, insides = self._counting()
         maps = detector.score_maps(torch.from_numpy(means - detector.search.subtract_neighbours * taken), cells)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,12 +13,13 @@ from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry, preprocess
+from spade_index.images.decode import preprocess
 from spade_index.images.loading import in_lots
 from spade_index.images.tiles import box_of
 from spade_index.settings import BATCH_SIZE
 
 from .defects import paste
+from .interest import cells_inside
 from .originals import originals
 from .quiet_clock import QuietClock
 from .scales import scales_of
@@ -44,6 +45,10 @@ class Sample:
     pyramid: list[Tensor]  # float16 [m, H*W, C] of the copies
     masks: np.ndarray  # bool [m, h, w], True on the defect, as the backbone sees it, at a small size
     backbone_ms: float  # per image, where nothing else takes the processor's time
+
+    def on(self, plain: list[ImageRow]) -> "Sample":
+        """Return the same sample, of the same plain images where they are now."""
+        return replace(self, plain=plain)
 
     def some(self, count: int) -> "Sample":
         """Return `count` of the plain images, evenly spread, with their copies."""
@@ -126,15 +131,16 @@ def _read(gallery: Gallery, rows: list[ImageRow], seconds: float) -> list[tuple[
 
 def _counts(gallery: Gallery, row: ImageRow) -> bool:
     """Return whether anything of an image is in the region of interest: of a tile, there may be nothing."""
-    return gallery.interest is None or bool(gallery.interest.cells(place_of_row(gallery, row), (16, 16)).any())
+    cells = cells_inside(gallery, place_of_row(gallery, row), (16, 16))
+    return cells is None or bool(cells.any())
 
 
 def _inside(gallery: Gallery, row: ImageRow, pixels: np.ndarray) -> np.ndarray | None:
     """Return which pixels of an image lie in the region of interest, bool [H, W]; None where all count."""
-    if gallery.interest is None:
+    if not gallery.is_limited:
         return None
     box = box_of(row.id, row.width, row.height, gallery.settings.preprocessing)
-    return gallery.interest.cells(Geometry(row.width, row.height, box), pixels.shape[:2])
+    return cells_inside(gallery, replace(place_of_row(gallery, row), box=box), pixels.shape[:2])
 
 
 def _paste_all(

@@ -17,7 +17,7 @@ from .detector import Detector
 from .metrics import roc_auc
 from .quiet_clock import QuietClock
 from .scales import scales_of
-from .scores import enlarged, score_maps
+from .scores import counted_mean, enlarged, score_maps
 from .siblings import nearest_besides, others, own_slices, place_of_row, siblings
 from .synthetic import QUIET, Sample
 
@@ -30,6 +30,7 @@ MOST = 50  # neighbours that are tried at most
 OWN = 10  # images of the sample whose own maps are subtracted
 EVERY = 7  # of the normal pixels, one in so many counts for the pixel ROC AUC: the others are like it
 PILOT = 5  # images that tell how long a search takes on all
+RESAMPLES = 200  # of the images, for the standard error of a difference
 PIXEL_WEIGHT = 1 / 3  # of the pixel ROC AUC in the quality; the rest is the image ROC AUC
 
 
@@ -114,15 +115,16 @@ class Trials:
 
     def run(self, search: SearchSettings) -> list[Trial]:
         """Search with these settings; try each smoothing, map score and share to subtract on the distances found."""
-        detector = Detector(self._gallery, search=_plain(search), calibrated=False, **self._options)
+        detector = Detector(self._gallery, search=plain_search(search), calibrated=False, **self._options)
         distances, ms = self._distances(detector)
         cells, counts = self._counting(detector)
+        count = len(self._sample.plain)
         mapped_scores = MAPPED if detector.interest is None else ("map",)
         pixels = self._counted if counts is None else self._counted & counts
         pooled = np.array([detector.pooled_score(neighbours) for neighbours in self._neighbours])
         trials = []
         for subtracted in self._shares:
-            left = distances - subtracted * distances[self._own].mean(1)
+            left = distances - subtracted * self._mean_of_others(distances)
             for sigma in SIGMAS:
                 maps = self._maps(left, detector, sigma, cells)
                 pixel_roc_auc = roc_auc(self._lit[pixels], maps[pixels])
@@ -137,13 +139,18 @@ class Trials:
                             mapped_score=mapped,
                         )
                         final = scores if mapped == "map" else pooled * scores.clip(min=0)
-                        wins, auc = self._wins(final)
+                        wins, auc = compared(final[:count], final[count:], self._sample.owner)
                         trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
         return trials
 
+    def _mean_of_others(self, distances: np.ndarray) -> np.ndarray:
+        """Return the mean of the distances [n + m, P] of the images that are nearest to each."""
+        near = distances[self._own]
+        return near.mean(1) if self._gallery.region_rule is None else counted_mean(near, 1)
+
     def seconds(self, search: SearchSettings) -> float:
         """Return how long a search with these settings takes on the whole sample, from a few of its images."""
-        detector = Detector(self._gallery, search=_plain(search), calibrated=False, **self._options)
+        detector = Detector(self._gallery, search=plain_search(search), calibrated=False, **self._options)
         images = range(0, len(self._sample.plain), max(1, len(self._sample.plain) // PILOT))
         clock = QuietClock()
         for image in images:
@@ -180,10 +187,13 @@ class Trials:
 
     def _pyramid(self, image: int) -> list[Tensor]:
         """Return all levels of a plain image and its copies, float32 [B, H*W, C]."""
-        plain = [torch.from_numpy(level) for level in self._gallery.maps([self._sample.plain[image].key])]
         copies = np.flatnonzero(self._sample.owner == image)
-        levels = zip(plain, self._sample.pyramid, strict=True)
+        levels = zip(self.plain(image), self._sample.pyramid, strict=True)
         return [torch.cat([of_plain, of_copies[copies]]).float() for of_plain, of_copies in levels]
+
+    def plain(self, image: int) -> list[Tensor]:
+        """Return all levels of a plain image, float16 [1, H*W, C]."""
+        return [torch.from_numpy(level) for level in self._gallery.maps([self._sample.plain[image].key])]
 
     def _maps(self, distances: np.ndarray, detector: Detector, sigma: float, cells: Tensor | None) -> np.ndarray:
         """Return score maps of the masks' size, float32 [n + m, h, w]."""
@@ -191,16 +201,34 @@ class Trials:
         smoothing = sigma * max(height, width) / REFERENCE
         return score_maps(torch.from_numpy(distances), detector.comparison.size, (height, width), smoothing, cells)
 
-    def _wins(self, scores: np.ndarray) -> tuple[np.ndarray, float]:
-        """Return how often the copies of each image score higher than each plain one, and the image ROC AUC."""
-        plain, copies = scores[: len(self._sample.plain)], scores[len(self._sample.plain) :]
-        over = (copies[None] > plain[:, None]) + 0.5 * (copies[None] == plain[:, None])  # [n, m]
-        wins = np.zeros((len(plain), len(plain)))
-        np.add.at(wins.T, self._sample.owner, over.T)
-        return wins, float(over.mean())
+
+def compared(plain: np.ndarray, copies: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return how often the copies of each image score higher than each plain one, and the image ROC AUC.
+
+    Args:
+        plain: scores [n] of plain images.
+        copies: scores [m] of copies.
+        owner: int64 [m], the plain image of each copy.
+    """
+    over = (copies[None] > plain[:, None]) + 0.5 * (copies[None] == plain[:, None])  # [n, m]
+    wins = np.zeros((len(plain), len(plain)))
+    np.add.at(wins.T, owner, over.T)
+    return wins, float(over.mean())
 
 
-def _plain(search: SearchSettings) -> SearchSettings:
+def deviation(difference: np.ndarray, owner: np.ndarray) -> float:
+    """Return the standard error of a difference of image ROC AUC, of a difference of wins float64 [n, n].
+
+    Images are drawn again with their copies, whose plain images are `owner`, int64 [m].
+    """
+    count = len(difference)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)  # [resamples, n]
+    copies = np.bincount(owner, minlength=count)
+    found = np.einsum("ri,io,ro->r", drawn, difference, drawn) / (count * (drawn @ copies))
+    return float(found.std())
+
+
+def plain_search(search: SearchSettings) -> SearchSettings:
     """Return settings that find score maps of every image, with nothing subtracted."""
     return replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
 

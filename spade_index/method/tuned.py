@@ -13,7 +13,7 @@ CHANGED = 0.2  # share of the tuned images added or removed since, from which a 
 
 def tuned_search(gallery: Gallery) -> SearchSettings:
     """Return the settings that a gallery was tuned to, or the defaults. Raises GalleryDamaged."""
-    by_map: dict[str, Any] = {} if gallery.interest is None else {"mapped_score": "map"}  # see `interested`
+    by_map: dict[str, Any] = {"mapped_score": "map"} if gallery.is_limited else {}  # see `interested`
     tuned = gallery.catalog.tuned()
     if tuned is None:
         return SearchSettings(**by_map)
@@ -37,7 +37,7 @@ def interested(gallery: Gallery, search: SearchSettings) -> SearchSettings:
 
     Raises InputError for settings that a region does not go with.
     """
-    if gallery.interest is None:
+    if not gallery.is_limited:
         return search
     path = f"{gallery.path}: the gallery has a region of interest, "
     if search.image_score not in (None, "map"):

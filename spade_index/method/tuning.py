@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from itertools import islice, product
 from typing import Any
 
-import numpy as np
 import torch
 
 from spade_index.errors import InputError
@@ -22,8 +21,10 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
 
 from .quiet_clock import QuietClock
+from .scales import scales_of
 from .synthetic import LEAST, Sample, draw_sample
-from .trials import Trial, Trials, changed
+from .trials import Trial, Trials, changed, deviation
+from .weighing import weigh
 
 BASE = (28, 20)  # cells of the grid's longer edge, and neighbours whose pixels are compared, where ways are tried first
 CHEAPER = ((28, 10), (14, 20), (14, 10), (14, 5), (7, 5))  # in its place where that takes too long
@@ -35,8 +36,8 @@ SLOWEST = 1.3  # milliseconds of a search, at most, per millisecond of the backb
 MARGIN = 0.005  # of the quality, within which the quicker way is taken
 SAME_SPEED = 1.25  # times as long: not a difference
 USUAL_SHARE = 0.5  # of the neighbours' maps, subtracted
-RESAMPLES = 200  # of the images, for the standard error of a difference
 SHARE_OF_BACKBONE = 0.4  # of the time
+SHARE_OF_WEIGHING = 0.25  # of the time, where whole pictures are compared beside their tiles
 SHARE_OF_A_WAY = 0.08  # of the time: on a slow or busy machine, fewer images are better than few ways
 
 
@@ -101,13 +102,21 @@ def tune(
     if share < 1 and len(sample.plain) > LEAST:
         sample = sample.some(max(LEAST, round(share * len(sample.plain))))
         trials = Trials(gallery, sample, **options)
-    search = _Search(trials, sample, clock, seconds, progress)
+    scales = scales_of(gallery)
+    until = seconds if scales is None else (1 - SHARE_OF_WEIGHING) * seconds
+    search = _Search(trials, sample, clock, until, progress)
     search.run(gallery, ways)
     tried = search.tried
     chosen = choose(tried, sample)
+    taken, why = chosen.search, _why(chosen, tried)
+    rows = [_row(of_way, chosen) for of_way in tried]
+    if scales is not None:
+        weighed, weight = weigh(gallery, backbone, scales, taken, SHARE_OF_WEIGHING * seconds, **options)
+        taken, why = replace(taken, whole_weight=weight), f"{why}; weight of whole pictures {weight:g}"
+        rows += [one.row(chosen=one.weight == weight) for one in weighed]
     return Tuning(
-        search=changed(chosen.search),
-        why=_why(chosen, tried),
+        search=changed(taken),
+        why=why,
         snapshot=gallery.snapshot,
         images=len(gallery),
         sample=len(sample.plain),
@@ -116,7 +125,7 @@ def tune(
         backbone_ms=sample.backbone_ms,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=clock.seconds(),
-        tried=[_row(of_way, chosen) for of_way in tried],
+        tried=rows,
     )
 
 
@@ -227,15 +236,8 @@ def _is_usual(search: SearchSettings, share: float) -> bool:
 
 
 def _is_better(one: Trial, other: Trial, sample: Sample) -> bool:
-    """Return whether a trial is better by more than the standard error of the difference of image ROC AUC.
-
-    Images are drawn again with their copies, the same ones for both trials.
-    """
-    count = len(one.wins)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)  # [resamples, n]
-    copies = np.bincount(sample.owner, minlength=count)
-    difference = np.einsum("ri,io,ro->r", drawn, one.wins - other.wins, drawn) / (count * (drawn @ copies))
-    return one.quality - other.quality > float(difference.std())
+    """Return whether a trial is better by more than the standard error of the difference of image ROC AUC."""
+    return one.quality - other.quality > deviation(one.wins - other.wins, sample.owner)
 
 
 def _row(of_way: list[Trial], chosen: Trial) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Served:
 
         A tuned gallery is judged by its score maps, whose search is as quick as the backbone.
         """
-        by_map = self.detector.search.image_score not in (None, "pooled") or self.gallery.interest is not None
+        by_map = self.detector.search.image_score not in (None, "pooled") or self.gallery.is_limited
         needs_all = by_map or self.gallery.catalog.tuned() is not None
         return "always" if needs_all or "pooled" not in self.detector.thresholds else "auto"
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spade_index import wire
-from spade_index.images.decode import Geometry
 from spade_index.images.find import ImageFile
+from spade_index.images.geometry import Geometry
 from spade_index.images.plain import picture_of
 from spade_index.images.tiles import box_of
 from spade_index.images.workers import Held
@@ -29,6 +29,8 @@ from .asks import Answer
 from .decoding import Upload
 from .limits import OVERLAY_EDGE
 from .problems import Problem
+
+ALL_SEARCHED = "all of it is searched: it has no mask, unlike the images of the gallery"
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def described(
 
     def one(upload: Upload, image: Picture, answer: Answer) -> wire.ResultInfo:
         if answer.detection.pixels is None:
-            return _described(upload, image.geometry, answer, None, None, image.notice)
+            return _described(upload, image.geometry, answer, None, None, _notice(image, answer))
         result = result_of(gallery, upload, image, answer, how)
         return described_kept(results.keep(result), result, results.seconds)
 
@@ -213,7 +215,13 @@ def result_of(gallery: str, upload: Upload, image: Picture, answer: Answer, how:
     """Return a result to keep. Without a calibrated threshold, colours show only where the map's own maximum is."""
     assert answer.detection.pixels is not None
     limits = score_limits([answer.detection.pixels.peak], answer.detection.pixel_threshold)
-    return Result(gallery, upload, image.geometry, answer, limits, how, image.notice)
+    return Result(gallery, upload, image.geometry, answer, limits, how, _notice(image, answer))
+
+
+def _notice(image: Picture, answer: Answer) -> str | None:
+    """Return what is to be known about an image: no mask comes with it, where those of the gallery have one each."""
+    by_rule = answer.joining.limited and answer.joining.interest is None
+    return image.notice or (ALL_SEARCHED if by_rule and image.geometry.region is None else None)
 
 
 def thumbnail_link(gallery: str, id: str, snapshot: int) -> str:

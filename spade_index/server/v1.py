@@ -180,7 +180,7 @@ def _summary(served: Service, name: str) -> wire.GallerySummary:
             images, snapshot, backbone = len(opened), opened.snapshot, opened.settings.backbone
             key = opened.calibration_key(served.settings.search.settings(tuned_search(opened)))
             calibrated = opened.catalog.calibration(key) is not None
-            interest = opened.interest is not None
+            interest = opened.is_limited
     except (SpadeIndexError, Problem) as failure:
         error = str(as_problem(failure, str(served.galleries.root)).detail)
     return wire.GallerySummary(

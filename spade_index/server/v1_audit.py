@@ -11,10 +11,12 @@ from fastapi import APIRouter, Query, Request, Response
 from spade_index import wire
 from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import THUMBNAIL_EDGE, covered
+from spade_index.images.decode import THUMBNAIL_EDGE
+from spade_index.images.geometry import covered
 from spade_index.images.tiles import box_of
 from spade_index.method.audit import COUNT, audit
 from spade_index.method.comparison import compared_sizes
+from spade_index.method.interest import cells_inside
 from spade_index.method.normal_scores import stored_calibration
 from spade_index.method.scores import PEAK, enlarged, score_maps
 from spade_index.method.siblings import place_of_row
@@ -95,8 +97,8 @@ def _heat(gallery: Gallery, id: str) -> bytes:
     about = scores.own_map([], place.whole)  # what its neighbours score
     distances = (distances - search.subtract_neighbours * about) * np.float32(scores.units.of(PEAK, place.whole))
     grid = compared_sizes(gallery, search)[0]
-    if gallery.interest is not None:
-        cells = torch.from_numpy(gallery.interest.cells(place, grid).reshape(1, -1))
+    if (inside_grid := cells_inside(gallery, place, grid)) is not None:
+        cells = torch.from_numpy(inside_grid.reshape(1, -1))
     (score_map,) = score_maps(torch.from_numpy(distances)[None], grid, how.input_size, search.smoothing, cells)
     inside = None if cells is None else enlarged(cells, grid, score_map.shape)[0]
     left, top, right, bottom = box_of(row.id, row.width, row.height, how)  # what the thumbnail shows

@@ -8,7 +8,7 @@ from PIL import Image
 
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import covered
+from spade_index.images.geometry import covered
 from spade_index.images.tiles import box_of
 from spade_index.method.audit import Audit, OddImage, without_itself
 from spade_index.method.calibration import near_distance

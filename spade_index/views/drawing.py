@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from spade_index.errors import ImageError
-from spade_index.images.decode import Geometry, covered
 from spade_index.images.find import ImageFile
+from spade_index.images.geometry import Geometry, covered
+from spade_index.images.interest import own_region
 from spade_index.images.plain import picture_of
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
@@ -99,10 +100,11 @@ class Drawing:
                 continue
             try:
                 image = picture_of(file, gallery.settings.preprocessing)
+                geometry = covered(image.width, image.height, gallery.settings.preprocessing)
+                geometry = replace(geometry, region=own_region(file, geometry))
             except (ImageError, OSError) as error:
                 notice(f"no heat map: {error}")
                 continue
-            geometry = covered(image.width, image.height, gallery.settings.preprocessing)
             regions = self._regions.get(file.path)
             try:
                 self._draw_one(file, image, geometry, limits, regions)

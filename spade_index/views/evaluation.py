@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 from spade_index.images.masks import orientation_of, read_mask
 from spade_index.images.plain import picture_of
 from spade_index.method.dataset import GOOD

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from PIL import Image, ImageDraw
 
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import Geometry, place_of
+from spade_index.images.geometry import Geometry, place_of
 from spade_index.method.detection import Detection
 from spade_index.method.evidence import worst_evidence
 from spade_index.method.regions import Region

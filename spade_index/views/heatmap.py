@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageColor
 
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 
 # Equally spaced colours of matplotlib's `inferno` (CC0): lightness rises evenly, also for colour-blind people. Its
 # darkest quarter is left out, because it could not be seen over a dark image.

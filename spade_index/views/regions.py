@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 from spade_index.method.outline import fill
 from spade_index.method.regions import Region
 

@@ -217,3 +217,8 @@ def test_the_committed_results_are_shown():
     assert re.search(r"triton +1\.633 +1\.466 +195\.9 +29\.8% +1\.00x", shown)
     assert "matmul float16" in shown
     assert "100 random searches" in shown
+
+
+def test_a_scale_of_more_matches_than_the_kernels_count_is_refused():
+    with pytest.raises(ValueError, match="the fused kernels count to 2147483647"):
+        replace(SMOKE, cells=((2**30, 1),))

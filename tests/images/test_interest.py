@@ -9,7 +9,8 @@ from PIL import Image
 
 from spade_index.errors import InputError
 from spade_index.images import covered
-from spade_index.images.decode import ORIENTATION, Geometry
+from spade_index.images.decode import ORIENTATION
+from spade_index.images.geometry import Geometry
 from spade_index.images.interest import EDGE, RegionOfInterest, read_region
 from spade_index.settings import Preprocessing
 

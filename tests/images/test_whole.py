@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from spade_index.errors import InputError
-from spade_index.images.decode import load, load_parts, place_of
+from spade_index.images.decode import load, load_parts
+from spade_index.images.geometry import place_of
 from spade_index.images.loading import load_all
 from spade_index.images.tiles import part_ids, picture_of, piece_of, pieces_of
 from spade_index.settings import ExtractionSettings, Preprocessing

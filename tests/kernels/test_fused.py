@@ -162,3 +162,14 @@ def test_rows_are_what_products_are_made_of():
     found = PlainKernels(None, None).coarse_distances(launch, 0, rows, None)
     members = raster_layout(((4, 4),)).members.flatten()
     torch.testing.assert_close(found.double(), expected[..., members], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [None, 1])
+def test_more_matches_than_int32_counts_are_refused(window):
+    """The pages are views of one number: nothing is allocated."""
+    sizes = [(512, 512)]
+    query, pool = [torch.zeros(1, 1, 1).expand(1, 2**18, 1)], [torch.zeros(1, 1, 1).expand(1, 2**18, 1)]
+    pages = torch.zeros(1, 1, dtype=torch.int64).expand(1, 2**13)
+    with pytest.raises(ValueError, match=r"8192 neighbours of 262144 pixels are 2147483648 matches: .* to 2147483647"):
+        plain_search(query, pool, pages, sizes=sizes, window=window)
+    fused.check_matches(2**13 - 1, 2**18)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from spade_index.gallery.index.search import Neighbour
 from spade_index.images import covered
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 from spade_index.method.detection import Match
 from spade_index.method.evidence import Evidence, locate
 from spade_index.settings import Preprocessing

@@ -9,8 +9,9 @@ import torch
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.images.decode import Geometry, load_parts
+from spade_index.images.decode import load_parts
 from spade_index.images.find import find_images
+from spade_index.images.geometry import Geometry
 from spade_index.images.interest import RegionOfInterest
 from spade_index.method.calibration import calibrate
 from spade_index.method.detection import Detection

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_index.images.decode import Geometry
+from spade_index.images.geometry import Geometry
 from spade_index.images.tiles import tile_boxes
 from spade_index.method.pictures import join_maps
 from spade_index.settings import Preprocessing

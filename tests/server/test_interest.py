@@ -126,3 +126,15 @@ def test_an_image_of_which_nothing_counts_is_named(serve: Callable[..., Server],
     answer = server.http.post("/v1/galleries/cropped/query", content=wide.getvalue())
     assert answer.status_code in (400, 422)
     assert "nothing that the backbone sees of it is inside" in answer.json()["detail"]
+
+
+def test_a_query_without_a_mask_says_that_all_of_it_is_searched(serve: Callable[..., Server], root: Path) -> None:
+    mask = RegionOfInterest(np.array([[True, False]]), "mask").packed
+    with GalleryWriter(root / "plain") as writer:
+        writer.set_region_rule("masks/{stem}.png", {row.key: mask for row in writer.gallery.images()})
+    server = serve()
+    found = server.query("plain", spotted(30))
+    assert "all of it is searched" in found["notice"]
+    assert found["kind"] == "map"
+    assert server.http.get("/v1/galleries/plain").json()["region_of_interest"]["area"] is None
+    assert server.query("other", png(3))["notice"] is None

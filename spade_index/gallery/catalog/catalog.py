@@ -15,7 +15,7 @@ from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
 from spade_index.gallery.store.codecs import DEFAULT, codec_named
-from spade_index.gallery.store.format import FORMAT, VERSION
+from spade_index.gallery.store.format import FORMAT, REGIONS, VERSION
 from spade_index.gallery.store.names import INDEX, shard_name
 from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import ExtractionSettings
@@ -26,11 +26,12 @@ from .check import REMEDY
 from .connection import Values
 from .extraction import read_settings
 from .images import ImageQueries
+from .regions import RegionQueries
 from .schema import ADDITIONS, INTEREST, MAPS, TRANSCODING, TUNED, create_catalog
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
 
-class Catalog(ImageQueries):
+class Catalog(ImageQueries, RegionQueries):
     """The gallery's SQLite file."""
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +39,7 @@ class Catalog(ImageQueries):
         super().__init__(path)
         if self.meta("format") != FORMAT:
             raise GalleryDamaged(f"{path}: not the catalog of a gallery; {REMEDY}")
-        if self._number("version") > VERSION:
+        if (version := self._number("version")) % REGIONS > VERSION or version >= 2 * REGIONS:
             raise FormatTooNew(
                 f"{path.parent}: format version {self.meta('version')} is newer than this spade_index reads "
                 f"({VERSION}): pip install --upgrade spade_index"
@@ -246,5 +247,7 @@ class Catalog(ImageQueries):
             yield f"{self.path}: {missing} images are in no shard"
         try:
             self.interest()
+            self.region_rule()
         except GalleryDamaged as error:
             yield str(error)
+        yield from self.region_problems()

@@ -8,7 +8,9 @@ and the oldest snapshot, which is that of the last compaction. Images that were 
 restored, and their rows are deleted as soon as no reader may need them.
 
 `removed_sources` remembers the images that were removed on purpose when their rows are deleted, so that they stay out
-when their folder is added again. `layouts` is a cache (see `store.layout`), which a shard can do without.
+when their folder is added again. `regions` holds regions of interest, each once, and `image_regions` says which image
+has which as its own, by the digest of the rule that names them. `layouts` is a cache (see `store.layout`), which a
+shard can do without.
 """
 
 import os
@@ -65,6 +67,13 @@ CREATE TABLE IF NOT EXISTS removed_sources (
     id TEXT NOT NULL, digest BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     width INTEGER NOT NULL, height INTEGER NOT NULL, PRIMARY KEY (id, digest)
 );
+CREATE TABLE IF NOT EXISTS regions (region INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS image_regions (
+    rule TEXT NOT NULL, key INTEGER NOT NULL REFERENCES images ON DELETE CASCADE,
+    region INTEGER NOT NULL REFERENCES regions, PRIMARY KEY (rule, key)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS region_owners ON image_regions (key);
+CREATE INDEX IF NOT EXISTS region_uses ON image_regions (region);
 """
 
 

@@ -68,6 +68,17 @@ class LayoutRow:
 
 
 @dataclass(frozen=True)
+class RegionRow:
+    """A region of interest that images have as their own."""
+
+    table: ClassVar[str] = "regions"
+
+    region: int
+    digest: str  # `RegionOfInterest.digest`
+    value: str  # JSON: see `RegionOfInterest.to_json`
+
+
+@dataclass(frozen=True)
 class SnapshotRow:
     """One commit that changed which images there are."""
 

@@ -2,14 +2,18 @@
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime
 from operator import attrgetter
+from types import MappingProxyType
 
 from spade_index.gallery.store.codecs import DEFAULT, codec_named
+from spade_index.gallery.store.format import REGIONS
 from spade_index.gallery.store.record import ImageOrigin
 from spade_index.gallery.store.shard_writer import WrittenShard
+from spade_index.images.interest import PackedRegion
+from spade_index.images.region_rule import RegionRule
 from spade_index.settings import ExtractionSettings
 
 from .tables import (
@@ -24,6 +28,9 @@ from .tables import (
     columns,
     insert,
 )
+
+NONE: Mapping[str, PackedRegion | None] = MappingProxyType({})
+REGION_RULE = "regions_of_images"  # the name in `meta` of the rule by which each image has a region of its own
 
 
 class Transaction:
@@ -50,7 +57,13 @@ class Transaction:
             self.delete_meta("maps")
         else:
             self.set_meta("maps", codec)
-        self.set_meta("version", str(codec_named(codec).version))
+        self._set_version()
+
+    def _set_version(self) -> None:
+        """State the version of the format that knows what the gallery has."""
+        known = dict(self._db.execute("SELECT name, value FROM meta"))
+        version = codec_named(known.get("maps", DEFAULT)).version
+        self.set_meta("version", str(version + REGIONS if REGION_RULE in known else version))
 
     def set_settings(self, settings: ExtractionSettings, weights_file: str | None, codec: str) -> None:
         """Give other settings to a gallery that never held an image."""
@@ -86,12 +99,51 @@ class Transaction:
         if layout is not None:
             self._insert(LayoutRow(shard, layout))
 
-    def add_images(self, shard: WrittenShard) -> None:
-        """Add the images of a new shard."""
+    def add_images(self, shard: WrittenShard, regions: Mapping[str, PackedRegion | None] = NONE) -> None:
+        """Add the images of a new shard; `regions` are their own ones, by id, of those that have one."""
         names = columns(ImageOrigin)
         origin = attrgetter(*names)
         rows = ((*origin(image), shard.number, row, self.snapshot) for row, image in enumerate(shard.images))
         self._db.executemany(insert(ImageRow.table, (*names, "shard", "row", "added")), rows)
+        if regions:
+            added = self._db.execute("SELECT key, id FROM images WHERE shard = ?", (shard.number,)).fetchall()
+            self._set_regions({key: regions.get(id) for key, id in added})
+
+    def copy_regions(self, images: Sequence[ImageRow], shard: int) -> None:
+        """Give the images of a new shard the regions of these, which they replace, in this order."""
+        own = (
+            "SELECT rule, (SELECT key FROM images WHERE shard = ? AND row = ?), region FROM image_regions WHERE key = ?"
+        )
+        values = [(shard, row, image.key) for row, image in enumerate(images)]
+        self._db.executemany(f"INSERT INTO image_regions (rule, key, region) {own}", values)
+
+    def set_region_rule(self, rule: RegionRule | None, regions: Mapping[int, PackedRegion | None]) -> None:
+        """Give images regions of interest of their own, by key, by a rule; None: no longer.
+
+        Those by the rule before stay for its readers (see `forget_before`).
+        """
+        self.delete_meta(REGION_RULE)
+        if rule is not None:
+            self.set_meta(REGION_RULE, rule.to_json())
+            self._db.execute("DELETE FROM image_regions WHERE rule = ?", (rule.digest,))
+            self._set_regions(regions)
+        self._set_version()
+
+    def _set_regions(self, regions: Mapping[int, PackedRegion | None]) -> None:
+        """Give images regions by the rule that there is."""
+        rule = f"SELECT json_extract(value, '$.digest') FROM meta WHERE name = '{REGION_RULE}'"
+        own = f"INSERT INTO image_regions (rule, key, region) SELECT ({rule}), ?, region FROM regions WHERE digest = ?"
+        for key, region in regions.items():
+            if region is not None:
+                self._db.execute("INSERT OR IGNORE INTO regions (digest, value) VALUES (?, ?)", tuple(region))
+                self._db.execute(own, (key, region.digest))
+
+    def _forget_regions(self) -> None:
+        """Delete the regions by earlier rules, and those that no image has."""
+        rule = f"SELECT json_extract(value, '$.digest') FROM meta WHERE name = '{REGION_RULE}'"
+        self._db.execute(f"DELETE FROM image_regions WHERE rule IS NOT ({rule})")
+        unused = "NOT EXISTS (SELECT 1 FROM image_regions WHERE image_regions.region = regions.region)"
+        self._db.execute(f"DELETE FROM regions WHERE {unused}")
 
     def remove_images(self, keys: Iterable[int]) -> None:
         """Remove images; their rows stay for the snapshots that held them."""
@@ -102,7 +154,9 @@ class Transaction:
         names = [name for name in columns(ImageRow) if name not in ("key", "added", "removed")]
         copied = ", ".join(names)
         query = f"INSERT INTO images ({copied}, added) SELECT {copied}, ? FROM images WHERE key = ?"
-        self._db.execute(query, (self.snapshot, key))
+        restored = self._db.execute(query, (self.snapshot, key)).lastrowid
+        own = "SELECT rule, ?, region FROM image_regions WHERE key = ?"
+        self._db.execute(f"INSERT INTO image_regions (rule, key, region) {own}", (restored, key))
 
     def move_images(self, images: Sequence[ImageRow], shard: int) -> None:
         """Move all rows that share a place with one of these images to another shard, in this order."""
@@ -129,6 +183,7 @@ class Transaction:
     def forget_before(self, oldest: int) -> None:
         """Delete the rows that no snapshot from `oldest` on can see."""
         self._db.execute("DELETE FROM images WHERE removed <= ?", (oldest,))
+        self._forget_regions()
         self._db.execute("DELETE FROM snapshots WHERE snapshot < ?", (oldest,))
         self._db.execute("DELETE FROM shards WHERE NOT EXISTS (SELECT 1 FROM images WHERE images.shard = shards.shard)")
 

@@ -9,7 +9,7 @@ import xxhash
 from spade_index.errors import FormatTooNew, GalleryError, InputError, RemoteError
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import Stamp
-from spade_index.gallery.store.format import FORMAT, VERSION
+from spade_index.gallery.store.format import FORMAT, REGIONS, VERSION
 
 from .files import DIGEST
 from .location import Location
@@ -61,7 +61,8 @@ class State:
             values = json.loads(data)
             if values.pop("format") != KIND:
                 raise ValueError("another format")
-            if type(values["version"]) is int and values["version"] > VERSION:
+            version = values["version"]
+            if type(version) is int and (version % REGIONS > VERSION or version >= 2 * REGIONS):
                 raise FormatTooNew(
                     f"{location}: format version {values['version']} is newer than this spade_index reads ({VERSION}): "
                     "pip install --upgrade spade_index"

@@ -150,10 +150,15 @@ def codec_named(name: str) -> Codec:
     return CODECS[NAMES.index(name)]
 
 
+def map_shapes(settings: ExtractionSettings) -> list[tuple[int, int]]:
+    """Return the shape [P, C] of each level's map."""
+    return [(height * width, channels) for channels, height, width in settings.level_shapes]
+
+
 def map_bytes(settings: ExtractionSettings, codec: str) -> int:
     """Return the bytes that an image's maps take."""
     of = codec_named(codec)
-    return sum(math.prod(of.stored_shape(*shape)) * np.dtype(of.dtype).itemsize for shape in settings.map_shapes)
+    return sum(math.prod(of.stored_shape(*shape)) * np.dtype(of.dtype).itemsize for shape in map_shapes(settings))
 
 
 def _lowest_and_extent(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,3 +3,6 @@
 FORMAT = "spade-index"
 VERSION = 2  # the newest that this program reads; 2 knows maps that are stored as codes
 PLAIN = 1  # of files that any version reads, and of galleries all of whose maps are float16
+# Added to the version of a gallery whose images have regions of interest of their own: earlier programs, which would
+# take these images for whole ones, refuse it.
+REGIONS = 100

@@ -22,7 +22,7 @@ import xxhash
 
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, codec_named
+from .codecs import DEFAULT, codec_named, map_shapes
 from .files import open_regular
 from .hdf5 import array, dataset, opened
 
@@ -52,7 +52,7 @@ class ShardLayout:
             rows: int = pooled.shape[0]
             codec = _codec(file)
             maps = [
-                _row_offsets(_maps(file, level, codec, shape), rows) for level, shape in enumerate(settings.map_shapes)
+                _row_offsets(_maps(file, level, codec, shape), rows) for level, shape in enumerate(map_shapes(settings))
             ]
             return cls(rows, offset, maps, _settings(file), codec)
 

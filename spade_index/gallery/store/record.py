@@ -7,7 +7,7 @@ import numpy as np
 from spade_index.errors import InputError
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, codec_named
+from .codecs import DEFAULT, codec_named, map_shapes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class StoredImage:
         """Return the image with its maps as float16 [H*W, C]. Raises ValueError for codes that nobody wrote."""
         if self.codec == DEFAULT:
             return self
-        maps = [np.empty(shape, "<f2") for shape in settings.map_shapes]
+        maps = [np.empty(shape, "<f2") for shape in map_shapes(settings)]
         for stored, values in zip(self.maps, maps, strict=True):
             codec_named(self.codec).decode(stored, values)
         return replace(self, maps=maps, codec=DEFAULT)
@@ -62,7 +62,7 @@ class NewImage:
         """
         arrays = {"pooled descriptor": self.stored.pooled}
         arrays |= {f"map of level {level}": values for level, values in enumerate(self.stored.maps)}
-        shapes = settings.map_shapes
+        shapes = map_shapes(settings)
         if len(self.stored.maps) != len(shapes):
             raise InputError(f"image {self.origin.id!r} has maps of {len(self.stored.maps)} levels, not {len(shapes)}")
         expected = [((settings.pooled_dim,), np.dtype("<f4")), *((shape, np.dtype("<f2")) for shape in shapes)]

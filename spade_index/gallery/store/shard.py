@@ -26,7 +26,7 @@ import xxhash
 from spade_index.errors import GalleryDamaged, GalleryError, StorageError
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, codec_named, map_bytes
+from .codecs import DEFAULT, codec_named, map_bytes, map_shapes
 from .files import open_regular
 from .hdf5 import column, dataset, opened
 from .layout import ShardLayout
@@ -52,7 +52,7 @@ class Shard:
             self._fd = open_regular(path)  # stays readable when the name is removed
             self._dim = settings.pooled_dim
             self._codec = codec_named(self.layout.codec)
-            self._row_shapes = settings.map_shapes
+            self._row_shapes = map_shapes(settings)
             self._stored_shapes = [self._codec.stored_shape(*shape) for shape in self._row_shapes]
             size, row = os.fstat(self._fd).st_size, map_bytes(settings, self.layout.codec)
             if size < self.layout.pooled + 4 * self.rows * self._dim or size < self.rows * row:

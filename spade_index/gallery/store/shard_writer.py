@@ -10,7 +10,7 @@ import numpy as np
 
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, codec_named
+from .codecs import DEFAULT, codec_named, map_shapes
 from .files import make_durable
 from .format import FORMAT
 from .layout import layout_to_keep
@@ -68,7 +68,7 @@ class ShardWriter:
         self._file.attrs["settings"] = settings.to_json()
         self._capacity = 0  # rows that the datasets of maps have
         self._maps = []
-        for level, shape in enumerate(settings.map_shapes):
+        for level, shape in enumerate(map_shapes(settings)):
             self._maps.append(self._create_maps(f"maps/{level}", shape))
 
     def _create_maps(self, name: str, shape: tuple[int, int]) -> h5py.Dataset:

@@ -1,11 +1,13 @@
 """Write new images into shards, and commit each shard that is complete."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from spade_index.errors import InputError, storage_errors
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.store.stream import ShardStream, StreamedShard
+from spade_index.images.interest import PackedRegion
 
 from .session import Session
 
@@ -51,8 +53,16 @@ class Appender:
             self._stream.abandon()
 
 
-def commit_shard(session: Session, streamed: StreamedShard, replaced: Sequence[ImageRow] = ()) -> None:
-    """Add a shard's images to the gallery, and remove the images that they replace, in one snapshot."""
+def commit_shard(
+    session: Session,
+    streamed: StreamedShard,
+    replaced: Sequence[ImageRow] = (),
+    regions: Mapping[str, PackedRegion | None] = MappingProxyType({}),
+) -> None:
+    """Add a shard's images to the gallery, and remove the images that they replace, in one snapshot.
+
+    `regions` are the images' own regions of interest, by id.
+    """
     shard = streamed.shard
     totals = session.gallery.totals.plus(streamed.moments, len(shard.images))
     for image in replaced:
@@ -60,6 +70,6 @@ def commit_shard(session: Session, streamed: StreamedShard, replaced: Sequence[I
     with session.commit("add", totals) as changes:
         changes.remove_images(image.key for image in replaced)
         changes.add_shard(shard)
-        changes.add_images(shard)
+        changes.add_images(shard, regions)
     with storage_errors(session.path):
         session.note_shards(shard.number + 1)

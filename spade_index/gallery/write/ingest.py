@@ -2,17 +2,18 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spade_index.errors import ImageError, StorageError
+from spade_index.errors import ImageError, InputError, StorageError
 from spade_index.gallery.store.record import ImageOrigin, NewImage, StoredImage
 from spade_index.gallery.store.stream import StreamedShard
 from spade_index.images.decode import DecodedImage
 from spade_index.images.find import ImageFile
+from spade_index.images.interest import PackedRegion
 from spade_index.images.loading import LOT, in_lots, load_all
 from spade_index.images.marks import OwnOutput
 from spade_index.images.notices import Notices
@@ -59,6 +60,7 @@ class Ingest:
             session.gallery, replace=replace, keep_removed=keep_removed, notice=notice, progress=progress
         )
         self._in_work: deque[list[DecodedImage]] = deque()  # admitted, without features yet
+        self._regions: dict[str, PackedRegion] = {}  # of images that are not committed, by id
         self._no_room: StorageError | None = None
         self._notices = Notices(notice, alike=not len(session.gallery))
 
@@ -100,6 +102,7 @@ class Ingest:
         for lot in lots:
             if admitted := self._admission.admitted(lot):
                 self._in_work.append(admitted)
+                self._keep_regions(admitted)
                 self._notices.tell(admitted)
                 try:
                     self._session.require_room(sum(map(len, self._in_work)) + in_writing)
@@ -109,9 +112,18 @@ class Ingest:
                     return
                 yield np.stack([image.pixels for image in admitted])
 
+    def _keep_regions(self, images: Sequence[DecodedImage]) -> None:
+        """Keep the images' own regions of interest until they are committed."""
+        for image in images:
+            if (region := image.geometry.region) is not None:
+                if self._session.gallery.region_rule is None:
+                    raise InputError(f"{self._session.path}: has no regions of interest for each image: {image.id}")
+                self._regions[image.id] = region.packed
+
     def _commit(self, streamed: StreamedShard) -> None:
         images = streamed.shard.images
-        commit_shard(self._session, streamed, self._admission.replaced_by(images))
+        regions = {image.id: self._regions.pop(image.id) for image in images if image.id in self._regions}
+        commit_shard(self._session, streamed, self._admission.replaced_by(images), regions)
         self._admission.committed(images)
 
     def _failed(self, error: ImageError) -> None:

@@ -105,4 +105,5 @@ def _commit(session: Session, shard: WrittenShard, images: list[ImageRow], total
         changes.remove_images(image.key for image in images)
         changes.add_shard(shard)
         changes.add_images(shard)
+        changes.copy_regions(images, shard.number)
         changes.set_meta("oldest", str(changes.snapshot))

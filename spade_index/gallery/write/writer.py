@@ -1,7 +1,7 @@
 """Change a gallery: add, remove, restore, compact, repair, index. One writer at a time; every change is one commit."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +13,9 @@ from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
-from spade_index.images.interest import RegionOfInterest
+from spade_index.images.interest import PackedRegion, RegionOfInterest
 from spade_index.images.marks import OwnOutput
+from spade_index.images.region_rule import RegionRule
 from spade_index.images.workers import DecoderPool
 from spade_index.settings import BATCH_SIZE, WORKERS, IndexSettings
 
@@ -177,11 +178,24 @@ class GalleryWriter(Session):
 
     def set_interest(self, region: RegionOfInterest | None) -> None:
         """Let only this part of every picture count from now on; None: all of it."""
-        with self.commit() as changes:
+        with self.commit(retires=self.gallery.region_rule is not None) as changes:
+            changes.set_region_rule(None, {})
             if region is None:
                 changes.delete_meta(INTEREST)
             else:
                 changes.set_meta(INTEREST, region.to_json())
+
+    def set_region_rule(self, rule: str, regions: Mapping[int, PackedRegion | None] | None = None) -> None:
+        """Let each image have a region of interest of its own from now on, in place of one for all.
+
+        `rule` names the masks of images that are added later (see `images.region_rule`), and of queries. `regions` are
+        those of the images that are there, by key; an image without one counts whole.
+        """
+        given = regions or {}
+        digests = [(key, region.digest) for key, region in sorted(given.items()) if region is not None]
+        with self.commit(retires=self.gallery.region_rule is not None) as changes:
+            changes.delete_meta(INTEREST)
+            changes.set_region_rule(RegionRule.of(rule, digests), given)
 
     def set_tuned(self, value: dict[str, object]) -> None:
         """Store how queries search by default, as `tuning.tune` chose it."""

@@ -1,0 +1,99 @@
+"""Regions of interest that a rule names, for images that a gallery holds already and for those of a dataset."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import chain
+from pathlib import PurePosixPath
+
+from spade_index.errors import ImageError, InputError
+from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.reader import Gallery
+from spade_index.images.files import ImageFile, as_path, is_regular, read_any, status_of
+from spade_index.images.geometry import Geometry
+from spade_index.images.interest import PackedRegion, own_region
+from spade_index.images.pages import without_page
+from spade_index.images.region_rule import RegionRule
+from spade_index.images.tiles import picture_of
+
+from .labelled import Dataset, LabelledImage
+
+NAMED = 3  # images without a mask that are named
+
+
+def regions_by_rule(
+    gallery: Gallery, rule: RegionRule, progress: Callable[[int], None] = lambda images: None
+) -> dict[int, PackedRegion | None]:
+    """Return the regions of all images of a gallery, also of removed ones that can be restored, by key.
+
+    The rule is relative to the folder that the id of an image begins in. Raises InputError naming images whose mask is
+    missing or does not fit.
+    """
+    found: dict[int, PackedRegion | None] = {}
+    wrong: list[str] = []
+    last: tuple[tuple[str, int, int], PackedRegion | None] | None = None  # of the picture before: tiles share it
+    for row in chain(gallery.images(), gallery.removed_images()):
+        picture = row.path, row.width, row.height
+        if last is None or last[0] != picture:
+            try:
+                last = picture, _region_of(gallery, row, rule)
+            except ImageError as error:
+                wrong.append(str(error))
+                last = picture, None
+        found[row.key] = last[1]
+        progress(1)
+    if wrong:
+        more = f"; {len(wrong) - NAMED:,} more" if len(wrong) > NAMED else ""
+        raise InputError(f"{'; '.join(wrong[:NAMED])}{more}: nothing was changed")
+    return found
+
+
+def _region_of(gallery: Gallery, row: ImageRow, rule: RegionRule) -> PackedRegion | None:
+    below, root = place_in_source(
+        row.id if gallery.settings.preprocessing.tile is None else picture_of(row.id), row.path
+    )
+    file = ImageFile(row.id, row.path, row.size, row.mtime_ns, lambda: _contents(row.path))
+    region = own_region(replace(file, region=rule.path_of(below, root)), Geometry.of_size(row.width, row.height))
+    return None if region is None else region.packed
+
+
+def _contents(path: str) -> bytes:
+    """Return the bytes of an image, for its orientation; nothing of one that is gone, or within another file."""
+    path = as_path(without_page(path))
+    status = status_of(path)
+    return read_any(path) if status is not None and is_regular(status) else b""
+
+
+def place_in_source(id: str, path: str) -> tuple[str, str]:
+    """Return the path of an image below its source, and the folder of that, from its id and path.
+
+    An id is that path after a prefix; which part is the prefix follows from the path.
+    """
+    archive, inside, member = path.partition("::")
+    if inside:
+        return member, os.path.dirname(as_path(archive))
+    names, parts = PurePosixPath(id).parts, PurePosixPath(path).parts
+    common = 1
+    while common < min(len(names), len(parts) - 1) and names[-common - 1] == parts[-common - 1]:
+        common += 1
+    return "/".join(parts[-common:]), as_path(str(PurePosixPath(*parts[:-common])))
+
+
+def limited(dataset: Dataset, rule: RegionRule | None) -> Dataset:
+    """Return a dataset whose images have masks by a rule that is relative to its folder."""
+    if rule is None:
+        return dataset
+    root = os.path.abspath(dataset.path if dataset.path.is_dir() else dataset.path.parent)
+
+    def of(file: ImageFile) -> ImageFile:
+        return replace(file, region=rule.path_of(os.path.relpath(file.path, root), root))
+
+    def of_all(images: Iterable[LabelledImage]) -> list[LabelledImage]:
+        return [replace(image, file=of(image.file)) for image in images]
+
+    return replace(
+        dataset,
+        normal=list(map(of, dataset.normal)),
+        test=of_all(dataset.test),
+        unlabelled=of_all(dataset.unlabelled),
+    )

@@ -1,0 +1,48 @@
+"""`build --maps`, `compact --maps` and what `info` says of them."""
+
+import json
+from pathlib import Path
+
+from spade_index.cli.values import CODECS
+from spade_index.features.backbone import Backbone
+from spade_index.gallery import Gallery
+from spade_index.gallery.store.codecs import NAMES
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images import find_images
+from spade_index.method.storage_loss import StorageLoss
+
+from helpers.cli_runs import refused, run
+from helpers.tiny import write_images
+
+
+def test_the_options_are_those_of_the_store() -> None:
+    assert CODECS == NAMES
+
+
+def test_the_loss_is_measured_on_the_same_defects(tmp_path: Path, backbone: Backbone) -> None:
+    images = write_images(tmp_path / "images", 20, size=(64, 64))
+    with GalleryWriter(tmp_path / "gallery", backbone.settings) as writer:
+        writer.add(find_images(images), backbone)
+        loss = StorageLoss(writer.gallery, backbone)
+        writer.compact(maps="int8")
+        said = loss.after(writer.gallery)
+        assert 0 <= loss.before.image_roc_auc <= 1
+        assert "synthetic defects, image ROC AUC" in said
+
+
+def test_maps_are_stored_otherwise_from_the_command_line(gallery_path: Path) -> None:
+    said = run("compact", gallery_path, "--maps", "int4", "--no-measure").output
+    assert f"`spade-index calibrate {gallery_path}`" in said
+    facts = json.loads(run("info", gallery_path, "--json").stdout)
+    assert (facts["maps"], facts["transcoding"], facts["format_version"]) == ("int4", False, 2)
+    assert "int4, " in run("info", gallery_path).output
+    assert "stays lost" in refused("compact", gallery_path, "--maps", "int8")
+    assert "scores have changed" not in run("compact", gallery_path).output
+    with Gallery(gallery_path) as gallery:
+        assert gallery.codec == "int4"
+
+
+def test_a_loss_that_cannot_be_measured_is_said(gallery_path: Path) -> None:
+    result = run("compact", gallery_path, "--maps", "int8")
+    assert "the loss is not measured: " in result.stderr
+    assert "12 images" in result.stdout
