@@ -35,7 +35,7 @@ def rule_in(path: Path | None) -> "RegionRule | None":
 
 def limit_sources(sources: "Sources", gallery: "Gallery", path: Path | None) -> None:
     """Give images that are added to a gallery, or searched for in it, the regions of an option. Raises InputError."""
-    from spade_index.images.interest import read_region
+    from spade_index.images.region_files import read_region
 
     if path is None:
         sources.limit_to(gallery.region_rule)

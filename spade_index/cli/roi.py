@@ -90,7 +90,7 @@ def roi(
 
 def require_region(path: Path | None) -> "RegionOfInterest | None":
     """Return the region in a file; None without one, for a rule, and for `auto`. Raises InputError."""
-    from spade_index.images.interest import read_region
+    from spade_index.images.region_files import read_region
 
     return None if path is None or str(path) == AUTO or rule_in(path) is not None else read_region(path)
 

@@ -1,14 +1,11 @@
 """The part of an original image that the backbone's input shows."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from spade_index.settings import Preprocessing
 
+from .interest import RegionOfInterest
 from .tiles import piece_of
-
-if TYPE_CHECKING:  # it imports this
-    from .interest import RegionOfInterest
 
 
 @dataclass(frozen=True)
@@ -19,7 +16,7 @@ class Geometry:
     height: int
     box: tuple[float, float, float, float]  # left, top, right, bottom of that part, in original pixels
     whole: bool = False  # whether it is a picture as a whole, beside its tiles
-    region: "RegionOfInterest | None" = None  # the original's own, where its source has a mask for each image
+    region: RegionOfInterest | None = None  # the original's own, where its source has a mask for each image
 
     @classmethod
     def of_size(cls, width: int, height: int) -> "Geometry":

@@ -1,37 +1,43 @@
 """Regions of interest: the part of a picture that counts. What lies outside is neither scored nor matched.
 
 A region is a mask in fractions of the picture's edges (upright: EXIF rotation applied), so it applies to pictures of
-any size. It comes from a mask picture, from polygons, or from the gallery's own images (see `method.foreground`).
+any size. It comes from a mask picture or polygons (see `region_files`), or from the gallery's own images (see
+`method.foreground`).
 """
 
 import base64
 import json
-import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import xxhash
-from PIL import Image, ImageDraw
-
-from spade_index.errors import ImageError, InputError
-
-from .files import ImageFile, as_text
-from .geometry import Geometry
-from .masks import orientation_of, read_fitting_mask, read_whole_mask
-from .polygons import FRACTIONS, Polygons, polygons_of
-from .shapes import require_shape
+from PIL import Image
 
 EDGE = 1024  # pixels of a stored region's longer edge, at most
 POINTS = 8  # along each edge of a cell, at which the region is looked up; fewer where cells are many
 MOST_POINTS = 2048  # along an edge of the grid
 HALF = 0.5  # share of a cell that is inside, from which the cell counts
 MOST_SOURCE = 2000  # characters
-MOST_POLYGON_BYTES = 16 << 20  # of a JSON file
+
+
+class Part(Protocol):
+    """A part of a picture, such as `geometry.Geometry`."""
+
+    @property
+    def width(self) -> int:
+        """Pixels of the picture."""
+
+    @property
+    def height(self) -> int:
+        """Pixels of the picture."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the part, in the picture's pixels."""
 
 
 class PackedRegion(NamedTuple):
@@ -59,7 +65,7 @@ class RegionOfInterest:
         """The share of a picture that is inside."""
         return float(self.mask.mean())
 
-    def cells(self, place: Geometry, size: Sequence[int], *, least_one: bool = False) -> np.ndarray:
+    def cells(self, place: Part, size: Sequence[int], *, least_one: bool = False) -> np.ndarray:
         """Return which cells of a grid over a part of a picture are inside, by at least half: bool [H, W].
 
         Args:
@@ -120,61 +126,6 @@ class RegionOfInterest:
         return cls(mask, source)
 
 
-def read_region(path: Path) -> RegionOfInterest:
-    """Read a region of interest from a mask picture (what is not zero is inside) or from polygons in JSON.
-
-    Polygons are {"polygons": [[[x, y], ...], ...]} in fractions of the edges, or in pixels where
-    "size": [width, height] is stated, too. Annotations of LabelMe and COCO of one image are read as well. What any
-    polygon holds is inside.
-
-    Raises InputError naming the file.
-    """
-    if path.suffix.lower() == ".json":
-        return _region_in(path, _drawn(_polygons_in(path)))
-    return _region_in(path, read_whole_mask(path))
-
-
-def read_own_region(path: Path, shown: Geometry, orientation: Callable[[], int]) -> RegionOfInterest:
-    """Read the region of interest of one image, which must have its size or shape; else as `read_region` does.
-
-    Args:
-        path: of the mask, or polygons.
-        shown: of the image.
-        orientation: returns EXIF's orientation of the image: a mask without one that has the size of the image's
-            stored pixels is turned as the image is.
-    """
-    if path.suffix.lower() != ".json":
-        return _region_in(path, read_fitting_mask(path, (shown.width, shown.height), orientation))
-    polygons = _polygons_in(path)
-    if polygons.size != FRACTIONS:
-        require_shape(path, polygons.size, (shown.width, shown.height))
-    return _region_in(path, _drawn(polygons))
-
-
-def own_region(file: ImageFile, shown: Geometry) -> RegionOfInterest | None:
-    """Return the region of interest that a rule names for an image; None without a rule. Raises ImageError."""
-    if file.region is None:
-        return None
-    if not os.path.exists(file.region):
-        raise ImageError(f"{file.path}: has no region of interest: {as_text(file.region)} is not there")
-    try:
-        return read_own_region(Path(file.region), shown, lambda: orientation_of(file.read()))
-    except (InputError, OSError) as error:
-        raise ImageError(f"{file.path}: its region of interest cannot be used: {error}") from error
-
-
-def _region_in(path: Path, mask: np.ndarray) -> RegionOfInterest:
-    """Return the region of a file, of a mask bool [H, W]. Raises InputError if nothing is inside."""
-    name = path.name if path.name.isprintable() else ascii(path.name)
-    source = f"{'polygons of' if path.suffix.lower() == '.json' else 'mask'} {name}"
-    if not mask.any():
-        raise InputError(f"{path}: nothing of the picture is inside of this region of interest")
-    region = region_of(mask, source)
-    if not region.mask.any():
-        raise InputError(f"{path}: this region of interest is too small")
-    return region
-
-
 def region_of(mask: np.ndarray, source: str) -> RegionOfInterest:
     """Return the region of a mask bool [H, W] of any size; a pixel of a smaller one is inside where half of it is."""
     height, width = mask.shape
@@ -190,31 +141,3 @@ def _places(low: float, high: float, count: int, pixels: int) -> np.ndarray:
     places = low + (np.arange(count) + 0.5) / count * (high - low)
     mirrored = 1 - abs(1 - places % 2)
     return np.minimum((mirrored * pixels).astype(np.int64), pixels - 1)
-
-
-def _polygons_in(path: Path) -> Polygons:
-    try:
-        if path.stat().st_size > MOST_POLYGON_BYTES:
-            raise InputError(f"{path}: is over the limit of {MOST_POLYGON_BYTES >> 20} MiB for polygons")
-        value: Any = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (RecursionError, ValueError) as error:
-        raise InputError(f"{path}: is not JSON ({' '.join(str(error).split())})") from error
-    try:
-        return polygons_of(value)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _drawn(polygons: Polygons) -> np.ndarray:
-    """Return what polygons hold, bool [H, W]."""
-    width, height = polygons.size
-    scale = EDGE / max(width, height)
-    canvas = Image.new("L", (max(1, round(width * scale)), max(1, round(height * scale))))
-    draw = ImageDraw.Draw(canvas)
-    for points in polygons.points:
-        # A pixel is drawn where its centre is inside; Pillow takes coordinates of pixels' centres.
-        placed = points / (width, height) * canvas.size - 0.5
-        draw.polygon([(float(x), float(y)) for x, y in placed], fill=255)
-    return np.asarray(canvas) > 0

@@ -16,8 +16,9 @@ from spade_index.settings import Preprocessing
 from .decode import DecodedImage, cut
 from .files import ImageFile
 from .geometry import Geometry
-from .interest import RegionOfInterest, own_region
+from .interest import RegionOfInterest
 from .plain import decoded, loading, picture, picturing
+from .region_files import own_region
 from .tiles import pieces_of
 from .workers import Answer, Asker, DecoderPool, shared_pool
 

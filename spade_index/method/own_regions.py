@@ -11,8 +11,9 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.images.files import ImageFile, as_path, is_regular, read_any, status_of
 from spade_index.images.geometry import Geometry
-from spade_index.images.interest import PackedRegion, own_region
+from spade_index.images.interest import PackedRegion
 from spade_index.images.pages import without_page
+from spade_index.images.region_files import own_region
 from spade_index.images.region_rule import RegionRule
 from spade_index.images.tiles import picture_of
 

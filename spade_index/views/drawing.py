@@ -11,8 +11,8 @@ from PIL import Image
 from spade_index.errors import ImageError
 from spade_index.images.find import ImageFile
 from spade_index.images.geometry import Geometry, covered
-from spade_index.images.interest import own_region
 from spade_index.images.plain import picture_of
+from spade_index.images.region_files import own_region
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.interest import inside_of

@@ -11,7 +11,8 @@ from spade_index.errors import InputError
 from spade_index.images import covered
 from spade_index.images.decode import ORIENTATION
 from spade_index.images.geometry import Geometry
-from spade_index.images.interest import EDGE, RegionOfInterest, read_region
+from spade_index.images.interest import EDGE, RegionOfInterest
+from spade_index.images.region_files import read_region
 from spade_index.settings import Preprocessing
 
 LEFT_HALF = {"polygons": [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]}
