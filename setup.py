@@ -1,7 +1,6 @@
-import os
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import setup
 
 HERE = Path(__file__).parent
 
@@ -50,17 +49,6 @@ setup(
         "spade_index.server": ["page/*", "templates/*"],
         "spade_index.views": ["templates/*.html"],
     },
-    # Built on request only: on features whose distances are all alike, it takes twice the time of bfloat16.
-    ext_modules=[
-        Extension(
-            "spade_index.kernels.torch_backend._int8",
-            ["kernels/torch_backend/int8.c"],
-            extra_compile_args=["-O2"],
-            optional=True,
-        )
-    ]
-    if os.environ.get("SPADE_INDEX_INT8") == "1"
-    else [],
     # CI also runs the tests at these lower bounds (requirements/lowest.txt). Those with a comment are as high as they
     # are because something that the project promises fails with earlier versions.
     install_requires=[

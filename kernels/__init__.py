@@ -66,9 +66,8 @@ def nearest_pixels(
             on each level's own grid. By default they may be anywhere.
         backend: a name in `BACKENDS`; by default the environment's SPADE_INDEX_KERNEL, or the best for the device (see
             `choose_kernel`).
-        precision: of the torch backend's scan for candidates. `fast` is bfloat16, and 8-bit integers for the finest
-            level where most of it is compared, if the processor computes in them and the finest level has enough
-            channels to gain from it, and float32 elsewhere. In both, the distances of
+        precision: of the torch backend's scan for candidates. `fast` is bfloat16 where the processor computes in it and
+            the finest level has enough channels to gain from it, and float32 elsewhere. In both, the distances of
             candidates are measured as float32 differences. The fused backends multiply in the maps' own type.
         prune: whether the torch backend skips pixels that the coarse levels rule out, which changes no result; by
             default where that is quicker.

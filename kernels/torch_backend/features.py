@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..pyramid import Layout, Size, bilinear_taps, make_layout, upsample_bilinear
-from .int8 import QueryCodes, quantise_query, suits
 
 ROOM = 16  # candidates for each row and each of the k nearest that are kept before they are filtered
 NORM_COLUMNS = {torch.float32: 1, torch.bfloat16: 3}
@@ -33,7 +32,6 @@ class Plan:
     dtypes: list[torch.dtype]  # of every level in the scan: float32 or bfloat16
     centres: list[Tensor]  # float32 [C] of each level
     taps: list[tuple[Tensor, Tensor]]  # of levels 1.., if interpolated: see `bilinear_taps`
-    int8: bool  # whether a dense scan multiplies the finest level in 8-bit integers
 
     @property
     def pixels(self) -> int:
@@ -62,12 +60,8 @@ def make_plan(
     bilinear: bool,
     finest: torch.dtype = torch.float32,
     coarse: torch.dtype = torch.float32,
-    int8: bool = False,
 ) -> Plan:
-    """Return a plan for a pool, centred on the means of its first map, which its other maps resemble.
-
-    With `int8`, a finest level in bfloat16 is also scanned in integers, where they suit.
-    """
+    """Return a plan for a pool, centred on the means of its first map, which its other maps resemble."""
     device = pool[0].device
     layout = make_layout(sizes, bilinear).to(device)
     cells = torch.cat(layout.tiles)
@@ -84,8 +78,7 @@ def make_plan(
     taps = [(pixels.to(device), weights.to(device)) for pixels, weights in taps]
     # Interpolation would spread the rounding of coarse products: they stay in float32.
     dtypes = [finest] + [torch.float32 if bilinear else coarse] * (len(pool) - 1)
-    int8 = int8 and finest == torch.bfloat16 and suits(layout)
-    return Plan(pool, sizes, weights, bilinear, layout, orders, cells, query_orders, dtypes, centres, taps, int8)
+    return Plan(pool, sizes, weights, bilinear, layout, orders, cells, query_orders, dtypes, centres, taps)
 
 
 @dataclass(frozen=True)
@@ -96,15 +89,12 @@ class Query:
     rows: list[Tensor]  # [rows, columns] of each level: see the module's docstring
     norms: Tensor  # float32 [2, rows of the finest level]: squared norms over all levels, and those of rounding errors
     coarse_norms: Tensor  # float32 [P]: of the interpolated levels, in the order of rows; otherwise empty
-    codes: QueryCodes | None  # of the finest level, if it is scanned in integers
 
     @staticmethod
     def bytes_of(plan: Plan, k: int) -> int:
         """Return the bytes that a query and its candidates take while it is searched."""
         features = sum(len(o) * plan.columns(i) * plan.dtypes[i].itemsize for i, o in enumerate(plan.query_orders))
-        rows = plan.layout.members.numel()
-        codes = QueryCodes.bytes_of(rows, plan.pool[0].shape[2]) if plan.int8 else 0
-        return features + codes + rows * (4 * k + 100 + 40 * ROOM * k)
+        return features + plan.layout.members.numel() * (4 * k + 100 + 40 * ROOM * k)
 
 
 def prepare_query(plan: Plan, levels: Sequence[Tensor]) -> Query:
@@ -126,8 +116,7 @@ def prepare_query(plan: Plan, levels: Sequence[Tensor]) -> Query:
         norms[0] += of_level.view(-1, layout.cells)
         if plan.dtypes[number] == torch.bfloat16:
             norms[1] += moved.view(-1, layout.cells)
-    codes = quantise_query(prepared[0], plan.pool[0].shape[2]) if plan.int8 else None
-    return Query(list(levels), prepared, norms.flatten(1), coarse_norms, codes)
+    return Query(list(levels), prepared, norms.flatten(1), coarse_norms)
 
 
 def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: bool = False) -> tuple[Tensor, Tensor]:

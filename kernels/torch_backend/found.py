@@ -27,7 +27,7 @@ class Limits:
         """Start without bounds; `norms` [2, rows] are a Query's."""
         self.norms, self.allow = norms, allow
         self.kth = norms.new_full((threads, norms.shape[1]), math.inf)
-        self.largest = norms.new_zeros(threads, *norms.shape)  # the same of the gallery's rows that a thread has seen
+        self.largest = norms.new_zeros(threads, 2, 1)  # squared norms of the gallery's rows that a thread has seen
 
     def of(self, rows: slice, kth: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return bounds [n] of rows' k-th distances, and the scanned distances [n] up to which a pixel may be nearer.
@@ -36,7 +36,7 @@ class Limits:
         """
         noted = self.kth[:, rows].amin(0)
         kth = noted if kth is None else torch.minimum(noted, kth)
-        limit = self.allow(kth, self.norms[:, rows] + self.largest[:, :, rows].amax(0))
+        limit = self.allow(kth, self.norms[:, rows] + self.largest.amax(0))
         return kth, limit.clamp_(max=torch.finfo(torch.float32).max)
 
 
@@ -63,11 +63,6 @@ class Found:
         """Prepare for maps whose squared norms are at most `largest` [2] and whose cells' ids are at least `lowest`."""
         torch.maximum(self.largest, largest[:, None], out=self.largest)
         self.lowest = lowest
-        self._refresh()
-
-    def widen(self, lost: Tensor) -> None:
-        """Raise what rounding takes from the gallery's rows to at least `lost` [rows], a squared norm for each row."""
-        torch.maximum(self.largest[1], lost, out=self.largest[1])
         self._refresh()
 
     def _refresh(self) -> None:

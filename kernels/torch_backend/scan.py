@@ -13,7 +13,6 @@ from torch import Tensor
 from ..pyramid import upsample_bilinear
 from .features import Plan, Query, interpolated_norms, write_rows
 from .found import BLOCK, Found
-from .int8 import MapCodes
 
 FAR = 1e30  # the squared norm of a map that is not finite
 TILE_BYTES = 15 << 20  # of a tile of distances: few large operations beat staying in a core's cache
@@ -39,10 +38,6 @@ class Scanner:
             if self.layout.places
         ]
         self.interpolated_norms = self._empty(maps, plan.pixels if plan.bilinear else 0)
-        self.codes = MapCodes(maps, plan.layout, plan.pool[0].shape[2]) if plan.int8 else None
-        self.lost: dict[int, float] = {}  # of the maps in `codes`
-        self.far: set[int] = set()  # the maps that are not finite
-        self.largest = torch.zeros(2, device=plan.device)  # the result of the last `load`
         self.maps = 0
 
     def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -52,14 +47,11 @@ class Scanner:
     def bytes_of(plan: Plan) -> int:
         """Return the bytes that a scanner needs for each of its maps: features and coarse distances."""
         features = sum(n * plan.columns(i) * plan.dtypes[i].itemsize for i, n in enumerate(plan.rows))
-        codes = MapCodes.bytes_of(plan.layout, plan.pool[0].shape[2]) if plan.int8 else 0
-        return features + codes + (4 * plan.layout.cells**2 if plan.layout.places else 0)
+        return features + (4 * plan.layout.cells**2 if plan.layout.places else 0)
 
     def load(self, slots: Sequence[int]) -> Tensor:
         """Load the maps of some slots; return upper bounds [2] of their rows' squared norms, as in `Query.norms`."""
         plan, self.maps = self.plan, len(slots)
-        self.lost.clear()
-        self.far.clear()
         largest = torch.zeros(2, device=plan.device)
         for place, slot in enumerate(slots):
             norms = torch.zeros(2, device=plan.device)
@@ -74,12 +66,10 @@ class Scanner:
                 largest = torch.maximum(largest, norms)
             else:
                 self._put_far(place)
-        self.largest = largest
         return largest
 
     def _put_far(self, place: int) -> None:
         """Move a map that is not finite far away, so that it affects no other map's result."""
-        self.far.add(place)
         for level in self.gallery:
             level[place].zero_()
         self.gallery[0][place, :, self.plan.pool[0].shape[2]] = FAR
@@ -119,47 +109,23 @@ class Scanner:
         for place in range(self.maps):
             columns = slice(place * self.cells, (place + 1) * self.cells)
             products = self._multiply_map(query, place) if self.plan.bilinear else []
-            codes = self._encode(query, found, place)
             for start in range(0, self.planes * self.cells, self.cells):
                 for first in range(0, self.cells, self.height):
                     cells = slice(first, min(first + self.height, self.cells))
-                    part = slice(start + cells.start, start + cells.stop)
-                    distances = self.distances[: cells.stop - cells.start]
+                    rows = torch.arange(start + cells.start, start + cells.stop, device=self.plan.device)
+                    least = self._least_of_children(query.rows[0][start + cells.start : start + cells.stop], place)
+                    distances = self.distances[: len(least)]
                     into = distances[:, : self.cells]
-                    others = None if coarse is None else coarse[cells, columns]
-                    if codes is not None and query.codes is not None and others is not None:
-                        codes.distances(place, query.codes, part, others, into)
+                    if coarse is not None and least.dtype == into.dtype:
+                        torch.add(least, coarse[cells, columns], out=into)
                     else:
-                        self._add(self._least_of_children(query.rows[0][part], place), others, into)
+                        into.copy_(least)
+                        if coarse is not None:
+                            into += coarse[cells, columns]
                     if products:
                         self._add_interpolated(into, query, products, place, cells)
-                    rows = torch.arange(part.start, part.stop, device=self.plan.device)
                     found.sift(rows, distances, ids[columns])
             found.settle()
-
-    def _encode(self, query: Query, found: Found, place: int) -> MapCodes | None:
-        """Round a map to integers, unless that was done, and widen the limits by what is lost.
-
-        Returns None if it is not to be scanned in integers.
-        """
-        if self.codes is None or query.codes is None or place in self.far:
-            return None
-        if place not in self.lost:
-            self.lost[place] = self.codes.put(place, self.gallery[0][place])
-        # The rows were rounded to bfloat16 before: the errors add up. Those of the query's are in its norms already.
-        before = query.norms[1].sqrt()
-        of_query = (before + query.codes.lost.sqrt()).square() - query.norms[1]
-        found.widen(of_query + (float(self.largest[1]) ** 0.5 + self.lost[place]) ** 2)
-        return self.codes
-
-    def _add(self, least: Tensor, coarse: Tensor | None, into: Tensor) -> None:
-        """Write the finest level's distances, plus the coarse ones, to float32 `into`: all [n, cells]."""
-        if coarse is not None and least.dtype == into.dtype:
-            torch.add(least, coarse, out=into)
-        else:
-            into.copy_(least)
-            if coarse is not None:
-                into += coarse
 
     def _least_of_children(self, q: Tensor, place: int) -> Tensor:
         """Return the finest level's least distances of rows q [n, columns] to each cell's pixels: [n, cells]."""

@@ -89,10 +89,7 @@ def nearest_pixels(
     finest = half if precision == "fast" and pool[0].shape[2] >= DEEP else torch.float32
     # With pruning, coarse distances serve as bounds, for which rounding costs little: see _allow.
     coarse = half if on_cpu and prune is not False else finest
-    bilinear = mode == "concat-bilinear"
-    # The scan in integers runs in one thread for a map.
-    int8 = on_cpu and len(pages.unique()) >= torch.get_num_threads()
-    plan = make_plan(pool, sizes, weights, bilinear, finest, coarse, int8)
+    plan = make_plan(pool, sizes, weights, mode == "concat-bilinear", finest, coarse)
     distances = torch.empty(pages.shape[0], plan.pixels, k, device=plan.device)
     matches = torch.empty(pages.shape[0], plan.pixels, k, dtype=torch.int64, device=plan.device)
 
@@ -109,17 +106,14 @@ def nearest_pixels(
     def groups(plan: Plan, queries: Tensor) -> tuple[Tensor, ...]:
         return queries.split(max(1, working_memory // 4 // Query.bytes_of(plan, k))) if len(queries) else ()
 
-    left = torch.arange(pages.shape[0], device=plan.device)
+    every = torch.arange(pages.shape[0], device=plan.device)
     with _full_precision():
-        # Where integers, or bfloat16, cannot tell apart more of a query's pixels than are kept, be more precise.
-        for more_precise in (None, (finest, coarse), (torch.float32, torch.float32)):
-            if more_precise is not None:
-                before, plan = plan, make_plan(pool, sizes, weights, bilinear, *more_precise)
-                if (plan.dtypes, plan.int8) == (before.dtypes, before.int8):
-                    continue
-            left = torch.cat([search(plan, queries) for queries in groups(plan, left)] or [left])
-            if not len(left):
-                break
+        crowded = [search(plan, queries) for queries in groups(plan, every)]
+        if crowded and torch.bfloat16 in plan.dtypes:
+            # bfloat16 cannot tell apart more of their pixels than are kept: search them in float32.
+            exact = make_plan(pool, sizes, weights, plan.bilinear)
+            for queries in groups(exact, torch.cat(crowded)):
+                search(exact, queries)
     return distances, matches
 
 
