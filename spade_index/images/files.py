@@ -15,6 +15,7 @@ SUFFIXES = frozenset(
     | {".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif"}
 )
 LARGEST = 800_000_000  # bytes of a file: 100 million pixels of 4 bands and 16 bits, not compressed
+HELD = 256 << 20  # bytes of files that are in memory before they are decoded: the largest one, and all at a time
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from spade_index.errors import ImageError, InputError
 
-from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
+from .files import HELD, LARGEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
 from .links import folders_of, followed, link_target, member_path
 from .passed_over import AFTER_END, DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
 
@@ -130,11 +130,11 @@ def _image(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, path: P
 
 
 def _read_now(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    """Return the contents of a compressed or sparse member; None if it is larger than images are, or begins with zeros.
+    """Return the contents of a compressed or sparse member; None if it is larger than is held, or begins with zeros.
 
     A few bytes can claim gigabytes of zeros.
     """
-    if not 0 <= member.size <= LARGEST or (content := archive.extractfile(member)) is None:
+    if not 0 <= member.size <= HELD or (content := archive.extractfile(member)) is None:
         return None
     head = content.read(HEAD)
     return b"".join([head, *iter(partial(content.read, AT_ONCE), b"")]) if any(head) else None
@@ -144,6 +144,8 @@ def _contents(data: bytes | None, size: int, name: str) -> bytes:
     """Return what was read of a member. Raises ImageError."""
     if data is None:
         require_size(size, name)
+        if size > HELD:
+            raise ImageError(f"{name}: {size:,} bytes are more than is read of a packed file: unpack the archive first")
         raise ImageError(f"{name}: cannot be decoded (it begins with zeros)" if size else f"{name}: is empty")
     return photograph(data, name)
 
