@@ -29,6 +29,7 @@ class ImageFile:
     read: Callable[[], bytes]  # returns its contents; can be pickled, to be called in another process
     part: Callable[[int, int], bytes] | None = None  # returns as many bytes at an offset; None: `read` has to do
     region: str | None = None  # path of the mask of what counts of it; None: it has no region of interest of its own
+    held: bool = False  # its contents are in memory since it was found
 
 
 def on_disk(path: str, id: str, status: os.stat_result | None, *, named: bool = False) -> ImageFile:

@@ -118,15 +118,15 @@ def _image(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, path: P
     archive_path = os.path.abspath(path)
     shown = as_text(f"{archive_path}::{name}")
     read: Callable[[], bytes]
-    part = None
+    part, data = None, None
     if not isinstance(archive.fileobj, io.BufferedReader) or member.issparse():
-        read = partial(_contents, _read_now(archive, member), member.size, shown)
+        data = _read_now(archive, member)
+        read = partial(_contents, data, member.size, shown)
     else:
         read = partial(read_range, archive_path, member.offset_data, member.size, shown)
         part = partial(read_part, archive_path, member.offset_data)
-    return ImageFile(
-        as_text(name), shown, min(max(member.size, -1), LARGEST + 1), _nanoseconds(member.mtime), read, part
-    )
+    size, changed = min(max(member.size, -1), LARGEST + 1), _nanoseconds(member.mtime)
+    return ImageFile(as_text(name), shown, size, changed, read, part, held=data is not None)
 
 
 def _read_now(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from spade_index.errors import ImageError
-from spade_index.images import find_images, load, tars
+from spade_index.images import find_images, load, ranges, tars
 from spade_index.settings import Preprocessing
 
 from helpers.archives import file, write_tar
@@ -56,3 +56,15 @@ def test_memory_does_not_grow_with_a_packed_archive(tmp_path: Path, packing: str
         return most
 
     assert peak(200) < peak(20) + 20 * len(data)
+
+
+def test_a_sample_of_a_packed_archive_takes_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [file(f"{number}.bmp", heavy(100)) for number in range(50)]
+    packed = write_tar(tmp_path / "a.tar.gz", *members, mode="w:gz")
+    plain = write_tar(tmp_path / "a.tar", *members)
+    monkeypatch.setattr(ranges, "HELD", 10 * len(heavy(100)))
+    few, all_of_them = (ranges.spread(find_images(path), 40) for path in (packed, plain))
+    assert (len(few), len(all_of_them)) == (10, 40)
+    assert {found.id for found in few} < {found.id for found in all_of_them}
+    order = [int(found.id.removesuffix(".bmp")) for found in all_of_them]
+    assert order == sorted(order)
