@@ -15,12 +15,13 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog import catalog
 from spade_index.gallery.store.codecs import NAMES, codec_named
-from spade_index.gallery.store.shard import Shard
+from spade_index.gallery.store.layout import ShardLayout
+from spade_index.gallery.store.shard import Shard, row_checksum
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage, find_images
 from spade_index.method import calibration
 from spade_index.method.detector import Detector
-from spade_index.settings import SearchSettings
+from spade_index.settings import ExtractionSettings, SearchSettings
 
 SEARCH = SearchSettings(gallery_neighbours=6)
 CODES = NAMES[1:]
@@ -190,15 +191,68 @@ def test_a_damaged_image_is_dropped_and_all_others_keep_their_codes(codec: str, 
 
 
 @pytest.mark.parametrize("stated", ["int2", "int8", "float16", 7])
-def test_a_shard_that_states_another_codec_is_damaged(stated: str | int, gallery_path: Path) -> None:
-    compacted(gallery_path, "int4")
-    with Gallery(gallery_path) as gallery:
-        settings = gallery.settings
-    path = min((gallery_path / "shards").iterdir())
+def test_a_shard_of_which_all_states_another_codec_is_damaged(stated: str | int, gallery_path: Path) -> None:
+    path, settings = coded_shard(gallery_path)
     with h5py.File(path, "r+") as file:
         file.attrs["maps"] = stated
+    assert Shard(path, settings).damaged_rows() == []  # its datasets still state the right one
+    with h5py.File(path, "r+") as file:
+        for level in file["maps"].values():
+            level.attrs["codec"] = stated
     with pytest.raises(GalleryDamaged):
         Shard(path, settings)
+
+
+def test_rows_of_a_shard_that_states_no_codec_are_read(gallery_path: Path) -> None:
+    path, settings = coded_shard(gallery_path)
+    with h5py.File(path, "r+") as file:
+        for of in (file, *file["maps"].values()):
+            for name in list(of.attrs):
+                del of.attrs[name]
+    assert Shard(path, settings).damaged_rows() == []
+
+
+@pytest.mark.parametrize("codec", ["float16", *CODES])
+def test_a_flipped_bit_outside_of_rows_costs_no_row_that_hdf5_can_read(codec: str, gallery_path: Path) -> None:
+    path, settings = coded_shard(gallery_path, codec)
+    whole = path.read_bytes()
+    layout = ShardLayout.read(path, settings)
+    rows = len(layout.maps[0])
+    first = min(int(level.min()) for level in layout.maps)
+    random = np.random.default_rng(0)
+    for place in random.choice(np.r_[0 : min(first, 4096), 8192:8704], 300, replace=False):
+        data = bytearray(whole)
+        data[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(data)
+        readable = rows_that_hdf5_reads(path, settings)
+        try:
+            damaged = set(Shard(path, settings).damaged_rows())
+        except GalleryDamaged:
+            damaged = set(range(rows))
+        assert not damaged & readable, place
+
+
+def coded_shard(gallery_path: Path, codec: str = "int4") -> tuple[Path, ExtractionSettings]:
+    """Store a gallery's maps by a codec; return one of its shards."""
+    if codec != "float16":
+        compacted(gallery_path, codec)
+    with Gallery(gallery_path) as gallery:
+        return min((gallery_path / "shards").iterdir()), gallery.settings
+
+
+def rows_that_hdf5_reads(path: Path, settings: ExtractionSettings) -> set[int]:
+    """Return the rows of a shard that match their checksum as h5py alone reads them."""
+    found = set()
+    for row in range(8):
+        try:
+            with h5py.File(path, "r") as file:
+                maps = [file[f"maps/{level}"][row] for level in range(len(settings.levels))]
+                id, checksum = file["id"].asstr()[row], int(file["checksum"][row])
+                if row_checksum(id, file["pooled"][row], maps, file["thumbnail"][row].tobytes()) == checksum:
+                    found.add(row)
+        except Exception:  # h5py raises exceptions of any kind
+            continue
+    return found
 
 
 @pytest.mark.parametrize(("codec", "version"), [("int2", "2"), ("int4", "1")])

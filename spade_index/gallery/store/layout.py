@@ -13,6 +13,7 @@ settings and where HDF5 begins to look for values. Otherwise HDF5 reads the layo
 
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import xxhash
 
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, codec_named, map_shapes
+from .codecs import DEFAULT, NAMES, Codec, codec_named, map_shapes
 from .files import open_regular
 from .hdf5 import array, dataset, opened
 
@@ -50,11 +51,9 @@ class ShardLayout:
         with opened(path) as file:
             pooled, offset = array(file, "pooled", "<f4", 2)
             rows: int = pooled.shape[0]
-            codec = _codec(file)
-            maps = [
-                _row_offsets(_maps(file, level, codec, shape), rows) for level, shape in enumerate(map_shapes(settings))
-            ]
-            return cls(rows, offset, maps, _settings(file), codec)
+            maps = [dataset(file, f"maps/{level}") for level in range(len(settings.level_shapes))]
+            codec = _codec(file, maps, map_shapes(settings))
+            return cls(rows, offset, [_row_offsets(level, rows) for level in maps], _text(file, "settings"), codec)
 
     @classmethod
     def recall(cls, kept: bytes, shard: int, path: Path, settings: ExtractionSettings) -> "ShardLayout | None":
@@ -121,26 +120,41 @@ def _seal(shard: int, packed: bytes) -> bytes:
     return xxhash.xxh3_64_digest(shard.to_bytes(SEAL) + packed)
 
 
-def _settings(file: h5py.File) -> str:
+def _text(of: h5py.File | h5py.Dataset, name: str) -> str:
+    """Return an attribute; empty where it is not there or damaged."""
     try:
-        return str(file.attrs["settings"])
+        return str(of.attrs[name])
     except Exception:  # h5py raises exceptions of any kind on damaged files
         return ""
 
 
-def _codec(file: h5py.File) -> str:
-    """Return the name of the codec of a shard's maps. Raises ValueError for one that this version does not know."""
-    return codec_named(str(file.attrs["maps"])).name if "maps" in file.attrs else DEFAULT
+def _codec(file: h5py.File, maps: Sequence[h5py.Dataset], shapes: Sequence[tuple[int, int]]) -> str:
+    """Return the name of the codec of a shard's maps: one that the file states, and that its datasets fit.
+
+    The file and each dataset state it, so a damaged attribute costs no image. Where none does, the datasets tell.
+    Raises ValueError for a codec that this version does not know, and for datasets that no codec makes.
+    """
+    stated = [name for name in (_text(file, "maps"), *(_text(level, "codec") for level in maps)) if name]
+    known = [name for name in stated if name in NAMES]
+    if stated and not known:
+        codec_named(stated[0])
+    for name in known or NAMES:
+        if all(_fits(level, codec_named(name), shape) for level, shape in zip(maps, shapes, strict=True)):
+            return name
+    raise ValueError(
+        f"maps are not what {' or '.join(dict.fromkeys(known or NAMES))} makes of {list(map(list, shapes))}"
+    )
 
 
-def _maps(file: h5py.File, level: int, codec: str, shape: tuple[int, int]) -> h5py.Dataset:
-    """Return the dataset of a level's maps. Raises ValueError unless codes are what the codec makes of such maps."""
-    found = dataset(file, f"maps/{level}")
-    row = codec_named(codec).stored_shape(*shape)
-    coded = found.dtype == np.uint8
-    if coded != (codec != DEFAULT) or (coded and (found.shape[1:] != row or found.chunks != (1, *row))):
-        raise ValueError(f"maps/{level}: {found.dtype} {list(found.shape)} is not what {codec} makes of {list(shape)}")
-    return found
+def _fits(maps: h5py.Dataset, codec: Codec, shape: tuple[int, int]) -> bool:
+    """Return whether a dataset may hold what a codec makes of maps of this shape, [P, C]."""
+    try:
+        if maps.dtype != np.uint8:
+            return codec.name == DEFAULT
+        row = codec.stored_shape(*shape)
+        return codec.name != DEFAULT and maps.shape[1:] == row and maps.chunks == (1, *row)
+    except Exception:  # its description is damaged: rows have checksums
+        return True
 
 
 def _row_offsets(dataset: h5py.Dataset, rows: int) -> np.ndarray:
