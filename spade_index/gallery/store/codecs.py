@@ -127,9 +127,10 @@ class Affine:
         if self.bits == 8:
             codes = packed
         else:
-            codes = np.empty(points * channels, np.uint8)
-            np.bitwise_and(packed, 15, out=codes[0::2])
-            np.right_shift(packed[: len(codes) // 2], 4, out=codes[1::2])
+            twos = packed.astype("<u2")
+            twos |= twos << 4
+            twos &= 0x0F0F  # the first code in the low byte
+            codes = twos.view(np.uint8)[: points * channels]
         _scale(codes.reshape(points, channels), extent / np.float32(self.steps), lowest, out)
 
     def attributes(self, points: int, channels: int) -> dict[str, Any]:
