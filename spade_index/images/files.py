@@ -15,6 +15,7 @@ SUFFIXES = frozenset(
     | {".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif"}
 )
 LARGEST = 800_000_000  # bytes of a file: 100 million pixels of 4 bands and 16 bits, not compressed
+HELD = 256 << 20  # bytes of files that are in memory before they are decoded: the largest one, and all at a time
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ImageFile:
     read: Callable[[], bytes]  # returns its contents; can be pickled, to be called in another process
     part: Callable[[int, int], bytes] | None = None  # returns as many bytes at an offset; None: `read` has to do
     region: str | None = None  # path of the mask of what counts of it; None: it has no region of interest of its own
+    held: bool = False  # its contents are in memory since it was found
 
 
 def on_disk(path: str, id: str, status: os.stat_result | None, *, named: bool = False) -> ImageFile:

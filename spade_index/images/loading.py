@@ -14,7 +14,7 @@ from spade_index.errors import ImageError
 from spade_index.settings import Preprocessing
 
 from .decode import DecodedImage, cut
-from .files import ImageFile
+from .files import HELD, ImageFile
 from .geometry import Geometry
 from .interest import RegionOfInterest
 from .plain import decoded, loading, picture, picturing
@@ -24,7 +24,6 @@ from .workers import Answer, Asker, DecoderPool, shared_pool
 
 LOT = 8  # small images that a process loads at a time
 LOT_BYTES = 64 << 10  # of their files
-HELD_BYTES = 256 << 20  # of files within compressed archives, which are in memory from when they are found
 PICTURES = 3  # that are cut into tiles: decoded at a time, at most
 TILES = 16  # that a thread cuts at a time
 
@@ -62,7 +61,7 @@ def load_all(
         return _loaded(pool, asker, some, how, thumbnails)
 
     def cost(some: list[ImageFile]) -> float:
-        return len(some) + sum(map(_held, some)) / HELD_BYTES * ahead
+        return len(some) + sum(map(_held, some)) / HELD * ahead
 
     threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     lots = in_lots(files, lot, LOT_BYTES, _size)

@@ -12,7 +12,7 @@ from spade_index.settings import BITS, WORKERS
 
 from .deep_files import read_deep
 from .depth import bits_of
-from .files import ImageFile
+from .files import HELD, ImageFile
 from .formats import open_image
 from .workers import Call, Plain, shared_pool
 
@@ -51,9 +51,19 @@ def find_bits(files: Iterable[ImageFile]) -> FoundBits:
 
 
 def spread(files: Iterable[ImageFile], count: int) -> list[ImageFile]:
-    """Return up to `count` files, spread evenly, the same each time, in their order; reads names only."""
-    chosen = heapq.nsmallest(count, enumerate(files), key=lambda item: xxhash.xxh3_64_intdigest(item[1].id.encode()))
-    return [file for _, file in sorted(chosen, key=lambda item: item[0])]
+    """Return up to `count` files, spread evenly, the same each time, in their order; reads names only.
+
+    Fewer are returned of those whose contents are in memory, if together they take more than `HELD` bytes.
+    """
+    chosen: list[tuple[int, int, ImageFile]] = []  # a heap, whose first is dropped first
+    held = 0
+    for place, file in enumerate(files):
+        heapq.heappush(chosen, (-xxhash.xxh3_64_intdigest(file.id.encode()), -place, file))
+        held += file.size * file.held
+        while len(chosen) > count or (held > HELD and len(chosen) > 1):
+            *_, dropped = heapq.heappop(chosen)
+            held -= dropped.size * dropped.held
+    return [file for *_, file in sorted(chosen, key=lambda item: -item[1])]
 
 
 def _highest(file: ImageFile) -> int | str | None:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from spade_index.errors import ImageError, InputError
 
-from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
+from .files import HELD, LARGEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
 from .links import folders_of, followed, link_target, member_path
 from .passed_over import AFTER_END, DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
 
@@ -118,23 +118,23 @@ def _image(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str, path: P
     archive_path = os.path.abspath(path)
     shown = as_text(f"{archive_path}::{name}")
     read: Callable[[], bytes]
-    part = None
+    part, data = None, None
     if not isinstance(archive.fileobj, io.BufferedReader) or member.issparse():
-        read = partial(_contents, _read_now(archive, member), member.size, shown)
+        data = _read_now(archive, member)
+        read = partial(_contents, data, member.size, shown)
     else:
         read = partial(read_range, archive_path, member.offset_data, member.size, shown)
         part = partial(read_part, archive_path, member.offset_data)
-    return ImageFile(
-        as_text(name), shown, min(max(member.size, -1), LARGEST + 1), _nanoseconds(member.mtime), read, part
-    )
+    size, changed = min(max(member.size, -1), LARGEST + 1), _nanoseconds(member.mtime)
+    return ImageFile(as_text(name), shown, size, changed, read, part, held=data is not None)
 
 
 def _read_now(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    """Return the contents of a compressed or sparse member; None if it is larger than images are, or begins with zeros.
+    """Return the contents of a compressed or sparse member; None if it is larger than is held, or begins with zeros.
 
     A few bytes can claim gigabytes of zeros.
     """
-    if not 0 <= member.size <= LARGEST or (content := archive.extractfile(member)) is None:
+    if not 0 <= member.size <= HELD or (content := archive.extractfile(member)) is None:
         return None
     head = content.read(HEAD)
     return b"".join([head, *iter(partial(content.read, AT_ONCE), b"")]) if any(head) else None
@@ -144,6 +144,8 @@ def _contents(data: bytes | None, size: int, name: str) -> bytes:
     """Return what was read of a member. Raises ImageError."""
     if data is None:
         require_size(size, name)
+        if size > HELD:
+            raise ImageError(f"{name}: {size:,} bytes are more than is read of a packed file: unpack the archive first")
         raise ImageError(f"{name}: cannot be decoded (it begins with zeros)" if size else f"{name}: is empty")
     return photograph(data, name)
 

@@ -203,6 +203,8 @@ class Jobs:
 
         path = self._galleries.path(job.gallery)
         with open_writer(path, self._settings.job_seconds, lambda: self._require_wanted(job)) as writer:
+            if (rule := writer.gallery.region_rule) is not None:
+                note(f"the images count whole: masks are not sent, and the gallery has a rule for them ({rule.text})")
             report = writer.add(
                 _with_pages_noted(self.files.images(job), note),
                 self._galleries.backbone(writer.gallery),

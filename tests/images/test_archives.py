@@ -19,6 +19,7 @@ from spade_index.images import ImageFile, find_images, load
 from spade_index.images.passed_over import PassedOver
 from spade_index.settings import Preprocessing
 
+from helpers.archives import file, link, write_tar
 from helpers.tiny import png, tiny_backbone, write_images
 
 SMALL = Preprocessing(input_size=(16, 16))
@@ -27,25 +28,6 @@ COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zip
 
 def by_id(source: Path) -> dict[str, ImageFile]:
     return {file.id: file for file in find_images(source)}
-
-
-def write_tar(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode, format=tarfile.PAX_FORMAT) as archive:
-        for member, data in members:
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
-
-def file(name: str, data: bytes, **fields: object) -> tuple[tarfile.TarInfo, bytes]:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    for field, value in fields.items():
-        setattr(member, field, value)
-    return member, data
-
-
-def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
-    return file(name, b"", type=kind, linkname=target)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)

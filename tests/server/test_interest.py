@@ -138,3 +138,20 @@ def test_a_query_without_a_mask_says_that_all_of_it_is_searched(serve: Callable[
     assert found["kind"] == "map"
     assert server.http.get("/v1/galleries/plain").json()["region_of_interest"]["area"] is None
     assert server.query("other", png(3))["notice"] is None
+
+
+def test_a_job_says_once_that_its_images_count_whole(serve: Callable[..., Server], root: Path) -> None:
+    mask = RegionOfInterest(np.array([[True, False]]), "mask").packed
+    with GalleryWriter(root / "plain") as writer:
+        writer.set_region_rule("masks/{stem}.png", {row.key: mask for row in writer.gallery.images()})
+    server = serve()
+
+    def notices(gallery: str) -> list[str]:
+        files = [("images", (f"{number}.png", png(number))) for number in (80, 81, 82)]
+        sent = server.http.post(f"/v1/galleries/{gallery}/images", files=files)
+        return list(server.finished(sent.json()["id"])["notices"])
+
+    (notice,) = notices("plain")
+    assert "count whole" in notice
+    assert "masks/{stem}.png" in notice
+    assert notices("other") == []

@@ -172,10 +172,11 @@ class Catalog(ImageQueries, RegionQueries):
             return None
         try:
             value = json.loads(text)
-            counts = value["images"], value["snapshot"]
+            noted = value.get("noted", {"changes": 0, **value})  # see `changes`
+            counts = [of[name] for of in (value, noted) for name in ("images", "snapshot")] + [noted["changes"]]
             if not isinstance(value["search"], dict) or not all(type(n) is int and 0 <= n < 2**62 for n in counts):
                 raise TypeError("it has other values")
-        except (KeyError, RecursionError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise self._damaged(f"the tuned search settings cannot be read ({error})") from error
         found: dict[str, Any] = value
         return found
