@@ -20,7 +20,7 @@ from spade_index.settings import Preprocessing
 from .detection import EVERYWHERE
 
 FEW = 64  # images to be left out that are asked for besides the nearest,
-MORE = 8  # and how many times as many each time that was not enough
+MORE = 8  # and about how many times as many each time that was not enough
 
 
 def siblings(gallery: Gallery, row: ImageRow) -> list[ImageRow]:
@@ -106,7 +106,7 @@ def nearest_besides(
         for query, of in zip(short, gallery.nearest(pooled[short], count + spare), strict=True):
             found[query] = others(of, without, None)
         short = [query for query in short if len(found[query]) < count] if spare < len(without) else []
-        spare = min(len(without), MORE * spare)
+        spare = min(len(without), MORE * (spare + 1))
     return [of[:count] for of in found]
 
 
