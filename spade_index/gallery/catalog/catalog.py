@@ -15,7 +15,7 @@ from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
 from spade_index.gallery.store.codecs import DEFAULT, codec_named
-from spade_index.gallery.store.format import FORMAT, REGIONS, VERSION
+from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
 from spade_index.gallery.store.names import INDEX, shard_name
 from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import ExtractionSettings
@@ -39,7 +39,7 @@ class Catalog(ImageQueries, RegionQueries):
         super().__init__(path)
         if self.meta("format") != FORMAT:
             raise GalleryDamaged(f"{path}: not the catalog of a gallery; {REMEDY}")
-        if (version := self._number("version")) % REGIONS > VERSION or version >= 2 * REGIONS:
+        if is_too_new(self._number("version")):
             raise FormatTooNew(
                 f"{path.parent}: format version {self.meta('version')} is newer than this spade_index reads "
                 f"({VERSION}): pip install --upgrade spade_index"
