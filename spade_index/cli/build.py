@@ -84,7 +84,7 @@ def build(
             loaded = backbone.load(device, preset=preset, pixels=of)
         else:
             loaded = sized_backbone(backbone, device, found.files(), of)
-        tiles.say_size(found.files(), loaded.settings)
+        tiles.say_size(found.files(), loaded.settings, maps)
     weights = None if backbone.weights is None else str(backbone.weights)
     with GalleryWriter(gallery, loaded.settings, weights, maps=maps) as writer:
         if writer.gallery.never_used and writer.gallery.is_limited:  # of a build that failed

@@ -1,5 +1,6 @@
 """Find the images below a folder."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,7 +69,7 @@ def walk(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
         try:
             with os.scandir(root) as entries:
                 for entry in entries:
-                    (folders if entry.is_dir() else names).append(entry.name)
+                    (folders if _is_folder(entry) else names).append(entry.name)
         except OSError as error:
             raise InputError(
                 f"{error.filename or root}: cannot be read ({error.strerror or error}), so its images would be "
@@ -78,6 +79,16 @@ def walk(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
         names.sort()
         yield root, folders, names
         waiting += (os.path.join(root, name) for name in reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder. A link that leads to itself is none, as one that leads nowhere."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def _left_out(name: str, root: str, below: str, own: tuple[str, ...], passed_over: PassedOver) -> bool:

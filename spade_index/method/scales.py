@@ -131,22 +131,26 @@ class Scales:
         if places is None:
             raise ValueError("the search at two scales needs the places of the queries")
         tiles = self.keys.union(without) if without else self.keys
-        wholes = self._keys[~np.isin(self._keys, list(without))]
         found: list[list[Neighbour]] = [[] for _ in places]
         for whole in {place.whole for place in places}:
             some = [query for query, place in enumerate(places) if place.whole == whole]
             if whole:
-                near = self._gallery.nearest_of(pooled[some], wholes, count) if len(wholes) else found
+                near = self._nearest_wholes(pooled[some], count, without)
             elif at_place is None:
                 near = nearest_besides(self._gallery, pooled[some], count, tiles)
             else:
                 near = at_place.nearest(pooled[some], count, tiles, [places[query] for query in some])
-            for query, of in zip(some, near, strict=False):
+            for query, of in zip(some, near, strict=True):
                 found[query] = others(of, without if whole else tiles, None)
         for query, of in enumerate(found):
             if not of:
                 (found[query],) = nearest_besides(self._gallery, pooled[query : query + 1], count, without)
         return found
+
+    def _nearest_wholes(self, pooled: np.ndarray, count: int, without: Collection[int]) -> list[list[Neighbour]]:
+        """Return the nearest whole pictures of each query, besides those with the keys `without`."""
+        keys = self._keys[~np.isin(self._keys, list(without))] if without else self._keys
+        return self._gallery.nearest_of(pooled, keys, count) if len(keys) else [[] for _ in pooled]
 
 
 def scales_of(gallery: Gallery, search: SearchSettings | None = None) -> Scales | None:

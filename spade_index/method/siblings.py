@@ -19,7 +19,8 @@ from spade_index.settings import Preprocessing
 
 from .detection import EVERYWHERE
 
-FEW = 64  # images to be left out that are asked for besides the nearest
+FEW = 64  # images to be left out that are asked for besides the nearest,
+MORE = 8  # and about how many times as many each time that was not enough
 
 
 def siblings(gallery: Gallery, row: ImageRow) -> list[ImageRow]:
@@ -58,8 +59,9 @@ def whole_flags(gallery: Gallery, keys: np.ndarray) -> np.ndarray | None:
     """Return which images with these keys are whole pictures beside their tiles, bool [n]; None at one scale."""
     if not gallery.settings.preprocessing.whole:
         return None
-    rows = gallery.catalog.images_by_key(keys.tolist())
-    return np.array([key in rows and place_of_row(gallery, rows[key]).whole for key in keys.tolist()], bool)
+    rows, how = gallery.catalog.images_by_key(keys.tolist()), gallery.settings.preprocessing
+    places = {key: place_of(row.id, row.width, row.height, how) for key, row in rows.items()}
+    return np.array([key in places and places[key].whole for key in keys.tolist()], bool)
 
 
 def place_of_row(gallery: Gallery, row: ImageRow) -> Geometry:
@@ -96,13 +98,15 @@ def nearest_besides(
 ) -> list[list[Neighbour]]:
     """Return the `count` nearest images of each descriptor float32 [B, D], besides those with the keys `without`.
 
-    Of hundreds of tiles that are left out, few are usually near: more are asked for only where that was not enough.
+    Of the many images that may be left out, few are usually near: more are asked for only where that was not enough.
     """
-    found = [others(of, without, None) for of in gallery.nearest(pooled, count + min(len(without), FEW))]
-    short = [query for query, of in enumerate(found) if len(of) < count]
-    if short and len(without) > FEW:
-        for query, of in zip(short, gallery.nearest(pooled[short], count + len(without)), strict=True):
+    found: list[list[Neighbour]] = [[] for _ in pooled]
+    short, spare = list(range(len(pooled))), min(len(without), FEW)
+    while short:
+        for query, of in zip(short, gallery.nearest(pooled[short], count + spare), strict=True):
             found[query] = others(of, without, None)
+        short = [query for query in short if len(found[query]) < count] if spare < len(without) else []
+        spare = min(len(without), MORE * (spare + 1))
     return [of[:count] for of in found]
 
 
@@ -153,8 +157,8 @@ class Places:
             there = self.same(place.box, without)
             query = query[None]
             found += (
-                self._gallery.nearest(query, count + len(without))
-                if not len(there)
-                else self._gallery.nearest_of(query, there, count)
+                self._gallery.nearest_of(query, there, count)
+                if len(there)
+                else nearest_besides(self._gallery, query, count, without)
             )
         return found

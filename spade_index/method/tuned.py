@@ -5,6 +5,7 @@ from typing import Any
 
 from spade_index.errors import GalleryDamaged, InputError
 from spade_index.gallery.catalog.check import REMEDY
+from spade_index.gallery.changes import changes_since_tuning
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import SearchSettings
 
@@ -79,9 +80,7 @@ def should_tune_again(gallery: Gallery) -> bool:
     tuned = gallery.catalog.tuned()
     if tuned is None:
         return False
-    added = gallery.catalog.added_count(gallery.snapshot, since=tuned["snapshot"])
-    removed = len(gallery) - added - tuned["images"]
-    return added + abs(removed) > CHANGED * tuned["images"]
+    return bool(changes_since_tuning(gallery) > CHANGED * tuned["images"])
 
 
 def why_searched(gallery: Gallery, search: SearchSettings) -> str:

@@ -6,7 +6,7 @@ others score what they do in the picture. Pictures of many tiles are judged by s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,10 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.images.decode import DecodedImage, Geometry, cut
+from spade_index.images.decode import DecodedImage, cut
 from spade_index.images.files import ImageFile
+from spade_index.images.geometry import Geometry
+from spade_index.images.interest import RegionOfInterest
 from spade_index.images.loading import in_lots
 from spade_index.images.tiles import Box, crop, picture_of, pieces_of
 from spade_index.settings import BATCH_SIZE, SearchSettings
@@ -27,6 +29,7 @@ from .calibration import near_distance, nearest_others
 from .defects import paste
 from .detection import PixelDetection
 from .detector import Detector
+from .interest import cells_inside
 from .originals import originals
 from .quiet_clock import QuietClock
 from .scales import Scales, units_of
@@ -145,10 +148,11 @@ class _Scoring:
         pieces = pieces_of(image.width, image.height, self._how)
         *tiles, last = range(len(pieces))
         rows = {sibling.id: sibling for sibling in siblings(self._detector.gallery, row)}
+        region = self._detector.gallery.own_region(row.key)
         random = np.random.default_rng(row.key)
         copies: list[tuple[Image.Image, list[int]]] = []
         for box in (pieces[int(random.choice(tiles))].box, pieces[last].box):
-            made = self._pasted(image, other, box, (row.key, len(copies)))
+            made = self._pasted(image, other, box, region, (row.key, len(copies)))
             if made is not None:
                 touched = [number for number in tiles if _overlap(pieces[number].box, made[1])]
                 copies.append((made[0], _some(touched, TILES)))
@@ -163,7 +167,7 @@ class _Scoring:
         for copy, touched in copies:
             changed = [number for number in [*touched, last] if number in counted]
             parts = cut(copy, UNNAMED, self._how, b"", None, changed, thumbnails=False)
-            found.append([*(plain | dict(zip(changed, self._queried(parts, own), strict=True))).values()])
+            found.append([*(plain | dict(zip(changed, self._queried(parts, region, own), strict=True))).values()])
         return Pieces(np.array([number == last for number in plain]), [*plain.values()], found)
 
     def _counts(self, row: ImageRow) -> bool:
@@ -171,9 +175,17 @@ class _Scoring:
         return interest is None or interest.counts(place_of_row(gallery, row))
 
     def _pasted(
-        self, image: Image.Image, other: Image.Image, box: Box, seed: tuple[int, int]
+        self,
+        image: Image.Image,
+        other: Image.Image,
+        box: Box,
+        own: RegionOfInterest | None,
+        seed: tuple[int, int],
     ) -> tuple[Image.Image, Box] | None:
-        """Paste a defect of the size of a box into a copy of a picture; return it and where it differs."""
+        """Paste a defect of the size of a box into a copy of a picture; return it and where it differs.
+
+        It lies in the gallery's region of interest and in the picture's `own`. Returns None if none can be seen there.
+        """
         left, top = max(0, int(box[0])), max(0, int(box[1]))
         right, bottom = min(image.width, int(box[2])), min(image.height, int(box[3]))
         size = right - left, bottom - top
@@ -181,9 +193,8 @@ class _Scoring:
         shown = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
         part = np.asarray(crop(image, (left, top, right, bottom)).resize(shown, Image.Resampling.BILINEAR))
         another = np.asarray(other.resize(shown, Image.Resampling.BILINEAR))
-        region, inside = self._detector.gallery.interest, None
-        if region is not None:
-            inside = region.cells(Geometry(image.width, image.height, (left, top, right, bottom)), part.shape[:2])
+        place = Geometry(image.width, image.height, (left, top, right, bottom), region=own)
+        inside = cells_inside(self._detector.gallery, place, part.shape[:2])
         if (made := paste(part, another, seed, inside)) is None:
             return None
         changed = Image.fromarray((made.pixels != part).any(2).astype(np.uint8) * 255).resize(size)
@@ -200,11 +211,13 @@ class _Scoring:
         (pixels,) = self._detector.nearest_pixels(pyramid, nearest, [place_of_row(gallery, row)])
         return self._of(nearest[0], pixels)
 
-    def _queried(self, parts: Sequence[DecodedImage], own: set[int]) -> Iterator[Scores]:
-        """Yield the scores of pieces of a copy."""
+    def _queried(
+        self, parts: Sequence[DecodedImage], region: RegionOfInterest | None, own: set[int]
+    ) -> Iterator[Scores]:
+        """Yield the scores of pieces of a copy of a picture that has this region of interest."""
         for some in in_lots(parts, BATCH_SIZE):
             features = self._backbone(np.stack([part.pixels for part in some]))
-            pooled, places = features.pooled.cpu().numpy(), [part.geometry for part in some]
+            pooled, places = features.pooled.cpu().numpy(), [replace(part.geometry, region=region) for part in some]
             nearest = []
             for query, place in zip(pooled, places, strict=True):
                 near = self._scales.near if place.whole else self._near

@@ -1,11 +1,19 @@
 """A gallery of tiles on the command line, from `build --tile` to `restore`."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from spade_index.cli.progress import Progress
+from spade_index.cli.tile_options import TileOptions
+from spade_index.features.backbone import Backbone
+from spade_index.gallery.store.codecs import map_bytes
+from spade_index.images import find_images
 
 from helpers.cli_runs import BACKBONE, objects, refused, run
 
@@ -52,6 +60,22 @@ def test_building_is_told_in_pictures_and_tiles(pictures: Path, tmp_path: Path) 
     assert again.stdout == f"0 added, 3 already there; {tiles} tiles at snapshot 1\n"
     assert "with --tile 64, not 65" in refused("build", pictures, gallery, "--tile", 65)
     assert "with --overlap 0.5, not with --overlap 0.25" in refused("build", pictures, gallery, "--overlap", 0.25)
+
+
+@pytest.mark.parametrize(("maps", "codec"), [(None, "float16"), ("int8", "int8"), ("int4", "int4")])
+def test_the_size_that_is_told_before_a_build_is_that_of_the_codec(
+    maps: str | None, codec: str, pictures: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Progress, "note", staticmethod(told.append))
+    settings = replace(backbone.settings, preprocessing=replace(backbone.settings.preprocessing, tile=16, resize=None))
+    TileOptions.say_size(find_images(pictures), settings, maps)
+    (line,) = told
+    tiles, megabytes = re.fullmatch(
+        r"0\.png of 150x110 pixels is ([\d,]+) tiles, which take ([\d.]+) MB", line
+    ).groups()
+    expected = int(tiles.replace(",", "")) * (map_bytes(settings, codec) + 4 * settings.pooled_dim) / 1e6
+    assert float(megabytes) == pytest.approx(expected, abs=0.051)
 
 
 def test_a_gallery_of_whole_images_takes_no_tiles(pictures: Path, tmp_path: Path) -> None:

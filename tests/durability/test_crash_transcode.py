@@ -7,6 +7,7 @@ import pytest
 
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.transaction import Transaction
+from spade_index.gallery.changes import changes_since_tuning
 from spade_index.gallery.store.shard_writer import ShardWriter
 from spade_index.gallery.write import reindex, transcode
 from spade_index.gallery.write.session import Session
@@ -58,6 +59,8 @@ def test_killed_while_transcoding(
 ) -> None:
     path, whole = tmp_path / "gallery", tmp_path / "whole"
     carry_on(path, images)
+    with GalleryWriter(path) as writer:
+        writer.set_tuned({"search": {}, "images": IMAGES - 2, "snapshot": writer.gallery.snapshot})
     carry_on(whole, images)
     compact(whole)
 
@@ -77,3 +80,5 @@ def test_killed_while_transcoding(
     with GalleryWriter(path):
         pass
     assert files_of(path) == parts_of(path)
+    with Gallery(path) as gallery:
+        assert changes_since_tuning(gallery) == 2

@@ -105,7 +105,20 @@ def test_tuned_settings_are_checked(gallery_path: Path, search: dict[str, Any]) 
         tuned_search(gallery)
 
 
-@pytest.mark.parametrize("change", [{"images": "12"}, {"images": -1}, {"snapshot": None}, {"search": []}], ids=str)
+NOTED = {"images": 12, "snapshot": 1, "changes": 0}
+FACTS: list[dict[str, Any]] = [
+    {"images": "12"},
+    {"images": -1},
+    {"snapshot": None},
+    {"search": []},
+    {"noted": None},
+    {"noted": {}},
+    {"noted": NOTED | {"changes": "1"}},
+    {"noted": NOTED | {"snapshot": -1}},
+]
+
+
+@pytest.mark.parametrize("change", FACTS, ids=str)
 def test_facts_of_tuning_are_checked(gallery_path: Path, change: dict[str, Any]) -> None:
     value = {"search": {}, "images": 12, "snapshot": 1} | change
     change_catalog(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from spade_index.gallery.store.codecs import CODECS, Affine, Codec, codec_named
+from spade_index.gallery.store.moments import image_moments
 
 LARGEST = 65504.0  # the largest finite float16
 MAPS = arrays.arrays(
@@ -63,14 +64,26 @@ def test_channels_of_two_values_come_back_exactly(codec: Codec, values: np.ndarr
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
-def test_decoding_gives_the_same_bits_without_pytorch(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (157, 31), (196, 24), (7, 128)])
+def test_codes_values_and_moments_have_the_same_bits_without_pytorch(
+    codec: Codec, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch  # noqa: F401
 
-    values = np.random.default_rng(3).normal(size=(157, 31)).astype("<f2")
-    stored = codec.encode(values)
-    fast = decoded(codec, stored, values.shape)
+    values = np.random.default_rng(3).normal(size=shape).astype("<f2")
+    values.flags.writeable = False
+    stored, moments = codec.encode(values), image_moments(values)
+    fast = decoded(codec, stored, shape)
     monkeypatch.delitem(sys.modules, "torch")
-    np.testing.assert_array_equal(decoded(codec, stored, values.shape).view("<u2"), fast.view("<u2"))
+    np.testing.assert_array_equal(codec.encode(values), stored)
+    np.testing.assert_array_equal(decoded(codec, stored, shape).view("<u2"), fast.view("<u2"))
+    assert image_moments(values) == image_moments(np.asfortranarray(values)) == moments
+
+
+@pytest.mark.parametrize("codec", CODECS[1:], ids=lambda codec: codec.name)
+def test_zeros_of_either_sign_give_the_same_bytes(codec: Codec) -> None:
+    values = np.array([[0.0, -0.0], [-0.0, 1.0], [0.0, -0.0]], "<f2")
+    np.testing.assert_array_equal(codec.encode(values), codec.encode(np.abs(values)))
 
 
 @pytest.mark.parametrize("codec", CODECS[1:], ids=lambda codec: codec.name)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spade_index.errors import GalleryError, GalleryLocked, GalleryNotFound, InputError
@@ -13,6 +14,7 @@ from spade_index.gallery.remote.pull import Pull
 from spade_index.gallery.remote.push import Push
 from spade_index.gallery.write.lock import WriterLock
 from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.interest import RegionOfInterest
 
 from helpers.remote import QUICK, URL, contents, grow, pull, push
 from helpers.s3_server import S3
@@ -28,6 +30,36 @@ def test_a_gallery_comes_back_to_the_bit(calibrated: Path, location: Location, t
     assert {entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")} == set()
     with GalleryWriter(tmp_path / "back") as writer:
         assert len(writer.gallery) == 12
+
+
+def test_a_gallery_of_codes_comes_back_to_the_bit(gallery_path: Path, location: Location, tmp_path: Path) -> None:
+    push(gallery_path, location)
+    pull(tmp_path / "back", location)
+    with GalleryWriter(gallery_path) as writer:
+        writer.compact(maps="int4")
+    push(gallery_path, location)
+    pull(tmp_path / "back", location)
+    assert contents(tmp_path / "back") == contents(gallery_path)
+    grow(tmp_path / "back", tmp_path, 1)
+    with Gallery(tmp_path / "back") as gallery:
+        assert (gallery.codec, len(gallery), list(gallery.verify())) == ("int4", 15, [])
+
+
+def test_regions_by_a_rule_come_back(gallery_path: Path, location: Location, tmp_path: Path) -> None:
+    mask = np.zeros((36, 40), bool)
+    mask[3:20, 5:30] = True
+    with GalleryWriter(gallery_path) as writer:
+        keys = [row.key for row in writer.gallery.images()]
+        writer.set_region_rule("masks/{stem}.png", {keys[0]: RegionOfInterest(mask, "test").packed, keys[1]: None})
+        rule = writer.gallery.region_rule
+    push(gallery_path, location)
+    pull(tmp_path / "back", location)
+    with Gallery(tmp_path / "back") as gallery:
+        assert (gallery.region_rule, list(gallery.verify())) == (rule, [])
+        own = gallery.own_region(keys[0])
+        assert own is not None
+        np.testing.assert_array_equal(own.mask, mask)
+        assert gallery.own_region(keys[1]) is None
 
 
 def test_what_is_there_is_not_sent_again(gallery_path: Path, location: Location, tmp_path: Path) -> None:

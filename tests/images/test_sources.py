@@ -160,6 +160,15 @@ def test_folders_that_links_lead_to_again_are_counted(folder: Path) -> None:
     assert found(folder) == (["000.png", "001.png"], "passed over: 1 folders that were read already")
 
 
+def test_a_link_to_itself_is_like_a_link_to_nothing(folder: Path) -> None:
+    (folder / "self").symlink_to("self")
+    (folder / "one").symlink_to("other")
+    (folder / "other").symlink_to("one")
+    images, said = found(folder)
+    assert images == ["000.png", "001.png"]
+    assert said == "passed over: 3 with another suffix (none 3)"
+
+
 def drawn(file_format: str) -> bytes:
     """Return a picture as this package draws it."""
     return encode(random_image(7, (300, 200)), file_format)

@@ -8,6 +8,10 @@ import torch
 
 from spade_index.errors import InputError
 from spade_index.gallery import Gallery
+from spade_index.gallery.store import shard
+from spade_index.gallery.store.codecs import NAMES, codec_named
+from spade_index.gallery.store.rows import read_at
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method.comparison import Comparison
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
@@ -111,6 +115,29 @@ def test_levels_that_are_left_out_are_not_read(gallery_path: Path) -> None:
         detector.detect_features(gallery.pooled([image]), pyramid)
         channels, height, width = gallery.settings.level_shapes[1]
         assert detector.map_stats.bytes_moved == 3 * 2 * channels * height * width
+
+
+@pytest.mark.parametrize("codec", NAMES)
+def test_of_codes_only_the_bytes_of_searched_levels_are_read(
+    codec: str, gallery_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def counting(fd: int, out: np.ndarray, offset: int) -> bool:
+        read.append(out.nbytes)
+        return read_at(fd, out, offset)
+
+    with GalleryWriter(gallery_path) as writer:
+        writer.compact(maps=codec)
+    with Gallery(gallery_path) as gallery:
+        detector = Detector(gallery, search=SearchSettings(compared_levels=(1,), gallery_neighbours=3))
+        image = next(gallery.images())
+        pyramid = [torch.from_numpy(level).float() for level in gallery.maps([image.key])]
+        monkeypatch.setattr(shard, "read_at", counting)
+        detector.detect_features(gallery.pooled([image]), pyramid)
+        channels, height, width = gallery.settings.level_shapes[1]
+    stored = codec_named(codec).encode(np.zeros((height * width, channels), "<f2"))
+    assert read == 3 * [stored.nbytes]
 
 
 @pytest.mark.parametrize("levels", [(3,), (0, 5)])

@@ -175,6 +175,13 @@ def test_visa_without_its_split_is_refused(tmp_path):
         ([["image", "label"], ["missing.png", "good"]], "missing.png does not exist"),
         ([["image", "label", "split"], ["1.png", "good", "exam"]], "'exam'"),
         ([["image", "label"], ["1.png", "good"]], "another label"),
+        ([["image", "label"], ["1.png", "good"], ["./1.png", "hole"]], "labels.csv line 3: ./1.png is in"),
+        (
+            [["image", "label", "split"], ["1.png", "good", "train"], ["1.png", "good", "test"]],
+            "another label or split",
+        ),
+        ([["image", "label"], ["", "good"], ["1.png", "hole"]], "is not an image"),
+        ([["image", "label"], [".", "good"], ["1.png", "hole"]], "is not an image"),
         ([["image", "label", "mask"], ["1.png", "good", ""], ["1.png", "hole", "gone.png"]], "gone.png"),
     ],
 )
@@ -185,6 +192,16 @@ def test_a_table_that_is_wrong_is_named(tmp_path, rows, words):
         find_dataset(tmp_path)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_rows_that_repeat_another_count_once_and_are_counted(tmp_path):
+    for name in ("1.png", "2.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    rows = [["image", "label"], ["1.png", "good"], ["2.png", "hole"], ["./2.png", "hole"], ["1.png", "GOOD"]]
+    write_table(tmp_path / "labels.csv", rows)
+    dataset = find_dataset(tmp_path)
+    assert [image.file.id for image in dataset.test] == ["1.png", "2.png"]
+    assert dataset.left_out == ("2 rows that repeat another",)
 
 
 def test_labels_of_a_table_may_be_numbers_or_masks(tmp_path):

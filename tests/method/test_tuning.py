@@ -148,6 +148,20 @@ def test_tuning_is_stored_and_queries_use_it(path: Path, tiny: Backbone) -> None
         assert should_tune_again(writer.gallery)
 
 
+@pytest.mark.parametrize("grown", [0, 2, 8])
+def test_images_that_are_stored_otherwise_are_not_new(path: Path, tiny: Backbone, tmp_path: Path, grown: int) -> None:
+    more = list(find_images(write_images(tmp_path / "more" / "more", 8, seed=5).parent))
+    with GalleryWriter(path) as writer:
+        writer.shard_rows = 7
+        writer.set_tuned({"search": {}, "images": 24, "snapshot": writer.gallery.snapshot})
+        writer.add(more[:grown], tiny)
+        writer.compact(maps="int8")
+        writer.compact(maps="int4")
+        assert should_tune_again(writer.gallery) == (grown == 8)
+        writer.remove(["000.png", "001.png", "002.png"])
+        assert should_tune_again(writer.gallery) == (grown > 0)
+
+
 def test_tuning_takes_no_longer_than_it_may(path: Path, tiny: Backbone) -> None:
     with Gallery(path) as gallery:
         assert len(tune(gallery, tiny, seconds=0.01).tried) == 1

@@ -1,6 +1,7 @@
 """Whole pictures are weighed against their tiles by synthetic defects in pictures."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
+from spade_index.images.interest import RegionOfInterest
 from spade_index.method import weighing
 from spade_index.method.detector import Detector
 from spade_index.method.judgement import carry_on
@@ -124,3 +126,28 @@ def test_a_gallery_is_tuned_at_two_scales(path: Path) -> None:
         detector = Detector(writer.gallery, tiny_backbone())
         assert detector.search == search
         assert detector.units.weight == search.whole_weight
+
+
+def test_a_region_of_each_picture_weighs_as_the_same_region_of_all(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defects lie inside of it, and nothing outside of it scores."""
+    seen: list[list[Pieces]] = []
+    monkeypatch.setattr(weighing, "choose_weight", lambda found, kind: (seen.append(found), 0.5))
+    mask = np.zeros((10, 10), bool)
+    mask[:, :5] = True
+    region = RegionOfInterest(mask, "left")
+    for own in (False, True):
+        gallery = Path(shutil.copytree(path, tmp_path / f"own {own}"))
+        with GalleryWriter(gallery) as writer:
+            if own:
+                writer.set_region_rule("{stem}", {row.key: region.packed for row in writer.gallery.images()})
+            else:
+                writer.set_interest(region)
+        with Gallery(gallery) as opened:
+            weigh(opened, tiny_backbone(), Scales(opened), SEARCH, seconds=60)
+    of_all, of_each = seen
+    assert len(of_all) == len(of_each) > 0
+    for one, other in zip(of_all, of_each, strict=True):
+        assert np.array_equal(one.whole, other.whole)
+        assert (one.plain, one.copies) == (other.plain, other.copies)

@@ -15,7 +15,7 @@ from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
 from spade_index.gallery.store.codecs import DEFAULT, codec_named
-from spade_index.gallery.store.format import FORMAT, REGIONS, VERSION
+from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
 from spade_index.gallery.store.names import INDEX, shard_name
 from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import ExtractionSettings
@@ -39,7 +39,7 @@ class Catalog(ImageQueries, RegionQueries):
         super().__init__(path)
         if self.meta("format") != FORMAT:
             raise GalleryDamaged(f"{path}: not the catalog of a gallery; {REMEDY}")
-        if (version := self._number("version")) % REGIONS > VERSION or version >= 2 * REGIONS:
+        if is_too_new(self._number("version")):
             raise FormatTooNew(
                 f"{path.parent}: format version {self.meta('version')} is newer than this spade_index reads "
                 f"({VERSION}): pip install --upgrade spade_index"
@@ -172,10 +172,11 @@ class Catalog(ImageQueries, RegionQueries):
             return None
         try:
             value = json.loads(text)
-            counts = value["images"], value["snapshot"]
+            noted = value.get("noted", {"changes": 0, **value})  # see `changes`
+            counts = [of[name] for of in (value, noted) for name in ("images", "snapshot")] + [noted["changes"]]
             if not isinstance(value["search"], dict) or not all(type(n) is int and 0 <= n < 2**62 for n in counts):
                 raise TypeError("it has other values")
-        except (KeyError, RecursionError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise self._damaged(f"the tuned search settings cannot be read ({error})") from error
         found: dict[str, Any] = value
         return found

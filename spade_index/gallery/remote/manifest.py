@@ -9,7 +9,7 @@ import xxhash
 from spade_index.errors import FormatTooNew, GalleryError, InputError, RemoteError
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import Stamp
-from spade_index.gallery.store.format import FORMAT, REGIONS, VERSION
+from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
 
 from .files import DIGEST
 from .location import Location
@@ -62,7 +62,7 @@ class State:
             if values.pop("format") != KIND:
                 raise ValueError("another format")
             version = values["version"]
-            if type(version) is int and (version % REGIONS > VERSION or version >= 2 * REGIONS):
+            if type(version) is int and is_too_new(version):
                 raise FormatTooNew(
                     f"{location}: format version {values['version']} is newer than this spade_index reads ({VERSION}): "
                     "pip install --upgrade spade_index"

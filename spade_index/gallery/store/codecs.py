@@ -17,6 +17,8 @@ import numpy as np
 
 from spade_index.settings import ExtractionSettings
 
+from .widened import widened
+
 DEFAULT = "float16"
 
 
@@ -98,18 +100,20 @@ class Affine:
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Return uint8 [bytes]: lowest [C], highest [C], codes [P, C] in raster order."""
         points, channels = values.shape
-        ends = np.stack([values.min(0), values.max(0)]).astype("<f2")  # [2, C]
-        lowest, extent = _lowest_and_extent(ends)
-        scaled = (values - lowest) * (np.float32(self.steps) / np.where(extent > 0, extent, np.float32(np.inf)))
-        codes = np.rint(scaled, out=scaled).astype(np.uint8).ravel()
-        stored = np.zeros(self.stored_shape(points, channels), np.uint8)
-        stored[: 4 * channels] = ends.view(np.uint8).ravel()
-        packed = stored[4 * channels :]
+        scaled = widened(values, np.float32)  # [P, C]
+        lowest, highest = _ends(scaled)
+        extent = highest - lowest
+        scaled -= lowest
+        scaled *= np.float32(self.steps) / np.where(extent > 0, extent, np.float32(np.inf))
+        codes = np.zeros(points * channels + 1, np.uint8)  # one more, as int4 takes them in twos
+        np.rint(scaled, out=codes[:-1].reshape(points, channels), casting="unsafe")
+        stored = np.empty(self.stored_shape(points, channels), np.uint8)
+        stored[: 4 * channels] = np.stack([lowest, highest]).astype("<f2").view(np.uint8).ravel()
         if self.bits == 8:
-            packed[:] = codes
+            stored[4 * channels :] = codes[:-1]
         else:
-            packed[:] = codes[0::2]
-            packed[: len(codes) // 2] |= codes[1::2] << 4
+            twos = codes[: len(codes) // 2 * 2].view("<u2")  # the first code in the low byte
+            stored[4 * channels :] = twos >> 4 | twos
         return stored
 
     def decode(self, stored: np.ndarray, out: np.ndarray) -> None:
@@ -123,9 +127,10 @@ class Affine:
         if self.bits == 8:
             codes = packed
         else:
-            codes = np.empty(points * channels, np.uint8)
-            np.bitwise_and(packed, 15, out=codes[0::2])
-            np.right_shift(packed[: len(codes) // 2], 4, out=codes[1::2])
+            twos = packed.astype("<u2")
+            twos |= twos << 4
+            twos &= 0x0F0F  # the first code in the low byte
+            codes = twos.view(np.uint8)[: points * channels]
         _scale(codes.reshape(points, channels), extent / np.float32(self.steps), lowest, out)
 
     def attributes(self, points: int, channels: int) -> dict[str, Any]:
@@ -165,6 +170,15 @@ def _lowest_and_extent(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return lowest, and highest less lowest, float32 [C], of both as stored, float16 [2, C]."""
     lowest, highest = ends.astype(np.float32)
     return lowest, highest - lowest
+
+
+def _ends(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and the highest value of each channel, float32 [C], zeros without a sign."""
+    points, channels = wide.shape
+    together = math.gcd(points, 8)  # of few channels, numpy is slow to compare points one by one
+    folded = wide.reshape(-1, together * channels)
+    lowest, highest = (ends(0).reshape(together, channels) for ends in (folded.min, folded.max))
+    return lowest.min(0) + np.float32(0), highest.max(0) + np.float32(0)
 
 
 def _scale(codes: np.ndarray, step: np.ndarray, lowest: np.ndarray, out: np.ndarray) -> None:

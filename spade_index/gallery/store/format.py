@@ -6,3 +6,8 @@ PLAIN = 1  # of files that any version reads, and of galleries all of whose maps
 # Added to the version of a gallery whose images have regions of interest of their own: earlier programs, which would
 # take these images for whole ones, refuse it.
 REGIONS = 100
+
+
+def is_too_new(version: int) -> bool:
+    """Return whether a version is of a later program, so that this one cannot read its gallery."""
+    return version % REGIONS > VERSION or version >= 2 * REGIONS

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .widened import widened
+
 UNIT = 2**20  # sums are stored in units of 1 / UNIT
 MOST = 2**128  # above any sum: of 2**60 values, the squares of the largest float16
 
@@ -17,7 +19,7 @@ Moments = list[LevelMoments]  # of each level
 
 def image_moments(values: np.ndarray) -> LevelMoments:
     """Return count, sum and sum of squares of one level's map, float16 [H*W, C], in units of 2**-20."""
-    wide = values.astype(np.float64)
+    wide = widened(values, np.float64)
     total = float(wide.sum())
     wide *= wide
     return [values.size, round(total * UNIT), round(float(wide.sum()) * UNIT)]

@@ -7,12 +7,14 @@ the index is built again at the end, calibrations are forgotten at the beginning
 that images which are added after an interruption are stored by it, and `compact` goes on.
 """
 
+import json
 from collections.abc import Callable
 from itertools import islice
 
 from spade_index.errors import InputError
-from spade_index.gallery.catalog.schema import TRANSCODING
+from spade_index.gallery.catalog.schema import TRANSCODING, TUNED
 from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.changes import tuned_with_changes
 from spade_index.gallery.store.codecs import NAMES
 from spade_index.gallery.store.moments import Totals, maps_moments
 from spade_index.gallery.store.record import NewImage
@@ -101,9 +103,12 @@ def _written(session: Session, writer: ShardWriter, images: list[ImageRow]) -> T
 
 
 def _commit(session: Session, shard: WrittenShard, images: list[ImageRow], totals: Totals) -> None:
+    gallery = session.gallery
     with session.commit("compact", totals, retires=True) as changes:
         changes.remove_images(image.key for image in images)
         changes.add_shard(shard)
         changes.add_images(shard)
         changes.copy_regions(images, shard.number)
+        if (tuned := tuned_with_changes(gallery, changes.snapshot)) is not None:
+            changes.set_meta(TUNED, json.dumps(tuned))
         changes.set_meta("oldest", str(changes.snapshot))

@@ -1,6 +1,7 @@
 """Layouts in which a table says what is normal: a folder with a CSV file, and VisA, which has one."""
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from spade_index.errors import InputError
-from spade_index.images.files import as_path
+from spade_index.images.files import as_path, as_text
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.masks import marks_anything
 from spade_index.images.passed_over import PassedOver
@@ -40,6 +41,25 @@ class Row:
     mask: str
     split: str
     object: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a row says of its image."""
+
+    label: str
+    kind: str
+    mask: Path | None
+    split: str
+    where: str
+
+    def repeats(self, first: "Claim", image: str) -> bool:
+        """Return whether this says again what the first row of the image says. Raises InputError if they disagree."""
+        if self is first or UNLABELLED in (self.kind, first.kind):
+            return False
+        if self.split != first.split or (self.kind == GOOD) != (first.kind == GOOD):
+            raise InputError(f"{self.where}: {image} is in {first.where} with another label or split")
+        return (self.label, self.mask) == (first.label, first.mask)
 
 
 def table(path: Path, passed_over: PassedOver, only: str | None = None) -> Dataset:
@@ -122,6 +142,7 @@ def _dataset(
     normal: list[ImageFile] = []
     unlabelled: list[LabelledImage] = []
     left_out: Counter[str] = Counter()
+    known: dict[str, Claim] = {}  # by the path of the image
     for row in rows:
         split = SPLITS.get(row.split.casefold()) if row.split else "test"
         if split is None:
@@ -130,6 +151,10 @@ def _dataset(
         if passed_over.excludes(row.image):
             continue
         kind = _kind(row, mask)
+        claim = Claim(row.label.casefold(), kind, mask, split, row.where)
+        if claim.repeats(known.setdefault(os.path.abspath(_below(base, row.image, row.where)), claim), row.image):
+            left_out["rows that repeat another"] += 1
+            continue
         image = LabelledImage(_image(base, row), kind, mask)
         if split == "train" and kind == GOOD:
             normal.append(image.file)
@@ -155,8 +180,8 @@ def _kind(row: Row, mask: Path | None) -> str:
 
 def _image(base: Path, row: Row) -> ImageFile:
     path = _below(base, row.image, row.where)
-    file = next(find_images(path, pages=False), None)
-    if file is None:
+    file = next(find_images(path, pages=False), None) if path.is_file() else None
+    if file is None or file.path != as_text(os.path.abspath(path)):  # that of a list or an archive is of another file
         raise InputError(f"{row.where}: {path} is not an image")
     return replace(file, id=Path(row.image).as_posix())
 
