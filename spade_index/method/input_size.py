@@ -30,6 +30,7 @@ CUT = 24  # pictures that tiles of the sample are cut from, at most: large ones 
 LEAST = 20  # images; with fewer the usual size is taken
 MARGIN = 0.02  # of the quality: what four times the time of the backbone must buy, and chance does not
 SHARPER = 1.5  # times the usual size that the images' longer edges must have, in the median
+TRIED = 40  # images of it that ways are tried on, the same at each size: time decides nothing
 WAYS = 3  # that are tried at each size
 
 Size = tuple[int, int]
@@ -57,7 +58,7 @@ def choose_input_size(
         files: the normal images.
         usual: the backbone at its usual input size.
         load: loads the backbone for an input size, with levels averaged to this many cells along the longer edge.
-        seconds: that the choice may take, approximately.
+        seconds: that the backbone may take at the larger size.
         say: told what is tried, in one line each.
 
     Raises:
@@ -100,7 +101,7 @@ def _choose(
     if float(np.median([longer_edge(file) for file in sample])) < SHARPER * max(size):
         return SizeChoice(usual, f"input size {_text(size)}: the images have no more detail")
     with tempfile.TemporaryDirectory(prefix="spade-index-") as folder:
-        first = _try(sample, usual, Path(folder) / "usual", seconds / 3)
+        first = _try(sample, usual, Path(folder) / "usual")
         if first is None:
             return SizeChoice(usual, f"input size {_text(size)}")
         say(f"input size {_text(size)}: {_figures(first)}")
@@ -108,7 +109,7 @@ def _choose(
             return SizeChoice(usual, f"input size {_text(size)}: a larger one would take the backbone too long")
         doubled = (2 * height, 2 * width)
         larger = load(doubled, BASE[0])
-        second = _try(sample, larger, Path(folder) / "larger", 2 * seconds / 3)
+        second = _try(sample, larger, Path(folder) / "larger")
     if second is None:
         return SizeChoice(usual, f"input size {_text(size)}")
     say(f"input size {_text(doubled)}: {_figures(second)}")
@@ -121,13 +122,13 @@ def _choose(
     return SizeChoice(usual, f"input size {_text(size)}: {why}")
 
 
-def _try(files: list[ImageFile], backbone: Backbone, path: Path, seconds: float) -> Tuning | None:
+def _try(files: list[ImageFile], backbone: Backbone, path: Path) -> Tuning | None:
     """Tune a gallery of a sample, or return None where that cannot be done."""
     whole = replace(backbone.settings.preprocessing, tile=None, overlap=0.0)  # the files are tiles already
     with GalleryWriter(path, replace(backbone.settings, preprocessing=whole)) as writer:
         writer.add(files, backbone)
         try:
-            return tune(writer.gallery, backbone, seconds=seconds, ways=WAYS)
+            return tune(writer.gallery, backbone, ways=WAYS, images=TRIED)
         except InputError:  # too few of the images can be decoded, or they show nothing
             return None
 

@@ -25,7 +25,7 @@ from .quiet_clock import QuietClock
 from .scales import scales_of
 from .siblings import place_of_row
 
-IMAGES = 60  # of the sample
+IMAGES = 60  # of the sample, at most
 PASTED = 3  # defects, one at a time, per image
 LEAST = 10  # images; a choice by fewer is chance
 EDGE = 640  # pixels: defects are pasted into images of at most this edge
@@ -64,8 +64,8 @@ class Sample:
         )
 
 
-def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
-    """Paste defects into up to 60 of the gallery's images and compute their features; the same each time.
+def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int = IMAGES) -> Sample:
+    """Paste defects into some of the gallery's images and compute their features; the same each time.
 
     Fewer are taken where the backbone or reading takes long, or where feature maps are large.
 
@@ -73,12 +73,13 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float) -> Sample:
         gallery: with at least 10 images, whose files can still be read where they were added from.
         backbone: the gallery's.
         seconds: that the backbone may take, approximately, and that reading may.
+        most: images, at most.
 
     Raises:
         InputError: fewer than 10 of the images can be read, or no defect can be seen in them.
     """
     per_image = PASTED * 2 * sum(c * h * w for c, h, w in gallery.settings.level_shapes)
-    rows, scales = gallery.sample(max(LEAST, min(IMAGES, BYTES // per_image))), scales_of(gallery)
+    rows, scales = gallery.sample(max(LEAST, min(most, BYTES // per_image))), scales_of(gallery)
     rows = [row for row in (rows if scales is None else scales.tiles(rows)) if _counts(gallery, row)]
     images = _read(gallery, rows, seconds)
     if len(images) < LEAST:

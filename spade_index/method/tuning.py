@@ -22,7 +22,7 @@ from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
 
 from .quiet_clock import QuietClock
 from .scales import scales_of
-from .synthetic import LEAST, Sample, draw_sample
+from .synthetic import IMAGES, LEAST, Sample, draw_sample
 from .trials import Trial, Trials, changed, deviation
 from .weighing import weigh
 
@@ -69,6 +69,7 @@ def tune(
     *,
     seconds: float = TUNE_SECONDS,
     ways: int | None = None,
+    images: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,
@@ -82,6 +83,8 @@ def tune(
         seconds: that it may take on a machine that does nothing else, approximately, and at most three times as long on
             a busy one; ways that there is no time for are not tried.
         ways: number of ways to try, the most promising first; None: all that there is time for.
+        images: of the sample, whatever time that takes, so that the figures of two galleries of the same images can be
+            compared; None: up to 60, fewer where time is short.
         progress: told of each way when it has been tried, in one line.
         device: of the pixel search, as for `Detector`.
         kernel: as for `Detector`.
@@ -93,7 +96,9 @@ def tune(
     if len(gallery) < TUNE_FROM:
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to tune on; add at least {TUNE_FROM}")
     clock = QuietClock()
-    sample = draw_sample(gallery, backbone, SHARE_OF_BACKBONE * seconds)
+    if images is not None:
+        seconds = math.inf
+    sample = draw_sample(gallery, backbone, SHARE_OF_BACKBONE * seconds, images or IMAGES)
     options = {"device": device or backbone.device, "kernel": kernel, "map_memory": map_memory}
     trials = Trials(gallery, sample, **options)
     first = replace(next(ways_of(gallery)), grid=BASE[0], gallery_neighbours=BASE[1])

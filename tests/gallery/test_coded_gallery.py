@@ -13,7 +13,7 @@ import pytest
 from spade_index.errors import FormatTooNew, GalleryDamaged, InputError, SettingsMismatch
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.catalog import catalog
+from spade_index.gallery.store import format as store_format
 from spade_index.gallery.store.codecs import NAMES, codec_named
 from spade_index.gallery.store.layout import ShardLayout
 from spade_index.gallery.store.shard import Shard, row_checksum
@@ -159,10 +159,10 @@ def test_an_older_program_refuses_codes_and_reads_a_gallery_without(
     gallery_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as older:
-        older.setattr(catalog, "VERSION", 1)
+        older.setattr(store_format, "VERSION", 1)
         Gallery(gallery_path).close()
     compacted(gallery_path, "int4")
-    monkeypatch.setattr(catalog, "VERSION", 1)
+    monkeypatch.setattr(store_format, "VERSION", 1)
     with pytest.raises(FormatTooNew, match=r"version 2.*upgrade"):
         Gallery(gallery_path)
 
