@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision import models
 
+from spade_index.gallery.store.format import VERSION
 from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.cli_runs import BACKBONE, copied, normal, objects, refused, run, write_dataset, write_normal
@@ -142,7 +143,7 @@ def test_altered_bytes_are_found_by_verify(gallery):
 
 def test_a_gallery_of_a_newer_format(gallery, images):
     with sqlite3.connect(gallery / "catalog.sqlite") as db:
-        db.execute("UPDATE meta SET value = '2' WHERE name = 'version'")
+        db.execute("UPDATE meta SET value = ? WHERE name = 'version'", (str(VERSION + 1),))
     for command in (["query", gallery, images], ["add", gallery, images], ["info", gallery]):
         line = refused(*command)
         assert "newer" in line
