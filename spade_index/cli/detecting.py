@@ -3,7 +3,7 @@
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
 from spade_index.method.at_once import calibrate_at_once
-from spade_index.method.commands import calibrate_command
+from spade_index.method.commands import calibrate_command, gives_verdicts
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import images_needed
 from spade_index.settings import SearchSettings
@@ -51,7 +51,7 @@ def note_calibration(detector: Detector) -> None:
     gallery, rate = detector.gallery, detector.false_alarms
     again = f"`{calibrate_command(gallery, detector.search)}`"
     if detector.calibrated_on is None:
-        say = Progress.say if gallery.catalog.calibrations() else Progress.note  # nobody has asked for verdicts yet
+        say = Progress.say if gives_verdicts(gallery) else Progress.note
         say(f"{gallery.path}: not calibrated for these search settings, so there is no verdict: {again} makes one")
     elif detector.normal_scores is not None and detector.kind not in detector.thresholds:
         scored = len(detector.normal_scores)

@@ -19,9 +19,10 @@ from spade_index.images.geometry import Geometry
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
 from .detector import Detector
+from .near_duplicates import PAIRS, near_of
 from .normal_scores import NormalScores, images_needed
 from .quiet_clock import QuietClock
-from .scales import PAIRS, near_of, scales_of
+from .scales import scales_of
 from .scores import PEAK, enlarged, image_scores, map_score
 from .siblings import own_slices, pictures_of, place_of_row, siblings, whole_flags
 from .thresholds import require_share

@@ -10,6 +10,11 @@ from .normal_scores import calibration_for
 from .tuned import tuned_search
 
 
+def gives_verdicts(gallery: Gallery) -> bool:
+    """Return whether verdicts may be expected of a gallery: it was calibrated, or tuned, which `calibrate` follows."""
+    return bool(gallery.catalog.calibrations() or gallery.catalog.tuned())
+
+
 def usual_false_alarms(gallery: Gallery) -> float:
     """Return the share of false alarms that a gallery is calibrated for as it was tuned, or the default."""
     usual = calibration_for(gallery, tuned_search(gallery)) or {}

@@ -91,7 +91,6 @@ class Detector:
         except ValueError as error:
             raise InputError(str(error)) from error
         self.comparison = Comparison(gallery, self.search)
-        self.weights = self.comparison.weights
         self._places = Places(gallery) if self.search.same_place else None
         self.scales = scales_of(gallery, self.search)
         self.interest = interest_of(gallery, self.comparison, self.search)
@@ -109,12 +108,14 @@ class Detector:
         self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
-        """Return the detections of a batch of images, in their order; of tiles, each by itself (see `pictures`)."""
-        pooled, pyramid = self.features(images)
-        return self.detect_features(pooled, pyramid, places=[image.geometry for image in images])
+        """Return the detections of images, in their order; of tiles, each by itself. Raises as `features`."""
+        return self.detect_features(*self.features(images), places=[image.geometry for image in images])
 
     def features(self, images: Sequence[DecodedImage]) -> tuple[np.ndarray, list[Tensor]]:
-        """Return descriptors, float32 [B, D], and levels [B, H*W, C], of images. Raises ValueError if it cannot."""
+        """Return descriptors, float32 [B, D], and levels [B, H*W, C], of images.
+
+        Raises ValueError without a backbone, or for an image not cut into the gallery's tiles; and `require_countable`.
+        """
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
         if self.gallery.settings.preprocessing.tile and not all(image.tile for image in images):

@@ -18,12 +18,11 @@ from spade_index.images.geometry import Geometry
 from spade_index.settings import SearchSettings
 
 from .detection import PixelDetection
+from .near_duplicates import PAIRS, near_of
 from .scores import PEAK
 from .siblings import Places, nearest_besides, others
 
 RARE = 0.9  # share of normal pictures that do not exceed a scale's unit
-NEAR = 0.02  # of the median distance between two images: below it they are near-duplicates (frames, crops)
-PAIRS = 200  # images whose distances to each other give that median
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,6 @@ def highest(scores: np.ndarray, pictures: np.ndarray) -> np.ndarray:
     found = np.full(len(numbers), -np.inf)
     np.maximum.at(found, place.reshape(-1), scores)
     return found
-
-
-def near_of(pooled: np.ndarray) -> float:
-    """Return the squared distance below which two images are near-duplicates, of descriptors float32 [n, D]."""
-    pooled = pooled.astype(np.float64)
-    squared = (pooled**2).sum(1)
-    distances = squared[:, None] + squared - 2 * pooled @ pooled.T
-    return NEAR * float(np.median(distances[np.triu_indices(len(pooled), 1)])) if len(pooled) > 1 else 0.0
 
 
 class Scales:

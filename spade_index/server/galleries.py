@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from spade_index.errors import InputError, SpadeIndexError
 from spade_index.features.backbone import Backbone, load_backbone
 from spade_index.gallery.reader import CATALOG, Gallery
-from spade_index.method.commands import calibrate_command
+from spade_index.method.commands import calibrate_command, gives_verdicts
 from spade_index.method.detector import Detector
 from spade_index.method.tuned import tuned_search
 from spade_index.settings import ExtractionSettings, Maps
@@ -223,7 +223,7 @@ class Galleries:
                 kernel=self._settings.kernel,
                 map_memory=self._settings.map_memory,
             )
-            if detector.calibrated_on is None and gallery.catalog.calibrations():
+            if detector.calibrated_on is None and gives_verdicts(gallery):
                 command = calibrate_command(gallery, detector.search)
                 log.warning("not calibrated for the service's options, so without verdicts: `%s` changes that", command)
         except BaseException:

@@ -104,7 +104,7 @@ def test_distances_are_those_without_the_cells_outside(
                 Detector(gallery, search=search)
             return
         _, pixels = detected(gallery, search, query)
-        expected = without_cells(path, query, mask, Detector(gallery, search=search).weights, search)
+        expected = without_cells(path, query, mask, Detector(gallery, search=search).comparison.weights, search)
     inside = mask.reshape(-1)
     assert pixels.cells is not None
     np.testing.assert_array_equal(pixels.cells, inside)

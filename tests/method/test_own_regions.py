@@ -72,7 +72,7 @@ def test_distances_are_those_of_cells_inside_alone(tmp_path: Path, seed: int, mo
     search = replace(PLAIN, mode=mode, pixel_neighbours=kappa)
     with Gallery(path) as gallery:
         found = detected(gallery, search, query, mine)
-        weights = Detector(gallery, search=search).weights
+        weights = Detector(gallery, search=search).comparison.weights
     plain = PlainGallery(path)
     theirs = [upsampled(maps, plain.sizes, weights, mode == "concat-bilinear") for maps in plain.maps.values()]
     inside = [np.ones(GRID, bool) if mask is None else mask for mask in masks]
