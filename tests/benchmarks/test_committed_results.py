@@ -38,7 +38,7 @@ def test_ingest_results_are_reported():
 
 def test_load_test_results_are_reported():
     report = "\n".join(map(serve_load.report, committed("serve_load")["runs"]))
-    assert "8 clients       32.2   1.56" in report
+    assert "8 clients       65.1   1.37" in report
     assert "maps=always: 64 requests a round" in report
     assert report.count("a lone client gets 0.") == 2
 
