@@ -43,5 +43,10 @@ class Location:
             raise InputError(f"{scheme}://...: the name of the bucket is not one: write {FORMS}")
         return cls(scheme, bucket, "/".join(parts))
 
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.prefix.rpartition("/")[2] or self.bucket
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
