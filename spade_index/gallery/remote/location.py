@@ -48,5 +48,9 @@ class Location:
         """The last part."""
         return self.prefix.rpartition("/")[2] or self.bucket
 
+    def __truediv__(self, name: str) -> "Location":
+        """Return the location of this name below it."""
+        return Location(self.scheme, self.bucket, f"{self.prefix}/{name}".lstrip("/"))
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
