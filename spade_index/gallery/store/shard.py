@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 import xxhash
 
-from spade_index.errors import GalleryDamaged, GalleryError, StorageError
+from spade_index.errors import GalleryDamaged, GalleryError, RemoteError, StorageError
 from spade_index.settings import ExtractionSettings
 
 from .codecs import DEFAULT, codec_named, map_bytes, map_shapes
@@ -146,7 +146,10 @@ class Shard:
             raise _unreadable(self.path, error) from error
 
     def read_checked(self, row: int, id: str) -> StoredImage:
-        """Return all that is stored of an image, compared with its checksum. Raises GalleryDamaged, StorageError."""
+        """Return all that is stored of an image, compared with its checksum.
+
+        Raises GalleryDamaged, StorageError, RemoteError.
+        """
         found = self._checked(row)
         if found is None or found[0] != id:
             raise GalleryDamaged(f"{self.path}: image {id!r} is damaged; {_remedy(self.path)}")
@@ -165,7 +168,7 @@ class Shard:
                 id, checksum = column(file, "id", "O").asstr()[row], int(column(file, "checksum", "u")[row])
             stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row), self.codec)
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
-            if isinstance(failure := _unreadable(self.path, error), StorageError):
+            if isinstance(failure := _unreadable(self.path, error), StorageError | RemoteError):
                 raise failure from error
             return None
         matches = row_checksum(id, stored.pooled, maps, stored.thumbnail) == checksum
