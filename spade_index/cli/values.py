@@ -1,6 +1,7 @@
 """The types of arguments and options: paths and numbers are checked where they enter."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import click
 from click.types import FloatParamType, IntParamType
 
+from spade_index.errors import InputError
 from spade_index.exact import number, whole
 
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 LARGEST = 2**31 - 1  # integer; what FAISS, SQLite and the kernels take
 MOST_IMAGES = 4096  # of a batch, several of which are in memory
 MOST_WORKERS = 1024
@@ -36,6 +39,30 @@ class FilePath(click.Path):
         if text.startswith("~") and not os.path.lexists(text):
             text = os.path.expanduser(text)
         return super().convert(text, param, ctx)
+
+
+class GalleryPath(FilePath):
+    """A gallery's folder or, to read, the URL of one in an object store."""
+
+    def __init__(self, *, remote: bool = False) -> None:
+        """With `remote`, a URL is taken, and a Location returned."""
+        super().__init__(utf8=True)
+        self._remote = remote
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a Path or a Location. Raises BadParameter, InputError."""
+        text = os.fspath(value)
+        if not URL.match(text):
+            return super().convert(value, param, ctx)
+        from spade_index.gallery.remote.location import Location  # takes long
+
+        location = Location.parse(text)
+        if not self._remote:
+            raise InputError(
+                f"{location}: a gallery in an object store can only be read there: `spade-index pull {location} "
+                f"GALLERY`, use the command on GALLERY, and `spade-index push GALLERY {location}`"
+            )
+        return location
 
 
 class Text(click.ParamType):
@@ -77,11 +104,13 @@ def any_number(text: str) -> float:
 class _Bounded:
     """Refuses integers that are not written as one, or too large for what they are passed to."""
 
+    largest = LARGEST
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return an integer. Raises BadParameter."""
         found: int = super().convert(_read(value, whole, param, ctx), param, ctx)  # type: ignore[misc]
-        if abs(found) > LARGEST:
-            raise click.BadParameter(f"{found} is beyond {LARGEST:,}.", ctx, param)
+        if abs(found) > self.largest:
+            raise click.BadParameter(f"{found} is beyond {self.largest:,}.", ctx, param)
         return found
 
 
@@ -102,6 +131,15 @@ class WholeRange(_Bounded, click.IntRange):
     """An integer in a range."""
 
 
+class Bytes(WholeRange):
+    """A number of bytes on a disk, at least 1."""
+
+    largest = 2**62
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
 class Real(_Finite, FloatParamType):
     """A finite number."""
 
@@ -120,7 +158,9 @@ class RealRange(_Finite, click.FloatRange):
 
 CODEC = click.Choice(CODECS)
 PATH = FilePath()
-GALLERY = FilePath(utf8=True)
+GALLERY = GalleryPath()
+ANY_GALLERY = GalleryPath(remote=True)
+BYTES = Bytes()
 WEIGHTS = FilePath(utf8=True)
 GLOB = Glob()
 TEXT = Text()
