@@ -150,7 +150,7 @@ def measure(gallery: Gallery, bodies: Sequence[bytes], maps: str, rounds: int, r
         answers, seconds = timed(partial(served.results, sent, clients))
         return {"rate": requests / seconds, **_latency(answers)}
 
-    with service(gallery.path, maps) as served:
+    with service(gallery.folder, maps) as served:
         verify(served, bodies[:16], plain(bodies[:16]))
         served.results(sent, max(CLIENTS))  # warm up
         runs = {PLAIN: loop} | {str(clients): partial(load, clients) for clients in CLIENTS}

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .features.backbone import Backbone as Backbone
     from .features.backbone import load_backbone as load_backbone
     from .gallery.index.search import Neighbour as Neighbour
+    from .gallery.opening import open_gallery as open_gallery
     from .gallery.reader import Gallery as Gallery
     from .gallery.store.record import ImageOrigin as ImageOrigin
     from .gallery.store.record import NewImage as NewImage
@@ -36,6 +37,7 @@ _MODULES = {
     "StoredImage": "gallery.store.record",
     "find_images": "images.find",
     "load_backbone": "features.backbone",
+    "open_gallery": "gallery.opening",
 }
 __all__ = list(_MODULES)
 

@@ -11,6 +11,7 @@ from spade_index.errors import GalleryError, InputError
 from spade_index.settings import LARGEST_EDGE, LAYOUTS
 
 from .backbone_options import BackboneOptions
+from .cache_options import CacheOptions, local
 from .options import (
     KernelOptions,
     LoadingOptions,
@@ -29,9 +30,10 @@ from .search_options import SearchOptions
 from .sources import SourceOptions
 from .strict import strict_json
 from .tile_options import TileOptions
-from .values import GALLERY, PATH, WholeRange
+from .values import ANY_GALLERY, PATH, WholeRange
 
-if TYPE_CHECKING:  # both take long to import
+if TYPE_CHECKING:  # they take long to import
+    from spade_index.gallery.remote.location import Location
     from spade_index.method.layouts import Found
 
     from .evaluating import Evaluator
@@ -41,7 +43,7 @@ if TYPE_CHECKING:  # both take long to import
 @click.argument("dataset", type=PATH)
 @click.option(
     "--gallery",
-    type=GALLERY,
+    type=ANY_GALLERY,
     help="Use this gallery, or of several categories those in this folder [build one from the normal images]",
 )
 @click.option(
@@ -73,9 +75,10 @@ if TYPE_CHECKING:  # both take long to import
 @takes("kernel", KernelOptions)
 @takes("loading", LoadingOptions)
 @takes("sources", SourceOptions)
+@takes("cache", CacheOptions)
 def evaluate(
     dataset: Path,
-    gallery: Path | None,
+    gallery: "Path | Location | None",
     layout: str | None,
     json_file: Path | None,
     report: Path | None,
@@ -93,6 +96,7 @@ def evaluate(
     kernel: KernelOptions,
     loading: LoadingOptions,
     sources: SourceOptions,
+    cache: CacheOptions,
 ) -> None:
     """Measure how well defects are found in DATASET: a folder in one of the known layouts, or a CSV or JSON file.
 
@@ -106,7 +110,7 @@ def evaluate(
     from .evaluating import Evaluator
 
     loading.limit_decoding()
-    require_writable([json_file, report], [maps], inputs=[dataset, *filter(None, [gallery])])
+    require_writable([json_file, report], [maps], inputs=[dataset, *local(gallery)])
     search.choice(preset)  # raises what is wrong of itself, before anything is read
     require_region(roi)
     passed_over = sources.passed_over()
@@ -128,6 +132,7 @@ def evaluate(
         maps,
         roi,
         dataset,
+        cache,
     )
     if found.passed_over:
         Progress.say(f"no categories, passed over: {', '.join(found.passed_over)}")
@@ -150,7 +155,7 @@ def _evaluate_all(
     evaluator: "Evaluator",
     found: "Found",
     path: Path,
-    gallery: Path | None,
+    gallery: "Path | Location | None",
     json_file: Path | None,
     report: Path | None,
 ) -> None:
@@ -163,7 +168,7 @@ def _evaluate_all(
     from spade_index.views.categories import text_of_categories, write_categories
 
     options = asdict(evaluator) | {"dataset": path.resolve(), "gallery": gallery}
-    del options["loading"], options["root"]
+    del options["loading"], options["root"], options["cache"]
     finished = Finished(json_file, options)
     if len(finished):
         Progress.say(f"carrying on: {len(finished)} of {len(found.datasets)} categories are in {finished.path}")

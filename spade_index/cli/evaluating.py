@@ -10,6 +10,7 @@ from typing import Any
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
+from spade_index.gallery.remote.location import Location
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method import evaluation
 from spade_index.method.dataset import build_gallery
@@ -23,6 +24,7 @@ from spade_index.views.evaluation import write_evaluation
 from spade_index.views.maps import MapWriter
 
 from .backbone_options import BackboneOptions
+from .cache_options import CacheOptions
 from .detecting import detector_of
 from .judging import judge_gallery, sized_backbone
 from .options import KernelOptions, LoadingOptions
@@ -52,14 +54,15 @@ class Evaluator:
     maps: Path | None
     roi: Path | None
     root: Path  # of all categories: what was asked for
+    cache: CacheOptions
 
-    def figures(self, dataset: Dataset, gallery: Path | None, report: Path | None) -> dict[str, Any]:
+    def figures(self, dataset: Dataset, gallery: Path | Location | None, report: Path | None) -> dict[str, Any]:
         """Return the figures of a category, ready for JSON; write its maps and its page, if asked for."""
         choice = self.search.choice(self.preset)
         with ExitStack() as stack:
             building, failed = 0.0, list[str]()
             if gallery is not None:
-                opened = stack.enter_context(Gallery(gallery))
+                opened = stack.enter_context(self.cache.open(gallery))
                 self.pixels.require_equal(opened)
                 self.tiles.require_equal(opened)
                 rule = rule_in(self.roi)

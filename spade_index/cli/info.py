@@ -1,24 +1,28 @@
 """`spade-index info`: describe a gallery."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import gallery_argument
+from .cache_options import CacheOptions
+from .options import any_gallery_argument, takes
 from .strict import strict_json
+
+if TYPE_CHECKING:  # it takes long to import
+    from spade_index.gallery.remote.location import Location
 
 
 @click.command()
-@gallery_argument
+@any_gallery_argument
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def info(gallery: Path, as_json: bool) -> None:
+@takes("cache", CacheOptions)
+def info(gallery: "Path | Location", as_json: bool, cache: CacheOptions) -> None:
     """Describe GALLERY: images, settings, index, thresholds, snapshots."""
-    from spade_index.gallery.reader import Gallery
     from spade_index.method.normal_scores import calibration_for
     from spade_index.method.tuned import tuned_search
 
-    with Gallery(gallery) as opened:
+    with cache.open(gallery) as opened:
         facts = opened.info() | {"calibration": calibration_for(opened, tuned_search(opened))}
         if opened.settings.preprocessing.tile is not None:
             facts["pictures"] = opened.catalog.picture_count(opened.snapshot)

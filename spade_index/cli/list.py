@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cache_options import CacheOptions
 from .lines import printable
-from .options import gallery_argument
+from .options import any_gallery_argument, takes
 from .strict import strict_json
 from .values import WHOLE
 
 if TYPE_CHECKING:  # it takes long to import
     from spade_index.gallery.catalog.tables import ImageRow
+    from spade_index.gallery.remote.location import Location
 
 SHOWN = ("id", "path", "size", "mtime_ns", "width", "height", "added", "removed")
 
 
 @click.command(name="list")
-@gallery_argument
+@any_gallery_argument
 @click.option(
     "--long", "long_", is_flag=True, help="Also size in pixels, number of tiles, snapshot, and path of the original."
 )
@@ -26,13 +28,21 @@ SHOWN = ("id", "path", "size", "mtime_ns", "width", "height", "added", "removed"
 @click.option("--snapshot", type=WHOLE, help="As of this snapshot [the latest]")
 @click.option("--removed", is_flag=True, help="List removed images that `restore` can take back.")
 @click.option("--tiles", is_flag=True, help="Name each tile, in place of the pictures.")
-def list_(gallery: Path, long_: bool, as_json: bool, snapshot: int | None, removed: bool, tiles: bool) -> None:
+@takes("cache", CacheOptions)
+def list_(
+    gallery: "Path | Location",
+    long_: bool,
+    as_json: bool,
+    snapshot: int | None,
+    removed: bool,
+    tiles: bool,
+    cache: CacheOptions,
+) -> None:
     """Name the images of GALLERY, one a line; of tiles, the pictures that they are cut from."""
-    from spade_index.gallery.reader import Gallery
 
     if removed and snapshot is not None:
         raise click.UsageError("--removed cannot be combined with --snapshot: it lists what can be restored now")
-    with Gallery(gallery, snapshot) as opened:
+    with cache.open(gallery, snapshot) as opened:
         rows = opened.removed_images() if removed else opened.images()
         tiled = opened.settings.preprocessing.tile is not None
         for values in _pictures(rows) if tiled and not tiles else map(_image, rows):

@@ -19,9 +19,10 @@ import click
 
 from spade_index.settings import BATCH_SIZE, FALSE_ALARMS, DecodeLimits
 
-from .values import GALLERY, MOST_IMAGES, MOST_WORKERS, PATH, TEXT, RealRange, WholeRange
+from .values import ANY_GALLERY, GALLERY, MOST_IMAGES, MOST_WORKERS, PATH, TEXT, RealRange, WholeRange
 
 gallery_argument = click.argument("gallery", type=GALLERY)
+any_gallery_argument = click.argument("gallery", type=ANY_GALLERY)
 images_argument = click.argument("images", type=PATH)
 many_images_argument = click.argument("images", type=PATH, nargs=-1, required=True)
 preset_option = click.option(

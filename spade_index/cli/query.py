@@ -1,7 +1,7 @@
 """`spade-index query`: score images."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,12 +10,13 @@ from spade_index.settings import Maps
 
 from .answer_files import AnswerFileOptions, AnswerFiles
 from .backbone_options import BackboneOptions
+from .cache_options import CacheOptions, local
 from .options import (
     KernelOptions,
     LoadingOptions,
+    any_gallery_argument,
     device_option,
     false_alarms_option,
-    gallery_argument,
     many_images_argument,
     preset_option,
     takes,
@@ -28,9 +29,12 @@ from .sources import SourceOptions, Sources
 from .strict import strict_json
 from .values import PATH, REAL, WHOLE
 
+if TYPE_CHECKING:  # it takes long to import
+    from spade_index.gallery.remote.location import Location
+
 
 @click.command()
-@gallery_argument
+@any_gallery_argument
 @many_images_argument
 @click.option("--out", type=PATH, help="Folder for score maps, heat maps, masks and report.html.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image.")
@@ -47,8 +51,9 @@ from .values import PATH, REAL, WHOLE
 @takes("kernel", KernelOptions)
 @takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
+@takes("cache", CacheOptions)
 def query(
-    gallery: Path,
+    gallery: "Path | Location",
     images: tuple[Path, ...],
     out: Path | None,
     as_json: bool,
@@ -65,19 +70,19 @@ def query(
     kernel: KernelOptions,
     sources: SourceOptions,
     loading: LoadingOptions,
+    cache: CacheOptions,
 ) -> None:
     """Score IMAGES (as in `build`, several) against GALLERY, and show where they are not normal."""
-    from spade_index.gallery.reader import Gallery
     from spade_index.method.tuned import tuned_search
 
     from .answers import answer_images, line_of
     from .detecting import detector_of
 
     loading.limit_decoding()
-    require_writable(files.files, [out], inputs=[*images, gallery])
+    require_writable(files.files, [out], inputs=[*images, *local(gallery)])
     found = Sources(images, sources)
     found.require_images()
-    with Gallery(gallery, snapshot) as opened:
+    with cache.open(gallery, snapshot) as opened:
         limit_sources(found, opened, roi)
         loaded = backbone.load(device, opened, preset)
         settings = search.choice(preset, maps).settings(tuned_search(opened))

@@ -1,13 +1,18 @@
 """The types of arguments and options: paths and numbers are checked where they enter."""
 
-import math
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 from click.types import FloatParamType, IntParamType
 
+from spade_index.errors import InputError
+from spade_index.exact import number, whole
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 LARGEST = 2**31 - 1  # integer; what FAISS, SQLite and the kernels take
 MOST_IMAGES = 4096  # of a batch, several of which are in memory
 MOST_WORKERS = 1024
@@ -36,6 +41,30 @@ class FilePath(click.Path):
         return super().convert(text, param, ctx)
 
 
+class GalleryPath(FilePath):
+    """A gallery's folder or, to read, the URL of one in an object store."""
+
+    def __init__(self, *, remote: bool = False) -> None:
+        """With `remote`, a URL is taken, and a Location returned."""
+        super().__init__(utf8=True)
+        self._remote = remote
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a Path or a Location. Raises BadParameter, InputError."""
+        text = os.fspath(value)
+        if not URL.match(text):
+            return super().convert(value, param, ctx)
+        from spade_index.gallery.remote.location import Location  # takes long
+
+        location = Location.parse(text)
+        if not self._remote:
+            raise InputError(
+                f"{location}: a gallery in an object store can only be read there: `spade-index pull {location} "
+                f"GALLERY`, use the command on GALLERY, and `spade-index push GALLERY {location}`"
+            )
+        return location
+
+
 class Text(click.ParamType):
     """Text of which bytes that are not UTF-8 are escaped, as in the ids of images."""
 
@@ -59,26 +88,39 @@ class Glob(click.ParamType):
         return pattern
 
 
+def _read(value: Any, read: Callable[[str], float], param: click.Parameter | None, ctx: click.Context | None) -> float:
+    """Return a number that `read` reads; a default is one already. Raises BadParameter."""
+    try:
+        return read(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", ctx, param) from error
+
+
+def any_number(text: str) -> float:
+    """Return a number, or what is none or infinite, for others to refuse. Raises ValueError."""
+    return float(text) if text in ("nan", "inf", "-inf") else number(text)
+
+
 class _Bounded:
-    """Refuses integers that are too large for what they are passed to."""
+    """Refuses integers that are not written as one, or too large for what they are passed to."""
+
+    largest = LARGEST
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return an integer. Raises BadParameter."""
-        number: int = super().convert(value, param, ctx)  # type: ignore[misc]
-        if abs(number) > LARGEST:
-            raise click.BadParameter(f"{number} is beyond {LARGEST:,}.", ctx, param)
-        return number
+        found: int = super().convert(_read(value, whole, param, ctx), param, ctx)  # type: ignore[misc]
+        if abs(found) > self.largest:
+            raise click.BadParameter(f"{found} is beyond {self.largest:,}.", ctx, param)
+        return found
 
 
 class _Finite:
-    """Refuses numbers that are infinite or no numbers."""
+    """Refuses numbers that are infinite, no numbers, or not written as one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return a number. Raises BadParameter."""
-        number: float = super().convert(value, param, ctx)  # type: ignore[misc]
-        if not math.isfinite(number):
-            raise click.BadParameter(f"{value} is not a finite number.", ctx, param)
-        return number
+        found: float = super().convert(_read(value, number, param, ctx), param, ctx)  # type: ignore[misc]
+        return found
 
 
 class Whole(_Bounded, IntParamType):
@@ -89,12 +131,25 @@ class WholeRange(_Bounded, click.IntRange):
     """An integer in a range."""
 
 
+class Bytes(WholeRange):
+    """A number of bytes on a disk, at least 1."""
+
+    largest = 2**62
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
 class Real(_Finite, FloatParamType):
     """A finite number."""
 
 
 class AnyReal(FloatParamType):
-    """A number that the settings check, with others that it belongs to."""
+    """A number that the settings check, with others that it belongs to; they refuse those that are not finite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return a number. Raises BadParameter."""
+        return super().convert(_read(value, any_number, param, ctx), param, ctx)
 
 
 class RealRange(_Finite, click.FloatRange):
@@ -103,7 +158,9 @@ class RealRange(_Finite, click.FloatRange):
 
 CODEC = click.Choice(CODECS)
 PATH = FilePath()
-GALLERY = FilePath(utf8=True)
+GALLERY = GalleryPath()
+ANY_GALLERY = GalleryPath(remote=True)
+BYTES = Bytes()
 WEIGHTS = FilePath(utf8=True)
 GLOB = Glob()
 TEXT = Text()

@@ -22,8 +22,8 @@ from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
-from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.index.search import ImageSearch, Neighbour
+from spade_index.gallery.index.state import index_state
 from spade_index.gallery.store.codecs import map_bytes
 from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
 from spade_index.gallery.store.record import StoredImage
@@ -31,21 +31,21 @@ from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import SearchSettings
 
 from . import generations
+from .remote.location import Location
 from .shards import Shards
 from .snapshot import SnapshotView
 from .verify import Problem, bytes_to_check, find_problems
 
 CATALOG = "catalog.sqlite"
 LATEST = 2**63 - 1  # snapshot that a catalog can hold
-STALE = 0.1  # share of an index's images added or removed since, above which it should be built again,
-STALE_IMAGES = 20_000  # or their number: then comparing with them takes longer than the index does
 
 
 class Gallery:
     """The images of a gallery at one snapshot, for reading.
 
     What it reads stays the same, to the bit, until it is closed, whatever other processes commit, index or compact.
-    Where no lock can be held (see `generations.hold`), a compaction ends that with a GalleryError.
+    Where no lock can be held (see `generations.hold`), a compaction ends that with a GalleryError. Of a gallery in an
+    object store, `open_gallery` returns one.
     """
 
     def __init__(self, path: str | Path, snapshot: int | None = None) -> None:
@@ -53,12 +53,21 @@ class Gallery:
 
         Raises GalleryNotFound, FormatTooNew, GalleryDamaged, or InputError if there is no such snapshot.
         """
-        self.path = Path(path)
-        self.catalog = Catalog(self.path / CATALOG)
-        self.settings = self.catalog.settings
-        self._shards = Shards(self.path / "shards", self.catalog)
+        self.folder = Path(path)
+        catalog = Catalog(self.folder / CATALOG)
+        self._open(self.folder, catalog, Shards(self.folder / "shards", catalog), snapshot)
+
+    def _open(self, path: Path | Location, catalog: Catalog, shards: Shards, snapshot: int | None) -> None:
+        self.path = path  # as errors name it
+        self.catalog = catalog
+        self.settings = catalog.settings
+        self._shards = shards
         self._lock: generations.GenerationLock | None = None
         self.at(snapshot)
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the catalog names, such as `index/000007.faiss`."""
+        return self.folder / name
 
     def at(self, snapshot: int | None = None) -> None:
         """Move to a snapshot, by default to the latest, and release what only the one before needed.
@@ -91,9 +100,14 @@ class Gallery:
             generation = self.catalog.generation()
             if self._lock is not None and self._lock.generation == generation:
                 return self._lock
-            lock = generations.hold(self.path, generation)
+            lock = generations.hold(self.folder, generation)
             if self.catalog.generation() == generation:  # else it may be over, and its files deleted
                 return lock
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.name if isinstance(self.path, Location) else self.path.resolve().name
 
     @property
     def never_used(self) -> bool:
@@ -156,7 +170,7 @@ class Gallery:
     def _searched(self, search: Callable[[ImageSearch], list[list[Neighbour]]]) -> list[list[Neighbour]]:
         self._view.require_kept()
         if self._search is None:
-            self._search = ImageSearch(self._view, self.path / "index", self._index_row)
+            self._search = ImageSearch(self._view, self.file, self._index_row)
         found = search(self._search)
         self._view.require_kept()
         return found
@@ -213,12 +227,8 @@ class Gallery:
 
     def own_region(self, key: int) -> RegionOfInterest | None:
         """Return the region of interest that an image has as its own, by its key; None: all of it counts."""
-        if (
-            self.region_rule is None
-            or (number := self.catalog.region_numbers(self.region_rule, [key]).get(key)) is None
-        ):
-            return None
-        return self._region(number)
+        number = None if self.region_rule is None else self.catalog.region_numbers(self.region_rule, [key]).get(key)
+        return None if number is None else self._region(number)
 
     def calibration_key(self, search: SearchSettings) -> str:
         """Return what a calibration for search settings is stored under: these, and the region of interest."""
@@ -257,25 +267,13 @@ class Gallery:
 
     def index_info(self) -> dict[str, Any] | None:
         """Describe the index, the changes since it was built, and whether it should be rebuilt (`stale`)."""
-        row = self._index_row
-        if row is None:
-            return None
-        description = IndexDescription.from_json(row.description)
-        added = self.catalog.added_count(self.snapshot, since=row.snapshot)
-        removed = len(self.catalog.removed_keys(self.snapshot, since=row.snapshot))
-        return {
-            "snapshot": row.snapshot,
-            **asdict(description),
-            "added_since": added,
-            "removed_since": removed,
-            "stale": added + removed > min(STALE * description.images, STALE_IMAGES),
-        }
+        return None if self._index_row is None else index_state(self.catalog, self._index_row, self.snapshot)
 
     def index_queries(self) -> np.ndarray | None:
         """Return the descriptors float32 [q, D] that the index was tuned on, or None if on images of its own."""
         row = self.catalog.latest_index()
         try:
-            return Descriptors(descriptors_file(self.path / "index" / row.file)).queries if row else None
+            return Descriptors(descriptors_file(self.file(f"index/{row.file}"))).queries if row else None
         except (FileNotFoundError, GalleryDamaged):
             return None
 

@@ -7,6 +7,7 @@ shard is opened, stays in memory when the shard is closed again, and is compared
 
 import resource
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from spade_index.gallery.catalog.catalog import Catalog
@@ -32,15 +33,20 @@ class Shards:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        path = self.path(number)
-        if path is None:
+        if (path := self.path(number)) is None:
             return None
         while len(self._open) >= most_open():
             self._open.popitem(last=False)
-        shard = Shard(path, self._settings, self._layouts.get(number) or self.recalled_layout(number, path))
+        shard = self._opened(number, path)
         self._layouts[number] = shard.layout
         self._open[number] = shard
         return shard
+
+    def _opened(self, number: int, path: Path) -> Shard:
+        return Shard(path, self._settings, self._layouts.get(number) or self.recalled_layout(number, path))
+
+    def expect(self, places: Iterable[tuple[int, int]], levels: Sequence[int] | None = None) -> None:
+        """Prepare for maps of these shards and rows to be read: nothing to do where they are on this machine."""
 
     def path(self, number: int) -> Path | None:
         """Return a shard's file, or None if the catalog does not name it any more."""
@@ -51,8 +57,8 @@ class Shards:
         """Close all shards."""
         self._open.clear()
 
-    def recalled_layout(self, number: int, path: Path) -> ShardLayout | None:
-        """Return the layout that the catalog keeps of a shard, if the file looks as it did then."""
+    def recalled_layout(self, number: int, path: Path | None) -> ShardLayout | None:
+        """Return the layout that the catalog keeps of a shard, if the file looks as it did then, or has no path."""
         kept = self._catalog.layout(number)
         return None if kept is None else ShardLayout.recall(kept, number, path, self._settings)
 

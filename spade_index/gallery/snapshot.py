@@ -11,6 +11,7 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import StoredImage
 from spade_index.gallery.store.shard import Shard, is_finite
 
+from .remote.location import Location
 from .shards import Shards
 
 Place = tuple[int, np.ndarray, np.ndarray]  # a shard, rows int64 [n] and keys int64 [n] of images in it
@@ -22,7 +23,7 @@ class SnapshotView:
     Every method raises GalleryError if the snapshot was deleted meanwhile, and GalleryDamaged.
     """
 
-    def __init__(self, path: Path, catalog: Catalog, shards: Shards, snapshot: int, images: int) -> None:
+    def __init__(self, path: Path | Location, catalog: Catalog, shards: Shards, snapshot: int, images: int) -> None:
         """View `snapshot`, which holds `images` images, of the gallery at `path`."""
         self.path = path
         self.catalog = catalog
@@ -33,6 +34,11 @@ class SnapshotView:
 
     def __len__(self) -> int:
         return self._images
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the gallery's files."""
+        return self.shards.folder.parent
 
     def images(self) -> Iterator[ImageRow]:
         """Yield all images, in the order in which they were added."""
@@ -63,6 +69,7 @@ class SnapshotView:
         Raises GalleryDamaged if they cannot be read, or have values that are not finite: no such image is ever added.
         """
         rows = self.catalog.images_by_key(keys)
+        self.shards.expect(((row.shard, row.row) for row in rows.values()), levels)
         for place, key in enumerate(keys):
             if key not in rows:
                 raise self.deleted()

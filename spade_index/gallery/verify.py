@@ -49,7 +49,7 @@ def bytes_to_check(view: SnapshotView) -> int:
     """Return the size of all shards, of the index and of calibrations."""
     row = view.catalog.index(view.snapshot)
     files = [path for path, _ in _index_files(view, row)] if row else []
-    files += [view.path / FOLDER / file for file in view.catalog.calibration_files()]
+    files += [view.folder / FOLDER / file for file in view.catalog.calibration_files()]
     shards = sum(shard.bytes for shard in view.catalog.shards().values())
     return sum(path.stat().st_size for path in files if path.is_file()) + shards
 
@@ -97,7 +97,7 @@ def _index_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]
 
 def _calibration_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]:
     for file, digest in view.catalog.calibration_files().items():
-        path = view.path / FOLDER / file
+        path = view.folder / FOLDER / file
         if not _has_digest(path, digest, progress):
             yield Problem(f"{path}: missing or altered; {remedy(path)}", calibration=file)
 
@@ -114,7 +114,7 @@ def _has_digest(path: Path, digest: str, progress: Progress) -> bool:
 
 def _index_files(view: SnapshotView, row: IndexRow) -> list[tuple[Path, str]]:
     """Return the files of an index, and their digests."""
-    index = view.path / "index" / row.file
+    index = view.folder / "index" / row.file
     descriptors = IndexDescription.from_json(row.description).descriptors
     return [(index, row.digest), *([(descriptors_file(index), descriptors)] if descriptors else [])]
 

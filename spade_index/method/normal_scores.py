@@ -152,7 +152,7 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
     false_alarms = float(values.get("false_alarms", 1 - values["quantile"]))  # earlier versions: the quantile only
     scores = None
     if "file" in values:
-        path = gallery.path / FOLDER / values["file"]
+        path = gallery.file(f"{FOLDER}/{values['file']}")
         found = LeaveOneOut.read(path)
         if found.maps.shape[1] != math.prod(compared_sizes(gallery, search)[0]) or not found.scores.keys() >= {*SCORES}:
             raise GalleryDamaged(f"{path}: it was made with other settings: {remedy(path)}")

@@ -210,7 +210,7 @@ class Galleries:
     def _opened(self, name: str, snapshot: int | None) -> Served:
         gallery = self.open(name, snapshot)
         try:
-            identity, version = _identity(gallery.path), gallery.catalog.data_version()
+            identity, version = _identity(gallery.folder), gallery.catalog.data_version()
             if snapshot is None:
                 gallery.at()  # what was committed before its version was asked for
             if not len(gallery):

@@ -34,7 +34,7 @@ def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
     limits = score_limits(peaks, detector.pixel_threshold)
     write_report(
         path,
-        title=f"Audit of {gallery.path.resolve().name}",
+        title=f"Audit of {gallery.name}",
         summary=[
             ("Gallery", f"{len(gallery):,} images"),
             ("Snapshot", found.snapshot),

@@ -144,7 +144,7 @@ class Drawing:
         gallery = self._detector.gallery
         write_report(
             self._out / "report.html",
-            title=f"Queries of {gallery.path.name}",
+            title=f"Queries of {gallery.name}",
             summary=[
                 ("Images", len(self)),
                 ("Gallery", f"{len(gallery):,} images"),

@@ -1,11 +1,19 @@
-"""Push and pull galleries in tests."""
+"""Push, pull, and read galleries where they were pushed to, in tests."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from spade_index.features.backbone import Backbone
+from spade_index.gallery import Gallery
+from spade_index.gallery.remote.cache import CacheSettings
 from spade_index.gallery.remote.location import Location
 from spade_index.gallery.remote.pull import Pull
 from spade_index.gallery.remote.push import Push
+from spade_index.gallery.remote.reading import RemoteGallery
 from spade_index.gallery.remote.store import Patience
+from spade_index.images import DecodedImage
+from spade_index.method.detector import Detector
+from spade_index.settings import SearchSettings
 
 from helpers.s3_server import BUCKET
 from helpers.tiny import build, files_of, tiny_backbone, write_images
@@ -38,3 +46,23 @@ def grow(gallery: Path, tmp_path: Path, seed: int) -> None:
     """Add three images to a gallery."""
     write_images(tmp_path / f"more-{seed}" / str(seed), 3, seed)
     build(gallery, tmp_path / f"more-{seed}", tiny_backbone())
+
+
+def opened(
+    cache: Path, location: Location = URL, *, snapshot: int | None = None, bytes: int = 1 << 30
+) -> RemoteGallery:
+    """Open a pushed gallery where it is, with a cache of its own."""
+    return RemoteGallery(location, snapshot, CacheSettings(cache, bytes), QUICK)
+
+
+def answers(gallery: Gallery, images: Sequence[DecodedImage], backbone: Backbone) -> list[tuple[object, ...]]:
+    """Return all that a detector tells of images, in values that can be compared."""
+    detector = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3, maps="always"))
+    return [
+        (
+            detection.scores,
+            [(near.id, near.key, near.distance) for near in detection.neighbours],
+            None if detection.pixels is None else detection.pixels.score_map.tobytes(),
+        )
+        for detection in detector.detect(images)
+    ]

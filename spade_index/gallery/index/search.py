@@ -1,5 +1,6 @@
 """Find the nearest images at a snapshot: the index proposes candidates, newer images are compared, all are ranked."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,20 +32,22 @@ class Neighbour:
 class ImageSearch:
     """Finds the nearest images of a gallery at one snapshot."""
 
-    def __init__(self, images: SnapshotView, folder: Path, row: IndexRow | None) -> None:
-        """Open the index, whose files are in `folder`. Where its file is missing, searches compare with all images.
+    def __init__(self, images: SnapshotView, file: Callable[[str], Path], row: IndexRow | None) -> None:
+        """Open the index: `file` tells where a file of the gallery is, as `Gallery.file` does.
 
-        Raises GalleryDamaged.
+        Where its file is missing, searches compare with all images.
+
+        Raises GalleryDamaged, and what `file` raises.
         """
         self._images = images
         self._index: Index | None = None
         self._descriptors: Descriptors | None = None  # of the index's images
         self._removed = np.empty(0, np.int64)  # keys that the index proposes, of images removed since
         after = -1
-        if row is not None and (path := folder / row.file).exists():
+        if row is not None and (path := file(f"index/{row.file}")).exists():
             self._index = Index(path, IndexDescription.from_json(row.description))
             with suppress(FileNotFoundError):  # an index of earlier versions has none
-                self._descriptors = Descriptors(descriptors_file(path))
+                self._descriptors = Descriptors(file(f"index/{descriptors_file(Path(row.file))}"))
             self._removed = np.array(images.catalog.removed_keys(images.snapshot, since=row.snapshot), np.int64)
             after = row.snapshot
         self._delta = Delta(images, after)

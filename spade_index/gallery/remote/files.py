@@ -13,7 +13,9 @@ from spade_index.gallery.store import leave_one_out
 
 DIGEST = re.compile(r"[0-9a-f]{32}")
 FOLDERS = ("shards", "index", leave_one_out.FOLDER)
-OBJECT = re.compile(rf"(?:{'|'.join(FOLDERS)})/\d[\d-]*-[0-9a-f]{{32}}\.(?:h5|faiss)|catalog/[0-9a-f]{{32}}\.sqlite")
+OBJECT = re.compile(
+    rf"(?:{'|'.join(FOLDERS)})/\d[\d-]*-[0-9a-f]{{32}}\.(?:h5|faiss|sums)|catalog/[0-9a-f]{{32}}\.sqlite"
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,16 @@ class NamedFile:
         """The name of the object that holds it: shards/000001-DIGEST.h5."""
         path = PurePosixPath(self.path)
         return f"{path.parent}/{path.stem}-{self.digest}{path.suffix}"
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether it is read in parts."""
+        return self.path.startswith("shards/")
+
+    @property
+    def sums(self) -> str:
+        """The name of the object that holds the digests of its blocks: see `sums`."""
+        return str(PurePosixPath(self.object).with_suffix(".sums"))
 
 
 def catalog_object(digest: str) -> str:

@@ -43,5 +43,14 @@ class Location:
             raise InputError(f"{scheme}://...: the name of the bucket is not one: write {FORMS}")
         return cls(scheme, bucket, "/".join(parts))
 
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.prefix.rpartition("/")[2] or self.bucket
+
+    def __truediv__(self, name: str) -> "Location":
+        """Return the location of this name below it."""
+        return Location(self.scheme, self.bucket, f"{self.prefix}/{name}".lstrip("/"))
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")

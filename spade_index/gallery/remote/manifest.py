@@ -6,13 +6,16 @@ from pathlib import Path
 
 import xxhash
 
-from spade_index.errors import FormatTooNew, GalleryError, InputError, RemoteError
+from spade_index.errors import FormatTooNew, GalleryError, GalleryNotFound, InputError, RemoteError
+from spade_index.exact import read_json
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import Stamp
 from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
 
+from .failures import Damaged
 from .files import DIGEST
 from .location import Location
+from .store import Remote
 
 NAME = "gallery.json"
 MOST_BYTES = 1 << 16
@@ -58,7 +61,7 @@ class State:
     def from_json(cls, data: bytes, location: Location) -> "State":
         """Read what `to_json` wrote. Raises RemoteError, FormatTooNew."""
         try:
-            values = json.loads(data)
+            values = read_json(data.decode())
             if values.pop("format") != KIND:
                 raise ValueError("another format")
             version = values["version"]
@@ -83,6 +86,24 @@ class State:
                 raise ValueError(f"unexpected {field.name}")
         if not DIGEST.fullmatch(self.catalog) or not DIGEST.fullmatch(self.commit):
             raise ValueError("unexpected digest")
+
+
+def pushed_state(remote: Remote) -> State:
+    """Return which gallery is at a location now. Raises GalleryNotFound, RemoteError, FormatTooNew."""
+    found = remote.small(NAME, MOST_BYTES)
+    if found is None:
+        at = remote.location
+        raise GalleryNotFound(f"{at}: no gallery there; `spade-index push GALLERY {at}` brings one")
+    return State.from_json(found[0], remote.location)
+
+
+def described_catalog(path: Path, state: State, location: Location) -> Catalog:
+    """Open a catalog that was brought, whose digest is that of `state`. Raises Damaged if it is another."""
+    catalog = Catalog(path)
+    if State.of(catalog, Stamp(state.counter, state.catalog, state.size)) != state:
+        catalog.close()
+        raise Damaged(f"{location}/{NAME}: does not describe its catalog: push the gallery again")
+    return catalog
 
 
 def commit_of(catalog: Catalog, snapshot: int) -> str | None:

@@ -5,28 +5,23 @@ An interrupted pull leaves that folder, `.NAME.pull`, and the next one carries o
 
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import xxhash
-
-from spade_index.errors import GalleryNotFound, InputError, storage_errors
+from spade_index.errors import InputError, storage_errors
 from spade_index.gallery import generations
 from spade_index.gallery.catalog import check
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.reader import CATALOG
-from spade_index.gallery.store.files import file_digest, make_durable, write_at
 from spade_index.gallery.write.lock import WriterLock
 
+from .download import Progress, download, has_digest
 from .failures import Damaged
 from .files import FOLDERS, NamedFile, catalog_object, named_files
 from .location import Location
-from .manifest import MOST_BYTES, NAME, State, images_of, require_successor
+from .manifest import State, described_catalog, images_of, pushed_state, require_successor
 from .replace import put_in_place
-from .store import PART, Patience, Remote
-
-Progress = Callable[[int], None]
+from .store import Patience, Remote
 
 
 class Pull:
@@ -40,10 +35,7 @@ class Pull:
         """
         self._target = Path(os.path.abspath(target))
         self._remote = Remote(location, patience)
-        found = self._remote.small(NAME, MOST_BYTES)
-        if found is None:
-            raise GalleryNotFound(f"{location}: no gallery there; `spade-index push GALLERY {location}` brings one")
-        self.state = State.from_json(found[0], location)
+        self.state = pushed_state(self._remote)
         self.before = _state_at(self._target)
         self.folder = self._target.with_name(f".{self._target.name}.pull")
         self._lock = WriterLock(self.folder)
@@ -100,14 +92,11 @@ class Pull:
 
     def _fetched_catalog(self) -> Catalog:
         path, digest = self.folder / CATALOG, self.state.catalog
-        if not _has_digest(path, digest):
+        if not has_digest(path, digest):
             for leftover in self.folder.glob(f"{CATALOG}*"):
                 leftover.unlink()
-            self._download(catalog_object(digest), path, self.state.size, digest, lambda count: None)
-        catalog = Catalog(path)
-        if State.of(catalog, check.Stamp(self.state.counter, digest, self.state.size)) != self.state:
-            raise Damaged(f"{self._remote.location}/{NAME}: does not describe its catalog: push the gallery again")
-        return catalog
+            download(self._remote, catalog_object(digest), path, self.state.size, digest)
+        return described_catalog(path, self.state, self._remote.location)
 
     def _require_replaceable(self) -> None:
         if self.before is not None:
@@ -125,38 +114,14 @@ class Pull:
     def _fetch_file(self, file: NamedFile, progress: Progress) -> int:
         """Bring a file, unless it is here already, or in the gallery that is replaced; return the bytes that came."""
         path, size = self.folder / file.path, self._sizes[file.object]
-        if not _has_digest(path, file.digest):
+        if not has_digest(path, file.digest):
             path.unlink(missing_ok=True)
             old = self._target / file.path
-            if self.before is None or not _has_digest(old, file.digest):
-                return self._download(file.object, path, size, file.digest, progress)
+            if self.before is None or not has_digest(old, file.digest):
+                return download(self._remote, file.object, path, size, file.digest, progress)
             os.link(old, path)
         progress(size)
         return 0
-
-    def _download(self, name: str, path: Path, size: int, digest: str, progress: Progress) -> int:
-        """Bring an object, from where an interrupted pull was, and check its digest; return the bytes that came."""
-        part = path.with_name(f"{path.name}.{digest}.part")
-        for _ in range(2):  # what an earlier pull left may be damaged
-            fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            try:
-                start = min(os.fstat(fd).st_size, size)
-                os.ftruncate(fd, start)
-                found = _digest_of(fd, start)
-                progress(start)
-                for offset in range(start, size, PART):
-                    block = self._remote.block(name, offset, min(PART, size - offset))
-                    write_at(fd, block, offset)
-                    found.update(block)
-                    progress(len(block))
-            finally:
-                os.close(fd)
-            if found.hexdigest() == digest:
-                make_durable(part, path)
-                return size - start
-            part.unlink()
-            progress(-size)
-        raise Damaged(f"{self._remote.location}/{name}: is not what was pushed: delete it and push the gallery again")
 
     def _delete_others(self) -> None:
         """Delete what pulls of earlier states left in the folder."""
@@ -181,18 +146,3 @@ def _state_at(target: Path) -> State | None:
         raise InputError(f"{target}: the folder holds something else than a gallery: choose a new one")
     with storage_errors(target):
         return State.here(target / CATALOG)
-
-
-def _has_digest(path: Path, digest: str) -> bool:
-    """Return whether a regular file is there with this digest."""
-    with suppress(OSError):
-        return file_digest(path) == digest
-    return False
-
-
-def _digest_of(fd: int, size: int) -> "xxhash.xxh3_128":
-    """Return the digest of the first bytes of a file, to carry on with."""
-    digest = xxhash.xxh3_128()
-    for offset in range(0, size, PART):
-        digest.update(os.pread(fd, min(PART, size - offset), offset))
-    return digest

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from .files import OBJECT, NamedFile, catalog_object, named_files
 from .location import Location
 from .manifest import MOST_BYTES, NAME, State, images_of, require_successor
 from .store import Patience, Remote
+from .sums import SumsOfBytes, sums_bytes
 
 Progress = Callable[[int], None]
 SHOWN = 100  # characters of a name that is not ours
@@ -33,6 +35,7 @@ class Source:
     object: str
     digest: str
     bytes: int
+    sums: str | None = None  # the object that will hold the digests of its blocks
 
 
 class Push:
@@ -56,7 +59,8 @@ class Push:
             self._version = self._require_replaceable()
             self._sources = self._found_sources(stamp)
             there = self._remote.sizes()
-            self._missing = [one for one in self._sources if there.get(one.object) != one.bytes]
+            self._missing = {one for one in self._sources if there.get(one.object) != one.bytes}
+            self._without_sums = {one for one in self._sources if not _has_sums(one, there)}
         except BaseException:
             self.close()
             raise
@@ -92,11 +96,18 @@ class Push:
 
         Interrupted at any moment, it leaves the gallery that was there before. Raises GalleryError.
         """
-        for source in self._missing:
-            self._remote.put(source.object, partial(_checked_blocks, source, progress), source.bytes)
+        for source in self._sources:
+            sums = SumsOfBytes()
+            if source in self._missing:
+                self._remote.put(source.object, partial(_checked_blocks, source, progress, sums), source.bytes)
+            elif source in self._without_sums:  # it was pushed by an earlier version, or the push was interrupted
+                deque(_checked_blocks(source, lambda count: None, sums), maxlen=0)
+            if source.sums and source in self._without_sums:
+                data = sums.to_bytes(source.digest)
+                self._remote.put(source.sums, lambda: [data], len(data))  # noqa: B023
         there = self._remote.sizes()
         for source in self._sources:
-            if there.get(source.object) != source.bytes:
+            if there.get(source.object) != source.bytes or not _has_sums(source, there):
                 raise Damaged(f"{self._remote.location}/{source.object}: was deleted meanwhile: run this command again")
         self._remote.replace(NAME, self.state.to_json(), self._version)
 
@@ -137,19 +148,30 @@ class Push:
     def _source(self, named: NamedFile) -> Source:
         path = self._path / named.path
         try:
-            return Source(path, named.object, named.digest, path.lstat().st_size)
+            size = path.lstat().st_size
         except OSError as error:
             raise GalleryDamaged(f"{path}: missing; `spade-index verify {self._path} --repair` mends it") from error
+        return Source(path, named.object, named.digest, size, named.sums if named.is_shard else None)
 
 
-def _checked_blocks(source: Source, progress: Progress) -> Iterator[bytes]:
-    """Yield a file's bytes; raise GalleryDamaged at their end if they are not what was committed, or StorageError."""
+def _has_sums(source: Source, there: dict[str, int]) -> bool:
+    """Return whether the sums of an object are there, or it needs none."""
+    return source.sums is None or there.get(source.sums) == sums_bytes(source.bytes)
+
+
+def _checked_blocks(source: Source, progress: Progress, sums: SumsOfBytes) -> Iterator[bytes]:
+    """Yield a file's bytes, and make their sums.
+
+    Raises GalleryDamaged at their end if they are not what was committed, StorageError.
+    """
     digest = xxhash.xxh3_128()
+    sums.begin()
     sent = 0
     try:
         with os.fdopen(open_regular(source.path), "rb", buffering=0) as file:
             while block := file.read(BLOCK):
                 digest.update(block)
+                sums.update(block)
                 sent += len(block)
                 yield block
                 progress(len(block))

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from .failures import FAILURES, Damaged, Replaced, explained, lacks_bucket, may_
 
 PART = 8 << 20  # bytes of one request
 AT_ONCE = 4  # parts that are sent at a time
+CLOSE = 1 << 16  # bytes between ranges that are read rather than asked for apart
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 T = TypeVar("T")
@@ -82,6 +83,21 @@ class Remote:
             return found
 
         return self._tried(read)
+
+    def ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Return the bytes of an object in ranges of offset and length; fewer where it is shorter. Raises RemoteError.
+
+        Ranges close to each other are one request, and several requests are made at a time.
+        """
+        starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
+        found = self._tried(
+            lambda: obstore.get_ranges(self._store, name, starts=starts, lengths=lengths, coalesce=CLOSE)
+        )
+        return [memoryview(data) for data in found]
+
+    def size(self, name: str) -> int:
+        """Return the size of an object. Raises RemoteError."""
+        return self._tried(lambda: obstore.head(self._store, name))["size"]
 
     def put(self, name: str, blocks: Callable[[], Iterable[bytes]], size: int) -> None:
         """Store an object, whole or not at all. What `blocks` raises ends it. Raises RemoteError."""

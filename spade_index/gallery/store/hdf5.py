@@ -52,6 +52,7 @@ def array(file: h5py.File, name: str, dtype: str, dimensions: int) -> tuple[h5py
     if found.dtype != np.dtype(dtype) or found.ndim != dimensions:
         raise ValueError(f"{name}: {found.dtype} of {found.ndim} dimensions")
     offset = found.id.get_offset()
-    if offset is None or offset + found.nbytes > os.stat(file.filename).st_size:
+    # HDF5 itself refuses a file that has no name if it is shorter than it says.
+    if offset is None or (file.driver != "fileobj" and offset + found.nbytes > os.stat(file.filename).st_size):
         raise ValueError(f"{name}: truncated")
     return found, offset

@@ -26,6 +26,7 @@ from spade_index.settings import ExtractionSettings
 from .codecs import DEFAULT, NAMES, Codec, codec_named, map_shapes
 from .files import open_regular
 from .hdf5 import array, dataset, opened
+from .rows import RowsFile
 
 BEYOND = 1 << 62  # bytes; larger than any file
 HEADER = 5  # values before the offsets
@@ -46,9 +47,9 @@ class ShardLayout:
     codec: str = DEFAULT  # of the maps
 
     @classmethod
-    def read(cls, path: Path, settings: ExtractionSettings) -> "ShardLayout":
+    def read(cls, source: Path | RowsFile, settings: ExtractionSettings) -> "ShardLayout":
         """Read the layout of a file. Raises what h5py raises."""
-        with opened(path) as file:
+        with opened(source) if isinstance(source, Path) else source.opened() as file:
             pooled, offset = array(file, "pooled", "<f4", 2)
             rows: int = pooled.shape[0]
             maps = [dataset(file, f"maps/{level}") for level in range(len(settings.level_shapes))]
@@ -56,8 +57,11 @@ class ShardLayout:
             return cls(rows, offset, [_row_offsets(level, rows) for level in maps], _text(file, "settings"), codec)
 
     @classmethod
-    def recall(cls, kept: bytes, shard: int, path: Path, settings: ExtractionSettings) -> "ShardLayout | None":
-        """Return the kept layout of a shard if it is whole and the file looks as it did then, or None."""
+    def recall(cls, kept: bytes, shard: int, path: Path | None, settings: ExtractionSettings) -> "ShardLayout | None":
+        """Return the kept layout of a shard if it is whole and the file looks as it did then, or None.
+
+        A `path` of None says that the file is known to be the one that was written.
+        """
         if kept[-SEAL:] != _seal(shard, kept[:-SEAL]):
             return None
         try:
@@ -67,7 +71,7 @@ class ShardLayout:
             maps = offsets.reshape(len(settings.level_shapes), rows).cumsum(1)
             codec = codec_named(rest.tobytes().rstrip(b"\0").decode() or DEFAULT).name
             plausible = min(rows, pooled, begin, int(maps.min())) >= 0 and max(pooled, begin, int(maps.max())) <= size
-            same = plausible and _fingerprint(path, begin, settings) == (size, digest)
+            same = plausible and (path is None or _fingerprint(path, begin, settings) == (size, digest))
         except (OSError, ValueError, zlib.error):  # opening the file will raise what is wrong
             return None
         return cls(rows, pooled, list(maps), settings.to_json(), codec) if same else None

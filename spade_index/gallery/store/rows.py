@@ -5,36 +5,82 @@ short.
 """
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
+import h5py
 import numpy as np
 
 from spade_index.errors import GalleryDamaged, StorageError
 
 from .files import open_regular
+from .hdf5 import opened
 
 
-def read_at(fd: int, out: np.ndarray, offset: int) -> bool:
-    """Read a contiguous array from a file; return False if the file ends before. Raises OSError."""
-    return not out.size or _read(fd, memoryview(out).cast("B"), offset)
+class RowsFile(Protocol):
+    """A file of rows, on this machine or elsewhere, which never changes."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    def read(self, out: memoryview, offset: int) -> bool:
+        """Fill `out` from a byte offset; return False if the file ends before. Raises OSError, GalleryError."""
+
+    def opened(self) -> AbstractContextManager[h5py.File]:
+        """Open it with HDF5. Raises OSError, and what h5py raises."""
 
 
-def read_rows(fd: int, out: np.ndarray, rows: np.ndarray, offset: int) -> bool:
+class LocalFile:
+    """A file on this machine; it stays readable when its name is removed, but for HDF5."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises OSError."""
+        self._fd = -1
+        self._path = path
+        self._fd = open_regular(path)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return os.fstat(self._fd).st_size
+
+    def read(self, out: memoryview, offset: int) -> bool:
+        """Fill `out` from a byte offset; return False if the file ends before. Raises OSError."""
+        while (count := os.preadv(self._fd, [out], offset)) < len(out):  # at most 2 GiB at a time
+            if not count:
+                return False
+            out, offset = out[count:], offset + count
+        return True
+
+    def expect_few(self) -> None:
+        """Tell the system that rows are read here and there, so that it reads nothing around them."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def opened(self) -> AbstractContextManager[h5py.File]:
+        """Open it with HDF5. Raises OSError, and what h5py raises."""
+        return opened(self._path)
+
+
+def read_at(file: RowsFile, out: np.ndarray, offset: int) -> bool:
+    """Read a contiguous array from a file; return False if the file ends before. Raises what `RowsFile.read` does."""
+    return not out.size or file.read(memoryview(out).cast("B"), offset)
+
+
+def read_rows(file: RowsFile, out: np.ndarray, rows: np.ndarray, offset: int) -> bool:
     """Read rows int64 [n] of an array that begins at `offset` into `out` [n, ...]; see `read_at`."""
     if not out.size:
         return True
     size, target = out[0].nbytes, memoryview(out).cast("B")
     starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of rows that follow each other
     places = zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], rows[starts].tolist(), strict=True)
-    return all(_read(fd, target[size * start : size * end], offset + size * row) for start, end, row in places)
-
-
-def _read(fd: int, out: memoryview, offset: int) -> bool:
-    while (count := os.preadv(fd, [out], offset)) < len(out):  # at most 2 GiB at a time
-        if not count:
-            return False
-        out, offset = out[count:], offset + count
-    return True
+    return all(file.read(target[size * start : size * end], offset + size * row) for start, end, row in places)
 
 
 class FileRows:
@@ -42,17 +88,12 @@ class FileRows:
 
     def __init__(self, path: Path, dtype: str, offset: int, shape: tuple[int, ...], remedy: str) -> None:
         """Open the file, whose array begins at `offset`; errors name the `remedy`. Raises OSError."""
-        self._fd = -1
         self.path = path
         self.dtype = np.dtype(dtype)
         self.offset = offset
         self.shape = shape
         self._remedy = remedy
-        self._fd = open_regular(path)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        self._file = LocalFile(path)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -64,14 +105,13 @@ class FileRows:
 
     def expect_few(self) -> None:
         """Tell the system that rows are read here and there, so that it reads nothing around them."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
+        self._file.expect_few()
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return these rows, int64 [n], none negative. Raises GalleryDamaged if the file is truncated, StorageError."""
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         try:
-            whole = read_rows(self._fd, out, rows, self.offset)
+            whole = read_rows(self._file, out, rows, self.offset)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be read ({error.strerror})") from error
         if not whole:

@@ -15,7 +15,7 @@ An unfiltered chunk of one image is a plain byte range, so rows are read past HD
 """
 
 import errno
-import os
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,15 +23,14 @@ import h5py
 import numpy as np
 import xxhash
 
-from spade_index.errors import GalleryDamaged, GalleryError, StorageError
+from spade_index.errors import GalleryDamaged, GalleryError, RemoteError, StorageError
 from spade_index.settings import ExtractionSettings
 
 from .codecs import DEFAULT, codec_named, map_bytes, map_shapes
-from .files import open_regular
-from .hdf5 import column, dataset, opened
+from .hdf5 import column, dataset
 from .layout import ShardLayout
 from .record import StoredImage
-from .rows import read_at, read_rows
+from .rows import LocalFile, RowsFile, read_at, read_rows
 
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -39,22 +38,28 @@ NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOME
 class Shard:
     """Reads one shard's rows."""
 
-    def __init__(self, path: Path, settings: ExtractionSettings, layout: ShardLayout | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        settings: ExtractionSettings,
+        layout: ShardLayout | None = None,
+        file: RowsFile | None = None,
+    ) -> None:
         """Open a shard with its layout; where that is None, HDF5 is asked for it.
 
-        Raises GalleryDamaged if the file is missing, truncated, or not a shard.
+        With `file`, it is read from there, and `path` is how errors name it. Raises GalleryDamaged if the file is
+        missing, truncated, or not a shard.
         """
         self.path = path
-        self._fd = -1
         try:
-            self.layout = layout or ShardLayout.read(path, settings)
+            self.file: RowsFile = LocalFile(Path(path)) if file is None else file
+            self.layout = layout or ShardLayout.read(self.file, settings)
             self.rows = self.layout.rows
-            self._fd = open_regular(path)  # stays readable when the name is removed
             self._dim = settings.pooled_dim
             self._codec = codec_named(self.layout.codec)
             self._row_shapes = map_shapes(settings)
             self._stored_shapes = [self._codec.stored_shape(*shape) for shape in self._row_shapes]
-            size, row = os.fstat(self._fd).st_size, map_bytes(settings, self.layout.codec)
+            size, row = self.file.size, map_bytes(settings, self.layout.codec)
             if size < self.layout.pooled + 4 * self.rows * self._dim or size < self.rows * row:
                 raise ValueError("truncated")
         except FileNotFoundError as error:
@@ -68,10 +73,6 @@ class Shard:
         """The name of the codec of the maps."""
         return self._codec.name
 
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
     def pooled(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Return the pooled descriptors of these rows int64 [n], or all, float32 [n, D]. Raises GalleryDamaged."""
         self._require_own()
@@ -81,7 +82,7 @@ class Shard:
         if rows.size and not 0 <= rows.min() <= rows.max() < self.rows:
             raise GalleryDamaged(f"{self.path}: has no row {rows.max()}; {_remedy(self.path)}")
         pooled = np.empty((len(rows), self._dim), "<f4")
-        self._read(lambda: read_rows(self._fd, pooled, rows, self.layout.pooled))
+        self._read(lambda: read_rows(self.file, pooled, rows, self.layout.pooled))
         return pooled
 
     def read_maps(self, row: int, out: list[np.ndarray], levels: Sequence[int] | None = None) -> None:
@@ -99,6 +100,16 @@ class Shard:
         except ValueError as error:
             raise _unreadable(self.path, error) from error
 
+    def ranges(self, row: int, levels: Sequence[int] | None = None) -> list[tuple[int, int]]:
+        """Return where in the file the maps of a row are: byte offsets and lengths, of all levels or of some."""
+        chosen = range(len(self._stored_shapes)) if levels is None else levels
+        size = np.dtype(self._codec.dtype).itemsize
+        return [
+            (int(self.layout.maps[level][row]), math.prod(self._stored_shapes[level]) * size)
+            for level in chosen
+            if row < self.rows
+        ]
+
     def _require_own(self) -> None:
         # Rows with checksums are read all the same: a changed byte in the settings must not cost the images.
         if self._foreign:
@@ -110,7 +121,7 @@ class Shard:
         maps = self.layout.maps if levels is None else [self.layout.maps[level] for level in levels]
         for offsets, values in zip(maps, out, strict=True):
             offset = int(offsets[row])
-            self._read(lambda: offset >= 0 and read_at(self._fd, values, offset))  # noqa: B023
+            self._read(lambda: offset >= 0 and read_at(self.file, values, offset))  # noqa: B023
 
     def _read(self, read: Callable[[], bool]) -> None:
         """Read, and raise what is wrong. Raises GalleryDamaged, StorageError."""
@@ -124,7 +135,7 @@ class Shard:
     def thumbnail(self, row: int) -> bytes:
         """Return a row's small JPEG. Raises FileNotFoundError, GalleryDamaged, StorageError."""
         try:
-            with opened(self.path) as file:
+            with self.file.opened() as file:
                 stored = dataset(file, "thumbnail")
                 if stored.dtype != h5py.vlen_dtype(np.uint8) or stored.ndim != 1:
                     raise ValueError("thumbnail: not a list of files")
@@ -135,7 +146,10 @@ class Shard:
             raise _unreadable(self.path, error) from error
 
     def read_checked(self, row: int, id: str) -> StoredImage:
-        """Return all that is stored of an image, compared with its checksum. Raises GalleryDamaged, StorageError."""
+        """Return all that is stored of an image, compared with its checksum.
+
+        Raises GalleryDamaged, StorageError, RemoteError.
+        """
         found = self._checked(row)
         if found is None or found[0] != id:
             raise GalleryDamaged(f"{self.path}: image {id!r} is damaged; {_remedy(self.path)}")
@@ -150,11 +164,11 @@ class Shard:
         try:
             maps = [np.empty(shape, self._codec.dtype) for shape in self._stored_shapes]
             self._read_maps(row, maps)
-            with opened(self.path) as file:
+            with self.file.opened() as file:
                 id, checksum = column(file, "id", "O").asstr()[row], int(column(file, "checksum", "u")[row])
             stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row), self.codec)
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
-            if isinstance(failure := _unreadable(self.path, error), StorageError):
+            if isinstance(failure := _unreadable(self.path, error), StorageError | RemoteError):
                 raise failure from error
             return None
         matches = row_checksum(id, stored.pooled, maps, stored.thumbnail) == checksum
@@ -177,7 +191,7 @@ def row_checksum(id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail:
     return digest.intdigest()
 
 
-def _unreadable(path: Path, error: Exception) -> GalleryError:
+def _unreadable(path: Path | str, error: Exception) -> GalleryError:
     """Return what to raise for an error in reading a shard: GalleryDamaged, unless the cause is another."""
     if isinstance(error, GalleryError):
         return error
@@ -187,6 +201,8 @@ def _unreadable(path: Path, error: Exception) -> GalleryError:
     return GalleryDamaged(f"{path}: damaged shard ({reason}); {_remedy(path)}")
 
 
-def _remedy(path: Path) -> str:
+def _remedy(path: Path | str) -> str:
+    if isinstance(path, str):
+        return "mend the gallery that it was pushed from, and push it again"
     gallery = path.parent.parent
     return f"restore it from a copy, or `spade-index verify {gallery} --repair` drops what is damaged"

@@ -31,7 +31,7 @@ log = logging.getLogger("spade_index.gallery")
 def begin_generation(gallery: Gallery, changes: Transaction) -> None:
     """Begin the next generation, in a transaction that takes something out of use."""
     generation = gallery.catalog.generation() + 1
-    generations.prepare(gallery.path, generation)
+    generations.prepare(gallery.folder, generation)
     changes.set_meta("generation", str(generation))
 
 
@@ -41,7 +41,7 @@ def settle_shards(gallery: Gallery, lock: WriterLock) -> None:
     Nothing else may be writing shards. Raises OSError.
     """
     following = gallery.catalog.next_shard()
-    for path in _files(gallery.path / "shards"):
+    for path in _files(gallery.folder / "shards"):
         found = SHARD.fullmatch(path.name)
         if found is None or int(found[1]) < following:
             continue
@@ -56,7 +56,7 @@ def settle_shards(gallery: Gallery, lock: WriterLock) -> None:
 def delete_unused(gallery: Gallery) -> bool:
     """Delete what has fallen out of use, and what a crash left; return False if a reader may still need it."""
     catalog = gallery.catalog
-    earlier = generations.earlier(gallery.path, catalog.generation())
+    earlier = generations.earlier(gallery.folder, catalog.generation())
     if any(map(generations.is_held, earlier)):
         return False
     if earlier:
@@ -79,10 +79,10 @@ def _delete_unnamed(gallery: Gallery) -> None:
         FOLDER: set(catalog.calibration_files()),
     }
     for folder, names in named.items():
-        for path in _files(gallery.path / folder):
+        for path in _files(gallery.folder / folder):
             if path.name not in names and _is_ours(folder, path.name, following):
                 path.unlink()
-    for path in generations.later(gallery.path, catalog.generation()):
+    for path in generations.later(gallery.folder, catalog.generation()):
         path.unlink()
 
 

@@ -1,10 +1,10 @@
 """Layouts in which folders say what is normal: MVTec AD, AD 2 and LOCO, BTAD, MPDD."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from spade_index.errors import InputError
+from spade_index.exact import read_json
 from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images, is_archive
 from spade_index.images.folders import walk
@@ -17,6 +17,7 @@ GOOD_FOLDERS = (GOOD, "ok", "normal")
 GROUND_TRUTH, PUBLIC = "ground_truth", "test_public"
 PRIVATE = ("test_private", "test_private_mixed")
 MASK_ENDINGS = ("_mask", "", "_gt", "_label")
+SATURATION = ("pixel_value", "saturation_threshold", "relative_saturation")
 DEFECTS_CONFIG = "defects_config.json"
 
 
@@ -159,16 +160,19 @@ def _saturations(path: Path) -> dict[int, Saturation]:
     if not path.is_file():
         return {}
     try:
-        return {
-            int(entry["pixel_value"]): Saturation(
-                float(entry["saturation_threshold"]), relative=bool(entry["relative_saturation"])
-            )
-            for entry in json.loads(path.read_text(encoding="utf-8-sig"))
-        }
+        return dict(map(_saturation, read_json(path.read_text(encoding="utf-8-sig"))))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not a list of pixel_value, saturation_threshold and relative_saturation ({error!r})"
         ) from error
+
+
+def _saturation(entry: dict[str, object]) -> tuple[int, Saturation]:
+    """Return a kind's value in the masks, and how much of it is enough. Raises KeyError, ValueError."""
+    value, threshold, relative = (entry[name] for name in SATURATION)
+    if type(value) is not int or type(threshold) not in (int, float) or not isinstance(relative, bool):
+        raise ValueError(f"other types in {entry}")
+    return value, Saturation(float(threshold), relative=relative)  # type: ignore[arg-type]
 
 
 def _folders(path: Path) -> list[Path]:

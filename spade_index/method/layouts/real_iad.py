@@ -1,11 +1,11 @@
 """Real-IAD: a JSON file for each category lists images and masks, which lie in a folder of one of several sizes."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from spade_index.errors import InputError
+from spade_index.exact import read_json
 from spade_index.images.files import as_path
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.passed_over import PassedOver
@@ -75,7 +75,7 @@ def is_list(file: Path) -> bool:
 def read_list(file: Path) -> dict[str, Any]:
     """Return the content of a list of training and test images. Raises InputError for anything else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = read_json(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not a JSON file ({error})") from error
     if not isinstance(content, dict) or not any(isinstance(content.get(split), list) for split in ("train", "test")):

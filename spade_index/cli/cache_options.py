@@ -1,0 +1,53 @@
+"""Open a command's gallery, which may be in an object store."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+
+from .progress import Progress
+from .values import BYTES, PATH
+
+if TYPE_CHECKING:  # they take long to import
+    from spade_index.gallery.reader import Gallery
+    from spade_index.gallery.remote.location import Location
+
+DEFAULT_BYTES = 10_000_000_000  # `CacheSettings.bytes`, which takes long to import
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """Where to keep what is read of object stores."""
+
+    cache: Annotated[
+        Path | None,
+        click.option(
+            "--cache",
+            type=PATH,
+            help="Folder for what is read of a gallery in an object store [$SPADE_INDEX_CACHE; ~/.cache/spade-index]",
+        ),
+    ]
+    cache_bytes: Annotated[
+        int,
+        click.option(
+            "--cache-bytes", type=BYTES, default=DEFAULT_BYTES, help=f"Bytes that it may hold [{DEFAULT_BYTES:,}]"
+        ),
+    ]
+
+    def open(self, gallery: "Path | Location", snapshot: int | None = None) -> "Gallery":
+        """Open a gallery to read. Raises GalleryError, InputError."""
+        from spade_index.gallery.opening import open_gallery
+
+        if isinstance(gallery, Path):
+            return open_gallery(gallery, snapshot)
+        from spade_index.gallery.remote.cache import CacheSettings, default_folder
+
+        settings = CacheSettings(self.cache or default_folder(), self.cache_bytes)
+        with Progress("open", unit="B") as progress:
+            return open_gallery(gallery, snapshot, settings, progress)
+
+
+def local(gallery: "Path | Location | None") -> list[Path]:
+    """Return the folder of a gallery that is on this machine, if it is."""
+    return [gallery] if isinstance(gallery, Path) else []

@@ -1,0 +1,212 @@
+"""An object of a store, read by blocks: those in the cache from there, others by ranges, each compared with its sum."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import h5py
+import numpy as np
+
+from .cache import Cache
+from .failures import Damaged
+from .files import NamedFile
+from .store import PART, Remote
+from .sums import BLOCK, MOST_BYTES, Sums
+
+AT_ONCE = 16  # requests that wait for the store at a time
+TRIES = 2  # of blocks that come otherwise than they were pushed
+
+A = TypeVar("A")
+R = TypeVar("R")
+Run = tuple[int, int]  # the first of some consecutive blocks, and the one after the last
+
+
+class RemoteFile:
+    """An object that never changes, as a `RowsFile`."""
+
+    def __init__(self, remote: Remote, cache: Cache, file: NamedFile) -> None:
+        """Read its sums. Raises RemoteError."""
+        self._remote = remote
+        self._cache = cache
+        self._file = file
+        self.name = f"{remote.location}/{file.object}"
+        self._sums = self._read_sums()
+        self.size = self._sums.size
+        self._found = np.zeros(-(-self.size // BLOCK), bool)  # blocks that were once in the cache
+
+    def read(self, out: memoryview, offset: int) -> bool:
+        """Fill `out` from a byte offset; return False if the file ends before. Raises RemoteError."""
+        if offset + len(out) > self.size:
+            return False
+        first, end = offset // BLOCK, -(-(offset + len(out)) // BLOCK)
+        data, missing = self._cached(first, end)
+        for lot in (lot for run in _runs(missing) for lot in _lots(run)):
+            (found,) = self._fetched([lot])
+            place = (lot[0] - first) * BLOCK
+            data[place : place + len(found)] = found
+        start = offset - first * BLOCK
+        out[:] = data[start : start + len(out)]
+        return True
+
+    def missing(self, ranges: Iterable[tuple[int, int]]) -> list[Run]:
+        """Return runs of blocks, of those with bytes in these ranges, that were not found in the cache yet."""
+        wanted = {
+            block
+            for offset, length in ranges
+            if offset >= 0 and offset + length <= self.size
+            for block in range(offset // BLOCK, -(-(offset + length) // BLOCK))
+            if not self._found[block]
+        }
+        lots = [lot for run in _runs(sorted(wanted)) for lot in _lots(run)]
+        return [run for lot in lots for run in _runs(self._cached(*lot)[1])]
+
+    def bring(self, runs: Sequence[Run]) -> None:
+        """Read blocks into the cache. Raises RemoteError."""
+        self._fetched(runs)
+
+    @contextmanager
+    def opened(self) -> Iterator[h5py.File]:
+        """Open it with HDF5. Raises RemoteError, and what h5py raises."""
+        stream = _Stream(self)
+        try:
+            with h5py.File(stream, "r") as file:
+                yield file
+        except Exception:
+            if stream.failure is not None:  # which HDF5 does not tell
+                raise stream.failure from None
+            raise
+
+    def _read_sums(self) -> Sums:
+        digest = self._file.digest
+        try:
+            return Sums(self._cache.sums(digest), self._file)
+        except ValueError:
+            pass  # it is not there, or was damaged since
+        found = self._remote.small(self._file.sums, MOST_BYTES)
+        if found is None:
+            raise Damaged(f"{self._remote.location}/{self._file.sums}: is missing: push the gallery again")
+        try:
+            sums = Sums(found[0], self._file)
+        except ValueError as error:
+            raise self._altered(self._file.sums) from error
+        self._cache.keep_sums(digest, found[0])
+        return sums
+
+    def _cached(self, first: int, end: int) -> tuple[memoryview, list[int]]:
+        """Return the bytes of blocks, as far as they are in the cache, and the blocks that are not."""
+        start = first * BLOCK
+        data = memoryview(np.empty(min(end * BLOCK, self.size) - start, np.uint8)).cast("B")
+        self._cache.read(self._file.digest, data, start)
+        missing = []
+        for block in range(first, end):
+            place = block * BLOCK - start
+            self._found[block] = self._sums.matches(block, data[place : place + self._sums.length(block)])
+            if not self._found[block]:
+                missing.append(block)
+        return data, missing
+
+    def _fetched(self, runs: Sequence[Run]) -> list[memoryview]:
+        """Read blocks from the store, put them into the cache, and return each run's bytes. Raises RemoteError."""
+        found: dict[Run, memoryview] = {}
+        for _ in range(TRIES):
+            left = [run for run in runs if run not in found]
+            ranges = [(first * BLOCK, min(end * BLOCK, self.size) - first * BLOCK) for first, end in left]
+            answers = self._remote.ranges(self._file.object, ranges)
+            for run, (start, length), data in zip(left, ranges, answers, strict=True):
+                if len(data) == length and self._all_match(run, data):
+                    self._cache.write(self._file.digest, data, start)
+                    self._found[slice(*run)] = True
+                    found[run] = data
+            if len(found) == len(runs):
+                return [found[run] for run in runs]
+        raise self._altered(self._file.object)
+
+    def _all_match(self, run: Run, data: memoryview) -> bool:
+        places = range(0, len(data), BLOCK)
+        return all(map(self._sums.matches, range(*run), (data[place : place + BLOCK] for place in places)))
+
+    def _altered(self, name: str) -> Damaged:
+        return Damaged(f"{self._remote.location}/{name}: is not what was pushed: delete it and push the gallery again")
+
+
+class _Stream(io.RawIOBase):
+    """A file as HDF5 reads it."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file = file
+        self._place = 0
+        self.failure: Exception | None = None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a place."""
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer as far as the file reaches; return the number of bytes."""
+        out = memoryview(buffer).cast("B")
+        out = out[: max(0, self._file.size - self._place)]
+        try:
+            self._file.read(out, self._place)
+        except Exception as error:
+            self.failure = error
+            raise
+        self._place += len(out)
+        return len(out)
+
+
+def bring(wanted: Sequence[tuple[RemoteFile, Sequence[Run]]]) -> None:
+    """Read blocks of several objects into the cache, several at a time. Raises RemoteError."""
+    requests = [(file, lot) for file, runs in wanted for lot in _together(runs)]
+    at_once(lambda request: request[0].bring(request[1]), requests)
+
+
+def at_once(call: Callable[[A], R], arguments: Sequence[A]) -> list[R]:
+    """Call a function with each argument, several at a time; return what it returns, in their order."""
+    if len(arguments) < 2:
+        return list(map(call, arguments))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(call, arguments))
+
+
+def _runs(blocks: Sequence[int]) -> list[Run]:
+    """Return ascending blocks as runs of consecutive ones."""
+    if not blocks:
+        return []
+    places = np.array(blocks, np.int64)
+    starts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    ends = [*(starts[1:] - 1).tolist(), len(blocks) - 1]
+    return [(int(places[start]), int(places[end]) + 1) for start, end in zip(starts.tolist(), ends, strict=True)]
+
+
+def _lots(run: Run) -> list[Run]:
+    """Cut a run of blocks into those of one request each."""
+    most = PART // BLOCK
+    return [(first, min(first + most, run[1])) for first in range(*run, most)]
+
+
+def _together(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return runs in groups of about one request's bytes, which are asked for at once."""
+    groups: list[list[Run]] = []
+    room = 0
+    for run in runs:
+        if (length := run[1] - run[0]) > room:
+            groups.append([])
+            room = PART // BLOCK
+        groups[-1].append(run)
+        room -= length
+    return groups

@@ -1,0 +1,121 @@
+"""A gallery that is read where it was pushed to: whole files by way of the cache, shards by blocks."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from spade_index.errors import storage_errors
+from spade_index.gallery import generations
+from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.reader import Gallery
+from spade_index.gallery.shards import Shards
+from spade_index.gallery.store.names import shard_name
+from spade_index.gallery.store.shard import Shard
+
+from .blocks import RemoteFile, Run, at_once, bring
+from .cache import Cache, CacheSettings
+from .download import Progress, download, has_digest
+from .failures import Damaged
+from .files import NamedFile, catalog_object, named_files
+from .location import Location
+from .manifest import State, described_catalog, pushed_state
+from .store import Patience, Remote
+
+
+class RemoteGallery(Gallery):
+    """A gallery in an object store, as of the push that was the last when it was opened."""
+
+    def __init__(
+        self,
+        location: Location,
+        snapshot: int | None = None,
+        cache: CacheSettings | None = None,
+        patience: Patience | None = None,
+        progress: Progress = lambda count: None,
+    ) -> None:
+        """Open it at its latest snapshot, or at an earlier one; `progress` is called with bytes of files that come.
+
+        Raises GalleryNotFound, InputError if there is no such snapshot, RemoteError, StorageError, FormatTooNew.
+        """
+        self._remote = Remote(location, patience)
+        self._cache = Cache(cache or CacheSettings())
+        self._progress = progress
+        self.state, catalog = self._last_pushed()
+        try:
+            self._named = {file.path: file for file in named_files(catalog)}
+            shards = RemoteShards(self._remote, self._cache, catalog, self._named)
+            self._open(location, catalog, shards, snapshot)
+        except BaseException:
+            catalog.close()
+            raise
+
+    def file(self, name: str) -> Path:
+        """Return where a whole file is in the cache, and bring it if it is not there. Raises FileNotFoundError."""
+        if name not in self._named:
+            raise FileNotFoundError(name)
+        named = self._named[name]
+        path = self._cache.file(named.object)
+        if not path.exists():
+            self._bring(named.object, named.digest, self._remote.size(named.object))
+        return path
+
+    def _locked(self) -> generations.GenerationLock | None:
+        return None  # objects are never replaced
+
+    def _last_pushed(self) -> tuple[State, Catalog]:
+        """Return what gallery.json says, and the catalog, compared with its digest."""
+        state = pushed_state(self._remote)
+        while True:
+            name = catalog_object(state.catalog)
+            path = self._cache.file(name)
+            try:
+                if not has_digest(path, state.catalog):
+                    with storage_errors(path):
+                        path.unlink(missing_ok=True)
+                    self._bring(name, state.catalog, state.size)
+                return state, described_catalog(path, state, self._remote.location)
+            except Damaged:
+                before, state = state, pushed_state(self._remote)
+                if state == before:  # else it was replaced meanwhile, and what it named deleted
+                    raise
+
+    def _bring(self, name: str, digest: str, size: int) -> None:
+        self._cache.make_room(size)
+        path = self._cache.file(name)
+        with storage_errors(path):
+            download(self._remote, name, path, size, digest, self._progress)
+
+
+class RemoteShards(Shards):
+    """The shards of a gallery in an object store."""
+
+    def __init__(self, remote: Remote, cache: Cache, catalog: Catalog, named: dict[str, NamedFile]) -> None:
+        super().__init__(Path(), catalog)
+        self._remote = remote
+        self._cache = cache
+        self._named = named
+        self._found: dict[int, RemoteFile] = {}  # whose sums were read, of shards that are about to be opened
+
+    def expect(self, places: Iterable[tuple[int, int]], levels: Sequence[int] | None = None) -> None:
+        """Bring the maps of these shards and rows into the cache, as far as they are not there. Raises GalleryError."""
+        rows: dict[int, list[int]] = {}
+        for number, row in places:
+            rows.setdefault(number, []).append(row)
+        new = [number for number in rows if number not in self._open and self._name(number) in self._named]
+        self._found = dict(zip(new, at_once(self._file, new), strict=True))
+        wanted: list[tuple[RemoteFile, list[Run]]] = []
+        for number, some in rows.items():
+            shard = self.get(number)
+            if shard is not None and isinstance(file := shard.file, RemoteFile):
+                wanted.append((file, file.missing([one for row in some for one in shard.ranges(row, levels)])))
+        bring(wanted)
+
+    def _opened(self, number: int, path: Path) -> Shard:
+        file = self._found.pop(number, None) or self._file(number)
+        layout = self._layouts.get(number) or self.recalled_layout(number, None)
+        return Shard(file.name, self._settings, layout, file)
+
+    def _file(self, number: int) -> RemoteFile:
+        return RemoteFile(self._remote, self._cache, self._named[self._name(number)])
+
+    def _name(self, number: int) -> str:
+        return f"shards/{shard_name(number)}"
