@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import click
 
 from spade_index.errors import InputError
+from spade_index.exact import whole
 from spade_index.presets import SearchChoice
 from spade_index.settings import (
     IMAGE_SCORES,
@@ -155,8 +156,8 @@ class SearchOptions:
         if self.level_weights is not None and self.level_weights not in LEVEL_WEIGHTS:
             values["level_weights"] = numbers("level weights", self.level_weights)
         if self.compared_levels is not None:
-            levels = numbers("compared levels", self.compared_levels)
-            if any(level != int(level) for level in levels):
-                raise InputError(f"compared levels must be whole numbers, not {self.compared_levels!r}")
-            values["compared_levels"] = tuple(int(level) for level in levels)
+            try:
+                values["compared_levels"] = tuple(map(whole, self.compared_levels.split(",")))
+            except ValueError as error:
+                raise InputError(f"compared levels must be whole numbers, not {self.compared_levels!r}") from error
         return values

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from spade_index.errors import InputError
+from spade_index.exact import whole
 from spade_index.server.settings import MIB, ServeSettings
 from spade_index.settings import DecodeLimits
 
@@ -18,7 +19,7 @@ from .cache_options import CacheOptions
 from .options import KernelOptions, device_option, preset_option, takes, whole_option
 from .search_options import SearchOptions
 from .streams import default_signals
-from .values import ANY_GALLERY, PATH, RealRange
+from .values import ANY_GALLERY, PATH, RealRange, any_number
 
 if TYPE_CHECKING:  # it takes long to import
     from spade_index.gallery.remote.location import Location
@@ -49,7 +50,7 @@ def _limits(context: click.Context, parameter: click.Parameter, given: tuple[str
     """Return the limits of `--limit NAME=NUMBER`, each given once."""
     found: dict[str, float] = {}
     for text in given:
-        name, _, number = text.partition("=")
+        name, _, value = text.partition("=")
         if name in OPTIONS:
             raise click.BadParameter(f"{name}: use {OPTIONS[name]}")
         if name not in LIMITS:
@@ -57,10 +58,9 @@ def _limits(context: click.Context, parameter: click.Parameter, given: tuple[str
         if name in found:
             raise click.BadParameter(f"{name} is given twice")
         try:
-            found[name] = int(number) if LIMITS[name] is int else float(number)
+            found[name] = whole(value) if LIMITS[name] is int else any_number(value)
         except ValueError as error:
-            kind = "a whole number" if LIMITS[name] is int else "a number"
-            raise click.BadParameter(f"{name}={number}: not {kind}") from error
+            raise click.BadParameter(f"{name}: {error}") from error
     return found
 
 

@@ -89,3 +89,39 @@ def test_an_inference_has_no_names_that_are_passed_over(
     answer = shared_server.http.post(INFER, content=json.dumps({"inputs": [IMAGE], **changes}))
     assert answer.status_code == status, answer.text
     assert status == 200 or says in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": True},
+        {"id": 0.5},
+        {"id": "\ud800"},
+        {"parameters": []},
+        {"parameters": False},
+        {"parameters": ""},
+        {"parameters": {"timeout": [1]}},
+        {"parameters": {"priority": {}}},
+        {"parameters": {"maps": "\udfff"}},
+        {"inputs": {}},
+        {"inputs": ""},
+        {"outputs": {}},
+        {"outputs": False},
+        {"outputs": 0},
+        {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": "iVBORw0KGgo="}]},
+        {"inputs": [IMAGE | {"shape": [1.0, 1, 2, 3]}]},
+        {"inputs": [IMAGE | {"shape": [True, 1, 2, 3]}]},
+        {"inputs": [IMAGE | {"data": [True, 1, 2, 3, 4, 5]}]},
+    ],
+    ids=lambda changes: json.dumps(changes)[:60],
+)
+def test_values_of_an_inference_have_their_types(shared_server: Server, changes: dict[str, object]) -> None:
+    answer = shared_server.http.post(INFER, content=json.dumps({"inputs": [IMAGE], **changes}))
+    assert answer.status_code == 400, answer.text
+
+
+@pytest.mark.parametrize("ready", ["1", "0", '"true"', '"yes"', '"on"', "1.0", "null", "[]"])
+def test_a_flag_in_json_is_true_or_false(shared_server: Server, ready: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = shared_server.http.post("/v2/repository/index", content=f'{{"ready": {ready}}}', headers=headers)
+    assert answer.status_code == 422, answer.text

@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 
 from spade_index.errors import GalleryDamaged
+from spade_index.exact import read_json
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.settings import STORAGES, IndexSettings
 
@@ -48,7 +49,7 @@ class IndexDescription:
     def from_json(cls, text: str) -> "IndexDescription":
         """Read what `to_json` wrote. Raises GalleryDamaged."""
         try:
-            description = cls(**json.loads(text))
+            description = cls(**read_json(text))
         except (RecursionError, TypeError, ValueError) as error:
             raise GalleryDamaged(f"the index's description cannot be read ({error}); {REMEDY}") from error
         counts = ("images", "nlist", "nprobe", "dimensions", "candidates", "memory", "queries")

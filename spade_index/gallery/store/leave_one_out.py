@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from spade_index.errors import GalleryDamaged
+from spade_index.exact import read_json
 
 from .format import FORMAT, PLAIN
 from .hdf5 import array, opened
@@ -79,7 +80,7 @@ class LeaveOneOut:
             with opened(path) as file:
                 (keys, _), (scores, _) = array(file, "key", "<i8", 1), array(file, "scores", "<f8", 2)
                 maps, offset = array(file, "maps", "<f2", 2)
-                kinds = json.loads(file.attrs["kinds"])
+                kinds = read_json(file.attrs["kinds"])
                 if len({len(keys), len(scores), len(maps)}) > 1 or not maps.size or not scores.size:
                     raise ValueError("its arrays do not fit each other")
                 if (

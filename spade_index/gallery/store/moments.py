@@ -3,10 +3,11 @@
 They are whole numbers, so the totals of a gallery do not depend on the order in which its images were added.
 """
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
+
+from spade_index.exact import read_json
 
 from .widened import widened
 
@@ -38,7 +39,7 @@ def moments_variance(count: int, total: int, squares: int) -> float:
 
 def read_moments(text: str, levels: int, images: int) -> Moments:
     """Read a snapshot's moments from the catalog's JSON. Raises ValueError if they are malformed."""
-    moments = json.loads(text) or no_moments(levels)
+    moments = read_json(text) or no_moments(levels)
     kinds = [[type(number) for number in level] for level in moments if isinstance(level, list)]
     if (
         kinds != [[int, int, int]] * levels
