@@ -1,6 +1,6 @@
 """A gallery that is read where it was pushed to: whole files by way of the cache, shards by blocks."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from spade_index.errors import GalleryError, storage_errors
 from spade_index.gallery import generations
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.index.descriptors import descriptors_file
+from spade_index.gallery.index.search import ImageSearch, Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.shards import Shards
 from spade_index.gallery.store.leave_one_out import FOLDER
@@ -52,8 +53,10 @@ class RemoteGallery(Gallery):
         self._remote = Remote(location, patience)
         self._cache = Cache(cache or CacheSettings())
         self._progress = progress
+        self._in_use: set[str] = set()  # names of whole objects that are open
         self.state, catalog = self._catalog_of(state or pushed_state(self._remote))
         try:
+            self._in_use.add(catalog_object(self.state.catalog))
             self._named = {file.path: file for file in named_files(catalog)}
             shards = RemoteShards(self._remote, self._cache, catalog, self._named)
             self._open(location, catalog, shards, snapshot)
@@ -69,7 +72,13 @@ class RemoteGallery(Gallery):
         path = self._cache.file(named.object)
         if not path.exists():
             self._bring(named.object, named.digest, self._remote.size(named.object))
+        self._in_use.add(named.object)
         return path
+
+    def _searched(self, search: Callable[[ImageSearch], list[list[Neighbour]]]) -> list[list[Neighbour]]:
+        for name in self._in_use:
+            self._cache.file(name)  # so that others are deleted before it
+        return super()._searched(search)
 
     def _locked(self) -> generations.GenerationLock | None:
         return None  # objects are never replaced
@@ -112,6 +121,8 @@ class RemoteGallery(Gallery):
 
 class RemoteShards(Shards):
     """The shards of a gallery in an object store."""
+
+    are_elsewhere = True
 
     def __init__(self, remote: Remote, cache: Cache, catalog: Catalog, named: dict[str, NamedFile]) -> None:
         super().__init__(Path(), catalog)
