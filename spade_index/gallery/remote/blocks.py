@@ -134,8 +134,11 @@ def at_once(call: Callable[[A], R], arguments: Sequence[A]) -> list[R]:
     """Call a function with each argument, several at a time; return what it returns, in their order."""
     if len(arguments) < 2:
         return list(map(call, arguments))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         return list(pool.map(call, arguments))
+    finally:  # after a failure, those that have not begun would most likely wait as long for the same
+        pool.shutdown(cancel_futures=True)
 
 
 def _runs(blocks: Sequence[int]) -> list[Run]:

@@ -27,7 +27,7 @@ def real_iad(path: Path, passed_over: PassedOver) -> Dataset:
     file = path if path.is_file() else list_of(path)
     if file is None:
         raise InputError(f"{path}: no {path.name}.json with `train` and `test` in {_near(path)}")
-    content = _content(file)
+    content = read_list(file)
     meta = content.get("meta") or {}
     normal_class = str(meta.get("normal_class", "OK"))
     entries = {split: content.get(split) or [] for split in ("train", "test")}
@@ -67,12 +67,13 @@ def list_of(folder: Path) -> Path | None:
 def is_list(file: Path) -> bool:
     """Return whether a file is a list of training and test images."""
     try:
-        return file.suffix.lower() == ".json" and file.is_file() and bool(_content(file))
+        return file.suffix.lower() == ".json" and file.is_file() and bool(read_list(file))
     except InputError:
         return False
 
 
-def _content(file: Path) -> dict[str, Any]:
+def read_list(file: Path) -> dict[str, Any]:
+    """Return the content of a list of training and test images. Raises InputError for anything else."""
     try:
         content = read_json(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
