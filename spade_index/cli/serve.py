@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
@@ -15,10 +15,14 @@ from spade_index.exact import whole
 from spade_index.server.settings import MIB, ServeSettings
 from spade_index.settings import DecodeLimits
 
+from .cache_options import CacheOptions
 from .options import KernelOptions, device_option, preset_option, takes, whole_option
 from .search_options import SearchOptions
 from .streams import default_signals
-from .values import GALLERY, PATH, RealRange, any_number
+from .values import ANY_GALLERY, PATH, RealRange, any_number
+
+if TYPE_CHECKING:  # it takes long to import
+    from spade_index.gallery.remote.location import Location
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
 MEGA = 1_000_000
@@ -122,7 +126,13 @@ class ServeOptions:
     ]
 
     def settings(
-        self, root: Path, search: SearchOptions, preset: str | None, device: str, kernel: KernelOptions
+        self,
+        root: "Path | Location",
+        search: SearchOptions,
+        preset: str | None,
+        device: str,
+        kernel: KernelOptions,
+        cache: CacheOptions,
     ) -> ServeSettings:
         """Return the settings of the service. Raises InputError for values that cannot be."""
         return ServeSettings(
@@ -144,26 +154,32 @@ class ServeOptions:
             kernel=kernel.kernel,
             map_memory=kernel.map_bytes,
             search=search.choice(preset),
+            cache=None if isinstance(root, Path) else cache.settings(),
             **self.limits,  # type: ignore[arg-type]
         )
 
 
 @click.command()
-@click.argument("root", type=GALLERY)
+@click.argument("root", type=ANY_GALLERY)
 @takes("options", ServeOptions)
 @takes("search", SearchOptions)
 @preset_option
 @device_option
 @takes("kernel", KernelOptions)
+@takes("cache", CacheOptions)
 def serve(
-    root: Path,
+    root: "Path | Location",
     options: ServeOptions,
     search: SearchOptions,
     preset: str | None,
     device: str,
     kernel: KernelOptions,
+    cache: CacheOptions,
 ) -> None:
-    """Serve the galleries under ROOT over HTTP: a page to look at, a JSON API, and the Open Inference Protocol."""
+    """Serve the galleries under ROOT over HTTP: a page to look at, a JSON API, and the Open Inference Protocol.
+
+    ROOT may be the URL of a gallery in an object store, which is served read-only.
+    """
     try:
         import uvicorn
 
@@ -178,7 +194,7 @@ def serve(
 
     default_signals()  # uvicorn handles them
     keys = read_keys(options.api_keys)
-    settings = options.settings(root, search, preset, device, kernel)
+    settings = options.settings(root, search, preset, device, kernel, cache)
     if not settings.on_loopback and not keys:
         raise InputError(f"{settings.host} can be reached from elsewhere: give API keys (--api-keys FILE, ${VARIABLE})")
     log_to(sys.stderr)

@@ -164,5 +164,5 @@ def _state(served: Service, name: str) -> dict[str, str]:
         with served.galleries.open(name) as gallery:
             return {"name": name, "version": str(gallery.snapshot), "state": "READY", "reason": ""}
     except (SpadeIndexError, Problem) as error:
-        reason = str(as_problem(error, str(served.galleries.root)).detail)
+        reason = str(as_problem(error, served.galleries.root).detail)
         return {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
