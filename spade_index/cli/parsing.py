@@ -30,6 +30,14 @@ def numbers(what: str, text: str | None, count: int | None = None) -> tuple[floa
     return values
 
 
+def whole_numbers(what: str, text: str) -> tuple[int, ...]:
+    """Return the whole numbers of a comma-separated list. Raises InputError."""
+    values = numbers(what, text)
+    if any(value != int(value) for value in values):
+        raise InputError(f"{what} must be whole numbers, not {text!r}")
+    return tuple(map(int, values))
+
+
 def size(text: str | None) -> tuple[int, int] | None:
     """Return (height, width) of EDGE or HEIGHTxWIDTH. Raises InputError."""
     if text is None:
