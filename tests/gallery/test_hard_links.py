@@ -20,7 +20,7 @@ def test_a_catalog_with_another_name_is_not_written(gallery_path: Path, tmp_path
     shutil.copytree(gallery_path, copy, copy_function=os.link)  # as `cp -al` does
     (copy / "writer.lock").unlink()
     before = files_of(gallery_path)
-    with pytest.raises(StorageError, match=r"copy/catalog.sqlite: has another name"):
+    with pytest.raises(StorageError, match=r"copy/catalog\.sqlite: has another name"):
         GalleryWriter(copy)
     with Gallery(copy) as gallery:
         assert len(gallery) == 12
@@ -32,7 +32,7 @@ def test_nor_is_a_lock(gallery_path: Path, tmp_path: Path) -> None:
     other.write_text("somebody else's")
     (gallery_path / "writer.lock").unlink()
     os.link(other, gallery_path / "writer.lock")
-    with pytest.raises(StorageError, match="writer.lock: is not a file of its own"):
+    with pytest.raises(StorageError, match=r"writer\.lock: is not a file of its own"):
         GalleryWriter(gallery_path)
     assert other.read_text() == "somebody else's"
 
@@ -40,7 +40,7 @@ def test_nor_is_a_lock(gallery_path: Path, tmp_path: Path) -> None:
 def test_a_pipe_in_place_of_the_lock_is_named(gallery_path: Path) -> None:
     (gallery_path / "writer.lock").unlink()
     os.mkfifo(gallery_path / "writer.lock")
-    with pytest.raises(StorageError, match="writer.lock: is not a file of its own"):
+    with pytest.raises(StorageError, match=r"writer\.lock: is not a file of its own"):
         GalleryWriter(gallery_path)
 
 
