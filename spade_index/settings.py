@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from .errors import InputError, SettingsMismatch
+from .exact import read_json
 
 DEFAULT_BACKBONE = "wide_resnet50_2"
 MODES = ("concat-nearest", "concat-bilinear", "per-level")
@@ -151,7 +152,7 @@ class ExtractionSettings:
     @classmethod
     def from_json(cls, text: str) -> "ExtractionSettings":
         """Return the settings that `to_json` wrote."""
-        values = json.loads(text)
+        values = read_json(text)
         values["preprocessing"] = Preprocessing(**(UNSET | _tuples(values["preprocessing"])))
         return cls(**_tuples(values))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from spade_index.errors import InputError
+from spade_index.exact import whole
 from spade_index.settings import MODES, STORAGES
 
 from . import parsing
@@ -117,13 +118,13 @@ def gallery(
     from spade_index.benchmarks.gallery_growth import Settings, run
 
     try:
-        whole = tuple(int(size) for size in sizes.split(","))
+        counts = tuple(whole(size) for size in sizes.split(","))
     except ValueError as error:
         raise InputError(f"--sizes: {sizes!r} is not a comma-separated list of numbers") from error
     settings = Settings(
         photographs=photographs,
         work=work,
-        sizes=whole,
+        sizes=counts,
         storage=storage,
         queries=queries,
         peers=() if peers == "none" else parsing.names(peers) or Settings.peers,

@@ -11,6 +11,7 @@ from .values import BYTES, PATH
 
 if TYPE_CHECKING:  # they take long to import
     from spade_index.gallery.reader import Gallery
+    from spade_index.gallery.remote.cache import CacheSettings
     from spade_index.gallery.remote.location import Location
 
 DEFAULT_BYTES = 10_000_000_000  # `CacheSettings.bytes`, which takes long to import
@@ -41,11 +42,14 @@ class CacheOptions:
 
         if isinstance(gallery, Path):
             return open_gallery(gallery, snapshot)
+        with Progress("open", unit="B") as progress:
+            return open_gallery(gallery, snapshot, self.settings(), progress)
+
+    def settings(self) -> "CacheSettings":
+        """Return the settings of the cache."""
         from spade_index.gallery.remote.cache import CacheSettings, default_folder
 
-        settings = CacheSettings(self.cache or default_folder(), self.cache_bytes)
-        with Progress("open", unit="B") as progress:
-            return open_gallery(gallery, snapshot, settings, progress)
+        return CacheSettings(self.cache or default_folder(), self.cache_bytes)
 
 
 def local(gallery: "Path | Location | None") -> list[Path]:

@@ -1,9 +1,9 @@
 """Parse the values of options that hold several."""
 
-import math
 from typing import overload
 
 from spade_index.errors import InputError
+from spade_index.exact import number, whole
 
 
 def names(text: str | None) -> tuple[str, ...] | None:
@@ -20,11 +20,9 @@ def numbers(what: str, text: str | None, count: int | None = None) -> tuple[floa
     if text is None:
         return None
     try:
-        values = tuple(float(part) for part in text.split(","))
+        values = tuple(number(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"{what}: {text!r} is not a comma-separated list of numbers") from error
-    if not all(map(math.isfinite, values)):
-        raise InputError(f"{what}: {text!r} has a number that is not finite")
+        raise InputError(f"{what}: {text!r} is not a comma-separated list of finite numbers ({error})") from error
     if count is not None and len(values) != count:
         raise InputError(f"{what}: give {count} comma-separated numbers, not {text!r}")
     return values
@@ -32,18 +30,18 @@ def numbers(what: str, text: str | None, count: int | None = None) -> tuple[floa
 
 def whole_numbers(what: str, text: str) -> tuple[int, ...]:
     """Return the whole numbers of a comma-separated list. Raises InputError."""
-    values = numbers(what, text)
-    if any(value != int(value) for value in values):
-        raise InputError(f"{what} must be whole numbers, not {text!r}")
-    return tuple(map(int, values))
+    try:
+        return tuple(map(whole, text.split(",")))
+    except ValueError as error:
+        raise InputError(f"{what} must be whole numbers, not {text!r}") from error
 
 
 def size(text: str | None) -> tuple[int, int] | None:
     """Return (height, width) of EDGE or HEIGHTxWIDTH. Raises InputError."""
     if text is None:
         return None
-    height, _, width = text.partition("x")
+    height, two, width = text.partition("x")
     try:
-        return int(height), int(width or height)
+        return whole(height), whole(width if two else height)
     except ValueError as error:
         raise InputError(f"input size: give an edge (224) or HEIGHTxWIDTH (224x320), not {text!r}") from error

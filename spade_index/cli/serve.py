@@ -6,18 +6,23 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from spade_index.errors import InputError
+from spade_index.exact import whole
 from spade_index.server.settings import MIB, ServeSettings
 from spade_index.settings import DecodeLimits
 
+from .cache_options import CacheOptions
 from .options import KernelOptions, device_option, preset_option, takes, whole_option
 from .search_options import SearchOptions
 from .streams import default_signals
-from .values import GALLERY, PATH, RealRange
+from .values import ANY_GALLERY, PATH, RealRange, any_number
+
+if TYPE_CHECKING:  # it takes long to import
+    from spade_index.gallery.remote.location import Location
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
 MEGA = 1_000_000
@@ -45,7 +50,7 @@ def _limits(context: click.Context, parameter: click.Parameter, given: tuple[str
     """Return the limits of `--limit NAME=NUMBER`, each given once."""
     found: dict[str, float] = {}
     for text in given:
-        name, _, number = text.partition("=")
+        name, _, value = text.partition("=")
         if name in OPTIONS:
             raise click.BadParameter(f"{name}: use {OPTIONS[name]}")
         if name not in LIMITS:
@@ -53,10 +58,9 @@ def _limits(context: click.Context, parameter: click.Parameter, given: tuple[str
         if name in found:
             raise click.BadParameter(f"{name} is given twice")
         try:
-            found[name] = int(number) if LIMITS[name] is int else float(number)
+            found[name] = whole(value) if LIMITS[name] is int else any_number(value)
         except ValueError as error:
-            kind = "a whole number" if LIMITS[name] is int else "a number"
-            raise click.BadParameter(f"{name}={number}: not {kind}") from error
+            raise click.BadParameter(f"{name}: {error}") from error
     return found
 
 
@@ -122,7 +126,13 @@ class ServeOptions:
     ]
 
     def settings(
-        self, root: Path, search: SearchOptions, preset: str | None, device: str, kernel: KernelOptions
+        self,
+        root: "Path | Location",
+        search: SearchOptions,
+        preset: str | None,
+        device: str,
+        kernel: KernelOptions,
+        cache: CacheOptions,
     ) -> ServeSettings:
         """Return the settings of the service. Raises InputError for values that cannot be."""
         return ServeSettings(
@@ -144,26 +154,32 @@ class ServeOptions:
             kernel=kernel.kernel,
             map_memory=kernel.map_bytes,
             search=search.choice(preset),
+            cache=None if isinstance(root, Path) else cache.settings(),
             **self.limits,  # type: ignore[arg-type]
         )
 
 
 @click.command()
-@click.argument("root", type=GALLERY)
+@click.argument("root", type=ANY_GALLERY)
 @takes("options", ServeOptions)
 @takes("search", SearchOptions)
 @preset_option
 @device_option
 @takes("kernel", KernelOptions)
+@takes("cache", CacheOptions)
 def serve(
-    root: Path,
+    root: "Path | Location",
     options: ServeOptions,
     search: SearchOptions,
     preset: str | None,
     device: str,
     kernel: KernelOptions,
+    cache: CacheOptions,
 ) -> None:
-    """Serve the galleries under ROOT over HTTP: a page to look at, a JSON API, and the Open Inference Protocol."""
+    """Serve the galleries under ROOT over HTTP: a page to look at, a JSON API, and the Open Inference Protocol.
+
+    ROOT may be the URL of a gallery in an object store, which is served read-only.
+    """
     try:
         import uvicorn
 
@@ -178,7 +194,7 @@ def serve(
 
     default_signals()  # uvicorn handles them
     keys = read_keys(options.api_keys)
-    settings = options.settings(root, search, preset, device, kernel)
+    settings = options.settings(root, search, preset, device, kernel, cache)
     if not settings.on_loopback and not keys:
         raise InputError(f"{settings.host} can be reached from elsewhere: give API keys (--api-keys FILE, ${VARIABLE})")
     log_to(sys.stderr)

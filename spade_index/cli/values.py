@@ -1,8 +1,8 @@
 """The types of arguments and options: paths and numbers are checked where they enter."""
 
-import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import click
 from click.types import FloatParamType, IntParamType
 
 from spade_index.errors import InputError
+from spade_index.exact import number, whole
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 LARGEST = 2**31 - 1  # integer; what FAISS, SQLite and the kernels take
@@ -87,28 +88,39 @@ class Glob(click.ParamType):
         return pattern
 
 
+def _read(value: Any, read: Callable[[str], float], param: click.Parameter | None, ctx: click.Context | None) -> float:
+    """Return a number that `read` reads; a default is one already. Raises BadParameter."""
+    try:
+        return read(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", ctx, param) from error
+
+
+def any_number(text: str) -> float:
+    """Return a number, or what is none or infinite, for others to refuse. Raises ValueError."""
+    return float(text) if text in ("nan", "inf", "-inf") else number(text)
+
+
 class _Bounded:
-    """Refuses integers that are too large for what they are passed to."""
+    """Refuses integers that are not written as one, or too large for what they are passed to."""
 
     largest = LARGEST
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return an integer. Raises BadParameter."""
-        number: int = super().convert(value, param, ctx)  # type: ignore[misc]
-        if abs(number) > self.largest:
-            raise click.BadParameter(f"{number} is beyond {self.largest:,}.", ctx, param)
-        return number
+        found: int = super().convert(_read(value, whole, param, ctx), param, ctx)  # type: ignore[misc]
+        if abs(found) > self.largest:
+            raise click.BadParameter(f"{found} is beyond {self.largest:,}.", ctx, param)
+        return found
 
 
 class _Finite:
-    """Refuses numbers that are infinite or no numbers."""
+    """Refuses numbers that are infinite, no numbers, or not written as one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return a number. Raises BadParameter."""
-        number: float = super().convert(value, param, ctx)  # type: ignore[misc]
-        if not math.isfinite(number):
-            raise click.BadParameter(f"{value} is not a finite number.", ctx, param)
-        return number
+        found: float = super().convert(_read(value, number, param, ctx), param, ctx)  # type: ignore[misc]
+        return found
 
 
 class Whole(_Bounded, IntParamType):
@@ -133,7 +145,11 @@ class Real(_Finite, FloatParamType):
 
 
 class AnyReal(FloatParamType):
-    """A number that the settings check, with others that it belongs to."""
+    """A number that the settings check, with others that it belongs to; they refuse those that are not finite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return a number. Raises BadParameter."""
+        return super().convert(_read(value, any_number, param, ctx), param, ctx)
 
 
 class RealRange(_Finite, click.FloatRange):

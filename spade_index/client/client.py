@@ -273,7 +273,8 @@ def _retry_after(response: httpx.Response) -> float | None:
     """Return the seconds that `Retry-After` asks for, in either of its forms."""
     header = response.headers.get("Retry-After", "")
     try:
-        return float(header) if header.isdigit() else max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+        seconds = header.isascii() and header.isdigit()
+        return float(header) if seconds else max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     except ValueError:
         return None
 

@@ -204,6 +204,10 @@ class Gallery:
         require_stored(self.path, self.stored_levels, levels)
         self._view.read_maps(keys, out, levels)
 
+    def expect_maps(self, keys: Sequence[int], levels: Sequence[int] | None = None) -> None:
+        """Prepare for maps of these images to be read a few at a time: those in an object store come all at once."""
+        self._view.expect_maps(keys, levels)
+
     def stored(self, row: ImageRow) -> StoredImage:
         """Return all that is stored of an image, compared with its checksum. Raises GalleryDamaged."""
         return self._view.stored(row)
@@ -237,8 +241,7 @@ class Gallery:
     def calibration_key(self, search: SearchSettings) -> str:
         """Return what a calibration for search settings is stored under: these, and the region of interest."""
         key = search.calibration_key()
-        region = self.interest or self.region_rule
-        if region is None:
+        if (region := self.interest or self.region_rule) is None:
             return key
         return json.dumps({**json.loads(key), "region_of_interest": region.digest}, sort_keys=True)
 
@@ -267,8 +270,7 @@ class Gallery:
 
         `progress` is called with the number of bytes of each block that was checked.
         """
-        for problem in self.problems(progress):
-            yield problem.line
+        yield from (problem.line for problem in self.problems(progress))
 
     def problems(self, progress: Callable[[int], None] = lambda count: None) -> Iterator[Problem]:
         """Yield what `verify` finds, as `GalleryWriter.repair` takes it."""

@@ -21,6 +21,8 @@ SPARE = 48  # file descriptors that are left for all else
 class Shards:
     """The shards that a catalog names, by number."""
 
+    are_elsewhere = False  # and to ask for much at a time is faster
+
     def __init__(self, folder: Path, catalog: Catalog) -> None:
         self.folder = folder
         self._catalog = catalog

@@ -70,7 +70,7 @@ class SnapshotView:
         Raises GalleryDamaged if they cannot be read, or have values that are not finite: no such image is ever added.
         """
         rows = self.catalog.images_by_key(keys)
-        self.shards.expect(((row.shard, row.row) for row in rows.values()), levels)
+        self.shards.expect([(row.shard, row.row) for row in rows.values()], levels)
         for place, key in enumerate(keys):
             if key not in rows:
                 raise self.deleted()
@@ -79,6 +79,11 @@ class SnapshotView:
             shard.read_maps(row.row, maps, levels)
             if not all(map(is_finite, maps)):
                 shard.read_checked(row.row, row.id)
+
+    def expect_maps(self, keys: Sequence[int], levels: Sequence[int] | None = None) -> None:
+        """Prepare for the maps of these images to be read, in parts: see `Gallery.expect_maps`."""
+        if self.shards.are_elsewhere:
+            self.shards.expect([(row.shard, row.row) for row in self.catalog.images_by_key(keys).values()], levels)
 
     def stored(self, row: ImageRow) -> StoredImage:
         """Return all that is stored of an image, compared with its checksum."""

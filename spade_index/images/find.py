@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spade_index.errors import InputError
 
-from .files import SUFFIXES, ImageFile, is_drawn, on_disk, status_of
+from .files import SUFFIXES, ImageFile, is_drawn, on_disk, status_of, suffix_of
 from .folders import in_folder
 from .lists import LIST_SUFFIXES, TextList, in_list, is_stream, read_list
 from .pages import with_pages
@@ -17,6 +17,7 @@ from .region_rule import RegionRule
 from .tars import in_tar, is_tar
 from .zips import in_zip
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz")
 OTHER_ARCHIVES = (".7z", ".rar", ".zst", ".lz4", ".lz", ".br", ".cab", ".iso", ".dmg")
 
 
@@ -50,6 +51,11 @@ def root_of(source: str | Path | TextList) -> str:
     if os.path.isdir(source):
         return os.fspath(source)
     return "" if is_stream(source) else os.path.dirname(source)
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file is an archive by its name, of a kind that is read or not."""
+    return suffix_of(name) in (*ARCHIVES, *OTHER_ARCHIVES)
 
 
 def _found(

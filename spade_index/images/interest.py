@@ -17,6 +17,8 @@ import numpy as np
 import xxhash
 from PIL import Image
 
+from spade_index.exact import read_json
+
 EDGE = 1024  # pixels of a stored region's longer edge, at most
 POINTS = 8  # along each edge of a cell, at which the region is looked up; fewer where cells are many
 MOST_POINTS = 2048  # along an edge of the grid
@@ -106,7 +108,7 @@ class RegionOfInterest:
     def from_json(cls, text: str) -> "RegionOfInterest":
         """Return the region that `to_json` wrote. Raises ValueError for anything else."""
         try:
-            value = json.loads(text)
+            value = read_json(text)
             width, height, source = value["width"], value["height"], value["source"]
             if not all(type(edge) is int and 1 <= edge <= EDGE for edge in (width, height)):
                 raise ValueError("unexpected size")

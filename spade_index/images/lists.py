@@ -40,7 +40,7 @@ def read_list(path: str | Path) -> TextList:
     name = str(path)
     shown = "standard input" if name == STDIN else as_text(name)
     try:
-        text = as_path(_decoded(_standard_input() if name == STDIN else Path(path).read_bytes()))
+        text = as_path(decoded(_standard_input() if name == STDIN else Path(path).read_bytes()))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{shown}: not a text list of image paths ({error})") from error
     if "\0" in text:
@@ -88,8 +88,8 @@ def _found(folder: str, line: str) -> tuple[str, os.stat_result | None]:
     return os.path.expanduser(name), None
 
 
-def _decoded(data: bytes) -> str:
-    """Return the text of a list: UTF-8, or UTF-16 or 32 with a byte-order mark. Other bytes stay as they are."""
+def decoded(data: bytes) -> str:
+    """Return the text of a list or a table: UTF-8, or UTF-16 or 32 with a byte-order mark; other bytes stay."""
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return data.decode("utf-32")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

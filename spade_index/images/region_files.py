@@ -1,6 +1,5 @@
 """Read regions of interest: from mask pictures, or from polygons in JSON."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spade_index.errors import ImageError, InputError
+from spade_index.exact import read_json
 
 from .files import ImageFile, as_text
 from .geometry import Geometry
@@ -80,10 +80,10 @@ def _polygons_in(path: Path) -> Polygons:
     try:
         if path.stat().st_size > MOST_POLYGON_BYTES:
             raise InputError(f"{path}: is over the limit of {MOST_POLYGON_BYTES >> 20} MiB for polygons")
-        value: Any = json.loads(path.read_bytes().decode("utf-8-sig"))
+        value: Any = read_json(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: is not JSON ({' '.join(str(error).split())})") from error
     try:
         return polygons_of(value)

@@ -110,6 +110,7 @@ class PixelSearch:
     def _fetch(self, levels: Sequence[Tensor], candidates: Sequence[Sequence[Neighbour]], queries: range) -> Tensor:
         """Make the maps of queries' candidates resident, and return their slots, int64 [B, K]."""
         wanted = [[neighbour.key for neighbour in candidates[query]] for query in queries]
+        self._gallery.expect_maps(sorted({key for keys in wanted for key in keys}), self._comparison.levels)
         if self._interest is None:
             return self.map_pool.fetch(wanted)
         if self._interest.must_reach(levels):

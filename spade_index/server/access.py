@@ -6,18 +6,23 @@ router names it once, for all its handlers.
     read = APIRouter(prefix="/v1", route_class=ReadRoute)
 """
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Annotated, Any, get_args
 
 from fastapi import Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
-from .json_bodies import JsonError, parse_json
+from spade_index.exact import JsonError, flag, number, whole
+
+from .json_bodies import parse_json
 from .keys import ANYONE, Key
-from .problems import Problem
+from .problems import InvalidFields, Problem
 from .service import service_of
 
+READERS: dict[type, Callable[[str], object]] = {bool: flag, int: whole, float: number}
 SINGLE_HEADERS = ("Content-Type", "Content-Encoding", "Inference-Header-Content-Length")
 GALLERY_PARAMETERS = ("gallery", "model")  # of paths; galleries are the models of the Open Inference Protocol
 
@@ -32,7 +37,7 @@ class ReadRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, behind the checks of key and parameters. It raises Problem (401, 403, 415, 422)."""
         handle = super().get_route_handler()
-        known = frozenset(_query_names(self.dependant))
+        known = dict(_query_parameters(self.dependant))
 
         async def checked(request: Request) -> Response:
             """Answer a request that may be answered. Raises Problem (401, 403, 415, 422)."""
@@ -84,7 +89,8 @@ def permitted(request: Request, gallery: str | None, *, write: bool) -> Key:
     require_single_headers(request, ("Authorization", "X-Api-Key"))
     key = keys.of(request.headers) if keys else ANYONE
     if not key.allows(gallery, write):
-        raise Problem(403, f"this API key may not {'change' if write else 'read'} {gallery or 'that'}")
+        asked = any(name in request.path_params for name in GALLERY_PARAMETERS)  # for that gallery, by its name
+        raise Problem(403, f"this API key may not {'change' if write else 'read'} {gallery if asked else 'that'}")
     return key
 
 
@@ -95,22 +101,49 @@ def require_single_headers(request: Request, names: Sequence[str] = SINGLE_HEADE
             raise Problem(400, "give it once", field=name)
 
 
-def require_known_parameters(request: Request, known: frozenset[str]) -> None:
-    """Raise Problem (422) for a query parameter that the route does not have, or that is there twice."""
-    given = [name for name, _ in request.query_params.multi_items()]
-    for name in given:
+def require_known_parameters(request: Request, known: Mapping[str, FieldInfo]) -> None:
+    """Raise Problem (422) for a query parameter that the route does not have, that is there twice, or misspelt."""
+    given = request.query_params.multi_items()
+    names = [name for name, _ in given]
+    for name in names:
         if name not in known:
             there = f"there are {', '.join(sorted(known))}" if known else "there is none"
             raise Problem(422, f"unknown parameter {name[:100]!r}: {there}", field=name[:100])
-        if given.count(name) > 1:
+        if names.count(name) > 1:
             raise Problem(422, f"parameter {name!r} is given more than once", field=name)
+    if any(_misspelling(known[name], text) for name, text in given):  # others are named with them
+        raise InvalidFields([error for name, text in given for error in _errors(known[name], name, text)])
 
 
-def _query_names(dependant: Dependant) -> Iterator[str]:
-    """Yield the names of the query parameters of a route and of what it depends on."""
-    yield from (parameter.alias for parameter in dependant.query_params)
+def _misspelling(parameter: FieldInfo, text: str) -> str | None:
+    """Return what is wrong with the spelling of a number or a flag (see `exact`). Pydantic takes more: 1_0, yes."""
+    kinds = {parameter.annotation, *get_args(parameter.annotation)}
+    try:
+        for kind, read in READERS.items():
+            if kind in kinds:
+                read(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _errors(parameter: FieldInfo, name: str, text: str) -> list[Any]:
+    """Return all that is wrong with a parameter, as pydantic tells it."""
+    if (said := _misspelling(parameter, text)) is not None:
+        return [{"loc": ("query", name), "msg": said}]
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(Annotated[parameter.annotation, parameter])  # type: ignore[arg-type]
+        adapter.validate_python(text)
+    except ValidationError as error:
+        return [{"loc": ("query", name), "msg": found["msg"]} for found in error.errors()]
+    return []
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the query parameters of a route and of what it depends on, by their names."""
+    yield from ((parameter.alias, parameter.field_info) for parameter in dependant.query_params)
     for below in dependant.dependencies:
-        yield from _query_names(below)
+        yield from _query_parameters(below)
 
 
 def key_of(request: Request) -> Key:

@@ -74,7 +74,7 @@ def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbon
     app.state.service = service
     for router in ROUTERS:
         app.include_router(router)
-    root = str(service.galleries.root)
+    root = service.galleries.root
 
     async def on_error(request: Request, error: Exception) -> Response:
         if isinstance(error, RequestValidationError):

@@ -6,14 +6,16 @@ The id is set here, not by asgi-correlation-id: the checks before the applicatio
 import re
 import secrets
 import time
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Scope, Send
 
 from .limits import REQUEST_ID_LENGTH
+from .problems import Problem
 
 ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/.*)?", re.IGNORECASE | re.DOTALL)
+ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")  # of which no character can be made
 SANE_ID = re.compile(rf"[A-Za-z0-9._-]{{1,{REQUEST_ID_LENGTH}}}")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -46,6 +48,18 @@ class Exchange:
         self.begun = time.perf_counter()
         self._send = send
 
+    def require_plain_target(self) -> None:
+        """Raise Problem (400, 404) for a target that other programs may read as another one.
+
+        A slash that is escaped belongs to a name, and no gallery has such a name. In the path that routes see it would
+        part names.
+        """
+        path: bytes = self.scope.get("raw_path") or b""
+        if not _is_text(path) or b"%2f" in path.lower():
+            raise Problem(404, "there is nothing of that name")
+        if not _is_text(self.scope.get("query_string") or b""):
+            raise Problem(400, "the parameters are not percent-encoded UTF-8")
+
     async def send(self, message: Message) -> None:
         """Send a part of the answer, with the headers that every answer carries."""
         if message["type"] == "http.response.start":
@@ -57,6 +71,15 @@ class Exchange:
             if self.status == 408:  # the rest of the body is not waited for
                 headers["Connection"] = "close"
         await self._send(message)
+
+
+def _is_text(escaped: bytes) -> bool:
+    """Return whether a part of a target is percent-encoded UTF-8."""
+    try:
+        unquote_to_bytes(escaped).decode()
+    except UnicodeDecodeError:
+        return False
+    return not ESCAPE.search(escaped)
 
 
 def _in_origin_form(scope: Scope) -> Scope:

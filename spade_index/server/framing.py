@@ -3,12 +3,15 @@
 h11 itself limits heads that are not complete only; one that arrives at once may be as long as the system's buffers.
 """
 
+import re
 from typing import Any
 
 import h11
 
 from .limits import CHUNK_BYTES, FREE_CHUNKS, HEAD_BYTES
 
+LENGTH = re.compile(rb"^content-length[ \t]*:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+VERSIONS = (b"1.0", b"1.1")
 TOO_LONG = 431  # h11's status for what does not end within its limit
 
 
@@ -16,6 +19,7 @@ class BoundedConnection(h11.Connection):
     """The side of a server; `refused` says what is over a limit."""
 
     refused: str | None = None
+    refused_status = 400
     head_only = False  # the answer to HEAD has no body
     _chunks = 0
     _received = 0  # bytes of the body
@@ -25,7 +29,7 @@ class BoundedConnection(h11.Connection):
 
     def next_event(self) -> Any:
         """Return the next event. Raises RemoteProtocolError."""
-        before = len(self.trailing_data[0]) if self.their_state is h11.IDLE else 0
+        head = self.trailing_data[0] if self.their_state is h11.IDLE else b""
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
@@ -35,10 +39,16 @@ class BoundedConnection(h11.Connection):
         if isinstance(event, h11.Request):
             self._chunks = self._received = 0
             self.head_only = event.method == b"HEAD"
-            names = [name for name, _ in event.headers.raw_items()]
-            if {b"transfer-encoding", b"content-length"} <= {name.lower() for name in names}:
+            names = [name.lower() for name, _ in event.headers.raw_items()]
+            if event.http_version not in VERSIONS:
+                self.refused_status = 505
+                self._refuse("this is HTTP/1.1")
+            lengths = LENGTH.findall(head[: len(head) - len(self.trailing_data[0])])
+            if len(lengths) > 1 or any(b"," in length for length in lengths):
+                self._refuse("a body has one Content-Length")  # h11 takes several that are the same
+            if {b"transfer-encoding", b"content-length"} <= {*names}:
                 self._refuse("a body has either a Content-Length or a Transfer-Encoding")  # proxies take the other one
-            if before - len(self.trailing_data[0]) > HEAD_BYTES:
+            if len(head) - len(self.trailing_data[0]) > HEAD_BYTES:
                 self._refuse(f"the head is over the limit of {HEAD_BYTES:,} bytes")
         elif isinstance(event, h11.Data):
             self._chunks += event.chunk_start

@@ -1,15 +1,14 @@
-"""The galleries under one folder: opened on demand, closed by a memory budget, always at the last commit.
+"""The galleries of one root: opened on demand, closed by a memory budget, always at the last commit.
 
 A Detector is for one thread, so the galleries kept open here are used by the engine alone. Other callers open a gallery
 for themselves (`Galleries.open`), which takes milliseconds.
 """
 
 import logging
-import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +16,19 @@ from weakref import WeakValueDictionary
 
 from spade_index.errors import InputError, SpadeIndexError
 from spade_index.features.backbone import Backbone, load_backbone
-from spade_index.gallery.reader import CATALOG, Gallery
+from spade_index.gallery.reader import Gallery
 from spade_index.method.commands import calibrate_command, gives_verdicts
 from spade_index.method.detector import Detector
 from spade_index.method.tuned import tuned_search
 from spade_index.settings import ExtractionSettings, Maps
 
 from .problems import Problem
+from .roots import FolderRoot, root_of
 from .settings import ServeSettings
 
 OPEN_BYTES = 64 << 20  # what an open gallery takes besides its maps, about
 
 LoadBackbone = Callable[[Gallery, str], Backbone]
-Identity = tuple[int, int]  # of a catalog's file: device and inode
 
 log = logging.getLogger("spade_index.server")
 
@@ -55,7 +54,7 @@ class Served:
     gallery: Gallery
     backbone: Backbone
     detector: Detector
-    identity: Identity
+    identity: Hashable  # see `roots`
     version: int  # of the catalog's contents, when it was opened
     used: float = field(default_factory=time.monotonic)
 
@@ -81,9 +80,9 @@ class Galleries:
     def __init__(self, settings: ServeSettings, load: LoadBackbone = backbone_of) -> None:
         """`load` makes a gallery's backbone."""
         self._settings = settings
-        self.root = Path(os.path.abspath(settings.root))
-        if not self.root.is_dir():
-            raise InputError(f"{settings.root}: no such folder: name one that holds galleries")
+        self._root = root_of(settings)
+        self.root = str(self._root.name)  # as errors name it
+        self.folder = self._root.folder  # for jobs
         self._load = load
         self._open: OrderedDict[tuple[str, int | None], Served] = OrderedDict()  # the least recently used first
         self._retired: list[Served] = []
@@ -91,41 +90,43 @@ class Galleries:
         self._backbones: WeakValueDictionary[tuple[ExtractionSettings, str | None], Backbone] = WeakValueDictionary()
         self._loading = threading.Lock()
         self._to_reload: set[str] = set()
-        self._known: dict[str, tuple[int, ExtractionSettings]] = {}
+        self._known: dict[str, tuple[Hashable, ExtractionSettings]] = {}
 
     def names(self) -> list[str]:
         """Return the names of all galleries, sorted."""
-        if (self.root / CATALOG).is_file():
-            return [self.root.name]
-        with os.scandir(self.root) as entries:
-            folders = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
-        return sorted(name for name in folders if (self.root / name / CATALOG).is_file() and name.isprintable())
+        return self._root.names()
+
+    @property
+    def read_only(self) -> bool:
+        """Whether no gallery can be changed."""
+        return self._root.read_only
+
+    def require(self, name: str) -> None:
+        """Raise Problem (404) unless there is a gallery of this name."""
+        if not self._root.holds(name):
+            raise self._unknown(name)
 
     def path(self, name: str) -> Path:
-        """Return the folder of a gallery, which is directly under the root. Raises Problem (404)."""
-        if (self.root / CATALOG).is_file():
-            if name == self.root.name:
-                return self.root
-        elif not name.startswith(".") and "/" not in name and name.isprintable():
-            path = self.root / name
-            with suppress(OSError):  # a name that is too long for one
-                if name and (path / CATALOG).is_file():
-                    return path
-        raise self._unknown(name)
+        """Return the folder of a gallery that is to be changed. Raises Problem (403, 404)."""
+        self.require(name)
+        if isinstance(self._root, FolderRoot):
+            return self._root.path(name)
+        detail = f"gallery {name!r} is in an object store, where it can only be read: change the one it was pushed from"
+        raise Problem(403, detail, field="gallery")
 
     def open(self, name: str, snapshot: int | None = None) -> Gallery:
         """Open a gallery for the caller alone, at a snapshot or the latest. Raises Problem (404), GalleryError."""
-        path = self.path(name)
+        self.require(name)
         try:
-            return Gallery(path, snapshot)
+            return self._root.open(name, snapshot)
         except InputError as error:
             raise Problem(404, f"gallery {name!r} has no snapshot {snapshot} (any more)", field="snapshot") from error
 
     def settings_of(self, name: str) -> ExtractionSettings:
         """Return the settings that a gallery was built with; cached, since they never change."""
-        path = self.path(name) / CATALOG
+        self.require(name)
         with suppress(FileNotFoundError):
-            written = path.stat().st_mtime_ns  # an inode alone may be another file's by now
+            written = self._root.written(name)
             known = self._known.get(name)
             if known is None or known[0] != written:
                 with self.open(name) as gallery:
@@ -144,7 +145,8 @@ class Galleries:
 
     def reload(self, name: str) -> None:
         """Reopen a gallery at its next use."""
-        self.path(name)
+        self.require(name)
+        self._root.look_again()
         self.reopen(name)
 
     def reopen(self, name: str) -> None:
@@ -161,13 +163,13 @@ class Galleries:
         Raises Problem (404), GalleryError, BackboneError.
         """
         key = name, snapshot
-        path = self.path(name)
+        self.require(name)
         if name in self._to_reload:
             self._to_reload.discard(name)
             for other in [other for other in self._open if other[0] == name]:
                 self._retire(other)
         served = self._open.get(key)
-        if served is None or self._outdated(served, path, snapshot):
+        if served is None or self._outdated(served, name, snapshot):
             renewed = self._opened(name, snapshot)  # while the one before holds the backbone that both have
             if served is not None:
                 self._retire(key)
@@ -185,7 +187,7 @@ class Galleries:
             over = sum(served.bytes for served in self._open.values()) > self._settings.memory
             idle = now - served.used > self._settings.idle_seconds
             try:
-                if over or idle or self._outdated(served, self.path(key[0]), key[1]):
+                if over or idle or self._outdated(served, *key):
                     self._close(key)
             except (SpadeIndexError, Problem, OSError):
                 self._close(key)
@@ -210,7 +212,7 @@ class Galleries:
     def _opened(self, name: str, snapshot: int | None) -> Served:
         gallery = self.open(name, snapshot)
         try:
-            identity, version = _identity(gallery.folder), gallery.catalog.data_version()
+            identity, version = self._root.identity(name), gallery.catalog.data_version()
             if snapshot is None:
                 gallery.at()  # what was committed before its version was asked for
             if not len(gallery):
@@ -234,9 +236,9 @@ class Galleries:
     def _unknown(self, name: str) -> Problem:
         return Problem(404, f"no gallery {name[:100]!r}; GET /v1/galleries names them", field="gallery")
 
-    def _outdated(self, served: Served, path: Path, snapshot: int | None) -> bool:
+    def _outdated(self, served: Served, name: str, snapshot: int | None) -> bool:
         """Return whether something was committed since it was opened, or another gallery has taken its place."""
-        if _identity(path) != served.identity:
+        if self._root.identity(name) != served.identity:
             return True
         return snapshot is None and served.gallery.catalog.data_version() != served.version
 
@@ -252,8 +254,3 @@ class Galleries:
         self._hits += stats.hits
         self._misses += stats.misses
         served.gallery.close()
-
-
-def _identity(path: Path) -> Identity:
-    status = os.stat(path / CATALOG)
-    return status.st_dev, status.st_ino

@@ -120,7 +120,7 @@ class Patient(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer a request that is not HTTP with problem details, unless an answer has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._answer(Problem(400, self.conn.refused or "this is not an HTTP/1.1 request"))
+            self._answer(Problem(self.conn.refused_status, self.conn.refused or "this is not an HTTP/1.1 request"))
         if self.cycle is not None:  # its answer can no longer be sent
             self.cycle.disconnected = True
             self.cycle.message_event.set()

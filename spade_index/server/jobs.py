@@ -44,7 +44,7 @@ class Jobs:
     def __init__(self, galleries: Galleries, settings: ServeSettings, decoders: DecoderPool) -> None:
         self._decoders = decoders
         self._galleries = galleries
-        self.files = JobFiles(galleries.root, settings.staged_bytes)
+        self.files = JobFiles(galleries.folder, settings.staged_bytes)
         self._settings = settings
         self._jobs: dict[str, Job] = {}
         self._queue: Queue[str | None] = Queue()
@@ -178,7 +178,7 @@ class Jobs:
     def _fail(self, job: Job, error: BaseException) -> None:
         detail = "the service has failed"
         try:
-            problem = as_problem(error, str(self._galleries.root))
+            problem = as_problem(error, self._galleries.root)
             detail = str(problem.detail)[:NOTICE_LENGTH]
             if problem.status_code == 500 and not isinstance(error, SpadeIndexError):
                 log.exception("job %s failed", job.id)

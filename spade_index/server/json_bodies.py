@@ -1,15 +1,8 @@
-"""JSON that strangers send: UTF-8, no name twice in an object, no NaN, and few objects, counted before any is made."""
+"""JSON that strangers send: UTF-8, read strictly (see `exact`), and few objects, counted before any is made."""
 
-import json
 from typing import Any
 
-
-class JsonError(ValueError):
-    """A text that is not the JSON that it should be, in one line."""
-
-
-class RepeatedName(JsonError):
-    """A name that is twice in an object."""
+from spade_index.exact import JsonError, read_json
 
 
 def parse_json(text: bytes, most: int) -> Any:
@@ -20,21 +13,6 @@ def parse_json(text: bytes, most: int) -> Any:
     if sum(map(text.count, (b",", b"[", b"{"))) > most:
         raise JsonError(f"the JSON has more than {most:,} elements")
     try:
-        return json.loads(text.decode(), object_pairs_hook=_distinct, parse_constant=_refuse)
-    except JsonError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise JsonError("the body is not JSON") from error
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise RepeatedName(f"an object has the name {twice[:100]!r} twice")
-    return found
-
-
-def _refuse(constant: str) -> None:
-    raise JsonError(f"{constant} is not JSON")
+        return read_json(text.decode())
+    except UnicodeDecodeError as error:
+        raise JsonError("the body is not JSON: it is not UTF-8") from error

@@ -52,7 +52,7 @@ class Keys:
         return bool(self._keys)
 
     def of(self, headers: Mapping[str, str]) -> Key:
-        """Return the key of a request. Raises Problem (401) if it has none, or an unknown one."""
+        """Return the key of a request. Raises Problem (401) if it has none, or an unknown one; 400 if it has two."""
         if not self._keys:
             return ANYONE
         digest = _digest(_given(headers))
@@ -107,7 +107,11 @@ def _parsed(lines: Sequence[str], where: str) -> list[Key]:
 
 def _given(headers: Mapping[str, str]) -> str:
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    if scheme.lower() != "bearer":
+        return headers.get("x-api-key", "")
+    if "x-api-key" in headers:
+        raise Problem(400, "give one API key: in Authorization, or here", field="X-Api-Key")
+    return key.strip()
 
 
 def _digest(key: str) -> bytes:

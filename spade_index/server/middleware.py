@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .bodies import Body, HeldBodies
 from .exchange import Exchange
-from .hosts import require_known_host
+from .hosts import require_known_expectation, require_known_host
 from .logs import log, note_request
 from .metrics import Metrics
 from .problems import ClientGone, as_problem, problem_response
@@ -31,6 +31,8 @@ class Limits:
         exchange = Exchange(scope, send)
         try:
             require_known_host(exchange.method, exchange.headers, self._settings)
+            exchange.require_plain_target()
+            require_known_expectation(exchange.headers)
             body = Body(exchange, receive, self._settings, self.bodies)
             try:
                 await self._app(exchange.scope, body.receive, exchange.send)

@@ -16,6 +16,7 @@ from spade_index.errors import (
     GalleryLocked,
     GalleryNotFound,
     InputError,
+    RemoteError,
     SpadeIndexError,
     StorageError,
     UnknownImage,
@@ -29,6 +30,7 @@ STATUS: dict[type[SpadeIndexError], int] = {  # the first that fits
     UnknownImage: 404,
     GalleryLocked: 409,
     StorageError: 503,
+    RemoteError: 503,
     GalleryError: 500,
     BackboneError: 500,
     InputError: 422,
@@ -107,19 +109,24 @@ def without_folders(text: str, root: str) -> str:
     return FOLDERS.sub("", text.replace(f"{root}/", "").replace(root, os.path.basename(root)))
 
 
+def cut(text: str) -> str:
+    """Return a text of limited length: what a client has sent may be part of it."""
+    return text if len(text) <= DETAIL_LENGTH else f"{text[: DETAIL_LENGTH - 1]}…"
+
+
 def problem_response(problem: Problem, path: str, request_id: str) -> JSONResponse:
     """Return a problem as the answer to a request for `path`."""
-    headers = dict(problem.headers or {})
+    headers, detail = dict(problem.headers or {}), cut(problem.detail)
     if path.startswith("/v2"):  # as the Open Inference Protocol says
-        return JSONResponse({"error": problem.detail}, problem.status_code, headers)
+        return JSONResponse({"error": detail}, problem.status_code, headers)
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status_code).phrase,
         "status": problem.status_code,
-        "detail": problem.detail,
-        "instance": path,
+        "detail": detail,
+        "instance": cut(path),
         "request_id": request_id,
     }
     if problem.fields:
-        body["errors"] = problem.fields
+        body["errors"] = [{name: cut(text) for name, text in field.items()} for field in problem.fields]
     return JSONResponse(body, problem.status_code, headers, MEDIA_TYPE)

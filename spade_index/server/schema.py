@@ -22,7 +22,7 @@ def _utf8(text: str) -> str:
 class Ids(BaseModel):
     """Ids of images."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     ids: Annotated[list[Annotated[str, AfterValidator(_utf8)]], FailFast(), Field(min_length=1, max_length=MOST_IDS)]
 

@@ -5,10 +5,15 @@ import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spade_index.errors import InputError
 from spade_index.presets import SearchChoice
 from spade_index.settings import DecodeLimits
+
+if TYPE_CHECKING:  # they take long to import
+    from spade_index.gallery.remote.cache import CacheSettings
+    from spade_index.gallery.remote.location import Location
 
 MIB = 1 << 20
 MOST_ADDED = 10_000  # images of a request that adds some, whatever the settings
@@ -18,7 +23,7 @@ MOST_ADDED = 10_000  # images of a request that adds some, whatever the settings
 class ServeSettings:
     """All settings of `spade-index serve`; sizes in bytes, times in seconds."""
 
-    root: Path
+    root: "Path | Location"  # a folder of galleries, or one in an object store
     host: str = "127.0.0.1"
     port: int = 8765
     allowed_hosts: tuple[str, ...] = ()  # names that requests may give besides the one listened on
@@ -65,6 +70,8 @@ class ServeSettings:
 
     results_bytes: int = 256 * MIB  # of recent results, whose score maps can be asked for
     results_seconds: float = 900
+
+    cache: "CacheSettings | None" = None  # of what is read of an object store
 
     def __post_init__(self) -> None:
         for limit in fields(self):

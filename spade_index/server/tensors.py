@@ -9,16 +9,19 @@ files, and text for outputs, which are names.
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from .json_bodies import JsonError, RepeatedName, parse_json
-from .limits import TENSOR_ID_LENGTH, TENSOR_RANK
+from spade_index.exact import JsonError, RepeatedName
+
+from .json_bodies import parse_json
+from .limits import TENSOR_RANK
 from .settings import ServeSettings
+from .tensor_values import TensorError, WrongName, entries, flag, id_of, is_count, known, name_of, parameters_of
 
 HEADER = "Inference-Header-Content-Length"
 PARAMETERS = {"maps", "threshold", "binary_data_output"} | {
@@ -35,18 +38,6 @@ MOST_OUTPUTS = 6
 LENGTH = 4  # bytes that the length of an element takes
 
 Tensor = np.ndarray | list[bytes]  # uint8 of any shape, or the elements of type BYTES
-
-
-class TensorError(ValueError):
-    """A request that breaks the protocol, in one line."""
-
-    status = 400  # of the answer
-
-
-class WrongName(TensorError):
-    """A request with a name that is unknown, or there more than once."""
-
-    status = 422  # as everywhere in the service
 
 
 @dataclass(frozen=True)
@@ -93,31 +84,31 @@ def parse_request(
     if json_length > len(body):
         raise TensorError(f"{HEADER} is beyond the body's end")
     try:
-        request = _known(parse_json(body[:json_length], most_elements), "the request", REQUEST)
+        request = known(parse_json(body[:json_length], most_elements), "the request", REQUEST)
     except JsonError as error:
         raise (WrongName if isinstance(error, RepeatedName) else TensorError)(str(error)) from error
     rest = memoryview(body)[json_length:]
-    parameters = _parameters(request, PARAMETERS)
+    parameters = parameters_of(request, PARAMETERS)
     inputs: dict[str, Tensor] = {}
-    for entry in _list(request, "inputs", MOST_INPUTS):
-        tensor = _known(entry, "an input", TENSOR)
-        name = _name(tensor)
+    for entry in entries(request, "inputs", MOST_INPUTS) if request.get("inputs") != {} else []:
+        tensor = known(entry, "an input", TENSOR)
+        name = name_of(tensor)
         if name in inputs:
             raise WrongName(f"input {name!r} is there twice")
-        size = _parameters(tensor, {"binary_data_size"}).get("binary_data_size")
+        size = parameters_of(tensor, {"binary_data_size"}).get("binary_data_size")
         if size is not None and "data" in tensor:
             raise TensorError(f"input {name!r}: give either its data or its binary_data_size")
         if size is None:
             inputs[name] = _from_json(name, tensor, most_images)
         else:
-            if not _is_count(size) or size > len(rest):
+            if not is_count(size) or size > len(rest):
                 raise TensorError(f"input {name!r}: its binary_data_size is not there")
             inputs[name], rest = _from_bytes(name, tensor, rest[:size], most_images), rest[size:]
     if rest:
         raise TensorError(f"{len(rest)} bytes behind the last input")
-    binary = _flag(parameters, "binary_data_output", False)
-    outputs = [_wish(entry, binary) for entry in _list(request, "outputs", MOST_OUTPUTS)] or None
-    return InferRequest(_id(request), parameters, inputs, outputs, binary)
+    binary = flag(parameters, "binary_data_output", False)
+    outputs = [_wish(entry, binary) for entry in entries(request, "outputs", MOST_OUTPUTS)] or None
+    return InferRequest(id_of(request), parameters, inputs, outputs, binary)
 
 
 def render_response(facts: Mapping[str, Any], outputs: Sequence[Output]) -> tuple[bytes, int | None]:
@@ -142,6 +133,8 @@ def render_response(facts: Mapping[str, Any], outputs: Sequence[Output]) -> tupl
 def _from_json(name: str, tensor: Mapping[str, Any], most_images: int) -> Tensor:
     shape, data = _shape(name, tensor), tensor.get("data")
     if tensor.get("datatype") == "BYTES":
+        if not isinstance(data, list):
+            raise TensorError(f"input {name!r}: in JSON, its data is a list of strings in base64")
         elements = list(_flat(data, TENSOR_RANK))
         _require_count(name, shape, len(elements))
         _require_few(len(elements), most_images)
@@ -216,29 +209,13 @@ def _plain(value: Any) -> Any:
 
 
 def _wish(entry: Any, binary_by_default: bool) -> OutputWish:
-    output = _known(entry, "an output", {"name", "parameters"})
-    return OutputWish(_name(output), _flag(_parameters(output, {"binary_data"}), "binary_data", binary_by_default))
-
-
-def _name(of: Mapping[str, Any]) -> str:
-    name = of.get("name")
-    if not isinstance(name, str):
-        raise TensorError("an input or output has no name")
-    return name[:100]
-
-
-def _id(request: Mapping[str, Any]) -> str | None:
-    id = request.get("id")
-    if id is None:
-        return None
-    if not isinstance(id, str | int) or len(str(id)) > TENSOR_ID_LENGTH:
-        raise TensorError(f"`id` is not a string of at most {TENSOR_ID_LENGTH:,} characters")
-    return str(id)
+    output = known(entry, "an output", {"name", "parameters"})
+    return OutputWish(name_of(output), flag(parameters_of(output, {"binary_data"}), "binary_data", binary_by_default))
 
 
 def _shape(name: str, tensor: Mapping[str, Any]) -> list[int]:
     shape = tensor.get("shape")
-    if not isinstance(shape, list) or not 0 < len(shape) <= TENSOR_RANK or not all(map(_is_count, shape)):
+    if not isinstance(shape, list) or not 0 < len(shape) <= TENSOR_RANK or not all(map(is_count, shape)):
         raise TensorError(f"input {name!r}: its shape is no list of whole numbers")
     return shape
 
@@ -258,40 +235,7 @@ def _require_uint8(name: str, tensor: Mapping[str, Any]) -> None:
         raise TensorError(f"input {name!r}: its datatype is neither BYTES nor UINT8")
 
 
-def _parameters(of: Mapping[str, Any], names: Set[str]) -> Mapping[str, Any]:
-    return _known(of.get("parameters") or {}, "`parameters`", names)
-
-
-def _known(value: Any, what: str, names: Set[str]) -> Mapping[str, Any]:
-    """Return an object that has these names alone. Raises TensorError."""
-    if not isinstance(value, dict):
-        raise TensorError(f"{what} is no JSON object")
-    for unknown in value.keys() - names:
-        raise WrongName(f"{what}: unknown name {unknown[:100]!r}: there are {', '.join(sorted(names))}")
-    return value
-
-
-def _flag(of: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = of.get(name, default)
-    if not isinstance(value, bool):
-        raise TensorError(f"parameter `{name}` must be true or false")
-    return value
-
-
-def _list(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
-    values = request.get(name) or []
-    if not isinstance(values, list):
-        raise TensorError(f"`{name}` is no list")
-    if len(values) > most:
-        raise TensorError(f"`{name}` has more than {most} entries")
-    return values
-
-
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("not a string")
     return value
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

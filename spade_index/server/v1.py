@@ -123,7 +123,7 @@ async def query(
 ) -> wire.QueryAnswer:
     """Score images: one as the body, or some in the form field `images`."""
     served = service_of(request)
-    served.galleries.path(gallery)
+    served.galleries.require(gallery)
     with served.engine.place() as place:
         uploads = await read_uploads(request, served.settings.request_images)
         place.take(len(uploads))
@@ -156,7 +156,7 @@ async def score_map(
 ) -> Response:
     """Return the score map of one image. Its score is in the headers."""
     served = service_of(request)
-    served.galleries.path(gallery)
+    served.galleries.require(gallery)
     with served.engine.place() as place:
         uploads = await read_uploads(request, 1)
         place.take(1)
@@ -182,7 +182,7 @@ def _summary(served: Service, name: str) -> wire.GallerySummary:
             calibrated = opened.catalog.calibration(key) is not None
             interest = opened.is_limited
     except (SpadeIndexError, Problem) as failure:
-        error = str(as_problem(failure, str(served.galleries.root)).detail)
+        error = str(as_problem(failure, served.galleries.root).detail)
     return wire.GallerySummary(
         name=name,
         images=images,
@@ -212,6 +212,6 @@ def described(served: Service, name: str, key: Key) -> wire.GalleryInfo:
         thresholds={} if stored is None else stored.thresholds,
         false_alarms=None if stored is None else stored.false_alarms,
         open=served.galleries.is_open(name),
-        may_write=key.allows(name, write=True),
+        may_write=key.allows(name, write=True) and not served.galleries.read_only,
         **{field: info[field] for field in kept},
     )

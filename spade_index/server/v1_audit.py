@@ -45,7 +45,7 @@ def odd_images(
         try:
             found = audit(opened, count)
         except InputError as error:
-            detail = as_problem(error, str(served.galleries.root)).detail
+            detail = as_problem(error, served.galleries.root).detail
             raise Problem(409, detail, field="gallery") from error
     return wire.AuditInfo(
         gallery=gallery,

@@ -119,5 +119,5 @@ def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Chang
         try:
             snapshot = writer.remove(ids.ids) if action == "remove" else writer.restore(ids.ids)
         except InputError as error:  # of one to be restored that is there
-            raise Problem(409, as_problem(error, str(served.galleries.root)).detail, field="ids") from error
+            raise Problem(409, as_problem(error, served.galleries.root).detail, field="ids") from error
         return wire.Changed(changed=len(set(ids.ids)), images=len(writer.gallery), snapshot=snapshot)

@@ -53,7 +53,7 @@ async def ready(request: Request) -> JSONResponse:
 async def infer(request: Request, model: Model, version: Version | None = None) -> Response:
     """Score images: the input `image`, files, or `pixels`."""
     served = service_of(request)
-    served.galleries.path(model)
+    served.galleries.require(model)
     snapshot = snapshot_of(version)
     with served.engine.place() as place:
         asked = await _parsed(request)

@@ -31,7 +31,7 @@ INPUTS: dict[str, tuple[str, list[int]]] = {
     PIXELS: ("UINT8", [-1, -1, -1, 3]),  # B, H, W, RGB
 }
 CONFIG_TYPES = {"BYTES": "TYPE_STRING", "UINT8": "TYPE_UINT8", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
-NUMBER = re.compile("[0-9]{1,18}")
+NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
 
 PROBLEMS: dict[int | str, Facts] = {
@@ -46,7 +46,7 @@ asking = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PRO
 class Wanted(BaseModel):
     """Which models to list."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     ready: bool = False
 
@@ -164,5 +164,5 @@ def _state(served: Service, name: str) -> dict[str, str]:
         with served.galleries.open(name) as gallery:
             return {"name": name, "version": str(gallery.snapshot), "state": "READY", "reason": ""}
     except (SpadeIndexError, Problem) as error:
-        reason = str(as_problem(error, str(served.galleries.root)).detail)
+        reason = str(as_problem(error, served.galleries.root).detail)
         return {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}

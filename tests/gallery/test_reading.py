@@ -1,6 +1,7 @@
 """Galleries that are read where they were pushed to: the same answers, to the bit, by ranges of the rows alone."""
 
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -86,6 +87,31 @@ def test_only_the_blocks_of_the_rows_are_asked_for(
     assert not any(name.startswith("000003") for name in ranged)
     kept = sum(file.stat().st_blocks * 512 for file in cache.rglob("blocks/*/0"))
     assert kept < sum(len(data) for key, data in s3.objects.items() if "shards/" in key) / 2
+
+
+def test_maps_that_are_expected_come_at_once(gallery_path: Path, s3: S3, cache: Path) -> None:
+    push(gallery_path)
+    with Gallery(gallery_path) as here, opened(cache) as there:
+        keys = [row.key for row in here.images()]
+        there.expect_maps(keys)
+        assert {key.rpartition(".")[2] for _, key in s3.requests if "shards/" in key} == {"sums", "h5"}
+        s3.fault = lambda handler: handler.fail(403, "AccessDenied") or True
+        for level in range(3):
+            for key in keys:
+                np.testing.assert_array_equal(there.maps([key], [level])[0], here.maps([key], [level])[0])
+
+
+def test_after_a_failure_nothing_more_is_asked_for() -> None:
+    asked = []
+
+    def fail(number: int) -> None:
+        asked.append(number)
+        time.sleep(0.05)
+        raise ValueError("slow")
+
+    with pytest.raises(ValueError, match="slow"):
+        blocks.at_once(fail, list(range(500)))
+    assert len(asked) <= 3 * blocks.AT_ONCE
 
 
 def test_an_open_gallery_stays_as_it_is_while_another_is_pushed(

@@ -43,6 +43,8 @@ def test_headers_that_say_how_to_read_a_body_are_there_once(shared_server: Serve
         (f"{PART}\r\nContent-Transfer-Encoding: base64", 415),
         (f"{PART}\r\ncontent-transfer-encoding: Quoted-Printable", 415),
         (f"{PART}\r\n{PART}", 422),
+        (PART.replace("form-data", "attachment"), 422),
+        (PART.replace("form-data", "FORM-DATA"), 200),
         (f'{PART}; filename="b.png"', 422),
         (f'{PART}; FileName="b.png"', 422),
         (f'{PART}; name="other"', 422),
@@ -57,6 +59,13 @@ def test_a_part_of_a_form_has_one_name_and_is_not_encoded(shared_server: Server,
     assert answer.status_code == status, answer.text
     if status != 200:
         problem(answer, status, "images")
+
+
+@pytest.mark.parametrize("boundaries", ["boundary=b; boundary=c", "boundary=c; boundary=b", 'boundary=b; Boundary="b"'])
+def test_a_form_has_one_boundary(shared_server: Server, boundaries: str) -> None:
+    body = f"--b\r\n{PART}\r\n\r\n".encode() + png(3) + b"\r\n--b--\r\n"
+    kind = f"multipart/form-data; {boundaries}"
+    problem(shared_server.http.post(QUERY, content=body, headers={"Content-Type": kind}), 400, "Content-Type")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-8-sig"])
@@ -89,3 +98,39 @@ def test_an_inference_has_no_names_that_are_passed_over(
     answer = shared_server.http.post(INFER, content=json.dumps({"inputs": [IMAGE], **changes}))
     assert answer.status_code == status, answer.text
     assert status == 200 or says in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": True},
+        {"id": 0.5},
+        {"id": "\ud800"},
+        {"parameters": []},
+        {"parameters": False},
+        {"parameters": ""},
+        {"parameters": {"timeout": [1]}},
+        {"parameters": {"priority": {}}},
+        {"parameters": {"maps": "\udfff"}},
+        {"inputs": {}},
+        {"inputs": ""},
+        {"outputs": {}},
+        {"outputs": False},
+        {"outputs": 0},
+        {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": "iVBORw0KGgo="}]},
+        {"inputs": [IMAGE | {"shape": [1.0, 1, 2, 3]}]},
+        {"inputs": [IMAGE | {"shape": [True, 1, 2, 3]}]},
+        {"inputs": [IMAGE | {"data": [True, 1, 2, 3, 4, 5]}]},
+    ],
+    ids=lambda changes: json.dumps(changes)[:60],
+)
+def test_values_of_an_inference_have_their_types(shared_server: Server, changes: dict[str, object]) -> None:
+    answer = shared_server.http.post(INFER, content=json.dumps({"inputs": [IMAGE], **changes}))
+    assert answer.status_code == 400, answer.text
+
+
+@pytest.mark.parametrize("ready", ["1", "0", '"true"', '"yes"', '"on"', "1.0", "null", "[]"])
+def test_a_flag_in_json_is_true_or_false(shared_server: Server, ready: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = shared_server.http.post("/v2/repository/index", content=f'{{"ready": {ready}}}', headers=headers)
+    assert answer.status_code == 422, answer.text

@@ -1,19 +1,16 @@
 """Read a calibration back from the catalog: checked, since anything may be there by now."""
 
-import json
 import math
-from typing import Any, NoReturn
+from typing import Any
 
+from spade_index.exact import read_json
 from spade_index.gallery.store.names import CALIBRATION
 from spade_index.settings import IMAGE_SCORES
 
 
 def read_calibration(text: str) -> dict[str, Any]:
     """Return a calibration as `calibration.calibrate` gives it. Raises ValueError."""
-    try:
-        value = json.loads(text, parse_constant=_refuse)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    value = read_json(text)
     if not isinstance(value, dict):
         raise ValueError("not a calibration")
     thresholds = value.get("thresholds")
@@ -39,7 +36,3 @@ def read_calibration(text: str) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number")

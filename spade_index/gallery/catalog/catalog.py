@@ -4,7 +4,6 @@ It is one SQLite file, and its transactions are the gallery's commits. The table
 are in `tables`, the queries about images in `images`, the changes in `transaction`.
 """
 
-import json
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
+from spade_index.exact import read_json
 from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
 from spade_index.gallery.store.names import INDEX, shard_name
@@ -173,7 +173,7 @@ class Catalog(ImageQueries, RegionQueries):
         if text is None:
             return None
         try:
-            value = json.loads(text)
+            value = read_json(text)
             noted = value.get("noted", {"changes": 0, **value})  # see `changes`
             counts = [of[name] for of in (value, noted) for name in ("images", "snapshot")] + [noted["changes"]]
             if not isinstance(value["search"], dict) or not all(type(n) is int and 0 <= n < 2**62 for n in counts):

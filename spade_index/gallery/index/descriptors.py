@@ -18,8 +18,8 @@ import numpy as np
 
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, PLAIN
-from spade_index.gallery.store.hdf5 import array, opened
-from spade_index.gallery.store.rows import FileRows
+from spade_index.gallery.store.hdf5 import array
+from spade_index.gallery.store.rows import FileRows, LocalFile
 from spade_index.gallery.store.sink import Sink
 
 BLOCK = 8192  # descriptors read at a time by `Descriptors.blocks`
@@ -39,7 +39,8 @@ class Descriptors:
         """Open the file. Raises FileNotFoundError, or GalleryDamaged if it cannot be read."""
         self.path = path
         try:
-            with opened(path) as file:
+            stored = LocalFile(path)
+            with stored.opened() as file:
                 (keys, _), (pooled, offset) = array(file, "key", "<i8", 1), array(file, "pooled", "<f4", 2)
                 if len(keys) != len(pooled):
                     raise ValueError("its arrays do not fit each other")
@@ -47,7 +48,7 @@ class Descriptors:
                 self.queries: np.ndarray | None = None
                 if "queries" in file:
                     self.queries = array(file, "queries", "<f4", 2)[0][:]
-                self._pooled = FileRows(path, "<f4", offset, pooled.shape, _remedy(path))
+                self._pooled = FileRows(stored, "<f4", offset, pooled.shape, _remedy(path))
         except FileNotFoundError:
             raise
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:

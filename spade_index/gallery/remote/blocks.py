@@ -1,13 +1,14 @@
 """An object of a store, read by blocks: those in the cache from there, others by ranges, each compared with its sum."""
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import h5py
 import numpy as np
+
+from spade_index.gallery.store.hdf5 import opened
 
 from .cache import Cache
 from .failures import Damaged
@@ -66,17 +67,9 @@ class RemoteFile:
         """Read blocks into the cache. Raises RemoteError."""
         self._fetched(runs)
 
-    @contextmanager
-    def opened(self) -> Iterator[h5py.File]:
+    def opened(self) -> AbstractContextManager[h5py.File]:
         """Open it with HDF5. Raises RemoteError, and what h5py raises."""
-        stream = _Stream(self)
-        try:
-            with h5py.File(stream, "r") as file:
-                yield file
-        except Exception:
-            if stream.failure is not None:  # which HDF5 does not tell
-                raise stream.failure from None
-            raise
+        return opened(self)
 
     def _read_sums(self) -> Sums:
         digest = self._file.digest
@@ -131,44 +124,6 @@ class RemoteFile:
         return Damaged(f"{self._remote.location}/{name}: is not what was pushed: delete it and push the gallery again")
 
 
-class _Stream(io.RawIOBase):
-    """A file as HDF5 reads it."""
-
-    def __init__(self, file: RemoteFile) -> None:
-        self._file = file
-        self._place = 0
-        self.failure: Exception | None = None
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a place."""
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
-        return self._place
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._place
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer as far as the file reaches; return the number of bytes."""
-        out = memoryview(buffer).cast("B")
-        out = out[: max(0, self._file.size - self._place)]
-        try:
-            self._file.read(out, self._place)
-        except Exception as error:
-            self.failure = error
-            raise
-        self._place += len(out)
-        return len(out)
-
-
 def bring(wanted: Sequence[tuple[RemoteFile, Sequence[Run]]]) -> None:
     """Read blocks of several objects into the cache, several at a time. Raises RemoteError."""
     requests = [(file, lot) for file, runs in wanted for lot in _together(runs)]
@@ -179,8 +134,11 @@ def at_once(call: Callable[[A], R], arguments: Sequence[A]) -> list[R]:
     """Call a function with each argument, several at a time; return what it returns, in their order."""
     if len(arguments) < 2:
         return list(map(call, arguments))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         return list(pool.map(call, arguments))
+    finally:  # after a failure, those that have not begun would most likely wait as long for the same
+        pool.shutdown(cancel_futures=True)
 
 
 def _runs(blocks: Sequence[int]) -> list[Run]:

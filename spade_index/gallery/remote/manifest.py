@@ -7,6 +7,7 @@ from pathlib import Path
 import xxhash
 
 from spade_index.errors import FormatTooNew, GalleryError, GalleryNotFound, InputError, RemoteError
+from spade_index.exact import read_json
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import Stamp
 from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
@@ -60,7 +61,7 @@ class State:
     def from_json(cls, data: bytes, location: Location) -> "State":
         """Read what `to_json` wrote. Raises RemoteError, FormatTooNew."""
         try:
-            values = json.loads(data)
+            values = read_json(data.decode())
             if values.pop("format") != KIND:
                 raise ValueError("another format")
             version = values["version"]

@@ -1,15 +1,20 @@
 """A gallery that is read where it was pushed to: whole files by way of the cache, shards by blocks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from spade_index.errors import storage_errors
+from spade_index.errors import GalleryError, storage_errors
 from spade_index.gallery import generations
 from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.index.descriptors import descriptors_file
+from spade_index.gallery.index.search import ImageSearch, Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.shards import Shards
+from spade_index.gallery.store.leave_one_out import FOLDER
 from spade_index.gallery.store.names import shard_name
 from spade_index.gallery.store.shard import Shard
+from spade_index.gallery.verify import Problem
 
 from .blocks import RemoteFile, Run, at_once, bring
 from .cache import Cache, CacheSettings
@@ -31,16 +36,27 @@ class RemoteGallery(Gallery):
         cache: CacheSettings | None = None,
         patience: Patience | None = None,
         progress: Progress = lambda count: None,
+        state: State | None = None,
     ) -> None:
-        """Open it at its latest snapshot, or at an earlier one; `progress` is called with bytes of files that come.
+        """Open it at its latest snapshot, or at an earlier one.
+
+        Args:
+            location: where it was pushed to.
+            snapshot: of those that it keeps.
+            cache: where to keep what is read.
+            patience: how long to wait for the store.
+            progress: called with the number of bytes of each part of a whole file that comes.
+            state: of the gallery, if it is known; else gallery.json is read.
 
         Raises GalleryNotFound, InputError if there is no such snapshot, RemoteError, StorageError, FormatTooNew.
         """
         self._remote = Remote(location, patience)
         self._cache = Cache(cache or CacheSettings())
         self._progress = progress
-        self.state, catalog = self._last_pushed()
+        self._in_use: set[str] = set()  # names of whole objects that are open
+        self.state, catalog = self._catalog_of(state or pushed_state(self._remote))
         try:
+            self._in_use.add(catalog_object(self.state.catalog))
             self._named = {file.path: file for file in named_files(catalog)}
             shards = RemoteShards(self._remote, self._cache, catalog, self._named)
             self._open(location, catalog, shards, snapshot)
@@ -56,14 +72,32 @@ class RemoteGallery(Gallery):
         path = self._cache.file(named.object)
         if not path.exists():
             self._bring(named.object, named.digest, self._remote.size(named.object))
+        self._in_use.add(named.object)
         return path
+
+    def _searched(self, search: Callable[[ImageSearch], list[list[Neighbour]]]) -> list[list[Neighbour]]:
+        for name in self._in_use:
+            self._cache.file(name)  # so that others are deleted before it
+        return super()._searched(search)
 
     def _locked(self) -> generations.GenerationLock | None:
         return None  # objects are never replaced
 
-    def _last_pushed(self) -> tuple[State, Catalog]:
-        """Return what gallery.json says, and the catalog, compared with its digest."""
-        state = pushed_state(self._remote)
+    def bring(self) -> None:
+        """Bring the whole files that queries at this snapshot may need. Raises RemoteError, StorageError."""
+        row = self._index_row
+        index = [] if row is None else [f"index/{row.file}", f"index/{descriptors_file(Path(row.file))}"]
+        calibrations = [f"{FOLDER}/{file}" for file in self.catalog.calibration_files()]
+        for name in (*index, *calibrations):
+            with suppress(FileNotFoundError):  # an index of earlier versions has no descriptors
+                self.file(name)
+
+    def problems(self, progress: Progress = lambda count: None) -> Iterator[Problem]:
+        """Raise GalleryError: it is checked where it was pushed from, and when it is pulled."""
+        raise GalleryError(f"{self.path}: every byte is checked by `spade-index pull {self.path} GALLERY`")
+
+    def _catalog_of(self, state: State) -> tuple[State, Catalog]:
+        """Return the catalog, compared with its digest; that of a newer state if this one is not there any more."""
         while True:
             name = catalog_object(state.catalog)
             path = self._cache.file(name)
@@ -87,6 +121,8 @@ class RemoteGallery(Gallery):
 
 class RemoteShards(Shards):
     """The shards of a gallery in an object store."""
+
+    are_elsewhere = True
 
     def __init__(self, remote: Remote, cache: Cache, catalog: Catalog, named: dict[str, NamedFile]) -> None:
         super().__init__(Path(), catalog)

@@ -26,8 +26,8 @@ from spade_index.settings import ExtractionSettings
 
 from .codecs import DEFAULT, NAMES, Codec, codec_named, map_shapes
 from .files import open_regular
-from .hdf5 import array, dataset, is_named, opened
-from .rows import RowsFile
+from .hdf5 import array, dataset, is_named
+from .rows import LocalFile, RowsFile
 from .storage import MapStorage
 
 BEYOND = 1 << 62  # bytes; larger than any file
@@ -52,7 +52,7 @@ class ShardLayout:
     @classmethod
     def read(cls, source: Path | RowsFile, settings: ExtractionSettings) -> "ShardLayout":
         """Read the layout of a file. Raises what h5py raises."""
-        with opened(source) if isinstance(source, Path) else source.opened() as file:
+        with (LocalFile(source) if isinstance(source, Path) else source).opened() as file:
             pooled, offset = array(file, "pooled", "<f4", 2)
             rows: int = pooled.shape[0]
             storage, maps = _storage(file, settings)

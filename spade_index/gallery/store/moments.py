@@ -3,11 +3,12 @@
 They are whole numbers, so the totals of a gallery do not depend on the order in which its images were added.
 """
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+
+from spade_index.exact import read_json
 
 from .widened import widened
 
@@ -42,7 +43,7 @@ def read_moments(text: str, levels: int, images: int, stored: Collection[int]) -
 
     Raises ValueError if they are malformed.
     """
-    moments = json.loads(text) or no_moments(levels)
+    moments = read_json(text) or no_moments(levels)
     if (
         not isinstance(moments, list)
         or [isinstance(level, list) and list(map(type, level)) for level in moments] != [[int, int, int]] * levels

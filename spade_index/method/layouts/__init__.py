@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from spade_index.errors import InputError
+from spade_index.images.find import is_archive
 from spade_index.images.passed_over import PassedOver
 from spade_index.settings import LAYOUTS
 
@@ -36,6 +37,10 @@ KNOWN = {
 assert set(KNOWN) == set(LAYOUTS)
 
 
+LISTED: dict[str, Callable[[Path], object]] = {
+    ".csv": tables.read_rows,
+    ".json": real_iad.read_list,
+}  # raise InputError
 LISTS = (tables.VISA_SPLIT.parent.name,)  # folders beside categories that belong to a layout
 
 
@@ -89,10 +94,26 @@ def find_datasets(path: str | Path, layout: str | None = None, passed_over: Pass
             return _root({entry.name: partial(KNOWN[name].read, entry, left) for entry in categories}, others)
     if unreadable:
         raise unreadable[0]
+    if root.is_file():
+        raise _no_list(root)
     looked_for = "; ".join(f"{name}: {KNOWN[name].looks_like}" for name in names)
     raise InputError(
         f"{root}: no dataset in a known layout, here or one folder below, so no images; looked for {looked_for}"
     )
+
+
+def _no_list(file: Path) -> InputError:
+    """Return why a file lists no dataset."""
+    if is_archive(file.name):
+        return InputError(f"{file}: is an archive: unpack it, and name its folder")
+    kind = file.suffix.lower()
+    if kind not in LISTED:
+        return InputError(f"{file}: is a file: a dataset is a folder, or a list of images, {' or '.join(LISTED)}")
+    try:
+        LISTED[kind](file)
+    except InputError as error:
+        return error
+    return InputError(f"{file}: lists no dataset in this layout")
 
 
 def _listed(root: Path, name: str, passed_over: PassedOver) -> Found | None:

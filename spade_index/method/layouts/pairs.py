@@ -8,6 +8,7 @@ from spade_index.images.masks import marks_anything
 from spade_index.images.passed_over import PassedOver
 
 from ..labelled import GOOD, Dataset, LabelledImage
+from .names import below
 
 ENDING = "_gt"
 DEFECT = "defect"
@@ -17,9 +18,9 @@ def kolektor(root: Path, passed_over: PassedOver) -> Dataset:
     """Read train/*.png and test/*.png, each with *_GT.png; defective images of train are left out."""
     test = [
         LabelledImage(file, DEFECT if defective else GOOD, mask if defective else None)
-        for file, mask, defective in _pairs(root / "test", passed_over)
+        for file, mask, defective in _pairs(below(root, "test"), passed_over)
     ]
-    train = _pairs(root / "train", passed_over)
+    train = _pairs(below(root, "train"), passed_over)
     normal = [file for file, _, defective in train if not defective]
     found = Dataset(
         root.resolve().name,
@@ -35,7 +36,7 @@ def kolektor(root: Path, passed_over: PassedOver) -> Dataset:
 
 def is_kolektor(root: Path) -> bool:
     """Return whether there are masks beside the images of the test set."""
-    test = root / "test"
+    test = below(root, "test")
     return test.is_dir() and any(_is_mask(path) for path in test.iterdir())
 
 

@@ -1,11 +1,11 @@
 """Real-IAD: a JSON file for each category lists images and masks, which lie in a folder of one of several sizes."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from spade_index.errors import InputError
+from spade_index.exact import read_json
 from spade_index.images.files import as_path
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.passed_over import PassedOver
@@ -27,7 +27,7 @@ def real_iad(path: Path, passed_over: PassedOver) -> Dataset:
     file = path if path.is_file() else list_of(path)
     if file is None:
         raise InputError(f"{path}: no {path.name}.json with `train` and `test` in {_near(path)}")
-    content = _content(file)
+    content = read_list(file)
     meta = content.get("meta") or {}
     normal_class = str(meta.get("normal_class", "OK"))
     entries = {split: content.get(split) or [] for split in ("train", "test")}
@@ -67,14 +67,15 @@ def list_of(folder: Path) -> Path | None:
 def is_list(file: Path) -> bool:
     """Return whether a file is a list of training and test images."""
     try:
-        return file.suffix.lower() == ".json" and file.is_file() and bool(_content(file))
+        return file.suffix.lower() == ".json" and file.is_file() and bool(read_list(file))
     except InputError:
         return False
 
 
-def _content(file: Path) -> dict[str, Any]:
+def read_list(file: Path) -> dict[str, Any]:
+    """Return the content of a list of training and test images. Raises InputError for anything else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = read_json(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not a JSON file ({error})") from error
     if not isinstance(content, dict) or not any(isinstance(content.get(split), list) for split in ("train", "test")):

@@ -5,16 +5,19 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import TextIO
 
 from spade_index.errors import InputError
 from spade_index.images.files import as_path, as_text
 from spade_index.images.find import ImageFile, find_images
+from spade_index.images.lists import decoded
 from spade_index.images.masks import marks_anything
 from spade_index.images.passed_over import PassedOver
 
 from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage
+from .names import below
 
 COLUMNS = {  # names that a column may have
     "image": ("image", "image_path", "path", "file", "filename"),
@@ -27,7 +30,11 @@ GOOD_LABELS = frozenset({"0", "good", "ok", "normal", "false"})
 DEFECT_LABELS = frozenset({"1", "true"})  # any other names the kind of defect
 NO_LABELS = frozenset({"-1", "unknown", "unlabelled"})
 DEFECT = "defect"
-SPLITS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+}
 VISA_SPLIT = Path("split_csv", "1cls.csv")
 
 
@@ -95,7 +102,7 @@ def visa(root: Path, passed_over: PassedOver) -> Dataset:
 
 def is_visa(root: Path) -> bool:
     """Return whether a folder has the images of a category of VisA."""
-    return (root / "Data" / "Images" / "Normal").is_dir()
+    return below(root, "Data", "Images", "Normal").is_dir()
 
 
 def is_table(path: Path) -> bool:
@@ -130,7 +137,7 @@ def read_rows(file: Path) -> list[Row]:
         for number, cells in enumerate(_cells(file, lines), start=1):
             if number == 1 or not any(cells):
                 continue
-            row = {name: cells[at].strip() if at < len(cells) else "" for name, at in columns.items()}
+            row = {name: _shown(name, cells[at].strip()) if at < len(cells) else "" for name, at in columns.items()}
             rows.append(Row(f"{file} line {number}", **{name: row.get(name, "") for name in COLUMNS}))
     return rows
 
@@ -183,7 +190,12 @@ def _image(base: Path, row: Row) -> ImageFile:
     file = next(find_images(path, pages=False), None) if path.is_file() else None
     if file is None or file.path != as_text(os.path.abspath(path)):  # that of a list or an archive is of another file
         raise InputError(f"{row.where}: {path} is not an image")
-    return replace(file, id=Path(row.image).as_posix())
+    return replace(file, id=as_text(as_path(Path(row.image).as_posix())))
+
+
+def _shown(column: str, cell: str) -> str:
+    """Return a cell; what is no path is shown to people, so bytes that are not UTF-8 are escaped."""
+    return cell if column in ("image", "mask") else as_text(as_path(cell))
 
 
 def _below(base: Path, name: str, where: str) -> Path:
@@ -206,9 +218,11 @@ def _header(file: Path) -> dict[str, int]:
 
 def _opened(file: Path) -> TextIO:
     try:
-        return file.open(encoding="utf-8-sig", newline="")
+        return StringIO(decoded(file.read_bytes()), newline="")
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a CSV file ({error})") from error
 
 
 def _cells(file: Path, lines: Iterator[str]) -> Iterator[list[str]]:
@@ -218,5 +232,5 @@ def _cells(file: Path, lines: Iterator[str]) -> Iterator[list[str]]:
         separator = max(",;\t", key=first.count)
         yield from csv.reader([first], delimiter=separator)
         yield from csv.reader(lines, delimiter=separator)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise InputError(f"{file}: not a CSV file ({error})") from error

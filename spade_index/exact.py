@@ -1,0 +1,94 @@
+"""Numbers and JSON that people and programs give: read strictly, by one rule wherever they enter.
+
+A number is written as in JSON: ASCII digits, a minus sign before them, no space, plus sign, underscore or leading zero,
+and digits on both sides of a point. A whole number has neither a point nor an exponent. Python's `int` and `float`
+take more, so that another program may read the same text as another number, or as none.
+
+JSON has no name twice in an object, no constant such as NaN, no number beyond those of 64-bit floating point, and no
+half of a surrogate pair, which is no text.
+"""
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+DIGITS = 1000  # of a whole number
+WHOLE = re.compile(rf"-?(?:0|[1-9][0-9]{{0,{DIGITS - 1}}})")
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a pair, or a whole one
+
+
+class JsonError(ValueError):
+    """A text that is not the JSON that it should be, in one line."""
+
+
+class RepeatedName(JsonError):
+    """A name that is twice in an object."""
+
+
+def whole(text: str) -> int:
+    """Return a whole number. Raises ValueError for any other text."""
+    if not WHOLE.fullmatch(text):
+        raise ValueError(f"{text[:100]!a} is not a whole number: write digits alone")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """Return a number, which is finite. Raises ValueError for any other text."""
+    if not NUMBER.fullmatch(text):
+        raise ValueError(f"{text[:100]!a} is not a number: write it as in JSON: 5, -0.5 or 1e-3")
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:100]!a} is not a finite number")
+    return value
+
+
+def flag(text: str) -> bool:
+    """Return whether a text is `true`; it may be `false` as well. Raises ValueError for any other."""
+    if text not in ("true", "false"):
+        raise ValueError(f"{text[:100]!a} is neither true nor false")
+    return text == "true"
+
+
+def read_json(text: str) -> Any:
+    """Return the value of a JSON text. Raises JsonError."""
+    large: list[str] = []  # numbers that are read as infinite
+
+    def real(written: str) -> float:
+        value = float(written)
+        if math.isinf(value):
+            large.append(written[:100])
+        return value
+
+    try:
+        value = json.loads(text, object_pairs_hook=_sound, parse_constant=_refuse, parse_float=real)
+        if HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except JsonError:
+        raise
+    except UnicodeEncodeError as error:
+        raise JsonError("a string has half of a surrogate pair, which is no text") from error
+    except RecursionError as error:
+        raise JsonError("not JSON that can be read: it is nested too deeply") from error
+    except ValueError as error:
+        raise JsonError(f"not JSON: {error}") from error
+    if large:
+        raise JsonError(f"{large[0]} is not finite: it is beyond the largest number")
+    return value
+
+
+def _sound(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise RepeatedName(f"an object has the name {twice[:100]!a} twice")
+    for name, value in pairs:
+        if isinstance(value, float) and math.isinf(value):
+            raise JsonError(f"{name[:100]!a} is beyond the largest number")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise JsonError(f"{constant} is not JSON: it is not finite")
