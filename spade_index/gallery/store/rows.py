@@ -5,6 +5,7 @@ short.
 """
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,9 @@ class RowsFile(Protocol):
 
     def read(self, out: memoryview, offset: int) -> bool:
         """Fill `out` from a byte offset; return False if the file ends before. Raises OSError, GalleryError."""
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Prepare for these ranges of offset and length to be read one by one. Raises GalleryError."""
 
     def opened(self) -> AbstractContextManager[h5py.File]:
         """Open it with HDF5. Raises OSError, and what h5py raises."""
@@ -58,6 +62,9 @@ class LocalFile:
             out, offset = out[count:], offset + count
         return True
 
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Do nothing: a read takes microseconds."""
+
     def expect_few(self) -> None:
         """Tell the system that rows are read here and there, so that it reads nothing around them."""
         if hasattr(os, "posix_fadvise"):
@@ -79,21 +86,27 @@ def read_rows(file: RowsFile, out: np.ndarray, rows: np.ndarray, offset: int) ->
         return True
     size, target = out[0].nbytes, memoryview(out).cast("B")
     starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of rows that follow each other
-    places = zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], rows[starts].tolist(), strict=True)
+    places = list(zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], rows[starts].tolist(), strict=True))
+    file.expect((offset + size * row, size * (end - start)) for start, end, row in places)
     return all(file.read(target[size * start : size * end], offset + size * row) for start, end, row in places)
 
 
 class FileRows:
     """An array in a file; `rows[index]` reads some of its rows, as numpy would select them."""
 
-    def __init__(self, path: Path, dtype: str, offset: int, shape: tuple[int, ...], remedy: str) -> None:
-        """Open the file, whose array begins at `offset`; errors name the `remedy`. Raises OSError."""
+    def __init__(
+        self, path: Path, dtype: str, offset: int, shape: tuple[int, ...], remedy: str, file: RowsFile | None = None
+    ) -> None:
+        """Open the file, or take an open one, whose array begins at `offset`; errors name path and `remedy`.
+
+        Raises OSError.
+        """
         self.path = path
         self.dtype = np.dtype(dtype)
         self.offset = offset
         self.shape = shape
         self._remedy = remedy
-        self._file = LocalFile(path)
+        self._file: RowsFile = LocalFile(path) if file is None else file
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -105,7 +118,8 @@ class FileRows:
 
     def expect_few(self) -> None:
         """Tell the system that rows are read here and there, so that it reads nothing around them."""
-        self._file.expect_few()
+        if isinstance(self._file, LocalFile):
+            self._file.expect_few()
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return these rows, int64 [n], none negative. Raises GalleryDamaged if the file is truncated, StorageError."""
