@@ -3,7 +3,7 @@
 import csv
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -66,22 +66,32 @@ class AnswerFiles:
         if self._coco is not None:
             from spade_index.views.regions import coco
 
-            self._coco.write(strict_json(coco(self._found)))
+            with _naming(self._options.coco):
+                self._coco.write(strict_json(coco(self._found)))
         self._stack.close()
 
     def add(self, answer: dict[str, Any], geometry: Any, regions: Sequence[Any] | None) -> None:
         """Write an answer; its regions lie in the pixels of an image with this geometry."""
         if self._rows is not None:
-            self._rows.writerow(row_of(answer))
+            with _naming(self._options.csv):
+                self._rows.writerow(row_of(answer))
         if self._jsonl is not None:
-            self._jsonl.write(strict_json(answer) + "\n")
+            with _naming(self._options.jsonl):
+                self._jsonl.write(strict_json(answer) + "\n")
         if self._coco is not None and regions is not None:
             self._found.append((answer["image"], geometry, regions))
 
     def _opened(self, path: Path | None) -> TextIO | None:
         if path is None or path == STDOUT:
             return None if path is None else sys.stdout
+        self._stack.enter_context(_naming(path))  # what is left is written when the file is closed
         return self._stack.enter_context(open(path, "w", encoding="utf-8", errors="backslashreplace", newline=""))
+
+
+def _naming(path: Path | None) -> AbstractContextManager[None]:
+    from spade_index.views.files import naming
+
+    return nullcontext() if path is None or path == STDOUT else naming(path)
 
 
 COLUMNS = (

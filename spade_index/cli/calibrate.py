@@ -64,6 +64,7 @@ def calibrate(
     from spade_index.method.normal_scores import images_needed
     from spade_index.method.origin import origin
     from spade_index.method.tuned import tuned_search
+    from spade_index.views.files import write_whole
 
     if quantile is not None and false_alarms is not None:
         raise InputError("give --quantile or --false-alarms, not both")
@@ -100,7 +101,7 @@ def calibrate(
             "splits": check_splits,
             "kept": [asdict(one) for one in kept],
         }
-        json_file.write_text(json.dumps(found, indent=2) + "\n")
+        write_whole(json_file, (json.dumps(found, indent=2) + "\n").encode())
 
 
 def _check(path: Path, search: SearchSettings, splits: int, options: dict[str, Any]) -> "list[Kept]":

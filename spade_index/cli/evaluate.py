@@ -113,7 +113,7 @@ def evaluate(
     require_writable([json_file, report], [maps], inputs=[dataset, *local(gallery)])
     search.choice(preset)  # raises what is wrong of itself, before anything is read
     require_region(roi)
-    passed_over = sources.passed_over()
+    passed_over = sources.passed_over(dataset)
     found = find_datasets(dataset, layout, passed_over)
     if passed_over:
         Progress.say(str(passed_over))
@@ -223,4 +223,6 @@ def _page_of(report: Path, category: str) -> Path:
 
 
 def _write_json(path: Path, figures: dict[str, Any]) -> None:
-    path.write_text(strict_json(figures, indent=2) + "\n")
+    from spade_index.views.files import write_whole
+
+    write_whole(path, (strict_json(figures, indent=2) + "\n").encode())

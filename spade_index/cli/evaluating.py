@@ -109,7 +109,10 @@ class Evaluator:
     def _evaluate(self, detector: Detector, dataset: Dataset) -> evaluation.Evaluation:
         images = dataset.test if self.maps is None else [*dataset.test, *dataset.unlabelled]
         with Progress(f"evaluate {dataset.name}", len(images)) as progress:
-            return evaluation.evaluate(
+            writer = (
+                None if self.maps is None else MapWriter(self.maps, dataset, detector.pixel_threshold, progress.say)
+            )
+            found = evaluation.evaluate(
                 detector,
                 images,
                 metric_size=self.metric_size or (PAPER_METRIC_SIZE if self.preset == "paper" else None),
@@ -117,12 +120,11 @@ class Evaluator:
                 workers=self.loading.workers,
                 notice=progress.say,
                 progress=progress,
-                **(
-                    {}
-                    if self.maps is None
-                    else {"each": MapWriter(self.maps, dataset, detector.pixel_threshold, progress.say)}
-                ),
+                **({} if writer is None else {"each": writer}),
             )
+            if writer is not None:
+                writer.end()
+            return found
 
     def _not_decoded(self, failed: list[str]) -> dict[str, Any]:
         """Return, ready for JSON, which images could not be decoded and why, by their paths in the dataset."""

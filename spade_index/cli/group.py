@@ -5,6 +5,7 @@ Imports that take long (torch, faiss, h5py, fastapi) are inside the commands, so
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -63,7 +64,10 @@ class Commands(click.Group):
         """Parse the command line and run a command."""
         prepare_streams()
         with ending_signals():
-            return super().main(*arguments, **options)
+            try:
+                return super().main(*arguments, **options)
+            except OSError as error:  # of help that cannot be printed; commands have theirs told by `invoke`
+                sys.exit(_told(_of_system(error)))
 
     def invoke(self, context: click.Context) -> Any:
         """Run a command."""
@@ -82,9 +86,19 @@ class Commands(click.Group):
         except UnicodeEncodeError as error:  # before any file is read or written by that name
             message = f"{error.object!a} is no name in this locale ({error.encoding}): use one of UTF-8"
         except OSError as error:
-            message = f"{error.filename or 'input or output'}: {error.strerror or error}"
+            message = _of_system(error)
+        sys.exit(_told(message, status))
+
+
+def _of_system(error: OSError) -> str:
+    return f"{error.filename or 'input or output'}: {error.strerror or error}"
+
+
+def _told(message: str, status: int = 1) -> int:
+    """Print what ended the command as one line; return the exit status."""
+    with suppress(OSError):  # of standard error, where nothing can be told
         click.echo(printable(f"spade-index: {' '.join(message.split())}"), err=True)
-        sys.exit(status)
+    return status
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

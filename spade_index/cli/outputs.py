@@ -1,6 +1,7 @@
 """The files and folders that a command writes: checked before its work begins."""
 
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -43,8 +44,10 @@ def _require_file(path: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"{path}: no such folder: {path.parent}")
     special = path.exists() and not path.is_file()  # a device, or a pipe: it is not replaced
-    if not (special or os.access(path.parent, os.W_OK)) or (path.exists() and not os.access(path, os.W_OK)):
+    if path.exists() and not os.access(path, os.W_OK):
         raise InputError(f"{path}: cannot be written (permission denied)")
+    if not special and (reason := _why_not_in(path.parent)):
+        raise InputError(f"{path}: cannot be written ({reason})")
 
 
 def _require_folder(path: Path) -> None:
@@ -52,8 +55,19 @@ def _require_folder(path: Path) -> None:
     there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
     if not there.is_dir():
         raise InputError(f"{there}: is no folder" + ("" if there == path else f", so {path} cannot be made"))
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{there}: cannot be written in (permission denied)")
+    if reason := _why_not_in(there):
+        raise InputError(f"{there}: cannot be written in ({reason})")
+
+
+def _why_not_in(folder: Path) -> str | None:
+    """Return why no file can be made in a folder, or None: one is made, for permissions do not tell of all systems."""
+    if not os.access(folder, os.W_OK):
+        return "permission denied"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _require_name(path: Path) -> None:

@@ -38,10 +38,10 @@ class Finished:
         """Keep the figures of a category."""
         self._categories[dataset.name] = {"images": _print_of(dataset), "figures": figures}
         if self.path is not None:
-            unfinished = self.path.with_name(f".{self.path.name}.tmp")
+            from spade_index.views.files import write_whole
+
             content = {"format": FORMAT, "options": self._options, "categories": self._categories}
-            unfinished.write_text(json.dumps(content) + "\n")
-            unfinished.replace(self.path)
+            write_whole(self.path, (json.dumps(content) + "\n").encode())
 
     def remove(self) -> None:
         """Forget what was kept: all is done."""

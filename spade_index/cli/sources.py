@@ -38,11 +38,12 @@ class SourceOptions:
         bool, click.option("--show-skipped", is_flag=True, help="Name what is passed over, one by one.")
     ]
 
-    def passed_over(self) -> "PassedOver":
-        """Return a new count of what is passed over."""
+    def passed_over(self, base: Path | None = None) -> "PassedOver":
+        """Return a new count of what is passed over; `base` is the folder of several sources."""
         from spade_index.images.passed_over import PassedOver
 
-        return PassedOver(self.exclude, Progress.say if self.show_skipped else None)
+        shown = Progress.say if self.show_skipped else None
+        return PassedOver(self.exclude, shown, None if base is None else str(base))
 
 
 class Sources:

@@ -46,6 +46,7 @@ def tune(
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import tuning
     from spade_index.method.judgement import carry_on
+    from spade_index.views.files import write_whole
 
     require_writable([json_file], inputs=[gallery])
     with GalleryWriter(gallery) as writer:
@@ -61,7 +62,7 @@ def tune(
         )
         tuning.store(writer, found)
         if json_file is not None:
-            json_file.write_text(strict_json(asdict(found), indent=2) + "\n")
+            write_whole(json_file, (strict_json(asdict(found), indent=2) + "\n").encode())
         click.echo(f"tuned: {found.why}")
         if not no_calibrate:
             with Progress("calibrate", len(writer.gallery)) as progress:

@@ -1,5 +1,6 @@
 """What is found beside images and passed over: counted by kind, and named if that is asked for."""
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -41,12 +42,16 @@ def is_debris(name: str) -> bool:
 class PassedOver:
     """Decides which names are passed over, and counts them by kind."""
 
-    def __init__(self, exclude: Sequence[str] = (), show: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, exclude: Sequence[str] = (), show: Callable[[str], None] | None = None, base: str | None = None
+    ) -> None:
         """Leave out paths that match a pattern of `exclude`, and tell `show` each name that is passed over.
 
         A pattern without a slash is compared with each name on the path of a file, one with a slash with the path
-        below its source or with the path as it was given. `*` stands for any characters.
+        below its source, or below the folder `base` of several sources, or with the path as it was given. `*` stands
+        for any characters.
         """
+        self._base = None if base is None else os.path.join(base, "")
         self._exclude = [_Pattern(pattern) for pattern in dict.fromkeys(exclude)]
         self._matched: set[_Pattern] = set()
         self._show = show
@@ -129,7 +134,11 @@ class PassedOver:
         return EXCLUDED if excluded else None
 
     def _excluded(self, name: str, below: str, shown: str) -> bool:
-        matching = [pattern for pattern in self._exclude if pattern.matches(name, below, shown)]
+        inside = self._base is not None and shown.startswith(self._base)
+        places = (below, shown[len(self._base or "") :]) if inside else (below,)
+        matching = [
+            pattern for pattern in self._exclude if any(pattern.matches(name, place, shown) for place in places)
+        ]
         self._matched.update(matching)
         return bool(matching)
 
@@ -154,7 +163,7 @@ class _Pattern:
         """Return whether a file or folder matches; arguments as for `PassedOver.leaves_out`."""
         return (
             any(fnmatchcase(name, form) for form in self._names)
-            or any(fnmatchcase(below, form) for form in self._below)
+            or any(fnmatchcase(_plain(below), form) for form in self._below)
             or any(fnmatchcase(_plain(shown), form) for form in self._shown)
         )
 

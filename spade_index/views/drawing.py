@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from spade_index.errors import ImageError
+from spade_index.images.files import is_drawn
 from spade_index.images.find import ImageFile
 from spade_index.images.geometry import Geometry, covered
 from spade_index.images.plain import picture_of
@@ -20,8 +21,9 @@ from spade_index.method.regions import Region
 from spade_index.method.tuned import why_searched
 
 from .example import Example, example_of
-from .files import encode, write_whole
+from .files import encode, encode_array, write_whole
 from .heatmap import heatmap, score_limits
+from .leftovers import few, left_over
 from .names import REFUSED, file_name
 from .regions import coco, mask, outline
 from .report import write_report
@@ -70,8 +72,7 @@ class Drawing:
             return None
         path = self._score_map(file)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, detection.pixels.score_map)
+            write_whole(path, encode_array(detection.pixels.score_map))
         except OSError as error:
             self._refused(error, file)
             return None
@@ -116,13 +117,18 @@ class Drawing:
                 example = example_of(gallery, shown[file.path], image, file.id, geometry, limits, regions=regions or ())
                 examples[file.path] = example
             progress(1)
+        regions_file = self._out / "regions.coco.json"
         if found:
-            write_whole(self._out / "regions.coco.json", json.dumps(coco(found)).encode())
+            write_whole(regions_file, json.dumps(coco(found)).encode())
         self._write_page([examples[image.path] for image in self._shown if image.path in examples], limits)
+        if earlier := left_over(self._out / "score_maps", ".npy", set(self._names.values())):
+            notice(f"{self._out}: has {len(earlier):,} other images of earlier queries, too ({few(earlier)})")
+        if not found and regions_file.exists():
+            notice(f"{regions_file}: is of an earlier query; this one has no regions, for want of a threshold")
 
     def mask_path(self, file: ImageFile) -> Path | None:
         """Return the path of an image's mask; None if its regions were not found, for want of a threshold."""
-        return self._out / "masks" / f"{self._name(file)}.mask.png" if file.path in self._regions else None
+        return self._mask(file) if file.path in self._regions else None
 
     def _draw_one(
         self,
@@ -137,8 +143,11 @@ class Drawing:
         inside = inside_of(self._detector.gallery, geometry, self._detector.comparison.size, score_map.shape)
         drawn = outline(heatmap(image, score_map, geometry, limits, inside=inside), regions or (), geometry)
         write_whole(path, encode(drawn, "PNG", small=False))
-        if (mask_path := self.mask_path(file)) is not None and regions is not None:
+        mask_path = self._mask(file)
+        if regions is not None:
             write_whole(mask_path, encode(mask(regions, geometry), "PNG"))
+        elif is_drawn(str(mask_path)):  # of an earlier query, which found regions
+            mask_path.unlink()
 
     def _write_page(self, examples: list[Example], limits: tuple[float, float]) -> None:
         gallery = self._detector.gallery
@@ -168,6 +177,9 @@ class Drawing:
 
     def _heatmap(self, file: ImageFile) -> Path:
         return self._out / "heatmaps" / f"{self._name(file)}.png"
+
+    def _mask(self, file: ImageFile) -> Path:
+        return self._out / "masks" / f"{self._name(file)}.mask.png"
 
     def _name(self, file: ImageFile) -> str:
         """Return the name of an image's files: always below a folder, and never another image's."""

@@ -2,10 +2,14 @@
 
 import base64
 import io
+import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -19,6 +23,13 @@ def encode(picture: Image.Image, file_format: str, *, small: bool = True) -> byt
     """
     buffer = io.BytesIO()
     picture.save(buffer, file_format, quality=85, optimize=small, **mark(file_format))
+    return buffer.getvalue()
+
+
+def encode_array(values: np.ndarray) -> bytes:
+    """Return an array as the bytes of a file of NumPy."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
     return buffer.getvalue()
 
 
@@ -39,18 +50,31 @@ def data_uri(picture: Image.Image | None, file_format: str) -> str | None:
     return f"data:image/{file_format.lower()};base64,{data}"
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the name of a file into an OSError that has none, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file under another name, then rename it: no process reads a partial file, also after a crash.
 
     Missing folders are made. Raises OSError if the file cannot be written.
     """
     if path.exists() and not path.is_file():  # a device, or a pipe: it is not replaced
-        path.write_bytes(data)
+        with naming(path):
+            path.write_bytes(data)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        unfinished.write_bytes(data)
+        with naming(path):
+            unfinished.write_bytes(data)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

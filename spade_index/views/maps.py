@@ -15,6 +15,7 @@ from spade_index.method.labelled import Dataset
 
 from .files import encode, write_whole
 from .heatmap import on_image
+from .leftovers import few, left_over
 from .names import REFUSED, file_name
 
 MAPS, BINARY_MAPS = "anomaly_images", "anomaly_images_thresholded"
@@ -50,6 +51,15 @@ class MapWriter:
             if error.errno not in REFUSED:
                 raise
             self._notice(f"{judged.image.file.path}: its map cannot be written ({error.strerror}: {error.filename})")
+
+    def end(self) -> None:
+        """Tell of maps of this category that an earlier run wrote, and this one did not: a server would take them."""
+        category = file_name(self._dataset.name)
+        written = {place.removeprefix(f"{category}/") for place in self._written}
+        for kind, suffix in ((MAPS, ".tiff"), (BINARY_MAPS, ".png")):
+            folder = self._folder / kind / category
+            if earlier := left_over(folder, suffix, written if kind == MAPS or self._threshold is not None else ()):
+                self._notice(f"{folder}: has {len(earlier):,} maps of earlier runs, too ({few(earlier)})")
 
     def _write(self, judged: Judged) -> None:
         place = self._place(judged)

@@ -129,3 +129,10 @@ def test_processes_that_cannot_be_started_are_named(tmp_path: Path, monkeypatch:
     ):
         list(load_all(files, Preprocessing(), workers=1, ahead=2, on_error=pytest.fail))
     limit_decoding(DecodeLimits())
+
+
+@pytest.mark.parametrize("command", [["--help"], ["query", "--help"], ["--version"]], ids=" ".join)
+def test_help_that_cannot_be_printed_is_one_line(command: list[str]) -> None:
+    done = program(*command, shell="> /dev/full")
+    assert done.stderr == "spade-index: input or output: No space left on device\n"
+    assert done.returncode == 1

@@ -51,7 +51,7 @@ class Descriptors:
                 self.queries: np.ndarray | None = None
                 if "queries" in file:
                     self.queries = array(file, "queries", "<f4", 2)[0][:]
-                self._pooled = FileRows(path, "<f4", offset, pooled.shape, _remedy(path), rows)
+                self._pooled = FileRows(rows, "<f4", offset, pooled.shape, _remedy(path))
         except FileNotFoundError:
             raise
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:

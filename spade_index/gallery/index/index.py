@@ -12,6 +12,7 @@ import numpy as np
 from spade_index.errors import GalleryDamaged
 from spade_index.exact import read_json
 from spade_index.gallery.catalog.check import REMEDY
+from spade_index.gallery.store.files import name_of
 from spade_index.settings import STORAGES, IndexSettings
 
 from .mapped import MappedFile
@@ -102,7 +103,8 @@ class Index:
         self._file = MappedFile(path)
         try:
             flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # the table may be larger than the lists
-            index: Any = faiss.read_index(str(path), 0 if description.kind == "flat" else flags)
+            opened = name_of(self._file.fd, path)  # what has the path may be another file by now
+            index: Any = faiss.read_index(opened, 0 if description.kind == "flat" else flags)
         except (RuntimeError, MemoryError) as error:  # MemoryError: a damaged size
             raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
         self.description = description

@@ -1,13 +1,14 @@
 """An object of a store, read by blocks: those in the cache from there, others by ranges, each compared with its sum."""
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import h5py
 import numpy as np
+
+from spade_index.gallery.store.hdf5 import opened
 
 from .cache import Cache
 from .failures import Damaged
@@ -31,7 +32,7 @@ class RemoteFile:
         self._remote = remote
         self._cache = cache
         self._file = file
-        self.name = f"{remote.location}/{file.object}"
+        self.path = f"{remote.location}/{file.object}"
         self._sums = self._read_sums()
         self.size = self._sums.size
         self._found = np.zeros(-(-self.size // BLOCK), bool)  # blocks that were once in the cache
@@ -70,17 +71,9 @@ class RemoteFile:
         """Read blocks into the cache. Raises RemoteError."""
         self._fetched(runs)
 
-    @contextmanager
-    def opened(self) -> Iterator[h5py.File]:
+    def opened(self) -> AbstractContextManager[h5py.File]:
         """Open it with HDF5. Raises RemoteError, and what h5py raises."""
-        stream = _Stream(self)
-        try:
-            with h5py.File(stream, "r") as file:
-                yield file
-        except Exception:
-            if stream.failure is not None:  # which HDF5 does not tell
-                raise stream.failure from None
-            raise
+        return opened(self)
 
     def _read_sums(self) -> Sums:
         digest = self._file.digest
@@ -133,44 +126,6 @@ class RemoteFile:
 
     def _altered(self, name: str) -> Damaged:
         return Damaged(f"{self._remote.location}/{name}: is not what was pushed: delete it and push the gallery again")
-
-
-class _Stream(io.RawIOBase):
-    """A file as HDF5 reads it."""
-
-    def __init__(self, file: RemoteFile) -> None:
-        self._file = file
-        self._place = 0
-        self.failure: Exception | None = None
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a place."""
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
-        return self._place
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._place
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill a buffer as far as the file reaches; return the number of bytes."""
-        out = memoryview(buffer).cast("B")
-        out = out[: max(0, self._file.size - self._place)]
-        try:
-            self._file.read(out, self._place)
-        except Exception as error:
-            self.failure = error
-            raise
-        self._place += len(out)
-        return len(out)
 
 
 def bring(wanted: Sequence[tuple[RemoteFile, Sequence[Run]]]) -> None:

@@ -31,26 +31,30 @@ def file_digest(path: Path, progress: Callable[[int], None] = lambda count: None
 def open_regular(path: Path) -> int:
     """Open a file to read; return its descriptor. Raises OSError for a link, a device, or a pipe to wait for."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        require_regular(fd)
+    except OSError as error:
         os.close(fd)
-        raise _irregular(path)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return fd
+
+
+def require_regular(fd: int) -> None:
+    """Raise OSError for what is open and is a device, a pipe or a folder."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def name_of(fd: int, path: Path) -> str:
+    """Return a name by which others open the very file that is open here, whatever has its `path` by now."""
+    name = f"/proc/self/fd/{fd}"
+    return name if os.path.exists(name) else str(path)
 
 
 def is_hole(path: Path) -> bool:
     """Return whether a file is large, and nearly nothing of it is stored: nobody wrote it, and reading takes long."""
     status = path.lstat()
     return status.st_size > HOLE_BYTES and 512 * status.st_blocks < status.st_size // 64
-
-
-def require_regular(path: Path) -> None:
-    """Raise OSError for a link, a device, a pipe or a folder: others are about to open the file by its name."""
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise _irregular(path)
-
-
-def _irregular(path: Path) -> OSError:
-    return OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def create(path: Path) -> BinaryIO:

@@ -4,20 +4,38 @@ HDF5 can be told by a file to read others: by external storage, external links, 
 datasets. Filters could make much of a few bytes. No file of a gallery has any of them.
 """
 
-import os
-from pathlib import Path
-from typing import Any
+import errno
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
-from .files import require_regular
+
+class Readable(Protocol):
+    """A file that is open, on this machine or elsewhere, which never changes."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    def read(self, out: memoryview, offset: int) -> bool:
+        """Fill `out` from a byte offset; return False if the file ends before. Raises OSError, GalleryError."""
 
 
-def opened(path: Path) -> h5py.File:
-    """Open a file to read. Raises OSError for what is not a regular file, and what h5py raises."""
-    require_regular(path)
-    return h5py.File(path, "r")
+@contextmanager
+def opened(source: Readable) -> Iterator[h5py.File]:
+    """Let HDF5 read a file that is open: by its name, it might find another by now. Raises what it and `read` raise."""
+    stream = _Stream(source)
+    try:
+        with h5py.File(stream, "r") as file:
+            yield file
+    except Exception:
+        if stream.failure is not None:  # which HDF5 does not tell
+            raise stream.failure from None
+        raise
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:
@@ -52,7 +70,45 @@ def array(file: h5py.File, name: str, dtype: str, dimensions: int) -> tuple[h5py
     if found.dtype != np.dtype(dtype) or found.ndim != dimensions:
         raise ValueError(f"{name}: {found.dtype} of {found.ndim} dimensions")
     offset = found.id.get_offset()
-    # HDF5 itself refuses a file that has no name if it is shorter than it says.
-    if offset is None or (file.driver != "fileobj" and offset + found.nbytes > os.stat(file.filename).st_size):
+    if offset is None or offset + found.nbytes > file.id.get_filesize():
         raise ValueError(f"{name}: truncated")
     return found, offset
+
+
+class _Stream(io.RawIOBase):
+    """A file as HDF5 reads it."""
+
+    def __init__(self, file: Readable) -> None:
+        self._file = file
+        self._place = 0
+        self.failure: Exception | None = None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a place."""
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer as far as the file reaches; return the number of bytes."""
+        out = memoryview(buffer).cast("B")
+        out = out[: max(0, self._file.size - self._place)]
+        try:
+            if out and not self._file.read(out, self._place):
+                raise OSError(errno.EIO, "its end was cut off while it was read")
+        except Exception as error:
+            self.failure = error
+            raise
+        self._place += len(out)
+        return len(out)

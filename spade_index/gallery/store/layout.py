@@ -25,8 +25,8 @@ from spade_index.settings import ExtractionSettings
 
 from .codecs import DEFAULT, NAMES, Codec, codec_named, map_shapes
 from .files import open_regular
-from .hdf5 import array, dataset, opened
-from .rows import RowsFile
+from .hdf5 import array, dataset
+from .rows import LocalFile, RowsFile
 
 BEYOND = 1 << 62  # bytes; larger than any file
 HEADER = 5  # values before the offsets
@@ -49,7 +49,7 @@ class ShardLayout:
     @classmethod
     def read(cls, source: Path | RowsFile, settings: ExtractionSettings) -> "ShardLayout":
         """Read the layout of a file. Raises what h5py raises."""
-        with opened(source) if isinstance(source, Path) else source.opened() as file:
+        with (LocalFile(source) if isinstance(source, Path) else source).opened() as file:
             pooled, offset = array(file, "pooled", "<f4", 2)
             rows: int = pooled.shape[0]
             maps = [dataset(file, f"maps/{level}") for level in range(len(settings.level_shapes))]

@@ -22,8 +22,8 @@ from spade_index.errors import GalleryDamaged
 from spade_index.exact import read_json
 
 from .format import FORMAT, PLAIN
-from .hdf5 import array, opened
-from .rows import FileRows
+from .hdf5 import array
+from .rows import FileRows, LocalFile
 from .shard import is_finite
 from .sink import Sink
 
@@ -77,7 +77,8 @@ class LeaveOneOut:
     def read(cls, path: Path) -> "LeaveOneOut":
         """Read a file; its maps are read when they are asked for. Raises GalleryDamaged."""
         try:
-            with opened(path) as file:
+            local = LocalFile(path)
+            with local.opened() as file:
                 (keys, _), (scores, _) = array(file, "key", "<i8", 1), array(file, "scores", "<f8", 2)
                 maps, offset = array(file, "maps", "<f2", 2)
                 kinds = read_json(file.attrs["kinds"])
@@ -92,7 +93,7 @@ class LeaveOneOut:
                 known, values = np.asarray(keys[:], np.int64), np.asarray(scores[:], np.float64)
                 if known[0] < 0 or (np.diff(known) <= 0).any() or not np.isfinite(values).all():
                     raise ValueError("unexpected keys or scores")
-                stored = FileRows(path, "<f2", offset, maps.shape, remedy(path))
+                stored = FileRows(local, "<f2", offset, maps.shape, remedy(path))
                 return cls(known, dict(zip(kinds, values.T, strict=True)), stored, path)
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = "missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())

@@ -16,18 +16,15 @@ import numpy as np
 from spade_index.errors import GalleryDamaged, StorageError
 
 from .files import open_regular
-from .hdf5 import opened
+from .hdf5 import Readable, opened
 
 
-class RowsFile(Protocol):
-    """A file of rows, on this machine or elsewhere, which never changes."""
+class RowsFile(Readable, Protocol):
+    """A file of rows."""
 
     @property
-    def size(self) -> int:
-        """Its bytes."""
-
-    def read(self, out: memoryview, offset: int) -> bool:
-        """Fill `out` from a byte offset; return False if the file ends before. Raises OSError, GalleryError."""
+    def path(self) -> Path | str:
+        """As errors name it."""
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Prepare for these ranges of offset and length to be read one by one. Raises GalleryError."""
@@ -37,12 +34,12 @@ class RowsFile(Protocol):
 
 
 class LocalFile:
-    """A file on this machine; it stays readable when its name is removed, but for HDF5."""
+    """A file on this machine; it stays readable, the same one, when its name is removed or given to another."""
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises OSError."""
         self._fd = -1
-        self._path = path
+        self.path = path
         self._fd = open_regular(path)
 
     def __del__(self) -> None:
@@ -72,7 +69,7 @@ class LocalFile:
 
     def opened(self) -> AbstractContextManager[h5py.File]:
         """Open it with HDF5. Raises OSError, and what h5py raises."""
-        return opened(self._path)
+        return opened(self)
 
 
 def read_at(file: RowsFile, out: np.ndarray, offset: int) -> bool:
@@ -94,19 +91,14 @@ def read_rows(file: RowsFile, out: np.ndarray, rows: np.ndarray, offset: int) ->
 class FileRows:
     """An array in a file; `rows[index]` reads some of its rows, as numpy would select them."""
 
-    def __init__(
-        self, path: Path, dtype: str, offset: int, shape: tuple[int, ...], remedy: str, file: RowsFile | None = None
-    ) -> None:
-        """Open the file, or take an open one, whose array begins at `offset`; errors name path and `remedy`.
-
-        Raises OSError.
-        """
-        self.path = path
+    def __init__(self, file: RowsFile, dtype: str, offset: int, shape: tuple[int, ...], remedy: str) -> None:
+        """Read from a file, whose array begins at `offset`; errors name the `remedy`."""
+        self.path = file.path
         self.dtype = np.dtype(dtype)
         self.offset = offset
         self.shape = shape
         self._remedy = remedy
-        self._file: RowsFile = LocalFile(path) if file is None else file
+        self._file = file
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -11,8 +11,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
-
 from spade_index.gallery import generations
 from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.index.descriptors import descriptors_file
@@ -20,6 +18,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.format import FORMAT
 from spade_index.gallery.store.leave_one_out import FOLDER
 from spade_index.gallery.store.names import CALIBRATION, DESCRIPTORS, INDEX, SHARD
+from spade_index.gallery.store.rows import LocalFile
 
 from .lock import WriterLock
 
@@ -109,7 +108,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _is_shard(path: Path) -> bool:
     """Return whether a file is a shard as a writer completes it."""
     try:
-        with h5py.File(path, "r") as file:
+        with LocalFile(path).opened() as file:
             return bool(file.attrs["format"] == FORMAT) and "checksum" in file
     except Exception:  # h5py raises exceptions of any kind on other files
         return False
