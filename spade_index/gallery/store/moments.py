@@ -39,7 +39,10 @@ def moments_variance(count: int, total: int, squares: int) -> float:
 
 def read_moments(text: str, levels: int, images: int) -> Moments:
     """Read a snapshot's moments from the catalog's JSON. Raises ValueError if they are malformed."""
-    moments = read_json(text) or no_moments(levels)
+    moments = read_json(text)
+    if not isinstance(moments, list):
+        raise ValueError("has unexpected moments")
+    moments = moments or no_moments(levels)
     kinds = [[type(number) for number in level] for level in moments if isinstance(level, list)]
     if (
         kinds != [[int, int, int]] * levels
