@@ -55,6 +55,8 @@ def description(facts: dict[str, Any]) -> str:
         pictures = f" tiles of {facts['pictures']:,} pictures"
         tiles = f", of tiles of {preprocessing['tile']} pixels, overlap {preprocessing['overlap']:g}"
         tiles += ", and whole" if preprocessing["whole"] else ""
+    gone = [level for level in range(len(settings["levels"])) if level not in facts["stored_levels"]]
+    dropped = f", level{'s' * (len(gone) > 1)} {', '.join(map(str, gone))} dropped" if gone else ""
     snapshots = [str(row["snapshot"]) for row in facts["snapshots"]]
     lines = {
         "gallery": facts["path"],
@@ -64,7 +66,7 @@ def description(facts: dict[str, Any]) -> str:
         "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",
         "levels": shapes,
         "pooled": f"{settings['pooled_dim']} values",
-        "maps": f"{facts['maps']}, {facts['bytes_per_image']:,} bytes per image with the descriptor"
+        "maps": f"{facts['maps']}{dropped}, {facts['bytes_per_image']:,} bytes per image with the descriptor"
         + (f": not all yet, `spade-index compact {facts['path']}` goes on" if facts["transcoding"] else ""),
         "input": f"{height}x{width}{crop}{tiles}{pixels}",
         "index": "none: searched by scanning",

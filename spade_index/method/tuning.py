@@ -208,7 +208,8 @@ def _best(trials: Iterable[Trial]) -> Trial:
 
 def ways_of(gallery: Gallery) -> Iterator[SearchSettings]:
     """Yield the ways of comparing for a gallery, scalings and runs of levels, the most promising first."""
-    levels = range(len(gallery.settings.levels))
+    levels = gallery.stored_levels
+    every = len(levels) == len(gallery.settings.levels)
     runs = [tuple(levels), tuple(levels[1:]), tuple(levels[:-1]), *((level,) for level in levels[:0:-1])]
     runs = [run for run in dict.fromkeys(runs) if run]
     for scaling, some in (
@@ -216,7 +217,7 @@ def ways_of(gallery: Gallery) -> Iterator[SearchSettings]:
         *(("root", runs[:2]), ("channel", runs[:2])),
     ):
         for run in some:
-            yield SearchSettings(scaling=scaling, compared_levels=None if len(run) == len(levels) else run)
+            yield SearchSettings(scaling=scaling, compared_levels=None if every and len(run) == len(levels) else run)
 
 
 def choose(tried: list[list[Trial]], sample: Sample) -> Trial:

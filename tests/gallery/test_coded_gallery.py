@@ -148,7 +148,7 @@ def test_adds_follow_the_gallery_and_other_codecs_are_refused(
     with GalleryWriter(gallery_path, backbone.settings, maps="int8") as writer:
         report = writer.add(find_images(image_folder(3, seed=4, name="more")), backbone, replace=True)
         assert report.replaced == 3
-        assert {writer.gallery.codec_of(row.shard) for row in writer.gallery.images()} == {"int8"}
+        assert {writer.gallery.storage_of(row.shard).name for row in writer.gallery.images()} == {"int8"}
     with pytest.raises(SettingsMismatch, match=r"stores maps as int8, not int4: .*compact.*--maps int4"):
         GalleryWriter(gallery_path, backbone.settings, maps="int4")
     with pytest.raises(InputError, match="one of float16"):

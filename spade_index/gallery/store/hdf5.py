@@ -56,6 +56,18 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
     return found
 
 
+def is_named(file: h5py.File, name: str) -> bool:
+    """Return whether a file has something of this name, or a link that leads to it; only hard links are followed."""
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        link = "/".join(parts[:depth]).encode()
+        if not file.id.links.exists(link):
+            return False
+        if file.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:
+            break
+    return True
+
+
 def column(file: h5py.File, name: str, kind: str) -> h5py.Dataset:
     """Return a dataset of one value for each row; `kind` is that of its type, as numpy names it. Raises ValueError."""
     found = dataset(file, name)
