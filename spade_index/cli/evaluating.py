@@ -62,7 +62,7 @@ class Evaluator:
         with ExitStack() as stack:
             building, failed = 0.0, list[str]()
             if gallery is not None:
-                opened = stack.enter_context(self.cache.open(gallery))
+                opened = stack.enter_context(self.cache.open(gallery, to_search=True))
                 self.pixels.require_equal(opened)
                 self.tiles.require_equal(opened)
                 rule = rule_in(self.roi)
