@@ -57,7 +57,9 @@ def test_a_gallery_without_an_index_or_layouts(
         db.executescript("DELETE FROM layouts; DELETE FROM indexes;")
     push(gallery_path)
     with Gallery(gallery_path) as here, opened(cache) as there:
+        s3.requests.clear()
         assert answers(there, decoded(), backbone) == answers(here, decoded(), backbone)
+    assert [key.rpartition(".")[2] for _, key in s3.requests[:3]] == ["sums"] * 3  # of all shards at once
 
 
 def test_a_second_query_asks_for_nothing(

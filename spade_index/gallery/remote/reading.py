@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from spade_index.errors import GalleryError, storage_errors
 from spade_index.gallery import generations
@@ -26,6 +29,7 @@ from .location import Location
 from .manifest import State, described_catalog, pushed_state
 from .store import Patience, Remote
 
+R = TypeVar("R")
 SMALL = 64 << 20  # bytes of descriptors that come at once
 
 
@@ -139,13 +143,21 @@ class RemoteShards(Shards):
         rows: dict[int, list[int]] = {}
         for number, row in places:
             rows.setdefault(number, []).append(row)
+        self._bring(rows, lambda shard, some: [one for row in some for one in shard.ranges(row, levels)])
+
+    def expect_pooled(self, places: Sequence[tuple[int, np.ndarray]]) -> None:
+        """Bring pooled descriptors of shards and rows int64 [n] into the cache. Raises GalleryError."""
+        self._bring(dict(places), lambda shard, rows: [shard.pooled_range(rows)])
+
+    def _bring(self, rows: dict[int, R], ranges: Callable[[Shard, R], list[tuple[int, int]]]) -> None:
+        """Bring the ranges of rows of shards, and before that the sums of shards that are not open."""
         new = [number for number in rows if number not in self._open and self._name(number) in self._named]
         self._found = dict(zip(new, at_once(self._file, new), strict=True))
         wanted: list[tuple[RemoteFile, list[Run]]] = []
         for number, some in rows.items():
             shard = self.get(number)
             if shard is not None and isinstance(file := shard.file, RemoteFile):
-                wanted.append((file, file.missing([one for row in some for one in shard.ranges(row, levels)])))
+                wanted.append((file, file.missing(ranges(shard, some))))
         bring(wanted)
 
     def open_rows(self, name: str) -> RowsFile:

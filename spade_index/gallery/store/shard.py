@@ -115,6 +115,11 @@ class Shard:
             if row < self.rows and self._sizes[level]
         ]
 
+    def pooled_range(self, rows: np.ndarray) -> tuple[int, int]:
+        """Return where in the file the pooled descriptors from the first to the last of rows int64 [n] are."""
+        first, last = int(rows.min()), int(rows.max())
+        return self.layout.pooled + 4 * self._dim * first, 4 * self._dim * (last + 1 - first)
+
     def _require_own(self) -> None:
         # Rows with checksums are read all the same: a changed byte in the settings must not cost the images.
         if self._foreign:
