@@ -18,7 +18,7 @@ from .options import (
 )
 from .pixel_options import PixelOptions
 from .region_rules import require_same_rule, rule_in
-from .roi import found_region, require_new_region, require_region, roi_option, set_region
+from .roi import found_region, require_new_region, require_region, roi_option, say_turned, set_region
 from .sources import SourceOptions, Sources
 from .tile_options import TileOptions
 from .values import CODEC
@@ -94,6 +94,8 @@ def build(
         elif rule is not None and writer.gallery.region_rule is None:
             writer.set_region_rule(rule.text)
         add_images(writer, found, loaded, loading, adding)
+        if region is not None:
+            say_turned(writer.gallery, region)
         if roi is not None and not writer.gallery.is_limited:
             set_region(writer, found_region(writer.gallery))
         if not no_tune and preset is None:

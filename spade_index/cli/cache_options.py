@@ -36,14 +36,23 @@ class CacheOptions:
         ),
     ]
 
-    def open(self, gallery: "Path | Location", snapshot: int | None = None) -> "Gallery":
-        """Open a gallery to read. Raises GalleryError, InputError."""
+    def open(self, gallery: "Path | Location", snapshot: int | None = None, *, to_search: bool = False) -> "Gallery":
+        """Open a gallery to read; `to_search` brings its index at once, with a bar. Raises GalleryError, InputError."""
         from spade_index.gallery.opening import open_gallery
 
         if isinstance(gallery, Path):
             return open_gallery(gallery, snapshot)
+        from spade_index.gallery.remote.reading import RemoteGallery
+
         with Progress("open", unit="B") as progress:
-            return open_gallery(gallery, snapshot, self.settings(), progress)
+            opened = RemoteGallery(gallery, snapshot, self.settings(), progress=progress)
+            try:
+                if to_search:
+                    opened.bring()
+            except BaseException:
+                opened.close()
+                raise
+            return opened
 
     def settings(self) -> "CacheSettings":
         """Return the settings of the cache."""

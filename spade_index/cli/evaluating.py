@@ -31,7 +31,7 @@ from .options import KernelOptions, LoadingOptions
 from .pixel_options import PixelOptions
 from .progress import Progress
 from .region_rules import require_same_rule, rule_in
-from .roi import found_region, require_region, require_same_region, set_region
+from .roi import found_region, require_region, require_same_region, say_turned, set_region
 from .search_options import SearchOptions
 from .tile_options import TileOptions
 
@@ -62,7 +62,7 @@ class Evaluator:
         with ExitStack() as stack:
             building, failed = 0.0, list[str]()
             if gallery is not None:
-                opened = stack.enter_context(self.cache.open(gallery))
+                opened = stack.enter_context(self.cache.open(gallery, to_search=True))
                 self.pixels.require_equal(opened)
                 self.tiles.require_equal(opened)
                 rule = rule_in(self.roi)
@@ -159,7 +159,10 @@ class Evaluator:
         built.close()
         with GalleryWriter(path) as writer:
             if region is not None:
-                set_region(writer, require_region(region) or found_region(writer.gallery))
+                given = require_region(region)
+                set_region(writer, given or found_region(writer.gallery))
+                if given is not None:
+                    say_turned(writer.gallery, given)
             if self._tuned:
                 judge_gallery(writer, backbone)
         return Gallery(path)

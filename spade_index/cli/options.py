@@ -10,7 +10,7 @@ options of a group to a command, which receives them as one object:
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
@@ -50,16 +50,22 @@ def whole_option(
     )
 
 
-def takes(parameter: str, group: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that adds a group's options to a command, and passes the group as `parameter`."""
-    hints = get_type_hints(group, include_extras=True)
+def takes(
+    parameter: str, group: type, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds a group's options to a command, and passes the group as `parameter`.
+
+    Options `without` are not added: they are None.
+    """
+    every = get_type_hints(group, include_extras=True)
+    hints = {name: hint for name, hint in every.items() if name not in without}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         """Return the command, called with an object of the group in place of its options."""
 
         @functools.wraps(command)
         def call(*arguments: Any, **values: Any) -> None:
-            chosen = group(**{name: values.pop(name) for name in hints})
+            chosen = group(**dict.fromkeys(without), **{name: values.pop(name) for name in hints})
             command(*arguments, **values, **{parameter: chosen})
 
         for hint in reversed(hints.values()):

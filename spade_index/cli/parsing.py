@@ -28,6 +28,14 @@ def numbers(what: str, text: str | None, count: int | None = None) -> tuple[floa
     return values
 
 
+def whole_numbers(what: str, text: str) -> tuple[int, ...]:
+    """Return the whole numbers of a comma-separated list. Raises InputError."""
+    try:
+        return tuple(map(whole, text.split(",")))
+    except ValueError as error:
+        raise InputError(f"{what} must be whole numbers, not {text!r}") from error
+
+
 def size(text: str | None) -> tuple[int, int] | None:
     """Return (height, width) of EDGE or HEIGHTxWIDTH. Raises InputError."""
     if text is None:

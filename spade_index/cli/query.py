@@ -82,7 +82,7 @@ def query(
     require_writable(files.files, [out], inputs=[*images, *local(gallery)])
     found = Sources(images, sources)
     found.require_images()
-    with cache.open(gallery, snapshot) as opened:
+    with cache.open(gallery, snapshot, to_search=True) as opened:
         limit_sources(found, opened, roi)
         loaded = backbone.load(device, opened, preset)
         settings = search.choice(preset, maps).settings(tuned_search(opened))

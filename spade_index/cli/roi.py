@@ -1,5 +1,6 @@
 """`spade-index roi`: the region of interest of a gallery."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # both take long to import
     from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.images.interest import RegionOfInterest
+
+ACROSS, ALIKE = 0.05, 0.03  # logarithms of the ratio of edges: of what is not square, and of what has one shape
 
 roi_option = click.option(
     "--roi",
@@ -70,6 +73,8 @@ def roi(
             set_rule(writer, rule)
         else:
             set_region(writer, given or found_region(writer.gallery))
+            if given is not None:
+                say_turned(writer.gallery, given)
         _report(writer.gallery, show)
         if calibrated is None or _is_calibrated(writer.gallery):
             return
@@ -124,6 +129,19 @@ def set_region(writer: "GalleryWriter", region: "RegionOfInterest") -> None:
     require_cells(writer.gallery, region)
     if writer.gallery.interest is None or writer.gallery.interest.digest != region.digest:
         writer.set_interest(region)
+
+
+def say_turned(gallery: "Gallery", region: "RegionOfInterest") -> None:
+    """Say if a region lies across the first picture of a gallery, as one drawn before EXIF's turn does."""
+    first = next(iter(gallery.images()), None)
+    if first is None or not first.width or not first.height:
+        return
+    height, width = region.mask.shape
+    if abs(math.log(width / height)) > ACROSS and abs(math.log(width / height * first.width / first.height)) < ALIKE:
+        Progress.say(
+            f"the region of interest ({region.source}) lies across {first.id} of {first.width}x{first.height} pixels, "
+            "and is stretched over it: if the pictures are turned by EXIF, draw it over a turned one"
+        )
 
 
 def _report(gallery: "Gallery", show: Path | None) -> None:

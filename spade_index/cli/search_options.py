@@ -5,8 +5,6 @@ from typing import Annotated, Any
 
 import click
 
-from spade_index.errors import InputError
-from spade_index.exact import whole
 from spade_index.presets import SearchChoice
 from spade_index.settings import (
     IMAGE_SCORES,
@@ -20,7 +18,7 @@ from spade_index.settings import (
     SearchSettings,
 )
 
-from .parsing import numbers
+from .parsing import numbers, whole_numbers
 from .values import REAL, WHOLE
 
 DEFAULT = SearchSettings  # whose class attributes are the defaults in the help
@@ -156,8 +154,5 @@ class SearchOptions:
         if self.level_weights is not None and self.level_weights not in LEVEL_WEIGHTS:
             values["level_weights"] = numbers("level weights", self.level_weights)
         if self.compared_levels is not None:
-            try:
-                values["compared_levels"] = tuple(map(whole, self.compared_levels.split(",")))
-            except ValueError as error:
-                raise InputError(f"compared levels must be whole numbers, not {self.compared_levels!r}") from error
+            values["compared_levels"] = whole_numbers("compared levels", self.compared_levels)
         return values

@@ -10,7 +10,6 @@ GALLERY/
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,14 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
 from spade_index.gallery.index.search import ImageSearch, Neighbour
 from spade_index.gallery.index.state import index_state
-from spade_index.gallery.store.codecs import map_bytes
 from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
 from spade_index.gallery.store.record import StoredImage
+from spade_index.gallery.store.storage import MapStorage, require_stored
 from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import SearchSettings
 
 from . import generations
+from .described import described
 from .remote.location import Location
 from .shards import Shards
 from .snapshot import SnapshotView
@@ -81,15 +81,16 @@ class Gallery:
         if row is None:
             raise InputError(f"{self.path}: there is no snapshot {snapshot}; `spade-index info` lists them")
         self._lock = lock
+        self.storage = self.catalog.storage()  # of the maps of images that are added; after the row: newer or the same
+        self.codec, self.stored_levels = self.storage.codec.name, self.storage.levels_of(self.settings)
         try:
-            moments = read_moments(row.moments, len(self.settings.levels), row.images)
+            moments = read_moments(row.moments, len(self.settings.levels), row.images, self.stored_levels)
         except ValueError as error:
             raise GalleryDamaged(f"{self.catalog.path}: snapshot {snapshot} {error}; {REMEDY}") from error
         self.totals = Totals(row.images, moments)
         self._view = SnapshotView(self.path, self.catalog, self._shards, snapshot, row.images)
         self._search: ImageSearch | None = None  # opened when it is needed
         self._index_row = self.catalog.index(snapshot)
-        self.codec = self.catalog.codec()  # of the maps of images that are added
         self.interest = self.catalog.interest()  # the part of every picture that counts; None: all of it
         self.region_rule = self.catalog.region_rule()  # by which each picture has a part of its own that counts
         self._region = lru_cache(32)(self.catalog.region)  # 1 MiB each at most
@@ -182,20 +183,25 @@ class Gallery:
     def maps(self, keys: Sequence[int], levels: Sequence[int] | None = None) -> list[np.ndarray]:
         """Return the feature maps of the images with these keys, float16 [n, H*W, C] for each level.
 
-        With `levels`, only those, by number (0 is the finest); others are not read.
+        A level that is not stored has no points: [n, 0, C]. With `levels`, only those, by number (0 is the finest);
+        others are not read. Raises what `read_maps` does.
         """
-        shapes = self.settings.level_shapes
+        shapes = self.storage.value_shapes(self.settings)
         chosen = range(len(shapes)) if levels is None else levels
-        maps = [np.empty((len(keys), h * w, c), "<f2") for c, h, w in (shapes[level] for level in chosen)]
-        self.read_maps(keys, [list(level) for level in maps], chosen)
+        maps = [np.empty((len(keys), *shapes[level]), "<f2") for level in chosen]
+        self.read_maps(keys, [list(level) for level in maps], levels)
         return maps
 
     def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]], levels: Sequence[int] | None = None) -> None:
         """Read the feature maps of the images with these keys into float16 [H*W, C] arrays, out[level][image].
 
-        With `levels`, `out` holds only those, by number; others are not read. Raises GalleryDamaged if they cannot be
-        read, or have values that are not finite.
+        With `levels`, `out` holds only those, by number; others are not read, as those that are not stored are not.
+        Raises GalleryDamaged if they cannot be read, or have values that are not finite, and InputError for `levels`
+        that are not stored.
         """
+        if levels is None:
+            out, levels = [out[level] for level in self.stored_levels], self.stored_levels
+        require_stored(self.path, self.stored_levels, levels)
         self._view.read_maps(keys, out, levels)
 
     def expect_maps(self, keys: Sequence[int], levels: Sequence[int] | None = None) -> None:
@@ -206,9 +212,9 @@ class Gallery:
         """Return all that is stored of an image, compared with its checksum. Raises GalleryDamaged."""
         return self._view.stored(row)
 
-    def codec_of(self, shard: int) -> str:
-        """Return the codec of a shard's maps. Raises GalleryDamaged, and GalleryError if it was deleted."""
-        return self._view.codec_of(shard)
+    def storage_of(self, shard: int) -> MapStorage:
+        """Return how a shard's maps are stored. Raises GalleryDamaged, and GalleryError if it was deleted."""
+        return self._view.storage_of(shard)
 
     def decoded(self, row: ImageRow) -> StoredImage:
         """Return what `stored` does, with maps as float16. Raises GalleryDamaged."""
@@ -219,10 +225,8 @@ class Gallery:
         return self._view.thumbnail(row)
 
     def level_variances(self) -> list[float]:
-        """Return the variance of each level's values over all images of this snapshot."""
-        if not len(self):
-            return [1.0] * len(self.settings.levels)
-        return [moments_variance(*moments) for moments in self.totals.moments]
+        """Return the variance of each level's values over all images of this snapshot; 1 if it is not stored."""
+        return [moments_variance(*moments) if moments[0] else 1.0 for moments in self.totals.moments]
 
     @property
     def is_limited(self) -> bool:
@@ -243,30 +247,7 @@ class Gallery:
 
     def info(self) -> dict[str, Any]:
         """Describe this gallery in values that JSON knows."""
-        shards = self.catalog.shards()
-        return {
-            "path": str(self.path),
-            "created": self.catalog.meta("created"),
-            "format_version": int(self.catalog.meta("version") or 0),
-            "snapshot": self.snapshot,
-            "snapshots": [
-                {"snapshot": row.snapshot, "created": row.created, "action": row.action, "images": row.images}
-                for row in self.catalog.snapshots()
-            ],
-            "images": len(self),
-            "removed_images": self.catalog.removed_count(),
-            "shards": len(shards),
-            "shard_bytes": sum(row.bytes for row in shards.values()),
-            "settings": asdict(self.settings),
-            "level_variances": self.level_variances(),
-            "index": self.index_info(),
-            "calibrations": self.catalog.calibrations(),
-            "tuned": self.catalog.tuned(),
-            "region_of_interest": None if (region := self.interest or self.region_rule) is None else region.described(),
-            "maps": self.codec,
-            "transcoding": self.catalog.transcoding,
-            "bytes_per_image": map_bytes(self.settings, self.codec) + 4 * self.settings.pooled_dim,
-        }
+        return described(self)
 
     def index_info(self) -> dict[str, Any] | None:
         """Describe the index, the changes since it was built, and whether it should be rebuilt (`stale`)."""

@@ -10,8 +10,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.store.layout import ShardLayout
+from spade_index.gallery.store.rows import RowsFile
 from spade_index.gallery.store.shard import Shard
 
 OPEN_SHARDS = 200  # shards held open at most, of one file descriptor each, or two
@@ -49,6 +52,13 @@ class Shards:
 
     def expect(self, places: Iterable[tuple[int, int]], levels: Sequence[int] | None = None) -> None:
         """Prepare for maps of these shards and rows to be read: nothing to do where they are on this machine."""
+
+    def expect_pooled(self, places: Sequence[tuple[int, np.ndarray]]) -> None:
+        """Do the same for pooled descriptors, of shards and rows int64 [n]."""
+
+    def open_rows(self, name: str) -> RowsFile | None:
+        """Open another file of rows that the catalog names; None: it is opened by its path, on this machine."""
+        return None
 
     def path(self, number: int) -> Path | None:
         """Return a shard's file, or None if the catalog does not name it any more."""

@@ -10,6 +10,7 @@ from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import StoredImage
 from spade_index.gallery.store.shard import Shard, is_finite
+from spade_index.gallery.store.storage import MapStorage
 
 from .remote.location import Location
 from .shards import Shards
@@ -88,9 +89,9 @@ class SnapshotView:
         """Return all that is stored of an image, compared with its checksum."""
         return self._shard(row.shard).read_checked(row.row, row.id)
 
-    def codec_of(self, shard: int) -> str:
-        """Return the codec of a shard's maps."""
-        return self._shard(shard).codec
+    def storage_of(self, shard: int) -> MapStorage:
+        """Return how a shard's maps are stored."""
+        return self._shard(shard).storage
 
     def decoded(self, row: ImageRow) -> StoredImage:
         """Return what is stored of an image, compared with its checksum, with maps as float16."""

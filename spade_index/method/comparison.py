@@ -22,6 +22,7 @@ from torch import Tensor
 from spade_index.errors import InputError
 from spade_index.features.grids import average, averaged
 from spade_index.gallery.reader import Gallery
+from spade_index.gallery.store.storage import require_stored
 from spade_index.kernels.pyramid import Size
 from spade_index.settings import SearchSettings
 
@@ -45,7 +46,7 @@ class Comparison:
     def __init__(self, gallery: Gallery, search: SearchSettings) -> None:
         """Read what the way depends on: with scaling `root` or `channel`, maps of up to 64 images.
 
-        Raises InputError if a level or the level weights do not fit the gallery.
+        Raises InputError if a level or the level weights do not fit the gallery, or it does not store a level.
         """
         settings = gallery.settings
         stored = len(settings.levels)
@@ -54,6 +55,7 @@ class Comparison:
             raise InputError(
                 f"{gallery.path} has {stored} levels, 0 to {stored - 1}: there is no level {self.levels[-1]}"
             )
+        require_stored(gallery.path, gallery.stored_levels, self.levels)
         self._gallery, self._scaling = gallery, search.scaling
         self._stored = [settings.sizes[level] for level in self.levels]
         self._averaged = compared_sizes(gallery, search)

@@ -186,10 +186,10 @@ class Trials:
         return np.concatenate(means), clock.seconds()
 
     def _pyramid(self, image: int) -> list[Tensor]:
-        """Return all levels of a plain image and its copies, float32 [B, H*W, C]."""
+        """Return all levels of a plain image and its copies, float32 [B, H*W, C]; no points of one not stored."""
         copies = np.flatnonzero(self._sample.owner == image)
         levels = zip(self.plain(image), self._sample.pyramid, strict=True)
-        return [torch.cat([of_plain, of_copies[copies]]).float() for of_plain, of_copies in levels]
+        return [torch.cat([plain, drawn[copies][:, : plain.shape[1]]]).float() for plain, drawn in levels]
 
     def plain(self, image: int) -> list[Tensor]:
         """Return all levels of a plain image, float16 [1, H*W, C]."""

@@ -10,7 +10,8 @@ Kind = tuple[str, tuple[int, ...] | None]  # scaling, and levels that are compar
 
 def ways_of(gallery: Gallery) -> Iterator[SearchSettings]:
     """Yield the ways of comparing for a gallery, scalings and runs of levels, the most promising first."""
-    levels = range(len(gallery.settings.levels))
+    levels = gallery.stored_levels
+    every = len(levels) == len(gallery.settings.levels)
     runs = [tuple(levels), tuple(levels[1:]), tuple(levels[:-1]), *((level,) for level in levels[:0:-1])]
     runs = [run for run in dict.fromkeys(runs) if run]
     for scaling, some in (
@@ -18,7 +19,7 @@ def ways_of(gallery: Gallery) -> Iterator[SearchSettings]:
         *(("root", runs[:2]), ("channel", runs[:2])),
     ):
         for run in some:
-            yield SearchSettings(scaling=scaling, compared_levels=None if len(run) == len(levels) else run)
+            yield SearchSettings(scaling=scaling, compared_levels=None if every and len(run) == len(levels) else run)
 
 
 def kind_of(search: SearchSettings) -> Kind:

@@ -20,6 +20,7 @@ FIELD = "images"
 QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
 EXTENDED = re.compile(rb";\s*filename\*\s*=\s*([^\s;\"]*)", re.IGNORECASE)  # which python-multipart leaves out
 PARAMETER = re.compile(rb";\s*([^\s;=]+)\s*=")  # of a header, its quoted values left out
+ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")  # of which no character can be made
 PLAIN = (b"", b"binary", b"8bit", b"7bit")  # Content-Transfer-Encodings that encode nothing
 
 
@@ -52,7 +53,10 @@ async def read_files(
     `run` calls a function with a piece of the body: in a thread, where sinks are slow. Raises Problem (400, 422), and
     what `begin` raises.
     """
-    _, parameters = parse_options_header(request.headers.get("content-type", ""))
+    kind = request.headers.get("content-type", "")
+    if repeats_a_parameter(kind.encode("latin-1")):
+        raise Problem(400, "it has each parameter once", field="Content-Type")
+    _, parameters = parse_options_header(kind)
     boundary = parameters.get(b"boundary", b"")
     if not 0 < len(boundary) <= BOUNDARY_LENGTH:
         raise Problem(400, f"a form has a boundary of 1 to {BOUNDARY_LENGTH} characters", field="Content-Type")
@@ -118,11 +122,12 @@ class _Form:
         self._header = self._value = b""
 
     def _headers_finished(self) -> None:
-        _, parameters = parse_options_header(self._disposition)
-        names = PARAMETER.findall(QUOTED.sub(b'""', self._disposition.lower()))
-        if len({*names}) < len(names):
+        kind, parameters = parse_options_header(self._disposition)
+        if repeats_a_parameter(self._disposition):
             raise Problem(422, "a Content-Disposition has each parameter once", field=FIELD)
         field = _text(parameters.get(b"name", b""))
+        if self._disposition and kind != b"form-data":
+            raise Problem(422, "the Content-Disposition of a part is form-data", field=FIELD)
         if field != FIELD:
             raise Problem(422, f"unknown field: send images in the field `{FIELD}`", field=field[:100] or FIELD)
         extended = EXTENDED.search(QUOTED.sub(b'""', self._disposition))
@@ -146,6 +151,12 @@ class _Form:
         self.whole = True
 
 
+def repeats_a_parameter(header: bytes) -> bool:
+    """Return whether a header has a parameter twice, of which each program may take another."""
+    names = PARAMETER.findall(QUOTED.sub(b'""', header.lower()))
+    return len({*names}) < len(names)
+
+
 def file_name(name: str | None) -> str | None:
     """Return a file name that can be shown: one line of limited length."""
     printable = "".join(letter for letter in name or "" if letter.isprintable())[:NAME_LENGTH]
@@ -160,7 +171,7 @@ def _extended(value: bytes) -> str:
     """Return the text of a parameter such as filename*=UTF-8''na%C3%AFve.png (RFC 5987). Raises Problem (422)."""
     charset, _, rest = value.decode("latin-1").partition("'")
     _, found, encoded = rest.partition("'")
-    if not found or charset.lower() not in ("utf-8", "iso-8859-1"):
+    if not found or charset.lower() not in ("utf-8", "iso-8859-1") or ESCAPE.search(encoded):
         raise Problem(422, "filename* is UTF-8'' and percent-encoded text (RFC 5987)", field=FIELD)
     try:
         return unquote(encoded, charset, "strict")

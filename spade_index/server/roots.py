@@ -103,8 +103,9 @@ class FolderRoot:
         return status.st_dev, status.st_ino
 
     def written(self, name: str) -> Hashable:
-        """Return when the catalog was written: an inode alone may be another file's by now."""
-        return (self.path(name) / CATALOG).stat().st_mtime_ns
+        """Return what tells the catalog from others: an inode may be another file's by now, and a time be set back."""
+        status = (self.path(name) / CATALOG).stat()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def look_again(self) -> None:
         """Do nothing: each look is a new one."""

@@ -20,6 +20,7 @@ from spade_index.method.tuned import why_searched
 from .example import Example, example_of
 from .heatmap import score_limits
 from .report import Table, write_report
+from .text import size_of
 
 
 def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
@@ -36,7 +37,7 @@ def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
         path,
         title=f"Audit of {gallery.name}",
         summary=[
-            ("Gallery", f"{len(gallery):,} images"),
+            ("Gallery", size_of(gallery)),
             ("Snapshot", found.snapshot),
             ("Ranked", ranked(found)),
             ("Image score", found.kind),
@@ -48,6 +49,7 @@ def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
             for odd, row, detection in zip(found.odd, rows, detections, strict=True)
         ],
         limits=limits,
+        truth=False,
     )
 
 

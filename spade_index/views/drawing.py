@@ -27,6 +27,7 @@ from .leftovers import few, left_over
 from .names import REFUSED, file_name
 from .regions import coco, mask, outline
 from .report import write_report
+from .text import size_of
 
 SHOWN = 60  # images on the page, those with the highest scores
 
@@ -156,7 +157,7 @@ class Drawing:
             title=f"Queries of {gallery.name}",
             summary=[
                 ("Images", len(self)),
-                ("Gallery", f"{len(gallery):,} images"),
+                ("Gallery", size_of(gallery)),
                 ("Snapshot", gallery.snapshot),
                 ("Image score", self._detector.kind),
                 ("False alarms asked for", self._detector.false_alarms),
@@ -164,6 +165,7 @@ class Drawing:
             ],
             examples=examples,
             limits=limits,
+            truth=False,
         )
 
     def _refused(self, error: OSError, file: ImageFile) -> None:

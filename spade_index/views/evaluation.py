@@ -20,6 +20,7 @@ from .curves import charts_of
 from .example import Example, example_of
 from .heatmap import score_limits
 from .report import Group, Table, write_report
+from .text import size_of
 
 EXAMPLES_PER_KIND = 4  # on the page
 CASES = 4  # best and worst cases of each sort
@@ -102,7 +103,7 @@ def write_evaluation(
             ("Image score", figures["image_score"]),
             ("Test images", figures["images"]),
             ("Not decoded", figures["not_decoded"]["count"]),
-            ("Gallery", f"{figures['gallery']['images']:,} images"),
+            ("Gallery", size_of(detector.gallery)),
             ("Backbone", figures["settings"]["backbone"]),
             ("Search per image", f"{1e3 * figures['seconds']['search_per_image']:.0f} ms"),
         ],

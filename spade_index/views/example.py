@@ -16,7 +16,8 @@ from .heatmap import heatmap
 from .regions import outline
 from .text import worse_than
 
-COLUMNS = ("Image", "Heat map", "Ground truth", "Matched normal image")
+TRUTH = "Ground truth"
+COLUMNS = ("Image", "Heat map", TRUTH, "Matched normal image")
 SMALLEST_EDGE = 240  # pixels; smaller pictures are enlarged
 
 

@@ -11,12 +11,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .charts import Chart
-from .example import COLUMNS, Example, pictures_of
+from .example import COLUMNS, TRUTH, Example, pictures_of
 from .files import data_uri, write_whole
 from .heatmap import ANCHORS
 from .text import text_of
 
 PICTURE_EDGE = 320  # pixels, at most
+LONG = 40  # characters of a fact, from which it takes a line of its own
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
@@ -51,6 +52,7 @@ def write_report(
     groups: Sequence[Group] = (),
     examples: Sequence[Example] = (),
     limits: tuple[float, float] | None = None,
+    truth: bool = True,
 ) -> None:
     """Write one HTML page that needs no other file; an earlier file is replaced only by a complete one.
 
@@ -63,17 +65,19 @@ def write_report(
         groups: of examples, shown next.
         examples: a row of pictures for each, about 80 kB.
         limits: (low, high) of the heat maps, for the legend of the colour scale.
+        truth: whether there is ground truth, which has a column of its own.
 
     Raises:
         OSError: the file cannot be written.
     """
+    columns = [column for column in COLUMNS if column != TRUTH or truth]
     page = TEMPLATES.get_template("report.html").render(
         title=title,
-        summary=[(name, text_of(value)) for name, value in summary],
+        summary=[(name, text, len(text) > LONG) for name, value in summary for text in [text_of(value)]],
         tables=[_table_cells(table) for table in tables],
         charts=[(chart.title, chart.svg()) for chart in charts],
         groups=[
-            (group.title, group.intro, [_example_cells(example) for example in group.examples])
+            (group.title, group.intro, [_example_cells(example, columns) for example in group.examples])
             for group in (*groups, Group("Examples", "", examples))
             if group.examples
         ],
@@ -83,9 +87,15 @@ def write_report(
     write_whole(Path(path), page.encode("utf-8", errors="replace"))
 
 
-def _example_cells(example: Example) -> dict[str, Any]:
+def _example_cells(example: Example, columns: Sequence[str]) -> dict[str, Any]:
     image, heat, mask, match = pictures_of(example, PICTURE_EDGE)
     name, kind = example.image_id, example.kind
+    pictures = [
+        (COLUMNS[0], data_uri(image, "JPEG"), f"{name}, {kind}" if kind else name, None),
+        (COLUMNS[1], data_uri(heat, "JPEG"), f"Heat map of {name}", None),
+        (TRUTH, data_uri(mask, "PNG"), f"Ground truth of {name}: defects are white", None),
+        (COLUMNS[3], data_uri(match, "JPEG"), f"Normal image matched with {name}", example.match_id),
+    ]
     return {
         "name": name,
         "kind": kind,
@@ -95,12 +105,7 @@ def _example_cells(example: Example) -> dict[str, Any]:
         "verdict": example.verdict,
         "regions": len(example.regions),
         "neighbours": [(neighbour, text_of(distance)) for neighbour, distance in example.neighbours],
-        "pictures": [
-            (COLUMNS[0], data_uri(image, "JPEG"), f"{name}, {kind}", None),
-            (COLUMNS[1], data_uri(heat, "JPEG"), f"Heat map of {name}", None),
-            (COLUMNS[2], data_uri(mask, "PNG"), f"Ground truth of {name}: defects are white", None),
-            (COLUMNS[3], data_uri(match, "JPEG"), f"Normal image matched with {name}", example.match_id),
-        ],
+        "pictures": [picture for picture in pictures if picture[0] in columns],
     }
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from spade_index.gallery.reader import Gallery
+
 
 def text_of(value: Any) -> str:
     """Return a value as text: three decimals, or three digits where these would all be 0; a dash for none."""
@@ -24,3 +26,10 @@ def worse_than(p_value: float) -> str:
         if share < 99
         else f"looks worse than {share:.1f} % of good parts"
     )
+
+
+def size_of(gallery: Gallery) -> str:
+    """Return how large a gallery is: `30 images`, or `30 pictures in 510 tiles`."""
+    if gallery.settings.preprocessing.tile is None:
+        return f"{len(gallery):,} images"
+    return f"{gallery.catalog.picture_count(gallery.snapshot):,} pictures in {len(gallery):,} tiles"

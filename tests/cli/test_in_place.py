@@ -1,5 +1,7 @@
 """Commands that read a gallery where it was pushed to."""
 
+import json
+
 import pytest
 
 from helpers.cli_runs import objects, refused, run
@@ -26,6 +28,16 @@ def test_the_answers_are_those_of_the_disk(gallery, dataset, s3):
     described = run("info", URL).stdout.splitlines()
     assert described[0].split() == ["gallery", URL]
     assert described[1:] == run("info", gallery).stdout.splitlines()[1:]
+
+
+def test_a_dataset_is_evaluated(gallery, dataset, s3, tmp_path):
+    run("push", gallery, URL)
+    for name, address in {"here": gallery, "there": URL}.items():
+        run("evaluate", dataset, "--gallery", address, "--json", tmp_path / name)
+    here, there = (json.loads((tmp_path / name).read_text()) for name in ("here", "there"))
+    for figures in (here, there):
+        del figures["seconds"], figures["gallery"]["seconds"]
+    assert here == there
 
 
 def test_the_cache_is_where_it_is_asked_for(gallery, tmp_path, s3):

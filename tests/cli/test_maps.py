@@ -46,3 +46,25 @@ def test_a_loss_that_cannot_be_measured_is_said(gallery_path: Path) -> None:
     result = run("compact", gallery_path, "--maps", "int8")
     assert "the loss is not measured: " in result.stderr
     assert "12 images" in result.stdout
+
+
+def test_levels_are_dropped_from_the_command_line(gallery_path: Path) -> None:
+    assert "was not tuned" in refused("compact", gallery_path, "--levels", "tuned")
+    assert "searched by levels 0,1,2" in refused("compact", gallery_path, "--levels", "1,2")
+    with GalleryWriter(gallery_path) as writer:
+        tuned = {"search": {"compared_levels": [1, 2]}, "why": "few levels", "images": 12}
+        writer.set_tuned({**tuned, "snapshot": writer.gallery.snapshot})
+    assert "whole numbers" in refused("compact", gallery_path, "--levels", "1.5")
+    said = run("compact", gallery_path, "--levels", "tuned").output
+    assert "levels 1, 2 are stored" in said
+    assert f"calibrations are forgotten: `spade-index calibrate {gallery_path}`" in said
+    facts = json.loads(run("info", gallery_path, "--json").stdout)
+    assert (facts["maps"], facts["stored_levels"], facts["format_version"]) == ("float16", [1, 2], 3)
+    assert "float16, level 0 dropped, " in run("info", gallery_path).output
+    assert "stores level 0 no more" in refused("calibrate", gallery_path, "--compared-levels", "0,1")
+    assert "12 images" in run("calibrate", gallery_path).output
+    assert "forgotten" not in run("compact", gallery_path, "--levels", "1,2").output
+    assert "scores have changed" in run("compact", gallery_path, "--maps", "int8", "--no-measure").output
+    with Gallery(gallery_path) as gallery:
+        assert gallery.storage.name == "int8@1,2"
+    assert "no problems" in run("verify", gallery_path).output

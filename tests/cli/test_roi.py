@@ -272,3 +272,16 @@ def test_options_that_do_not_go_with_a_region(
         assert words in refused("query", interested, image, *options)
     else:
         assert "region of interest" in refused("query", interested, image, *options)
+
+
+def test_a_region_that_lies_across_turned_pictures_is_said(dataset: Path, tmp_path: Path) -> None:
+    across = tmp_path / "across.png"
+    with Image.open(mask_of(tmp_path)) as mask:
+        mask.transpose(Image.Transpose.ROTATE_90).save(across)
+    said = f"(mask across.png) lies across 000.png of {SIZE[0]}x{SIZE[1]} pixels"
+    good = dataset / "train" / "good"
+    assert said in run("build", good, tmp_path / "g", *BACKBONE, "--no-tune", "--roi", across).stderr
+    assert said in run("roi", tmp_path / "g", across).stderr
+    assert "across" not in run("roi", tmp_path / "g", tmp_path / "left.png").stderr
+    (tmp_path / "polygons.json").write_text(json.dumps(LEFT))
+    assert "across" not in run("roi", tmp_path / "g", tmp_path / "polygons.json").stderr

@@ -12,7 +12,7 @@ from PIL import Image
 from spade_index.cli.progress import Progress
 from spade_index.cli.tile_options import TileOptions
 from spade_index.features.backbone import Backbone
-from spade_index.gallery.store.codecs import map_bytes
+from spade_index.gallery.store.storage import MapStorage
 from spade_index.images import find_images
 
 from helpers.cli_runs import BACKBONE, objects, refused, run
@@ -74,7 +74,9 @@ def test_the_size_that_is_told_before_a_build_is_that_of_the_codec(
     tiles, megabytes = re.fullmatch(
         r"0\.png of 150x110 pixels is ([\d,]+) tiles, which take ([\d.]+) MB", line
     ).groups()
-    expected = int(tiles.replace(",", "")) * (map_bytes(settings, codec) + 4 * settings.pooled_dim) / 1e6
+    expected = (
+        int(tiles.replace(",", "")) * (MapStorage.named(codec).map_bytes(settings) + 4 * settings.pooled_dim) / 1e6
+    )
     assert float(megabytes) == pytest.approx(expected, abs=0.051)
 
 

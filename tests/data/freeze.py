@@ -1,11 +1,12 @@
 """Makes the frozen gallery of the current format version: run once per version, commit what it writes, never change it.
 
-Its maps are codes, which are what version 2 of the format adds.
+Its maps are codes, which version 2 of the format adds, of some levels, as version 3 allows.
 
 python tests/data/freeze.py
 """
 
 import json
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from spade_index.gallery.store.format import VERSION
 from spade_index.images import load
 
 EDGE = 64
-SEARCH = SearchSettings(score_neighbours=2, gallery_neighbours=3, smoothing=1.0)
+KEPT = (1, 2)  # levels
+SEARCH = SearchSettings(score_neighbours=2, gallery_neighbours=3, smoothing=1.0, compared_levels=KEPT)
 
 
 def main() -> None:
@@ -32,16 +34,20 @@ def main() -> None:
             Image.fromarray(crop).save(Path(folder, f"{number}.png"))
         with GalleryWriter(here, backbone.settings, maps="int4") as writer:
             writer.add(find_images(folder), backbone)
+            tuned = {"search": {"compared_levels": KEPT}, "why": "frozen", "images": 6}
+            writer.set_tuned({**tuned, "snapshot": writer.gallery.snapshot})
+            writer.compact(levels=KEPT)
             writer.build_index()
             writer.remove(["5.png"])
     (here / "writer.lock").unlink()
+    shutil.rmtree(here / "readers", ignore_errors=True)
     query = Path(here.parent, "query.png")
     Image.fromarray(photograph[200 : 200 + EDGE, 300 : 300 + EDGE]).save(query)
     with Gallery(here) as gallery:
         detector = Detector(gallery, backbone, SEARCH)
         (found,) = detector.detect([load(next(find_images(query)), backbone.settings.preprocessing)])
         neighbours = [[n.id, n.distance] for n in found.neighbours]
-    expected = {"scores": found.scores, "neighbours": neighbours, "snapshot": found.snapshot}
+    expected = {"scores": found.scores, "neighbours": neighbours, "snapshot": found.snapshot, "compared_levels": KEPT}
     here.with_suffix(".json").write_text(json.dumps(expected, indent=2) + "\n")
 
 

@@ -24,12 +24,12 @@ def carry_on(path: Path, images: Path) -> Any:
     return build(path, images, BACKBONE, shard_rows=ROWS, batch_size=ROWS)
 
 
-def answers(path: Path) -> list[Any]:
+def answers(path: Path, search: SearchSettings = SEARCH) -> list[Any]:
     """Return ids, nearest images and score maps, to be compared bit by bit."""
     folder = write_images(path.parent / "queries", 2, seed=9)
     queries = [load(file, BACKBONE.settings.preprocessing) for file in find_images(folder)]
     with Gallery(path) as gallery:
-        detections = Detector(gallery, BACKBONE, SEARCH).detect(queries)
+        detections = Detector(gallery, BACKBONE, search).detect(queries)
         rows = [(row.key, row.id, row.shard, row.row) for row in gallery.images()]
     return [rows, [(d.scores, d.neighbours, d.pixels.score_map.tobytes()) for d in detections]]
 

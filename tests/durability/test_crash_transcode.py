@@ -1,5 +1,6 @@
 """A transcoding that is killed at any instant leaves whole images; the same command goes on, to the same answers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,30 @@ from spade_index.gallery.write import reindex, transcode
 from spade_index.gallery.write.session import Session
 from spade_index.gallery.write.writer import GalleryWriter
 
-from durability.builds import IMAGES, ROWS, answers, carry_on, committed
+from durability.builds import IMAGES, ROWS, SEARCH, answers, carry_on, committed
 from helpers.calls import Target, die_at
 from helpers.processes import forked, killed
 from helpers.tiny import files_of, parts_of
 
+Levels = tuple[int, ...] | None
+KEPT = (1, 2)
 
-def compact(path: Path, codec: str | None = "int4") -> None:
+
+def compact(path: Path, codec: str | None = "int4", levels: Levels = None) -> None:
     with GalleryWriter(path) as writer:
         writer.shard_rows = ROWS
-        writer.compact(maps=codec)
+        writer.compact(maps=codec, levels=levels)
 
 
-def without_keys(path: Path) -> list[Any]:
+def without_keys(path: Path, levels: Levels) -> list[Any]:
     """Return the ids, and what queries find, but for keys and places."""
-    rows, found = answers(path)
+    rows, found = answers(path, replace(SEARCH, compared_levels=levels))
     near = [[(n.id, n.distance) for n in neighbours] for _, neighbours, _ in found]
     return [[row[1] for row in rows], near, [(scores, maps) for scores, _, maps in found]]
 
 
 INSTANTS: list[tuple[Target, int, bool]] = [
-    ((Transaction, "set_codec"), 1, False),
+    ((Transaction, "set_storage"), 1, False),
     ((Transaction, "delete_calibrations"), 1, False),
     ((Gallery, "at"), 3, True),
     ((Gallery, "at"), 4, True),
@@ -53,30 +57,31 @@ INSTANTS: list[tuple[Target, int, bool]] = [
 
 
 @pytest.mark.parametrize(("target", "call", "before"), INSTANTS)
-@pytest.mark.parametrize("again", ["int4", None])
+@pytest.mark.parametrize(("again", "levels"), [("int4", None), (None, None), (None, KEPT)])
 def test_killed_while_transcoding(
-    tmp_path: Path, images: Path, target: Target, call: int, before: bool, again: str | None
+    tmp_path: Path, images: Path, target: Target, call: int, before: bool, again: str | None, levels: Levels
 ) -> None:
     path, whole = tmp_path / "gallery", tmp_path / "whole"
-    carry_on(path, images)
-    with GalleryWriter(path) as writer:
-        writer.set_tuned({"search": {}, "images": IMAGES - 2, "snapshot": writer.gallery.snapshot})
-    carry_on(whole, images)
-    compact(whole)
+    for gallery_path in (path, whole):
+        carry_on(gallery_path, images)
+        with GalleryWriter(gallery_path) as writer:
+            search = {} if levels is None else {"compared_levels": list(levels)}
+            writer.set_tuned({"search": search, "images": IMAGES - 2, "snapshot": writer.gallery.snapshot})
+    compact(whole, levels=levels)
 
     def run() -> None:
         die_at(target, call, before)
-        compact(path)
+        compact(path, levels=levels)
 
     assert killed(forked(run))
     assert committed(path) == IMAGES
     with Gallery(path) as gallery:
         begun = gallery.codec == "int4"
     compact(path, again)
-    compact(path, "int4")
-    assert begun or target[1] in ("set_codec", "delete_calibrations", "at")
+    compact(path, "int4", levels)
+    assert begun or target[1] in ("set_storage", "delete_calibrations", "at")
     assert committed(path) == IMAGES
-    assert without_keys(path) == without_keys(whole)
+    assert without_keys(path, levels) == without_keys(whole, levels)
     with GalleryWriter(path):
         pass
     assert files_of(path) == parts_of(path)

@@ -30,7 +30,9 @@ def test_frozen_gallery_gives_the_same_scores(version: int, tmp_path: Path) -> N
         backbone = load_backbone(
             gallery.settings.backbone, preprocessing=lambda default: replace(default, input_size=own.input_size)
         )
-        detector = Detector(gallery, backbone, SEARCH)
+        levels = expected.get("compared_levels")
+        search = SEARCH if levels is None else replace(SEARCH, compared_levels=tuple(levels))
+        detector = Detector(gallery, backbone, search)
         (found,) = detector.detect([load(next(find_images(DATA / "query.png")), own)])
     assert found.snapshot == expected["snapshot"]
     assert [n.id for n in found.neighbours] == [id for id, _ in expected["neighbours"]]

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spade_index.errors import InputError
@@ -17,7 +19,7 @@ from spade_index.gallery.remote.cache import Cache, CacheSettings, default_folde
 from spade_index.images import DecodedImage
 
 from helpers.remote import URL, answers, opened, push
-from helpers.s3_server import S3
+from helpers.s3_server import S3, Handler
 
 Decode = Callable[..., list[DecodedImage]]
 MOST = 1 << 20
@@ -159,6 +161,28 @@ def test_processes_share_it(gallery_path: Path, s3: S3, folder: Path) -> None:
     assert [error for _, error in found] == ["", "", ""]
     assert len({line for out, _ in found for line in out.split()}) == 1
     assert all(len(out.split()) == 5 for out, _ in found)
+
+
+@pytest.mark.parametrize("request_number", [2, 3, 5, 7])
+def test_a_reader_may_be_killed_at_any_request(request_number: int, gallery_path: Path, s3: S3, folder: Path) -> None:
+    push(gallery_path)
+    s3.requests.clear()
+    arguments = [sys.executable, "-c", READER, str(URL), str(folder), str(1 << 30)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as reader:
+
+        def kill(handler: Handler) -> bool:
+            if len(s3.requests) >= request_number:
+                reader.kill()
+                handler.close_connection = True
+            return handler.close_connection
+
+        s3.fault = kill
+        assert reader.wait(60) == -signal.SIGKILL
+    s3.fault = lambda handler: False
+    with Gallery(gallery_path) as here, opened(folder) as there:
+        keys = [row.key for row in here.images()]
+        assert all(map(np.array_equal, here.maps(keys), there.maps(keys)))
+        assert there.nearest(here.pooled(list(here.images())), 3) == here.nearest(here.pooled(list(here.images())), 3)
 
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from spade_index.gallery.catalog.tables import (
     column_types,
     columns,
 )
+from spade_index.gallery.store.format import VERSION
 from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.cli_runs import refused
@@ -183,8 +184,8 @@ def test_info_names_a_catalog_with_altered_thresholds(gallery_path: Path, old: s
 
 def test_a_newer_format_is_refused(gallery_path: Path) -> None:
     with closing(sqlite3.connect(gallery_path / "catalog.sqlite")) as db, db:
-        db.execute("UPDATE meta SET value = '3' WHERE name = 'version'")
-    with pytest.raises(FormatTooNew, match=rf"{gallery_path}.*version 3.*upgrade"):
+        db.execute("UPDATE meta SET value = ? WHERE name = 'version'", (str(VERSION + 1),))
+    with pytest.raises(FormatTooNew, match=rf"{gallery_path}.*version {VERSION + 1}.*upgrade"):
         Gallery(gallery_path)
 
 

@@ -13,14 +13,16 @@ from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import CATALOG, Gallery
 from spade_index.gallery.opening import open_gallery
-from spade_index.gallery.remote import blocks
+from spade_index.gallery.remote import blocks, reading
 from spade_index.gallery.remote.cache import CacheSettings
 from spade_index.gallery.remote.location import Location
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage
+from spade_index.settings import ExtractionSettings, Preprocessing
 
 from helpers.remote import URL, answers, grow, opened, pull, push
 from helpers.s3_server import S3
+from helpers.tiny import put
 
 Decode = Callable[..., list[DecodedImage]]
 
@@ -55,7 +57,9 @@ def test_a_gallery_without_an_index_or_layouts(
         db.executescript("DELETE FROM layouts; DELETE FROM indexes;")
     push(gallery_path)
     with Gallery(gallery_path) as here, opened(cache) as there:
+        s3.requests.clear()
         assert answers(there, decoded(), backbone) == answers(here, decoded(), backbone)
+    assert [key.rpartition(".")[2] for _, key in s3.requests[:3]] == ["sums"] * 3  # of all shards at once
 
 
 def test_a_second_query_asks_for_nothing(
@@ -87,6 +91,25 @@ def test_only_the_blocks_of_the_rows_are_asked_for(
     assert not any(name.startswith("000003") for name in ranged)
     kept = sum(file.stat().st_blocks * 512 for file in cache.rglob("blocks/*/0"))
     assert kept < sum(len(data) for key, data in s3.objects.items() if "shards/" in key) / 2
+
+
+@pytest.mark.parametrize("small", [0, 64 << 20])
+def test_descriptors_of_a_large_index_are_read_in_parts(
+    small: int, tmp_path: Path, s3: S3, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "SMALL", small)
+    settings = ExtractionSettings("b", "w", ("a",), ((2, 2, 2),), 512, Preprocessing())
+    path = tmp_path / "wide"
+    descriptors = np.random.default_rng(1).standard_normal((3000, 512), np.float32)
+    put(path, settings, descriptors, [f"{number:04d}.png" for number in range(3000)])
+    with GalleryWriter(path) as writer:
+        writer.build_index()
+    push(path)
+    queries = descriptors[[7, 2900]] + np.float32(0.01)
+    with Gallery(path) as here, opened(cache) as there:
+        assert there.nearest(queries, 5) == here.nearest(queries, 5)
+    kept = sum(512 * file.stat().st_blocks for file in cache.glob("blocks/*/*"))
+    assert (kept < descriptors.nbytes / 2) == (small == 0)
 
 
 def test_maps_that_are_expected_come_at_once(gallery_path: Path, s3: S3, cache: Path) -> None:

@@ -1,7 +1,9 @@
 """Faults of object stores while a gallery is read there: those that pass change nothing, others are one line."""
 
 import json
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,24 @@ from helpers.remote import URL, answers, grow, opened, push
 from helpers.s3_server import S3, SECRET, Handler, silent, times
 
 Decode = Callable[..., list[DecodedImage]]
+
+
+def trickle(handler: Handler) -> None:
+    """Announce a body, and send it byte by byte, more slowly than a client waits."""
+    handler.cut()
+    with suppress(OSError):
+        for _ in range(8):
+            time.sleep(0.1)
+            handler.wfile.write(b"x")
+
+
 PASSING = [
     pytest.param(lambda handler: handler.fail(500, "InternalError"), id="500"),
     pytest.param(lambda handler: handler.fail(503, "SlowDown"), id="503"),
     pytest.param(lambda handler: handler.cut(), id="cut"),
     pytest.param(lambda handler: setattr(handler, "close_connection", True), id="closed"),
     pytest.param(silent(0.6), id="slow"),
+    pytest.param(trickle, id="trickle"),
 ]
 
 
@@ -77,7 +91,13 @@ def test_a_fault_that_passes_changes_nothing(
         assert answers(there, decoded(), backbone) == answers(here, decoded(), backbone)
 
 
-@pytest.mark.parametrize("fault", [altered_answer, short_answer])
+def whole_answer(handler: Handler) -> None:
+    """Answer with the whole object in place of a range."""
+    del handler.headers["Range"]
+    handler.answer_get()
+
+
+@pytest.mark.parametrize("fault", [altered_answer, short_answer, whole_answer])
 def test_an_answer_that_is_another_once_is_asked_for_again(
     fault: Callable[[Handler], None], s3: S3, gallery_path: Path, cache: Path, decoded: Decode, backbone: Backbone
 ) -> None:

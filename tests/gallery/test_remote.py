@@ -86,7 +86,7 @@ def test_large_files_are_sent_and_received_in_parts(
     gallery_path: Path, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "PART", 5 << 10)
-    monkeypatch.setattr("spade_index.gallery.remote.pull.PART", 5 << 10)
+    monkeypatch.setattr("spade_index.gallery.remote.download.PART", 5 << 10)
     monkeypatch.setattr(pushing, "BLOCK", 1 << 10)
     push(gallery_path)
     assert sum("shards/" in key and method == "PUT" for method, key in s3.requests) > 3

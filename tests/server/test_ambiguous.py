@@ -43,6 +43,8 @@ def test_headers_that_say_how_to_read_a_body_are_there_once(shared_server: Serve
         (f"{PART}\r\nContent-Transfer-Encoding: base64", 415),
         (f"{PART}\r\ncontent-transfer-encoding: Quoted-Printable", 415),
         (f"{PART}\r\n{PART}", 422),
+        (PART.replace("form-data", "attachment"), 422),
+        (PART.replace("form-data", "FORM-DATA"), 200),
         (f'{PART}; filename="b.png"', 422),
         (f'{PART}; FileName="b.png"', 422),
         (f'{PART}; name="other"', 422),
@@ -57,6 +59,13 @@ def test_a_part_of_a_form_has_one_name_and_is_not_encoded(shared_server: Server,
     assert answer.status_code == status, answer.text
     if status != 200:
         problem(answer, status, "images")
+
+
+@pytest.mark.parametrize("boundaries", ["boundary=b; boundary=c", "boundary=c; boundary=b", 'boundary=b; Boundary="b"'])
+def test_a_form_has_one_boundary(shared_server: Server, boundaries: str) -> None:
+    body = f"--b\r\n{PART}\r\n\r\n".encode() + png(3) + b"\r\n--b--\r\n"
+    kind = f"multipart/form-data; {boundaries}"
+    problem(shared_server.http.post(QUERY, content=body, headers={"Content-Type": kind}), 400, "Content-Type")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-8-sig"])

@@ -35,7 +35,14 @@ def test_names_of_rfc_5987_are_understood(shared_server: Server, parameters: str
 
 
 @pytest.mark.parametrize(
-    "parameters", ["filename*=UTF-8''%FF.png", "filename*=plain.png", "filename*=utf-7''a.png", "filename*='"]
+    "parameters",
+    [
+        "filename*=UTF-8''%FF.png",
+        "filename*=plain.png",
+        "filename*=utf-7''a.png",
+        "filename*='",
+        "filename*=UTF-8''%zz",
+    ],
 )
 def test_names_that_are_not_of_rfc_5987_are_refused(shared_server: Server, parameters: str) -> None:
     problem(named(shared_server, parameters), 422, "images")

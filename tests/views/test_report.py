@@ -242,3 +242,17 @@ def test_montage_has_a_row_for_each_example(tmp_path: Path) -> None:
             sizes.append(picture.size)
     assert sizes[0][0] == sizes[1][0] > 400
     assert sizes[1][1] - sizes[0][1] == 2 * (100 + 24 + 12)
+
+
+def test_long_facts_take_a_line_and_pages_of_queries_no_ground_truth(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    facts = [("Images", 7), ("Compared by", "levels 1, 2 scaled to length 1, grid 28, 20 neighbours")]
+    shown = Example("a/b@1,2.png", "", photo(20, 30), 1.0)
+    write_report(path, title="Queries", summary=facts, examples=[shown], truth=False)
+    text = Page(path).text
+    assert text.count('<div class="long">') == 1
+    assert "<div><dt>Images</dt>" in text
+    assert "Ground truth" not in text
+    assert text.count("<span>none</span>") == 2
+    assert 'alt="a/b@1,2.png"' in text
+    assert "a/<wbr>b<wbr>@1,2.png" in text

@@ -14,9 +14,10 @@ from typing import Any
 
 from spade_index.errors import FormatTooNew, GalleryDamaged
 from spade_index.exact import read_json
-from spade_index.gallery.store.codecs import DEFAULT, codec_named
+from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
 from spade_index.gallery.store.names import INDEX, shard_name
+from spade_index.gallery.store.storage import MapStorage
 from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import ExtractionSettings
 
@@ -150,19 +151,20 @@ class Catalog(ImageQueries, RegionQueries):
         """Return the thresholds stored for search settings, as JSON, or None."""
         return self._value("SELECT value FROM calibrations WHERE key = ?", str, key)
 
-    def codec(self) -> str:
-        """Return the name of the codec of maps that are written. Raises GalleryDamaged."""
+    def storage(self) -> MapStorage:
+        """Return how maps are stored that are written. Raises GalleryDamaged."""
         try:
-            codec = codec_named(self.meta(MAPS) or DEFAULT)
+            storage = MapStorage.named(self.meta(MAPS) or DEFAULT)
+            storage.levels_of(self.settings)
         except ValueError as error:
             raise self._damaged(str(error)) from error
-        if codec.version > self._number("version"):
-            raise self._damaged(f"its format version knows no maps as {codec.name}")
-        return codec.name
+        if storage.version > self._number("version"):
+            raise self._damaged(f"its format version knows no maps as {storage.name}")
+        return storage
 
     @property
     def transcoding(self) -> bool:
-        """Whether some maps are still stored by another codec."""
+        """Whether some maps are still stored otherwise."""
         return self.meta(TRANSCODING) is not None
 
     def tuned(self) -> dict[str, Any] | None:

@@ -18,9 +18,10 @@ from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
 
-from spade_index.gallery.store.codecs import DEFAULT, codec_named
+from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.gallery.store.files import make_durable
 from spade_index.gallery.store.format import FORMAT, PLAIN
+from spade_index.gallery.store.storage import MapStorage
 from spade_index.settings import ExtractionSettings
 
 from .connection import connect
@@ -28,8 +29,8 @@ from .tables import SnapshotRow, columns, insert
 from .transaction import now
 
 INTEREST = "region_of_interest"  # the name in `meta` of the part of every picture that counts, if it is not all
-MAPS = "maps"  # the name in `meta` of the codec of maps that are written, if it is not float16
-TRANSCODING = "transcoding"  # the name in `meta` of a note that some maps are still stored by another codec
+MAPS = "maps"  # the name in `meta` of how maps are stored that are written, if not as float16 of all levels
+TRANSCODING = "transcoding"  # the name in `meta` of a note that some maps are still stored otherwise
 TUNED = "tuned"  # the name in `meta` of how queries search by default: see `Catalog.tuned`
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -86,7 +87,7 @@ def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str |
         db.executescript(SCHEMA + ADDITIONS)
         meta = {"format": FORMAT, "version": str(PLAIN), "settings": settings.to_json(), "created": now()}
         if codec != DEFAULT:
-            meta |= {"version": str(codec_named(codec).version), MAPS: codec}
+            meta |= {"version": str(MapStorage.named(codec).version), MAPS: codec}
         if weights_file:
             meta["weights_file"] = os.path.abspath(weights_file)
         db.executemany(insert("meta", ("name", "value")), meta.items())

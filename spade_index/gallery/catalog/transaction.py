@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from types import MappingProxyType
 
-from spade_index.gallery.store.codecs import DEFAULT, codec_named
+from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.gallery.store.format import REGIONS
 from spade_index.gallery.store.record import ImageOrigin
 from spade_index.gallery.store.shard_writer import WrittenShard
+from spade_index.gallery.store.storage import MapStorage
 from spade_index.images.interest import PackedRegion
 from spade_index.images.region_rule import RegionRule
 from spade_index.settings import ExtractionSettings
@@ -51,23 +52,23 @@ class Transaction:
         """Take back such a fact."""
         self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
 
-    def set_codec(self, codec: str) -> None:
+    def set_storage(self, storage: MapStorage) -> None:
         """State how maps are stored from now on, and the version of the format that knows it."""
-        if codec == DEFAULT:  # so that programs of earlier versions find what they know
+        if storage == MapStorage.FLOAT16:  # so that programs of earlier versions find what they know
             self.delete_meta("maps")
         else:
-            self.set_meta("maps", codec)
+            self.set_meta("maps", storage.name)
         self._set_version()
 
     def _set_version(self) -> None:
         """State the version of the format that knows what the gallery has."""
         known = dict(self._db.execute("SELECT name, value FROM meta"))
-        version = codec_named(known.get("maps", DEFAULT)).version
+        version = MapStorage.named(known.get("maps", DEFAULT)).version
         self.set_meta("version", str(version + REGIONS if REGION_RULE in known else version))
 
     def set_settings(self, settings: ExtractionSettings, weights_file: str | None, codec: str) -> None:
         """Give other settings to a gallery that never held an image."""
-        self.set_codec(codec)
+        self.set_storage(MapStorage.named(codec))
         self.set_meta("settings", settings.to_json())
         self._db.execute("DELETE FROM meta WHERE name = 'weights_file'")
         if weights_file:

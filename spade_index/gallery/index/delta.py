@@ -1,13 +1,16 @@
 """The images that an index does not hold: those that came after it, or all where there is none."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from spade_index.gallery.snapshot import SnapshotView
+from spade_index.gallery.snapshot import Place, SnapshotView
 
 from .descriptors import Blocks, joined_blocks
 
 KEPT_BYTES = 32 << 20  # of descriptors that are kept in memory
 BLOCK = 1024  # descriptors that are compared at a time
+TOGETHER = 100  # shards that an object store is asked for at once
 
 
 class Delta:
@@ -33,5 +36,11 @@ class Delta:
         yield from self._read(self._most, len(self._places))
 
     def _read(self, first: int, end: int) -> Blocks:
-        places = self._places[first:end]
-        return joined_blocks(((keys, self._images.descriptors(shard, rows)) for shard, rows, keys in places), BLOCK)
+        return joined_blocks(self._blocks_of(self._places[first:end]), BLOCK)
+
+    def _blocks_of(self, places: Sequence[Place]) -> Blocks:
+        for start in range(0, len(places), TOGETHER):
+            some = places[start : start + TOGETHER]
+            self._images.shards.expect_pooled([(shard, rows) for shard, rows, _ in some])
+            for shard, rows, keys in some:
+                yield keys, self._images.descriptors(shard, rows)

@@ -19,7 +19,7 @@ import numpy as np
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, PLAIN
 from spade_index.gallery.store.hdf5 import array
-from spade_index.gallery.store.rows import FileRows, LocalFile
+from spade_index.gallery.store.rows import FileRows, LocalFile, RowsFile
 from spade_index.gallery.store.sink import Sink
 
 BLOCK = 8192  # descriptors read at a time by `Descriptors.blocks`
@@ -35,12 +35,15 @@ def descriptors_file(index: Path) -> Path:
 class Descriptors:
     """Reads descriptors by key; they stay in their file."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file. Raises FileNotFoundError, or GalleryDamaged if it cannot be read."""
+    def __init__(self, path: Path, rows: RowsFile | None = None) -> None:
+        """Open the file, or take an open one, which errors call `path`.
+
+        Raises FileNotFoundError, or GalleryDamaged if it cannot be read.
+        """
         self.path = path
         try:
-            stored = LocalFile(path)
-            with stored.opened() as file:
+            rows = LocalFile(path) if rows is None else rows
+            with rows.opened() as file:
                 (keys, _), (pooled, offset) = array(file, "key", "<i8", 1), array(file, "pooled", "<f4", 2)
                 if len(keys) != len(pooled):
                     raise ValueError("its arrays do not fit each other")
@@ -48,7 +51,7 @@ class Descriptors:
                 self.queries: np.ndarray | None = None
                 if "queries" in file:
                     self.queries = array(file, "queries", "<f4", 2)[0][:]
-                self._pooled = FileRows(stored, "<f4", offset, pooled.shape, _remedy(path))
+                self._pooled = FileRows(rows, "<f4", offset, pooled.shape, _remedy(path))
         except FileNotFoundError:
             raise
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -47,7 +47,8 @@ class ImageSearch:
         if row is not None and (path := file(f"index/{row.file}")).exists():
             self._index = Index(path, IndexDescription.from_json(row.description))
             with suppress(FileNotFoundError):  # an index of earlier versions has none
-                self._descriptors = Descriptors(file(f"index/{descriptors_file(Path(row.file))}"))
+                name = f"index/{descriptors_file(Path(row.file))}"
+                self._descriptors = Descriptors(images.folder / name, images.shards.open_rows(name))
             self._removed = np.array(images.catalog.removed_keys(images.snapshot, since=row.snapshot), np.int64)
             after = row.snapshot
         self._delta = Delta(images, after)

@@ -32,7 +32,7 @@ class RemoteFile:
         self._remote = remote
         self._cache = cache
         self._file = file
-        self.name = f"{remote.location}/{file.object}"
+        self.path = f"{remote.location}/{file.object}"
         self._sums = self._read_sums()
         self.size = self._sums.size
         self._found = np.zeros(-(-self.size // BLOCK), bool)  # blocks that were once in the cache
@@ -62,6 +62,10 @@ class RemoteFile:
         }
         lots = [lot for run in _runs(sorted(wanted)) for lot in _lots(run)]
         return [run for lot in lots for run in _runs(self._cached(*lot)[1])]
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Read the blocks of these ranges into the cache, several at a time. Raises RemoteError."""
+        bring([(self, self.missing(ranges))])
 
     def bring(self, runs: Sequence[Run]) -> None:
         """Read blocks into the cache. Raises RemoteError."""

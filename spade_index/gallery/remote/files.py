@@ -32,9 +32,9 @@ class NamedFile:
         return f"{path.parent}/{path.stem}-{self.digest}{path.suffix}"
 
     @property
-    def is_shard(self) -> bool:
-        """Whether it is read in parts."""
-        return self.path.startswith("shards/")
+    def is_read_in_parts(self) -> bool:
+        """Whether it has sums: shards and the descriptors of an index."""
+        return self.path.startswith("shards/") or (self.path.startswith("index/") and self.path.endswith(".h5"))
 
     @property
     def sums(self) -> str:

@@ -151,7 +151,7 @@ class Push:
             size = path.lstat().st_size
         except OSError as error:
             raise GalleryDamaged(f"{path}: missing; `spade-index verify {self._path} --repair` mends it") from error
-        return Source(path, named.object, named.digest, size, named.sums if named.is_shard else None)
+        return Source(path, named.object, named.digest, size, named.sums if named.is_read_in_parts else None)
 
 
 def _has_sums(source: Source, there: dict[str, int]) -> bool:

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from spade_index.errors import GalleryError, storage_errors
 from spade_index.gallery import generations
@@ -13,6 +16,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.gallery.shards import Shards
 from spade_index.gallery.store.leave_one_out import FOLDER
 from spade_index.gallery.store.names import shard_name
+from spade_index.gallery.store.rows import RowsFile
 from spade_index.gallery.store.shard import Shard
 from spade_index.gallery.verify import Problem
 
@@ -24,6 +28,9 @@ from .files import NamedFile, catalog_object, named_files
 from .location import Location
 from .manifest import State, described_catalog, pushed_state
 from .store import Patience, Remote
+
+R = TypeVar("R")
+SMALL = 64 << 20  # bytes of descriptors that come at once
 
 
 class RemoteGallery(Gallery):
@@ -84,13 +91,13 @@ class RemoteGallery(Gallery):
         return None  # objects are never replaced
 
     def bring(self) -> None:
-        """Bring the whole files that queries at this snapshot may need. Raises RemoteError, StorageError."""
-        row = self._index_row
-        index = [] if row is None else [f"index/{row.file}", f"index/{descriptors_file(Path(row.file))}"]
-        calibrations = [f"{FOLDER}/{file}" for file in self.catalog.calibration_files()]
-        for name in (*index, *calibrations):
+        """Bring what any query at this snapshot needs besides maps. Raises RemoteError, StorageError."""
+        for name in self.catalog.calibration_files():
+            self.file(f"{FOLDER}/{name}")
+        if self._index_row is not None:
+            self.file(f"index/{self._index_row.file}")
             with suppress(FileNotFoundError):  # an index of earlier versions has no descriptors
-                self.file(name)
+                self._shards.open_rows(f"index/{descriptors_file(Path(self._index_row.file))}")
 
     def problems(self, progress: Progress = lambda count: None) -> Iterator[Problem]:
         """Raise GalleryError: it is checked where it was pushed from, and when it is pulled."""
@@ -136,19 +143,36 @@ class RemoteShards(Shards):
         rows: dict[int, list[int]] = {}
         for number, row in places:
             rows.setdefault(number, []).append(row)
+        self._bring(rows, lambda shard, some: [one for row in some for one in shard.ranges(row, levels)])
+
+    def expect_pooled(self, places: Sequence[tuple[int, np.ndarray]]) -> None:
+        """Bring pooled descriptors of shards and rows int64 [n] into the cache. Raises GalleryError."""
+        self._bring(dict(places), lambda shard, rows: [shard.pooled_range(rows)])
+
+    def _bring(self, rows: dict[int, R], ranges: Callable[[Shard, R], list[tuple[int, int]]]) -> None:
+        """Bring the ranges of rows of shards, and before that the sums of shards that are not open."""
         new = [number for number in rows if number not in self._open and self._name(number) in self._named]
         self._found = dict(zip(new, at_once(self._file, new), strict=True))
         wanted: list[tuple[RemoteFile, list[Run]]] = []
         for number, some in rows.items():
             shard = self.get(number)
             if shard is not None and isinstance(file := shard.file, RemoteFile):
-                wanted.append((file, file.missing([one for row in some for one in shard.ranges(row, levels)])))
+                wanted.append((file, file.missing(ranges(shard, some))))
         bring(wanted)
+
+    def open_rows(self, name: str) -> RowsFile:
+        """Open another file of rows; all of it comes if it is small. Raises FileNotFoundError, RemoteError."""
+        if name not in self._named:
+            raise FileNotFoundError(name)
+        file = RemoteFile(self._remote, self._cache, self._named[name])
+        if file.size <= SMALL:
+            file.expect([(0, file.size)])
+        return file
 
     def _opened(self, number: int, path: Path) -> Shard:
         file = self._found.pop(number, None) or self._file(number)
         layout = self._layouts.get(number) or self.recalled_layout(number, None)
-        return Shard(file.name, self._settings, layout, file)
+        return Shard(file.path, self._settings, layout, file)
 
     def _file(self, number: int) -> RemoteFile:
         return RemoteFile(self._remote, self._cache, self._named[self._name(number)])

@@ -160,12 +160,6 @@ def map_shapes(settings: ExtractionSettings) -> list[tuple[int, int]]:
     return [(height * width, channels) for channels, height, width in settings.level_shapes]
 
 
-def map_bytes(settings: ExtractionSettings, codec: str) -> int:
-    """Return the bytes that an image's maps take."""
-    of = codec_named(codec)
-    return sum(math.prod(of.stored_shape(*shape)) * np.dtype(of.dtype).itemsize for shape in map_shapes(settings))
-
-
 def _lowest_and_extent(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return lowest, and highest less lowest, float32 [C], of both as stored, float16 [2, C]."""
     lowest, highest = ends.astype(np.float32)

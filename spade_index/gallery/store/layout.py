@@ -4,8 +4,9 @@ The catalog keeps int64 values, compressed by zlib and followed by the xxh3_64 o
 
     rows, byte offset of /pooled, size of the file, bytes up to the end of its settings and its first value,
     the xxh3_64 of the gallery's settings and of these bytes
-    for each level of /maps the first row's byte offset, then for every other row its distance from the row before
-    unless the maps are float16: the name of their codec, ASCII, filled up with zeros to 32 bytes
+    for each level of /maps the first row's byte offset, then for every other row its distance from the row before;
+        zeros for a level that is not stored
+    unless the maps are float16 of all levels: how they are stored, ASCII, filled up with zeros to 32 bytes or more
 
 A kept layout is used if it is whole, and if the file still has that size and begins with these bytes, which hold its
 settings and where HDF5 begins to look for values. Otherwise HDF5 reads the layout. `verify` compares the two.
@@ -25,14 +26,16 @@ from spade_index.settings import ExtractionSettings
 
 from .codecs import DEFAULT, NAMES, Codec, codec_named, map_shapes
 from .files import open_regular
-from .hdf5 import array, dataset
+from .hdf5 import array, attribute, dataset, is_named
 from .rows import LocalFile, RowsFile
+from .storage import MapStorage
 
 BEYOND = 1 << 62  # bytes; larger than any file
 HEADER = 5  # values before the offsets
 MOST_ROWS = 1 << 20  # of a shard
 SETTINGS_WITHIN = 1 << 16  # bytes at the beginning of a file that hold its settings
-NAME_BYTES = 32  # of a codec
+NAME_BYTES = 32  # that names are filled up to, or to a multiple
+MOST_NAME_BYTES = 1024
 SEAL = 8  # bytes of the digest at the end
 
 
@@ -42,9 +45,9 @@ class ShardLayout:
 
     rows: int
     pooled: int  # byte offset
-    maps: list[np.ndarray]  # of each level: int64 [rows], byte offsets
+    maps: list[np.ndarray]  # of each level: int64 [rows], byte offsets; zeros where it is not stored
     settings: str  # JSON; the settings that it was built with
-    codec: str = DEFAULT  # of the maps
+    storage: MapStorage = MapStorage.FLOAT16  # of the maps
 
     @classmethod
     def read(cls, source: Path | RowsFile, settings: ExtractionSettings) -> "ShardLayout":
@@ -52,9 +55,9 @@ class ShardLayout:
         with (LocalFile(source) if isinstance(source, Path) else source).opened() as file:
             pooled, offset = array(file, "pooled", "<f4", 2)
             rows: int = pooled.shape[0]
-            maps = [dataset(file, f"maps/{level}") for level in range(len(settings.level_shapes))]
-            codec = _codec(file, maps, map_shapes(settings))
-            return cls(rows, offset, [_row_offsets(level, rows) for level in maps], _text(file, "settings"), codec)
+            storage, maps = _storage(file, settings)
+            offsets = [_row_offsets(level, rows) if level else np.zeros(rows, np.int64) for level in maps]
+            return cls(rows, offset, offsets, _text(file, "settings"), storage)
 
     @classmethod
     def recall(cls, kept: bytes, shard: int, path: Path | None, settings: ExtractionSettings) -> "ShardLayout | None":
@@ -69,16 +72,17 @@ class ShardLayout:
             rows, pooled, size, begin, digest = map(int, values[:HEADER])
             offsets, rest = np.split(values[HEADER:], [len(settings.level_shapes) * rows])
             maps = offsets.reshape(len(settings.level_shapes), rows).cumsum(1)
-            codec = codec_named(rest.tobytes().rstrip(b"\0").decode() or DEFAULT).name
+            storage = MapStorage.named(rest.tobytes().rstrip(b"\0").decode() or DEFAULT)
+            storage.levels_of(settings)
             plausible = min(rows, pooled, begin, int(maps.min())) >= 0 and max(pooled, begin, int(maps.max())) <= size
             same = plausible and (path is None or _fingerprint(path, begin, settings) == (size, digest))
         except (OSError, ValueError, zlib.error):  # opening the file will raise what is wrong
             return None
-        return cls(rows, pooled, list(maps), settings.to_json(), codec) if same else None
+        return cls(rows, pooled, list(maps), settings.to_json(), storage) if same else None
 
     def equals(self, other: "ShardLayout") -> bool:
         """Return whether both layouts are the same."""
-        facts = [(layout.rows, layout.pooled, layout.settings, layout.codec) for layout in (self, other)]
+        facts = [(layout.rows, layout.pooled, layout.settings, layout.storage) for layout in (self, other)]
         return facts[0] == facts[1] and all(map(np.array_equal, self.maps, other.maps))
 
     def kept(self, shard: int, path: Path, settings: ExtractionSettings) -> bytes | None:
@@ -88,11 +92,13 @@ class ShardLayout:
             start = file.read(SETTINGS_WITHIN).find(settings.to_json().encode())
         if offsets.min() < 0 or start < 0 or self.settings != settings.to_json():
             return None
-        begin = max(start + len(self.settings.encode()), min(self.pooled, int(offsets.min())))
+        first = int(offsets[list(self.storage.levels_of(settings))].min())
+        begin = max(start + len(self.settings.encode()), min(self.pooled, first))
         size, digest = _fingerprint(path, begin, settings)
         values = np.array([self.rows, self.pooled, size, begin, digest, *np.diff(offsets, prepend=0).flat], "<i8")
-        codec = b"" if self.codec == DEFAULT else self.codec.encode().ljust(NAME_BYTES, b"\0")
-        packed = zlib.compress(values.tobytes() + codec)
+        name = b"" if self.storage == MapStorage.FLOAT16 else self.storage.name.encode()
+        name += bytes(-len(name) % NAME_BYTES)
+        packed = zlib.compress(values.tobytes() + name)
         return packed + _seal(shard, packed)
 
 
@@ -114,7 +120,7 @@ def _fingerprint(path: Path, begin: int, settings: ExtractionSettings) -> tuple[
 def _unpacked(packed: bytes, levels: int) -> bytes:
     """Return the bytes of the values. Raises ValueError if they are more than any shard has, zlib.error."""
     unpacking = zlib.decompressobj()
-    data = unpacking.decompress(packed, 8 * (HEADER + levels * MOST_ROWS) + NAME_BYTES)
+    data = unpacking.decompress(packed, 8 * (HEADER + levels * MOST_ROWS) + MOST_NAME_BYTES)
     if not unpacking.eof:
         raise ValueError("it is longer than that of any shard")
     return data
@@ -127,27 +133,44 @@ def _seal(shard: int, packed: bytes) -> bytes:
 def _text(of: h5py.File | h5py.Dataset, name: str) -> str:
     """Return an attribute; empty where it is not there or damaged."""
     try:
-        return str(of.attrs[name])
+        return attribute(of, name)
     except Exception:  # h5py raises exceptions of any kind on damaged files
         return ""
 
 
-def _codec(file: h5py.File, maps: Sequence[h5py.Dataset], shapes: Sequence[tuple[int, int]]) -> str:
-    """Return the name of the codec of a shard's maps: one that the file states, and that its datasets fit.
+def _storage(file: h5py.File, settings: ExtractionSettings) -> tuple[MapStorage, list[h5py.Dataset | None]]:
+    """Return how a shard stores maps, as the file states it and its datasets fit, and these; None: not stored.
 
-    The file and each dataset state it, so a damaged attribute costs no image. Where none does, the datasets tell.
-    Raises ValueError for a codec that this version does not know, and for datasets that no codec makes.
+    The file and each dataset state it, so a damaged attribute costs no image. Where none does, the datasets of all
+    levels tell. Raises ValueError for what this version does not know, and for datasets that nothing known makes.
     """
-    stated = [name for name in (_text(file, "maps"), *(_text(level, "codec") for level in maps)) if name]
-    known = [name for name in stated if name in NAMES]
-    if stated and not known:
-        codec_named(stated[0])
-    for name in known or NAMES:
-        if all(_fits(level, codec_named(name), shape) for level, shape in zip(maps, shapes, strict=True)):
-            return name
-    raise ValueError(
-        f"maps are not what {' or '.join(dict.fromkeys(known or NAMES))} makes of {list(map(list, shapes))}"
-    )
+    shapes = map_shapes(settings)
+    names = {level: f"maps/{level}" for level in range(len(shapes))}
+    maps = {level: dataset(file, name) for level, name in names.items() if is_named(file, name)}
+    stated = [name for of in (file, *maps.values()) if (name := _text(of, "maps" if of is file else "codec"))]
+    known = _known(stated, settings) or [MapStorage(codec_named(name)) for name in NAMES]
+    for storage in known:
+        fits = all(_fits(of, storage.codec, shapes[level]) for level, of in maps.items())
+        if fits and storage.levels_of(settings) == tuple(maps):
+            return storage, [maps.get(level) for level in range(len(shapes))]
+    any_of = " or ".join(storage.name for storage in known)
+    raise ValueError(f"maps are not what {any_of} makes of {list(map(list, shapes))}")
+
+
+def _known(stated: Sequence[str], settings: ExtractionSettings) -> list[MapStorage]:
+    """Return what names state, each once. Raises ValueError if there are some, and none is known."""
+    known: list[MapStorage] = []
+    errors: list[ValueError] = []
+    for name in dict.fromkeys(stated):
+        try:
+            storage = MapStorage.named(name)
+            storage.levels_of(settings)
+            known.append(storage)
+        except ValueError as error:
+            errors.append(error)
+    if errors and not known:
+        raise errors[0]
+    return known
 
 
 def _fits(maps: h5py.Dataset, codec: Codec, shape: tuple[int, int]) -> bool:

@@ -3,6 +3,7 @@
 They are whole numbers, so the totals of a gallery do not depend on the order in which its images were added.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +38,18 @@ def moments_variance(count: int, total: int, squares: int) -> float:
     return max(squares / count / UNIT - mean * mean, 1e-12)
 
 
-def read_moments(text: str, levels: int, images: int) -> Moments:
-    """Read a snapshot's moments from the catalog's JSON. Raises ValueError if they are malformed."""
-    moments = read_json(text) or no_moments(levels)
-    kinds = [[type(number) for number in level] for level in moments if isinstance(level, list)]
+def read_moments(text: str, levels: int, images: int, stored: Collection[int]) -> Moments:
+    """Read a snapshot's moments from the catalog's JSON: levels that are not `stored` may have none.
+
+    Raises ValueError if they are malformed.
+    """
+    moments = read_json(text)
+    if moments == []:
+        moments = no_moments(levels)
     if (
-        kinds != [[int, int, int]] * levels
-        or any(level[0] <= 0 < images for level in moments)
+        not isinstance(moments, list)
+        or [isinstance(level, list) and list(map(type, level)) for level in moments] != [[int, int, int]] * levels
+        or any(moments[level][0] <= 0 < images for level in stored)
         or any(abs(number) > MOST for level in moments for number in level)
     ):
         raise ValueError("has unexpected moments")

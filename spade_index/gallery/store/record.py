@@ -7,7 +7,8 @@ import numpy as np
 from spade_index.errors import InputError
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, codec_named, map_shapes
+from .codecs import map_shapes
+from .storage import MapStorage
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,26 @@ class StoredImage:
     pooled: np.ndarray  # float32 [D]
     maps: list[np.ndarray]  # for each level, the finest first: float16 [H*W, C], or uint8 [bytes] where they are codes
     thumbnail: bytes  # a JPEG
-    codec: str = DEFAULT  # of the maps
+    storage: MapStorage = MapStorage.FLOAT16  # of the maps
 
-    def encoded(self, codec: str) -> "StoredImage":
-        """Return the image with its maps, float16, as another codec stores them."""
-        if codec == self.codec:
+    def encoded(self, storage: MapStorage) -> "StoredImage":
+        """Return the image with its maps, float16, stored otherwise."""
+        if storage == self.storage:
             return self
-        return replace(self, maps=[codec_named(codec).encode(values) for values in self.maps], codec=codec)
+        maps = [storage.encode(values, level) for level, values in enumerate(self.maps)]
+        return replace(self, maps=maps, storage=storage)
 
     def decoded(self, settings: ExtractionSettings) -> "StoredImage":
-        """Return the image with its maps as float16 [H*W, C]. Raises ValueError for codes that nobody wrote."""
-        if self.codec == DEFAULT:
-            return self
-        maps = [np.empty(shape, "<f2") for shape in map_shapes(settings)]
+        """Return the image with its maps as float16 [H*W, C], without points where a level is not stored.
+
+        Raises ValueError for codes that nobody wrote.
+        """
+        plain = replace(MapStorage.FLOAT16, levels=self.storage.levels)
+        maps = [np.empty(shape, "<f2") for shape in self.storage.value_shapes(settings)]
         for stored, values in zip(self.maps, maps, strict=True):
-            codec_named(self.codec).decode(stored, values)
-        return replace(self, maps=maps, codec=DEFAULT)
+            if values.size:
+                self.storage.codec.decode(stored, values)
+        return replace(self, maps=maps, storage=plain)
 
 
 @dataclass(frozen=True)

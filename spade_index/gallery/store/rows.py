@@ -5,6 +5,7 @@ short.
 """
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,13 @@ from .hdf5 import Readable, opened
 
 class RowsFile(Readable, Protocol):
     """A file of rows."""
+
+    @property
+    def path(self) -> Path | str:
+        """As errors name it."""
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Prepare for these ranges of offset and length to be read one by one. Raises GalleryError."""
 
     def opened(self) -> AbstractContextManager[h5py.File]:
         """Open it with HDF5. Raises OSError, and what h5py raises."""
@@ -51,6 +59,9 @@ class LocalFile:
             out, offset = out[count:], offset + count
         return True
 
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Do nothing: a read takes microseconds."""
+
     def expect_few(self) -> None:
         """Tell the system that rows are read here and there, so that it reads nothing around them."""
         if hasattr(os, "posix_fadvise"):
@@ -72,14 +83,15 @@ def read_rows(file: RowsFile, out: np.ndarray, rows: np.ndarray, offset: int) ->
         return True
     size, target = out[0].nbytes, memoryview(out).cast("B")
     starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of rows that follow each other
-    places = zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], rows[starts].tolist(), strict=True)
+    places = list(zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], rows[starts].tolist(), strict=True))
+    file.expect((offset + size * row, size * (end - start)) for start, end, row in places)
     return all(file.read(target[size * start : size * end], offset + size * row) for start, end, row in places)
 
 
 class FileRows:
     """An array in a file; `rows[index]` reads some of its rows, as numpy would select them."""
 
-    def __init__(self, file: LocalFile, dtype: str, offset: int, shape: tuple[int, ...], remedy: str) -> None:
+    def __init__(self, file: RowsFile, dtype: str, offset: int, shape: tuple[int, ...], remedy: str) -> None:
         """Read from a file, whose array begins at `offset`; errors name the `remedy`."""
         self.path = file.path
         self.dtype = np.dtype(dtype)
@@ -98,7 +110,8 @@ class FileRows:
 
     def expect_few(self) -> None:
         """Tell the system that rows are read here and there, so that it reads nothing around them."""
-        self._file.expect_few()
+        if isinstance(self._file, LocalFile):
+            self._file.expect_few()
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return these rows, int64 [n], none negative. Raises GalleryDamaged if the file is truncated, StorageError."""

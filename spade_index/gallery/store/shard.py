@@ -9,7 +9,8 @@
     /checksum   [n]             uint64: xxh3_64 of the row's id, pooled descriptor, maps and thumbnail, as stored
 
 From version 2 on, the attribute `maps` may name a codec (see `codecs`). Then /maps/L is [n, bytes] uint8, one image per
-chunk, and its attributes say how a row is decoded.
+chunk, and its attributes say how a row is decoded. From version 3 on, it may name levels, too (see `storage`): then
+there are no others.
 
 An unfiltered chunk of one image is a plain byte range, so rows are read past HDF5's global lock with `os.preadv`.
 """
@@ -26,11 +27,12 @@ import xxhash
 from spade_index.errors import GalleryDamaged, GalleryError, RemoteError, StorageError
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, codec_named, map_bytes, map_shapes
+from .codecs import DEFAULT
 from .hdf5 import column, dataset
 from .layout import ShardLayout
 from .record import StoredImage
 from .rows import LocalFile, RowsFile, read_at, read_rows
+from .storage import MapStorage
 
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -56,10 +58,10 @@ class Shard:
             self.layout = layout or ShardLayout.read(self.file, settings)
             self.rows = self.layout.rows
             self._dim = settings.pooled_dim
-            self._codec = codec_named(self.layout.codec)
-            self._row_shapes = map_shapes(settings)
-            self._stored_shapes = [self._codec.stored_shape(*shape) for shape in self._row_shapes]
-            size, row = self.file.size, map_bytes(settings, self.layout.codec)
+            self._codec = self.storage.codec
+            self._stored_shapes = self.storage.stored_shapes(settings)
+            self._sizes = [math.prod(shape) * np.dtype(self._codec.dtype).itemsize for shape in self._stored_shapes]
+            size, row = self.file.size, sum(self._sizes)
             if size < self.layout.pooled + 4 * self.rows * self._dim or size < self.rows * row:
                 raise ValueError("truncated")
         except FileNotFoundError as error:
@@ -69,9 +71,9 @@ class Shard:
         self._foreign = self.layout.settings != settings.to_json()
 
     @property
-    def codec(self) -> str:
-        """The name of the codec of the maps."""
-        return self._codec.name
+    def storage(self) -> MapStorage:
+        """How the maps are stored."""
+        return self.layout.storage
 
     def pooled(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Return the pooled descriptors of these rows int64 [n], or all, float32 [n, D]. Raises GalleryDamaged."""
@@ -88,27 +90,35 @@ class Shard:
     def read_maps(self, row: int, out: list[np.ndarray], levels: Sequence[int] | None = None) -> None:
         """Read a row's maps into `out`, float16 [H*W, C] for each level, or for some. Raises GalleryDamaged."""
         self._require_own()
+        chosen = range(len(self._stored_shapes)) if levels is None else levels
+        for level, values in zip(chosen, out, strict=True):
+            if values.size and not self._sizes[level]:
+                raise GalleryDamaged(f"{self.path}: holds no maps of level {level}; {_remedy(self.path)}")
         if self._codec.name == DEFAULT:
             self._read_maps(row, out, levels)
             return
-        chosen = range(len(self._stored_shapes)) if levels is None else levels
         stored = [np.empty(self._stored_shapes[level], np.uint8) for level in chosen]
         self._read_maps(row, stored, levels)
         try:
             for codes, values in zip(stored, out, strict=True):
-                self._codec.decode(codes, values)
+                if values.size:
+                    self._codec.decode(codes, values)
         except ValueError as error:
             raise _unreadable(self.path, error) from error
 
     def ranges(self, row: int, levels: Sequence[int] | None = None) -> list[tuple[int, int]]:
         """Return where in the file the maps of a row are: byte offsets and lengths, of all levels or of some."""
-        chosen = range(len(self._stored_shapes)) if levels is None else levels
-        size = np.dtype(self._codec.dtype).itemsize
+        chosen = range(len(self._sizes)) if levels is None else levels
         return [
-            (int(self.layout.maps[level][row]), math.prod(self._stored_shapes[level]) * size)
+            (int(self.layout.maps[level][row]), self._sizes[level])
             for level in chosen
-            if row < self.rows
+            if row < self.rows and self._sizes[level]
         ]
+
+    def pooled_range(self, rows: np.ndarray) -> tuple[int, int]:
+        """Return where in the file the pooled descriptors from the first to the last of rows int64 [n] are."""
+        first, last = int(rows.min()), int(rows.max())
+        return self.layout.pooled + 4 * self._dim * first, 4 * self._dim * (last + 1 - first)
 
     def _require_own(self) -> None:
         # Rows with checksums are read all the same: a changed byte in the settings must not cost the images.
@@ -166,7 +176,7 @@ class Shard:
             self._read_maps(row, maps)
             with self.file.opened() as file:
                 id, checksum = column(file, "id", "O").asstr()[row], int(column(file, "checksum", "u")[row])
-            stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row), self.codec)
+            stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row), self.storage)
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
             if isinstance(failure := _unreadable(self.path, error), StorageError | RemoteError):
                 raise failure from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, codec_named, map_shapes
+from .codecs import map_shapes
 from .files import make_durable
 from .format import FORMAT
 from .layout import layout_to_keep
@@ -18,6 +18,7 @@ from .names import shard_name
 from .record import ImageOrigin, NewImage
 from .shard import row_checksum
 from .sink import Sink
+from .storage import MapStorage
 
 PAGE = 4096  # bytes; rows start on pages
 FIRST_ROWS = 64  # rows that the datasets have room for at first
@@ -47,52 +48,57 @@ class _Row:
 class ShardWriter:
     """Writes one shard under a temporary name; `commit` makes it durable and gives it its name."""
 
-    def __init__(self, folder: Path, number: int, settings: ExtractionSettings, codec: str = DEFAULT) -> None:
+    def __init__(
+        self, folder: Path, number: int, settings: ExtractionSettings, storage: MapStorage = MapStorage.FLOAT16
+    ) -> None:
         """Create the temporary file in `folder`, which is made if it is missing. Raises OSError.
 
-        `codec` is that of the maps of all images.
+        `storage` is that of the maps of all images.
         """
         folder.mkdir(exist_ok=True)
         self.number = number
         self.path = folder / shard_name(number)
         self._settings = settings
-        self._codec = codec_named(codec)
+        self._storage = storage
         self._temporary = self.path.with_suffix(".h5.tmp")
         self._rows: list[_Row] = []
         self._sink = Sink(self._temporary)
         self._file = h5py.File(self._sink, "w", alignment_threshold=PAGE, alignment_interval=PAGE)
         self._file.attrs["format"] = FORMAT
-        self._file.attrs["version"] = self._codec.version
-        if codec != DEFAULT:
-            self._file.attrs["maps"] = codec
+        self._file.attrs["version"] = storage.version
+        if storage != MapStorage.FLOAT16:
+            self._file.attrs["maps"] = storage.name
         self._file.attrs["settings"] = settings.to_json()
         self._capacity = 0  # rows that the datasets of maps have
-        self._maps = []
-        for level, shape in enumerate(map_shapes(settings)):
-            self._maps.append(self._create_maps(f"maps/{level}", shape))
+        self._levels, shapes = storage.levels_of(settings), map_shapes(settings)
+        self._maps = [self._create_maps(f"maps/{level}", shapes[level]) for level in self._levels]
 
     def _create_maps(self, name: str, shape: tuple[int, int]) -> h5py.Dataset:
         """Create the dataset of a level's maps [P, C]: one image in each chunk."""
-        row = self._codec.stored_shape(*shape)
+        codec = self._storage.codec
+        row = codec.stored_shape(*shape)
         dataset = self._file.create_dataset(
-            name, (0, *row), self._codec.dtype, maxshape=(None, *row), chunks=(1, *row), fillvalue=None
+            name, (0, *row), codec.dtype, maxshape=(None, *row), chunks=(1, *row), fillvalue=None
         )
-        dataset.attrs.update(self._codec.attributes(*shape))
+        dataset.attrs.update(codec.attributes(*shape))
+        if self._storage.levels is not None:  # each dataset names them all, lest one damaged attribute cost an image
+            dataset.attrs["codec"] = self._storage.name
         return dataset
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def append(self, image: NewImage) -> None:
-        """Add one image, whose maps are as the writer's codec stores them. Raises OSError."""
+        """Add one image, whose maps are as the writer stores them. Raises OSError."""
         stored, row = image.stored, len(self)
-        if stored.codec != self._codec.name:
-            raise ValueError(f"image {image.origin.id!r}: its maps are {stored.codec}, not {self._codec.name}")
+        if stored.storage != self._storage:
+            found, wanted = stored.storage.name, self._storage.name
+            raise ValueError(f"image {image.origin.id!r}: its maps are {found}, not {wanted}")
         with self._sink.checked():
             if row == self._capacity:
                 self._resize(max(FIRST_ROWS, 2 * row))
-            for dataset, values in zip(self._maps, stored.maps, strict=True):
-                data = np.ascontiguousarray(values, self._codec.dtype)
+            for dataset, level in zip(self._maps, self._levels, strict=True):
+                data = np.ascontiguousarray(stored.maps[level], self._storage.codec.dtype)
                 dataset.id.write_direct_chunk((row, *(0 for _ in data.shape)), data)
         pooled = np.ascontiguousarray(stored.pooled, "<f4")
         checksum = row_checksum(image.origin.id, pooled, stored.maps, stored.thumbnail)

@@ -8,10 +8,10 @@ from queue import Queue
 
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT
 from .moments import Moments, Totals, maps_moments, no_moments
 from .record import NewImage
 from .shard_writer import ShardWriter, WrittenShard
+from .storage import MapStorage
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,21 @@ class ShardStream:
     """
 
     def __init__(
-        self, folder: Path, settings: ExtractionSettings, first: int, rows: int, waiting: int, codec: str = DEFAULT
+        self,
+        folder: Path,
+        settings: ExtractionSettings,
+        first: int,
+        rows: int,
+        waiting: int,
+        storage: MapStorage = MapStorage.FLOAT16,
     ) -> None:
         """Write into `folder`, shard numbers counting up from `first`; up to `waiting` batches are queued.
 
-        Maps are stored by `codec`.
+        Maps are stored as `storage` says.
         """
         self._folder = folder
         self._settings = settings
-        self._codec = codec
+        self._storage = storage
         self._number = first
         self._rows = rows
         self._batches: Queue[Iterable[NewImage] | None] = Queue(waiting)
@@ -101,8 +107,8 @@ class ShardStream:
     def _write(self, batch: Iterable[NewImage]) -> None:
         for image in batch:
             if self._writer is None:
-                self._writer = ShardWriter(self._folder, self._number, self._settings, self._codec)
-            stored = image.stored.encoded(self._codec)
+                self._writer = ShardWriter(self._folder, self._number, self._settings, self._storage)
+            stored = image.stored.encoded(self._storage)
             self._writer.append(replace(image, stored=stored))
             self._totals = self._totals.plus(maps_moments(stored.decoded(self._settings).maps))
             if len(self._writer) == self._rows:

@@ -30,7 +30,7 @@ class Appender:
         with storage_errors(self._path):
             session.note_shards(first)
         self._stream = ShardStream(
-            session.path / "shards", session.settings, first, session.shard_rows, waiting, session.gallery.codec
+            session.path / "shards", session.settings, first, session.shard_rows, waiting, session.gallery.storage
         )
 
     def put(self, batch: Iterable[NewImage]) -> None:

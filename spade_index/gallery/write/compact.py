@@ -4,11 +4,11 @@ The first commit deletes removed images and earlier snapshots, and remembers wha
 is built without them. Then images move, one new shard at a time, out of shards that are no longer full; a shard that
 all images have left is deleted before the next one is written, unless an earlier generation is being read. A moved row
 changes nothing for a reader, who finds the same bytes in another place. Last, calibrations are written again without
-removed images. An interrupted `compact` continues when it is called again. With a codec, images whose maps are stored
-by another are stored by it between the first commit and the index (see `transcode`).
+removed images. An interrupted `compact` continues when it is called again. With a codec or levels, images
+whose maps are stored otherwise are stored so between the first commit and the index (see `transcode`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from spade_index.errors import storage_errors
@@ -17,19 +17,25 @@ from .calibrate import drop_removed
 from .move import move_images
 from .reindex import rebuild_index
 from .session import Session
-from .transcode import to_transcode, transcode
+from .transcode import to_transcode, transcode, wanted_storage
 
 
-def images_to_move(session: Session, codec: str | None = None) -> int:
+def images_to_move(session: Session, codec: str | None = None, levels: Sequence[int] | None = None) -> int:
     """See `GalleryWriter.images_to_move`."""
-    other = to_transcode(session, codec)
+    other = to_transcode(session, wanted_storage(session, codec, levels))
     return sum(other.values()) + sum(left for number, left in _sparse(session).items() if number not in other)
 
 
-def compact(session: Session, progress: Callable[[int], None], codec: str | None = None) -> int:
+def compact(
+    session: Session,
+    progress: Callable[[int], None],
+    codec: str | None = None,
+    levels: Sequence[int] | None = None,
+) -> int:
     """See `GalleryWriter.compact`."""
     gallery, catalog = session.gallery, session.gallery.catalog
-    other = to_transcode(session, codec)
+    storage = wanted_storage(session, codec, levels)
+    other = to_transcode(session, storage)
     rewrite = {number: left for number, left in _sparse(session).items() if number not in other}
     freed = sum(catalog.shards()[number].bytes for number in rewrite)
     with storage_errors(session.path):
@@ -39,7 +45,7 @@ def compact(session: Session, progress: Callable[[int], None], codec: str | None
                 changes.remember_removed()
                 changes.set_meta("oldest", str(changes.snapshot))
             session.delete_unused()
-        freed += transcode(session, codec, progress)
+        freed += transcode(session, storage, progress)
         if len(gallery) and catalog.index(gallery.snapshot) is None:
             rebuild_index(session)
         images = (image for image in gallery.images() if image.shard in rewrite)

@@ -7,9 +7,10 @@ A writer that was killed leaves the number there: from it the next one knows whi
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 
-from spade_index.errors import GalleryLocked
+from spade_index.errors import GalleryLocked, StorageError
 from spade_index.gallery.store.files import write_at
 
 LOCK = "writer.lock"
@@ -27,10 +28,13 @@ class WriterLock:
         )
 
     def take(self) -> None:
-        """Take the lock, if it is not held already. Raises GalleryLocked, OSError."""
+        """Take the lock, if it is not held already. Raises GalleryLocked, StorageError, OSError."""
         if self._fd >= 0:
             return
-        self._fd = os.open(self._gallery / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        self._fd = os.open(self._gallery / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        if os.fstat(self._fd).st_nlink > 1 or not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            self.release()
+            raise StorageError(f"{self._gallery / LOCK}: is not a file of its own: delete it while no writer runs")
         words = os.pread(self._fd, SIZE, 0).decode("ascii", "replace").split()
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,13 +23,14 @@ def move_images(session: Session, images: list[ImageRow]) -> int:
     gallery = session.gallery
     number = gallery.catalog.next_shard()
     session.note_shards(number)
-    codec = gallery.codec_of(images[0].shard)
-    writer = ShardWriter(session.path / "shards", number, session.settings, codec)
+    storage = gallery.storage_of(images[0].shard)
+    writer = ShardWriter(session.path / "shards", number, session.settings, storage)
     try:
         for image in images:
             stored = gallery.stored(image)
-            if stored.codec != codec:
-                raise GalleryDamaged(f"{gallery.path}: maps as {codec} and {stored.codec}: `compact` stores all alike")
+            if stored.storage != storage:
+                both = f"{storage.name} and {stored.storage.name}"
+                raise GalleryDamaged(f"{gallery.path}: maps as {both}: `compact` stores all alike")
             writer.append(NewImage(image, stored))
         shard = writer.commit()
     except BaseException:

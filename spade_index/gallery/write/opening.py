@@ -37,7 +37,7 @@ def open_for_writing(
     if settings is not None and not gallery.never_used:
         gallery.settings.require_equal(settings, str(path))
         _require_codec(gallery, codec)
-    _require_real_folders(path)
+    _require_own_files(path)
     _require_sound(gallery.catalog)
     gallery.catalog.complete()
     if settings is not None and gallery.never_used and _differs(gallery, settings, codec):
@@ -73,8 +73,13 @@ def _make_folder(path: Path) -> None:
         raise InputError(f"{path}: the folder holds something else ({min(strangers)}): choose a new one")
 
 
-def _require_real_folders(path: Path) -> None:
-    """Raise StorageError for a link in place of a folder: what it leads to may hold files of others."""
+def _require_own_files(path: Path) -> None:
+    """Raise StorageError for links: what they lead to may be of others. The catalog is the one file that changes."""
+    if (path / CATALOG).lstat().st_nlink > 1:
+        raise StorageError(
+            f"{path / CATALOG}: has another name, too (a hard link), whose file would change with it: copy it, and "
+            "put the copy in its place"
+        )
     for folder in FOLDERS:
         if (path / folder).is_symlink():
             raise StorageError(f"{path / folder}: is a link: a gallery is written to real folders only; move it whole")

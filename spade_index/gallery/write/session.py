@@ -12,7 +12,7 @@ from pathlib import Path
 from spade_index.errors import GalleryDamaged, InputError, StorageError, storage_errors
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.catalog.transaction import Transaction
-from spade_index.gallery.store.codecs import NAMES, map_bytes
+from spade_index.gallery.store.codecs import NAMES
 from spade_index.gallery.store.moments import Moments, Totals, maps_moments
 from spade_index.settings import ExtractionSettings
 
@@ -62,7 +62,7 @@ class Session:
     @property
     def map_bytes(self) -> int:
         """The bytes that the maps of an added image take."""
-        return map_bytes(self.settings, self.gallery.codec)
+        return self.gallery.storage.map_bytes(self.settings)
 
     @property
     def shard_rows(self) -> int:

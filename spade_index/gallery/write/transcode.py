@@ -1,47 +1,58 @@
-"""Store the maps of all images by another codec, some at a time.
+"""Store the maps of all images by another codec, or only some levels of them, some at a time.
 
 Decoded values change, and with them scores. So an image is not moved, as other compactions do: it is replaced by
 itself, under a new key, in a snapshot that begins a generation. Who reads an earlier one still finds the values that
 were there, and their shards are deleted as soon as nobody does. The index and calibrations know images by their keys:
-the index is built again at the end, calibrations are forgotten at the beginning. The first commit states the codec, so
-that images which are added after an interruption are stored by it, and `compact` goes on.
+the index is built again at the end, calibrations are forgotten at the beginning. The first commit states how maps are
+stored, so that images which are added after an interruption are stored so, and `compact` goes on. From then on no
+search may ask for a level that is dropped.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from spade_index.errors import InputError
 from spade_index.gallery.catalog.schema import TRANSCODING, TUNED
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.changes import tuned_with_changes
-from spade_index.gallery.store.codecs import NAMES
+from spade_index.gallery.reader import Gallery
+from spade_index.gallery.store.codecs import NAMES, Codec, codec_named
 from spade_index.gallery.store.moments import Totals, maps_moments
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.store.shard_writer import ShardWriter, WrittenShard
+from spade_index.gallery.store.storage import MapStorage
 
+from .levels import levels_to_keep
 from .session import Session
 
 
-def to_transcode(session: Session, codec: str | None) -> dict[int, int]:
-    """Return the number of images that are left in each shard whose maps are to be stored by a codec.
+def wanted_storage(session: Session, codec: str | None, levels: Sequence[int] | None) -> MapStorage:
+    """Return how maps are to be stored, by a codec and with some levels; None: as the gallery states.
 
-    With None, that of a transcoding that was interrupted. Raises InputError for a codec finer than the gallery's.
+    Raises InputError for a codec finer than the gallery's, and for levels that it cannot keep (see `levels`).
     """
     gallery = session.gallery
-    if codec is None and not gallery.catalog.transcoding:
-        return {}
-    wanted = _require_coarser(session, gallery.codec if codec is None else codec)
-    live = gallery.catalog.live_counts()
-    return {number: images for number, images in live.items() if images and gallery.codec_of(number) != wanted}
+    storage = gallery.storage if codec is None else replace(gallery.storage, codec=_coarser(gallery, codec))
+    return storage if levels is None else storage.of_levels(levels_to_keep(gallery, levels), session.settings)
 
 
-def transcode(session: Session, codec: str | None, progress: Callable[[int], None]) -> int:
-    """Store all maps by a codec, or go on with that; return the bytes that become free."""
+def to_transcode(session: Session, storage: MapStorage) -> dict[int, int]:
+    """Return the number of images that are left in each shard whose maps are to be stored otherwise."""
     gallery = session.gallery
-    other = to_transcode(session, codec)
-    if codec is not None and codec != gallery.codec:
-        _begin(session, codec)
+    if storage == gallery.storage and not gallery.catalog.transcoding:
+        return {}
+    live = gallery.catalog.live_counts()
+    return {number: images for number, images in live.items() if images and gallery.storage_of(number) != storage}
+
+
+def transcode(session: Session, storage: MapStorage, progress: Callable[[int], None]) -> int:
+    """Store all maps so, or go on with that; return the bytes that become free."""
+    gallery = session.gallery
+    other = to_transcode(session, storage)
+    if storage != gallery.storage:
+        _begin(session, storage)
     freed = sum(gallery.catalog.shards()[number].bytes for number in other)
     while part := list(islice((image for image in gallery.images() if image.shard in other), session.shard_rows)):
         session.require_room(len(part))
@@ -54,31 +65,31 @@ def transcode(session: Session, codec: str | None, progress: Callable[[int], Non
     return freed
 
 
-def _require_coarser(session: Session, codec: str) -> str:
+def _coarser(gallery: Gallery, codec: str) -> Codec:
     if codec not in NAMES:
         raise InputError(f"maps must be one of {', '.join(NAMES)}, not {codec!r}")
-    if NAMES.index(codec) < NAMES.index(session.gallery.codec):
+    if NAMES.index(codec) < NAMES.index(gallery.codec):
         raise InputError(
-            f"{session.path}: its maps are {session.gallery.codec}: {codec} would take more bytes, and what was lost "
+            f"{gallery.path}: its maps are {gallery.codec}: {codec} would take more bytes, and what was lost "
             "stays lost; build another gallery of the same images instead"
         )
-    return codec
+    return codec_named(codec)
 
 
-def _begin(session: Session, codec: str) -> None:
-    """State the codec, and forget calibrations: what images score is about to change."""
+def _begin(session: Session, storage: MapStorage) -> None:
+    """State how maps are stored, and forget calibrations: what images score, or their keys, are about to change."""
     with session.commit(retires=True) as changes:
-        changes.set_codec(codec)
-        changes.set_meta(TRANSCODING, codec)
+        changes.set_storage(storage)
+        changes.set_meta(TRANSCODING, storage.name)
         changes.delete_calibrations()
 
 
 def _replace(session: Session, images: list[ImageRow]) -> int:
-    """Replace images by themselves, with maps by the gallery's codec; return the new shard's size in bytes."""
+    """Replace images by themselves, with maps as the gallery stores them; return the new shard's size in bytes."""
     gallery = session.gallery
     number = gallery.catalog.next_shard()
     session.note_shards(number)
-    writer = ShardWriter(session.path / "shards", number, session.settings, gallery.codec)
+    writer = ShardWriter(session.path / "shards", number, session.settings, gallery.storage)
     try:
         totals = _written(session, writer, images)
         shard = writer.commit()
@@ -91,11 +102,11 @@ def _replace(session: Session, images: list[ImageRow]) -> int:
 
 
 def _written(session: Session, writer: ShardWriter, images: list[ImageRow]) -> Totals:
-    """Write images by the gallery's codec; return the totals of the gallery with what they then are."""
+    """Write images as the gallery stores them; return the totals of the gallery with what they then are."""
     totals = session.gallery.totals
     for image in images:
         before = session.gallery.decoded(image)
-        stored = before.encoded(session.gallery.codec)
+        stored = before.encoded(session.gallery.storage)
         writer.append(NewImage(image, stored))
         after = stored.decoded(session.settings)
         totals = totals.minus(maps_moments(before.maps)).plus(maps_moments(after.maps))

@@ -1,7 +1,7 @@
 """Change a gallery: add, remove, restore, compact, repair, index. One writer at a time; every change is one commit."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -143,20 +143,28 @@ class GalleryWriter(Session):
         """
         return rebuild_index(self, settings, queries, say)
 
-    def compact(self, progress: Callable[[int], None] = lambda images: None, *, maps: str | None = None) -> int:
+    def compact(
+        self,
+        progress: Callable[[int], None] = lambda images: None,
+        *,
+        maps: str | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> int:
         """Delete removed images and earlier snapshots; rewrite shards that hold removed images or few images.
 
         Returns the bytes that become free: at once, or when the readers of earlier generations have closed and
         `delete_unused` is called, as the next writer does. `progress` is called with the number of images that have
         moved, `images_to_move` in all. With `maps`, a codec, or after a call with it that was interrupted, images whose
-        maps are stored by another are stored once more by it, and calibrations are forgotten: scores change. Raises
-        InputError for a finer codec than the gallery's: what was lost stays lost.
+        maps are stored by another are stored once more by it, and calibrations are forgotten: scores change. With
+        `levels`, only these are stored from then on: no search may ask for others. Raises
+        InputError for a finer codec or other levels than the gallery's, since what was lost stays lost, and for lack of
+        levels that it is searched by.
         """
-        return compact(self, progress, maps)
+        return compact(self, progress, maps, levels)
 
-    def images_to_move(self, maps: str | None = None) -> int:
+    def images_to_move(self, maps: str | None = None, levels: Sequence[int] | None = None) -> int:
         """Return the number of images that `compact` is going to rewrite."""
-        return images_to_move(self, maps)
+        return images_to_move(self, maps, levels)
 
     def repair(
         self,
