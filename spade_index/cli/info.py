@@ -50,9 +50,9 @@ def description(facts: dict[str, Any]) -> str:
         pixels = ", pixels from {:g} to {:g}".format(*preprocessing["pixel_range"])
     elif preprocessing["bits"] is not None:
         pixels = f", pixels of {preprocessing['bits']} bits"
-    tiles = pictures = ""
+    tiles, pictures, row = "", "", "image"
     if preprocessing["tile"] is not None:
-        pictures = f" tiles of {facts['pictures']:,} pictures"
+        pictures, row = f" tiles of {facts['pictures']:,} pictures", "tile"
         tiles = f", of tiles of {preprocessing['tile']} pixels, overlap {preprocessing['overlap']:g}"
         tiles += ", and whole" if preprocessing["whole"] else ""
     gone = [level for level in range(len(settings["levels"])) if level not in facts["stored_levels"]]
@@ -66,7 +66,7 @@ def description(facts: dict[str, Any]) -> str:
         "backbone": f"{settings['backbone']} ({settings['precision']}, weights {settings['weights'][:12]})",
         "levels": shapes,
         "pooled": f"{settings['pooled_dim']} values",
-        "maps": f"{facts['maps']}{dropped}, {facts['bytes_per_image']:,} bytes per image with the descriptor"
+        "maps": f"{facts['maps']}{dropped}, {facts['bytes_per_image']:,} bytes per {row} with the descriptor"
         + (f": not all yet, `spade-index compact {facts['path']}` goes on" if facts["transcoding"] else ""),
         "input": f"{height}x{width}{crop}{tiles}{pixels}",
         "index": "none: searched by scanning",
@@ -75,7 +75,7 @@ def description(facts: dict[str, Any]) -> str:
         storage = f" of {index['storage']}" if index["kind"] != "flat" else ""
         storage += f", {index['dimensions']} components" if index["kind"] == "pca-ivf" else ""
         lines["index"] = (
-            f"{index['kind']}{storage}, snapshot {index['snapshot']}, {index['images']:,} images, "
+            f"{index['kind']}{storage}, snapshot {index['snapshot']}, {index['images']:,} {row}s, "
             f"recall {index['recall']:.4f}, {index['added_since']:,} added and {index['removed_since']:,} removed since"
             + (": stale, `spade-index index` builds it again" if index["stale"] else "")
         )

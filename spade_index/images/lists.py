@@ -43,10 +43,14 @@ def read_list(path: str | Path) -> TextList:
         text = as_path(decoded(_standard_input() if name == STDIN else Path(path).read_bytes()))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{shown}: not a text list of image paths ({error})") from error
-    if "\0" in text:
+    piped = name == STDIN or is_stream(path)
+    separator = "\n" if "\n" in text else "\r"
+    if piped and text.endswith("\0"):  # as `find -print0` writes names, which may hold line ends
+        separator = "\0"
+    elif "\0" in text:
         raise InputError(f"{shown}: not a text list of image paths (it has NUL bytes: write one path per line)")
-    folder = "" if name == STDIN or is_stream(path) else os.path.dirname(name)
-    return TextList(shown if name == STDIN else name, folder, tuple(text.split("\n" if "\n" in text else "\r")))
+    folder = "" if piped else os.path.dirname(name)
+    return TextList(shown if name == STDIN else name, folder, tuple(text.split(separator)))
 
 
 def in_list(paths: TextList, passed_over: PassedOver) -> Iterator[ImageFile]:

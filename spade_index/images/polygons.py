@@ -48,13 +48,40 @@ def _read(value: dict[str, Any]) -> tuple[list[Any], tuple[float, float]]:
     if "polygons" in value:
         return list(value["polygons"]), _size(*value["size"]) if "size" in value else FRACTIONS
     if "shapes" in value:  # LabelMe
-        shapes = [shape for shape in value["shapes"] if shape.get("shape_type", "polygon") == "polygon"]
-        return [shape["points"] for shape in shapes], _size(value["imageWidth"], value["imageHeight"])
+        return [_of_shape(shape) for shape in value["shapes"]], _size(value["imageWidth"], value["imageHeight"])
     if "annotations" in value:  # COCO
+        if len(value["images"]) != 1:
+            raise ValueError(f"annotations of {len(value['images'])} images, not of one")
         (image,) = value["images"]
-        parts = [part for one in value["annotations"] for part in one["segmentation"]]
-        return [list(zip(part[::2], part[1::2], strict=True)) for part in parts], _size(image["width"], image["height"])
+        parts = [part for one in value["annotations"] for part in _of_annotation(one)]
+        return parts, _size(image["width"], image["height"])
     raise ValueError('none of "polygons", "shapes" (LabelMe) and "annotations" (COCO) is there')
+
+
+def _of_shape(shape: dict[str, Any]) -> Any:
+    """Return a shape of LabelMe as a polygon."""
+    kind, points = shape.get("shape_type", "polygon"), shape["points"]
+    if kind == "polygon":
+        return points
+    if kind == "rectangle":
+        (left, top), (right, bottom) = points
+        return _rectangle(left, top, right, bottom)
+    raise ValueError(f"a shape is a {kind}: draw polygons or rectangles")
+
+
+def _of_annotation(annotation: dict[str, Any]) -> list[Any]:
+    """Return the polygons of an annotation of COCO: of its box, where nothing else is drawn."""
+    parts = annotation.get("segmentation")
+    if isinstance(parts, dict):
+        raise ValueError("an annotation is a mask of run lengths: save polygons, or a mask picture")
+    if parts:
+        return [list(zip(part[::2], part[1::2], strict=True)) for part in parts]
+    left, top, width, height = annotation["bbox"]
+    return [_rectangle(left, top, left + width, top + height)]
+
+
+def _rectangle(left: Any, top: Any, right: Any, bottom: Any) -> list[list[Any]]:
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
 
 def _size(width: Any, height: Any) -> tuple[float, float]:

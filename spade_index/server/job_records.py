@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from spade_index.exact import read_json
 from spade_index.gallery.store.files import open_regular
 from spade_index.wire import JobState
 
@@ -82,6 +83,7 @@ def read_record(path: Path) -> Job:
     if len(text) > RECORD_BYTES:
         raise ValueError(f"it is larger than {RECORD_BYTES >> 20} MiB")
     try:
+        read_json(text.decode())  # more strictly: no name twice
         values: dict[str, Any] = vars(RECORD.validate_json(text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

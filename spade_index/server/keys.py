@@ -22,6 +22,8 @@ from .problems import Problem
 
 VARIABLE = "SPADE_INDEX_API_KEYS"
 SHORTEST = 16  # characters of a key
+BLANKS = re.compile(r"[ \t]+")
+NAME = re.compile(r"[^*/\s\x00-\x1f\x7f]+")  # of a gallery
 KEY = re.compile(r"[!-\"$-:<-~]+")  # neither # nor ;
 
 
@@ -69,8 +71,9 @@ class Keys:
 def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> Keys:
     """Read the keys of a file, or else of the variable SPADE_INDEX_API_KEYS. Raises InputError."""
     if file is None:
-        lines = environment.get(VARIABLE, "").split("\n")
-        return Keys(_parsed([part for line in lines for part in line.partition("#")[0].split(";")], f"${VARIABLE}"))
+        text = environment.get(VARIABLE, "")
+        lines = [part for line in text.split("\n") for part in line.partition("#")[0].split(";")]
+        return _required(Keys(_parsed(lines, f"${VARIABLE}")), f"${VARIABLE}") if text else Keys([])
     try:
         with open(file, encoding="utf-8", newline="") as opened:
             if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o007:
@@ -78,16 +81,20 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
             keys = Keys(_parsed(opened.read().split("\n"), str(file)))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: API keys cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    return _required(keys, str(file))
+
+
+def _required(keys: Keys, where: str) -> Keys:
     if not keys:
-        raise InputError(f"{file}: there is no key in it: a line is KEY GALLERIES read|write")
+        raise InputError(f"{where}: there is no key in it: a line is KEY GALLERIES read|write")
     return keys
 
 
 def _parsed(lines: Sequence[str], where: str) -> list[Key]:
     keys: dict[bytes, Key] = {}
     for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
-        if not words:
+        words = BLANKS.split(line.partition("#")[0].strip(" \t\r"))
+        if words == [""]:
             continue
         if len(words) != 3 or words[2] not in ("read", "write"):
             raise InputError(f"{where}: line {number}: write KEY GALLERIES read|write")
@@ -97,7 +104,7 @@ def _parsed(lines: Sequence[str], where: str) -> list[Key]:
                 f"{where}: line {number}: a key has at least {SHORTEST} characters: ASCII letters, digits and signs"
             )
         names = None if galleries == "*" else frozenset(galleries.split(","))
-        if names is not None and names & {"", "*"}:
+        if names is not None and not all(map(NAME.fullmatch, names)):
             raise InputError(f"{where}: line {number}: GALLERIES are names by commas, or * alone")
         if (digest := _digest(key)) in keys:
             raise InputError(f"{where}: line {number}: this key is there twice")

@@ -36,7 +36,8 @@ def _route(name: str, media_type: str) -> Callable[[Request], Awaitable[Response
     async def page_file(request: Request) -> Response:
         data, tag = _read(name)
         headers = {"ETag": tag, "Cache-Control": "no-cache"}  # the service may have been updated
-        if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
+        known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
+        if tag in known or known == ["*"]:
             return Response(status_code=304, headers=headers)
         return Response(data, headers=headers, media_type=media_type)
 

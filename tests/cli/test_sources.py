@@ -1,5 +1,6 @@
 """Sources of `build`, `add` and `query`: what is passed over is said, own pictures and removed images stay out."""
 
+import json
 import os
 import subprocess
 import sys
@@ -97,6 +98,21 @@ def test_a_list_on_standard_input(built: Path, tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "found" / "heatmaps" / "images" / "000.png.png").exists()
     done = subprocess.run([*PROGRAM, "build", "-", "new", *BACKBONE], input=listing, capture_output=True, text=True)
     assert "2 added; 2 images" in done.stdout
+
+
+def test_names_through_a_pipe_may_end_with_nul(built: Path, tmp_path: Path) -> None:
+    folder = write_normal(tmp_path / "images", 2, start=40)
+    (folder / "001.png").rename(folder / "new\nline.png")
+    line = 'find "$0" -print0 -name "*.png" -type f | sort -z | tail -z -n 2 | "${@:1}"'
+    command = ["bash", "-c", line, folder, *PROGRAM, "query", built, "-", "--json"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [Path(json.loads(answer)["image"]).name for answer in done.stdout.splitlines()] == [
+        "000.png",
+        "new\nline.png",
+    ]
+    (tmp_path / "list.txt").write_bytes(b"images/000.png\0")
+    assert "it has NUL bytes" in refused("query", built, tmp_path / "list.txt")
 
 
 def test_removed_images_stay_out(gallery: Path, dataset: Path, tmp_path: Path) -> None:

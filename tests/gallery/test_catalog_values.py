@@ -187,3 +187,32 @@ def test_a_region_of_interest_in_the_catalog_is_checked(gallery_path: Path, chan
         assert any("region of interest" in line for line in gallery.verify())
     with pytest.raises(GalleryDamaged, match="not a region of interest"):
         Gallery(gallery_path)
+
+
+@pytest.mark.parametrize("change", ["false_alarms", "digest"])
+def test_a_calibration_with_scores_lacks_nothing(calibrated: Path, change: str) -> None:
+    with Gallery(calibrated) as gallery:
+        (value,) = gallery.catalog.calibrations()
+    del value[change]
+    change_catalog(calibrated, "UPDATE calibrations SET value = ?", json.dumps(value))
+    with Gallery(calibrated) as gallery, pytest.raises(GalleryDamaged, match="a threshold cannot be read"):
+        gallery.info()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"search": {}, "search": {"grid": 2}}', '{"images": NaN}', '{"score": 1e999}', "[" * 5000, '["\\ud800"]']
+)
+def test_values_in_json_are_read_strictly(calibrated: Path, text: str) -> None:
+    change_catalog(calibrated, "INSERT OR REPLACE INTO meta VALUES ('tuned', ?)", text)
+    with (
+        Gallery(calibrated) as gallery,
+        pytest.raises(GalleryDamaged, match="the tuned search settings cannot be read"),
+    ):
+        gallery.info()
+
+
+@pytest.mark.parametrize("moments", ["true", "1", '"x"', "{}", "null", "[[1.5, 0, 0]]", "[NaN]"])
+def test_moments_in_the_catalog_are_checked(calibrated: Path, moments: str) -> None:
+    change_catalog(calibrated, "UPDATE snapshots SET moments = ?", moments)
+    with pytest.raises(GalleryDamaged, match="moments"):
+        Gallery(calibrated)

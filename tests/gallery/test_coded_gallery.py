@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def test_rows_of_a_shard_that_states_no_codec_are_read(gallery_path: Path) -> No
     assert Shard(path, settings).damaged_rows() == []
 
 
-@pytest.mark.parametrize("codec", ["float16", *CODES])
+@pytest.mark.parametrize("codec", ["float16", *CODES, "float16@1,2", "int4@1,2"])
 def test_a_flipped_bit_outside_of_rows_costs_no_row_that_hdf5_can_read(codec: str, gallery_path: Path) -> None:
     path, settings = coded_shard(gallery_path, codec)
     whole = path.read_bytes()
@@ -232,10 +232,37 @@ def test_a_flipped_bit_outside_of_rows_costs_no_row_that_hdf5_can_read(codec: st
         assert not damaged & readable, place
 
 
+@pytest.mark.parametrize("name", ["settings", "maps", "codec"])
+def test_an_attribute_whose_type_nests_others_does_not_end_the_process(name: str, gallery_path: Path) -> None:
+    path, settings = coded_shard(gallery_path)
+    whole = path.read_bytes()
+    text = name.encode().ljust(8, b"\0")
+    length_of_name = 16 if name == "settings" else 8  # with its zero, in units of 8
+    found = 0
+    place = whole.find(text)
+    while place >= 0:
+        if whole[place + length_of_name] == 0x19:  # a type of variable length, version 1; then its class bits
+            for bit in (1, 2, 3):
+                data = bytearray(whole)
+                data[place + length_of_name + 1] ^= 1 << bit
+                path.write_bytes(data)
+                with suppress(GalleryDamaged):
+                    Shard(path, settings).damaged_rows()
+                found += 1
+        place = whole.find(text, place + 1)
+    assert found
+
+
 def coded_shard(gallery_path: Path, codec: str = "int4") -> tuple[Path, ExtractionSettings]:
-    """Store a gallery's maps by a codec; return one of its shards."""
+    """Store a gallery's maps by a codec, and some levels; return one of its shards."""
+    codec, _, levels = codec.partition("@")
     if codec != "float16":
         compacted(gallery_path, codec)
+    if levels:
+        kept = list(map(int, levels.split(",")))
+        with GalleryWriter(gallery_path) as writer:
+            writer.set_tuned({"search": {"compared_levels": kept}, "images": 12, "snapshot": writer.gallery.snapshot})
+            writer.compact(levels=kept)
     with Gallery(gallery_path) as gallery:
         return min((gallery_path / "shards").iterdir()), gallery.settings
 
@@ -246,7 +273,8 @@ def rows_that_hdf5_reads(path: Path, settings: ExtractionSettings) -> set[int]:
     for row in range(8):
         try:
             with h5py.File(path, "r") as file:
-                maps = [file[f"maps/{level}"][row] for level in range(len(settings.levels))]
+                names = [f"maps/{level}" for level in range(len(settings.levels))]
+                maps = [file[name][row] for name in names if name in file]
                 id, checksum = file["id"].asstr()[row], int(file["checksum"][row])
                 if row_checksum(id, file["pooled"][row], maps, file["thumbnail"][row].tobytes()) == checksum:
                     found.add(row)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from spade_index.errors import FormatTooNew, GalleryDamaged, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
+from spade_index.gallery.remote.location import Location
 from spade_index.gallery.store import format as store_format
 from spade_index.gallery.store.codecs import CODECS, NAMES, Codec
 from spade_index.gallery.store.moments import maps_moments
@@ -26,11 +27,13 @@ from spade_index.images import DecodedImage, find_images
 from spade_index.method import calibration
 from spade_index.method.audit import audit
 from spade_index.method.detector import Detector
+from spade_index.method.storage_loss import StorageLoss
 from spade_index.method.tuned import tuned_search
-from spade_index.method.tuning import ways_of
+from spade_index.method.tuning import tune, ways_of
 from spade_index.settings import SearchSettings
 
-from helpers.tiny import files_of, parts_of
+from helpers.remote import contents, opened, pull, push
+from helpers.tiny import files_of, parts_of, write_images
 
 KEPT = (1, 2)
 SEARCH = SearchSettings(gallery_neighbours=6, compared_levels=KEPT)
@@ -169,6 +172,32 @@ def test_calibration_and_audit_work(dropped: Path) -> None:
         calibration.store(writer, search, calibration.calibrate(writer.gallery, search))
         assert len(writer.gallery.catalog.calibrations()) == 1
         assert audit(writer.gallery).scored == 12
+
+
+def test_it_is_read_where_it_was_pushed_to(dropped: Path, tmp_path: Path) -> None:
+    location = Location.parse(f"file://{tmp_path}/store/gallery")
+    push(dropped, location)
+    with Gallery(dropped) as here, opened(tmp_path / "cache", location) as there:
+        keys = [row.key for row in here.images()]
+        there.expect_maps(keys)
+        assert there.info() | {"path": ""} == here.info() | {"path": ""}
+        assert all(map(np.array_equal, there.maps(keys), here.maps(keys)))
+        with pytest.raises(InputError, match="level 0"):
+            there.maps(keys, [0])
+    pull(tmp_path / "back", location)
+    assert contents(tmp_path / "back") == contents(dropped)
+
+
+def test_tuning_tries_levels_that_are_stored(tmp_path: Path, backbone: Backbone) -> None:
+    images = write_images(tmp_path / "images", 20, size=(64, 64))
+    with GalleryWriter(tmp_path / "gallery", backbone.settings) as writer:
+        writer.add(find_images(images), backbone)
+    tuned(tmp_path / "gallery")
+    compacted(tmp_path / "gallery")
+    with Gallery(tmp_path / "gallery") as gallery:
+        found = tune(gallery, backbone, ways=3, images=10)
+        assert all(set(of["search"]["compared_levels"]) <= set(KEPT) for of in found.tried)
+        assert "synthetic defects" in StorageLoss(gallery, backbone).after(gallery)
 
 
 def test_a_reader_keeps_the_levels_that_it_opened(gallery_path: Path) -> None:

@@ -210,3 +210,41 @@ def test_a_stored_region_that_inflates_without_end_is_refused() -> None:
     for text in ("", "[]", "7", "null", "[" * 100_000):
         with pytest.raises(ValueError, match="not a region of interest"):
             RegionOfInterest.from_json(text)
+
+
+LABELME = {"imageWidth": 600, "imageHeight": 400}
+COCO = {"images": [{"width": 600, "height": 400}]}
+LEFT_THIRD = [[0, 0], [200, 0], [200, 400], [0, 400]]
+RIGHT_BOX = {"shape_type": "rectangle", "points": [[600, 400], [500, 0]]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        LABELME | {"shapes": [{"points": LEFT_THIRD}, RIGHT_BOX]},
+        COCO
+        | {
+            "annotations": [
+                {"segmentation": [[0, 0, 200, 0, 200, 400, 0, 400]], "bbox": [0, 0, 200, 400]},
+                {"segmentation": [], "bbox": [500, 0, 100, 400]},
+            ]
+        },
+    ],
+    ids=["LabelMe", "COCO"],
+)
+def test_rectangles_beside_polygons_count(tmp_path: Path, value: object) -> None:
+    assert read_region(written(tmp_path / "roi.json", value)).area == pytest.approx(0.5, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (LABELME | {"shapes": [{"points": LEFT_THIRD}, RIGHT_BOX | {"shape_type": "circle"}]}, "a shape is a circle"),
+        (COCO | {"annotations": [{"segmentation": {"counts": "x", "size": [400, 600]}}]}, "a mask of run lengths"),
+        ({"images": COCO["images"] * 2, "annotations": []}, "annotations of 2 images"),
+    ],
+    ids=["circle", "run lengths", "two images"],
+)
+def test_what_would_be_left_out_of_a_region_is_refused(tmp_path: Path, value: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_region(written(tmp_path / "roi.json", value))

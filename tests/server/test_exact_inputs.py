@@ -247,3 +247,26 @@ def test_constants_are_not_json(shared_server: Server, constant: str) -> None:
     body = f'{{"ids": [{constant}]}}'
     answer = shared_server.http.post("/v1/galleries/plain/remove", content=body, headers=headers)
     assert constant in problem(answer, 422, "body")["detail"]
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u2003", "\v", "\f", "\x1c", "\x85", "\u3000"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_words_of_a_key_are_parted_by_blanks_alone(tmp_path: Path, blank: str, place: int) -> None:
+    text = f"{NEW}{blank if place == 0 else ' '}*{blank if place == 1 else ' '}write"
+    for file, environment in ((key_file(tmp_path, text), {}), (None, {"SPADE_INDEX_API_KEYS": text})):
+        with pytest.raises(InputError, match="line 1"):
+            read_keys(file, environment)
+
+
+@pytest.mark.parametrize("text", [" ", "\n", "# none", ";", " ; # x", "\r\n"])
+def test_keys_that_are_given_are_there(tmp_path: Path, text: str) -> None:
+    for file, environment in ((key_file(tmp_path, text), {}), (None, {"SPADE_INDEX_API_KEYS": text})):
+        with pytest.raises(InputError, match=r"there is no key in it|line 1: write KEY"):
+            read_keys(file, environment)
+    assert not read_keys(None, {"SPADE_INDEX_API_KEYS": ""})
+
+
+@pytest.mark.parametrize("names", ["a/b", "../plain", "plain,a/b", "pl*", "a\x00b", "/"])
+def test_a_key_names_galleries_that_can_be(tmp_path: Path, names: str) -> None:
+    with pytest.raises(InputError, match="GALLERIES"):
+        read_keys(key_file(tmp_path, f"{NEW} {names} read"))

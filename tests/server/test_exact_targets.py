@@ -176,3 +176,36 @@ def test_a_job_of_another_gallery_does_not_tell_its_name(serve: Callable[..., Se
     told = problem(server.http.get(f"/v1/jobs/{job['id']}", headers={"X-Api-Key": OTHER}), 403)
     assert "plain" not in told["detail"]
     assert server.finished(job["id"], headers={"X-Api-Key": KEY})
+
+
+def test_a_file_of_the_page_that_is_known_is_not_sent_again(shared_server: Server) -> None:
+    tag = shared_server.http.get("/page.js").headers["ETag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        assert shared_server.http.get("/page.js", headers={"If-None-Match": known}).status_code == 304
+    for known in ('"other"', tag.strip('"'), ""):
+        assert shared_server.http.get("/page.js", headers={"If-None-Match": known}).status_code == 200
+
+
+def test_ranges_are_not_served(shared_server: Server) -> None:
+    whole = shared_server.http.get(f"{AT}/thumbnail?id=003.png").content
+    for asked in ("bytes=0-9", "bytes=-1", "bytes=999999-", "bytes=0-1,5-6", "lines=1-2"):
+        answer = shared_server.http.get(f"{AT}/thumbnail?id=003.png", headers={"Range": asked})
+        assert (answer.status_code, answer.content) == (200, whole)
+
+
+def test_requests_behind_one_another_have_each_their_own_key(serve: Callable[..., Server]) -> None:
+    server = serve(keys=f"{KEY} plain read; {OTHER} other read")
+    keys = [f"X-Api-Key: {KEY}\r\n", "", f"Authorization: bearer {OTHER}\r\n", f"x-api-key: {KEY}\r\n"]
+    with server.connect() as connection:
+        connection.send("".join(f"GET {AT} HTTP/1.1\r\nHost: localhost\r\n{key}\r\n" for key in keys).encode())
+        assert [connection.answer().status_code for _ in keys] == [200, 401, 403, 200]
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "CONNECT", "PUT", "PATCH", "get", "Post", "FOO"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/galleries", AT, f"{AT}/query", "/v2/models/plain/infer", "/metrics"])
+def test_other_methods_are_refused(shared_server: Server, method: str, path: str) -> None:
+    with shared_server.connect() as connection:
+        connection.send(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
+        answer = connection.answer()
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) <= {"GET", "POST", "DELETE", "HEAD"}

@@ -168,3 +168,14 @@ def test_images_that_are_gone_fail_their_job_and_no_other(jobs: Path, serve: Cal
     server = serve()
     assert "send the images again" in server.finished(ID, state="failed")["error"]
     server.finished(add(server, new_images(1)))
+
+
+@pytest.mark.parametrize(
+    "more", ['"replace": true', '"id": "0123456789abcdef"', '"gallery": "other"', '"done": NaN', '"error": "\\ud800"']
+)
+def test_a_record_that_can_be_read_in_two_ways_is_left_alone(jobs: Path, more: str) -> None:
+    path = write(jobs)
+    path.write_text(path.read_text().removesuffix("}") + f", {more}}}")
+    before = files_of(jobs)
+    assert list(JobFiles(jobs.parents[1]).load()) == []
+    assert files_of(jobs) == before

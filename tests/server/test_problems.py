@@ -1,10 +1,13 @@
 """Tests of errors: problem details that name the field, and tell nothing of the inside."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from spade_index.gallery.write.writer import GalleryWriter
 
 from helpers.http_answers import problem
 from helpers.serving import Server
@@ -252,3 +255,20 @@ def test_a_picture_of_no_pixels_worth_is_no_matter(shared_server: Server) -> Non
             assert shared_server.http.get(told["score_map"][kind]).status_code == 200
         match = shared_server.http.get(told["score_map"]["match"], params={"x": 0, "y": 0})
         assert match.status_code == 200
+
+
+def test_a_search_by_levels_that_were_dropped_is_refused(root: Path, serve: Callable[..., Server]) -> None:
+    def tune(levels: list[int] | None) -> None:
+        writer.set_tuned({"search": {"compared_levels": levels}, "images": 12, "snapshot": writer.gallery.snapshot})
+
+    with GalleryWriter(root / "plain") as writer:
+        tune([1, 2])
+        writer.compact(levels=[1, 2])
+    server = serve()
+    assert server.query("plain", png(70))["scores"]
+    with GalleryWriter(root / "plain") as writer:
+        tune(None)
+    server.http.post("/v1/galleries/plain/reload")
+    told = problem(server.http.post(QUERY, content=png(70)), 422)
+    assert "stores level 0 no more" in told["detail"]
+    assert str(root) not in told["detail"]

@@ -29,7 +29,8 @@ def read_calibration(text: str) -> dict[str, Any]:
         raise ValueError("unexpected search")
     if "file" in value:
         file, digest = value["file"], value.get("digest")
-        if not isinstance(file, str) or not CALIBRATION.fullmatch(file) or not isinstance(digest, str):
+        named = isinstance(file, str) and CALIBRATION.fullmatch(file) and isinstance(digest, str)
+        if not named or "false_alarms" not in value:
             raise ValueError("unexpected file")
     return value
 

@@ -56,6 +56,17 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
     return found
 
 
+def attribute(of: h5py.File | h5py.Dataset, name: str) -> str:
+    """Return an attribute that is a text or a whole number, as text. Raises KeyError, ValueError, and what h5py raises.
+
+    HDF5 ends the process when it reads values of a type that a damaged or made-up file nests in others.
+    """
+    kind = h5py.h5a.open(of.id, name.encode()).get_type()
+    if not isinstance(kind, h5py.h5t.TypeStringID | h5py.h5t.TypeIntegerID):
+        raise ValueError(f"{name}: neither text nor a number")
+    return str(of.attrs[name])
+
+
 def is_named(file: h5py.File, name: str) -> bool:
     """Return whether a file has something of this name, or a link that leads to it; only hard links are followed."""
     parts = name.split("/")

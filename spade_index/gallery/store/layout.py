@@ -26,7 +26,7 @@ from spade_index.settings import ExtractionSettings
 
 from .codecs import DEFAULT, NAMES, Codec, codec_named, map_shapes
 from .files import open_regular
-from .hdf5 import array, dataset, is_named
+from .hdf5 import array, attribute, dataset, is_named
 from .rows import LocalFile, RowsFile
 from .storage import MapStorage
 
@@ -133,7 +133,7 @@ def _seal(shard: int, packed: bytes) -> bytes:
 def _text(of: h5py.File | h5py.Dataset, name: str) -> str:
     """Return an attribute; empty where it is not there or damaged."""
     try:
-        return str(of.attrs[name])
+        return attribute(of, name)
     except Exception:  # h5py raises exceptions of any kind on damaged files
         return ""
 

@@ -22,7 +22,7 @@ from spade_index.errors import GalleryDamaged
 from spade_index.exact import read_json
 
 from .format import FORMAT, PLAIN
-from .hdf5 import array
+from .hdf5 import array, attribute
 from .rows import FileRows, LocalFile
 from .shard import is_finite
 from .sink import Sink
@@ -81,7 +81,7 @@ class LeaveOneOut:
             with local.opened() as file:
                 (keys, _), (scores, _) = array(file, "key", "<i8", 1), array(file, "scores", "<f8", 2)
                 maps, offset = array(file, "maps", "<f2", 2)
-                kinds = read_json(file.attrs["kinds"])
+                kinds = read_json(attribute(file, "kinds"))
                 if len({len(keys), len(scores), len(maps)}) > 1 or not maps.size or not scores.size:
                     raise ValueError("its arrays do not fit each other")
                 if (

@@ -43,7 +43,9 @@ def read_moments(text: str, levels: int, images: int, stored: Collection[int]) -
 
     Raises ValueError if they are malformed.
     """
-    moments = read_json(text) or no_moments(levels)
+    moments = read_json(text)
+    if moments == []:
+        moments = no_moments(levels)
     if (
         not isinstance(moments, list)
         or [isinstance(level, list) and list(map(type, level)) for level in moments] != [[int, int, int]] * levels

@@ -16,6 +16,7 @@ from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.format import FORMAT
+from spade_index.gallery.store.hdf5 import attribute, is_named
 from spade_index.gallery.store.leave_one_out import FOLDER
 from spade_index.gallery.store.names import CALIBRATION, DESCRIPTORS, INDEX, SHARD
 from spade_index.gallery.store.rows import LocalFile
@@ -109,7 +110,7 @@ def _is_shard(path: Path) -> bool:
     """Return whether a file is a shard as a writer completes it."""
     try:
         with LocalFile(path).opened() as file:
-            return bool(file.attrs["format"] == FORMAT) and "checksum" in file
+            return attribute(file, "format") == FORMAT and is_named(file, "checksum")
     except Exception:  # h5py raises exceptions of any kind on other files
         return False
 
