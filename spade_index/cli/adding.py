@@ -14,6 +14,7 @@ from .sources import Sources
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.features.backbone import Backbone
+    from spade_index.gallery.store.record import Feedback
     from spade_index.gallery.write.writer import GalleryWriter
 
 MANY_SHARDS = 200  # small ones, from which on `add` says that there are
@@ -25,8 +26,12 @@ def add_images(
     backbone: "Backbone",
     loading: LoadingOptions,
     adding: AddingOptions,
+    feedback: "Feedback | None" = None,
 ) -> None:
-    """Add all images of the sources, rebuild the index if it is stale, and print the report."""
+    """Add all images of the sources, rebuild the index if it is stale, and print the report.
+
+    `feedback` is why they are added.
+    """
     total = sum(1 for _ in sources.files()) if sys.stderr.isatty() else None
     with Progress("add", total) as progress:
         report = writer.add(
@@ -35,6 +40,7 @@ def add_images(
             replace=adding.replace,
             strict=adding.strict,
             keep_removed=not adding.again,
+            feedback=feedback,
             left_out=sources.leave_out,
             batch_size=loading.batch_size,
             workers=loading.workers,

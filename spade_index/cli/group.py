@@ -20,6 +20,7 @@ from .calibrate import calibrate
 from .compact import compact
 from .demo import demo
 from .evaluate import evaluate
+from .feedback import feedback
 from .index import index
 from .info import info
 from .lines import printable
@@ -38,6 +39,7 @@ COMMANDS: tuple[click.Command, ...] = (
     add,
     remove,
     restore,
+    feedback,
     index,
     roi,
     tune,

@@ -1,5 +1,6 @@
 """Galleries that have dropped levels of their maps: what they hold, answer and refuse."""
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_index.errors import FormatTooNew, GalleryDamaged, InputError
+from spade_index.errors import FormatTooNew, GalleryDamaged, InputError, StorageError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.remote.location import Location
@@ -198,6 +199,34 @@ def test_tuning_tries_levels_that_are_stored(tmp_path: Path, backbone: Backbone)
         found = tune(gallery, backbone, ways=3, images=10)
         assert all(set(of["search"]["compared_levels"]) <= set(KEPT) for of in found.tried)
         assert "synthetic defects" in StorageLoss(gallery, backbone).after(gallery)
+
+
+def test_a_calibration_that_is_made_after_an_interruption_is_forgotten(
+    gallery_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned(gallery_path)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", once_roomy(2))
+        with pytest.raises(StorageError, match="disk is full"):
+            compacted(gallery_path)
+    with GalleryWriter(gallery_path) as writer:
+        assert {writer.gallery.storage_of(row.shard).name for row in writer.gallery.images()} == {
+            "float16",
+            "float16@1,2",
+        }
+        calibration.store(writer, SEARCH, calibration.calibrate(writer.gallery, SEARCH))
+    compacted(gallery_path, None)
+    with Gallery(gallery_path) as gallery:
+        assert gallery.catalog.calibrations() == []
+        assert not gallery.catalog.transcoding
+        assert list(gallery.verify()) == []
+
+
+def once_roomy(times: int) -> Callable[[Path], Any]:
+    """Return what `shutil.disk_usage` says of a disk that is full after as many looks."""
+    left = iter([1 << 40] * times)
+    usage = shutil.disk_usage("/")
+    return lambda path: usage._replace(free=next(left, 0))
 
 
 def test_a_reader_keeps_the_levels_that_it_opened(gallery_path: Path) -> None:

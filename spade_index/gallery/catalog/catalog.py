@@ -26,13 +26,14 @@ from .calibrations import read_calibration
 from .check import REMEDY
 from .connection import Values
 from .extraction import read_settings
+from .feedback import FeedbackQueries
 from .images import ImageQueries
 from .regions import RegionQueries
 from .schema import ADDITIONS, INTEREST, MAPS, TRANSCODING, TUNED, create_catalog
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
 
-class Catalog(ImageQueries, RegionQueries):
+class Catalog(ImageQueries, RegionQueries, FeedbackQueries):
     """The gallery's SQLite file."""
 
     def __init__(self, path: Path) -> None:
@@ -251,6 +252,7 @@ class Catalog(ImageQueries, RegionQueries):
         try:
             self.interest()
             self.region_rule()
+            self.feedback()
         except GalleryDamaged as error:
             yield str(error)
         yield from self.region_problems()

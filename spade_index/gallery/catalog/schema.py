@@ -10,7 +10,7 @@ restored, and their rows are deleted as soon as no reader may need them.
 `removed_sources` remembers the images that were removed on purpose when their rows are deleted, so that they stay out
 when their folder is added again. `regions` holds regions of interest, each once, and `image_regions` says which image
 has which as its own, by the digest of the rule that names them. `layouts` is a cache (see `store.layout`), which a
-shard can do without.
+shard can do without. `feedback` says why an image was added, by whom and when; it stays when the image is removed.
 """
 
 import os
@@ -75,6 +75,9 @@ CREATE TABLE IF NOT EXISTS image_regions (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS region_owners ON image_regions (key);
 CREATE INDEX IF NOT EXISTS region_uses ON image_regions (region);
+CREATE TABLE IF NOT EXISTS feedback (
+    id TEXT PRIMARY KEY, verdict TEXT NOT NULL, who TEXT NOT NULL, note TEXT NOT NULL, given TEXT NOT NULL
+);
 """
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, Protocol
 
-from spade_index.gallery.store.record import ImageOrigin
+from spade_index.gallery.store.record import Feedback, ImageOrigin
 
 MOST_EDGE = 1 << 24  # pixels of an image
 MOST_PIXELS = 1 << 36
@@ -116,6 +116,16 @@ class CalibrationRow:
 
     key: str  # `SearchSettings.calibration_key`
     value: str  # JSON
+
+
+@dataclass(frozen=True)
+class FeedbackRow(Feedback):
+    """What a person said of one image of the gallery; of tiles, of their picture."""
+
+    table: ClassVar[str] = "feedback"
+
+    id: str  # of the image, which may have been removed since
+    given: str  # when: ISO 8601, UTC
 
 
 def columns(row: type) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.gallery.store.format import REGIONS
-from spade_index.gallery.store.record import ImageOrigin
+from spade_index.gallery.store.record import Feedback, ImageOrigin
 from spade_index.gallery.store.shard_writer import WrittenShard
 from spade_index.gallery.store.storage import MapStorage
 from spade_index.images.interest import PackedRegion
@@ -20,6 +20,7 @@ from spade_index.settings import ExtractionSettings
 from .tables import (
     ON_PURPOSE,
     CalibrationRow,
+    FeedbackRow,
     ImageRow,
     IndexRow,
     LayoutRow,
@@ -109,6 +110,11 @@ class Transaction:
         if regions:
             added = self._db.execute("SELECT key, id FROM images WHERE shard = ?", (shard.number,)).fetchall()
             self._set_regions({key: regions.get(id) for key, id in added})
+
+    def note_feedback(self, feedback: Feedback, ids: Iterable[str]) -> None:
+        """Note what a person said of the images with these ids, in place of what was said before."""
+        for id in ids:
+            self._insert(FeedbackRow(**vars(feedback), id=id, given=now()), "INSERT OR REPLACE")
 
     def copy_regions(self, images: Sequence[ImageRow], shard: int) -> None:
         """Give the images of a new shard the regions of these, which they replace, in this order."""
@@ -209,7 +215,9 @@ class Transaction:
         """Delete the calibrations whose scores are in this file."""
         self._db.execute("DELETE FROM calibrations WHERE json_extract(value, '$.file') = ?", (file,))
 
-    def _insert(self, row: ShardRow | LayoutRow | IndexRow | CalibrationRow, verb: str = "INSERT") -> None:
+    def _insert(
+        self, row: ShardRow | LayoutRow | IndexRow | CalibrationRow | FeedbackRow, verb: str = "INSERT"
+    ) -> None:
         self._db.execute(insert(row.table, columns(type(row)), verb), astuple(row))
 
 

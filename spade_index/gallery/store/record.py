@@ -25,6 +25,15 @@ class ImageOrigin:
 
 
 @dataclass(frozen=True)
+class Feedback:
+    """What a person says of images that are added because of it."""
+
+    verdict: str
+    who: str
+    note: str
+
+
+@dataclass(frozen=True)
 class StoredImage:
     """The values that a shard stores for one image."""
 

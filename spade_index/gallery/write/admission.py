@@ -164,7 +164,7 @@ class Admission:
         """Return the id under which a file's contents are there, or are about to be."""
         if (admitted := self._contents.get(image.contents)) is not None:
             return admitted
-        found = (self._file(originals[digest]) for digest in parts.values() if digest in originals)
+        found = (self.file_of(originals[digest]) for digest in parts.values() if digest in originals)
         return next((id for id in found if id not in self._files), None)  # those are about to be replaced
 
     def _admit(self, image: DecodedImage, parts: int, replaced: list[ImageRow]) -> None:
@@ -180,12 +180,12 @@ class Admission:
 
     def replaced_by(self, images: Sequence[ImageOrigin]) -> list[ImageRow]:
         """Return the images that these replace, which are about to be committed: all tiles with the first one."""
-        return [row for image in images for row in self._outdated.pop(self._file(image.id), [])]
+        return [row for image in images for row in self._outdated.pop(self.file_of(image.id), [])]
 
     def committed(self, images: Sequence[ImageOrigin]) -> None:
         """Note that these are in the gallery from now on."""
         for image in images:
-            id = self._file(image.id)
+            id = self.file_of(image.id)
             file = self._files[id]
             file.left -= 1
             if not file.left:
@@ -199,7 +199,7 @@ class Admission:
             return {id: [row] for id, row in catalog.images_by_id(ids, snapshot).items()}
         return {id: catalog.tiles_of(id, snapshot) for id in ids}
 
-    def _file(self, id: str) -> str:
+    def file_of(self, id: str) -> str:
         """Return the id of the file that an image of the gallery is, or is a tile of."""
         return id if self._how.tile is None else picture_of(id)
 

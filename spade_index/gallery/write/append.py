@@ -1,11 +1,11 @@
 """Write new images into shards, and commit each shard that is complete."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from spade_index.errors import InputError, storage_errors
 from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.gallery.store.record import NewImage
+from spade_index.gallery.store.record import Feedback, NewImage
 from spade_index.gallery.store.stream import ShardStream, StreamedShard
 from spade_index.images.interest import PackedRegion
 
@@ -58,10 +58,11 @@ def commit_shard(
     streamed: StreamedShard,
     replaced: Sequence[ImageRow] = (),
     regions: Mapping[str, PackedRegion | None] = MappingProxyType({}),
+    feedback: tuple[Feedback, Collection[str]] | None = None,
 ) -> None:
     """Add a shard's images to the gallery, and remove the images that they replace, in one snapshot.
 
-    `regions` are the images' own regions of interest, by id.
+    `regions` are the images' own regions of interest, by id. `feedback` is why images are added, and their ids.
     """
     shard = streamed.shard
     totals = session.gallery.totals.plus(streamed.moments, len(shard.images))
@@ -71,5 +72,7 @@ def commit_shard(
         changes.remove_images(image.key for image in replaced)
         changes.add_shard(shard)
         changes.add_images(shard, regions)
+        if feedback is not None:
+            changes.note_feedback(*feedback)
     with storage_errors(session.path):
         session.note_shards(shard.number + 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spade_index.errors import ImageError, InputError, StorageError
-from spade_index.gallery.store.record import ImageOrigin, NewImage, StoredImage
+from spade_index.gallery.store.record import Feedback, ImageOrigin, NewImage, StoredImage
 from spade_index.gallery.store.stream import StreamedShard
 from spade_index.images.decode import DecodedImage
 from spade_index.images.find import ImageFile
@@ -44,6 +44,7 @@ class Ingest:
         replace: bool,
         strict: bool,
         keep_removed: bool,
+        feedback: Feedback | None,
         left_out: Callable[[OwnOutput], None] | None,
         failed: Callable[[ImageError], None],
         notice: Callable[[str], None],
@@ -52,6 +53,7 @@ class Ingest:
         self._session = session
         self._backbone = backbone
         self._strict = strict
+        self._feedback = feedback
         self._left_out = left_out
         self._tell_failed = failed
         self._notice = notice
@@ -123,7 +125,9 @@ class Ingest:
     def _commit(self, streamed: StreamedShard) -> None:
         images = streamed.shard.images
         regions = {image.id: self._regions.pop(image.id) for image in images if image.id in self._regions}
-        commit_shard(self._session, streamed, self._admission.replaced_by(images), regions)
+        files = {self._admission.file_of(image.id) for image in images}
+        feedback = None if self._feedback is None else (self._feedback, files)
+        commit_shard(self._session, streamed, self._admission.replaced_by(images), regions, feedback)
         self._admission.committed(images)
 
     def _failed(self, error: ImageError) -> None:

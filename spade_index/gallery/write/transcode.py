@@ -51,7 +51,7 @@ def transcode(session: Session, storage: MapStorage, progress: Callable[[int], N
     """Store all maps so, or go on with that; return the bytes that become free."""
     gallery = session.gallery
     other = to_transcode(session, storage)
-    if storage != gallery.storage:
+    if storage != gallery.storage or (other and gallery.catalog.calibrations()):  # made after an interruption
         _begin(session, storage)
     freed = sum(gallery.catalog.shards()[number].bytes for number in other)
     while part := list(islice((image for image in gallery.images() if image.shard in other), session.shard_rows)):

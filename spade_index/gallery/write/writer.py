@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spade_index.errors import ImageError
+from spade_index.errors import ImageError, UnknownImage
 from spade_index.gallery.catalog.schema import INTEREST, TUNED
 from spade_index.gallery.index.index import IndexDescription
 from spade_index.gallery.store.leave_one_out import LeaveOneOut
-from spade_index.gallery.store.record import NewImage
+from spade_index.gallery.store.record import Feedback, NewImage
 from spade_index.gallery.verify import Problem
 from spade_index.images.find import ImageFile
 from spade_index.images.interest import PackedRegion, RegionOfInterest
@@ -48,6 +48,7 @@ class GalleryWriter(Session):
         replace: bool = False,
         strict: bool = False,
         keep_removed: bool = False,
+        feedback: Feedback | None = None,
         left_out: Callable[[OwnOutput], None] | None = None,
         failed: Callable[[ImageError], None] = lambda error: None,
         batch_size: int = BATCH_SIZE,
@@ -67,7 +68,8 @@ class GalleryWriter(Session):
         left out, by their contents. `left_out` is told of pictures that this package drew, which are no photographs;
         without it they are images that cannot be decoded. `progress` is called with the number of images processed.
         Images are decoded in `workers` processes, those of `decoders` or the program's own (see `load_all`). Small
-        shards of earlier adds are merged, some at a time (see `gather`).
+        shards of earlier adds are merged, some at a time (see `gather`). `feedback` is noted with each image that is
+        added, in the same commit: see `undo_feedback`.
         """
         self.settings.require_equal(backbone.settings, str(self.path))
         ingest = Ingest(
@@ -76,6 +78,7 @@ class GalleryWriter(Session):
             replace=replace,
             strict=strict,
             keep_removed=keep_removed,
+            feedback=feedback,
             left_out=left_out,
             failed=failed,
             notice=notice,
@@ -110,6 +113,17 @@ class GalleryWriter(Session):
         In a gallery of tiles, the id of a picture stands for all of its tiles.
         """
         return remove(self, ids)
+
+    def undo_feedback(self, id: str) -> int:
+        """Remove an image that was added because of feedback; return the new snapshot. What was said stays noted.
+
+        Raises UnknownImage, also for an image that was added otherwise.
+        """
+        if self.gallery.catalog.feedback_about(id) is None:
+            raise UnknownImage(
+                f"{self.path}: no feedback about an image {id!r}; `spade-index feedback {self.path} --list` names them"
+            )
+        return self.remove([id])
 
     def restore(self, ids: Iterable[str]) -> int:
         """Restore removed images by id, all or none, each as it was when it was last removed; return the new snapshot.

@@ -1,0 +1,116 @@
+"""`spade-index feedback`: a false alarm is corrected, listed, and undone."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from helpers.cli_runs import BACKBONE, objects, refused, run, write_normal
+
+
+@pytest.fixture
+def alarm(dataset: Path) -> Path:
+    """An image that the gallery calls anomalous."""
+    return dataset / "test" / "hole" / "000.png"
+
+
+def corrected(gallery: Path, image: Path, *options: object) -> str:
+    """Say that an image is fine; return its id."""
+    told = run("feedback", gallery, image, "--false-alarm", *options, "--workers", 1).stdout
+    (line,) = [line for line in told.splitlines() if line.startswith("noted as a false alarm: ")]
+    return line.removeprefix("noted as a false alarm: ").split(" (")[0]
+
+
+def is_anomalous(gallery: Path, image: Path) -> bool:
+    (found,) = objects(run("query", gallery, image, "--json", "--false-alarms", 0.2, "--workers", 1))
+    assert found["anomalous"] is not None
+    return bool(found["anomalous"])
+
+
+def listed(gallery: Path) -> list[dict[str, object]]:
+    return objects(run("feedback", gallery, "--list", "--json"))
+
+
+def test_a_false_alarm_is_normal_until_it_is_undone(gallery: Path, alarm: Path) -> None:
+    run("calibrate", gallery)
+    assert is_anomalous(gallery, alarm)
+    id = corrected(gallery, alarm, "--note", "a shadow", "--by", "Ada")
+    assert not is_anomalous(gallery, alarm)
+    (said,) = listed(gallery)
+    assert said.pop("given")
+    assert said == {"id": id, "verdict": "false_alarm", "who": "Ada", "note": "a shadow", "there": True}
+    undone = run("feedback", gallery, "--undo", id).stdout
+    assert undone.startswith(f"{id} removed again")
+    assert undone.endswith("; 12 images at snapshot 3\n")
+    assert is_anomalous(gallery, alarm)
+    assert [said["there"] for said in listed(gallery)] == [False]
+    assert "removed\ta shadow" in run("feedback", gallery, "--list").stdout
+
+
+def test_what_was_undone_can_be_said_again(gallery: Path, alarm: Path) -> None:
+    first = corrected(gallery, alarm)
+    run("feedback", gallery, "--undo", first)
+    second = corrected(gallery, alarm)
+    assert [(said["id"], said["there"]) for said in listed(gallery)] == [(first, False), (second, True)]
+    run("compact", gallery)
+    assert [(said["id"], said["there"]) for said in listed(gallery)] == [(first, False), (second, True)]
+    assert run("verify", gallery).exit_code == 0
+
+
+def test_an_image_that_is_there_is_named(gallery: Path, dataset: Path) -> None:
+    told = run("feedback", gallery, dataset / "train" / "good" / "004.png", "--false-alarm", "--workers", 1)
+    assert "the same file as 004.png" in told.stderr
+    assert "1 skipped as copies" in told.stdout
+    assert listed(gallery) == []
+
+
+def test_images_of_one_name_are_told_apart(gallery: Path, dataset: Path) -> None:
+    images = [dataset / "test" / kind / "000.png" for kind in ("hole", "good")]
+    ids = [corrected(gallery, image) for image in images]
+    assert [said["id"] for said in listed(gallery)] == ids
+    assert len(set(ids)) == 2
+
+
+def test_a_picture_of_tiles_is_one_entry(dataset: Path, alarm: Path, tmp_path: Path) -> None:
+    gallery = tmp_path / "tiled"
+    run("build", write_normal(tmp_path / "good", 2), gallery, *BACKBONE, "--tile", 64, "--no-tune")
+    before = run("list", gallery, "--tiles").stdout
+    id = corrected(gallery, alarm)
+    assert [(said["id"], said["there"]) for said in listed(gallery)] == [(id, True)]
+    run("feedback", gallery, "--undo", id)
+    assert run("list", gallery, "--tiles").stdout == before
+    assert [said["there"] for said in listed(gallery)] == [False]
+
+
+def test_only_what_feedback_added_is_undone(gallery: Path) -> None:
+    assert "no feedback about an image '004.png'" in refused("feedback", gallery, "--undo", "004.png")
+    assert "004.png" in run("list", gallery).stdout
+
+
+def test_a_gallery_of_an_earlier_version(gallery: Path, alarm: Path) -> None:
+    with closing(sqlite3.connect(gallery / "catalog.sqlite")) as db, db:
+        db.execute("DROP TABLE feedback")
+    (gallery / "catalog.check").unlink()
+    assert listed(gallery) == []
+    id = corrected(gallery, alarm)
+    assert [said["id"] for said in listed(gallery)] == [id]
+
+
+def test_entries_are_suspects(gallery: Path, alarm: Path) -> None:
+    corrected(gallery, alarm)
+    with closing(sqlite3.connect(gallery / "catalog.sqlite")) as db, db:
+        db.execute("UPDATE feedback SET note = x'00'")
+    (gallery / "catalog.check").unlink()
+    assert "unexpected values" in refused("feedback", gallery, "--list")
+
+
+@pytest.mark.parametrize("options", [[], ["--list", "--undo", "x"], ["--false-alarm"], ["--list", "x.png"]])
+def test_one_thing_at_a_time(gallery: Path, options: list[str]) -> None:
+    images = [option for option in options if not option.startswith("-") and option != "x"]
+    run("feedback", gallery, *images, *(option for option in options if option not in images), status=2)
+
+
+def test_a_note_is_limited(gallery: Path, alarm: Path) -> None:
+    told = refused("feedback", gallery, alarm, "--false-alarm", "--note", "x" * 1001)
+    assert told == "--note is longer than 1,000 characters"
