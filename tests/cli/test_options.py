@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from spade_index.cli import main
 from spade_index.cli.backbone_options import BackboneOptions
+from spade_index.cli.cache_options import CacheOptions
 from spade_index.cli.index import IndexOptions
 from spade_index.cli.options import AddingOptions, KernelOptions, LoadingOptions, takes
 from spade_index.cli.search_options import SearchOptions
@@ -20,7 +21,16 @@ from spade_index.presets import PAPER_SEARCH
 from spade_index.server.settings import ServeSettings
 from spade_index.settings import BATCH_SIZE, IndexSettings, SearchSettings
 
-GROUPS = (AddingOptions, BackboneOptions, IndexOptions, KernelOptions, LoadingOptions, SearchOptions, ServeOptions)
+GROUPS = (
+    AddingOptions,
+    BackboneOptions,
+    CacheOptions,
+    IndexOptions,
+    KernelOptions,
+    LoadingOptions,
+    SearchOptions,
+    ServeOptions,
+)
 
 
 def parsed(group: type, arguments: Sequence[str] = ()) -> object:
@@ -43,8 +53,8 @@ def test_options_default_to_the_settings(tmp_path):
     assert parsed(IndexOptions).settings(IndexSettings()) == IndexSettings()
     assert parsed(LoadingOptions).batch_size == BATCH_SIZE
     assert parsed(KernelOptions) == KernelOptions(kernel=None, map_memory=None)
-    serve = parsed(ServeOptions).settings(tmp_path, parsed(SearchOptions), None, "auto", parsed(KernelOptions))
-    assert serve == ServeSettings(root=tmp_path)
+    groups = parsed(SearchOptions), None, "auto", parsed(KernelOptions), parsed(CacheOptions)
+    assert parsed(ServeOptions).settings(tmp_path, *groups) == ServeSettings(root=tmp_path)
 
 
 def test_options_override_the_settings(tmp_path):
