@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from spade_index.cli import main
 from spade_index.cli.backbone_options import BackboneOptions
+from spade_index.cli.cache_options import CacheOptions
 from spade_index.cli.index import IndexOptions
 from spade_index.cli.options import AddingOptions, KernelOptions, LoadingOptions, takes
 from spade_index.cli.search_options import SearchOptions
@@ -43,7 +44,8 @@ def test_options_default_to_the_settings(tmp_path):
     assert parsed(IndexOptions).settings(IndexSettings()) == IndexSettings()
     assert parsed(LoadingOptions).batch_size == BATCH_SIZE
     assert parsed(KernelOptions) == KernelOptions(kernel=None, map_memory=None)
-    serve = parsed(ServeOptions).settings(tmp_path, parsed(SearchOptions), None, "auto", parsed(KernelOptions))
+    others = parsed(KernelOptions), parsed(CacheOptions)
+    serve = parsed(ServeOptions).settings(tmp_path, parsed(SearchOptions), None, "auto", *others)
     assert serve == ServeSettings(root=tmp_path)
 
 
