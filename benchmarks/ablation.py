@@ -29,6 +29,7 @@ from spade_index.method.evaluation import Judged, evaluate
 from spade_index.method.input_size import choose_input_size
 from spade_index.method.judgement import tune_and_calibrate
 from spade_index.method.regions import regions_of
+from spade_index.method.ways import describe_pixels
 from spade_index.settings import TUNE_SECONDS, SearchSettings
 from spade_index.views.regions import mask
 
@@ -62,7 +63,7 @@ def ablate(dataset: Path, usual: Backbone, backbone: Backbone, work: Path) -> It
     search = SearchSettings()
     for step, names in (
         (f"input size chosen: {backbone.settings.preprocessing.input_size[0]}", ()),
-        (f"comparison tuned: {tuning.describe_pixels(tuned)}", COMPARISON),
+        (f"comparison tuned: {describe_pixels(tuned)}", COMPARISON),
         (f"window: {'none' if tuned.window is None else f'{tuned.window} cells'}", ("window",)),
         ("scores tuned", SCORES),
         ("neighbours' maps subtracted", ("subtract_neighbours",)),

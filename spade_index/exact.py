@@ -1,8 +1,9 @@
 """Numbers and JSON that people and programs give: read strictly, by one rule wherever they enter.
 
 A number is written as in JSON: ASCII digits, a minus sign before them, no space, plus sign, underscore or leading zero,
-and digits on both sides of a point. A whole number has neither a point nor an exponent. Python's `int` and `float`
-take more, so that another program may read the same text as another number, or as none.
+and digits after a point; a 0 before it may be left out, but not in JSON. A whole number has neither a point nor an
+exponent. Python's `int` and `float` take more, so that another program may read the same text as another number, or as
+none.
 
 JSON has no name twice in an object, no constant such as NaN, no number beyond those of 64-bit floating point, and no
 half of a surrogate pair, which is no text.
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 
 DIGITS = 1000  # of a whole number
 WHOLE = re.compile(rf"-?(?:0|[1-9][0-9]{{0,{DIGITS - 1}}})")
-NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a pair, or a whole one
 
 

@@ -41,9 +41,11 @@ NO_NUMBERS += [
     "5\x00",
 ]
 NO_REALS = [
-    ".5",
     "5.",
-    "-.5",
+    ".",
+    "-.",
+    ".e5",
+    "+.5",
     "1e",
     "1.e5",
     "1e+",
@@ -76,7 +78,9 @@ def test_whole_numbers(text: str) -> None:
     assert whole(text) == int(text)
 
 
-@pytest.mark.parametrize("text", ["0", "-0.5", "40", "1e3", "1E-3", "1.5e+3", "0.1", "-0", "9" * 300])
+@pytest.mark.parametrize(
+    "text", ["0", "-0.5", "40", "1e3", "1E-3", "1.5e+3", "0.1", ".5", "-.5", ".05e1", "-0", "9" * 300]
+)
 def test_numbers(text: str) -> None:
     assert number(text) == float(text)
 

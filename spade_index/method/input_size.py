@@ -23,7 +23,8 @@ from spade_index.images.ranges import longer_edge, spread
 from spade_index.images.tiles import crop, tile_boxes
 from spade_index.settings import Preprocessing
 
-from .tuning import BASE, Tuning, tune
+from .contest import BASE
+from .tuning import Tuning, tune
 
 SAMPLE = 120  # images
 CUT = 24  # pictures that tiles of the sample are cut from, at most: large ones take long to decode

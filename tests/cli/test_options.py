@@ -21,7 +21,16 @@ from spade_index.presets import PAPER_SEARCH
 from spade_index.server.settings import ServeSettings
 from spade_index.settings import BATCH_SIZE, IndexSettings, SearchSettings
 
-GROUPS = (AddingOptions, BackboneOptions, IndexOptions, KernelOptions, LoadingOptions, SearchOptions, ServeOptions)
+GROUPS = (
+    AddingOptions,
+    BackboneOptions,
+    CacheOptions,
+    IndexOptions,
+    KernelOptions,
+    LoadingOptions,
+    SearchOptions,
+    ServeOptions,
+)
 
 
 def parsed(group: type, arguments: Sequence[str] = ()) -> object:
@@ -44,9 +53,8 @@ def test_options_default_to_the_settings(tmp_path):
     assert parsed(IndexOptions).settings(IndexSettings()) == IndexSettings()
     assert parsed(LoadingOptions).batch_size == BATCH_SIZE
     assert parsed(KernelOptions) == KernelOptions(kernel=None, map_memory=None)
-    others = parsed(KernelOptions), parsed(CacheOptions)
-    serve = parsed(ServeOptions).settings(tmp_path, parsed(SearchOptions), None, "auto", *others)
-    assert serve == ServeSettings(root=tmp_path)
+    groups = parsed(SearchOptions), None, "auto", parsed(KernelOptions), parsed(CacheOptions)
+    assert parsed(ServeOptions).settings(tmp_path, *groups) == ServeSettings(root=tmp_path)
 
 
 def test_options_override_the_settings(tmp_path):

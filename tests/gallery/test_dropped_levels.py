@@ -30,7 +30,8 @@ from spade_index.method.audit import audit
 from spade_index.method.detector import Detector
 from spade_index.method.storage_loss import StorageLoss
 from spade_index.method.tuned import tuned_search
-from spade_index.method.tuning import tune, ways_of
+from spade_index.method.tuning import tune
+from spade_index.method.ways import ways_of
 from spade_index.settings import SearchSettings
 
 from helpers.remote import contents, opened, pull, push

@@ -13,6 +13,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
+from spade_index.method.contest import choose
 from spade_index.method.detector import Detector
 from spade_index.method.input_size import choose_input_size
 from spade_index.method.judgement import tune_and_calibrate
@@ -20,7 +21,7 @@ from spade_index.method.metrics import roc_auc
 from spade_index.method.synthetic import LEAST, draw_sample
 from spade_index.method.trials import Trial, Trials
 from spade_index.method.tuned import should_tune_again, tuned_search
-from spade_index.method.tuning import choose, store, tune
+from spade_index.method.tuning import store, tune
 from spade_index.presets import SearchChoice
 from spade_index.settings import SearchSettings
 

@@ -1,0 +1,239 @@
+"""The contest of ways of comparing: which ones are tried on how many images, and which one is chosen.
+
+A few images tell bad ways from good ones, but not good ones from each other. So where time is short, all kinds of ways
+are tried on few images, and the best of them again, with other grids, neighbours and a window, on more.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from spade_index.gallery.reader import Gallery
+from spade_index.settings import SearchSettings
+
+from .quiet_clock import QuietClock
+from .synthetic import LEAST, Sample
+from .trials import Trial, Trials, deviation
+from .ways import Kind, describe, kind_of, ways_of
+
+BASE = (28, 20)  # cells of the grid's longer edge, and neighbours whose pixels are compared, where kinds are compared
+CHEAPER = ((28, 10), (14, 20), (14, 10), (14, 5), (7, 5))  # in its place where that takes too long
+GRIDS = (14, 28, 56)
+NEIGHBOURS = (5, 10, 20, 50)
+WINDOW = 2  # cells around the same place, for products that lie alike in all images
+FINALISTS = 4  # kinds of ways that are tried on more images
+AGAIN = 3  # kinds that are tried again at the grid, the neighbours and the window that the best one ends with
+SLOWEST = 1.3  # milliseconds of a search, at most, per millisecond of the backbone
+MARGIN = 0.005  # of the quality, within which the quicker way is taken
+SAME_SPEED = 1.25  # times as long: not a difference
+USUAL_SHARE = 0.5  # of the neighbours' maps, subtracted
+SHARE_OF_A_WAY = 0.025  # of the time, in the first round
+SHARE_OF_FIRST_ROUND = 0.4  # of the time that is left when it begins
+LAST_ROUND = 8  # ways as slow as those of the first round: about what the last one takes
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a contest ended."""
+
+    chosen: Trial
+    fixed: Trial | None  # the best of a way without scaling, tried on the same images
+    sample: Sample  # those images
+    tried: list[list[Trial]]  # all trials of each way, in the order of trying; of those tried twice, on more images
+
+
+def hold(
+    gallery: Gallery,
+    sample: Sample,
+    clock: QuietClock,
+    until: float,
+    *,
+    ways: int | None = None,
+    progress: Told = lambda line: None,
+    **options: Any,
+) -> Outcome:
+    """Try ways of comparing on a sample of a gallery, and choose one.
+
+    Args:
+        gallery: that the sample was drawn from.
+        sample: plain images and copies.
+        clock: that tells how long tuning took until now.
+        until: seconds of the clock, at which the contest should end.
+        ways: number of kinds of ways to try on the whole sample, the most promising first; None: as time allows.
+        progress: told of each way when it has been tried, in one line.
+        options: device, kernel and map_memory, as for `Detector`.
+    """
+    trials = Trials(gallery, sample, **options)
+    kinds = list(islice(ways_of(gallery), ways))
+    first = Round(trials, sample, clock, math.inf if ways else until, progress)
+    base, ms = first.base(kinds[0])
+    kinds = [replace(kind, grid=base[0], gallery_neighbours=base[1]) for kind in kinds]
+    if ways is not None:
+        first.attempt_all(kinds)
+        return first.outcome()
+    queries = len(sample.plain) + len(sample.owner)
+    few = _part(sample, SHARE_OF_A_WAY * until / (ms / 1e3 * queries))
+    if few is not sample:
+        now = clock.seconds()
+        end = now + SHARE_OF_FIRST_ROUND * (until - now)
+        first = Round(Trials(gallery, few, **options), few, clock, end, progress)
+    first.attempt_all(kinds)
+    on_all = first.seconds_of_a_way * len(sample.plain) / len(few.plain)
+    more = _part(sample, (until - clock.seconds()) / (LAST_ROUND * on_all))
+    if few is sample or len(more.plain) <= len(few.plain):
+        first.until = until
+        first.refine()
+        return first.outcome()
+    progress(f"the best of {len(few.plain)} images again, on {len(more.plain)}")
+    last = Round(Trials(gallery, more, **options), more, clock, until, progress)
+    last.attempt_all(dict.fromkeys([kinds[0], *first.best_of_kinds()][:FINALISTS]))
+    last.refine()
+    return last.outcome(first)
+
+
+def _part(sample: Sample, share: float) -> Sample:
+    """Return this share of a sample, of 10 images at least, or all of it."""
+    count = max(LEAST, math.floor(min(share, 1) * len(sample.plain)))
+    return sample if count >= len(sample.plain) else sample.some(count)
+
+
+class Round:
+    """Tries ways on one sample, one after the other."""
+
+    def __init__(self, trials: Trials, sample: Sample, clock: QuietClock, until: float, progress: Told) -> None:
+        """Begin with nothing tried. Ways that may not end by `until`, seconds of the clock, will be left out."""
+        self.tried: list[list[Trial]] = []
+        self.until = until
+        self._seconds: list[float] = []  # that each way took
+        self._trials, self._sample, self._clock, self._progress = trials, sample, clock, progress
+
+    def base(self, kind: SearchSettings) -> tuple[tuple[int, int], float]:
+        """Return the first of BASE and CHEAPER that is quick enough, or the last, and milliseconds of a search."""
+        usual = replace(kind, grid=BASE[0], gallery_neighbours=BASE[1])
+        of_usual = self._trials.ms(usual)
+        for grid, neighbours in (BASE, *CHEAPER):
+            wanted = replace(kind, grid=grid, gallery_neighbours=neighbours)
+            ms = of_usual * self._pairs(wanted) / self._pairs(usual)
+            if ms <= SLOWEST * self._sample.backbone_ms:
+                break
+        return (grid, neighbours), ms
+
+    def attempt_all(self, ways: Iterable[SearchSettings]) -> None:
+        """Try ways as `attempt` does."""
+        for search in ways:
+            self.attempt(search)
+
+    def refine(self) -> None:
+        """Try a window for the best way, other neighbours, other grids, and the best kinds with what is best then."""
+        self.attempt(replace(self._chosen, window=WINDOW))
+        best = self._chosen
+        self.attempt_all(filter(self._fits, (replace(best, gallery_neighbours=count) for count in NEIGHBOURS)))
+        best = self._chosen
+        self.attempt_all(filter(self._fits, (replace(best, grid=grid) for grid in GRIDS)))
+        best = self._chosen
+        for kind in self.best_of_kinds()[:AGAIN]:
+            self.attempt(replace(best, scaling=kind.scaling, compared_levels=kind.compared_levels))
+
+    def attempt(self, search: SearchSettings) -> None:
+        """Try a way, unless it was tried, or there may be no time for it; the first one always."""
+        began = self._clock.seconds()
+        if any(self._same(of_way[0].search, search) for of_way in self.tried):
+            return
+        if self.tried and began + max(self._seconds) > self.until:
+            return
+        self.tried.append(self._trials.run(search))
+        self._seconds.append(self._clock.seconds() - began)
+        best = _best(self.tried[-1])
+        self._progress(f"{best.image_roc_auc:.3f} {best.pixel_roc_auc:.3f} {best.ms:4.0f} ms  {describe(best.search)}")
+
+    def best_of_kinds(self) -> list[SearchSettings]:
+        """Return what would be chosen of each kind of ways, the best first."""
+        by_kind: dict[Kind, list[list[Trial]]] = {}
+        for of_way in self.tried:
+            by_kind.setdefault(kind_of(of_way[0].search), []).append(of_way)
+        chosen = [choose(tried, self._sample) for tried in by_kind.values()]
+        return [trial.search for trial in sorted(chosen, key=lambda trial: -trial.quality)]
+
+    def outcome(self, earlier: "Round | None" = None) -> Outcome:
+        """Return what is chosen of the ways that were tried, and all that was tried, in an earlier round, too."""
+        fixed = [of_way for of_way in self.tried if of_way[0].search.scaling == "none"]
+        before = [] if earlier is None else earlier.tried
+        by_way = {_way(of_way[0].search): of_way for of_way in (*before, *self.tried)}
+        return Outcome(
+            chosen=choose(self.tried, self._sample),
+            fixed=_best(fixed[0]) if fixed else None,
+            sample=self._sample,
+            tried=list(by_way.values()),
+        )
+
+    @property
+    def seconds_of_a_way(self) -> float:
+        """The seconds that a way took, in the mean."""
+        return sum(self._seconds) / len(self._seconds)
+
+    @property
+    def _chosen(self) -> SearchSettings:
+        """What would be chosen of the ways that were tried; scores are tried anew for each way."""
+        return choose(self.tried, self._sample).search
+
+    def _same(self, one: SearchSettings, other: SearchSettings) -> bool:
+        """Return whether two ways are the same: a grid finer than what is stored is what is stored."""
+        return self._trials.grid(one) == self._trials.grid(other) and _way(one)[1:] == _way(other)[1:]
+
+    def _fits(self, search: SearchSettings) -> bool:
+        """Return whether a search is not expected to take much longer than the backbone, from those that were tried."""
+        every = [of_way[0] for of_way in self.tried]
+        like = [one for one in every if _same_work(one.search, search)]
+        nearest = min(like, key=lambda one: abs(math.log(self._pairs(one.search) / self._pairs(search))))
+        expected = nearest.ms * self._pairs(search) / self._pairs(nearest.search)
+        return expected <= SLOWEST * self._sample.backbone_ms
+
+    def _pairs(self, search: SearchSettings) -> float:
+        """Return the number of pairs of pixels that a search compares."""
+        height, width = self._trials.grid(search)
+        cells = height * width
+        compared = cells if search.window is None else min(cells, (2 * search.window + 1) ** 2)
+        return float(cells * compared * search.gallery_neighbours)
+
+
+def _same_work(one: SearchSettings, other: SearchSettings) -> bool:
+    """Return whether the times of two searches differ as their pairs of pixels do."""
+    return one.compared_levels == other.compared_levels and (one.window is None) == (other.window is None)
+
+
+def _way(search: SearchSettings) -> tuple[object, ...]:
+    return search.grid, search.gallery_neighbours, search.window, *kind_of(search)
+
+
+def _best(trials: Iterable[Trial]) -> Trial:
+    return max(trials, key=lambda trial: trial.quality)
+
+
+def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
+    """Return the trial to take: the best of the quickest way within the margin.
+
+    Ways whose search takes much longer than the backbone are left out, unless all do. The map score and half of the
+    neighbours' maps are the rule; another score must be better by more than the standard error.
+    """
+    limit = max(SLOWEST * sample.backbone_ms, min(of_way[0].ms for of_way in tried))
+    allowed = [trial for of_way in tried if of_way[0].ms <= limit for trial in of_way]
+    close = [trial for trial in allowed if trial.quality >= _best(allowed).quality - MARGIN]
+    quickest = min(trial.ms for trial in close)
+    best = _best(trial for trial in close if trial.ms <= SAME_SPEED * quickest)
+    of_way = [trial for trial in allowed if _way(trial.search) == _way(best.search)]
+    share = min(USUAL_SHARE, max(trial.search.subtract_neighbours for trial in of_way))  # 0 where none can be known
+    usual = [trial for trial in of_way if _is_usual(trial.search, share)]
+    return best if _is_better(best, _best(usual), sample) else _best(usual)
+
+
+def _is_usual(search: SearchSettings, share: float) -> bool:
+    return search.subtract_neighbours == share and search.mapped_score == "map"
+
+
+def _is_better(one: Trial, other: Trial, sample: Sample) -> bool:
+    """Return whether a trial is better by more than the standard error of the difference of image ROC AUC."""
+    return one.quality - other.quality > deviation(one.wins - other.wins, sample.owner)
