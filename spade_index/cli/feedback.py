@@ -138,7 +138,7 @@ def _is_there(gallery: "Gallery", id: str) -> bool:
 
 def _user() -> str:
     try:
-        return getpass.getuser()
+        return TEXT.convert(getpass.getuser(), None, None)
     except (KeyError, OSError):  # as in a container whose user has no name
         return ""
 
