@@ -28,10 +28,11 @@ AGAIN = 3  # kinds that are tried again at the grid, the neighbours and the wind
 SLOWEST = 1.3  # milliseconds of a search, at most, per millisecond of the backbone
 MARGIN = 0.005  # of the quality, within which the quicker way is taken
 SAME_SPEED = 1.25  # times as long: not a difference
+QUICK = 0.75  # milliseconds of a search per millisecond of the backbone, below which nothing is gained by less
 USUAL_SHARE = 0.5  # of the neighbours' maps, subtracted
 SHARE_OF_A_WAY = 0.025  # of the time, in the first round
 SHARE_OF_FIRST_ROUND = 0.4  # of the time that is left when it begins
-LAST_ROUND = 8  # ways as slow as those of the first round: about what the last one takes
+LAST_ROUND = 6  # ways as slow as those of the first round: about what the last one takes
 
 Told = Callable[[str], None]
 
@@ -214,15 +215,17 @@ def _best(trials: Iterable[Trial]) -> Trial:
 
 
 def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
-    """Return the trial to take: the best of the quickest way within the margin.
+    """Return the trial to take: the best of the quickest ways within the margin.
 
-    Ways whose search takes much longer than the backbone are left out, unless all do. The map score and half of the
-    neighbours' maps are the rule; another score must be better by more than the standard error.
+    What is quick beside the backbone counts as equally quick: fewer neighbours would save little, and cost accuracy that
+    synthetic defects on few images do not show. Ways whose search takes much longer than the backbone are left out,
+    unless all do. The map score and half of the neighbours' maps are the rule; another score must be better by more than
+    the standard error.
     """
     limit = max(SLOWEST * sample.backbone_ms, min(of_way[0].ms for of_way in tried))
     allowed = [trial for of_way in tried if of_way[0].ms <= limit for trial in of_way]
     close = [trial for trial in allowed if trial.quality >= _best(allowed).quality - MARGIN]
-    quickest = min(trial.ms for trial in close)
+    quickest = max(QUICK * sample.backbone_ms, min(trial.ms for trial in close))
     best = _best(trial for trial in close if trial.ms <= SAME_SPEED * quickest)
     of_way = [trial for trial in allowed if _way(trial.search) == _way(best.search)]
     share = min(USUAL_SHARE, max(trial.search.subtract_neighbours for trial in of_way))  # 0 where none can be known

@@ -140,7 +140,7 @@ def test_the_edge_of_a_metric_is_not_larger_than_any_input(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", of(Real, RealRange, AnyReal, Whole, WholeRange))
 def test_a_number_has_one_spelling(kind: click.ParamType) -> None:
-    for value in ("", " 5", "5 ", "+5", "1_0", "٣", "５", "05", "0x5", "5\n", "5.", ".5"):
+    for value in ("", " 5", "5 ", "+5", "1_0", "٣", "５", "05", "0x5", "5\n", "5."):
         with pytest.raises(click.BadParameter):
             kind.convert(value, None, None)
 
@@ -158,7 +158,7 @@ def test_a_whole_number_has_digits_alone(kind: click.ParamType) -> None:
         ["--mean", "1_0,1,1"],
         ["--std", "1, 1,1"],
         ["--level-weights", "1,+1,1"],
-        ["--level-weights", "1,.5,1"],
+        ["--level-weights", "1,5.,1"],
         ["--compared-levels", "0,1.0"],
         ["--compared-levels", "0,٢"],
         ["--compared-levels", "nan"],
@@ -173,7 +173,7 @@ def test_so_has_one_in_a_list(built: Path, dataset: Path, option: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    "limit", ["decoders=1_0", "decoders=1.0", "decoders=+1", "head_seconds=1_0", "head_seconds=.5"]
+    "limit", ["decoders=1_0", "decoders=1.0", "decoders=+1", "head_seconds=1_0", "head_seconds=5."]
 )
 def test_so_has_a_limit_of_the_service(limit: str, tmp_path: Path) -> None:
     assert "Invalid value for '--limit'" in run("serve", tmp_path, "--limit", limit, status=2).stderr

@@ -117,7 +117,7 @@ def test_invalid_http_is_refused(shared_server: Server, bytes_: bytes, caplog) -
     with shared_server.connect() as connection:
         connection.send(bytes_)
         answer = connection.socket.recv(1 << 16)
-        assert answer[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 403", b"HTTP/1.1 404", b"")
+        assert answer[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 403", b"HTTP/1.1 404", b"HTTP/1.1 505", b"")
         if b" 400 " in answer[:20]:
             assert b"application/problem+json" in answer
             assert b"nosniff" in answer
