@@ -106,7 +106,7 @@ def test_files_of_others_and_whole_files_in_use_are_left_alone(folder: Path) -> 
         cache.make_room(MOST)
 
 
-@pytest.mark.parametrize("most", [110_000, 1 << 30])
+@pytest.mark.parametrize("most", [130_000, 1 << 30])
 def test_a_damaged_cache_changes_no_answer(
     most: int, calibrated: Path, s3: S3, folder: Path, decoded: Decode, backbone: Backbone
 ) -> None:
@@ -155,7 +155,7 @@ def test_processes_share_it(gallery_path: Path, s3: S3, folder: Path) -> None:
     arguments = [sys.executable, "-c", READER, str(URL), str(folder)]
     readers = [
         subprocess.Popen([*arguments, str(most)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for most in (110_000, 1 << 30, 130_000)
+        for most in (130_000, 1 << 30, 130_000)
     ]
     found = [reader.communicate(timeout=120) for reader in readers]
     assert [error for _, error in found] == ["", "", ""]
