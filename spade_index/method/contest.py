@@ -218,9 +218,9 @@ def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
     """Return the trial to take: the best of the quickest ways within the margin.
 
     What is quick beside the backbone counts as equally quick: fewer neighbours would save little, and cost accuracy
-    that synthetic defects on few images do not show. Ways whose search takes much longer than the backbone are left out,
-    unless all do. The map score and half of the neighbours' maps are the rule; another score must be better by more
-    than the standard error.
+    that synthetic defects on few images do not show. Ways whose search takes much longer than the backbone are left
+    out, unless all do. The map score and half of the neighbours' maps are the rule; another score must be better by
+    more than the standard error.
     """
     limit = max(SLOWEST * sample.backbone_ms, min(of_way[0].ms for of_way in tried))
     allowed = [trial for of_way in tried if of_way[0].ms <= limit for trial in of_way]

@@ -155,7 +155,7 @@ def test_processes_share_it(gallery_path: Path, s3: S3, folder: Path) -> None:
     arguments = [sys.executable, "-c", READER, str(URL), str(folder)]
     readers = [
         subprocess.Popen([*arguments, str(most)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for most in (130_000, 1 << 30, 130_000)
+        for most in (130_000, 1 << 30, 150_000)
     ]
     found = [reader.communicate(timeout=120) for reader in readers]
     assert [error for _, error in found] == ["", "", ""]
