@@ -10,9 +10,9 @@ from .progress import Progress
 from .values import BYTES, PATH
 
 if TYPE_CHECKING:  # they take long to import
+    from spade_index.gallery.location import Location
     from spade_index.gallery.reader import Gallery
     from spade_index.gallery.remote.cache import CacheSettings
-    from spade_index.gallery.remote.location import Location
 
 DEFAULT_BYTES = 10_000_000_000  # `CacheSettings.bytes`, which takes long to import
 

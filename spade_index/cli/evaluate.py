@@ -33,7 +33,7 @@ from .tile_options import TileOptions
 from .values import ANY_GALLERY, PATH, WholeRange
 
 if TYPE_CHECKING:  # they take long to import
-    from spade_index.gallery.remote.location import Location
+    from spade_index.gallery.location import Location
     from spade_index.method.layouts import Found
 
     from .evaluating import Evaluator

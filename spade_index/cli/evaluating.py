@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from spade_index.features.backbone import Backbone
+from spade_index.gallery.location import Location
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.remote.location import Location
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method import evaluation
 from spade_index.method.dataset import build_gallery

@@ -10,7 +10,7 @@ from .options import any_gallery_argument, takes
 from .strict import strict_json
 
 if TYPE_CHECKING:  # it takes long to import
-    from spade_index.gallery.remote.location import Location
+    from spade_index.gallery.location import Location
 
 
 @click.command()

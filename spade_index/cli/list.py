@@ -14,7 +14,7 @@ from .values import WHOLE
 
 if TYPE_CHECKING:  # it takes long to import
     from spade_index.gallery.catalog.tables import ImageRow
-    from spade_index.gallery.remote.location import Location
+    from spade_index.gallery.location import Location
 
 SHOWN = ("id", "path", "size", "mtime_ns", "width", "height", "added", "removed")
 

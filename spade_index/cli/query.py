@@ -30,7 +30,7 @@ from .strict import strict_json
 from .values import PATH, REAL, WHOLE
 
 if TYPE_CHECKING:  # it takes long to import
-    from spade_index.gallery.remote.location import Location
+    from spade_index.gallery.location import Location
 
 
 @click.command()

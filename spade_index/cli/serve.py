@@ -22,7 +22,7 @@ from .streams import default_signals
 from .values import ANY_GALLERY, PATH, RealRange, any_number
 
 if TYPE_CHECKING:  # it takes long to import
-    from spade_index.gallery.remote.location import Location
+    from spade_index.gallery.location import Location
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
 MEGA = 1_000_000

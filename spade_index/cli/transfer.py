@@ -20,7 +20,7 @@ def push(gallery: Path, url: str) -> None:
     What is there already is not sent again, and readers see the gallery of before until all is there. Credentials are
     those of the environment.
     """
-    from spade_index.gallery.remote.location import Location
+    from spade_index.gallery.location import Location
     from spade_index.gallery.remote.push import Push
 
     location = Location.parse(url)
@@ -43,7 +43,7 @@ def pull(url: str, gallery: Path) -> None:
 
     Every byte is checked. An interrupted pull is carried on by the same command.
     """
-    from spade_index.gallery.remote.location import Location
+    from spade_index.gallery.location import Location
     from spade_index.gallery.remote.pull import Pull
 
     with Pull(Location.parse(url), gallery) as pull:

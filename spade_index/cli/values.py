@@ -54,7 +54,7 @@ class GalleryPath(FilePath):
         text = os.fspath(value)
         if not URL.match(text):
             return super().convert(value, param, ctx)
-        from spade_index.gallery.remote.location import Location  # takes long
+        from spade_index.gallery.location import Location  # takes long
 
         location = Location.parse(text)
         if not self._remote:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .location import Location
 from .reader import Gallery
-from .remote.location import Location
 
 if TYPE_CHECKING:  # it needs the extra `cloud`
     from .remote.cache import CacheSettings

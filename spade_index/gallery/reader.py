@@ -10,6 +10,7 @@ GALLERY/
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from spade_index.settings import SearchSettings
 
 from . import generations
 from .described import described
-from .remote.location import Location
+from .location import Location
 from .shards import Shards
 from .snapshot import SnapshotView
 from .verify import Problem, bytes_to_check, find_problems
@@ -247,7 +248,20 @@ class Gallery:
 
     def info(self) -> dict[str, Any]:
         """Describe this gallery in values that JSON knows."""
-        return described(self)
+        region = self.interest or self.region_rule
+        return {
+            "path": str(self.path),
+            "snapshot": self.snapshot,
+            "images": len(self),
+            **described(self.catalog),
+            "settings": asdict(self.settings),
+            "level_variances": self.level_variances(),
+            "index": self.index_info(),
+            "region_of_interest": None if region is None else region.described(),
+            "maps": self.codec,
+            "stored_levels": list(self.stored_levels),
+            "bytes_per_image": self.storage.map_bytes(self.settings) + 4 * self.settings.pooled_dim,
+        }
 
     def index_info(self) -> dict[str, Any] | None:
         """Describe the index, the changes since it was built, and whether it should be rebuilt (`stale`)."""

@@ -12,7 +12,7 @@ from spade_index.gallery.store.record import StoredImage
 from spade_index.gallery.store.shard import Shard, is_finite
 from spade_index.gallery.store.storage import MapStorage
 
-from .remote.location import Location
+from .location import Location
 from .shards import Shards
 
 Place = tuple[int, np.ndarray, np.ndarray]  # a shard, rows int64 [n] and keys int64 [n] of images in it

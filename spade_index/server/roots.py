@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from spade_index.errors import InputError, SpadeIndexError
+from spade_index.gallery.location import Location
 from spade_index.gallery.reader import CATALOG, Gallery
-from spade_index.gallery.remote.location import Location
 
 from .settings import ServeSettings
 

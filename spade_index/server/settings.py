@@ -12,8 +12,8 @@ from spade_index.presets import SearchChoice
 from spade_index.settings import DecodeLimits
 
 if TYPE_CHECKING:  # they take long to import
+    from spade_index.gallery.location import Location
     from spade_index.gallery.remote.cache import CacheSettings
-    from spade_index.gallery.remote.location import Location
 
 MIB = 1 << 20
 MOST_ADDED = 10_000  # images of a request that adds some, whatever the settings

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spade_index.gallery.remote.location import Location
+from spade_index.gallery.location import Location
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method import calibration
 

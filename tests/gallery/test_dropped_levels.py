@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from spade_index.errors import FormatTooNew, GalleryDamaged, InputError, StorageError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.remote.location import Location
+from spade_index.gallery.location import Location
 from spade_index.gallery.store import format as store_format
 from spade_index.gallery.store.codecs import CODECS, NAMES, Codec
 from spade_index.gallery.store.moments import maps_moments

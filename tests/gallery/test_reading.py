@@ -12,10 +12,10 @@ import pytest
 from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import CATALOG, Gallery
+from spade_index.gallery.location import Location
 from spade_index.gallery.opening import open_gallery
 from spade_index.gallery.remote import blocks, reading
 from spade_index.gallery.remote.cache import CacheSettings
-from spade_index.gallery.remote.location import Location
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage
 from spade_index.settings import ExtractionSettings, Preprocessing

@@ -11,7 +11,7 @@ import pytest
 from spade_index.errors import GalleryError, RemoteError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.remote.location import Location
+from spade_index.gallery.location import Location
 from spade_index.images import DecodedImage
 
 from helpers.remote import URL, answers, grow, opened, push

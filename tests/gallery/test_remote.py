@@ -7,9 +7,9 @@ import pytest
 
 from spade_index.errors import GalleryError, GalleryLocked, GalleryNotFound, InputError
 from spade_index.gallery import Gallery
+from spade_index.gallery.location import Location
 from spade_index.gallery.remote import push as pushing
 from spade_index.gallery.remote import store
-from spade_index.gallery.remote.location import Location
 from spade_index.gallery.remote.pull import Pull
 from spade_index.gallery.remote.push import Push
 from spade_index.gallery.write.lock import WriterLock

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from spade_index.errors import GalleryDamaged, InputError, RemoteError
+from spade_index.gallery.location import Location
 from spade_index.gallery.remote.failures import Replaced
-from spade_index.gallery.remote.location import Location
 from spade_index.gallery.remote.pull import Pull
 from spade_index.gallery.remote.push import Push
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
+from spade_index.gallery.location import Location
 from spade_index.gallery.remote.cache import CacheSettings
-from spade_index.gallery.remote.location import Location
 from spade_index.gallery.remote.pull import Pull
 from spade_index.gallery.remote.push import Push
 from spade_index.gallery.remote.reading import RemoteGallery

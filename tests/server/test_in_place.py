@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from spade_index.errors import GalleryNotFound, RemoteError
+from spade_index.gallery.location import Location
 from spade_index.gallery.remote.cache import CacheSettings
-from spade_index.gallery.remote.location import Location
 from spade_index.gallery.remote.push import Push
 from spade_index.server import roots
 

@@ -17,8 +17,7 @@ from obstore.exceptions import (
 )
 
 from spade_index.errors import RemoteError
-
-from .location import Location
+from spade_index.gallery.location import Location
 
 CODE = re.compile(r"<Code>([A-Za-z]{1,40})</Code>")
 STATUS = re.compile(r"status code: (\d{3})\b")

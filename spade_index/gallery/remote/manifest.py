@@ -10,11 +10,11 @@ from spade_index.errors import FormatTooNew, GalleryError, GalleryNotFound, Inpu
 from spade_index.exact import read_json
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import Stamp
+from spade_index.gallery.location import Location
 from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
 
 from .failures import Damaged
 from .files import DIGEST
-from .location import Location
 from .store import Remote
 
 NAME = "gallery.json"

@@ -12,13 +12,13 @@ from spade_index.errors import InputError, storage_errors
 from spade_index.gallery import generations
 from spade_index.gallery.catalog import check
 from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.location import Location
 from spade_index.gallery.reader import CATALOG
 from spade_index.gallery.write.lock import WriterLock
 
 from .download import Progress, download, has_digest
 from .failures import Damaged
 from .files import FOLDERS, NamedFile, catalog_object, named_files
-from .location import Location
 from .manifest import State, described_catalog, images_of, pushed_state, require_successor
 from .replace import put_in_place
 from .store import Patience, Remote

@@ -13,12 +13,12 @@ import xxhash
 from spade_index.errors import GalleryDamaged, InputError, StorageError
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import Stamp
+from spade_index.gallery.location import Location
 from spade_index.gallery.reader import CATALOG, Gallery
 from spade_index.gallery.store.files import BLOCK, open_regular
 
 from .failures import Damaged
 from .files import OBJECT, NamedFile, catalog_object, named_files
-from .location import Location
 from .manifest import MOST_BYTES, NAME, State, images_of, require_successor
 from .store import Patience, Remote
 from .sums import SumsOfBytes, sums_bytes

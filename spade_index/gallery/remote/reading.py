@@ -12,6 +12,7 @@ from spade_index.gallery import generations
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.gallery.index.search import ImageSearch, Neighbour
+from spade_index.gallery.location import Location
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.shards import Shards
 from spade_index.gallery.store.leave_one_out import FOLDER
@@ -25,7 +26,6 @@ from .cache import Cache, CacheSettings
 from .download import Progress, download, has_digest
 from .failures import Damaged
 from .files import NamedFile, catalog_object, named_files
-from .location import Location
 from .manifest import State, described_catalog, pushed_state
 from .store import Patience, Remote
 

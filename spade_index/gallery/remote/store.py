@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spade_index.errors import GalleryNotFound, InputError
-
-from .location import Location
+from spade_index.gallery.location import Location
 
 try:
     import obstore
