@@ -21,7 +21,7 @@ from .ways import Kind, describe, kind_of, ways_of
 BASE = (28, 20)  # cells of the grid's longer edge, and neighbours whose pixels are compared, where kinds are compared
 CHEAPER = ((28, 10), (14, 20), (14, 10), (14, 5), (7, 5))  # in its place where that takes too long
 GRIDS = (14, 28, 56)
-NEIGHBOURS = (5, 10, 20, 50)
+NEIGHBOURS = (5, 10)
 WINDOW = 2  # cells around the same place, for products that lie alike in all images
 FINALISTS = 4  # kinds of ways that are tried on more images
 AGAIN = 3  # kinds that are tried again at the grid, the neighbours and the window that the best one ends with
@@ -91,7 +91,8 @@ def hold(
         return first.outcome()
     progress(f"the best of {len(few.plain)} images again, on {len(more.plain)}")
     last = Round(Trials(gallery, more, **options), more, clock, until, progress)
-    last.attempt_all(dict.fromkeys([kinds[0], *first.best_of_kinds()][:FINALISTS]))
+    best = {kind_of(way): way for way in (kinds[0], *first.best_of_kinds())}  # the most promising kind always
+    last.attempt_all(list(best.values())[:FINALISTS])
     last.refine()
     return last.outcome(first)
 
@@ -129,10 +130,15 @@ class Round:
             self.attempt(search)
 
     def refine(self) -> None:
-        """Try a window for the best way, other neighbours, other grids, and the best kinds with what is best then."""
+        """Try a window for the best way, fewer neighbours, other grids, and the best kinds with what is best then.
+
+        Fewer neighbours only where the search is slow beside the backbone: else they would win by chance.
+        """
         self.attempt(replace(self._chosen, window=WINDOW))
-        best = self._chosen
-        self.attempt_all(filter(self._fits, (replace(best, gallery_neighbours=count) for count in NEIGHBOURS)))
+        chosen = choose(self.tried, self._sample)
+        if chosen.ms > QUICK * self._sample.backbone_ms:
+            fewer = (count for count in NEIGHBOURS if count < chosen.search.gallery_neighbours)
+            self.attempt_all(replace(chosen.search, gallery_neighbours=count) for count in fewer)
         best = self._chosen
         self.attempt_all(filter(self._fits, (replace(best, grid=grid) for grid in GRIDS)))
         best = self._chosen
