@@ -1,7 +1,7 @@
 """Fixtures that all tests share: images, a tiny backbone and small galleries."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faiss
@@ -11,6 +11,7 @@ import torch
 from spade_index.features.backbone import Backbone
 from spade_index.images import DecodedImage, find_images, load
 
+from helpers.s3_server import S3, s3_server
 from helpers.tiny import build, tiny_backbone, write_images
 
 torch.set_num_threads(1)
@@ -55,3 +56,12 @@ def decoded(tmp_path: Path, backbone: Backbone) -> Callable[..., list[DecodedIma
         return [load(file, backbone.settings.preprocessing) for file in find_images(folder)]
 
     return make
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """A server of S3 that the environment names."""
+    with s3_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server

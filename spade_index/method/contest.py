@@ -67,25 +67,30 @@ def hold(
         ways: number of kinds of ways to try on the whole sample, the most promising first; None: as time allows.
         progress: told of each way when it has been tried, in one line.
         options: device, kernel and map_memory, as for `Detector`.
+
+    Returns:
+        What was chosen, and all that was tried.
+
+    Raises:
+        GalleryDamaged: maps cannot be read.
     """
     trials = Trials(gallery, sample, **options)
     kinds = list(islice(ways_of(gallery), ways))
-    first = Round(trials, sample, clock, math.inf if ways else until, progress)
+    first = Round(trials, sample, clock, until if ways is None else math.inf, progress)
     base, ms = first.base(kinds[0])
     kinds = [replace(kind, grid=base[0], gallery_neighbours=base[1]) for kind in kinds]
     if ways is not None:
         first.attempt_all(kinds)
         return first.outcome()
-    queries = len(sample.plain) + len(sample.owner)
-    few = _part(sample, SHARE_OF_A_WAY * until / (ms / 1e3 * queries))
+    few = _part(sample, SHARE_OF_A_WAY * until, ms / 1e3 * (len(sample.plain) + len(sample.owner)))
     if few is not sample:
         now = clock.seconds()
         end = now + SHARE_OF_FIRST_ROUND * (until - now)
         first = Round(Trials(gallery, few, **options), few, clock, end, progress)
     first.attempt_all(kinds)
-    on_all = first.seconds_of_a_way * len(sample.plain) / len(few.plain)
-    more = _part(sample, (until - clock.seconds()) / (LAST_ROUND * on_all))
-    if few is sample or len(more.plain) <= len(few.plain):
+    of_a_way = first.seconds_of_a_way * len(sample.plain) / len(few.plain)  # on all
+    more = _part(sample, until - clock.seconds(), LAST_ROUND * of_a_way)
+    if len(more.plain) <= len(few.plain):
         first.until = until
         first.refine()
         return first.outcome()
@@ -97,9 +102,11 @@ def hold(
     return last.outcome(first)
 
 
-def _part(sample: Sample, share: float) -> Sample:
-    """Return this share of a sample, of 10 images at least, or all of it."""
-    count = max(LEAST, math.floor(min(share, 1) * len(sample.plain)))
+def _part(sample: Sample, seconds: float, on_all: float) -> Sample:
+    """Return as much of a sample as there is time for, 10 images at least; all of it would take `on_all` seconds."""
+    if on_all <= seconds:
+        return sample
+    count = max(LEAST, math.floor(seconds / on_all * len(sample.plain)))
     return sample if count >= len(sample.plain) else sample.some(count)
 
 

@@ -5,18 +5,16 @@ import json
 import pytest
 
 from helpers.cli_runs import objects, refused, run
-from helpers.s3_server import BUCKET, SECRET, s3_server
+from helpers.s3_server import BUCKET, SECRET
 
 URL = f"s3://{BUCKET}/tiles"
 
 
 @pytest.fixture
-def s3(monkeypatch, tmp_path):
-    with s3_server() as server:
-        for name, value in server.environment().items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("SPADE_INDEX_CACHE", str(tmp_path / "cache"))
-        yield server
+def s3(s3, monkeypatch, tmp_path):
+    """A server of S3, and a cache of its own for each test."""
+    monkeypatch.setenv("SPADE_INDEX_CACHE", str(tmp_path / "cache"))
+    return s3
 
 
 def test_the_answers_are_those_of_the_disk(gallery, dataset, s3):

@@ -1,6 +1,5 @@
 """Galleries with a calibration, and object stores."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from spade_index.method import calibration
 
 from helpers.damage import SEARCH
 from helpers.remote import URL
-from helpers.s3_server import S3, s3_server
+from helpers.s3_server import S3
 
 
 @pytest.fixture
@@ -20,15 +19,6 @@ def calibrated(gallery_path: Path) -> Path:
     with GalleryWriter(gallery_path) as writer:
         calibration.store(writer, SEARCH, calibration.calibrate(writer.gallery, SEARCH))
     return gallery_path
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """A server of S3 that the environment names."""
-    with s3_server() as server:
-        for name, value in server.environment().items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @pytest.fixture(params=["s3", "file"])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from spade_index.errors import RemoteError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.location import Location
@@ -15,7 +16,7 @@ from spade_index.images import DecodedImage
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 
-from helpers.s3_server import BUCKET
+from helpers.s3_server import BUCKET, S3, SECRET
 from helpers.tiny import build, files_of, tiny_backbone, write_images
 
 URL = Location.parse(f"s3://{BUCKET}/line 1/gallery")
@@ -35,6 +36,17 @@ def pull(target: Path, location: Location = URL) -> int:
     """Pull a gallery; return the bytes that came."""
     with Pull(location, target, QUICK) as pulled:
         return pulled.fetch()
+
+
+def require_one_line(error: RemoteError, line: str, s3: S3) -> None:
+    """Fail unless an error says this in one line that names the gallery, and nothing of the store or of secrets."""
+    text = str(error)
+    assert line in text
+    assert text.startswith(f"{URL}: ")
+    assert "\n" not in text
+    assert SECRET not in text
+    assert s3.url not in text
+    assert error.__cause__ is None
 
 
 def contents(gallery: Path) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ import pytest
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.method.contest import FINALISTS, Outcome, hold
+from spade_index.method.contest import BASE, FINALISTS, Outcome, hold
 from spade_index.method.synthetic import LEAST, draw_sample
 from spade_index.method.trials import Trial, Trials
 from spade_index.method.ways import kind_of, ways_of
@@ -71,6 +71,8 @@ def test_with_time_enough_all_ways_are_tried_on_all_images(path: Path, tiny: Bac
         assert {kind_of(of_way[0].search) for of_way in outcome.tried} == {*map(kind_of, ways_of(gallery))}
     assert any(of_way[0].search.window is not None for of_way in outcome.tried)
     assert outcome.fixed is not None
+    neighbours = {of_way[0].search.gallery_neighbours for of_way in outcome.tried}
+    assert neighbours == {BASE[1]}  # a search is quick beside the backbone, so fewer could only win by chance
 
 
 def test_with_little_time_the_best_of_few_images_are_tried_on_more(path: Path, tiny: Backbone, clock: Clock) -> None:

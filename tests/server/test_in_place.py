@@ -1,6 +1,6 @@
 """A gallery in an object store, served read-only."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,13 @@ from spade_index.gallery.remote.push import Push
 from spade_index.server import roots
 
 from helpers.remote import grow
-from helpers.s3_server import BUCKET, S3, SECRET, s3_server
+from helpers.s3_server import BUCKET, S3, SECRET
 from helpers.serving import Server
 from helpers.tiny import png
 from helpers.waiting import eventually
 
 URL = Location.parse(f"s3://{BUCKET}/lines/calibrated")
 Serve = Callable[..., Server]
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    with s3_server() as server:
-        for name, value in server.environment().items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @pytest.fixture
