@@ -44,4 +44,4 @@ def add(
         loaded = backbone.load(device, recorded)
     with GalleryWriter(gallery) as writer:
         add_images(writer, found, loaded, loading, adding)
-        keep_calibrated(writer, loaded)
+        keep_calibrated(writer, loaded.device)

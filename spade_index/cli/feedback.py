@@ -12,6 +12,7 @@ from spade_index.errors import InputError
 from .adding import add_images
 from .backbone_options import BackboneOptions
 from .counts import counted
+from .judging import keep_calibrated
 from .lines import printable
 from .options import AddingOptions, LoadingOptions, device_option, gallery_argument, takes
 from .region_rules import limit_sources, own_roi_option
@@ -89,8 +90,6 @@ def _add(
     from spade_index.gallery.store.record import Feedback
     from spade_index.gallery.write.writer import GalleryWriter
 
-    from .judging import keep_calibrated
-
     loading.limit_decoding()
     found.require_images()
     with Gallery(path) as recorded:
@@ -104,7 +103,7 @@ def _add(
         for row in writer.gallery.catalog.feedback():
             if row.id.startswith(prefix):
                 click.echo(printable(f"noted as a false alarm: {row.id} (`--undo` with this id takes it back)"))
-        keep_calibrated(writer, loaded)
+        keep_calibrated(writer, loaded.device)
 
 
 def _list(path: Path, as_json: bool) -> None:
@@ -127,6 +126,7 @@ def _undo(path: Path, id: str) -> None:
         snapshot = writer.undo_feedback(id)
         there = f"{counted(writer.gallery)} at snapshot {snapshot}"
         click.echo(printable(f"{id} removed again (`restore` takes it back, until `compact`); {there}"))
+        keep_calibrated(writer)  # so that verdicts are those of before
 
 
 def _is_there(gallery: "Gallery", id: str) -> bool:

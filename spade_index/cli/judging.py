@@ -10,7 +10,9 @@ from spade_index.settings import CALIBRATION_SAMPLE, TUNE_FROM, TUNE_SECONDS
 from .backbone_options import BackboneOptions
 from .progress import Progress
 
-if TYPE_CHECKING:  # both take long to import
+if TYPE_CHECKING:  # all take long to import
+    import torch
+
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.images.files import ImageFile
@@ -37,8 +39,11 @@ def sized_backbone(
     return chosen.backbone
 
 
-def keep_calibrated(writer: "GalleryWriter", backbone: "Backbone") -> None:
-    """Score the images that were added to a calibrated gallery, and say whether it should be tuned again."""
+def keep_calibrated(writer: "GalleryWriter", device: "torch.device | None" = None) -> None:
+    """Carry a calibration on to the images of now: score those that came, forget those that went.
+
+    Say whether the gallery should be tuned again. `device` is that of the pixel search; by default the CPU.
+    """
     from spade_index.method.judgement import carry_on
     from spade_index.method.normal_scores import calibration_for
     from spade_index.method.tuned import should_tune_again, tuned_search
@@ -46,7 +51,7 @@ def keep_calibrated(writer: "GalleryWriter", backbone: "Backbone") -> None:
     search = tuned_search(writer.gallery)
     if calibration_for(writer.gallery, search) is not None:
         with Progress("calibrate") as progress:
-            carry_on(writer, search, progress=progress, device=backbone.device)
+            carry_on(writer, search, progress=progress, device=device)
     if should_tune_again(writer.gallery):
         click.echo(f"the gallery has changed since it was tuned: `spade-index tune {writer.path}` does it again")
 

@@ -22,10 +22,11 @@ def corrected(gallery: Path, image: Path, *options: object) -> str:
     return line.removeprefix("noted as a false alarm: ").split(" (")[0]
 
 
-def is_anomalous(gallery: Path, image: Path) -> bool:
+def verdict(gallery: Path, image: Path) -> tuple[bool, float, float]:
+    """Return whether an image is anomalous, its score and its p-value."""
     (found,) = objects(run("query", gallery, image, "--json", "--false-alarms", 0.2, "--workers", 1))
     assert found["anomalous"] is not None
-    return bool(found["anomalous"])
+    return bool(found["anomalous"]), float(found["score"]), float(found["p_value"])
 
 
 def listed(gallery: Path) -> list[dict[str, object]]:
@@ -34,16 +35,18 @@ def listed(gallery: Path) -> list[dict[str, object]]:
 
 def test_a_false_alarm_is_normal_until_it_is_undone(gallery: Path, alarm: Path) -> None:
     run("calibrate", gallery)
-    assert is_anomalous(gallery, alarm)
+    before = verdict(gallery, alarm)
+    assert before[0]
     id = corrected(gallery, alarm, "--note", "a shadow", "--by", "Ada")
-    assert not is_anomalous(gallery, alarm)
+    assert not verdict(gallery, alarm)[0]
     (said,) = listed(gallery)
     assert said.pop("given")
     assert said == {"id": id, "verdict": "false_alarm", "who": "Ada", "note": "a shadow", "there": True}
     undone = run("feedback", gallery, "--undo", id).stdout
     assert undone.startswith(f"{id} removed again")
     assert undone.endswith("; 12 images at snapshot 3\n")
-    assert is_anomalous(gallery, alarm)
+    assert verdict(gallery, alarm) == before
+    assert "the threshold was chosen on" not in run("query", gallery, alarm, "--workers", 1).stderr
     assert [said["there"] for said in listed(gallery)] == [False]
     assert "removed\ta shadow" in run("feedback", gallery, "--list").stdout
 
