@@ -49,8 +49,8 @@ $(1)/bin/python -m pip install --quiet --constraint $(2) --no-build-isolation --
 touch $(1)/.ready
 endef
 
-ALL := cloud,cpu,demo,heic,serve,test,dev
-RUNTIME := cloud,cpu,demo,heic,serve,test
+ALL := cloud,cpu,demo,heic,ray,serve,test,dev
+RUNTIME := cloud,cpu,demo,heic,ray,serve,test
 
 $(READY): setup.py requirements/lock.txt
 	$(call install,$(VENV),requirements/lock.txt,$(ALL))

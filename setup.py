@@ -18,6 +18,7 @@ setup(
         "spade_index.benchmarks.gpu",
         "spade_index.cli",
         "spade_index.client",
+        "spade_index.cluster",
         "spade_index.features",
         "spade_index.gallery",
         "spade_index.gallery.catalog",
@@ -77,6 +78,7 @@ setup(
         # 1.8.1 bundles libheif 1.23. The service decodes files of unknown origin.
         "heic": ["pillow-heif>=1.8.1"],
         "cloud": ["obstore>=0.12.1"],
+        "ray": ["ray[default]>=2.60"],  # all machines of a cluster have the same version; earlier ones are not tested
         "demo": ["scikit-image>=0.25"],  # its photographs of textures
         "serve": [
             "fastapi>=0.115",
@@ -97,6 +99,7 @@ setup(
             "psutil>=6.0",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
+            "ray[default]>=2.60",
             "schemathesis>=4.0",
             "scikit-image>=0.25",
             "scikit-learn>=1.5",

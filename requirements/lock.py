@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-EXTRAS = "cloud,cpu,demo,dev,heic,serve,test"
+EXTRAS = "cloud,cpu,demo,dev,heic,ray,serve,test"
 TOOLS = ("pip", "setuptools")
 
 
@@ -26,7 +26,9 @@ def main() -> None:
     packages = resolve(EXTRAS)
     write("lock.txt", "What a fresh installation resolves to", packages)
     write(
-        "lowest.txt", "The lower bounds of setup.py", resolve("cloud,cpu,demo,heic,serve,test", lower_bounds(packages))
+        "lowest.txt",
+        "The lower bounds of setup.py",
+        resolve("cloud,cpu,demo,heic,ray,serve,test", lower_bounds(packages)),
     )
 
 

@@ -7,6 +7,7 @@
     ├── ServiceError            a service answered with an error (raised by spade_index.client)
     │   ├── Unavailable         the service cannot be reached, or does not answer in time
     │   └── JobFailed           a job failed, or was cancelled or interrupted
+    ├── ClusterError            Ray is not installed, no cluster answers, or its workers are too few or lost
     └── GalleryError
         ├── GalleryNotFound     there is no gallery at the path
         ├── GalleryLocked       another process is writing
@@ -78,6 +79,10 @@ class Unavailable(ServiceError):
 
 class JobFailed(ServiceError):
     """A job failed, or was cancelled or interrupted; what it had committed is kept."""
+
+
+class ClusterError(SpadeIndexError):
+    """Ray is not installed, no cluster answers, or its workers are too few or lost."""
 
 
 class GalleryError(SpadeIndexError):

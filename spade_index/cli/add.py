@@ -6,6 +6,7 @@ import click
 
 from .adding import add_images
 from .backbone_options import BackboneOptions
+from .cluster_options import ClusterOptions
 from .options import AddingOptions, LoadingOptions, device_option, gallery_argument, many_images_argument, takes
 from .region_rules import limit_sources, own_roi_option
 from .sources import SourceOptions, Sources
@@ -19,6 +20,7 @@ from .sources import SourceOptions, Sources
 @takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
+@takes("cluster", ClusterOptions)
 @own_roi_option
 def add(
     gallery: Path,
@@ -28,6 +30,7 @@ def add(
     sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
+    cluster: ClusterOptions,
     roi: Path | None,
 ) -> None:
     """Add normal IMAGES (as in `build`, several) to GALLERY."""
@@ -36,6 +39,7 @@ def add(
 
     from .judging import keep_calibrated
 
+    cluster.require()
     loading.limit_decoding()
     found = Sources(images, sources)
     found.require_images()
@@ -43,5 +47,6 @@ def add(
         limit_sources(found, recorded, roi)
         loaded = backbone.load(device, recorded)
     with GalleryWriter(gallery) as writer:
-        add_images(writer, found, loaded, loading, adding)
+        weights = str(backbone.weights or "") or writer.gallery.catalog.meta("weights_file")
+        add_images(writer, found, loaded, loading, adding, elsewhere=cluster.workers(writer, loaded, weights))
         keep_calibrated(writer, loaded.device)

@@ -1,6 +1,7 @@
 """Add images to a gallery that is open for writing, for `build` and `add`."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,8 @@ from .options import AddingOptions, LoadingOptions
 from .progress import Progress
 from .sources import Sources
 
-if TYPE_CHECKING:  # both take long to import
+if TYPE_CHECKING:  # all take long to import
+    from spade_index.cluster.elsewhere import OnCrew
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.store.record import Feedback
     from spade_index.gallery.write.writer import GalleryWriter
@@ -27,13 +29,14 @@ def add_images(
     loading: LoadingOptions,
     adding: AddingOptions,
     feedback: "Feedback | None" = None,
+    elsewhere: "AbstractContextManager[OnCrew | None] | None" = None,
 ) -> None:
     """Add all images of the sources, rebuild the index if it is stale, and print the report.
 
-    `feedback` is why they are added.
+    `feedback` is why they are added, `elsewhere` are the workers of a cluster.
     """
     total = sum(1 for _ in sources.files()) if sys.stderr.isatty() else None
-    with Progress("add", total) as progress:
+    with elsewhere or nullcontext() as workers, Progress(adding_on(workers), total) as progress:
         report = writer.add(
             sources.counted_files(adding.prefix),
             backbone,
@@ -44,6 +47,7 @@ def add_images(
             left_out=sources.leave_out,
             batch_size=loading.batch_size,
             workers=loading.workers,
+            elsewhere=workers,
             notice=progress.say,
             progress=progress,
         )
@@ -62,3 +66,8 @@ def add_images(
             "deletes removed images and earlier snapshots; each `add` merges some"
         )
     click.echo(f"{report}; {counted(writer.gallery)} at snapshot {writer.gallery.snapshot}")
+
+
+def adding_on(workers: "OnCrew | None") -> str:
+    """Return what the progress is of."""
+    return "add" if workers is None else f"add, {workers.count} workers"

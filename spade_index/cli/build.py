@@ -6,6 +6,7 @@ import click
 
 from .adding import add_images
 from .backbone_options import BackboneOptions
+from .cluster_options import ClusterOptions
 from .options import (
     AddingOptions,
     LoadingOptions,
@@ -35,6 +36,7 @@ from .values import CODEC
 @takes("sources", SourceOptions)
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
+@takes("cluster", ClusterOptions)
 @click.option("--maps", type=CODEC, help="How to store feature maps [as the gallery does; a new one: float16]")
 @roi_option
 @tune_option
@@ -49,6 +51,7 @@ def build(
     sources: SourceOptions,
     loading: LoadingOptions,
     adding: AddingOptions,
+    cluster: ClusterOptions,
     maps: str | None,
     roi: Path | None,
     no_tune: bool,
@@ -63,6 +66,7 @@ def build(
 
     from .judging import judge_gallery, sized_backbone
 
+    cluster.require()
     loading.limit_decoding()
     found = Sources([images], sources)
     loaded, region, rule = None, require_region(roi), rule_in(roi)
@@ -93,7 +97,8 @@ def build(
             set_region(writer, region)
         elif rule is not None and writer.gallery.region_rule is None:
             writer.set_region_rule(rule.text)
-        add_images(writer, found, loaded, loading, adding)
+        elsewhere = cluster.workers(writer, loaded, weights or writer.gallery.catalog.meta("weights_file"))
+        add_images(writer, found, loaded, loading, adding, elsewhere=elsewhere)
         if region is not None:
             say_turned(writer.gallery, region)
         if roi is not None and not writer.gallery.is_limited:

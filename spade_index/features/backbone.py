@@ -179,6 +179,19 @@ def load_backbone(
     )
 
 
+def load_recorded(settings: ExtractionSettings, weights: str | None, device: str) -> Backbone:
+    """Load the backbone that a gallery with these settings was built with. Raises BackboneError."""
+    return load_backbone(
+        settings.backbone,
+        weights=weights,
+        levels=settings.levels,
+        preprocessing=lambda default: settings.preprocessing,
+        device=device,
+        precision=settings.precision,
+        stored_grid=settings.stored_grid,
+    )
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device of this name; `auto` is the GPU if there is one. Raises BackboneError if it cannot be used."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

@@ -65,7 +65,7 @@ def load_all(
 
     threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     lots = in_lots(files, lot, LOT_BYTES, _size)
-    started = _started_ahead(lots, lambda some: threads.submit(load, some), ahead + 1 - lot, cost)
+    started = started_ahead(lots, lambda some: threads.submit(load, some), ahead + 1 - lot, cost)
     try:
         for _, future in started:
             for loaded in future.result():
@@ -102,7 +102,7 @@ def load_tiles(
     readers = ThreadPoolExecutor(min(workers, PICTURES - 1), thread_name_prefix="decode")
     cutters = ThreadPoolExecutor(workers, thread_name_prefix="cut")
     try:
-        for file, future in _started_ahead(iter(files), lambda file: readers.submit(load, file), PICTURES):
+        for file, future in started_ahead(iter(files), lambda file: readers.submit(load, file), PICTURES):
             loaded = future.result()
             if isinstance(loaded, ImageError):
                 on_error(loaded)
@@ -131,7 +131,7 @@ def _tiles_of(
     image, digest, notice = picture
     make = partial(cut, image, file, how, digest, notice, thumbnails=thumbnails)
     lots = in_lots(range(len(pieces_of(image.width, image.height, how))), TILES)
-    for _, future in _started_ahead(lots, lambda lot: pool.submit(make, lot), ahead):
+    for _, future in started_ahead(lots, lambda lot: pool.submit(make, lot), ahead):
         yield from future.result()
 
 
@@ -165,7 +165,7 @@ def _or_error(function: Callable[..., T], *arguments: object) -> T | ImageError:
         return error
 
 
-def _started_ahead(
+def started_ahead(
     items: Iterator[T], start: Callable[[T], Future[F]], most: float, cost: Callable[[T], float] = lambda item: 1
 ) -> Iterator[tuple[T, Future[F]]]:
     """Yield items with the work started on each, in advance as long as those cost less than `most` in all.

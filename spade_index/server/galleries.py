@@ -15,7 +15,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from spade_index.errors import InputError, SpadeIndexError
-from spade_index.features.backbone import Backbone, load_backbone
+from spade_index.features.backbone import Backbone, load_recorded
 from spade_index.gallery.reader import Gallery
 from spade_index.method.commands import calibrate_command, gives_verdicts
 from spade_index.method.detector import Detector
@@ -35,16 +35,7 @@ log = logging.getLogger("spade_index.server")
 
 def backbone_of(gallery: Gallery, device: str) -> Backbone:
     """Load the backbone that a gallery was built with."""
-    recorded = gallery.settings
-    return load_backbone(
-        recorded.backbone,
-        weights=gallery.catalog.meta("weights_file"),
-        levels=recorded.levels,
-        preprocessing=lambda default: recorded.preprocessing,
-        device=device,
-        precision=recorded.precision,
-        stored_grid=recorded.stored_grid,
-    )
+    return load_recorded(gallery.settings, gallery.catalog.meta("weights_file"), device)
 
 
 @dataclass(eq=False)

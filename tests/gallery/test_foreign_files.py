@@ -38,6 +38,9 @@ FOREIGN = [
     "readers/notes.txt",
     "readers/9.bak",
     "readers/9/inside",
+    "incoming/notes.txt",
+    "incoming/mine/000001.h5",
+    f"incoming/{'0f' * 16}/notes.txt",
     "lost+found/inside",
     "notes.txt",
 ]
@@ -71,6 +74,16 @@ def test_foreign_files_stay(gallery_path: Path) -> None:
     assert files_of(gallery_path) - set(FOREIGN) - files == parts_of(gallery_path)
 
 
+def test_shards_that_other_processes_left_are_deleted(gallery_path: Path) -> None:
+    folder = gallery_path / "incoming" / ("0f" * 16)
+    folder.mkdir(parents=True)
+    for name in ("000003.h5", "000004.h5.tmp"):
+        (folder / name).write_text("left")
+    with GalleryWriter(gallery_path):
+        pass
+    assert not folder.parent.exists()
+
+
 @pytest.mark.parametrize("name", ["shards/000001.h5", "shards/000099.h5.tmp", "index/000001.faiss", "readers/77"])
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
 def test_what_is_no_file_is_not_deleted_as_one(gallery_path: Path, tmp_path: Path, name: str, kind: str) -> None:
@@ -89,7 +102,7 @@ def test_what_is_no_file_is_not_deleted_as_one(gallery_path: Path, tmp_path: Pat
     assert (tmp_path / "elsewhere").read_text() == "mine"
 
 
-@pytest.mark.parametrize("folder", ["shards", "index", "readers", "calibrations", "set-aside"])
+@pytest.mark.parametrize("folder", ["shards", "index", "readers", "calibrations", "set-aside", "incoming"])
 def test_a_linked_folder_is_read_and_not_written_to(gallery_path: Path, tmp_path: Path, folder: str) -> None:
     target = tmp_path / "elsewhere"
     if (gallery_path / folder).exists():

@@ -76,10 +76,15 @@ def make_durable(temporary: Path, path: Path) -> str:
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     digest = file_digest(temporary)
+    rename(temporary, path)
+    return digest
+
+
+def rename(temporary: Path, path: Path) -> None:
+    """Rename a durable file to `path` atomically, and flush that to disk. Raises OSError."""
     os.rename(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return digest

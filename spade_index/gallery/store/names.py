@@ -5,6 +5,7 @@ import re
 SHARD = re.compile(r"(\d{6,19})\.h5")
 INDEX = re.compile(r"(\d{6,19})(?:-\d{1,9})?\.faiss")  # begins with its snapshot
 CALIBRATION = re.compile(r"(\d{6,19})(?:-\d{1,9})?\.h5")
+MAKER = re.compile("[0-9a-f]{32}")  # a folder of shards that another process makes
 DESCRIPTORS = CALIBRATION  # beside an index
 
 

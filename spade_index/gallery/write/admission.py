@@ -182,15 +182,18 @@ class Admission:
         """Return the images that these replace, which are about to be committed: all tiles with the first one."""
         return [row for image in images for row in self._outdated.pop(self.file_of(image.id), [])]
 
-    def committed(self, images: Sequence[ImageOrigin]) -> None:
-        """Note that these are in the gallery from now on."""
+    def committed(self, images: Sequence[ImageOrigin]) -> int:
+        """Note that these are in the gallery from now on; return the number of files that are there as wholes."""
+        whole = 0
         for image in images:
             id = self.file_of(image.id)
             file = self._files[id]
             file.left -= 1
             if not file.left:
+                whole += 1
                 del self._files[id]
                 self._contents.pop(file.contents, None)  # two may share it, if both replace others
+        return whole
 
     def _stored(self, ids: list[str]) -> dict[str, list[ImageRow]]:
         """Return what the gallery has of files with these ids, by id."""

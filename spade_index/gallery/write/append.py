@@ -21,7 +21,7 @@ class Appender:
     exception those of the shard that is not complete are given up.
     """
 
-    def __init__(self, session: Session, commit: Callable[[StreamedShard], None], waiting: int = WAITING) -> None:
+    def __init__(self, session: Session, commit: Callable[[StreamedShard], object], waiting: int = WAITING) -> None:
         """Call `commit` for each shard; up to `waiting` batches are queued between `put` and the disk."""
         self._path = session.path
         self._session = session

@@ -9,6 +9,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from spade_index.gallery import generations
@@ -18,12 +19,13 @@ from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.format import FORMAT
 from spade_index.gallery.store.hdf5 import attribute, is_named
 from spade_index.gallery.store.leave_one_out import FOLDER
-from spade_index.gallery.store.names import CALIBRATION, DESCRIPTORS, INDEX, SHARD
+from spade_index.gallery.store.names import CALIBRATION, DESCRIPTORS, INDEX, MAKER, SHARD
 from spade_index.gallery.store.rows import LocalFile
 
 from .lock import WriterLock
 
 ASIDE = "set-aside"
+INCOMING = "incoming"  # shards that other processes make, in a folder of each
 
 log = logging.getLogger("spade_index.gallery")
 
@@ -82,8 +84,22 @@ def _delete_unnamed(gallery: Gallery) -> None:
         for path in _files(gallery.folder / folder):
             if path.name not in names and _is_ours(folder, path.name, following):
                 path.unlink()
+    delete_incoming(gallery.folder)
     for path in generations.later(gallery.folder, catalog.generation()):
         path.unlink()
+
+
+def delete_incoming(gallery: Path) -> None:
+    """Delete the shards that other processes have made, or begun, and that were not taken. Raises OSError."""
+    for folder in (gallery / INCOMING).glob("*"):
+        if MAKER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            for path in _files(folder):
+                if SHARD.fullmatch(path.name.removesuffix(".tmp")):
+                    path.unlink()
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
+    with suppress(OSError):
+        (gallery / INCOMING).rmdir()
 
 
 def _is_ours(folder: str, name: str, following: int) -> bool:

@@ -13,11 +13,11 @@ from spade_index.gallery.store import leave_one_out
 from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.settings import ExtractionSettings
 
-from .cleanup import ASIDE, settle_shards
+from .cleanup import ASIDE, INCOMING, settle_shards
 from .lock import LOCK, WriterLock
 
 FOREIGN = {"lost+found"}  # of the file system
-FOLDERS = ("shards", "index", leave_one_out.FOLDER, generations.FOLDER, ASIDE)
+FOLDERS = ("shards", "index", leave_one_out.FOLDER, generations.FOLDER, ASIDE, INCOMING)
 
 
 def open_for_writing(

@@ -24,7 +24,7 @@ from .admission import AddReport
 from .calibrate import set_calibration
 from .compact import compact, images_to_move
 from .gather import gather, small_shards
-from .ingest import Ingest
+from .ingest import Elsewhere, Ingest
 from .reindex import index_is_stale, index_settings, rebuild_index
 from .remove import remove, restore
 from .repair import repair
@@ -54,6 +54,7 @@ class GalleryWriter(Session):
         batch_size: int = BATCH_SIZE,
         workers: int = WORKERS,
         decoders: DecoderPool | None = None,
+        elsewhere: Elsewhere | None = None,
         notice: Callable[[str], None] = lambda line: None,
         progress: Callable[[int], None] = lambda images: None,
     ) -> AddReport:
@@ -67,7 +68,8 @@ class GalleryWriter(Session):
         ImageError after the images before it are committed. With `keep_removed`, images that were removed before are
         left out, by their contents. `left_out` is told of pictures that this package drew, which are no photographs;
         without it they are images that cannot be decoded. `progress` is called with the number of images processed.
-        Images are decoded in `workers` processes, those of `decoders` or the program's own (see `load_all`). Small
+        Images are decoded in `workers` processes, those of `decoders` or the program's own (see `load_all`);
+        with `elsewhere`, images become shards there, the same ones to the bit (see `cluster`). Small
         shards of earlier adds are merged, some at a time (see `gather`). `feedback` is noted with each image that is
         added, in the same commit: see `undo_feedback`.
         """
@@ -84,7 +86,7 @@ class GalleryWriter(Session):
             notice=notice,
             progress=progress,
         )
-        report = ingest.run(files, batch_size=batch_size, workers=workers, decoders=decoders)
+        report = ingest.run(files, batch_size=batch_size, workers=workers, decoders=decoders, elsewhere=elsewhere)
         gather(self)
         return report
 

@@ -1,0 +1,201 @@
+"""Add images by the workers of a crew: what they decode is decided on here, and what they make is taken here.
+
+Images are decoded by the worker that is going to make their shard, which keeps them until it is known which of them are
+admitted, and in which batches and shards. So the batches and shards are those of one process.
+"""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from spade_index.errors import ClusterError, ImageError, InputError, storage_errors
+from spade_index.features.backbone import Backbone
+from spade_index.gallery.store.files import rename
+from spade_index.gallery.store.stream import StreamedShard
+from spade_index.gallery.write.cleanup import INCOMING, delete_incoming
+from spade_index.gallery.write.session import Session
+from spade_index.images.decode import DecodedImage
+from spade_index.images.files import ImageFile
+from spade_index.images.loading import in_lots, load_all, started_ahead
+from spade_index.settings import DecodeLimits
+
+from .connection import connected, divide
+from .crew import Crew, Member
+from .worker import Batch, Order, Wanted
+
+PICTURES = 8  # that are cut into tiles: decoded at a time
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A shard that is to be made."""
+
+    number: int
+    batches: list[Batch]
+
+
+class OnCrew:
+    """What `GalleryWriter.add` takes as `elsewhere`. Use as a context manager, which starts and ends the crew."""
+
+    def __init__(self, session: Session, crew: Crew, *, on_gpus: bool) -> None:
+        self.on_gpus = on_gpus
+        self.count = crew.count
+        self._session = session
+        self._crew = crew
+        self._ahead = 2 * crew.count  # shards in work, and as many that are decoded
+        self._threads = ThreadPoolExecutor(2 * self._ahead, thread_name_prefix="crew")
+        self._keepers: dict[str, Member] = {}  # of images that were decoded, by id
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "OnCrew":
+        with storage_errors(self._session.path):
+            for folder in (INCOMING, "shards"):
+                (self._session.path / folder).mkdir(exist_ok=True)
+        try:
+            self._crew.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._crew.end()
+        self._threads.shutdown(cancel_futures=True)
+        with storage_errors(self._session.path):
+            delete_incoming(self._session.path)
+
+    def images(
+        self, files: Iterable[ImageFile], on_error: Callable[[ImageError], None]
+    ) -> Generator[DecodedImage, None, None]:
+        """Yield the images of files, without pixels and thumbnails; see `Elsewhere`."""
+        tiled = self._session.settings.preprocessing.tile is not None
+        lots = in_lots(map(_shared, files), PICTURES if tiled else self._session.shard_rows)
+        for lot, future in started_ahead(lots, self._look, self._ahead):
+            found, worker = future.result()
+            self._require_unreadable(lot, found, worker)
+            for image in found:
+                if isinstance(image, ImageError):
+                    on_error(image)
+                else:
+                    yield image
+
+    def shards(self, batches: Iterable[list[DecodedImage]]) -> Generator[StreamedShard, None, None]:
+        """Yield the shards of these images, in order; see `Elsewhere`."""
+        first = self._session.gallery.catalog.next_shard()
+        for _, future in started_ahead(planned(batches, first, self._session.shard_rows), self._make, self._ahead):
+            yield self._taken(future.result())
+
+    def _look(self, lot: list[ImageFile]) -> Future[tuple[list[DecodedImage | ImageError], Member]]:
+        def look() -> tuple[list[DecodedImage | ImageError], Member]:
+            found, worker = self._crew.call(f"what begins with {lot[0].id}", "look", lot)
+            with self._lock:
+                self._keepers |= {image.id: worker for image in found if isinstance(image, DecodedImage)}
+            return found, worker
+
+        return self._threads.submit(look)
+
+    def _make(self, plan: Plan) -> Future[StreamedShard]:
+        def make() -> StreamedShard:
+            what = f"shard {plan.number}"
+            shard, _ = self._crew.call(what, "make", plan.number, plan.batches, prefer=self._keeper(plan))
+            return shard
+
+        return self._threads.submit(make)
+
+    def _keeper(self, plan: Plan) -> Member | None:
+        """Return the worker that has most of a shard's images."""
+        ids = [image.id for batch in plan.batches for image in batch.images[batch.first : batch.last]]
+        with self._lock:
+            keepers = Counter(self._keepers.pop(id) for id in ids if id in self._keepers)
+        return keepers.most_common(1)[0][0] if keepers else None
+
+    def _taken(self, streamed: StreamedShard) -> StreamedShard:
+        """Give a shard that a worker has made its name. Raises StorageError."""
+        made = streamed.shard.path
+        shard = replace(streamed.shard, path=self._session.path / "shards" / made.name)
+        with storage_errors(self._session.path):
+            rename(self._session.path / INCOMING / made.parent.name / made.name, shard.path)
+        return replace(streamed, shard=shard)
+
+    def _require_unreadable(self, lot: list[ImageFile], found: list[DecodedImage | ImageError], worker: Member) -> None:
+        """Raise ClusterError if an image that a worker could not read can be read here: it must not be left out."""
+        read = {image.file.id for image in found if isinstance(image, DecodedImage)}
+        failed = [file for file in lot if file.id not in read]
+        how = self._session.settings.preprocessing
+        for image in load_all(failed, how, workers=1, ahead=1, on_error=lambda error: None, thumbnails=False):
+            raise ClusterError(
+                f"{image.file.path}: can be read here, and not on {worker.node}: put the images on a file system that "
+                "all machines share"
+            )
+
+
+def planned(batches: Iterable[list[DecodedImage]], first: int, rows: int) -> Iterator[Plan]:
+    """Yield the shards that these batches fill, `rows` images in each; a batch may be in two of them.
+
+    If the batches raise, the shard of the images before that comes first.
+    """
+    plan, room = Plan(first, []), rows
+    try:
+        for images in batches:
+            batch = [Wanted(image.file, image.id, image.digest) for image in images]
+            done = 0
+            while done < len(batch):
+                last = min(len(batch), done + room)
+                plan.batches.append(Batch(batch, done, last))
+                done, room = last, room - (last - done)
+                if not room:
+                    yield plan
+                    plan, room = Plan(plan.number + 1, []), rows
+    except Exception:
+        if plan.batches:
+            yield plan
+        raise
+    if plan.batches:
+        yield plan
+
+
+@contextmanager
+def workers_of(
+    session: Session,
+    load: Callable[[], Backbone],
+    *,
+    address: str,
+    workers: int | None = None,
+    gpus: float = 0.0,
+    limits: DecodeLimits | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[OnCrew]:
+    """Give what `GalleryWriter.add` takes as `elsewhere`: workers on a Ray cluster.
+
+    Args:
+        session: the writer of the gallery, which all machines must see at its absolute path.
+        load: returns a worker's backbone; it can be pickled.
+        address: HOST:PORT of the cluster, or `local`.
+        workers: their number; None: one for each share of a GPU, or one for each machine.
+        gpus: what a worker needs of GPUs.
+        limits: of decoding an image.
+        say: is called with a line for each worker that is lost.
+
+    Raises:
+        ClusterError: Ray is not installed, there is no cluster, or it has no room for the workers.
+    """
+    with connected(address) as ray:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        count, cores = divide(nodes, workers, gpus)
+        order = Order(
+            session.path.absolute(), os.getcwd(), session.gallery.storage.name, load, cores, limits or DecodeLimits()
+        )
+        crew = Crew(ray, order, count, gpus=gpus, settings=session.settings.to_json(), say=say)
+        with OnCrew(session, crew, on_gpus=gpus > 0) as elsewhere:
+            yield elsewhere
+
+
+def _shared(file: ImageFile) -> ImageFile:
+    """Return a file that other machines can read. Raises InputError for one that only this process has."""
+    if file.held:
+        raise InputError(f"{file.path}: a compressed archive is read by one process: unpack it, or leave out --ray")
+    return file

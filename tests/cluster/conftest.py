@@ -1,0 +1,39 @@
+"""A cluster of two workers on this machine, and galleries that one process has built."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from spade_index.cluster.connection import LONGEST_FOLDER, connected
+
+from helpers.clusters import build_here, write_sources
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ModuleType]:
+    """The module `ray`, connected to a cluster with two cores, whatever the machine has."""
+    assert len(tempfile.gettempdir()) + 10 <= LONGEST_FOLDER  # so the folder is this cluster's own
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 2)
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import the tests' backbone
+        with connected("local") as ray:
+            yield ray
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images, with one that cannot be decoded and one that is a copy."""
+    return write_sources(tmp_path_factory.mktemp("sources") / "images")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Path:
+    """The gallery that one process builds of them."""
+    path = tmp_path_factory.mktemp("whole") / "gallery"
+    build_here(path, sources)
+    return path

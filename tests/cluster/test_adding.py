@@ -1,0 +1,130 @@
+"""Workers of a cluster build the gallery that one process builds, also where workers or the writer are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from spade_index.errors import ClusterError, ImageError
+from spade_index.gallery import Gallery
+from spade_index.gallery.write.cleanup import INCOMING
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images import ImageFile
+
+from helpers.clusters import IMAGES, build_here, build_there, require_same, tiled_backbone
+from helpers.tiny import png, tiny_backbone, write_images
+
+pytestmark = pytest.mark.usefixtures("cluster")
+GOOD = IMAGES - 2
+
+
+def workers() -> list[psutil.Process]:
+    """Return the processes of workers that this process has started."""
+    every = psutil.Process().children(recursive=True)
+    return [process for process in every if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Worker")]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_same_gallery_as_by_one_process(tmp_path: Path, sources: Path, whole: Path, count: int) -> None:
+    notices, failed, done = [], [], []
+    options = {"notice": notices.append, "failed": failed.append, "progress": done.append}
+    report = build_there(tmp_path / "gallery", sources, workers=count, **options)
+    assert (report.added, report.copies, report.failed) == (GOOD, 1, 1)
+    assert sum(done) == IMAGES
+    assert len(failed) == 1
+    assert len(notices) == 2
+    require_same(tmp_path / "gallery", whole)
+    told = []
+    build_here(tmp_path / "other", sources, notice=told.append)
+    assert sorted(told) == sorted(notices)
+
+
+def test_pictures_that_are_cut_into_tiles(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 4)
+    build_here(tmp_path / "whole", images, tiled_backbone)
+    build_there(tmp_path / "gallery", images, backbone=tiled_backbone)
+    require_same(tmp_path / "gallery", tmp_path / "whole")
+
+
+def test_more_images_are_added(tmp_path: Path, sources: Path) -> None:
+    more = write_images(tmp_path / "more", 5, seed=1)
+    for build, name in ((build_here, "whole"), (build_there, "gallery")):
+        build(tmp_path / name, sources)
+        more_of = build(tmp_path / name, more, replace=True)
+        assert more_of.added == 5
+    require_same(tmp_path / "gallery", tmp_path / "whole")
+
+
+def test_a_killed_worker_has_its_shard_made_by_another(tmp_path: Path, sources: Path, whole: Path) -> None:
+    said: list[str] = []
+
+    def kill_one(images: int) -> None:
+        if images and not said and (there := workers()):
+            there[0].kill()
+            said.append("killed")
+
+    build_there(tmp_path / "gallery", sources, progress=kill_one, say=said.append)
+    assert said[0] == "killed"
+    assert all(line.startswith("a worker on ") and line.endswith(" is made again") for line in said[1:])
+    assert len(said) > 1
+    require_same(tmp_path / "gallery", whole)
+
+
+def test_a_killed_writer_is_carried_on(tmp_path: Path, sources: Path, cluster: ModuleType) -> None:
+    path = tmp_path / "gallery"
+    address = cluster.get_runtime_context().gcs_address
+    folder = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "helpers.clusters", str(path), str(sources), address, "3"]
+    paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, timeout=120, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    with Gallery(path) as gallery:
+        before = len(gallery)
+        assert list(gallery.verify()) == []
+    assert 0 < before < GOOD
+    report = build_there(path, sources, backbone=tiny_backbone)
+    assert (report.unchanged, report.added) == (before, GOOD - before)
+    assert not (path / INCOMING).exists()
+    build_here(tmp_path / "whole", sources, tiny_backbone)  # whose features do not depend on where batches begin
+    require_same(path, tmp_path / "whole")
+
+
+def test_strict_stops_at_the_same_image(tmp_path: Path, sources: Path) -> None:
+    found = []
+    for build, name in ((build_here, "whole"), (build_there, "gallery")):
+        with pytest.raises(ImageError, match=r"004\.png") as error:
+            build(tmp_path / name, sources, strict=True)
+        found.append(str(error.value))
+        build(tmp_path / name, sources)
+    assert found[0] == found[1]
+    require_same(tmp_path / "gallery", tmp_path / "whole")
+
+
+def test_an_image_that_only_the_writer_can_read_is_not_left_out(tmp_path: Path) -> None:
+    writing = os.getpid()
+
+    def read() -> bytes:
+        if os.getpid() != writing:
+            raise OSError("no such file")
+        return png(1)
+
+    file = ImageFile("1.png", "/elsewhere/1.png", 1, 1, read)
+    backbone = tiny_backbone()
+    with GalleryWriter(tmp_path / "gallery", backbone.settings) as writer:
+        from spade_index.cluster.elsewhere import workers_of
+
+        with (
+            workers_of(writer, tiny_backbone, address="local", workers=1) as elsewhere,
+            pytest.raises(ClusterError, match=r"1\.png: can be read here, and not on "),
+        ):
+            writer.add([file], backbone, elsewhere=elsewhere)
+
+
+def test_more_workers_than_there_is_room_for(tmp_path: Path, sources: Path) -> None:
+    with pytest.raises(ClusterError, match="the cluster has room for 2 workers, not for 3"):
+        build_there(tmp_path / "gallery", sources, workers=3)

@@ -1,0 +1,72 @@
+"""`build --ray` and `add --ray`: a cluster that they start themselves, and the gallery that they make."""
+
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from helpers.cli_runs import BACKBONE, run, write_normal
+from helpers.clusters import require_same
+
+ON_RAY = ["--ray", "local", "--workers", "2"]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Normal images in two folders."""
+    folder = tmp_path_factory.mktemp("photographs")
+    write_normal(folder / "first", 6)
+    write_normal(folder / "more", 3, start=6)
+    (folder / "more" / "broken.png").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.usefixtures("cluster")
+def test_build_and_add_as_without_ray(photographs: Path, tmp_path: Path) -> None:
+    lines = []
+    for name, options in (("whole", []), ("gallery", ON_RAY)):
+        path = tmp_path / name
+        built = run("build", photographs / "first", path, *BACKBONE, *options)
+        added = run("add", path, photographs / "more", "--prefix", "more/", "--workers", "1", *options)
+        lines.append([*built.output.splitlines(), *added.output.splitlines()])
+    assert lines[0] == lines[1]
+    assert any("broken.png" in line for line in lines[0])
+    require_same(tmp_path / "gallery", tmp_path / "whole")
+
+
+def test_a_share_of_a_gpu_is_of_a_cluster(photographs: Path, tmp_path: Path) -> None:
+    told = run("build", photographs / "first", tmp_path / "gallery", "--gpus-per-worker", "1", status=2)
+    assert "--gpus-per-worker needs --ray" in told.stderr
+
+
+def listening(pid: int) -> set[str]:
+    """Return the addresses at which a process and those that it has started wait for connections."""
+    found = set()
+    with suppress(psutil.NoSuchProcess):
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                sockets = process.net_connections("inet")
+                found |= {
+                    socket.laddr.ip.removeprefix("::ffff:") for socket in sockets if socket.status == psutil.CONN_LISTEN
+                }
+    return found
+
+
+def test_a_cluster_of_its_own_is_reached_from_this_machine_alone(photographs: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "spade_index", "build", photographs / "first", tmp_path / "gallery", *BACKBONE]
+    addresses = set()
+    with subprocess.Popen(
+        [*command, "--ray", "local"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None:
+            addresses |= listening(process.pid)
+            time.sleep(0.1)
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert output.startswith("6 added")
+    assert errors == ""
+    assert addresses == {"127.0.0.1"}

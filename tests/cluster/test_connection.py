@@ -1,0 +1,50 @@
+"""Clusters that are not there, and how the cores of one are divided."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from spade_index.cluster.connection import connected, divide
+from spade_index.errors import ClusterError
+
+from helpers.cli_runs import BACKBONE, refused
+
+
+def test_cores_are_divided_among_the_workers() -> None:
+    nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 5.0}, {}]
+    assert divide(nodes, None, 0) == (2, 5)
+    assert divide(nodes, 1, 0) == (1, 8)
+    assert divide(nodes, 3, 0) == (3, 4)
+    assert divide(nodes, 13, 0) == (13, 1)
+    assert divide(nodes, None, 1) == (2, 4)
+    assert divide(nodes, None, 0.5) == (4, 2)
+    assert divide(nodes, None, 2) == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "message"),
+    [(3, 0.0, "room for 2 workers, not for 3"), (1, 1.0, "room for 0 workers, with 1 of a GPU each, not for 1")],
+)
+def test_too_few_cores_or_gpus(workers: int, gpus: float, message: str) -> None:
+    with pytest.raises(ClusterError, match=message):
+        divide([{"CPU": 2.0}], workers, gpus)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999"])
+def test_no_cluster_at_the_address(address: str) -> None:
+    with pytest.raises(ClusterError, match=f"no Ray cluster at {address}"), connected(address):
+        pass
+
+
+@pytest.mark.parametrize("address", ["auto", "ray://head:10001", "head", ":1"])
+def test_an_address_of_another_kind(address: str) -> None:
+    with pytest.raises(ClusterError, match="named by HOST:PORT"), connected(address):
+        pass
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    told = refused("build", tmp_path, tmp_path / "gallery", *BACKBONE, "--ray", "local")
+    assert told == "Ray is not installed: pip install 'spade_index[ray]'"
+    assert not (tmp_path / "gallery").exists()
