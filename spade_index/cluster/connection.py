@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ REACHED_IN = 5.0  # seconds
 LONGEST_FOLDER = 44  # characters; a socket below it has 107 at most
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # of what Ray would print on standard output, as that a worker has died
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # workers without a share of a GPU see none; stated, it is no warning
 }
 # Without clusters of several machines, Ray listens on 127.0.0.1; it would take the address for that of the machine.
@@ -60,8 +62,11 @@ def connected(address: str) -> "Iterator[types.ModuleType]":
 
 @contextmanager
 def _session(ray: Any, address: str, **options: Any) -> Iterator[None]:
+    ending = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
+        with suppress(ValueError, TypeError):  # not the main thread, or a handler that is not Python's
+            signal.signal(signal.SIGTERM, ending)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ClusterError(f"no Ray cluster at {address}: {reason}") from error

@@ -1,6 +1,7 @@
 """The workers of a run: started, called, and replaced when they are lost."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from spade_index.errors import ClusterError
 
 from .worker import Facts, Order, Worker, writer_of
 
-TRIES = 3  # of a call whose worker is lost
+TRIES = 5  # of a call whose worker is lost
 PATIENCE = 60.0  # seconds until a worker has started
 LANES = {"look": 1, "make": 1}  # calls of a worker at a time
 
@@ -80,7 +81,7 @@ class Crew:
             try:
                 return self._answer(getattr(member.actor, method).options(concurrency_group=method), arguments), member
             except self._ray.exceptions.RayError as error:
-                self._lost(member, what, error)
+                self._lost(member, error)
             finally:
                 with self._lock:
                     member.calls -= 1
@@ -104,17 +105,20 @@ class Crew:
             return member
 
     def _welcome_some(self, timeout: float) -> None:
-        """Let workers work that have started in place of others."""
-        if not self._coming:
-            return
-        ready, _ = self._ray.wait([member.facts for member in self._coming], timeout=timeout)
-        for member in [member for member in self._coming if member.facts in ready]:
-            self._coming.remove(member)
-            try:
-                self._welcome(member)
-            except self._ray.exceptions.RayActorError:  # lost before it could begin
-                continue
-            self._members.append(member)
+        """Let workers work that have started in place of others; wait for one, up to `timeout`."""
+        deadline = time.monotonic() + timeout
+        while self._coming:
+            left = max(0.0, deadline - time.monotonic())
+            ready, _ = self._ray.wait([member.facts for member in self._coming], timeout=left)
+            for member in [member for member in self._coming if member.facts in ready]:
+                self._coming.remove(member)
+                try:
+                    self._welcome(member)
+                    self._members.append(member)
+                except self._ray.exceptions.RayActorError:  # lost before it could begin
+                    self._coming.append(self._new())
+            if self._members or not left:
+                return
 
     def _welcome(self, member: Member) -> None:
         """Raise ClusterError unless a worker has the writer's backbone and gallery."""
@@ -134,13 +138,13 @@ class Crew:
                 "--weights, and install the same versions"
             )
 
-    def _lost(self, member: Member, what: str, error: Exception) -> None:
-        """Have another worker start in place of one that was lost."""
+    def _lost(self, member: Member, error: Exception) -> None:
+        """Have another worker start in place of one that was lost, which several calls may find."""
         with self._lock:
             if self._ended:
                 raise ClusterError("the workers were ended") from error
-            self._say(f"a worker on {member.node} was lost: {what} is made again")
             if member in self._members:
+                self._say(f"a worker on {member.node} was lost: what it had in work is made again")
                 self._members.remove(member)
                 self._coming.append(self._new())
 

@@ -2,21 +2,33 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import psutil
 import pytest
 
-from spade_index.errors import ClusterError, ImageError
+from spade_index.cluster import crew
+from spade_index.cluster.elsewhere import workers_of
+from spade_index.errors import BackboneError, ClusterError, ImageError
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.cleanup import INCOMING
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile
 
-from helpers.clusters import IMAGES, build_here, build_there, require_same, tiled_backbone
+from helpers.clusters import (
+    IMAGES,
+    build_here,
+    build_there,
+    overflowing_backbone,
+    require_same,
+    tiled_backbone,
+    without_weights,
+)
 from helpers.tiny import png, tiny_backbone, write_images
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -60,19 +72,21 @@ def test_more_images_are_added(tmp_path: Path, sources: Path) -> None:
     require_same(tmp_path / "gallery", tmp_path / "whole")
 
 
-def test_a_killed_worker_has_its_shard_made_by_another(tmp_path: Path, sources: Path, whole: Path) -> None:
+def test_a_killed_worker_has_its_shard_made_by_another(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    images = write_images(tmp_path / "images", 60)  # so there is work for all workers after the first commit
+    build_here(tmp_path / "whole", images)
     said: list[str] = []
 
     def kill_one(images: int) -> None:
-        if images and not said and (there := workers()):
-            there[0].kill()
+        if images and not said:
+            workers()[0].kill()
             said.append("killed")
 
-    build_there(tmp_path / "gallery", sources, progress=kill_one, say=said.append)
-    assert said[0] == "killed"
-    assert all(line.startswith("a worker on ") and line.endswith(" is made again") for line in said[1:])
-    assert len(said) > 1
-    require_same(tmp_path / "gallery", whole)
+    build_there(tmp_path / "gallery", images, progress=kill_one, say=said.append)
+    node = socket.gethostname()
+    assert said == ["killed", f"a worker on {node} was lost: what it had in work is made again"]
+    assert capfd.readouterr() == ("", "")
+    require_same(tmp_path / "gallery", tmp_path / "whole")
 
 
 def test_a_killed_writer_is_carried_on(tmp_path: Path, sources: Path, cluster: ModuleType) -> None:
@@ -115,14 +129,32 @@ def test_an_image_that_only_the_writer_can_read_is_not_left_out(tmp_path: Path) 
 
     file = ImageFile("1.png", "/elsewhere/1.png", 1, 1, read)
     backbone = tiny_backbone()
-    with GalleryWriter(tmp_path / "gallery", backbone.settings) as writer:
-        from spade_index.cluster.elsewhere import workers_of
+    with (
+        GalleryWriter(tmp_path / "gallery", backbone.settings) as writer,
+        workers_of(writer, tiny_backbone, address="local", workers=1) as elsewhere,
+        pytest.raises(ClusterError, match=r"1\.png: can be read here, and not on "),
+    ):
+        writer.add([file], backbone, elsewhere=elsewhere)
 
-        with (
-            workers_of(writer, tiny_backbone, address="local", workers=1) as elsewhere,
-            pytest.raises(ClusterError, match=r"1\.png: can be read here, and not on "),
-        ):
-            writer.add([file], backbone, elsewhere=elsewhere)
+
+def test_workers_with_other_weights_are_refused(tmp_path: Path, sources: Path) -> None:
+    with pytest.raises(ClusterError, match="other weights or other levels than here"):
+        build_there(tmp_path / "gallery", sources, there=partial(tiny_backbone, 1))
+
+
+def test_what_a_worker_raises_is_raised_here(tmp_path: Path, sources: Path) -> None:
+    with pytest.raises(BackboneError, match="there are no weights"):
+        build_there(tmp_path / "gallery", sources, there=without_weights)
+    with pytest.raises(BackboneError, match="not finite"):
+        build_there(tmp_path / "other", sources, backbone=overflowing_backbone)
+
+
+def test_workers_that_do_not_start_in_time(
+    tmp_path: Path, sources: Path, cluster: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "PATIENCE", 0.2)
+    with pytest.raises(ClusterError, match=r"0 of 2 workers have started within 0 s: .* ask for fewer --workers"):
+        build_there(tmp_path / "gallery", sources)
 
 
 def test_more_workers_than_there_is_room_for(tmp_path: Path, sources: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from spade_index.cluster.elsewhere import workers_of
+from spade_index.errors import BackboneError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.write.admission import AddReport
 from spade_index.gallery.write.writer import GalleryWriter
@@ -41,6 +42,24 @@ def tiled_backbone() -> Backbone:
     return Backbone("tiny-0", TinyCNN(0), TILED, device="cpu", precision="float32")
 
 
+class Overflowing(TinyCNN):
+    """Has features that no float16 holds."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] to the last map [B, 12, H/16, W/16]."""
+        return super().forward(images * 1e9)
+
+
+def overflowing_backbone() -> Backbone:
+    """Return a tiny backbone that fails when it is used."""
+    return Backbone("large-0", Overflowing(0), Preprocessing(input_size=(32, 32)), device="cpu", precision="float32")
+
+
+def without_weights() -> Backbone:
+    """Fail as a backbone whose weights are missing."""
+    raise BackboneError("there are no weights")
+
+
 def write_sources(folder: Path) -> Path:
     """Write images, one that cannot be decoded and one that is a copy; return the folder."""
     write_images(folder, IMAGES)
@@ -68,14 +87,15 @@ def build_there(
     *,
     workers: int = 2,
     backbone: Callable[[], Backbone] = blended_backbone,
+    there: Callable[[], Backbone] | None = None,
     say: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> AddReport:
-    """Build a gallery, or carry on, by workers of a cluster."""
+    """Build a gallery, or carry on, by workers of a cluster, whose backbone may be another one, `there`."""
     loaded = backbone()
     with GalleryWriter(path, loaded.settings) as writer:
         writer.shard_rows = ROWS
-        with workers_of(writer, backbone, address=address, workers=workers, say=say) as elsewhere:
+        with workers_of(writer, there or backbone, address=address, workers=workers, say=say) as elsewhere:
             report = writer.add(find_images(images), loaded, batch_size=BATCH, elsewhere=elsewhere, **options)
         writer.build_index()
     return report
