@@ -63,8 +63,8 @@ class Crew:
 
     def end(self) -> None:
         """End the workers, also those at work."""
+        self._ended = True  # before the lock: who waits with it sees this
         with self._lock:
-            self._ended = True
             everyone = [*self._members, *self._coming]
         for member in everyone:
             self._ray.kill(member.actor)
@@ -72,7 +72,8 @@ class Crew:
     def call(self, what: str, method: str, *arguments: object, prefer: Member | None = None) -> tuple[Any, Member]:
         """Have a worker do something, the preferred one if it is there; return the result, and which one did it.
 
-        Where a worker is lost, another one does it, `what` names it. Raises what the worker raises, and ClusterError.
+        Where a worker is lost, another one does it. Raises what the worker raises, and ClusterError that names `what`
+        where too many are lost.
         """
         node = ""
         for _ in range(TRIES):
@@ -109,7 +110,7 @@ class Crew:
         deadline = time.monotonic() + timeout
         while self._coming:
             left = max(0.0, deadline - time.monotonic())
-            ready, _ = self._ray.wait([member.facts for member in self._coming], timeout=left)
+            ready, _ = self._ray.wait([member.facts for member in self._coming], timeout=min(left, 1.0))
             for member in [member for member in self._coming if member.facts in ready]:
                 self._coming.remove(member)
                 try:
@@ -117,7 +118,7 @@ class Crew:
                     self._members.append(member)
                 except self._ray.exceptions.RayActorError:  # lost before it could begin
                     self._coming.append(self._new())
-            if self._members or not left:
+            if self._members or self._ended or not left:
                 return
 
     def _welcome(self, member: Member) -> None:
