@@ -20,6 +20,7 @@ Point = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # (x, y
 Box = Annotated[tuple[float, ...], Field(min_length=4, max_length=4)]  # x, y, width, height, pixels of the original
 Range = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # lower and upper
 
+Said = Literal["false_alarm"]  # what a person says of a verdict
 JobState = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
 
 
@@ -222,6 +223,26 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class FeedbackInfo:
+    """What a person said of an image that was added because of it; `there`: it is still in the gallery."""
+
+    id: str
+    verdict: str
+    who: str
+    note: str
+    given: str  # when: ISO 8601, UTC
+    there: bool
+
+
+@dataclass(frozen=True)
+class FeedbackList:
+    """Feedback, the newest first, `found` of which were looked for."""
+
+    feedback: tuple[FeedbackInfo, ...]
+    found: int
+
+
+@dataclass(frozen=True)
 class OddImageInfo:
     """One of a gallery's images; `p_value` is the share of the ranked images that score as high."""
 
@@ -266,6 +287,10 @@ class JobInfo:
     started: str | None
     ended: str | None
     again: bool = False
+    verdict: Said | None = None  # of feedback; the images are noted with it
+    who: str = ""
+    note: str = ""
+    feedback_ids: tuple[str, ...] = ()  # that its images get, which undo it
 
 
 @dataclass(frozen=True)

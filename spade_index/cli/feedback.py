@@ -3,7 +3,7 @@
 import getpass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,9 +19,6 @@ from .region_rules import limit_sources, own_roi_option
 from .sources import SourceOptions, Sources
 from .strict import strict_json
 from .values import PATH, TEXT
-
-if TYPE_CHECKING:  # it takes long to import
-    from spade_index.gallery.reader import Gallery
 
 FALSE_ALARM = "false_alarm"
 MOST_NOTE, MOST_NAME = 1000, 200  # characters
@@ -107,11 +104,12 @@ def _add(
 
 
 def _list(path: Path, as_json: bool) -> None:
+    from spade_index.gallery.feedback import is_there
     from spade_index.gallery.reader import Gallery
 
     with Gallery(path) as opened:
         for row in opened.catalog.feedback():
-            values: dict[str, Any] = vars(row) | {"there": _is_there(opened, row.id)}
+            values: dict[str, Any] = vars(row) | {"there": is_there(opened, row.id)}
             if as_json:
                 click.echo(strict_json(values))
             else:
@@ -127,13 +125,6 @@ def _undo(path: Path, id: str) -> None:
         there = f"{counted(writer.gallery)} at snapshot {snapshot}"
         click.echo(printable(f"{id} removed again (`restore` takes it back, until `compact`); {there}"))
         keep_calibrated(writer)  # so that verdicts are those of before
-
-
-def _is_there(gallery: "Gallery", id: str) -> bool:
-    """Return whether an image, or a tile of this picture, is in the gallery."""
-    if gallery.settings.preprocessing.tile is not None:
-        return bool(gallery.catalog.tiles_of(id, gallery.snapshot))
-    return gallery.catalog.image_by_id(id, gallery.snapshot) is not None
 
 
 def _user() -> str:

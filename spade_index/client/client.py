@@ -12,7 +12,6 @@ sent as PNG, without loss. Errors are ServiceError, or InputError if nothing cou
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import quote
@@ -27,6 +26,7 @@ from spade_index.errors import InputError, JobFailed, ServiceError, Unavailable
 from .answers import (
     AuditInfo,
     Changed,
+    FeedbackInfo,
     GalleryImage,
     GalleryInfo,
     GallerySummary,
@@ -38,6 +38,7 @@ from .answers import (
     result_of,
 )
 from .images import Images, named_files
+from .refusals import error_of, retry_after
 
 LONGEST_WAIT = 30.0  # seconds between two tries
 IDLE = 2.0  # seconds that an unused connection is kept: fewer than the service keeps it
@@ -149,13 +150,25 @@ class Client:
         Names are paths' last parts; give {name: image} for others, and for images that are not files. Images that were
         removed before stay out, unless `again`.
         """
-        files = []
-        for number, (name, data) in enumerate(named_files(images)):
-            if not name:
-                raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
-            files.append((name, data))
         options = {"replace": replace, "prefix": prefix, "again": again}
-        return checked(Job, self._json("POST", _at(gallery, "images"), files, **options))
+        return checked(Job, self._json("POST", _at(gallery, "images"), _with_names(images), **options))
+
+    def say_false_alarm(self, gallery: str, images: Images, note: str = "") -> Job:
+        """Say that images were called anomalous and are fine: they are added, and noted with the key's holder.
+
+        Return as soon as they have arrived. `undo_feedback` takes each of the job's `feedback_ids`.
+        """
+        options = {"verdict": "false_alarm", "note": note}
+        return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
+
+    def feedback(self, gallery: str, contains: str = "", limit: int = PAGE) -> list[FeedbackInfo]:
+        """Return what was said, the newest first; `contains` is looked for in ids, names and notes."""
+        found = self._json("GET", _at(gallery, "feedback"), contains=contains, limit=limit)["feedback"]
+        return [checked(FeedbackInfo, one) for one in found]
+
+    def undo_feedback(self, gallery: str, id: str) -> Changed:
+        """Remove an image that feedback added."""
+        return checked(Changed, self._json("DELETE", _at(gallery, "feedback"), id=id))
 
     def audit(self, gallery: str, count: int = 20) -> AuditInfo:
         """Return up to `count` odd images of a gallery, and its near-duplicates. Raises ServiceError."""
@@ -221,7 +234,7 @@ class Client:
         form = [("images", file) for file in files] if files is not None else None
         response = self._sent(method, path, params=given, files=form, json=body)
         if not response.is_success:
-            raise _error(response)
+            raise error_of(response)
         return response
 
     def _sent(self, method: str, path: str, *, tries: int | None = None, **request: Any) -> httpx.Response:
@@ -237,7 +250,7 @@ class Client:
             left -= 1
             if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or left <= 0:
                 return response
-            time.sleep(min(_retry_after(response) or 1.0, LONGEST_WAIT))
+            time.sleep(min(retry_after(response) or 1.0, LONGEST_WAIT))
 
 
 def _picture(response: httpx.Response) -> Image.Image:
@@ -246,37 +259,14 @@ def _picture(response: httpx.Response) -> Image.Image:
     return picture
 
 
-def _error(response: httpx.Response) -> ServiceError:
-    """Return an answer that is an error as an exception; a proxy before the service may have its own errors."""
-    request, status = response.request, response.status_code
-    try:
-        problem = response.json()
-        detail = str(problem["detail"])
-        fields = {one["field"]: one["detail"] for one in problem.get("errors", [])}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        detail, fields = response.reason_phrase or "an answer that is not of spade_index", {}
-        if response.has_redirect_location:
-            detail = f"the service is at {response.headers['Location']}"
-    id = response.headers.get("X-Request-Id")
-    where = f"{request.method} {request.url.copy_with(query=None)}: {status}" + (f", request {id}" if id else "")
-    return ServiceError(
-        f"{detail} ({where})",
-        status=status,
-        detail=detail,
-        fields=fields,
-        request_id=id,
-        retry_after=_retry_after(response),
-    )
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds that `Retry-After` asks for, in either of its forms."""
-    header = response.headers.get("Retry-After", "")
-    try:
-        seconds = header.isascii() and header.isdigit()
-        return float(header) if seconds else max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None
+def _with_names(images: Images) -> list[tuple[str, Any]]:
+    """Return images as files with names. Raises InputError for one without."""
+    files = []
+    for number, (name, data) in enumerate(named_files(images)):
+        if not name:
+            raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
+        files.append((name, data))
+    return files
 
 
 def _job(job: Job | str) -> str:

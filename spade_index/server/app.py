@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from spade_index.errors import SpadeIndexError
 
-from . import docs, page, v1, v1_audit, v1_changes, v1_results, v2, v2_models
+from . import docs, page, v1, v1_audit, v1_changes, v1_feedback, v1_results, v2, v2_models
 from .access import ReadRoute
 from .galleries import LoadBackbone, backbone_of
 from .keys import Keys
@@ -37,6 +37,9 @@ ROUTERS = (
     v1_changes.adding,
     v1_changes.changing,
     v1_changes.reading,
+    v1_feedback.saying,
+    v1_feedback.reading,
+    v1_feedback.undoing,
     v2.health,
     v2_models.router,
     v2_models.asking,

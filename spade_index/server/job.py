@@ -1,5 +1,6 @@
 """The record of a request to add images."""
 
+import secrets
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
@@ -7,12 +8,17 @@ from spade_index import wire
 
 ENDED = ("done", "failed", "cancelled")
 RESTING = (*ENDED, "interrupted")
-SHARED = tuple(one.name for one in fields(wire.JobInfo) if one.name != "images")
+SHARED = tuple(one.name for one in fields(wire.JobInfo) if one.name not in ("images", "feedback_ids"))
 
 
 def now() -> str:
     """Return the time in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def new_id() -> str:
+    """Return an id for a new job."""
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,16 @@ class Job:
     created: str = field(default_factory=now)
     started: str | None = None
     ended: str | None = None
+    verdict: wire.Said | None = None  # of feedback
+    who: str = ""
+    note: str = ""
 
     def info(self) -> wire.JobInfo:
         """Return the job as clients see it."""
         values = {name: getattr(self, name) for name in SHARED}
-        return wire.JobInfo(**values, images=len(self.names))
+        return wire.JobInfo(**values, images=len(self.names), feedback_ids=tuple(self.ids) if self.verdict else ())
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids that its images get in the gallery."""
+        return [self.prefix + name for name in self.names]

@@ -11,10 +11,11 @@ from pydantic.dataclasses import dataclass
 
 from spade_index.exact import read_json
 from spade_index.gallery.store.files import open_regular
-from spade_index.wire import JobState
+from spade_index.wire import JobState, Said
 
 from .job import Job
-from .limits import NAME_LENGTH, NOTICE_LENGTH, NOTICES, PREFIX_LENGTH
+from .keys import WHO_LENGTH
+from .limits import NAME_LENGTH, NOTE_LENGTH, NOTICE_LENGTH, NOTICES, PREFIX_LENGTH
 from .settings import MOST_ADDED
 
 RECORD_BYTES = 32 << 20  # of a record; a thousand long names take eight
@@ -70,7 +71,10 @@ class Record:
     created: Time
     started: Time | None
     ended: Time | None
-    again: bool = False  # not in records of earlier versions
+    again: bool = False  # this and the rest are not in records of earlier versions
+    verdict: Said | None = None
+    who: Annotated[str, Field(max_length=WHO_LENGTH), AfterValidator(_printable)] = ""
+    note: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
 
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)

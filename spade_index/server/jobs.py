@@ -5,19 +5,16 @@ be resumed.
 """
 
 import logging
-import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, Queue
 from typing import Any
 
-from spade_index.errors import ImageError, InputError, SpadeIndexError
-from spade_index.images.files import ImageFile, suffix_of
-from spade_index.images.pages import PAGED, pages_noted
+from spade_index.errors import InputError, SpadeIndexError
 from spade_index.images.workers import DecoderPool, DecodersEnded
 
+from .adder import Adder
 from .galleries import Galleries
 from .job import ENDED, RESTING, Job, now
 from .job_files import JobFiles
@@ -26,10 +23,8 @@ from .problems import Problem, as_problem
 from .settings import ServeSettings
 from .staging import Staging
 from .worker import Worker
-from .writing import open_writer
 
 SAVE_SECONDS = 2.0  # between tries to write what could not be written
-BATCH = 8  # images; queries of the same backbone wait for as many
 
 log = logging.getLogger("spade_index.server")
 
@@ -42,7 +37,7 @@ class Jobs:
     """All jobs of a root, and the thread that runs them."""
 
     def __init__(self, galleries: Galleries, settings: ServeSettings, decoders: DecoderPool) -> None:
-        self._decoders = decoders
+        self._adder = Adder(galleries, settings, decoders)
         self._galleries = galleries
         self.files = JobFiles(galleries.folder, settings.staged_bytes)
         self._settings = settings
@@ -99,9 +94,8 @@ class Jobs:
             raise Problem(404, "no such job (any more)", field="id")
         return job
 
-    def new(self, gallery: str, replace: bool, prefix: str, again: bool) -> Staging:
+    def new(self, job: Job) -> Staging:
         """Begin a job whose images are about to come. Raises Problem (503) if too many wait, OSError."""
-        job = Job(secrets.token_hex(8), gallery, replace, prefix, again)
         with self._lock:
             if sum(job.state not in RESTING for job in self._jobs.values()) >= self._settings.jobs_waiting:
                 detail = f"{self._settings.jobs_waiting} jobs wait already"
@@ -201,28 +195,8 @@ class Jobs:
             self._put(replace(current, done=current.done + images), durably=False)
             self._require_wanted(job)
 
-        path = self._galleries.path(job.gallery)
-        with open_writer(path, self._settings.job_seconds, lambda: self._require_wanted(job)) as writer:
-            if (rule := writer.gallery.region_rule) is not None:
-                note(f"the images count whole: masks are not sent, and the gallery has a rule for them ({rule.text})")
-            report = writer.add(
-                _with_pages_noted(self.files.images(job), note),
-                self._galleries.backbone(writer.gallery),
-                replace=job.replace,
-                keep_removed=not job.again,
-                batch_size=BATCH,
-                decoders=self._decoders,
-                notice=note,
-                progress=progress,
-            )
-            snapshot = writer.gallery.snapshot
-            if writer.index_is_stale():
-                try:
-                    writer.build_index()
-                except InputError as error:  # new images are found without
-                    note(f"the index was not built again: {error}")
-        told = {name: images for name, images in vars(report).items() if images or name != "tiles"}
-        self._end(self._jobs[job.id], state="done", report=told, snapshot=snapshot)
+        found = self._adder.run(job, self.files.images(job), note, progress, lambda: self._require_wanted(job))
+        self._end(self._jobs[job.id], state="done", **found)
 
     def _require_wanted(self, job: Job) -> None:
         if self._stopping or job.id in self._unwanted:
@@ -245,8 +219,7 @@ class Jobs:
     def _committed(self, job: Job) -> tuple[int | None, int]:
         """Return the snapshot of the gallery, and the number of the job's images in it."""
         with suppress(SpadeIndexError, Problem), self._galleries.open(job.gallery) as gallery:
-            ids = [job.prefix + name for name in job.names]
-            return gallery.snapshot, len(gallery.catalog.images_by_id(ids, gallery.snapshot))
+            return gallery.snapshot, len(gallery.catalog.images_by_id(job.ids, gallery.snapshot))
         return None, 0
 
     def _end(self, job: Job, **changes: Any) -> None:
@@ -285,13 +258,3 @@ class Jobs:
             self._unsaved.clear()
             for job in late:
                 self._save(job)
-
-
-def _with_pages_noted(files: Iterable[ImageFile], note: Callable[[str], None]) -> Iterator[ImageFile]:
-    """Yield files, and note the pages of TIFFs that are not read."""
-    for file in files:
-        if suffix_of(file.path) in PAGED:
-            with suppress(ImageError, OSError):  # adding it will tell
-                if (said := pages_noted(file.read(), file.path)) is not None:
-                    note(said)
-        yield file

@@ -1,7 +1,7 @@
 """API keys: who may read which galleries, and who may change them.
 
-One key a line, as `KEY GALLERIES read|write`; what follows a # in the line is a comment. GALLERIES are names by commas,
-or *. In the variable, a ; outside of comments also ends a line.
+One key a line, as `KEY GALLERIES read|write`; what follows a # in the line is a comment, which names the holder in
+feedback. GALLERIES are names by commas, or *. In the variable, a ; outside of comments also ends a line.
 
     9fJ2...  *            read      # the operator's screen
     x81c...  tiles,bolts  write     # the labelling tool
@@ -22,6 +22,7 @@ from .problems import Problem
 
 VARIABLE = "SPADE_INDEX_API_KEYS"
 SHORTEST = 16  # characters of a key
+WHO_LENGTH = 200  # characters of the name of its holder
 BLANKS = re.compile(r"[ \t]+")
 NAME = re.compile(r"[^*/\s\x00-\x1f\x7f]+")  # of a gallery
 KEY = re.compile(r"[!-\"$-:<-~]+")  # neither # nor ;
@@ -34,6 +35,12 @@ class Key:
     digest: bytes  # SHA-256 of the key: of equal length for all, and the key itself is not kept
     galleries: frozenset[str] | None  # None: all
     writes: bool
+    holder: str = ""  # as the comment beside it says
+
+    @property
+    def name(self) -> str:
+        """The holder in words: the comment, else the start of the key's digest."""
+        return self.holder or (f"key {self.digest.hex()[:8]}" if self.digest else "anonymous")
 
     def allows(self, gallery: str | None, write: bool) -> bool:
         """Return whether it may read a gallery, or change it; None stands for what concerns no single gallery."""
@@ -93,7 +100,8 @@ def _required(keys: Keys, where: str) -> Keys:
 def _parsed(lines: Sequence[str], where: str) -> list[Key]:
     keys: dict[bytes, Key] = {}
     for number, line in enumerate(lines, 1):
-        words = BLANKS.split(line.partition("#")[0].strip(" \t\r"))
+        written, _, comment = line.partition("#")
+        words = BLANKS.split(written.strip(" \t\r"))
         if words == [""]:
             continue
         if len(words) != 3 or words[2] not in ("read", "write"):
@@ -108,7 +116,8 @@ def _parsed(lines: Sequence[str], where: str) -> list[Key]:
             raise InputError(f"{where}: line {number}: GALLERIES are names by commas, or * alone")
         if (digest := _digest(key)) in keys:
             raise InputError(f"{where}: line {number}: this key is there twice")
-        keys[digest] = Key(digest, names, may == "write")
+        holder = "".join(filter(str.isprintable, comment)).strip()[:WHO_LENGTH]
+        keys[digest] = Key(digest, names, may == "write", holder)
     return list(keys.values())
 
 

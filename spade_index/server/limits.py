@@ -10,6 +10,7 @@ PART_HEADERS = 8  # of a part of a form
 PART_HEADER_BYTES = 4 << 10  # of each of them
 NAME_LENGTH = 1024  # characters of a file name
 PREFIX_LENGTH = 256  # characters put before the ids of images
+NOTE_LENGTH = 1000  # characters of the note of feedback
 
 MOST_IDS = 10_000  # of a request
 TENSOR_RANK = 8

@@ -11,7 +11,7 @@ from spade_index.errors import InputError, storage_errors
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute, permitted
 from .decoding import is_multipart
 from .forms import FIELD, read_files
-from .job import Job
+from .job import Job, new_id
 from .limits import PREFIX_LENGTH
 from .problems import Problem, as_problem
 from .schema import PROBLEMS, Ids, image_body
@@ -51,20 +51,10 @@ async def add(
     again: Annotated[bool, Query(description="Take images that were removed before; without it they stay out")] = False,
 ) -> wire.JobInfo:
     """Add normal images; their file names become their ids. Answers with a job as soon as all have arrived."""
-    served = service_of(request)
-    served.galleries.path(gallery)
-    if not is_multipart(request):
-        raise Problem(415, f"send images as multipart/form-data in the field `{FIELD}`", field="Content-Type")
     if not prefix.isprintable():
         raise Problem(422, "it is not printable", field="prefix")
-    with (
-        storage_errors(served.jobs.files.folder),
-        await anyio.to_thread.run_sync(served.jobs.new, gallery, replace, prefix, again) as staging,
-    ):
-        await read_files(request, served.settings.add_images, staging.begin, anyio.to_thread.run_sync)
-        job = await anyio.to_thread.run_sync(staging.submit)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return job.info()
+    job = Job(new_id(), gallery, replace, prefix, again)
+    return await received(request, response, job, service_of(request).settings.add_images)
 
 
 @changing.post("/galleries/{gallery}/reload", tags=["galleries"])
@@ -110,6 +100,22 @@ def cancel(request: Request, found: KnownJob) -> wire.JobInfo:
 def resume(request: Request, found: KnownJob) -> wire.JobInfo:
     """Resume a job that was interrupted because the service ended."""
     return service_of(request).jobs.resume(found.id).info()
+
+
+async def received(request: Request, response: Response, job: Job, most: int) -> wire.JobInfo:
+    """Stage the images of a request, `most` at most, and queue the job that adds them. Raises Problem."""
+    served = service_of(request)
+    served.galleries.path(job.gallery)
+    if not is_multipart(request):
+        raise Problem(415, f"send images as multipart/form-data in the field `{FIELD}`", field="Content-Type")
+    with (
+        storage_errors(served.jobs.files.folder),
+        await anyio.to_thread.run_sync(served.jobs.new, job) as staging,
+    ):
+        await read_files(request, most, staging.begin, anyio.to_thread.run_sync)
+        job = await anyio.to_thread.run_sync(staging.submit)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return job.info()
 
 
 def _change(request: Request, gallery: str, ids: Ids, action: str) -> wire.Changed:

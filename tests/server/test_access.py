@@ -112,7 +112,9 @@ def test_a_key_of_another_gallery_is_refused(locked: Server, method: str, path: 
 
 def test_the_routes_that_change_something_are_these() -> None:
     assert sorted(WRITES) == [
+        ("DELETE", "/v1/galleries/plain/feedback"),
         ("DELETE", "/v1/jobs/nothing"),
+        ("POST", "/v1/galleries/plain/feedback"),
         ("POST", "/v1/galleries/plain/images"),
         ("POST", "/v1/galleries/plain/reload"),
         ("POST", "/v1/galleries/plain/remove"),

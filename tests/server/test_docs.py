@@ -102,6 +102,9 @@ def test_every_command_works(serve: Callable[..., Server], tiles: Path, tmp_path
         if command.endswith('/resume" -X POST'):  # of a job that was not interrupted
             assert status == 22, output
             assert "only an interrupted one can be resumed" in output
+        elif "/feedback" in command and command.endswith("-X DELETE"):  # of an image that no feedback added
+            assert status == 22, output
+            assert "no feedback about an image" in output
         else:
             assert status == 0, (command, output)
     assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")

@@ -43,6 +43,9 @@ WRONG: dict[str, list[Any]] = {
     "gallery": ["", "..", "../plain", "/plain", "a/b", "a\nb", "x" * 300, 5, None],
     "replace": ["yes", 1, None],
     "again": ["yes", 1, None],
+    "verdict": ["fine", "", 1],
+    "who": [5, None, "a\nb", "x" * 201],
+    "note": [5, None, "a\nb", "x" * 1001],
     "prefix": [5, None, "a\nb", "x" * 257],
     "action": ["delete", None],
     "state": ["paused", "", 1, None],
@@ -81,7 +84,8 @@ def test_a_record_that_is_right_is_read(jobs: Path) -> None:
 def test_a_record_of_an_earlier_version_is_read(jobs: Path) -> None:
     path = write(jobs)
     record = json.loads(path.read_text())
-    del record["again"]
+    for name in ("again", "verdict", "who", "note"):
+        del record[name]
     path.write_text(json.dumps(record))
     (job,) = JobFiles(jobs.parents[1]).load()
     assert not job.again

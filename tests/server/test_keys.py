@@ -44,6 +44,9 @@ ROUTES = [
     ("POST", "/v1/galleries/plain/remove", {"json": {"ids": ["003.png"]}}),
     ("POST", "/v1/galleries/plain/restore", {"json": {"ids": ["003.png"]}}),
     ("POST", "/v1/galleries/plain/reload", {}),
+    ("GET", "/v1/galleries/plain/feedback", {}),
+    ("POST", "/v1/galleries/plain/feedback", {"files": parts(("a.png", png(50)))}),
+    ("DELETE", "/v1/galleries/plain/feedback?id=a.png", {}),
     ("GET", "/v1/results/nothing", {}),
     ("GET", "/v1/results/nothing/overlay.png", {}),
     ("GET", "/v1/results/nothing/heat.png", {}),
@@ -163,6 +166,8 @@ def test_keys_are_read_from_a_private_file(tmp_path: Path) -> None:
     assert keys.of({"x-api-key": READER}).allows("plain", write=False)
     assert not keys.of({"x-api-key": READER}).allows("plain", write=True)
     assert keys.of({"x-api-key": WRITER}).allows("anything", write=True)
+    assert keys.of({"x-api-key": READER}).name == "the screen"
+    assert keys.of({"x-api-key": WRITER}).name.startswith("key ")
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o606, 0o602, 0o644, 0o666, 0o777])

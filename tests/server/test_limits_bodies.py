@@ -179,6 +179,14 @@ def test_limit_prefix_length(server: Server) -> None:
     problem(over, status("prefix_length"), "prefix")
 
 
+def test_limit_note_length(server: Server) -> None:
+    exact = "n" * limits.NOTE_LENGTH
+    said = server.http.post("/v1/galleries/plain/feedback", params={"note": exact}, files=new_images(1))
+    assert server.finished(said.json()["id"])["note"] == exact
+    over = server.http.post("/v1/galleries/plain/feedback", params={"note": exact + "n"}, files=new_images(1))
+    problem(over, status("note_length"), "note")
+
+
 def binary(images: list[bytes], **more: Any) -> tuple[bytes, dict[str, str]]:
     """Return the body and headers of an inference of files."""
     data = b"".join(len(image).to_bytes(4, "little") + image for image in images)

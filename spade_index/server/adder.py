@@ -1,0 +1,86 @@
+"""What a job does to a gallery: its images are added, the index is built again, and feedback is carried on."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from spade_index.errors import ImageError, InputError
+from spade_index.gallery.store.record import Feedback
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.files import ImageFile, suffix_of
+from spade_index.images.pages import PAGED, pages_noted
+from spade_index.images.workers import DecoderPool
+
+from .calibrated import keep_calibrated
+from .galleries import Galleries
+from .job import Job
+from .settings import ServeSettings
+from .writing import open_writer
+
+BATCH = 8  # images; queries of the same backbone wait for as many
+
+Note = Callable[[str], None]
+
+
+class Adder:
+    """Adds the images of jobs, one job at a time."""
+
+    def __init__(self, galleries: Galleries, settings: ServeSettings, decoders: DecoderPool) -> None:
+        self._galleries = galleries
+        self._settings = settings
+        self._decoders = decoders
+
+    def run(
+        self,
+        job: Job,
+        images: Iterable[ImageFile],
+        note: Note,
+        progress: Callable[[int], None],
+        require_wanted: Callable[[], None],
+    ) -> dict[str, Any]:
+        """Run a job; return its report and snapshot, by the names of its fields.
+
+        `note` is told what is odd, `progress` the number of images of each step; `require_wanted` is called now and
+        then, and raises to end the job. A job that was ended can be run again.
+        """
+        path = self._galleries.path(job.gallery)
+        with open_writer(path, self._settings.job_seconds, require_wanted) as writer:
+            if (rule := writer.gallery.region_rule) is not None:
+                note(f"the images count whole: masks are not sent, and the gallery has a rule for them ({rule.text})")
+            backbone = self._galleries.backbone(writer.gallery)
+            report = writer.add(
+                _with_pages_noted(images, note),
+                backbone,
+                replace=job.replace,
+                keep_removed=not job.again,
+                feedback=None if job.verdict is None else Feedback(job.verdict, job.who, job.note),
+                batch_size=BATCH,
+                decoders=self._decoders,
+                notice=note,
+                progress=progress,
+            )
+            snapshot = writer.gallery.snapshot
+            _keep_index(writer, note)
+            if job.verdict is not None:
+                keep_calibrated(writer, self._settings, backbone.device, require_wanted)
+        told = {name: images for name, images in vars(report).items() if images or name != "tiles"}
+        return {"report": told, "snapshot": snapshot}
+
+
+def _keep_index(writer: GalleryWriter, note: Note) -> None:
+    """Build the index again where it is stale."""
+    if writer.index_is_stale():
+        try:
+            writer.build_index()
+        except InputError as error:  # new images are found without
+            note(f"the index was not built again: {error}")
+
+
+def _with_pages_noted(files: Iterable[ImageFile], note: Note) -> Iterator[ImageFile]:
+    """Yield files, and note the pages of TIFFs that are not read."""
+    for file in files:
+        if suffix_of(file.path) in PAGED:
+            with suppress(ImageError, OSError):  # adding it will tell
+                if (said := pages_noted(file.read(), file.path)) is not None:
+                    note(said)
+        yield file

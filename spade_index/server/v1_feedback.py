@@ -1,0 +1,100 @@
+"""The native API's feedback: "this one is fine" adds an image with a note of who and when; undo removes it again."""
+
+import csv
+import io
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from spade_index import wire
+from spade_index.gallery.feedback import is_there
+
+from .access import AddRoute, ReadRoute, RequestKey, WriteRoute
+from .calibrated import keep_calibrated
+from .forms import FIELD
+from .job import Job, new_id
+from .limits import NAME_LENGTH, NOTE_LENGTH, PAGE_IMAGES
+from .problems import Problem
+from .schema import PROBLEMS, image_body
+from .service import service_of, without_waiting
+from .v1 import GalleryName
+from .v1_changes import received
+from .writing import open_writer
+
+COLUMNS = ("given", "who", "verdict", "id", "there", "note")
+FORMULAS = ("=", "+", "-", "@")  # begin a cell that spreadsheets would compute
+TABLE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+
+saying = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=AddRoute)
+undoing = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=WriteRoute)
+reading = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=ReadRoute)
+
+
+@saying.post(
+    "/galleries/{gallery}/feedback", status_code=202, openapi_extra=image_body(FIELD, raw=False), tags=["images"]
+)
+async def say(
+    request: Request,
+    response: Response,
+    gallery: GalleryName,
+    key: RequestKey,
+    verdict: Annotated[wire.Said, Query(description="The images are fine")] = "false_alarm",
+    note: Annotated[str, Query(max_length=NOTE_LENGTH, description="Why, in words")] = "",
+) -> wire.JobInfo:
+    """Say that images were called anomalous and are fine. They become normal images, by a job.
+
+    Its `feedback_ids` undo it. Where the gallery is calibrated, the calibration is carried on.
+    """
+    if not note.isprintable():
+        raise Problem(422, "it is not printable", field="note")
+    # A camera names all its images alike, so the time tells them apart. Copies are found by their contents.
+    prefix = f"feedback/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}/"
+    job = Job(new_id(), gallery, False, prefix, again=True, verdict=verdict, who=key.name, note=note)
+    return await received(request, response, job, service_of(request).settings.request_images)
+
+
+@reading.get("/galleries/{gallery}/feedback", response_model=wire.FeedbackList, responses=TABLE, tags=["images"])
+def feedback(
+    request: Request,
+    gallery: GalleryName,
+    contains: Annotated[str, Query(max_length=NAME_LENGTH, description="In the id, the name or the note")] = "",
+    limit: Annotated[int, Query(ge=1, le=PAGE_IMAGES)] = 100,
+    format: Annotated[Literal["json", "csv"], Query(description="As a table for spreadsheets instead")] = "json",
+) -> Any:
+    """List what people said of images that were added because of it, the newest first."""
+    wanted = contains.casefold()
+    with service_of(request).galleries.open(gallery) as opened:
+        rows = [
+            row
+            for row in reversed(opened.catalog.feedback())
+            if any(wanted in text.casefold() for text in (row.id, row.who, row.note))
+        ]
+        listed = tuple(wire.FeedbackInfo(**vars(row), there=is_there(opened, row.id)) for row in rows[:limit])
+    if format == "csv":
+        return Response(_table(listed), media_type="text/csv")
+    return wire.FeedbackList(listed, found=len(rows))
+
+
+@undoing.delete("/galleries/{gallery}/feedback", tags=["images"])
+def undo(
+    request: Request, gallery: GalleryName, id: Annotated[str, Query(description="Of an image that feedback added")]
+) -> wire.Changed:
+    """Undo feedback: remove its image, and forget it in the calibration. What was said stays in the list."""
+    served = service_of(request)
+    path = served.galleries.path(gallery)
+    with without_waiting(served.changing, "other changes"), open_writer(path, served.settings.change_seconds) as writer:
+        snapshot = writer.undo_feedback(id)
+        keep_calibrated(writer, served.settings)
+        return wire.Changed(changed=1, images=len(writer.gallery), snapshot=snapshot)
+
+
+def _table(rows: tuple[wire.FeedbackInfo, ...]) -> str:
+    """Return feedback as CSV (RFC 4180)."""
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(COLUMNS)
+    for row in rows:
+        cells = (str(getattr(row, name)) for name in COLUMNS)
+        writer.writerow([f"'{cell}" if cell.startswith(FORMULAS) else cell for cell in cells])
+    return table.getvalue()
