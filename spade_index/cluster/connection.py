@@ -29,10 +29,12 @@ ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 Node = Mapping[str, float]  # what a machine has, by the name of the resource
 
 
-def require_ray() -> None:
-    """Raise ClusterError unless Ray is installed."""
+def require_cluster(address: str) -> None:
+    """Raise ClusterError unless Ray is installed, and something listens at the address, if that is not `local`."""
     if importlib.util.find_spec("ray") is None:
         raise ClusterError("Ray is not installed: pip install 'spade_index[ray]'")
+    if address != LOCAL:
+        _require_listener(address)
 
 
 @contextmanager
@@ -41,9 +43,7 @@ def connected(address: str) -> "Iterator[types.ModuleType]":
 
     A program that is connected already keeps its connection. Raises ClusterError.
     """
-    require_ray()
-    if address != LOCAL:
-        _require_listener(address)
+    require_cluster(address)
     for name, value in (QUIET | ALONE if address == LOCAL else QUIET).items():
         os.environ.setdefault(name, value)
     import ray

@@ -67,6 +67,6 @@ def test_a_cluster_of_its_own_is_reached_from_this_machine_alone(photographs: Pa
             time.sleep(0.1)
         output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert output.startswith("6 added")
+    assert output == "6 added; 6 images at snapshot 1\n"
     assert errors == ""
     assert addresses == {"127.0.0.1"}
