@@ -39,11 +39,11 @@ class ClusterOptions:
     ]
 
     def require(self) -> None:
-        """Raise ClusterError if a cluster is asked for and Ray is not installed, and UsageError for lack of `--ray`."""
+        """Raise ClusterError if a cluster is asked for and not there, and UsageError for lack of `--ray`."""
         if self.ray is not None:
-            from spade_index.cluster.connection import require_ray
+            from spade_index.cluster.connection import require_cluster
 
-            require_ray()
+            require_cluster(self.ray)
         elif self.gpus_per_worker is not None:
             raise click.UsageError("--gpus-per-worker needs --ray")
 

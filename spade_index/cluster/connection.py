@@ -1,9 +1,12 @@
 """Connect to a Ray cluster, or start one on this machine, and divide its cores among workers."""
 
 import importlib.util
+import logging
 import os
+import secrets
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,16 +26,23 @@ QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # of what Ray would print on standard output, as that a worker has died
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # workers without a share of a GPU see none; stated, it is no warning
 }
-# Without clusters of several machines, Ray listens on 127.0.0.1; it would take the address for that of the machine.
-ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Without clusters of several machines, Ray listens on 127.0.0.1; it would take the address for that of the machine. Who
+# connects there needs the token, which other users of the machine cannot read. Ray keeps it: it is one for a program.
+ALONE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
 
 Node = Mapping[str, float]  # what a machine has, by the name of the resource
 
 
-def require_ray() -> None:
-    """Raise ClusterError unless Ray is installed."""
+def require_cluster(address: str) -> None:
+    """Raise ClusterError unless Ray is installed, and something listens at the address, if that is not `local`."""
     if importlib.util.find_spec("ray") is None:
         raise ClusterError("Ray is not installed: pip install 'spade_index[ray]'")
+    if address != LOCAL:
+        _require_listener(address)
 
 
 @contextmanager
@@ -41,37 +51,33 @@ def connected(address: str) -> "Iterator[types.ModuleType]":
 
     A program that is connected already keeps its connection. Raises ClusterError.
     """
-    require_ray()
-    if address != LOCAL:
-        _require_listener(address)
-    for name, value in (QUIET | ALONE if address == LOCAL else QUIET).items():
+    require_cluster(address)
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        yield ray
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        yield sys.modules["ray"]
     elif address == LOCAL:
-        with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-            own = {"_temp_dir": folder} if len(folder) <= LONGEST_FOLDER else {}
-            with _session(ray, address, **own, **_local()):
-                yield ray
+        with _set(ALONE), _short_folder() as folder, _session(address, _temp_dir=folder, **_local()) as ray:
+            yield ray
     else:
-        with _session(ray, address):
+        with _session(address) as ray:
             yield ray
 
 
 @contextmanager
-def _session(ray: Any, address: str, **options: Any) -> Iterator[None]:
+def _session(address: str, **options: Any) -> "Iterator[types.ModuleType]":
+    import ray
+
     ending = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
+        ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False, **options)
         with suppress(ValueError, TypeError):  # not the main thread, or a handler that is not Python's
             signal.signal(signal.SIGTERM, ending)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = str(error.__cause__ or error).strip().rpartition("\n")[2][:200]  # the last line of a traceback
         raise ClusterError(f"no Ray cluster at {address}: {reason}") from error
     try:
-        yield
+        yield ray
     finally:
         ray.shutdown()
 
@@ -84,6 +90,31 @@ def _local() -> dict[str, Any]:
         "object_store_memory": STORE_BYTES,
         "_node_ip_address": "127.0.0.1",
     }
+
+
+@contextmanager
+def _set(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment inside."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _short_folder() -> Iterator[str]:
+    """Give a folder for sockets, which others cannot enter. Raises ClusterError if its name would be too long."""
+    base = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=base, ignore_cleanup_errors=True) as folder:
+        if len(folder) > LONGEST_FOLDER:
+            raise ClusterError(f"{base}: too long a name for the sockets of Ray: set RAY_TMPDIR to a shorter one")
+        yield folder
 
 
 def _require_listener(address: str) -> None:

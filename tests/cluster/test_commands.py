@@ -1,10 +1,12 @@
 """`build --ray` and `add --ray`: a cluster that they start themselves, and the gallery that they make."""
 
+import os
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -23,6 +25,23 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_normal(folder / "more", 3, start=6)
     (folder / "more" / "broken.png").write_bytes(b"")
     return folder
+
+
+def test_who_has_no_token_is_kept_out(cluster: ModuleType, photographs: Path, tmp_path: Path) -> None:
+    address = cluster.get_runtime_context().gcs_address
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    command = [sys.executable, "-m", "spade_index", "build", photographs / "first", tmp_path / "gallery", *BACKBONE]
+    ended = subprocess.run(
+        [*command, "--ray", address],
+        env={**others, "HOME": str(tmp_path), "RAY_NUM_REDIS_GET_RETRIES": "1"},  # which take a second each
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode == 1
+    *_, line = ended.stderr.splitlines()
+    assert line.startswith(f"spade-index: no Ray cluster at {address}: ")
+    assert "InvalidAuthToken" in line
 
 
 @pytest.mark.usefixtures("cluster")
@@ -59,14 +78,21 @@ def listening(pid: int) -> set[str]:
 def test_a_cluster_of_its_own_is_reached_from_this_machine_alone(photographs: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "spade_index", "build", photographs / "first", tmp_path / "gallery", *BACKBONE]
     addresses = set()
+    home = tmp_path / "home"
+    home.mkdir()
     with subprocess.Popen(
-        [*command, "--ray", "local"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--ray", "local"],
+        env={**os.environ, "HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         while process.poll() is None:
             addresses |= listening(process.pid)
             time.sleep(0.1)
         output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert output.startswith("6 added")
+    assert output == "6 added; 6 images at snapshot 1\n"
     assert errors == ""
     assert addresses == {"127.0.0.1"}
+    assert not (home / ".ray").exists()  # Ray would keep a token there, which all may read

@@ -48,3 +48,12 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     told = refused("build", tmp_path, tmp_path / "gallery", *BACKBONE, "--ray", "local")
     assert told == "Ray is not installed: pip install 'spade_index[ray]'"
     assert not (tmp_path / "gallery").exists()
+
+
+def test_a_folder_whose_name_is_too_long_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("long" * 12)
+    folder.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    with pytest.raises(ClusterError, match="set RAY_TMPDIR to a shorter one"), connected("local"):
+        pass
+    assert list(folder.iterdir()) == []
