@@ -21,6 +21,7 @@ OPEN = {
     "/audit.js",
     "/docs",
     "/docs.css",
+    "/feedback.js",
     "/icon.svg",
     "/openapi.json",
     "/page.css",

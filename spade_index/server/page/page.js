@@ -1,6 +1,7 @@
 // The page: pick a gallery, give images, see their verdicts, pick one to look at.
 
 import { auditIsOpen, closeAudit, openAudit } from "./audit.js";
+import { forgetRights, showFeedback } from "./feedback.js";
 import { ask, askKey, galleryPath, hasKey, Problem } from "./service.js";
 import { VERDICTS, hide, number, page, show, shown } from "./shown.js";
 
@@ -13,6 +14,7 @@ let largest = Infinity; // bytes of an image file
 let items = []; // the images that were given, in order
 
 async function loadGalleries() {
+  forgetRights();
   try {
     const { limits } = await (await ask("")).json();
     largest = limits.body_bytes;
@@ -64,13 +66,13 @@ function takeImages(files) {
   const fresh = [...files].map((file) => ({ file, gallery, url: URL.createObjectURL(file), ...WAITING }));
   for (const item of fresh) page.list.append((item.row = newRow(item)));
   items.push(...fresh);
-  show(fresh[0]);
+  look(fresh[0]);
   runQueries();
 }
 
 function newRow(item) {
   const row = page.row.content.cloneNode(true).firstElementChild;
-  row.querySelector("input").onchange = () => show(item);
+  row.querySelector("input").onchange = () => look(item);
   const picture = row.querySelector("img");
   picture.onerror = () => picture.removeAttribute("src"); // of a kind that only the service can read
   picture.src = item.url;
@@ -120,7 +122,7 @@ async function bytesOf(file) {
 
 function queryAgain(item) {
   forget(item);
-  update(item, { gallery: page.gallery.value, result: null, ...WAITING });
+  update(item, { gallery: page.gallery.value, result: null, said: "", ...WAITING });
   runQueries();
 }
 
@@ -154,7 +156,12 @@ function update(item, changes) {
   verdict.dataset.state = item.state;
   item.row.querySelector(".score").textContent = item.result ? number(item.result.score) : "";
   showProgress();
-  if (item === shown) show(item);
+  if (item === shown) look(item);
+}
+
+function look(item) {
+  show(item);
+  showFeedback(item);
 }
 
 function showProgress() {

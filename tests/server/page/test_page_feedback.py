@@ -1,0 +1,72 @@
+"""The page in a browser: an image that was called anomalous is fine, and is normal until that is undone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from spade_index.gallery import Gallery
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.method.calibration import calibrate, store
+from spade_index.settings import SearchSettings
+
+from helpers.browser import expect_verdict, give, odd, opened
+from helpers.serving import Server
+from helpers.tiny import build, tiny_backbone, write_images
+
+READER, WRITER = "a-key-that-only-reads", "a-key-that-may-write"
+
+
+@pytest.fixture
+def tiles(root: Path, tmp_path: Path) -> Path:
+    """A root with a calibrated gallery `tiles` of 60 small tiles."""
+    build(root / "tiles", write_images(tmp_path / "images", 60), tiny_backbone())
+    with Gallery(root / "tiles") as gallery:
+        found = calibrate(gallery, SearchSettings(), false_alarms=0.1, device="cpu")
+    with GalleryWriter(root / "tiles") as writer:
+        store(writer, SearchSettings(), found)
+    return root
+
+
+def query_again(page: Page, verdict: str) -> None:
+    page.get_by_role("button", name="Query again").click()
+    expect_verdict(page, verdict)
+
+
+def test_a_false_alarm_is_corrected_by_a_button_and_undone(
+    page: Page, serve: Callable[..., Server], tiles: Path
+) -> None:
+    server = serve(root=tiles)
+    opened(page, f"{server.url}/", "tiles")
+    give(page, odd())
+    expect_verdict(page, "Anomalous")
+    page.get_by_label("Why it is fine").fill("a new supplier")
+    page.get_by_role("button", name="This one is fine").click()
+    expect(page.locator("#said")).to_contain_text("It is a normal image of tiles now.")
+    expect(page.get_by_role("button", name="This one is fine")).to_be_hidden()
+    (row,) = server.http.get("/v1/galleries/tiles/feedback").json()["feedback"]
+    assert (row["note"], row["there"], row["id"].rpartition("/")[2]) == ("a new supplier", True, "odd.png")
+    query_again(page, "Normal")
+    expect(page.locator("#neighbours")).to_contain_text(row["id"])
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#said")).to_contain_text("It is no normal image of tiles any more.")
+    assert server.http.get("/v1/galleries/tiles").json()["images"] == 60
+    query_again(page, "Anomalous")
+    expect(page.get_by_role("button", name="Undo")).to_be_hidden()
+    expect(page.get_by_role("button", name="This one is fine")).to_be_visible()
+
+
+def test_only_a_key_that_may_write_is_offered_the_button(page: Page, serve: Callable[..., Server]) -> None:
+    server = serve(keys=f"{READER} calibrated read; {WRITER} calibrated write")
+    for key, buttons in ((READER, 0), (WRITER, 1)):
+        page.goto(server.url)
+        if key == WRITER:
+            page.get_by_role("button", name="API key…").click()
+        page.get_by_label("Key", exact=True).fill(key)
+        page.keyboard.press("Enter")
+        expect(page.locator("#facts")).to_contain_text("12 images")
+        with page.expect_response("**/galleries/calibrated"):
+            give(page, odd())
+        expect_verdict(page, "Anomalous")
+        expect(page.locator("#fine:visible")).to_have_count(buttons)
