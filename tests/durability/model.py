@@ -54,7 +54,7 @@ class Operation:
     def perform(self, path: Path) -> None:
         """Open the gallery and call the writer. Raises what that raises."""
         creates = self.kind == "build"
-        with GalleryWriter(path, BACKBONE.settings if creates else None) as writer:
+        with GalleryWriter(path, BACKBONE.settings if creates else None, maps="float16" if creates else None) as writer:
             self.perform_with(writer)
 
     def perform_with(self, writer: GalleryWriter) -> None:

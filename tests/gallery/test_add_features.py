@@ -25,7 +25,10 @@ def ids(path: Path) -> list[str]:
 
 def test_it_writes_what_add_writes(tmp_path: Path, backbone: Backbone, image_folder: Callable[..., Path]) -> None:
     build(tmp_path / "added", image_folder(7), backbone, shard_rows=3, index=False)
-    with Gallery(tmp_path / "added") as gallery, GalleryWriter(tmp_path / "again", backbone.settings) as writer:
+    with (
+        Gallery(tmp_path / "added") as gallery,
+        GalleryWriter(tmp_path / "again", backbone.settings, maps="float16") as writer,
+    ):
         writer.shard_rows = 3
         told: list[int] = []
         images = (NewImage(row, gallery.stored(row)) for row in gallery.images())

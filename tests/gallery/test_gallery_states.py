@@ -34,7 +34,7 @@ class Changes(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.writer = GalleryWriter(self.folder / "gallery", BACKBONE.settings)
+        self.writer = GalleryWriter(self.folder / "gallery", BACKBONE.settings, maps="float16")
         self.writer.shard_rows = self.shard_rows
 
     def add_all(self, images: Model, replace: bool = False) -> None:

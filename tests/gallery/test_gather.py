@@ -29,7 +29,7 @@ MAPS = random_images(SETTINGS, 1)[0].stored.maps
 def add(path: Path, number: int, rows: int | None = None) -> None:
     """Add an image by itself."""
     pooled = np.random.default_rng(number).normal(size=12).astype(np.float32)
-    with GalleryWriter(path, SETTINGS) as writer:
+    with GalleryWriter(path, SETTINGS, maps="float16") as writer:
         writer.shard_rows = rows or writer.shard_rows
         writer.add_features([new_image(f"{number:03d}.png", pooled, MAPS)])
 

@@ -141,7 +141,7 @@ def streamed(folder: Path) -> Store:
 
 
 def gallery(folder: Path) -> Store:
-    with GalleryWriter(folder, SETTINGS) as writer:
+    with GalleryWriter(folder, SETTINGS, maps="float16") as writer:
         writer.shard_rows = ROWS
         writer.add_features(IMAGES)
     return GalleryStore(folder)
@@ -149,7 +149,7 @@ def gallery(folder: Path) -> Store:
 
 def compacted(folder: Path) -> Store:
     """Open a gallery whose images have moved to other shards."""
-    with GalleryWriter(folder, SETTINGS) as writer:
+    with GalleryWriter(folder, SETTINGS, maps="float16") as writer:
         writer.shard_rows = ROWS
         writer.add_features([*IMAGES[:1], *random_images(SETTINGS, 9, seed=2)[7:], *IMAGES[1:]])
         writer.remove(["folder/ünï-7.png", "folder/ünï-8.png"])

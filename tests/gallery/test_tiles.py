@@ -128,7 +128,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_picture_leaves_what_fits(
 
 def test_a_damaged_tile_is_dropped_and_added_again(tmp_path: Path) -> None:
     path, files, damaged = tmp_path / "gallery", [picture("a", 0), picture("b", 1)], tiles("a", 0)[1]
-    with GalleryWriter(path, SETTINGS) as writer:
+    with GalleryWriter(path, SETTINGS, maps="float16") as writer:
         writer.add(files, BACKBONE)
     damage(path, damaged)
     assert repaired(path)[0] == 1

@@ -85,8 +85,8 @@ def build(
     index: bool = True,
     **options: object,
 ) -> AddReport:
-    """Build a gallery or carry on, as `spade-index build` does."""
-    with GalleryWriter(path, backbone.settings) as writer:
+    """Build a gallery or carry on, as `spade-index build` does; a new one of plain maps, whose bytes tests can find."""
+    with GalleryWriter(path, backbone.settings, maps=None if path.exists() else "float16") as writer:
         if shard_rows:
             writer.shard_rows = shard_rows
         report = writer.add(find_images(images), backbone, **options)

@@ -37,7 +37,7 @@ def features(random: np.random.Generator, scale: float = 1.0) -> list[np.ndarray
 def gallery_of(path: Path, images: Sequence[list[np.ndarray]], mask: np.ndarray | None) -> Path:
     """Make a gallery of images with these maps, and a region of interest with these cells."""
     random = np.random.default_rng(0)
-    with GalleryWriter(path, SETTINGS) as writer:
+    with GalleryWriter(path, SETTINGS, maps="float16") as writer:
         pooled = random.normal(size=(len(images), SETTINGS.pooled_dim)).astype(np.float32)
         writer.add_features(new_image(f"{n}", pooled[n], maps) for n, maps in enumerate(images))
         if mask is not None:

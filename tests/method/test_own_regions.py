@@ -42,7 +42,7 @@ def region(mask: np.ndarray) -> RegionOfInterest:
 def gallery_of(path: Path, images: Sequence[list[np.ndarray]], masks: Sequence[np.ndarray | None]) -> Path:
     """Make a gallery of images with these maps, and regions with these cells."""
     random = np.random.default_rng(0)
-    with GalleryWriter(path, SETTINGS) as writer:
+    with GalleryWriter(path, SETTINGS, maps="float16") as writer:
         pooled = random.normal(size=(len(images), SETTINGS.pooled_dim)).astype(np.float32)
         writer.add_features(new_image(f"{n}", pooled[n], maps) for n, maps in enumerate(images))
         keys = [row.key for row in writer.gallery.images()]
