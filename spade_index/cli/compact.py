@@ -67,6 +67,10 @@ def compact(
         if writer.gallery.storage.levels != before.levels:
             stored = ", ".join(map(str, writer.gallery.stored_levels))
             click.echo(f"levels {stored} are stored: searches that compare others need a gallery that is built again")
+            if not coarser:  # `levels_to_keep` refuses to drop a level that the gallery is searched by
+                click.echo(
+                    "nothing is lost: the gallery's own settings compare stored levels alone, and answer as before"
+                )
         if going_on or writer.gallery.storage != before:
             scores = "scores have changed" if coarser else "calibrations are forgotten"
             click.echo(f"{scores}: `spade-index calibrate {gallery}` finds the thresholds again")

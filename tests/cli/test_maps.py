@@ -57,6 +57,7 @@ def test_levels_are_dropped_from_the_command_line(gallery_path: Path) -> None:
     assert "whole numbers" in refused("compact", gallery_path, "--levels", "1.5")
     said = run("compact", gallery_path, "--levels", "tuned").output
     assert "levels 1, 2 are stored" in said
+    assert "nothing is lost" in said
     assert f"calibrations are forgotten: `spade-index calibrate {gallery_path}`" in said
     facts = json.loads(run("info", gallery_path, "--json").stdout)
     assert (facts["maps"], facts["stored_levels"], facts["format_version"]) == ("float16", [1, 2], 3)
@@ -64,7 +65,18 @@ def test_levels_are_dropped_from_the_command_line(gallery_path: Path) -> None:
     assert "stores level 0 no more" in refused("calibrate", gallery_path, "--compared-levels", "0,1")
     assert "12 images" in run("calibrate", gallery_path).output
     assert "forgotten" not in run("compact", gallery_path, "--levels", "1,2").output
-    assert "scores have changed" in run("compact", gallery_path, "--maps", "int8", "--no-measure").output
+    said = run("compact", gallery_path, "--maps", "int8", "--no-measure").output
+    assert "scores have changed" in said
+    assert "nothing is lost" not in said
     with Gallery(gallery_path) as gallery:
         assert gallery.storage.name == "int8@1,2"
     assert "no problems" in run("verify", gallery_path).output
+
+
+def test_codes_and_dropped_levels_together_are_not_said_to_lose_nothing(gallery_path: Path) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        search = {"compared_levels": [1, 2]}
+        writer.set_tuned({"search": search, "why": "few levels", "images": 12, "snapshot": writer.gallery.snapshot})
+    said = run("compact", gallery_path, "--levels", "tuned", "--maps", "int8", "--no-measure").output
+    assert "levels 1, 2 are stored" in said
+    assert "nothing is lost" not in said
