@@ -17,6 +17,7 @@ from PIL import Image
 
 from spade_index.benchmarks.harness import Figures, environment, table, write_json
 from spade_index.benchmarks.processes import Failed, in_own_process
+from spade_index.settings import TUNE_FROM
 
 DEFECT = 12  # pixels across
 EDGE = 200  # pixels of a picture's border without a defect
@@ -112,7 +113,13 @@ def _centre(maps: Path, name: str, at: list[int], size: tuple[int, int]) -> np.n
 @click.option("--texture", "textures", multiple=True, default=["brick", "grass", "gravel"], show_default=True)
 @click.option("--size", type=(int, int), default=(6000, 4000), show_default=True, help="Width and height.")
 @click.option("--tile", default=224, show_default=True)
-@click.option("--normal", default=20, show_default=True, help="Pictures of the gallery.")
+@click.option(
+    "--normal",
+    type=click.IntRange(TUNE_FROM),
+    default=TUNE_FROM,
+    show_default=True,
+    help="Pictures of the gallery; of fewer, a gallery of whole pictures gives no verdict.",
+)
 @click.option("--tested", default=4, show_default=True, help="Good and defective pictures, each.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(
