@@ -19,7 +19,7 @@ COMMITS = 6  # of each process
 
 def contend(path: Path, processes: int) -> tuple[int, int]:
     """Let processes write; return the number of commits, and of refusals because another process wrote."""
-    with GalleryWriter(path, BACKBONE.settings):
+    with GalleryWriter(path, BACKBONE.settings, maps="float16"):
         pass
     children = {}
     for number in range(processes):

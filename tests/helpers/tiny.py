@@ -83,10 +83,11 @@ def build(
     *,
     shard_rows: int | None = None,
     index: bool = True,
+    maps: str = "float16",
     **options: object,
 ) -> AddReport:
-    """Build a gallery or carry on, as `spade-index build` does; a new one of plain maps, whose bytes tests can find."""
-    with GalleryWriter(path, backbone.settings, maps=None if path.exists() else "float16") as writer:
+    """Build a gallery or carry on, as `spade-index build` does; of plain maps, whose bytes tests can find."""
+    with GalleryWriter(path, backbone.settings, maps=maps) as writer:
         if shard_rows:
             writer.shard_rows = shard_rows
         report = writer.add(find_images(images), backbone, **options)
