@@ -1,5 +1,6 @@
 """`spade-index query`: score images."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,12 @@ from .strict import strict_json
 from .values import PATH, REAL, WHOLE
 
 if TYPE_CHECKING:  # it takes long to import
+    from collections.abc import Callable
+
+    from spade_index.features.backbone import Backbone
     from spade_index.gallery.location import Location
+    from spade_index.gallery.reader import Gallery
+    from spade_index.method.detector import Detector
 
 
 @click.command()
@@ -72,16 +78,35 @@ def query(
     loading: LoadingOptions,
     cache: CacheOptions,
 ) -> None:
-    """Score IMAGES (as in `build`, several) against GALLERY, and show where they are not normal."""
+    """Score IMAGES (as in `build`, several) against GALLERY, and show where they are not normal.
+
+    GALLERY may be a folder of galleries: each image is then scored by the one that it belongs to.
+    """
     from spade_index.method.tuned import tuned_search
 
     from .answers import answer_images, line_of
     from .detecting import detector_of
 
     loading.limit_decoding()
+    many = isinstance(gallery, Path) and is_root(gallery)
+    if many and (out or roi or threshold is not None or snapshot is not None):
+        raise InputError(
+            f"{gallery} is a folder of galleries: --out, --threshold, --snapshot and --roi need one gallery"
+        )
     require_writable(files.files, [out], inputs=[*images, *local(gallery)])
     found = Sources(images, sources)
     found.require_images()
+    if isinstance(gallery, Path) and many:
+
+        def made(opened: "Gallery", loaded: "Backbone") -> "Detector":
+            settings = search.choice(preset, maps).settings(tuned_search(opened))
+            return detector_of(opened, loaded, settings, kernel, false_alarms)
+
+        failed = query_root(
+            gallery, found, lambda opened: backbone.load(device, opened, preset), made, loading, files, as_json
+        )
+        require_decoded(failed)
+        return
     with cache.open(gallery, snapshot, to_search=True) as opened:
         limit_sources(found, opened, roi)
         loaded = backbone.load(device, opened, preset)
@@ -96,5 +121,43 @@ def query(
 
         with AnswerFiles(files) as written:
             failed = answer_images(detector, found, loading, out, written, show)
+    require_decoded(failed)
+
+
+def is_root(path: Path) -> bool:
+    """Return whether a folder is no gallery, but holds some."""
+    from spade_index.images.folders import CATALOG
+
+    return not (path / CATALOG).exists() and next(path.glob(f"*/{CATALOG}"), None) is not None
+
+
+def query_root(
+    root: Path,
+    found: Sources,
+    load: "Callable[[Gallery], Backbone]",
+    made: "Callable[[Gallery, Backbone], Detector]",
+    loading: LoadingOptions,
+    files: AnswerFileOptions,
+    as_json: bool,
+) -> int:
+    """Score images by the galleries of a folder; return the number of images that could not be decoded."""
+    from .routed import RoutedImages, answer_routed, open_galleries, routed_line
+
+    def show(answer: dict[str, Any]) -> None:
+        if not files.to_stdout:
+            click.echo(strict_json(answer) if as_json else routed_line(answer))
+
+    with ExitStack() as stack:
+        galleries = open_galleries(root, stack)
+        first = next(iter(galleries.values()))
+        loaded = load(first)
+        first.settings.require_equal(loaded.settings, str(first.path))
+        routed = RoutedImages(galleries, loaded, lambda opened: made(opened, loaded))
+        with AnswerFiles(files) as written:
+            return answer_routed(routed, first.settings.preprocessing, found, loading, written, show)
+
+
+def require_decoded(failed: int) -> None:
+    """Raise InputError if images could not be decoded."""
     if failed:
         raise InputError(f"{failed:,} of the images could not be decoded")

@@ -16,6 +16,7 @@ FILES = {  # by path: file and media type
     "/": ("index.html", "text/html; charset=utf-8"),
     "/audit.js": ("audit.js", "text/javascript; charset=utf-8"),
     "/feedback.js": ("feedback.js", "text/javascript; charset=utf-8"),
+    "/history.js": ("history.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/shown.js": ("shown.js", "text/javascript; charset=utf-8"),

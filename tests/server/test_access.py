@@ -22,6 +22,7 @@ OPEN = {
     "/docs",
     "/docs.css",
     "/feedback.js",
+    "/history.js",
     "/icon.svg",
     "/openapi.json",
     "/page.css",

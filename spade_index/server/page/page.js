@@ -2,6 +2,7 @@
 
 import { auditIsOpen, closeAudit, openAudit } from "./audit.js";
 import { forgetRights, showFeedback } from "./feedback.js";
+import { closeHistory, historyIsOpen, openHistory } from "./history.js";
 import { ask, askKey, galleryPath, hasKey, Problem } from "./service.js";
 import { VERDICTS, hide, number, page, show, shown } from "./shown.js";
 
@@ -51,14 +52,18 @@ function notice(words) {
   page.notice.hidden = !words;
 }
 
-function toggleAudit(wanted) {
-  if (wanted && page.gallery.value) openAudit(page.gallery.value);
-  else closeAudit();
+// Shows the audit or the history of the gallery, or neither.
+function showView(view) {
+  closeAudit();
+  closeHistory();
+  if (view === "audit" && page.gallery.value) openAudit(page.gallery.value);
+  if (view === "history" && page.gallery.value) openHistory(page.gallery.value);
   page.audit.setAttribute("aria-pressed", auditIsOpen());
+  page.history.setAttribute("aria-pressed", historyIsOpen());
 }
 
 function takeImages(files) {
-  toggleAudit(false);
+  showView("queries");
   if (!page.gallery.value) return notice("Pick a gallery first, then give the images again.");
   if (!files.length) return notice("That was not a file. Save the image first, then drop it here.");
   notice("");
@@ -175,10 +180,11 @@ page.gallery.onchange = () => {
   history.replaceState(null, "", `#${new URLSearchParams({ gallery: page.gallery.value })}`);
   notice("");
   showGallery();
-  toggleAudit(auditIsOpen());
+  showView(auditIsOpen() ? "audit" : historyIsOpen() ? "history" : "queries");
 };
 addEventListener("hashchange", pickGallery);
-page.audit.onclick = () => toggleAudit(!auditIsOpen());
+page.audit.onclick = () => showView(auditIsOpen() ? "queries" : "audit");
+page.history.onclick = () => showView(historyIsOpen() ? "queries" : "history");
 page.changeKey.onclick = () => askKey("Another key replaces the one in use.").then(loadGalleries, () => {});
 
 page.files.onchange = () => {

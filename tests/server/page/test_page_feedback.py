@@ -13,7 +13,8 @@ from spade_index.settings import SearchSettings
 
 from helpers.browser import expect_verdict, give, odd, opened
 from helpers.serving import Server
-from helpers.tiny import build, tiny_backbone, write_images
+from helpers.tiny import build, png, tiny_backbone, write_images
+from helpers.uploads import parts
 
 READER, WRITER = "a-key-that-only-reads", "a-key-that-may-write"
 
@@ -70,3 +71,34 @@ def test_only_a_key_that_may_write_is_offered_the_button(page: Page, serve: Call
             give(page, odd())
         expect_verdict(page, "Anomalous")
         expect(page.locator("#fine:visible")).to_have_count(buttons)
+
+
+def test_the_history_is_looked_through_saved_and_undone(page: Page, server: Server) -> None:
+    for number, note in enumerate(("a shadow", "dust")):
+        job = server.http.post(
+            "/v1/galleries/calibrated/feedback",
+            params={"note": note},
+            files=parts((f"part {number}.png", png(200 + number))),
+        )
+        server.finished(job.json()["id"])
+    opened(page, f"{server.url}/")
+    page.get_by_role("button", name="History").click()
+    rows = page.locator("#toldRows tr")
+    expect(rows.locator(".name")).to_have_text(["part 1.png", "part 0.png"])
+    expect(page.locator("#drop")).to_be_hidden()
+    page.get_by_label("Find").fill("SHADOW")
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text("anonymous")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save as CSV").click()
+    assert saved.value.suggested_filename == "feedback-calibrated.csv"
+    table = saved.value.path().read_text().splitlines()
+    assert (len(table), table[1].endswith(",True,a shadow")) == (2, True)
+    rows.first.get_by_role("button").click()
+    expect(rows.first).to_contain_text("undone")
+    expect(rows.first.get_by_role("button")).to_be_hidden()
+    assert server.http.get("/v1/galleries/calibrated").json()["images"] == 13
+    page.get_by_role("button", name="Audit").click()
+    expect(rows).to_have_count(0)
+    page.get_by_role("button", name="Audit").click()
+    expect(page.locator("#drop")).to_be_visible()
