@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -168,7 +168,13 @@ class Regions:
 @click.command()
 @click.argument("folder", type=PATH)
 @any_gallery_argument
-@click.option("--jsonl", type=PATH, help="Append verdicts to this file, one line each; `-` is standard output [-]")
+@click.option(
+    "--jsonl",
+    type=PATH,
+    help="Append verdicts to this file, one line each; `-`: standard output [-, without --webhook]",
+)
+@click.option("--webhook", metavar="URL", help="Post verdicts to this address, signed if there is a key.")
+@click.option("--webhook-key", type=PATH, help="File of the key of X-Signature [$SPADE_INDEX_WEBHOOK_KEY]")
 @click.option("--state", type=PATH, help="Folder that remembers what was judged, on a local disk [~/.local/state/...]")
 @takes("options", WatchOptions)
 @click.option("--threshold", type=REAL, help="Call images anomalous above this score [the calibrated one]")
@@ -186,6 +192,8 @@ def watch(
     folder: Path,
     gallery: "Path | Location",
     jsonl: Path | None,
+    webhook: str | None,
+    webhook_key: Path | None,
     state: Path | None,
     options: WatchOptions,
     **judged: Any,
@@ -193,10 +201,13 @@ def watch(
     """Judge the images that appear in FOLDER against GALLERY, each once, until interrupted."""
     from spade_index.watch.folder import Folder
     from spade_index.watch.loop import Watch
-    from spade_index.watch.sinks import JsonLines
-    from spade_index.watch.state import State
+    from spade_index.watch.sinks import JsonLines, Sink
+    from spade_index.watch.state import REFUSED, State
+    from spade_index.watch.webhook import Webhook, read_key
 
     settings = options.settings()
+    if webhook is None and webhook_key is not None:
+        raise InputError("--webhook-key is of --webhook, which is not given")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     to_file = None if jsonl in (None, STDOUT) else jsonl
@@ -205,14 +216,18 @@ def watch(
     judge.loading.limit_decoding()
     judging = judge.judging()
     judging()  # what is wrong with the options or the gallery now ends the command
-    with State(state or _default_state(folder, gallery)) as opened:
-        lines = JsonLines(to_file)
-        watched = Watch(Folder(str(folder), settings.settle), opened, [lines], judging, settings, Progress.say)
-        try:
-            with _stopping(watched.stop):
-                complete = watched.run()
-        finally:
-            lines.close()
+    remembered = state or _default_state(folder, gallery)
+    with State(remembered) as opened, ExitStack() as stack:
+        sinks: list[Sink] = []
+        if webhook is not None:
+            sinks.append(Webhook(webhook, read_key(webhook_key), remembered / REFUSED))
+        if webhook is None or jsonl is not None:
+            sinks.append(JsonLines(to_file))
+        for sink in sinks:
+            stack.callback(sink.close)
+        watched = Watch(Folder(str(folder), settings.settle), opened, sinks, judging, settings, Progress.say)
+        with _stopping(watched.stop):
+            complete = watched.run()
     if settings.once and not complete:
         raise InputError("not all images are judged and delivered: the same command carries on")
 

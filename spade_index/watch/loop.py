@@ -1,12 +1,12 @@
 """Watch: look, judge, note, deliver, and go on whatever fails meanwhile."""
 
-import json
 import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from spade_index.errors import SpadeIndexError
+from spade_index.exact import strict_json
 
 from .folder import Arrival, Folder
 from .settings import WatchSettings
@@ -101,7 +101,7 @@ class Watch:
             while found and not self._stopped:
                 lot, found = found[: judge.lot], found[judge.lot :]
                 records = judge.verdicts(lot)
-                self._state.judged([(record["id"], json.dumps(record)) for record in records])
+                self._state.judged([(record["id"], strict_json(record)) for record in records])
                 taken += len(lot)
                 self._deliver()
             return taken

@@ -40,11 +40,11 @@ def stamped(record: str, by: str) -> dict[str, Any]:
 class JsonLines:
     """Appends one line per verdict to a file, flushed to disk, or to standard output."""
 
-    name = "jsonl"
     batch = 256
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, name: str = "jsonl") -> None:
         """Open a file, and cut what a crash left of its last line; None: standard output. Raises InputError."""
+        self.name = name
         self._path = path
         self._fd = -1 if path is None else _opened(path)
 

@@ -2,6 +2,7 @@
 
     STATE/watch.sqlite    in WAL mode, and the two files that SQLite keeps beside it
     STATE/watch.lock      held by the one process that uses it
+    STATE/refused.jsonl   verdicts that a webhook's receiver refused for good
 
 A judgement and its verdict are one commit, and a delivery is noted after it: a kill at any moment loses no verdict, and
 at most the last ones are delivered again, under the same id.
@@ -18,7 +19,7 @@ from pathlib import Path
 from spade_index.errors import InputError, StorageError
 from spade_index.gallery.catalog.beside import JOURNAL, require_own_journal
 
-NAME, LOCK = "watch.sqlite", "watch.lock"
+NAME, LOCK, REFUSED = "watch.sqlite", "watch.lock", "refused.jsonl"
 KIND = 0x73706164  # application_id: "spad"
 SCHEMA = (
     "CREATE TABLE judged (id TEXT PRIMARY KEY) WITHOUT ROWID",
