@@ -23,6 +23,8 @@ from spade_index.gallery.reader import Gallery
 from spade_index.settings import ExtractionSettings
 
 SAMPLE = 256  # images of a gallery whose own distances are found
+HELD_BYTES = 64 << 20  # of the descriptors of small galleries, which stay in memory
+SPARE = 8  # images of a gallery whose distances are computed again, so that rounding cannot hide the nearest
 FEWEST = 3  # images of a gallery that can be asked
 
 
@@ -74,6 +76,42 @@ class OwnDistances:
         return float("inf") if distance else 0.0  # all images are the same
 
 
+class HeldDescriptors:
+    """The descriptors of small galleries, in memory: to ask an index takes longer than to compare with all of them."""
+
+    def __init__(self, galleries: Mapping[str, Gallery], most: int = HELD_BYTES) -> None:
+        """Read the descriptors of the smallest galleries, up to `most` bytes together. Raises GalleryDamaged."""
+        self._slices: dict[str, slice] = {}
+        blocks: list[np.ndarray] = []
+        end = 0
+        for name, gallery in sorted(galleries.items(), key=lambda item: (len(item[1]), item[0])):
+            if 4 * (end + len(gallery)) * gallery.settings.pooled_dim > most:
+                break
+            read = [descriptors for _, descriptors in gallery.blocks()]
+            begin, end = end, end + sum(map(len, read))
+            self._slices[name] = slice(begin, end)
+            blocks += read
+        self._all = np.concatenate(blocks) if blocks else np.empty((0, 0), np.float32)  # [N, D]
+        self._norms = np.einsum("nd,nd->n", self._all, self._all)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._slices
+
+    def nearest(self, pooled: np.ndarray) -> dict[str, list[float]]:
+        """Return the squared distance of each descriptor float32 [B, D] to the nearest image of each gallery."""
+        if not self._slices:
+            return {}
+        about = self._norms - 2 * pooled @ self._all.T  # [B, N], less the norm of the query
+        found: dict[str, list[float]] = {}
+        for name, place in self._slices.items():
+            own, there = self._all[place], about[:, place]
+            count = min(SPARE, len(own))
+            near = np.argpartition(there, count - 1, axis=1)[:, :count]  # [B, n]
+            apart = own[near].astype(np.float64) - pooled[:, None]  # [B, n, D]
+            found[name] = (apart**2).sum(2).min(1).tolist()
+        return found
+
+
 class Router:
     """Routes images to galleries. The galleries stay the caller's, and open."""
 
@@ -87,14 +125,15 @@ class Router:
             raise InputError("galleries of one backbone and preprocessing are needed to choose among")
         self._galleries = dict(galleries)
         self._own = {name: OwnDistances.of(gallery) for name, gallery in galleries.items()}
+        self._held = HeldDescriptors(galleries)
 
     def route(self, pooled: np.ndarray) -> list[Route]:
         """Return the routes of images by their descriptors, float32 [B, D]."""
-        asked = {name: gallery.nearest(pooled, 1) for name, gallery in self._galleries.items()}
-        return [
-            self._first({name: found[query][0].distance for name, found in asked.items()})
-            for query in range(len(pooled))
-        ]
+        asked = self._held.nearest(pooled)
+        for name, gallery in self._galleries.items():
+            if name not in self._held:
+                asked[name] = [near[0].distance for near in gallery.nearest(pooled, 1)]
+        return [self._first({name: of[query] for name, of in asked.items()}) for query in range(len(pooled))]
 
     def _first(self, distances: Mapping[str, float]) -> Route:
         routes = [self._route(name, distance) for name, distance in sorted(distances.items())]

@@ -7,7 +7,7 @@ import pytest
 
 from spade_index.errors import InputError
 from spade_index.gallery import Gallery
-from spade_index.method.router import OwnDistances, Router, RouterSettings, largest_group, why_not
+from spade_index.method.router import HeldDescriptors, OwnDistances, Router, RouterSettings, largest_group, why_not
 
 OWN = OwnDistances(np.array([1.0, 2.0, 2.0, 4.0]))
 
@@ -53,3 +53,21 @@ def test_settings_and_groups_are_checked() -> None:
 def test_a_gallery_that_can_be_asked_has_no_reason_against_it(gallery_path: Path) -> None:
     with Gallery(gallery_path) as gallery:
         assert why_not(gallery) is None
+
+
+def test_held_descriptors_give_the_distances_of_the_index(gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        own = gallery.pooled(list(gallery.images()))
+        pooled = np.concatenate([own[:2], own[:3] + np.float32(0.1)])
+        held = HeldDescriptors({"one": gallery})
+        assert "one" in held
+        expected = [near[0].distance for near in gallery.nearest(pooled, 1)]
+        np.testing.assert_allclose(held.nearest(pooled)["one"], expected, rtol=1e-5)
+        assert held.nearest(own[:1])["one"] == [0]
+
+
+def test_large_galleries_are_not_held(gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        held = HeldDescriptors({"one": gallery}, most=8)
+        assert "one" not in held
+        assert held.nearest(gallery.pooled(list(gallery.images())[:1])) == {}
