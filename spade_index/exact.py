@@ -79,6 +79,15 @@ def read_json(text: str) -> Any:
     return value
 
 
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON, which has no numbers that are not finite: they are null."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+        return json.dumps(finite, indent=indent, allow_nan=False)
+
+
 def _sound(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

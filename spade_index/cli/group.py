@@ -33,6 +33,7 @@ from .streams import Terminated, ending_signals, prepare_streams
 from .transfer import pull, push
 from .tune import tune
 from .verify import verify
+from .watch import watch
 
 COMMANDS: tuple[click.Command, ...] = (
     build,
@@ -52,6 +53,7 @@ COMMANDS: tuple[click.Command, ...] = (
     push,
     pull,
     query,
+    watch,
     evaluate,
     demo,
     benchmark,

@@ -1,7 +1,8 @@
 """Options that name a region of interest for each image: `--roi 'masks/{stem}.png'`."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -10,12 +11,11 @@ from spade_index.errors import InputError
 from .progress import Progress
 from .values import PATH
 
-if TYPE_CHECKING:  # both take long to import
+if TYPE_CHECKING:  # all take long to import
     from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
+    from spade_index.images.files import ImageFile
     from spade_index.images.region_rule import RegionRule
-
-    from .sources import Sources
 
 AUTO, NONE = "auto", "none"
 own_roi_option = click.option(
@@ -26,6 +26,13 @@ own_roi_option = click.option(
 )
 
 
+class Limited(Protocol):
+    """Images that take regions of interest: see `Sources.limit_to`."""
+
+    def limit_to(self, rule: "RegionRule | None", region: "Callable[[ImageFile], str | None] | None" = None) -> None:
+        """Give images regions of interest of their own, by a rule or a function."""
+
+
 def rule_in(path: Path | None) -> "RegionRule | None":
     """Return the rule that an option gives, if it is one. Raises InputError."""
     from spade_index.images.region_rule import RegionRule, is_rule
@@ -33,7 +40,7 @@ def rule_in(path: Path | None) -> "RegionRule | None":
     return RegionRule.of(str(path)) if path is not None and is_rule(str(path)) else None
 
 
-def limit_sources(sources: "Sources", gallery: "Gallery", path: Path | None) -> None:
+def limit_sources(sources: Limited, gallery: "Gallery", path: Path | None) -> None:
     """Give images that are added to a gallery, or searched for in it, the regions of an option. Raises InputError."""
     from spade_index.images.region_files import read_region
 

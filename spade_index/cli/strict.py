@@ -1,13 +1,5 @@
-"""JSON as its standard has it."""
+"""JSON as its standard has it, for commands."""
 
-import json
-from typing import Any
+from spade_index.exact import strict_json
 
-
-def strict_json(value: Any, indent: int | None = None) -> str:
-    """Return a value as JSON, which has no numbers that are not finite: they are null."""
-    try:
-        return json.dumps(value, indent=indent, allow_nan=False)
-    except ValueError:
-        finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
-        return json.dumps(finite, indent=indent, allow_nan=False)
+__all__ = ["strict_json"]

@@ -46,8 +46,10 @@ def require_cluster(address: str) -> None:
 
 
 @contextmanager
-def connected(address: str) -> "Iterator[types.ModuleType]":
+def connected(address: str, cores: int | None = None) -> "Iterator[types.ModuleType]":
     """Connect to the cluster at HOST:PORT, or to one that `local` starts on this machine; give the module `ray`.
+
+    A cluster that is started has room for workers with `cores` in all, by default the machine's.
 
     A program that is connected already keeps its connection. Raises ClusterError.
     """
@@ -57,7 +59,7 @@ def connected(address: str) -> "Iterator[types.ModuleType]":
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield sys.modules["ray"]
     elif address == LOCAL:
-        with _set(ALONE), _short_folder() as folder, _session(address, _temp_dir=folder, **_local()) as ray:
+        with _set(ALONE), _short_folder() as folder, _session(address, _temp_dir=folder, **_local(cores)) as ray:
             yield ray
     else:
         with _session(address) as ray:
@@ -82,10 +84,10 @@ def _session(address: str, **options: Any) -> "Iterator[types.ModuleType]":
         ray.shutdown()
 
 
-def _local() -> dict[str, Any]:
+def _local(cores: int | None) -> dict[str, Any]:
     """Return the options of a cluster of this machine alone."""
     return {
-        "num_cpus": os.cpu_count() or 1,
+        "num_cpus": cores or os.cpu_count() or 1,
         "include_dashboard": False,
         "object_store_memory": STORE_BYTES,
         "_node_ip_address": "127.0.0.1",

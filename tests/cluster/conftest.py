@@ -17,9 +17,8 @@ from helpers.clusters import build_here, write_sources
 def cluster() -> Iterator[ModuleType]:
     """The module `ray`, connected to a cluster with two cores, whatever the machine has."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 2)
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import the tests' backbone
-        with connected("local") as ray:
+        with connected("local", cores=2) as ray:
             yield ray
 
 

@@ -29,10 +29,10 @@ def require_own_files(catalog: Path) -> None:
             catalog.with_name(catalog.name + suffix).lstat()
             raise ValueError(f"{catalog.name}{suffix} is of another program")
     with suppress(FileNotFoundError):
-        _require_own_journal(catalog.with_name(catalog.name + JOURNAL))
+        require_own_journal(catalog.with_name(catalog.name + JOURNAL))
 
 
-def _require_own_journal(journal: Path) -> None:
+def require_own_journal(journal: Path) -> None:
     """Raise ValueError for a journal that is no file, or that names another one."""
     if not stat.S_ISREG(journal.lstat().st_mode):
         raise ValueError(f"{journal.name} is not a file")

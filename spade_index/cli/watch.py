@@ -1,0 +1,257 @@
+"""`spade-index watch`: judge the images that appear in a folder, until interrupted."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+
+from spade_index.errors import InputError
+from spade_index.watch.settings import WatchSettings
+
+from .backbone_options import BackboneOptions
+from .cache_options import CacheOptions, local
+from .options import (
+    KernelOptions,
+    LoadingOptions,
+    any_gallery_argument,
+    device_option,
+    false_alarms_option,
+    preset_option,
+    takes,
+    whole_option,
+)
+from .outputs import require_writable
+from .progress import Progress
+from .region_rules import limit_sources, own_roi_option
+from .search_options import SearchOptions, maps_option
+from .values import PATH, REAL, AnyReal
+
+if TYPE_CHECKING:  # they take long to import
+    from spade_index.features.backbone import Backbone
+    from spade_index.gallery.location import Location
+    from spade_index.images.files import ImageFile
+    from spade_index.images.region_rule import RegionRule
+    from spade_index.settings import Maps
+    from spade_index.watch.judge import Judge
+
+STDOUT = Path("-")
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """When images are complete, and how much may wait; the defaults are those of WatchSettings."""
+
+    interval: Annotated[
+        float,
+        click.option(
+            "--interval",
+            type=AnyReal(),
+            default=WatchSettings.interval,
+            show_default=True,
+            help="Seconds between looks.",
+        ),
+    ]
+    settle: Annotated[
+        float,
+        click.option(
+            "--settle",
+            type=AnyReal(),
+            default=WatchSettings.settle,
+            show_default=True,
+            help="Seconds without change after which a file is complete.",
+        ),
+    ]
+    queue: Annotated[int, whole_option("--queue", WatchSettings.queue, "Images that a look takes.")]
+    spool: Annotated[int, whole_option("--spool", WatchSettings.spool, "Verdicts that wait; then no more are judged.")]
+    once: Annotated[bool, click.option("--once", is_flag=True, help="End when all images that are there are judged.")]
+
+    def settings(self) -> WatchSettings:
+        """Return the settings. Raises InputError."""
+        return WatchSettings(self.interval, self.settle, self.queue, self.spool, self.once)
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Makes the judge of the gallery as it is, again whenever it has changed."""
+
+    folder: Path
+    gallery: "Path | Location"
+    threshold: float | None
+    false_alarms: float | None
+    roi: Path | None
+    search: SearchOptions
+    maps: "Maps | None"
+    preset: str | None
+    backbone: BackboneOptions
+    device: str
+    kernel: KernelOptions
+    loading: LoadingOptions
+    cache: CacheOptions
+
+    def judging(self) -> "Callable[[], Judge]":
+        """Return a function that returns the judge; a gallery in an object store is read as it was at first."""
+        loaded: dict[Any, Backbone] = {}
+        opened: list[tuple[Any, Judge]] = []
+
+        def judge() -> "Judge":
+            version = self._version()
+            if opened and opened[0][0] == version:
+                return opened[0][1]
+            if opened:
+                opened.pop()[1].gallery.close()
+            opened.append((version, self._opened(loaded)))
+            return opened[0][1]
+
+        return judge
+
+    def _version(self) -> Any:
+        """Return what changes with each commit, and when another gallery takes the place of this one."""
+        if not isinstance(self.gallery, Path):
+            return None
+        with suppress(OSError):
+            status = os.stat(self.gallery / "catalog.sqlite")
+            return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        return None
+
+    def _opened(self, loaded: "dict[Any, Backbone]") -> "Judge":
+        from spade_index.method.tuned import tuned_search
+        from spade_index.watch.judge import Judge
+
+        from .detecting import detector_of
+
+        gallery = self.cache.open(self.gallery, None, to_search=True)
+        try:
+            if gallery.settings not in loaded:
+                loaded.clear()
+                loaded[gallery.settings] = self.backbone.load(self.device, gallery, self.preset)
+            settings = self.search.choice(self.preset, self.maps).settings(tuned_search(gallery))
+            detector = detector_of(
+                gallery, loaded[gallery.settings], settings, self.kernel, self.false_alarms, self.threshold
+            )
+            regions = Regions(str(self.folder))
+            limit_sources(regions, gallery, self.roi)
+        except BaseException:
+            gallery.close()
+            raise
+        return Judge(detector, self.loading.batch_size, self.loading.workers, regions.region, regions.is_mask)
+
+
+class Regions:
+    """The regions of interest of images of a folder, as `limit_sources` sets them."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._rule: RegionRule | None = None
+        self._given: Callable[[ImageFile], str | None] | None = None
+
+    def limit_to(self, rule: "RegionRule | None", region: "Callable[[ImageFile], str | None] | None" = None) -> None:
+        """Set a rule, and what names the mask of an image in place of the rule."""
+        self._rule, self._given = rule, region
+
+    def region(self, file: "ImageFile") -> str | None:
+        """Return the path of an image's mask, if it has one."""
+        if self._given is not None:
+            return self._given(file)
+        return None if self._rule is None else self._rule.path_of(file.id, self._folder)
+
+    def is_mask(self, name: str) -> bool:
+        """Return whether a file of this name below the folder may be a mask."""
+        return self._rule is not None and self._rule.masks_below(self._folder)(name)
+
+
+@click.command()
+@click.argument("folder", type=PATH)
+@any_gallery_argument
+@click.option(
+    "--jsonl",
+    type=PATH,
+    help="Append verdicts to this file, one line each; `-`: standard output [-, without --webhook]",
+)
+@click.option("--webhook", metavar="URL", help="Post verdicts to this address, signed if there is a key.")
+@click.option("--webhook-key", type=PATH, help="File of the key of X-Signature [$SPADE_INDEX_WEBHOOK_KEY]")
+@click.option("--state", type=PATH, help="Folder that remembers what was judged, on a local disk [~/.local/state/...]")
+@takes("options", WatchOptions)
+@click.option("--threshold", type=REAL, help="Call images anomalous above this score [the calibrated one]")
+@false_alarms_option
+@own_roi_option
+@takes("search", SearchOptions)
+@maps_option
+@preset_option
+@takes("backbone", BackboneOptions)
+@device_option
+@takes("kernel", KernelOptions)
+@takes("loading", LoadingOptions)
+@takes("cache", CacheOptions)
+def watch(
+    folder: Path,
+    gallery: "Path | Location",
+    jsonl: Path | None,
+    webhook: str | None,
+    webhook_key: Path | None,
+    state: Path | None,
+    options: WatchOptions,
+    **judged: Any,
+) -> None:
+    """Judge the images that appear in FOLDER against GALLERY, each once, until interrupted."""
+    from spade_index.watch.folder import Folder
+    from spade_index.watch.loop import Watch
+    from spade_index.watch.sinks import JsonLines, Sink
+    from spade_index.watch.state import REFUSED, State
+    from spade_index.watch.webhook import Webhook, read_key
+
+    settings = options.settings()
+    if webhook is None and webhook_key is not None:
+        raise InputError("--webhook-key is of --webhook, which is not given")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    to_file = None if jsonl in (None, STDOUT) else jsonl
+    require_writable([to_file], [state], inputs=[folder, *local(gallery)])
+    judge = JudgeOptions(folder.absolute(), gallery, **judged)
+    judge.loading.limit_decoding()
+    judging = judge.judging()
+    judging()  # what is wrong with the options or the gallery now ends the command
+    remembered = state or _default_state(folder, gallery)
+    with State(remembered) as opened, ExitStack() as stack:
+        sinks: list[Sink] = []
+        if webhook is not None:
+            sinks.append(Webhook(webhook, read_key(webhook_key), remembered / REFUSED, Progress.say))
+        if webhook is None or jsonl is not None:
+            sinks.append(JsonLines(to_file))
+        for sink in sinks:
+            stack.callback(sink.close)
+        watched = Watch(Folder(str(folder), settings.settle), opened, sinks, judging, settings, Progress.say)
+        with _stopping(watched.stop):
+            complete = watched.run()
+    if settings.once and not complete:
+        raise InputError("not all images are judged and delivered: the same command carries on")
+
+
+def _default_state(folder: Path, gallery: "Path | Location") -> Path:
+    place = f"{os.path.realpath(folder)}\n{os.path.realpath(gallery) if isinstance(gallery, Path) else gallery}"
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "spade-index" / sha256(os.fsencode(place)).hexdigest()[:16]
+
+
+@contextmanager
+def _stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at a signal that asks to end; a second SIGINT interrupts."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_IGN)
+        stop()
+
+    before = {}
+    with suppress(ValueError):  # not the main thread
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[each] = signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
