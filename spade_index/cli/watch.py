@@ -220,7 +220,7 @@ def watch(
     with State(remembered) as opened, ExitStack() as stack:
         sinks: list[Sink] = []
         if webhook is not None:
-            sinks.append(Webhook(webhook, read_key(webhook_key), remembered / REFUSED))
+            sinks.append(Webhook(webhook, read_key(webhook_key), remembered / REFUSED, Progress.say))
         if webhook is None or jsonl is not None:
             sinks.append(JsonLines(to_file))
         for sink in sinks:

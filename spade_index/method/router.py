@@ -97,6 +97,11 @@ class HeldDescriptors:
     def __contains__(self, name: str) -> bool:
         return name in self._slices
 
+    @property
+    def nbytes(self) -> int:
+        """Return the memory that they take."""
+        return self._all.nbytes
+
     def nearest(self, pooled: np.ndarray) -> dict[str, list[float]]:
         """Return the squared distance of each descriptor float32 [B, D] to the nearest image of each gallery."""
         if not self._slices:
@@ -133,19 +138,19 @@ class Router:
         for name, gallery in self._galleries.items():
             if name not in self._held:
                 asked[name] = [near[0].distance for near in gallery.nearest(pooled, 1)]
-        return [self._first({name: of[query] for name, of in asked.items()}) for query in range(len(pooled))]
+        found = [{name: of[query] for name, of in asked.items()} for query in range(len(pooled))]
+        return [first_of(distances, self._own, self.settings) for distances in found]
 
-    def _first(self, distances: Mapping[str, float]) -> Route:
-        routes = [self._route(name, distance) for name, distance in sorted(distances.items())]
-        taking = [route for route in routes if route.taken]
-        if taking:
-            return min(taking, key=lambda route: (route.share, route.distance))
-        return min(routes, key=lambda route: route.distance)
 
-    def _route(self, name: str, distance: float) -> Route:
-        own = self._own[name]
-        reaches = own.reaches(distance)
-        return Route(name, reaches <= self.settings.reach, distance, own.share(distance), reaches)
+def first_of(distances: Mapping[str, float], own: Mapping[str, OwnDistances], settings: RouterSettings) -> Route:
+    """Return the route of an image by its squared distances to galleries, at least one: see steps 2 and 3."""
+    routes = []
+    for name, distance in sorted(distances.items()):
+        reaches = own[name].reaches(distance)
+        routes.append(Route(name, reaches <= settings.reach, distance, own[name].share(distance), reaches))
+    if taking := [route for route in routes if route.taken]:
+        return min(taking, key=lambda route: (route.share, route.distance))
+    return min(routes, key=lambda route: route.distance)
 
 
 def why_not(gallery: Gallery) -> str | None:

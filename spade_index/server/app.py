@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from spade_index.errors import SpadeIndexError
 
-from . import docs, kserve1, page, v1, v1_audit, v1_changes, v1_feedback, v1_results, v2, v2_models
+from . import docs, kserve1, page, v1, v1_audit, v1_changes, v1_feedback, v1_results, v1_routed, v2, v2_models
 from .access import ReadRoute
 from .galleries import LoadBackbone, backbone_of
 from .keys import Keys
@@ -32,6 +32,7 @@ figures = APIRouter(route_class=ReadRoute, include_in_schema=False)
 
 ROUTERS = (
     v1.router,
+    v1_routed.router,
     v1_results.router,
     v1_audit.router,
     v1_changes.adding,

@@ -11,8 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import InvalidStateError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import numpy as np
 from torch import Tensor
@@ -20,15 +19,14 @@ from torch import Tensor
 from spade_index.errors import GalleryError, SpadeIndexError
 from spade_index.features.backbone import Backbone
 from spade_index.images.decode import DecodedImage
-from spade_index.method.detection import Detection, Question
-from spade_index.method.pictures import Joining
 from spade_index.settings import Maps
 
-from .asks import Answer, Ask
+from .asks import Answer, Ask, completed, fail, fail_logged, question
 from .galleries import Galleries, Served
 from .limits import STOP_SECONDS
 from .metrics import Metrics
 from .problems import Problem
+from .routing import one_of, settled
 from .settings import ServeSettings
 from .worker import Worker
 
@@ -128,11 +126,15 @@ class Engine:
         maps: Maps | None = None,
         threshold: float | None = None,
     ) -> list[Answer]:
-        """Return the answers of images, in their order. What is cancelled is not computed.
+        """Return the answers of images, in their order. Raises what `answered` does."""
+        answers = await self.answered([Ask(gallery, snapshot, image, maps, threshold) for image in images])
+        return [answer for answer in answers if answer is not None]
+
+    async def answered(self, asks: Sequence[Ask]) -> list[Answer | None]:
+        """Return the answers of images, in their order; None for one of no gallery. What is cancelled is not computed.
 
         Raises Problem (503) where their turn does not come in time, and what opening and searching the gallery raises.
         """
-        asks = [Ask(gallery, snapshot, image, maps, threshold) for image in images]
         with self._changed:
             if self._stopping:
                 raise Problem(503, "the service is shutting down", retry_after=5)
@@ -162,7 +164,7 @@ class Engine:
             self._galleries.tidy()
         except BaseException as error:
             for ask in batch:  # before anything that could fail, too
-                _fail(ask, error)
+                fail(ask, error)
             raise
         return True
 
@@ -193,14 +195,11 @@ class Engine:
                 if ask.waited > self._settings.request_seconds:
                     self._metrics.refused.labels("late").inc()
                     raise Problem(503, "its turn did not come in time", retry_after=self._seconds * self._admitted)
-                served = self._galleries.use(ask.gallery, ask.snapshot)
-                served.detector.require_answerable(_question(ask, served))
-                if ask.image.pixels.shape[:2] != served.gallery.settings.preprocessing.input_size:
-                    raise Problem(503, f"gallery {ask.gallery!r} was built anew meanwhile", retry_after=1)
+                served = self._served(ask)
             except Exception as error:  # of this gallery; others share the batch
                 if not isinstance(error, Problem | SpadeIndexError | OSError):
                     log.error("a gallery cannot be used", exc_info=error)
-                _fail(ask, error)
+                fail(ask, error)
             else:
                 asked.setdefault(served.backbone, []).append((ask, served))
         for backbone, asks in asked.items():
@@ -208,6 +207,16 @@ class Engine:
         if searched := sum(map(len, asked.values())):
             self._metrics.batch.observe(searched)
             self._seconds += SMOOTHING * ((time.monotonic() - begun) / searched - self._seconds)
+
+    def _served(self, ask: Ask) -> Served:
+        """Return the gallery of an image; of one to be routed, a gallery whose backbone it needs."""
+        if ask.among is not None:
+            return one_of(ask.among, self._galleries)
+        served = self._galleries.use(ask.gallery, ask.snapshot)
+        served.detector.require_answerable(question(ask, served))
+        if ask.image.pixels.shape[:2] != served.gallery.settings.preprocessing.input_size:
+            raise Problem(503, f"gallery {ask.gallery!r} was built anew meanwhile", retry_after=1)
+        return served
 
     def _search(self, backbone: Backbone, asks: list[tuple[Ask, Served]]) -> None:
         """Answer images of galleries that share a backbone; if it refuses one of them, each by itself."""
@@ -221,11 +230,12 @@ class Engine:
                 for one in asks:
                     self._search(backbone, [one])
             else:
-                _fail_logged(asks[0][0], error)
+                fail_logged(asks[0][0], error)
             return
         spent = time.perf_counter() - begun
-        for served in dict.fromkeys(served for _, served in asks):
-            places = [place for place, (_, of) in enumerate(asks) if of is served]
+        owners = settled(asks, pooled, self._galleries)
+        for served in dict.fromkeys(owner for owner in owners if owner is not None):
+            places = [place for place, owner in enumerate(owners) if owner is served]
             self._judge(served, [asks[place][0] for place in places], pooled, features.pyramid, places, spent)
 
     def _judge(
@@ -250,12 +260,12 @@ class Engine:
             else:
                 if isinstance(error, GalleryError):  # of files that may be whole again by then
                     self._galleries.reopen(asks[0].gallery)
-                _fail_logged(asks[0], error)
+                fail_logged(asks[0], error)
 
     def _detect(self, served: Served, asks: list[Ask], pooled: np.ndarray, pyramid: list[Tensor], spent: float) -> None:
         """Answer each image as soon as its detection is known; their features took `spent` seconds."""
         begun, left = time.perf_counter() - spent, len(asks)
-        questions = [_question(ask, served) for ask in asks]
+        questions = [question(ask, served) for ask in asks]
         if served.detector.interest is not None:
             served.detector.interest.require([ask.image for ask in asks])
         places = [ask.image.geometry for ask in asks]
@@ -263,35 +273,9 @@ class Engine:
             nearest = served.detector.nearest_images(pooled, places=places)
         with self._metrics.timed("pixels"):
             for number, detection in served.detector.judge(nearest, pyramid, questions, places):
-                answer = _complete(served, detection, asks[number].waited)
+                answer = completed(served, detection, asks[number].waited)
                 left -= 1
                 if not left:  # before a client can ask for statistics
                     seconds = time.perf_counter() - begun
                     self._metrics.models.executed(asks[number].gallery, detection.snapshot, len(asks), seconds)
                 asks[number].answer.set_result(answer)
-
-
-def _question(ask: Ask, served: Served) -> Question:
-    return Question(ask.maps or served.default_maps, ask.threshold)
-
-
-def _complete(served: Served, detection: Detection, waited: float) -> Answer:
-    rows = {}
-    if detection.pixels is not None:
-        rows = served.gallery.catalog.images_by_key([n.key for n in detection.pixels.neighbours])
-    originals = {row.id: (row.width, row.height) for row in rows.values()}
-    return Answer(detection, originals, Joining.of(served.detector), waited)
-
-
-def _fail_logged(ask: Ask, error: Exception) -> None:
-    if not isinstance(error, SpadeIndexError):
-        log.error("a batch failed", exc_info=error)
-    _fail(ask, error)
-
-
-def _fail(ask: Ask, error: BaseException) -> None:
-    if not isinstance(error, Exception):  # it would end the event loop, too
-        error = RuntimeError(f"the engine was interrupted: {error!r}")
-    if not ask.answer.done():
-        with suppress(InvalidStateError):  # cancelled in between
-            ask.answer.set_exception(error)

@@ -113,6 +113,14 @@ class Galleries:
         except InputError as error:
             raise Problem(404, f"gallery {name!r} has no snapshot {snapshot} (any more)", field="snapshot") from error
 
+    def written(self, name: str) -> Hashable:
+        """Return what changes when a gallery does, or another takes its name. Raises OSError where it is gone."""
+        return self._root.written(name)
+
+    def identity(self, name: str) -> Hashable:
+        """Return what changes when another gallery takes the name alone. Raises OSError where it is gone."""
+        return self._root.identity(name)
+
     def settings_of(self, name: str) -> ExtractionSettings:
         """Return the settings that a gallery was built with; cached, since they never change."""
         self.require(name)

@@ -16,12 +16,13 @@ from spade_index.settings import Maps, Preprocessing
 
 from .answered import AnsweredPictures
 from .asks import Answer
+from .candidates import CandidateFinder, Candidates
 from .decoding import Decoders, Upload
 from .engine import Engine
 from .fairness import FairPlaces, client_of
 from .galleries import Galleries, LoadBackbone, backbone_of
 from .jobs import Jobs
-from .keys import Keys
+from .keys import Key, Keys
 from .limits import AUDITS, PARSERS, PICTURES
 from .metrics import Metrics
 from .problems import ClientGone, Problem
@@ -55,6 +56,8 @@ class Service:
         self.drawing = asyncio.Semaphore(settings.decoders)  # whole images are in memory while it is done
         self.parsing = asyncio.Semaphore(PARSERS)
         self.cutting = FairPlaces(PICTURES)
+        self._finder = CandidateFinder(self.galleries)
+        self._finding: asyncio.Future[Candidates] | None = None
         self.auditing = threading.BoundedSemaphore(AUDITS)
         self.changing = threading.BoundedSemaphore(settings.changes_waiting)
         self.jobs = Jobs(self.galleries, settings, self.decoders.jobs)
@@ -111,6 +114,17 @@ class Service:
             return Found(how, joined.images, answers)
 
         return await while_waited_for(request, found())
+
+    async def candidates(self, key: Key) -> Candidates:
+        """Return the galleries that an image may be routed to, of those that a key may read. Raises Problem (409).
+
+        They are looked at in one thread at a time, which a client that goes does not end, so many that come and go
+        take no more threads.
+        """
+        while self._finding is not None and not self._finding.done():
+            await asyncio.wait({self._finding})
+        self._finding = asyncio.ensure_future(asyncio.to_thread(self._finder.among, key))
+        return await asyncio.shield(self._finding)
 
     async def _decoded(
         self, client: str, uploads: Sequence[Upload], how: Preprocessing

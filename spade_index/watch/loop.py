@@ -90,28 +90,32 @@ class Watch:
             return 0
 
     def _judge(self) -> int:
+        taken = 0
         try:
             judge = self._judging()
-            self._mended("gallery")
-            found = self._folder.look(
-                self._settings.queue, lambda arrival: self._state.is_judged(arrival.id), judge.is_mask
-            )
-            self._mended("folder")
-            taken = 0
+            found = self._look(judge.is_mask)
             while found and not self._stopped:
                 lot, found = found[: judge.lot], found[judge.lot :]
                 records = judge.verdicts(lot)
                 self._state.judged([(record["id"], strict_json(record)) for record in records])
                 taken += len(lot)
                 self._deliver()
-            return taken
         except StateError:
             raise
         except SpadeIndexError as error:  # another may take its place meanwhile, or it is mended
             self._say("gallery", str(error))
+            return 0
+        self._mended("gallery")
+        return taken
+
+    def _look(self, is_mask: Callable[[str], bool]) -> list[Arrival]:
+        try:
+            found = self._folder.look(self._settings.queue, lambda arrival: self._state.is_judged(arrival.id), is_mask)
         except OSError as error:
             self._say("folder", f"{error.filename or self._folder.path}: {error.strerror}")
-        return 0
+            return []
+        self._mended("folder")
+        return found
 
     def _deliver(self) -> None:
         for post in self._posts:

@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,13 +29,16 @@ class Webhook:
     name = "webhook"
     batch = 1
 
-    def __init__(self, url: str, key: bytes | None, refused: Path) -> None:
+    def __init__(
+        self, url: str, key: bytes | None, refused: Path, say: Callable[[str], None] = lambda line: None
+    ) -> None:
         """Prepare to post, and connect when there is something. Raises InputError for a URL that is none.
 
         Args:
             url: http or https, without a user. Messages tell its host alone, since its path may be a secret.
             key: of X-Signature; None: there is none.
             refused: JSON lines of the verdicts that the receiver refuses.
+            say: prints a line, for a person, when it refuses one with a status for the first time.
         """
         try:
             parts = urlsplit(url)
@@ -56,6 +59,9 @@ class Webhook:
         )
         self._key = key
         self._refused = JsonLines(refused, "refused")
+        self._refused_path = refused
+        self._say = say
+        self._said: set[int] = set()  # statuses
 
     def deliver(self, verdicts: Sequence[str]) -> None:
         """Post records. Raises Unreachable if one has to be posted again."""
@@ -65,11 +71,18 @@ class Webhook:
                 raise Unreachable(f"webhook at {self._host}: answers {status}")
             if not 200 <= status < 300:
                 self._refused.deliver([json.dumps({**json.loads(record), "status": status})])
+                self._note_refused(status)
 
     def close(self) -> None:
         """Close the connection and the file."""
         self._connection.close()
         self._refused.close()
+
+    def _note_refused(self, status: int) -> None:
+        if status not in self._said:
+            self._said.add(status)
+            where = f"such verdicts are kept in {self._refused_path}"
+            self._say(f"webhook at {self._host}: answers {status}, which another attempt does not mend: {where}")
 
     def _posted(self, record: str) -> int:
         """Return the status of an answer; one that was idle may have been closed, so it is tried again at once."""

@@ -32,6 +32,7 @@ PROGRAM = "from spade_index.cli import main; main()"
 QUICK = ["--interval", "0.1", "--settle", "0.1", "--workers", "1", "--device", "cpu", "--threshold", "1"]
 LONGEST = 15.0  # seconds that a process lives at most before its kill
 AWAY = 2.0  # seconds that the receiver is away, or there, at most
+LAST = 0.3  # share of the images that the last process, which is not killed, finds
 WARM = 0.2  # share of the last process's verdicts before its memory is measured first
 
 
@@ -103,7 +104,9 @@ def campaign(folder: Path, images: int, kills: int, seed: int) -> WatchTally:
     run("build", folder / "normal", folder / "gallery", *BACKBONE, "--no-tune")
     (folder / "line").mkdir()
     receiving = Receiving(seed)
-    arriving = threading.Thread(target=_arrive, args=(folder / "line", images, kills * LONGEST / 2), daemon=True)
+    kept = images - int(LAST * images)
+    arrival = (folder / "line", range(kept), kills * LONGEST / 2)
+    arriving = threading.Thread(target=_arrive, args=arrival, daemon=True)
     arriving.start()
     url = f"http://127.0.0.1:{receiving.port}/"
     options = ["--jsonl", folder / "lines.jsonl", "--webhook", url, "--state", folder / "state", *QUICK]
@@ -123,6 +126,7 @@ def campaign(folder: Path, images: int, kills: int, seed: int) -> WatchTally:
             tally.kills += 1
     arriving.join()
     receiving.stays.set()
+    _arrive(folder / "line", range(kept, images), 0)
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         _measure(process, folder / "lines.jsonl", images, tally)
     receiving.close()
@@ -133,14 +137,14 @@ def campaign(folder: Path, images: int, kills: int, seed: int) -> WatchTally:
     return tally
 
 
-def _arrive(line: Path, images: int, seconds: float) -> None:
+def _arrive(line: Path, images: range, seconds: float) -> None:
     """Rename images into a folder, evenly over a time."""
     normal(1).save(line / ".image.png")
-    for number in range(images):
+    for number in images:
         part = line / f".{number:06d}.png"
         shutil.copy(line / ".image.png", part)
         part.rename(line / f"{number:06d}.png")
-        time.sleep(seconds / images)
+        time.sleep(seconds / len(images))
 
 
 def _measure(process: "subprocess.Popen[bytes]", lines: Path, images: int, tally: WatchTally) -> None:

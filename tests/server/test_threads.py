@@ -19,7 +19,7 @@ from PIL import Image
 
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.server import engine as engine_module
-from spade_index.server.engine import Ask, _fail
+from spade_index.server.asks import Ask, fail
 from spade_index.server.job_files import JobFiles
 from spade_index.server.problems import as_problem
 from spade_index.server.worker import Worker
@@ -140,7 +140,7 @@ def test_an_answer_that_is_cancelled_while_it_fails_ends_nothing() -> None:
     ask.answer.done = lambda: False
     ask.answer.cancel()
     ask.answer.set_running_or_notify_cancel()
-    _fail(ask, ValueError())
+    fail(ask, ValueError())
     assert ask.answer.cancelled()
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spade_index.errors import GalleryDamaged
 from spade_index.watch import loop
+from spade_index.watch.folder import Arrival
 from spade_index.watch.sinks import JsonLines, Unreachable
 
 from helpers.watching import QUICK, Judge, images, names, watched
@@ -88,3 +90,33 @@ def test_a_folder_that_vanishes_is_said_once(tmp_path: Path, monkeypatch: pytest
     watched(tmp_path / "images", tmp_path / "state", [JsonLines(tmp_path / "out")], settings, say=said.append)
     assert said == [f"{tmp_path / 'images'}: No such file or directory", "folder: works again"]
     assert len(names(tmp_path / "out")) == 2
+
+
+def test_a_reader_of_standard_output_that_goes_ends_the_watch(tmp_path: Path) -> None:
+    class Gone(Absent):
+        """A pipe that nobody reads."""
+
+        def deliver(self, verdicts: Sequence[str]) -> None:
+            """Fail."""
+            raise BrokenPipeError
+
+    folder = images(tmp_path / "images", 2)
+    with pytest.raises(BrokenPipeError):
+        watched(folder, tmp_path / "state", [Gone(0)])
+    back = Absent(0)
+    assert watched(folder, tmp_path / "state", [back])
+    assert len(back.got) == 2
+
+
+def test_a_gallery_that_fails_at_every_image_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(Judge):
+        """Cannot read a shard."""
+
+        def verdicts(self, arrivals: Sequence[Arrival]) -> list[dict[str, Any]]:
+            """Fail."""
+            raise GalleryDamaged("damaged")
+
+    folder, said, naps = images(tmp_path / "images", 2), [], []
+    monkeypatch.setattr(loop.Watch, "_sleep", lambda self: naps.append(1) or len(naps) < 6 or self.stop())
+    watched(folder, tmp_path / "state", [Absent(0)], replace(QUICK, once=False), Failing, said.append)
+    assert said == ["damaged"]

@@ -51,14 +51,18 @@ def test_what_may_be_mended_is_posted_again(tmp_path: Path, status: int) -> None
 
 @pytest.mark.parametrize("status", [302, 400, 404])
 def test_what_is_refused_is_set_aside_and_redirects_are_not_followed(tmp_path: Path, status: int) -> None:
+    said: list[str] = []
     with receiver(status) as server:
-        hook = Webhook(f"http://127.0.0.1:{server.server_port}/in", KEY, tmp_path / "refused")
+        hook = Webhook(f"http://127.0.0.1:{server.server_port}/in", KEY, tmp_path / "refused", said.append)
         hook.deliver([record(1)])
         hook.deliver([record(2)])
         hook.close()
     assert [path for path, _, _ in server.got] == ["/in", "/in"]
     aside = json.loads((tmp_path / "refused").read_text())
     assert (aside["id"], aside["status"], aside["delivered_by"]) == ("1", status, "refused")
+    (line,) = said
+    assert str(status) in line
+    assert str(tmp_path / "refused") in line
 
 
 def test_a_receiver_that_was_away_gets_all_in_order(tmp_path: Path) -> None:
