@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from spade_index.errors import SpadeIndexError
 
-from . import docs, page, v1, v1_audit, v1_changes, v1_feedback, v1_results, v1_routed, v2, v2_models
+from . import docs, kserve1, page, v1, v1_audit, v1_changes, v1_feedback, v1_results, v1_routed, v2, v2_models
 from .access import ReadRoute
 from .galleries import LoadBackbone, backbone_of
 from .keys import Keys
@@ -41,6 +41,7 @@ ROUTERS = (
     v1_feedback.saying,
     v1_feedback.reading,
     v1_feedback.undoing,
+    kserve1.router,
     v2.health,
     v2_models.router,
     v2_models.asking,

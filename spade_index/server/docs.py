@@ -27,6 +27,7 @@ Json = Mapping[str, Any]
 SANE_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 PLACES = {
     "/{gallery}": "/$GALLERY",
+    "/{model}:": "/${GALLERY}:",
     "/{model}": "/$GALLERY",
     "/{version}": "/$SNAPSHOT",
     "/results/{id}": "/results/$RESULT",
@@ -35,8 +36,11 @@ PLACES = {
 QUERY = {"id": '-G --data-urlencode "id=$ID"', "x": "-G -d x=10", "y": "-d y=20"}  # required parameters
 IDS = r"""-H 'Content-Type: application/json' -d "{\"ids\": [\"$ID\"]}" """.strip()
 IMAGE = """printf '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["%s"]}]}' """
-BODIES = {"remove": IDS, "restore": IDS, "infer": "-H 'Content-Type: application/json' -d @-"}
-BEFORE = {"infer": IMAGE + """"$(base64 < "$IMAGE" | tr -d '\\n')" |\n  """}
+INSTANCE = """printf '{"instances": [{"image_bytes": {"b64": "%s"}}]}' """
+STDIN = "-H 'Content-Type: application/json' -d @-"
+BODIES = {"remove": IDS, "restore": IDS, "infer": STDIN, "predict": STDIN}
+BASE64 = """"$(base64 < "$IMAGE" | tr -d '\\n')" |\n  """
+BEFORE = {"infer": IMAGE + BASE64, "predict": INSTANCE + BASE64}
 SECTIONS: dict[
     str, tuple[str, str, list[str | int], str]
 ] = {  # commands at the top of a section, by its tag: what the others there need
@@ -149,7 +153,7 @@ def _bounds(schema: Json) -> str:
 
 def _curl(path: str, method: str, operation: Json, key: str) -> str:
     """Return a command that runs as written, after the commands at the top of the page."""
-    name = path.rpartition("/")[2]
+    name = path.rpartition("/")[2].rpartition(":")[2]
     required = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query" and one.get("required")]
     options = [QUERY[parameter] for parameter in required]
     content = operation.get("requestBody", {}).get("content", {})

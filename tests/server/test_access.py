@@ -130,6 +130,7 @@ def test_a_read_key_may_send_a_body_to_these_routes_only() -> None:
     assert changing == {
         "/v1/galleries/plain/query",
         "/v1/galleries/plain/score-map",
+        "/v1/models/plain:predict",
         "/v1/query",
         "/v2/models/plain/infer",
         "/v2/models/plain/versions/1/infer",
