@@ -1,4 +1,4 @@
-"""Tests of docs/serve.md, docs/operate.md and the README's section on the service.
+"""Tests of docs/serve.md, docs/protocols.md, docs/operate.md and the README's section on the service.
 
 What they show works, and what they list is all.
 """
@@ -22,6 +22,7 @@ from helpers.serving import Server
 from helpers.tiny import png
 
 USE = (ROOT / "docs" / "serve.md").read_text()
+PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
 REFERENCE = (ROOT / "docs" / "operate.md").read_text()
 README = (ROOT / "README.md").read_text().partition("## As a service")[2].partition("\n## ")[0]
 ADDRESS = "127.0.0.1:8765"
@@ -35,7 +36,7 @@ def tiles(serve: Callable[..., Server], root: Path) -> Server:
 
 
 def test_every_command_works(tiles: Server, tmp_path: Path) -> None:
-    commands = [line for block in blocks(USE + REFERENCE, "bash") for line in statements(block)]
+    commands = [line for block in blocks(USE + PROTOCOLS + REFERENCE, "bash") for line in statements(block)]
     shown = [line for block in blocks(README, "bash") for line in statements(block)]
     commands += [line for line in shown if line.startswith("curl ")]
     assert len(commands) > 20
@@ -45,14 +46,14 @@ def test_every_command_works(tiles: Server, tmp_path: Path) -> None:
     assert "new/good2.jpg" in tiles.http.get("/v1/galleries/tiles/images").text
 
 
-@pytest.mark.parametrize("text", [USE, README], ids=["serve.md", "README"])
+@pytest.mark.parametrize("text", [USE, PROTOCOLS, README], ids=["serve.md", "protocols.md", "README"])
 def test_every_python_example_works(tiles: Server, tmp_path: Path, text: str) -> None:
     examples = blocks(text, "python")
     assert examples
     for example in examples:
         code = example.replace(ADDRESS, f"127.0.0.1:{tiles.port}")
         subprocess.run([sys.executable, "-c", code], cwd=photographs(tmp_path), check=True, timeout=120)
-    assert (tmp_path / "overlay.png").is_file()
+    assert (tmp_path / "overlay.png").is_file() == (text != PROTOCOLS)
 
 
 def test_all_options_are_documented_with_their_defaults() -> None:
