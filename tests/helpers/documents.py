@@ -5,11 +5,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SERVED = (
-    "serve.md",
-    "protocols.md",
-    "operate.md",
-)  # their commands, and those to curl in README.md, are run by tests/server
+# Their commands, and those to curl in README.md, are run by tests/server.
+SERVED = ("serve.md", "protocols.md", "operate.md")
 
 
 def blocks(text: str, language: str) -> list[str]:
