@@ -23,6 +23,7 @@ class Member:
     facts: Any  # Ray's reference of them
     node: str = ""
     calls: int = 0  # that are under way
+    given: int = 0  # calls so far
 
 
 class Crew:
@@ -95,14 +96,23 @@ class Crew:
             raise error.cause from error
 
     def _chosen(self, prefer: Member | None) -> Member:
-        """Return a worker to call: the preferred one, or one with the fewest calls."""
+        """Return a worker to call: the preferred one, or one with the fewest calls.
+
+        Of several, it is the one that was given the fewest: calls to look are short, and the first worker would get all
+        of them, and with them the shards that it then has to make.
+        """
         with self._lock:
             self._welcome_some(0.0 if self._members else PATIENCE)
             if not self._members:
                 raise ClusterError(f"all workers were lost, and none has started within {PATIENCE:.0f} s")
-            member = prefer if prefer in self._members else min(self._members, key=lambda member: member.calls)
+            member = (
+                prefer
+                if prefer in self._members
+                else min(self._members, key=lambda member: (member.calls, member.given))
+            )
             assert member is not None
             member.calls += 1
+            member.given += 1
             return member
 
     def _welcome_some(self, timeout: float) -> None:

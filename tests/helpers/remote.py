@@ -57,7 +57,7 @@ def contents(gallery: Path) -> dict[str, bytes]:
 def grow(gallery: Path, tmp_path: Path, seed: int) -> None:
     """Add three images to a gallery."""
     write_images(tmp_path / f"more-{seed}" / str(seed), 3, seed)
-    build(gallery, tmp_path / f"more-{seed}", tiny_backbone())
+    build(gallery, tmp_path / f"more-{seed}", tiny_backbone(), maps=None)
 
 
 def opened(

@@ -83,10 +83,13 @@ def build(
     *,
     shard_rows: int | None = None,
     index: bool = True,
-    maps: str = "float16",
+    maps: str | None = "float16",
     **options: object,
 ) -> AddReport:
-    """Build a gallery or carry on, as `spade-index build` does; of plain maps, whose bytes tests can find."""
+    """Build a gallery or carry on, as `spade-index build` does; of plain maps, whose bytes tests can find.
+
+    With `maps=None`, images are added to a gallery of any codec.
+    """
     with GalleryWriter(path, backbone.settings, maps=maps) as writer:
         if shard_rows:
             writer.shard_rows = shard_rows
