@@ -37,7 +37,7 @@ from .values import CODEC
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
 @takes("cluster", ClusterOptions)
-@click.option("--maps", type=CODEC, help="How to store feature maps [as the gallery does; a new one: int8]")
+@click.option("--maps", type=CODEC, help="How to store feature maps [as the gallery does; a new one: float16]")
 @roi_option
 @tune_option
 def build(

@@ -2,6 +2,8 @@
 
 import hmac
 import os
+import re
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,10 @@ ROUTES = [
     ("GET", "/v1/galleries/plain/feedback", {}),
     ("POST", "/v1/galleries/plain/feedback", {"files": parts(("a.png", png(50)))}),
     ("DELETE", "/v1/galleries/plain/feedback?id=a.png", {}),
+    ("POST", "/v1/query", {"content": png(3)}),
+    ("GET", "/v1/models", {}),
+    ("GET", "/v1/models/plain", {}),
+    ("POST", "/v1/models/plain:predict", {"json": {"instances": [{"b64": b64encode(png(3)).decode()}]}}),
     ("GET", "/v1/results/nothing", {}),
     ("GET", "/v1/results/nothing/overlay.png", {}),
     ("GET", "/v1/results/nothing/heat.png", {}),
@@ -73,7 +79,7 @@ def test_requests_without_a_known_key_are_refused(locked: Server) -> None:
 def test_every_documented_route_is_in_the_list(locked: Server) -> None:
     tested = {(method, path.partition("?")[0].replace("nothing", "plain")) for method, path, _ in ROUTES}
     routes = {
-        (method.upper(), path.replace("{gallery}", "plain").replace("{id}", "plain"))
+        (method.upper(), re.sub(r"\{(gallery|id|model)\}", "plain", path))
         for path, methods in locked.http.get("/openapi.json").json()["paths"].items()
         for method in methods
         if path.startswith("/v1")
