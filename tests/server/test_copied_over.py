@@ -17,8 +17,8 @@ BEFORE = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from helpers.tiny import tiny_backbone
-from spade_index.server import galleries
-galleries.load_backbone = lambda *given, **named: tiny_backbone()
+from spade_index.features import backbone
+backbone.load_backbone = lambda *given, **named: tiny_backbone()
 """
 
 
