@@ -1,14 +1,9 @@
 """Score images one batch after the other, and print a line or a JSON object for each."""
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from spade_index.errors import ImageError
-from spade_index.images.loading import load_all
-from spade_index.images.marks import OwnOutput
-from spade_index.images.notices import Notices
 from spade_index.method.detector import Detector
 from spade_index.method.interest import countable
 from spade_index.method.pictures import Joining, Pictures
@@ -18,6 +13,7 @@ from spade_index.views.record import answer_of
 from spade_index.views.text import worse_than
 
 from .answer_files import AnswerFiles
+from .batches import Batches
 from .lines import printable
 from .options import LoadingOptions
 from .progress import Progress
@@ -36,49 +32,22 @@ def answer_images(
 
     Returns the number of images that could not be decoded.
     """
-    answered = failed = 0
     drawing = None if out is None else Drawing(detector, out, Progress.say)
     with Progress("query") as progress:
-
-        def on_error(error: ImageError) -> None:
-            """Leave out a picture of this package; count and name what cannot be decoded."""
-            nonlocal failed
-            if isinstance(error, OwnOutput):
-                sources.leave_out(error)
-            else:
-                failed += 1
-                progress.say(f"skipped {error}")
-            progress(1)
-
-        preprocessing = detector.gallery.settings.preprocessing
-        joining = Joining.of(detector)
-        notices, pictures = Notices(progress.say), Pictures()
-        size = loading.batch_size
-        images = load_all(
-            sources.counted_files(),
-            preprocessing,
-            workers=loading.workers,
-            ahead=2 * size,
-            on_error=on_error,
-            thumbnails=False,
-        )
-        while batch := list(islice(images, size)):
-            notices.tell(batch)
-            batch = countable(detector.interest, batch, on_error)
+        batches = Batches(sources, detector.gallery.settings.preprocessing, loading, progress)
+        joining, pictures = Joining.of(detector), Pictures()
+        for decoded in batches:
+            batch = countable(detector.interest, decoded, batches.on_error)
             for image, detection in pictures.completed(batch, detector.detect(batch) if batch else [], joining):
                 regions = regions_of(detection, image.geometry)
                 answer = answer_of(detector, image, detection, regions, drawing)
                 files.add(answer, image.geometry, regions)
                 show(answer)
-                answered += 1
-                progress(1)
-        notices.end()
-    sources.say_passed_over()
-    sources.require_some(answered + failed)
+                batches.answered()
     if drawing is not None:
         with Progress("draw", len(drawing)) as progress:
             drawing.draw(sources.files(), progress.say, progress)
-    return failed
+    return batches.failed
 
 
 def line_of(answer: dict[str, Any]) -> str:

@@ -3,19 +3,15 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spade_index.errors import GalleryError, ImageError, InputError
+from spade_index.errors import GalleryError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import CATALOG, Gallery
 from spade_index.images.decode import DecodedImage
-from spade_index.images.loading import load_all
-from spade_index.images.marks import OwnOutput
-from spade_index.images.notices import Notices
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.pictures import Picture
@@ -25,6 +21,7 @@ from spade_index.settings import Preprocessing
 
 from .answer_files import AnswerFiles
 from .answers import answer_of, line_of
+from .batches import Batches
 from .lines import printable
 from .options import LoadingOptions
 from .progress import Progress
@@ -99,38 +96,14 @@ def answer_routed(
     show: Callable[[dict[str, Any]], None],
 ) -> int:
     """Score all images and `show` their answers; return the number of images that could not be decoded."""
-    answered = failed = 0
     with Progress("query") as progress:
-
-        def on_error(error: ImageError) -> None:
-            nonlocal failed
-            if isinstance(error, OwnOutput):
-                sources.leave_out(error)
-            else:
-                failed += 1
-                progress.say(f"skipped {error}")
-            progress(1)
-
-        notices, size = Notices(progress.say), loading.batch_size
-        images = load_all(
-            sources.counted_files(),
-            preprocessing,
-            workers=loading.workers,
-            ahead=2 * size,
-            on_error=on_error,
-            thumbnails=False,
-        )
-        while batch := list(islice(images, size)):
-            notices.tell(batch)
+        batches = Batches(sources, preprocessing, loading, progress)
+        for batch in batches:
             for image, (route, detection) in zip(batch, routed.detect(batch), strict=True):
                 picture = Picture(image.file, image.geometry, image.notice)
                 show(_answer(routed, picture, route, detection, files))
-                answered += 1
-                progress(1)
-        notices.end()
-    sources.say_passed_over()
-    sources.require_some(answered + failed)
-    return failed
+                batches.answered()
+    return batches.failed
 
 
 def _answer(

@@ -2,8 +2,9 @@
 
 Let d(q) be the squared distance between the pooled descriptor of an image q and the nearest of a gallery G.
 
-1. Calibration: for images g of G, at most `SAMPLE` of them and spread evenly, d(g) is found without g itself. These are
-   the gallery's own distances; the largest of them is its reach.
+1. Calibration: for images g of G, at most `SAMPLE` of them and spread evenly, d(g) is found without g itself and its
+   near-duplicates, as in `calibration`: a new image has none. These are the gallery's own distances; the largest of
+   them is its reach.
 2. The calibrated distance of q from G is the share of own distances that are smaller than d(q): q is farther from G
    than that share of G's own images. Galleries are ordered by it, and by d(q) where it is equal.
 3. G takes q if d(q) is at most `RouterSettings.reach` times G's reach. The first gallery in this order that takes q is
@@ -22,8 +23,12 @@ from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ExtractionSettings
 
+from .near_duplicates import near_of
+from .siblings import others
+
 SAMPLE = 256  # images of a gallery whose own distances are found
 HELD_BYTES = 64 << 20  # of the descriptors of small galleries, which stay in memory
+LOOKED_AT = 20  # nearest images of one of the gallery's own, among which one is no near-duplicate, or all are
 SPARE = 8  # images of a gallery whose distances are computed again, so that rounding cannot hide the nearest
 FEWEST = 3  # images of a gallery that can be asked
 
@@ -60,9 +65,10 @@ class OwnDistances:
     def of(cls, gallery: Gallery) -> "OwnDistances":
         """Find the own distances of a gallery: see step 1."""
         rows = gallery.sample(SAMPLE)
-        found = gallery.nearest(gallery.pooled(rows), 2)
+        pooled = gallery.pooled(rows)
+        near, found = near_of(pooled), gallery.nearest(pooled, LOOKED_AT)
         pairs = zip(rows, found, strict=True)
-        return cls(np.sort([next(n.distance for n in near if n.key != row.key) for row, near in pairs]))
+        return cls(np.sort([others(neighbours, {row.key}, near)[0].distance for row, neighbours in pairs]))
 
     def share(self, distance: float) -> float:
         """Return the share of own distances that are smaller."""

@@ -7,7 +7,10 @@ import pytest
 
 from spade_index.errors import InputError
 from spade_index.gallery import Gallery
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method.router import HeldDescriptors, OwnDistances, Router, RouterSettings, largest_group, why_not
+
+from helpers.tiny import new_image, random_images, tiny_backbone
 
 OWN = OwnDistances(np.array([1.0, 2.0, 2.0, 4.0]))
 
@@ -30,6 +33,22 @@ def test_own_distances_leave_out_the_image_itself(gallery_path: Path) -> None:
         between = ((pooled[:, None] - pooled[None]) ** 2).sum(2)  # [n, n]
         np.fill_diagonal(between, np.inf)
         np.testing.assert_allclose(OwnDistances.of(gallery).ascending, np.sort(between.min(1)), rtol=1e-5)
+
+
+def test_frames_that_are_alike_do_not_shorten_the_reach(tmp_path: Path) -> None:
+    settings = tiny_backbone().settings
+    whole = random_images(settings, 6)
+    frames = [
+        new_image(f"again/{number}", image.stored.pooled + np.float32(1e-3), image.stored.maps)
+        for number, image in enumerate(whole)
+    ]
+    reach = []
+    for name, images in (("whole", whole), ("frames", [*whole, *frames])):
+        with GalleryWriter(tmp_path / name, settings) as writer:
+            writer.add_features(images)
+        with Gallery(tmp_path / name) as gallery:
+            reach.append(OwnDistances.of(gallery).ascending[-1])
+    assert reach[1] == pytest.approx(reach[0], rel=0.01)
 
 
 def test_own_images_are_taken_and_others_are_not(gallery_path: Path) -> None:
