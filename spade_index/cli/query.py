@@ -1,6 +1,5 @@
 """`spade-index query`: score images."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,6 @@ from .strict import strict_json
 from .values import PATH, REAL, WHOLE
 
 if TYPE_CHECKING:  # it takes long to import
-    from collections.abc import Callable
-
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.location import Location
     from spade_index.gallery.reader import Gallery
@@ -86,6 +83,7 @@ def query(
 
     from .answers import answer_images, line_of
     from .detecting import detector_of
+    from .routed import query_root
 
     loading.limit_decoding()
     many = isinstance(gallery, Path) and is_root(gallery)
@@ -129,32 +127,6 @@ def is_root(path: Path) -> bool:
     from spade_index.images.folders import CATALOG
 
     return not (path / CATALOG).exists() and next(path.glob(f"*/{CATALOG}"), None) is not None
-
-
-def query_root(
-    root: Path,
-    found: Sources,
-    load: "Callable[[Gallery], Backbone]",
-    made: "Callable[[Gallery, Backbone], Detector]",
-    loading: LoadingOptions,
-    files: AnswerFileOptions,
-    as_json: bool,
-) -> int:
-    """Score images by the galleries of a folder; return the number of images that could not be decoded."""
-    from .routed import RoutedImages, answer_routed, open_galleries, routed_line
-
-    def show(answer: dict[str, Any]) -> None:
-        if not files.to_stdout:
-            click.echo(strict_json(answer) if as_json else routed_line(answer))
-
-    with ExitStack() as stack:
-        galleries = open_galleries(root, stack)
-        first = next(iter(galleries.values()))
-        loaded = load(first)
-        first.settings.require_equal(loaded.settings, str(first.path))
-        routed = RoutedImages(galleries, loaded, lambda opened: made(opened, loaded))
-        with AnswerFiles(files) as written:
-            return answer_routed(routed, first.settings.preprocessing, found, loading, written, show)
 
 
 def require_decoded(failed: int) -> None:

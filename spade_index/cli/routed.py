@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from spade_index.errors import GalleryError, InputError
@@ -19,13 +20,39 @@ from spade_index.method.regions import regions_of
 from spade_index.method.router import Route, Router, largest_group, why_not
 from spade_index.settings import Preprocessing
 
-from .answer_files import AnswerFiles
+from .answer_files import AnswerFileOptions, AnswerFiles
 from .answers import answer_of, line_of
 from .batches import Batches
 from .lines import printable
 from .options import LoadingOptions
 from .progress import Progress
 from .sources import Sources
+from .strict import strict_json
+
+
+def query_root(
+    root: Path,
+    found: Sources,
+    load: Callable[[Gallery], Backbone],
+    made: Callable[[Gallery, Backbone], Detector],
+    loading: LoadingOptions,
+    files: AnswerFileOptions,
+    as_json: bool,
+) -> int:
+    """Score images by the galleries of a folder; return the number of images that could not be decoded."""
+
+    def show(answer: dict[str, Any]) -> None:
+        if not files.to_stdout:
+            click.echo(strict_json(answer) if as_json else routed_line(answer))
+
+    with ExitStack() as stack:
+        galleries = open_galleries(root, stack)
+        first = next(iter(galleries.values()))
+        loaded = load(first)
+        first.settings.require_equal(loaded.settings, str(first.path))
+        routed = RoutedImages(galleries, loaded, lambda opened: made(opened, loaded))
+        with AnswerFiles(files) as written:
+            return answer_routed(routed, first.settings.preprocessing, found, loading, written, show)
 
 
 def open_galleries(root: Path, stack: ExitStack) -> dict[str, Gallery]:
