@@ -8,8 +8,8 @@ CHROMIUM := /usr/bin/chromium
 # Tests that import most of the package and take little time: what a lower bound may break.
 QUICK := tests/features tests/gallery tests/images tests/method tests/views tests/test_settings.py \
 	tests/server/test_connections.py tests/server/test_hostile.py tests/server/test_native.py
-# Fails, and names them, where files are longer than 300 lines.
-LONG_FILES := git ls-files '*.py' '*.sh' '*.js' '*.css' '*.html' '*.md' | xargs wc -l | \
+# Fails, and names them, where files are longer than 300 lines; only the changelog grows with every release.
+LONG_FILES := git ls-files '*.py' '*.sh' '*.js' '*.css' '*.html' '*.md' ':!CHANGELOG.md' | xargs wc -l | \
 	awk '$$1 > 300 && $$2 != "total" { print $$2 ": " $$1 " lines, 300 at most"; long = 1 } END { exit long }'
 
 .PHONY: demo test test-lowest check format lock clean
