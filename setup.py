@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -12,37 +12,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[
-        "spade_index",
-        "spade_index.benchmarks",
-        "spade_index.benchmarks.gpu",
-        "spade_index.cli",
-        "spade_index.client",
-        "spade_index.cluster",
-        "spade_index.features",
-        "spade_index.gallery",
-        "spade_index.gallery.catalog",
-        "spade_index.gallery.index",
-        "spade_index.gallery.remote",
-        "spade_index.gallery.store",
-        "spade_index.gallery.write",
-        "spade_index.images",
-        "spade_index.kernels",
-        "spade_index.kernels.fused",
-        "spade_index.kernels.torch_backend",
-        "spade_index.method",
-        "spade_index.method.layouts",
-        "spade_index.server",
-        "spade_index.views",
-    ],
-    # A top-level package called `kernels` would shadow the one that `transformers` looks for.
-    package_dir={
-        "spade_index.benchmarks": "benchmarks",
-        "spade_index.benchmarks.gpu": "benchmarks/gpu",
-        "spade_index.kernels": "kernels",
-        "spade_index.kernels.fused": "kernels/fused",
-        "spade_index.kernels.torch_backend": "kernels/torch_backend",
-    },
+    # Follows the links to kernels/ and benchmarks/. A top-level package called `kernels` would shadow the one that
+    # `transformers` looks for.
+    packages=find_packages(include=["spade_index", "spade_index.*"]),
     package_data={
         "spade_index": ["py.typed"],
         "spade_index.benchmarks": ["*.sh"],
