@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 CHROMIUM := /usr/bin/chromium
+MOSQUITTO := /usr/sbin/mosquitto
 # Tests that import most of the package and take little time: what a lower bound may break.
 QUICK := tests/features tests/gallery tests/images tests/method tests/views tests/test_settings.py \
 	tests/server/test_connections.py tests/server/test_hostile.py tests/server/test_native.py
@@ -18,7 +19,7 @@ demo: $(READY)
 	$(BIN)/spade-index demo --out demo
 
 # All cores; a process that has finished its half of the tests takes some from the other's.
-test: $(READY) $(CHROMIUM)
+test: $(READY) $(CHROMIUM) $(MOSQUITTO)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # At the lower bounds that setup.py promises.
@@ -49,8 +50,8 @@ $(1)/bin/python -m pip install --quiet --constraint $(2) --no-build-isolation --
 touch $(1)/.ready
 endef
 
-ALL := cloud,cpu,demo,heic,ray,serve,test,dev
-RUNTIME := cloud,cpu,demo,heic,ray,serve,test
+ALL := cloud,cpu,demo,heic,mqtt,ray,serve,test,dev
+RUNTIME := cloud,cpu,demo,heic,mqtt,ray,serve,test
 
 $(READY): setup.py requirements/lock.txt
 	$(call install,$(VENV),requirements/lock.txt,$(ALL))
@@ -58,11 +59,11 @@ $(READY): setup.py requirements/lock.txt
 $(LOWEST)/.ready: setup.py requirements/lowest.txt
 	$(call install,$(LOWEST),requirements/lowest.txt,$(RUNTIME))
 
-# The page's tests need a browser.
-$(CHROMIUM):
-	@test "$$(id -u)" = 0 || { echo "tests need $@: run \`apt-get install -y chromium\` as root" >&2; exit 1; }
+# The page's tests need a browser, those of MQTT a broker.
+$(CHROMIUM) $(MOSQUITTO):
+	@test "$$(id -u)" = 0 || { echo "tests need $@: run \`apt-get install -y $(@F)\` as root" >&2; exit 1; }
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(@F)
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build *.egg-info demo

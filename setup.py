@@ -50,6 +50,7 @@ setup(
         # 1.8.1 bundles libheif 1.23. The service decodes files of unknown origin.
         "heic": ["pillow-heif>=1.8.1"],
         "cloud": ["obstore>=0.12.1"],
+        "mqtt": ["paho-mqtt>=2.0"],
         "ray": ["ray[default]>=2.60"],  # all machines of a cluster have the same version; earlier ones are not tested
         "demo": ["scikit-image>=0.25"],  # its photographs of textures
         "serve": [

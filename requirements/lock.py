@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-EXTRAS = "cloud,cpu,demo,dev,heic,ray,serve,test"
+EXTRAS = "cloud,cpu,demo,dev,heic,mqtt,ray,serve,test"
 TOOLS = ("pip", "setuptools")
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     write(
         "lowest.txt",
         "The lower bounds of setup.py",
-        resolve("cloud,cpu,demo,heic,ray,serve,test", lower_bounds(packages)),
+        resolve("cloud,cpu,demo,heic,mqtt,ray,serve,test", lower_bounds(packages)),
     )
 
 

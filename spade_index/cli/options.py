@@ -1,7 +1,7 @@
 """Arguments and options that several commands share.
 
-A group of options is a frozen dataclass, whose fields are annotated with their options. The decorator `takes` adds the
-options of a group to a command, which receives them as one object:
+A group of options is a frozen dataclass, whose fields are annotated with their options, or are groups themselves. The
+decorator `takes` adds the options of a group to a command, which receives them as one object:
 
     @click.command()
     @takes("loading", LoadingOptions)
@@ -68,10 +68,10 @@ def takes(
             chosen = group(**dict.fromkeys(without), **{name: values.pop(name) for name in hints})
             command(*arguments, **values, **{parameter: chosen})
 
-        for hint in reversed(hints.values()):
-            add_option = hint.__metadata__[0]
-            add_option(call)
-        return call
+        taken: Callable[..., None] = call
+        for name, hint in reversed(hints.items()):
+            taken = takes(name, hint)(taken) if isinstance(hint, type) else hint.__metadata__[0](taken)
+        return taken
 
     return decorate
 

@@ -3,9 +3,8 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,30 +13,20 @@ import click
 from spade_index.errors import InputError
 from spade_index.watch.settings import WatchSettings
 
-from .backbone_options import BackboneOptions
-from .cache_options import CacheOptions, local
-from .options import (
-    KernelOptions,
-    LoadingOptions,
-    any_gallery_argument,
-    device_option,
-    false_alarms_option,
-    preset_option,
-    takes,
-    whole_option,
-)
+from .cache_options import local
+from .detector_options import DetectorOptions
+from .options import any_gallery_argument, takes, whole_option
 from .outputs import require_writable
 from .progress import Progress
-from .region_rules import limit_sources, own_roi_option
-from .search_options import SearchOptions, maps_option
-from .values import PATH, REAL, AnyReal
+from .region_rules import limit_sources
+from .sink_options import SinkOptions
+from .values import PATH, AnyReal
 
 if TYPE_CHECKING:  # they take long to import
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.location import Location
     from spade_index.images.files import ImageFile
     from spade_index.images.region_rule import RegionRule
-    from spade_index.settings import Maps
     from spade_index.watch.judge import Judge
 
 STDOUT = Path("-")
@@ -77,24 +66,14 @@ class WatchOptions:
 
 
 @dataclass(frozen=True)
-class JudgeOptions:
+class Judging:
     """Makes the judge of the gallery as it is, again whenever it has changed."""
 
     folder: Path
     gallery: "Path | Location"
-    threshold: float | None
-    false_alarms: float | None
-    roi: Path | None
-    search: SearchOptions
-    maps: "Maps | None"
-    preset: str | None
-    backbone: BackboneOptions
-    device: str
-    kernel: KernelOptions
-    loading: LoadingOptions
-    cache: CacheOptions
+    how: DetectorOptions
 
-    def judging(self) -> "Callable[[], Judge]":
+    def latest(self) -> "Callable[[], Judge]":
         """Return a function that returns the judge; a gallery in an object store is read as it was at first."""
         loaded: dict[Any, Backbone] = {}
         opened: list[tuple[Any, Judge]] = []
@@ -120,26 +99,21 @@ class JudgeOptions:
         return None
 
     def _opened(self, loaded: "dict[Any, Backbone]") -> "Judge":
-        from spade_index.method.tuned import tuned_search
         from spade_index.watch.judge import Judge
 
-        from .detecting import detector_of
-
-        gallery = self.cache.open(self.gallery, None, to_search=True)
+        gallery = self.how.cache.open(self.gallery, None, to_search=True)
         try:
             if gallery.settings not in loaded:
                 loaded.clear()
-                loaded[gallery.settings] = self.backbone.load(self.device, gallery, self.preset)
-            settings = self.search.choice(self.preset, self.maps).settings(tuned_search(gallery))
-            detector = detector_of(
-                gallery, loaded[gallery.settings], settings, self.kernel, self.false_alarms, self.threshold
-            )
+                loaded[gallery.settings] = self.how.load(gallery)
+            detector = self.how.detector(gallery, loaded[gallery.settings])
             regions = Regions(str(self.folder))
-            limit_sources(regions, gallery, self.roi)
+            limit_sources(regions, gallery, self.how.roi)
         except BaseException:
             gallery.close()
             raise
-        return Judge(detector, self.loading.batch_size, self.loading.workers, regions.region, regions.is_mask)
+        loading = self.how.loading
+        return Judge(detector, loading.batch_size, loading.workers, regions.region, regions.is_mask)
 
 
 class Regions:
@@ -171,71 +145,41 @@ class Regions:
 @click.option(
     "--jsonl",
     type=PATH,
-    help="Append verdicts to this file, one line each; `-`: standard output [-, without --webhook]",
+    help="Append verdicts to this file, one line each; `-`: standard output [-, without other receivers]",
 )
-@click.option("--webhook", metavar="URL", help="Post verdicts to this address, signed if there is a key.")
-@click.option("--webhook-key", type=PATH, help="File of the key of X-Signature [$SPADE_INDEX_WEBHOOK_KEY]")
-@click.option("--state", type=PATH, help="Folder that remembers what was judged, on a local disk [~/.local/state/...]")
+@takes("receivers", SinkOptions)
 @takes("options", WatchOptions)
-@click.option("--threshold", type=REAL, help="Call images anomalous above this score [the calibrated one]")
-@false_alarms_option
-@own_roi_option
-@takes("search", SearchOptions)
-@maps_option
-@preset_option
-@takes("backbone", BackboneOptions)
-@device_option
-@takes("kernel", KernelOptions)
-@takes("loading", LoadingOptions)
-@takes("cache", CacheOptions)
+@takes("how", DetectorOptions)
 def watch(
     folder: Path,
     gallery: "Path | Location",
     jsonl: Path | None,
-    webhook: str | None,
-    webhook_key: Path | None,
-    state: Path | None,
+    receivers: SinkOptions,
     options: WatchOptions,
-    **judged: Any,
+    how: DetectorOptions,
 ) -> None:
     """Judge the images that appear in FOLDER against GALLERY, each once, until interrupted."""
     from spade_index.watch.folder import Folder
     from spade_index.watch.loop import Watch
-    from spade_index.watch.sinks import JsonLines, Sink
-    from spade_index.watch.state import REFUSED, State
-    from spade_index.watch.webhook import Webhook, read_key
+    from spade_index.watch.state import State
 
     settings = options.settings()
-    if webhook is None and webhook_key is not None:
-        raise InputError("--webhook-key is of --webhook, which is not given")
+    receivers.require_used()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     to_file = None if jsonl in (None, STDOUT) else jsonl
-    require_writable([to_file], [state], inputs=[folder, *local(gallery)])
-    judge = JudgeOptions(folder.absolute(), gallery, **judged)
-    judge.loading.limit_decoding()
-    judging = judge.judging()
-    judging()  # what is wrong with the options or the gallery now ends the command
-    remembered = state or _default_state(folder, gallery)
-    with State(remembered) as opened, ExitStack() as stack:
-        sinks: list[Sink] = []
-        if webhook is not None:
-            sinks.append(Webhook(webhook, read_key(webhook_key), remembered / REFUSED, Progress.say))
-        if webhook is None or jsonl is not None:
-            sinks.append(JsonLines(to_file))
-        for sink in sinks:
-            stack.callback(sink.close)
-        watched = Watch(Folder(str(folder), settings.settle), opened, sinks, judging, settings, Progress.say)
+    require_writable([to_file], [receivers.state], inputs=[folder, *local(gallery)])
+    how.loading.limit_decoding()
+    latest = Judging(folder.absolute(), gallery, how).latest()
+    latest()  # what is wrong with the options or the gallery now ends the command
+    lines = [] if receivers.are_given and jsonl is None else [to_file]
+    remembered = receivers.folder(folder, gallery)
+    with State(remembered) as state, receivers.opened(remembered, lines, Progress.say) as sinks:
+        watched = Watch(Folder(str(folder), settings.settle), state, sinks, latest, settings, Progress.say)
         with _stopping(watched.stop):
             complete = watched.run()
     if settings.once and not complete:
         raise InputError("not all images are judged and delivered: the same command carries on")
-
-
-def _default_state(folder: Path, gallery: "Path | Location") -> Path:
-    place = f"{os.path.realpath(folder)}\n{os.path.realpath(gallery) if isinstance(gallery, Path) else gallery}"
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(base) / "spade-index" / sha256(os.fsencode(place)).hexdigest()[:16]
 
 
 @contextmanager

@@ -1,20 +1,20 @@
 """Watch: look, judge, note, deliver, and go on whatever fails meanwhile."""
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from spade_index.errors import SpadeIndexError
 from spade_index.exact import strict_json
+from spade_index.sinks.contract import Sink
+from spade_index.sinks.posting import Post
+from spade_index.sinks.spool import SpoolError
 
 from .folder import Arrival, Folder
 from .settings import WatchSettings
-from .sinks import Sink, Unreachable
-from .state import State, StateError
+from .state import State
 
 NAP = 0.1  # seconds after which a wait looks whether it should end
-PATIENCE = 60.0  # seconds between two attempts at most
 
 
 class Judging(Protocol):
@@ -52,7 +52,7 @@ class Watch:
         """
         self._folder, self._state, self._settings = folder, state, settings
         self._judging, self._tell = judging, say
-        self._posts = [_Post(sink, state) for sink in sinks]
+        self._posts = [Post(sink, state) for sink in sinks]
         self._said: dict[str, str] = {}  # what is wrong, by where, so that it is said once
         self._stopped = False
         state.deliver_to([sink.name for sink in sinks])
@@ -71,7 +71,7 @@ class Watch:
             self._sleep()
         try:
             return self._state.waiting() == 0 and not self._said
-        except StateError:
+        except SpoolError:
             return False
 
     def _step(self) -> int:
@@ -85,7 +85,7 @@ class Watch:
             taken = self._judge()
             self._mended("state")
             return taken
-        except StateError as error:
+        except SpoolError as error:
             self._say("state", str(error))
             return 0
 
@@ -100,7 +100,7 @@ class Watch:
                 self._state.judged([(record["id"], strict_json(record)) for record in records])
                 taken += len(lot)
                 self._deliver()
-        except StateError:
+        except SpoolError:
             raise
         except SpadeIndexError as error:  # another may take its place meanwhile, or it is mended
             self._say("gallery", str(error))
@@ -119,9 +119,11 @@ class Watch:
 
     def _deliver(self) -> None:
         for post in self._posts:
-            if (reason := post.deliver()) is not None:
-                self._say(post.name, reason)
-            elif not post.is_late:
+            while post.step():
+                pass
+            if post.reason is not None:
+                self._say(post.name, post.reason)
+            else:
                 self._mended(post.name)
 
     def _say(self, where: str, what: str) -> None:
@@ -137,34 +139,3 @@ class Watch:
         until = time.monotonic() + self._settings.interval
         while not self._stopped and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, NAP))
-
-
-class _Post:
-    """Delivers to one sink, and waits longer after each failure."""
-
-    def __init__(self, sink: Sink, state: State) -> None:
-        self._sink, self._state = sink, state
-        self.name = sink.name
-        self._failures = 0
-        self._next = 0.0
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the last attempt failed."""
-        return self._failures > 0
-
-    def deliver(self) -> str | None:
-        """Deliver what there is, unless it is too early for another attempt; return why it failed."""
-        if self.is_late and time.monotonic() < self._next:
-            return None
-        while waiting := self._state.undelivered(self.name, self._sink.batch):
-            try:
-                self._sink.deliver([record for _, record in waiting])
-            except Unreachable as error:
-                self._failures += 1
-                delay = min(PATIENCE, 2.0 ** min(self._failures - 1, 10))
-                self._next = time.monotonic() + delay * random.uniform(0.5, 1)  # not all at the same moment
-                return str(error)
-            self._failures = 0
-            self._state.delivered(self.name, waiting[-1][0])
-        return None

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from helpers.broker import Subscriber, broker
 from helpers.cli_runs import objects, refused, run
 from helpers.waiting import eventually
 
@@ -72,7 +73,26 @@ def test_a_newer_snapshot_is_taken_up_and_sigterm_ends_well(gallery, dataset, tm
     assert [verdict["snapshot"] for verdict in read(out)] == [1, 2]
 
 
+def test_watch_publishes_to_a_broker(built, dataset, tmp_path, monkeypatch):
+    passwords = tmp_path / "passwords"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "line", "secret"], check=True)
+    monkeypatch.setenv("SPADE_INDEX_MQTT_LOGIN", "line:secret")
+    with (
+        broker(tmp_path, f"password_file {passwords}", "user root", anonymous=False) as running,
+        Subscriber(running.port, login=("line", "secret")) as subscriber,
+    ):
+        watch = ["watch", dataset / "test" / "hole", built, "--state", tmp_path / "state", "--once", *QUICK]
+        run(*watch, "--mqtt", running.url(), "--jsonl", tmp_path / "out")
+        eventually(lambda: len(subscriber.got) == 3)
+    assert [verdict.pop("delivered_by") for verdict in subscriber.got] == ["mqtt"] * 3
+    lines = read(tmp_path / "out")
+    assert [line.pop("delivered_by") for line in lines] == ["jsonl"] * 3
+    assert lines == subscriber.got
+
+
 def test_what_cannot_be_watched_is_refused(built, tmp_path):
+    assert "--mqtt, which is not given" in refused("watch", tmp_path, built, "--mqtt-login", tmp_path / "login")
+    assert "--mqtt: give mqtt://" in refused("watch", tmp_path, built, "--mqtt", "host", "--state", tmp_path / "state")
     assert "no such folder" in refused("watch", tmp_path / "nothing", built)
     assert "no gallery there" in refused("watch", tmp_path, tmp_path / "nothing", "--state", tmp_path / "state")
     assert "--interval" in refused("watch", tmp_path, built, "--interval", "0")

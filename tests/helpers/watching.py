@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spade_index.sinks.contract import Sink
 from spade_index.watch.folder import Arrival, Folder
 from spade_index.watch.loop import Watch
 from spade_index.watch.settings import WatchSettings
-from spade_index.watch.sinks import Sink
 from spade_index.watch.state import State
 
 QUICK = WatchSettings(interval=0.01, settle=0, queue=16, once=True)

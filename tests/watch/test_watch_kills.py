@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from spade_index.watch.sinks import JsonLines
+from spade_index.sinks.lines import JsonLines
 
 from helpers.processes import forked, killed
 from helpers.watching import images, names, watched

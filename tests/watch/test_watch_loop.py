@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from spade_index.errors import GalleryDamaged
+from spade_index.sinks.contract import Unreachable
+from spade_index.sinks.lines import JsonLines
 from spade_index.watch import loop
 from spade_index.watch.folder import Arrival
-from spade_index.watch.sinks import JsonLines, Unreachable
 
 from helpers.watching import QUICK, Judge, images, names, watched
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spade_index.errors import InputError
-from spade_index.watch.sinks import JsonLines
+from spade_index.sinks.lines import JsonLines
 from spade_index.watch.state import State
 
 from helpers.journals import write_journal

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from spade_index.errors import InputError
-from spade_index.watch.sinks import Unreachable
-from spade_index.watch.webhook import VARIABLE, Webhook, read_key
+from spade_index.sinks.contract import Unreachable
+from spade_index.sinks.webhook import VARIABLE, Webhook, read_key
 
 from helpers.receiver import Receiver, receiver
 from helpers.watching import images, watched

@@ -1,4 +1,4 @@
-"""Where verdicts go: the contract of sinks, and JSON lines."""
+"""JSON lines of verdicts, in a file or on standard output."""
 
 import json
 import os
@@ -6,35 +6,13 @@ import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from spade_index.errors import InputError
 
+from .contract import Unreachable, stamped
+
 BLOCK = 1 << 16
 BEGIN = b'{"id": "'  # of each line
-
-
-class Unreachable(Exception):
-    """A sink takes nothing now; one line says why."""
-
-
-class Sink(Protocol):
-    """Takes verdicts in their order, each at least once: `id` tells a receiver which it has already."""
-
-    name: str  # under which the state remembers what it has got
-    batch: int  # verdicts at a time
-
-    def deliver(self, verdicts: Sequence[str]) -> None:
-        """Take these records in JSON, all of them, for good. Raises Unreachable; then they come again."""
-
-    def close(self) -> None:
-        """Release what is open."""
-
-
-def stamped(record: str, by: str) -> dict[str, Any]:
-    """Return a record with the name of the sink that delivers it."""
-    found: dict[str, Any] = json.loads(record)
-    return {"id": found.pop("id"), "arrival": found.pop("arrival"), "delivered_by": by, **found}
 
 
 class JsonLines:
@@ -76,7 +54,7 @@ def _opened(path: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InputError(f"{path}: is no file; `--jsonl -` writes to standard output")
+            raise InputError(f"{path}: is no file; `watch --jsonl -` writes to standard output")
         end = os.fstat(fd).st_size
         whole = _end_of_lines(fd, end)
         if whole < end:

@@ -3,7 +3,6 @@
 import hmac
 import http.client
 import json
-import os
 import socket
 import ssl
 import threading
@@ -14,10 +13,12 @@ from urllib.parse import urlsplit
 
 from spade_index.errors import InputError
 
-from .sinks import JsonLines, Unreachable, stamped
+from .contract import Unreachable, stamped
+from .refusals import Refusals
+from .secrets import LARGEST, read_secret
 
 VARIABLE = "SPADE_INDEX_WEBHOOK_KEY"
-SHORTEST, LARGEST_KEY = 16, 4096  # bytes of a key
+SHORTEST = 16  # bytes of a key
 WAIT = 10.0  # seconds without a byte
 WHOLE = 30.0  # seconds of an exchange
 AGAIN = (408, 429)  # of 4xx, those that another attempt may mend
@@ -58,10 +59,7 @@ class Webhook:
             else http.client.HTTPConnection(self._host, port, timeout=WAIT)
         )
         self._key = key
-        self._refused = JsonLines(refused, "refused")
-        self._refused_path = refused
-        self._say = say
-        self._said: set[int] = set()  # statuses
+        self._refused = Refusals(refused, f"webhook at {self._host}", say)
 
     def deliver(self, verdicts: Sequence[str]) -> None:
         """Post records. Raises Unreachable if one has to be posted again."""
@@ -70,19 +68,12 @@ class Webhook:
             if status in AGAIN or status >= 500:
                 raise Unreachable(f"webhook at {self._host}: answers {status}")
             if not 200 <= status < 300:
-                self._refused.deliver([json.dumps({**json.loads(record), "status": status})])
-                self._note_refused(status)
+                self._refused.keep(record, status)
 
     def close(self) -> None:
         """Close the connection and the file."""
         self._connection.close()
         self._refused.close()
-
-    def _note_refused(self, status: int) -> None:
-        if status not in self._said:
-            self._said.add(status)
-            where = f"such verdicts are kept in {self._refused_path}"
-            self._say(f"webhook at {self._host}: answers {status}, which another attempt does not mend: {where}")
 
     def _posted(self, record: str) -> int:
         """Return the status of an answer; one that was idle may have been closed, so it is tried again at once."""
@@ -125,21 +116,10 @@ def _end(connection: socket.socket) -> None:
 
 def read_key(path: Path | None) -> bytes | None:
     """Return the key of signatures, of a file that others cannot read, or of the environment. Raises InputError."""
-    if path is None:
-        text = os.environb.get(VARIABLE.encode())
-        if text is None:
-            return None
-        name: str | Path = f"${VARIABLE}"
-    else:
-        name = path
-        try:
-            with open(path, "rb") as file:
-                if os.fstat(file.fileno()).st_mode & 0o077:
-                    raise InputError(f"{path}: other users can use it: `chmod 600` it")
-                text = file.read(LARGEST_KEY + 1)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    key = text.strip()
-    if not SHORTEST <= len(key) <= LARGEST_KEY:
-        raise InputError(f"{name}: a key has {SHORTEST} to {LARGEST_KEY} bytes")
+    found = read_secret(path, VARIABLE)
+    if found is None:
+        return None
+    key, place = found
+    if not SHORTEST <= len(key) <= LARGEST:
+        raise InputError(f"{place}: a key has {SHORTEST} to {LARGEST} bytes")
     return key
