@@ -93,6 +93,14 @@ class ServeOptions:
         tuple[str, ...],
         click.option("--allow-origin", multiple=True, help="https://SITE whose pages may call this service."),
     ]
+    label_studio: Annotated[
+        str | None,
+        click.option("--label-studio", metavar="URL", help="Label Studio, from which images of its tasks are fetched."),
+    ]
+    label_studio_token: Annotated[
+        Path | None,
+        click.option("--label-studio-token", type=PATH, help="File of its token [$SPADE_INDEX_LABEL_STUDIO_TOKEN]"),
+    ]
     memory: Annotated[int, whole_option("--memory", ServeSettings.memory // MIB, "MiB of open galleries.", least=64)]
     batch_size: Annotated[int, whole_option("--batch-size", ServeSettings.batch_images, "Images computed together.")]
     queue: Annotated[int, whole_option("--queue", ServeSettings.queue_images, "Images that may wait.")]
@@ -135,12 +143,16 @@ class ServeOptions:
         cache: CacheOptions,
     ) -> ServeSettings:
         """Return the settings of the service. Raises InputError for values that cannot be."""
+        from spade_index.server.label_studio.address import read_token
+
         return ServeSettings(
             root=root,
             host=self.host,
             port=self.port,
             allowed_hosts=self.allow_host,
             allowed_origins=self.allow_origin,
+            label_studio=self.label_studio,
+            label_studio_token=None if self.label_studio is None else read_token(self.label_studio_token),
             device=device,
             memory=self.memory * MIB,
             batch_images=self.batch_size,

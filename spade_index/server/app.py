@@ -16,6 +16,8 @@ from . import docs, kserve1, page, v1, v1_audit, v1_changes, v1_feedback, v1_res
 from .access import ReadRoute
 from .galleries import LoadBackbone, backbone_of
 from .keys import Keys
+from .label_studio import routes as label_studio
+from .label_studio.backend import Backend
 from .logs import log
 from .metrics import MEDIA_TYPE
 from .middleware import Limits
@@ -42,6 +44,8 @@ ROUTERS = (
     v1_feedback.reading,
     v1_feedback.undoing,
     kserve1.router,
+    label_studio.reading,
+    label_studio.changing,
     v2.health,
     v2_models.router,
     v2_models.asking,
@@ -65,6 +69,7 @@ def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbon
         try:
             yield
         finally:
+            await app.state.label_studio.stop()
             await anyio.to_thread.run_sync(service.stop)
 
     app = FastAPI(
@@ -77,6 +82,7 @@ def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbon
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.label_studio = Backend(service)
     for router in ROUTERS:
         app.include_router(router)
     root = service.galleries.root

@@ -7,6 +7,7 @@ feedback. GALLERIES are names by commas, or *. In the variable, a ; outside of c
     x81c...  tiles,bolts  write     # the labelling tool
 """
 
+import base64
 import hashlib
 import hmac
 import os
@@ -70,7 +71,7 @@ class Keys:
             if hmac.compare_digest(key.digest, digest):
                 found = key
         if found is None:
-            detail = "give a known API key: `Authorization: Bearer KEY` or `X-Api-Key: KEY`"
+            detail = "give a known API key: `Authorization: Bearer KEY`, `X-Api-Key: KEY`, or as the password of Basic"
             raise Problem(401, detail, headers={"WWW-Authenticate": 'Bearer realm="spade_index"'})
         return found
 
@@ -123,11 +124,21 @@ def _parsed(lines: Sequence[str], where: str) -> list[Key]:
 
 def _given(headers: Mapping[str, str]) -> str:
     scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic" and "x-api-key" not in headers:  # with one, Basic is for a proxy
+        return _password(key.strip())
     if scheme.lower() != "bearer":
         return headers.get("x-api-key", "")
     if "x-api-key" in headers:
         raise Problem(400, "give one API key: in Authorization, or here", field="X-Api-Key")
     return key.strip()
+
+
+def _password(credentials: str) -> str:
+    """Return the password of Basic authentication (RFC 7617), whatever the user; nothing where it cannot be read."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _digest(key: str) -> bytes:

@@ -18,6 +18,12 @@ TENSOR_ID_LENGTH = 1000  # characters of the id of an inference
 PICTURES = 2  # of queries that are cut into tiles at a time: each is in memory as a whole
 PARSERS = 2  # bodies of inferences that are parsed at a time: objects take more memory than their text
 
+LABEL_TASKS = 1000  # of a prediction for Label Studio
+CONFIG_BYTES = 256 << 10  # of its labeling config
+FETCHES = 4  # images fetched from it at a time, and in memory until they are judged
+FETCH_SECONDS = 20.0  # for an image
+ANNOTATIONS_WAITING = 1000  # that have come from it and are not looked at
+
 PAGE_IMAGES = 1000  # of a page of a list
 PAGE_SNAPSHOTS = 1000  # that the description of a gallery tells, the newest
 AUDIT_IMAGES = 200  # of an audit that are told

@@ -37,6 +37,9 @@ class Metrics:
         self.connections = Gauge("connections", "Connections that are open", **of)
         self.unsent = Gauge("unsent_bytes", "Bytes of answers that clients have not read", **of)
         self.models = ModelStatistics()
+        self.annotations = Counter(
+            "label_studio_annotations", "Annotations of Label Studio, by what became of them", ("outcome",), **of
+        )
         self.refused = Counter("refused", "Requests that were refused for want of room or time", ("reason",), **of)
 
     def stage(self, name: str, seconds: float) -> None:

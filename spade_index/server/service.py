@@ -92,28 +92,38 @@ class Service:
         maps: Maps | None = None,
         threshold: float | None = None,
     ) -> Found:
-        """Decode images and search for them, for as long as the client waits.
+        """Decode images and search for them, for as long as the client waits; else as `find_for`."""
+        client = client_of(request)
+        found = self.find_for(client, gallery, uploads, timed, snapshot=snapshot, maps=maps, threshold=threshold)
+        return await while_waited_for(request, found)
 
-        The request must have its place in the queue. Raises Problem, and what opening and searching a gallery raises.
+    async def find_for(
+        self,
+        client: str,
+        gallery: str,
+        uploads: Sequence[Upload],
+        timed: Timed,
+        *,
+        snapshot: int | None = None,
+        maps: Maps | None = None,
+        threshold: float | None = None,
+    ) -> Found:
+        """Decode images and search for them, in the client's turn.
+
+        They must have their place in the queue. Raises Problem, and what opening and searching a gallery raises.
         """
-
-        async def found() -> Found:
-            begun = time.perf_counter()
-            how = (await asyncio.to_thread(self.galleries.settings_of, gallery)).preprocessing
-            joined, decoding = AnsweredPictures(), time.perf_counter() - begun
-            async with aclosing(
-                self._decoded(client_of(request), uploads, how)
-            ) as decoded:  # also where the client is gone
-                async for images, took in decoded:
-                    decoding += took
-                    joined.take(images, await self.engine.detect(gallery, snapshot, images, maps, threshold))
-            answers = joined.answers
-            waited = min(answer.waited for answer in answers)
-            times = Times(decoding, waited, time.perf_counter() - begun - decoding - waited)
-            timed.found(answers[0].detection.snapshot, len(answers), times)
-            return Found(how, joined.images, answers)
-
-        return await while_waited_for(request, found())
+        begun = time.perf_counter()
+        how = (await asyncio.to_thread(self.galleries.settings_of, gallery)).preprocessing
+        joined, decoding = AnsweredPictures(), time.perf_counter() - begun
+        async with aclosing(self._decoded(client, uploads, how)) as decoded:  # also where the client is gone
+            async for images, took in decoded:
+                decoding += took
+                joined.take(images, await self.engine.detect(gallery, snapshot, images, maps, threshold))
+        answers = joined.answers
+        waited = min(answer.waited for answer in answers)
+        times = Times(decoding, waited, time.perf_counter() - begun - decoding - waited)
+        timed.found(answers[0].detection.snapshot, len(answers), times)
+        return Found(how, joined.images, answers)
 
     async def candidates(self, key: Key) -> Candidates:
         """Return the galleries that an image may be routed to, of those that a key may read. Raises Problem (409).

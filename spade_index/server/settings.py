@@ -72,6 +72,8 @@ class ServeSettings:
     results_seconds: float = 900
 
     cache: "CacheSettings | None" = None  # of what is read of an object store
+    label_studio: str | None = None  # its URL, from which images of its tasks are fetched
+    label_studio_token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for limit in fields(self):

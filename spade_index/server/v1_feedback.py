@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from .job import Job, new_id
 from .limits import NAME_LENGTH, NOTE_LENGTH, PAGE_IMAGES
 from .problems import Problem
 from .schema import PROBLEMS, image_body
-from .service import service_of, without_waiting
+from .service import Service, service_of, without_waiting
 from .v1 import GalleryName
 from .v1_changes import received
 from .writing import open_writer
@@ -81,12 +82,17 @@ def undo(
     request: Request, gallery: GalleryName, id: Annotated[str, Query(description="Of an image that feedback added")]
 ) -> wire.Changed:
     """Undo feedback: remove its image, and forget it in the calibration. What was said stays in the list."""
-    served = service_of(request)
+    return undone(service_of(request), gallery, [id])
+
+
+def undone(served: Service, gallery: str, ids: Sequence[str]) -> wire.Changed:
+    """Undo the feedback about some images. Raises Problem (403, 404, 503), UnknownImage, GalleryLocked."""
     path = served.galleries.path(gallery)
     with without_waiting(served.changing, "other changes"), open_writer(path, served.settings.change_seconds) as writer:
-        snapshot = writer.undo_feedback(id)
+        for id in ids:
+            writer.undo_feedback(id)
         keep_calibrated(writer, served.settings)
-        return wire.Changed(changed=1, images=len(writer.gallery), snapshot=snapshot)
+        return wire.Changed(changed=len(ids), images=len(writer.gallery), snapshot=writer.gallery.snapshot)
 
 
 def _table(rows: tuple[wire.FeedbackInfo, ...]) -> str:

@@ -36,13 +36,19 @@ def outline(picture: Image.Image, regions: Iterable[Region], geometry: Geometry)
 
 def mask(regions: Iterable[Region], geometry: Geometry) -> Image.Image:
     """Return the pixels of the original that lie in regions: 8-bit grey, 255 inside and 0 outside."""
-    inside: NDArray[np.bool_] = np.zeros((geometry.height, geometry.width), bool)
+    found: NDArray[np.bool_] = np.zeros((geometry.height, geometry.width), bool)
     for region in regions:
-        x, y, width, height = region.box
-        left, top = int(x), int(y)
-        part = inside[top : int(y + height) + 1, left : int(x + width) + 1]
-        part |= fill([np.array(line) - (left, top) for line in (region.polygon, *region.holes)], part.shape)
-    return Image.fromarray(inside.astype(np.uint8) * 255)
+        (left, top), part = inside(region, geometry)
+        found[top : top + part.shape[0], left : left + part.shape[1]] |= part
+    return Image.fromarray(found.astype(np.uint8) * 255)
+
+
+def inside(region: Region, geometry: Geometry) -> tuple[tuple[int, int], NDArray[np.bool_]]:
+    """Return the corner (x, y) of a part of the original, and its pixels that lie in a region: bool [h, w]."""
+    x, y, width, height = region.box
+    left, top = int(x), int(y)
+    size = min(int(y + height) + 1, geometry.height) - top, min(int(x + width) + 1, geometry.width) - left
+    return (left, top), fill([np.array(line) - (left, top) for line in (region.polygon, *region.holes)], size)
 
 
 def coco(images: Iterable[tuple[str, Geometry, Sequence[Region]]]) -> dict[str, Any]:

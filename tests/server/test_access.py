@@ -116,6 +116,7 @@ def test_the_routes_that_change_something_are_these() -> None:
     assert sorted(WRITES) == [
         ("DELETE", "/v1/galleries/plain/feedback"),
         ("DELETE", "/v1/jobs/nothing"),
+        ("POST", "/label-studio/plain/webhook"),
         ("POST", "/v1/galleries/plain/feedback"),
         ("POST", "/v1/galleries/plain/images"),
         ("POST", "/v1/galleries/plain/reload"),
@@ -128,6 +129,8 @@ def test_the_routes_that_change_something_are_these() -> None:
 def test_a_read_key_may_send_a_body_to_these_routes_only() -> None:
     changing = {path for method, path, route in routes() if method not in ("GET", "HEAD") and not route.writes}
     assert changing == {
+        "/label-studio/plain/predict",
+        "/label-studio/plain/setup",
         "/v1/galleries/plain/query",
         "/v1/galleries/plain/score-map",
         "/v1/models/plain:predict",
