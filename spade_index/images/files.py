@@ -1,10 +1,12 @@
 """An image file that was found and is not read yet, and the functions that read it."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import BinaryIO
 
 from spade_index.errors import ImageError
 
@@ -15,6 +17,7 @@ SUFFIXES = frozenset(
     | {".pgm", ".ppm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif"}
 )
 LARGEST = 800_000_000  # bytes of a file: 100 million pixels of 4 bands and 16 bits, not compressed
+LATEST = 9 * 10**18  # nanoseconds from 1970, a 64-bit integer: the year 2255; times before 1684 are not told apart
 HELD = 256 << 20  # bytes of files that are in memory before they are decoded: the largest one, and all at a time
 
 
@@ -37,7 +40,7 @@ def on_disk(path: str, id: str, status: os.stat_result | None, *, named: bool = 
 
     What this package drew is refused when it is read, unless the file is `named`.
     """
-    size, mtime_ns = (-1, -1) if status is None else (status.st_size, status.st_mtime_ns)
+    size, mtime_ns = (-1, -1) if status is None else (status.st_size, changed_ns(status))
     shown = as_text(os.path.abspath(path))
     read = partial(read_any if named else read_photograph, path)
     return ImageFile(as_text(id), shown, size, mtime_ns, read, partial(read_part, path, 0))
@@ -51,14 +54,31 @@ def status_of(path: str) -> os.stat_result | None:
         return None
 
 
+def changed_ns(status: os.stat_result) -> int:
+    """Return when a file was changed, in nanoseconds as catalogs take them: a clock that is wrong may be far beyond."""
+    return min(max(status.st_mtime_ns, -LATEST), LATEST)
+
+
 def is_regular(status: os.stat_result) -> bool:
     """Return whether a status is that of a file with contents: of a pipe, socket or device they would not end."""
     return stat.S_ISREG(status.st_mode)
 
 
+def opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read. Raises OSError, also for pipes and devices, which may have no end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", os.fspath(path))
+    return open(fd, "rb")
+
+
 def read_any(path: str) -> bytes:
     """Return the contents of a file. Raises OSError, and ImageError if it is larger than any image."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         require_size(os.fstat(file.fileno()).st_size, as_text(path))
         return file.read()
 
@@ -87,14 +107,14 @@ def photograph(data: bytes, name: str) -> bytes:
 
 def read_part(path: str, base: int, offset: int, size: int) -> bytes:
     """Return bytes of a file at `base + offset`; fewer at its end. Raises OSError."""
-    with open(path, "rb", buffering=0) as file:
+    with opened(path) as file:
         return os.pread(file.fileno(), size, base + offset)
 
 
 def is_drawn(path: str) -> bool:
     """Return whether this package drew a file; reads its beginning only."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with opened(path) as file:
             return is_own(file.read(HEAD))
     except (OSError, ValueError):
         return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spade_index.errors import InputError
 
-from .files import SUFFIXES, ImageFile, is_drawn, on_disk, status_of, suffix_of
+from .files import SUFFIXES, ImageFile, as_text, is_drawn, on_disk, status_of, suffix_of
 from .folders import in_folder
 from .lists import LIST_SUFFIXES, TextList, in_list, is_stream, read_list
 from .pages import with_pages
@@ -71,6 +71,8 @@ def _found(
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()
+    if not is_stream(path) and not path.is_file():
+        raise InputError(f"{as_text(str(path))}: a pipe or a device: name a file or a folder, or a pipe with a list")
     if suffix in OTHER_ARCHIVES:
         raise InputError(f"{path}: archives of this kind are not read: unpack it, or make it a zip or tar.gz archive")
     if suffix in LIST_SUFFIXES or is_stream(path):

@@ -1,6 +1,7 @@
 """Read text lists of image paths, from files, pipes and standard input."""
 
 import codecs
+import errno
 import os
 import stat
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from spade_index.errors import ImageError, InputError
 
@@ -16,6 +18,7 @@ from .passed_over import COMMENT, SPECIAL, PassedOver
 
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
 STDIN = "-"
+MOST_BYTES = 1 << 30  # of a list: millions of paths
 STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # where shells put pipes: `<(find ...)`
 
 
@@ -29,10 +32,11 @@ class TextList:
 
 
 def is_stream(path: str | Path) -> bool:
-    """Return whether a path is a pipe or the like, which is read as a list."""
+    """Return whether a path is a pipe or the like, which is read as a list, unless it has the name of an image."""
     status = status_of(str(path))
     named_so = str(path).startswith(STREAMS) and status is not None and not stat.S_ISDIR(status.st_mode)
-    return named_so or (status is not None and stat.S_ISFIFO(status.st_mode))
+    is_pipe = status is not None and stat.S_ISFIFO(status.st_mode)
+    return named_so or (is_pipe and not has_image_suffix(str(path)))
 
 
 def read_list(path: str | Path) -> TextList:
@@ -40,7 +44,7 @@ def read_list(path: str | Path) -> TextList:
     name = str(path)
     shown = "standard input" if name == STDIN else as_text(name)
     try:
-        text = as_path(decoded(_standard_input() if name == STDIN else Path(path).read_bytes()))
+        text = as_path(decoded(_standard_input() if name == STDIN else _contents(path)))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{shown}: not a text list of image paths ({error})") from error
     piped = name == STDIN or is_stream(path)
@@ -77,7 +81,20 @@ def in_list(paths: TextList, passed_over: PassedOver) -> Iterator[ImageFile]:
 
 
 def _standard_input() -> bytes:
-    return b"" if sys.stdin is None else sys.stdin.buffer.read()
+    return b"" if sys.stdin is None else _bounded(sys.stdin.buffer)
+
+
+def _contents(path: str | Path) -> bytes:
+    with open(path, "rb") as file:  # a pipe has no end before its writer is done
+        return _bounded(file)
+
+
+def _bounded(file: BinaryIO) -> bytes:
+    """Return what is in a file or comes from a pipe. Raises OSError for more than any list: it may have no end."""
+    data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"over the limit of {MOST_BYTES >> 20:,} MiB")
+    return data
 
 
 def _found(folder: str, line: str) -> tuple[str, os.stat_result | None]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from spade_index.errors import ImageError, InputError
 from spade_index.exact import read_json
 
-from .files import ImageFile, as_text
+from .files import ImageFile, as_text, opened
 from .geometry import Geometry
 from .interest import EDGE, RegionOfInterest, region_of
 from .masks import orientation_of, read_fitting_mask, read_whole_mask
@@ -78,9 +78,11 @@ def _region_in(path: Path, mask: np.ndarray) -> RegionOfInterest:
 
 def _polygons_in(path: Path) -> Polygons:
     try:
-        if path.stat().st_size > MOST_POLYGON_BYTES:
+        with opened(path) as file:
+            data = file.read(MOST_POLYGON_BYTES + 1)
+        if len(data) > MOST_POLYGON_BYTES:
             raise InputError(f"{path}: is over the limit of {MOST_POLYGON_BYTES >> 20} MiB for polygons")
-        value: Any = read_json(path.read_bytes().decode("utf-8-sig"))
+        value: Any = read_json(data.decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from spade_index.errors import ImageError, InputError
 
-from .files import HELD, LARGEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
+from .files import HELD, LARGEST, LATEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
 from .links import folders_of, followed, link_target, member_path
 from .passed_over import AFTER_END, DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
 
@@ -26,7 +26,6 @@ COMPRESSED: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh"
 AT_ONCE = 1 << 20  # bytes
 HEAD = 64  # bytes; an image does not begin with so many zeros
 PADDING = AT_ONCE  # of zeros, at most, that programs write after the end marker
-CENTURIES = 9e9  # seconds; in nanoseconds they are a 64-bit integer
 
 
 class Member(tarfile.TarInfo):
@@ -167,7 +166,7 @@ def read_range(path: str, offset: int, size: int, name: str) -> bytes:
 
 def _nanoseconds(seconds: float) -> int:
     """Return a time as a catalog takes it; an archive may state any number."""
-    return -1 if math.isnan(seconds) else int(min(max(seconds, -CENTURIES), CENTURIES) * 1e9)
+    return -1 if math.isnan(seconds) else int(min(max(seconds * 1e9, -LATEST), LATEST))
 
 
 class _HugeHeader(tarfile.ReadError):

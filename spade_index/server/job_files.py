@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from spade_index.errors import InputError, StorageError
-from spade_index.images.files import ImageFile, read_regular
+from spade_index.images.files import ImageFile, changed_ns, read_regular
 
 from .job import Job
 from .job_records import ID, read_record
@@ -121,7 +121,7 @@ class JobFiles:
             except FileNotFoundError as error:
                 raise InputError(f"{shown}: it is not there any more: send the images again") from error
             read = partial(read_regular, str(path), shown)
-            yield ImageFile(job.prefix + name, shown, status.st_size, status.st_mtime_ns, read)
+            yield ImageFile(job.prefix + name, shown, status.st_size, changed_ns(status), read)
 
     def delete_images(self, job: Job) -> None:
         """Delete the images that were sent with a job."""

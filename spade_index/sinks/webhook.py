@@ -100,7 +100,7 @@ class Webhook:
         try:
             self._connection.request("POST", self._target, body, headers)
             answer = self._connection.getresponse()
-            if answer.length:  # not read: it says nothing that is used
+            if answer.length != 0:  # not read: it says nothing that is used, and may have no end
                 self._connection.close()
             else:
                 answer.read()

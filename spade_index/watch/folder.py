@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from spade_index.images.files import has_image_suffix, is_regular
+from spade_index.images.files import changed_ns, has_image_suffix, is_regular
 
 Identity = tuple[int, int, int, int]  # device, inode, size, mtime in ns
 
@@ -39,7 +39,7 @@ class Arrival:
             status = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return False
-        return (status.st_size, status.st_mtime_ns, status.st_ino) == (self.size, self.mtime_ns, self.inode)
+        return (status.st_size, changed_ns(status), status.st_ino) == (self.size, self.mtime_ns, self.inode)
 
 
 class Folder:
@@ -60,7 +60,7 @@ class Folder:
 
         def complete() -> Iterator[Arrival]:
             for name, path, status in _files(self.path):
-                arrival = Arrival(status.st_mtime_ns, name, path, status.st_size, status.st_ino)
+                arrival = Arrival(changed_ns(status), name, path, status.st_size, status.st_ino)
                 is_image = _is_image(name) and not is_mask(name)
                 if is_image and is_known(arrival):
                     continue

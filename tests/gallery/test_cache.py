@@ -119,6 +119,8 @@ def test_a_damaged_cache_changes_no_answer(
         lambda path: path.write_bytes(path.read_bytes()[::-1]),
         lambda path: path.unlink(),
         lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.unlink(), os.mkfifo(path)),
+        lambda path: os.truncate(path, 1 << 40),
     ]
     for change in changes:
         with opened(folder, bytes=most) as there:
@@ -131,7 +133,7 @@ def test_a_damaged_cache_changes_no_answer(
             with Gallery(calibrated) as here:
                 for ours, theirs in zip(here.maps(keys), there.maps(keys), strict=True):
                     assert (ours == theirs).all()
-        for path in folder.glob("files/*.sqlite"):
+        for path in folder.glob("files/*"):
             path.write_bytes(path.read_bytes()[::-1])
 
 

@@ -1,5 +1,6 @@
 """Changes of a gallery: added, copied, changed, removed and compacted images, and changes that are refused."""
 
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from spade_index.images import DecodedImage, ImageFile, find_images
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 
-from helpers.tiny import build, image_file, png, random_image
+from helpers.tiny import build, image_file, png, random_image, write_images
 
 Folder = Callable[..., Path]
 
@@ -50,6 +51,14 @@ def test_a_file_that_was_only_touched_is_unchanged(gallery_path: Path, backbone:
         data = Path(writer.gallery.image("004.png").path).read_bytes()
         report = writer.add([image_file("004.png", data, mtime_ns=77)], backbone)
     assert (report.added, report.unchanged, report.changed) == (0, 1, 0)
+
+
+@pytest.mark.parametrize("year", [1600, 2400])
+def test_a_clock_that_is_centuries_wrong_stops_nothing(year: int, tmp_path: Path, backbone: Backbone) -> None:
+    path = write_images(tmp_path / "images", 1) / "000.png"
+    os.utime(path, ns=(0, (year - 1970) * 31_556_952 * 10**9))
+    assert build(tmp_path / "gallery", tmp_path / "images", backbone).added == 1
+    assert build(tmp_path / "gallery", tmp_path / "images", backbone).unchanged == 1
 
 
 def test_copies_are_one_image(tmp_path: Path, image_folder: Folder, backbone: Backbone) -> None:

@@ -14,8 +14,11 @@ import pytest
 
 from spade_index.errors import InputError
 from spade_index.images import find_images, load
+from spade_index.images.files import read_any
+from spade_index.images.lists import read_list
 from spade_index.images.marks import OwnOutput
 from spade_index.images.passed_over import PassedOver
+from spade_index.images.region_files import read_region
 from spade_index.settings import Preprocessing
 from spade_index.views.files import encode
 from spade_index.views.maps import half_tiff
@@ -152,6 +155,23 @@ def test_pipes_and_sockets_are_counted(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "socket.png"))
         assert found(folder) == (["000.png", "001.png"], "passed over: 2 pipes, sockets or devices")
+
+
+def test_what_may_never_begin_or_end_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "polygons.json")
+    (folder / "images.txt").symlink_to("/dev/zero")
+    for name in ("/dev/zero", folder / "pipe.png", folder / "images.txt"):
+        with pytest.raises(InputError, match="a pipe or a device"):
+            found(Path(name))
+    with pytest.raises(InputError, match=r"polygons\.json: cannot be read \(a pipe or a device"):
+        read_region(folder / "polygons.json")
+    for name in ("pipe.png", "images.txt"):
+        with pytest.raises(OSError, match="a pipe or a device"):
+            read_any(str(folder / name))
+    monkeypatch.setattr("spade_index.images.lists.MOST_BYTES", 1000)
+    with pytest.raises(InputError, match="over the limit"):
+        read_list("/dev/zero")
 
 
 def test_folders_that_links_lead_to_again_are_counted(folder: Path) -> None:

@@ -2,7 +2,10 @@
 
 import hmac
 import json
+import socket
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -63,6 +66,23 @@ def test_what_is_refused_is_set_aside_and_redirects_are_not_followed(tmp_path: P
     (line,) = said
     assert str(status) in line
     assert str(tmp_path / "refused") in line
+
+
+def test_an_answer_without_an_end_is_not_read(tmp_path: Path) -> None:
+    def answer(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n")
+            with suppress(OSError):
+                connection.recv(1)  # until the other side closes
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = Thread(target=lambda: [answer(server.accept()[0]) for _ in range(2)], daemon=True)
+        thread.start()
+        hook = Webhook(f"http://127.0.0.1:{server.getsockname()[1]}", None, tmp_path / "refused")
+        hook.deliver([record(1), record(2)])
+        hook.close()
+        thread.join()
 
 
 def test_a_receiver_that_was_away_gets_all_in_order(tmp_path: Path) -> None:

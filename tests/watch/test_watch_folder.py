@@ -1,10 +1,14 @@
 """Files are complete before they are taken, and come in order of arrival."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from spade_index.images.files import changed_ns
 from spade_index.watch.folder import Arrival, Folder
 
 
@@ -84,6 +88,19 @@ def test_the_id_is_of_the_file_as_it_was_found(tmp_path: Path) -> None:
     assert not found.is_unchanged()
     assert len(found.id) == 32
     assert found.id != Arrival(2, "a.png", found.path, found.size, found.inode).id
+
+
+@pytest.mark.parametrize("year", [-5000, 20_000])
+def test_times_that_no_calendar_has_are_the_first_or_last_that_is_told(tmp_path: Path, year: int) -> None:
+    status: Any = SimpleNamespace(st_mtime_ns=(year - 1970) * 31_556_952 * 10**9)
+    assert datetime.fromtimestamp(changed_ns(status) / 1e9, UTC).year in (1684, 2255)
+    write(tmp_path / "a.png", 1)
+    os.utime(tmp_path / "a.png", ns=(0, (2400 - 1970) * 31_556_952 * 10**9))
+    folder = Folder(str(tmp_path), settle=0)
+    look(folder)
+    (found,) = folder.look(1, lambda arrival: False, lambda name: False)
+    assert datetime.fromtimestamp(found.mtime_ns / 1e9, UTC).year <= 2255
+    assert found.is_unchanged()
 
 
 def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:

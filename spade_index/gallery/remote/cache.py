@@ -3,13 +3,15 @@
     CACHE/blocks/DIGEST/3               bytes 12 to 16 MiB of the object with this digest, as far as they were read; the
                                         rest are holes. Readers compare each block with its sum, so no lock is needed.
     CACHE/blocks/DIGEST/sums            see `sums`
-    CACHE/files/000007-DIGEST.faiss     a whole object, whose digest was compared when it came
+    CACHE/files/000007-DIGEST.faiss     a whole object, whose digest is compared when it comes and before each first use
 
 What was used least recently is deleted first. A deleted file stays readable for those who have it open.
 """
 
+import errno
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,8 @@ from pathlib import Path
 from threading import Lock
 
 from spade_index.errors import InputError, storage_errors
+
+from .sums import MOST_BYTES
 
 VARIABLE = "SPADE_INDEX_CACHE"
 SPAN = 4 << 20  # bytes of an object that are kept or deleted together
@@ -84,7 +88,8 @@ class Cache:
         """Return what is kept of the sums of an object; empty if nothing is."""
         with suppress(OSError), _opened(self._path(digest, SUMS), os.O_RDONLY) as fd:
             os.utime(fd)
-            return os.pread(fd, os.fstat(fd).st_size, 0)
+            size = os.fstat(fd).st_size
+            return os.pread(fd, size, 0) if size <= MOST_BYTES else b""
         return b""
 
     def keep_sums(self, digest: str, data: bytes) -> None:
@@ -155,8 +160,11 @@ def _spans(data: memoryview, offset: int) -> Iterator[tuple[str, int, memoryview
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """Open a file of the cache. Raises OSError, also for what is none, such as a pipe, of which a read has no end."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "is no file", str(path))
         yield fd
     finally:
         os.close(fd)

@@ -50,10 +50,10 @@ def download(
     raise Damaged(f"{remote.location}/{name}: is not what was pushed: delete it and push the gallery again")
 
 
-def has_digest(path: Path, digest: str) -> bool:
-    """Return whether a regular file is there with this digest."""
+def has_digest(path: Path, digest: str, size: int | None = None) -> bool:
+    """Return whether a regular file is there with this digest; one of another size than is known is not read."""
     with suppress(OSError):
-        return file_digest(path) == digest
+        return size in (None, path.lstat().st_size) and file_digest(path) == digest
     return False
 
 

@@ -72,12 +72,16 @@ class RemoteGallery(Gallery):
             raise
 
     def file(self, name: str) -> Path:
-        """Return where a whole file is in the cache, and bring it if it is not there. Raises FileNotFoundError."""
+        """Return where a whole file is in the cache, and bring it if it is not there. Raises FileNotFoundError.
+
+        What the cache has is compared with its digest before the first use: a damaged file is brought again.
+        """
         if name not in self._named:
             raise FileNotFoundError(name)
         named = self._named[name]
         path = self._cache.file(named.object)
-        if not path.exists():
+        in_use = named.object in self._in_use and path.exists()
+        if not in_use and not has_digest(path, named.digest):
             self._bring(named.object, named.digest, self._remote.size(named.object))
         self._in_use.add(named.object)
         return path
@@ -109,9 +113,7 @@ class RemoteGallery(Gallery):
             name = catalog_object(state.catalog)
             path = self._cache.file(name)
             try:
-                if not has_digest(path, state.catalog):
-                    with storage_errors(path):
-                        path.unlink(missing_ok=True)
+                if not has_digest(path, state.catalog, state.size):
                     self._bring(name, state.catalog, state.size)
                 return state, described_catalog(path, state, self._remote.location)
             except Damaged:
@@ -123,6 +125,7 @@ class RemoteGallery(Gallery):
         self._cache.make_room(size)
         path = self._cache.file(name)
         with storage_errors(path):
+            path.unlink(missing_ok=True)
             download(self._remote, name, path, size, digest, self._progress)
 
 
