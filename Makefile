@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
+LABEL_STUDIO := .venv-label-studio
 CHROMIUM := /usr/bin/chromium
 MOSQUITTO := /usr/sbin/mosquitto
 # Tests that import most of the package and take little time: what a lower bound may break.
@@ -13,7 +14,7 @@ QUICK := tests/features tests/gallery tests/images tests/method tests/views test
 LONG_FILES := git ls-files '*.py' '*.sh' '*.js' '*.css' '*.html' '*.md' ':!CHANGELOG.md' | xargs wc -l | \
 	awk '$$1 > 300 && $$2 != "total" { print $$2 ": " $$1 " lines, 300 at most"; long = 1 } END { exit long }'
 
-.PHONY: demo test test-lowest check format lock clean
+.PHONY: demo test test-lowest test-label-studio check format lock clean
 
 demo: $(READY)
 	$(BIN)/spade-index demo --out demo
@@ -25,6 +26,10 @@ test: $(READY) $(CHROMIUM) $(MOSQUITTO)
 # At the lower bounds that setup.py promises.
 test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest -n auto --dist worksteal -p no:cacheprovider $(QUICK)
+
+# Against a real Label Studio, in an environment of its own (about 1 GB).
+test-label-studio: $(READY) $(LABEL_STUDIO)/.ready
+	LABEL_STUDIO=$(LABEL_STUDIO)/bin/label-studio $(BIN)/python -m pytest -n 0 tests/server/real_label_studio.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -59,6 +64,11 @@ $(READY): setup.py requirements/lock.txt
 $(LOWEST)/.ready: setup.py requirements/lowest.txt
 	$(call install,$(LOWEST),requirements/lowest.txt,$(RUNTIME))
 
+$(LABEL_STUDIO)/.ready: requirements/label-studio.txt
+	$(PYTHON) -m venv $(LABEL_STUDIO)
+	$(LABEL_STUDIO)/bin/python -m pip install --quiet --requirement requirements/label-studio.txt
+	touch $(LABEL_STUDIO)/.ready
+
 # The page's tests need a browser, those of MQTT a broker.
 $(CHROMIUM) $(MOSQUITTO):
 	@test "$$(id -u)" = 0 || { echo "tests need $@: run \`apt-get install -y $(@F)\` as root" >&2; exit 1; }
@@ -66,4 +76,4 @@ $(CHROMIUM) $(MOSQUITTO):
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(@F)
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build *.egg-info demo
+	rm -rf $(VENV) $(LOWEST) $(LABEL_STUDIO) build *.egg-info demo

@@ -1,6 +1,8 @@
 """Predictions for Label Studio: which tags get results, and that these are what the native API says."""
 
 import io
+import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -122,6 +124,7 @@ def test_without_a_calibration_there_is_no_result(shared_server: Server) -> None
         (f"<View>{IMAGE}{CHOICES.replace('toName', 'for')}</View>", "nothing to predict"),
         (f"<View>{IMAGE}{CHOICES}", "not XML"),
         ("", "not XML"),
+        (f"<View>{IMAGE}{CHOICES.replace('verdict', 'v' * 1025)}</View>", "1,024 characters"),
         (f'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><View>{IMAGE}{CHOICES}&a;</View>', "document type"),
         (f'<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x.dtd"><View>{IMAGE}{CHOICES}</View>', "document type"),
         ("<View>" * 40_000, "not XML"),
@@ -212,6 +215,17 @@ def test_an_event_that_cannot_be_read_is_refused(shared_server: Server, change: 
 def test_other_events_are_ignored(shared_server: Server, action: Any) -> None:
     answer = shared_server.http.post(f"{AT}/webhook", json={"action": action, "project": {"id": 1}})
     assert (answer.status_code, answer.json()) == (200, {"annotations": []})
+
+
+def test_predictions_are_as_large_as_a_query_in_all(serve: Callable[..., Server]) -> None:
+    config = f"<View>{IMAGE}{CHOICES}{BRUSH}{POLYGON}</View>".replace("Scratch", "s" * 1000).replace(
+        "Defect", "d" * 1000
+    )
+    body = asking(*[in_the_task(odd())] * 6, config=config)
+    told = predict(serve(body_bytes=len(json.dumps(body))), body)
+    assert 0 < len(told["notices"]) < 6
+    assert all("fewer tasks" in notice for notice in told["notices"])
+    assert told["results"].count([]) == len(told["notices"])
 
 
 def test_limit_label_tasks(shared_server: Server) -> None:

@@ -102,7 +102,10 @@ class Annotations:
         raise AssertionError("the last try returns or raises")
 
     async def _corrected(self, one: Statement, image: str) -> str:
-        if self._jobs_of(one):
+        for job in self._jobs_of(one):
+            if job.state == "interrupted":
+                await asyncio.to_thread(self._served.jobs.resume, job.id)
+                return "false_alarm"
             return "unchanged"
         if await asyncio.to_thread(self._ids_of, one):
             return "unchanged"

@@ -5,11 +5,14 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from starlette.requests import Request
 
 from spade_index.errors import InputError
+from spade_index.exact import strict_json
+from spade_index.images.geometry import Geometry
+from spade_index.method.detection import Detection
 from spade_index.method.tuned import tuned_search
 
 from ..decoding import Upload
@@ -23,7 +26,19 @@ from .config import Controls
 from .images import TaskImages
 from .results import prediction
 
-Prediction = dict[str, Any]
+NONE = b"[]"
+
+
+class Room:
+    """The bytes that the predictions of one request may still take: those of masks add up."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+    def has(self, size: int) -> bool:
+        """Take room, and return whether there is enough."""
+        self.free -= size
+        return self.free >= 0
 
 
 @dataclass(frozen=True)
@@ -63,28 +78,31 @@ class Backend:
 
     async def predictions(
         self, request: Request, gallery: str, tasks: Sequence[Task], controls: Controls
-    ) -> tuple[list[Prediction | list[Prediction]], list[str]]:
-        """Return the predictions of tasks, and why some have none, for as long as the client waits.
+    ) -> tuple[list[bytes], list[str]]:
+        """Return the predictions of tasks in JSON, and why some have none, for as long as the client waits.
 
         A task whose image cannot be had or decoded has an empty list, which Label Studio takes for no prediction.
         Raises Problem, and what opening and searching a gallery raises.
         """
+        room = Room(self._served.settings.body_bytes)
         version = await asyncio.to_thread(self.version, gallery)  # before: what comes later is asked for again
 
-        async def all_of_them() -> list[Prediction | str]:
+        async def all_of_them() -> list[bytes | str]:
             try:
                 async with asyncio.TaskGroup() as group:
-                    asked = [group.create_task(self._predicted(request, gallery, t, controls, version)) for t in tasks]
+                    predicted = partial(self._predicted, request, gallery, controls, version, room)
+                    asked = [group.create_task(predicted(task)) for task in tasks]
             except ExceptionGroup as several:
                 raise several.exceptions[0] from None
             return [one.result() for one in asked]
 
         found = await while_waited_for(request, all_of_them())
-        return [[] if isinstance(one, str) else one for one in found], [one for one in found if isinstance(one, str)]
+        notices = [one for one in found if isinstance(one, str)]
+        return [NONE if isinstance(one, str) else one for one in found], notices
 
     async def _predicted(
-        self, request: Request, gallery: str, task: Task, controls: Controls, version: str
-    ) -> Prediction | str:
+        self, request: Request, gallery: str, controls: Controls, version: str, room: Room, task: Task
+    ) -> bytes | str:
         """Return the prediction of a task, or why there is none."""
         if task.image is None:
             return f"task {task.id}: its data has no text {controls.key!r}"
@@ -97,17 +115,24 @@ class Backend:
                     with self._served.metrics.models.request(gallery) as timed:
                         found = await self._served.find_for(client, gallery, [upload], timed)
             detection, geometry = found.answers[0].detection, found.images[0].geometry
-            return await asyncio.to_thread(prediction, detection, geometry, controls, version)
+            text = await asyncio.to_thread(_in_json, detection, geometry, controls, version)
         except InputError as error:  # of the image
             return f"task {task.id}: {error}"
         except Problem as problem:
             if problem.status_code != 422:
                 raise
             return f"task {task.id}: {problem.detail}"
+        return (
+            text if room.has(len(text)) else f"task {task.id}: the masks are too large: ask for fewer tasks at a time"
+        )
 
     async def _image(self, reference: str) -> Upload:
         """Return the image of a task. Raises InputError."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._images.get, reference)
+
+
+def _in_json(detection: Detection, geometry: Geometry, controls: Controls, version: str) -> bytes:
+    return strict_json(prediction(detection, geometry, controls, version)).encode()
 
 
 def backend_of(request: Request) -> Backend:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
-from ..limits import CONFIG_BYTES
+from ..limits import CONFIG_BYTES, NAME_LENGTH
 
 NORMAL, ANOMALOUS = "Normal", "Anomalous"  # choices, in any capitals
 REGION_TAGS = ("brushlabels", "polygonlabels")
@@ -80,6 +80,8 @@ def _tags(config: str) -> list[_Tag]:
 
     def start(name: str, attributes: dict[str, str]) -> None:
         kind = name.lower()
+        if kind in (*TAGS, *VALUES) and max(map(len, attributes.values()), default=0) > NAME_LENGTH:
+            raise ConfigError(f"an attribute of <{name}> has more than {NAME_LENGTH:,} characters")
         if kind in TAGS:
             found.append(_Tag(kind, attributes))
             within.append(found[-1])
