@@ -1,5 +1,8 @@
 """The command line, `spade-index`."""
 
-from .group import main
+from .streams import silent_interrupt
+
+with silent_interrupt():
+    from .group import main
 
 __all__ = ["main"]

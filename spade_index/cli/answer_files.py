@@ -73,8 +73,10 @@ class AnswerFiles:
     def add(self, answer: dict[str, Any], geometry: Any, regions: Sequence[Any] | None) -> None:
         """Write an answer; its regions lie in the pixels of an image with this geometry."""
         if self._rows is not None:
+            from spade_index.views.text import cell_of
+
             with _naming(self._options.csv):
-                self._rows.writerow(row_of(answer))
+                self._rows.writerow(map(cell_of, row_of(answer)))
         if self._jsonl is not None:
             with _naming(self._options.jsonl):
                 self._jsonl.write(strict_json(answer) + "\n")

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from spade_index import wire
 from spade_index.gallery.feedback import is_there
+from spade_index.views.text import cell_of
 
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute
 from .calibrated import keep_calibrated
@@ -24,7 +25,6 @@ from .v1_changes import received
 from .writing import open_writer
 
 COLUMNS = ("given", "who", "verdict", "id", "there", "note")
-FORMULAS = ("=", "+", "-", "@")  # begin a cell that spreadsheets would compute
 TABLE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 saying = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=AddRoute)
@@ -101,6 +101,5 @@ def _table(rows: tuple[wire.FeedbackInfo, ...]) -> str:
     writer = csv.writer(table)
     writer.writerow(COLUMNS)
     for row in rows:
-        cells = (str(getattr(row, name)) for name in COLUMNS)
-        writer.writerow([f"'{cell}" if cell.startswith(FORMULAS) else cell for cell in cells])
+        writer.writerow([cell_of(getattr(row, name)) for name in COLUMNS])
     return table.getvalue()

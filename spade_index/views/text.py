@@ -7,6 +7,8 @@ import numpy as np
 
 from spade_index.gallery.reader import Gallery
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # begin a cell that spreadsheets would compute
+
 
 def text_of(value: Any) -> str:
     """Return a value as text: three decimals, or three digits where these would all be 0; a dash for none."""
@@ -16,6 +18,12 @@ def text_of(value: Any) -> str:
     if math.isnan(number):
         return "–"
     return f"{number:.3f}" if number == 0 or abs(number) >= 0.001 else f"{number:.3g}"
+
+
+def cell_of(value: Any) -> str:
+    """Return a value as the cell of a table: a text that a spreadsheet would compute begins with an apostrophe."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if isinstance(value, str) and text.startswith(FORMULAS) else text
 
 
 def worse_than(p_value: float) -> str:

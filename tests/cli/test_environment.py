@@ -95,6 +95,24 @@ def test_a_command_works_without_standard_streams(odd: Path, tmp_path: Path, clo
         assert list(gallery.verify()) == []
 
 
+def test_an_interrupt_before_a_command_begins_is_silent() -> None:
+    code = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from spade_index.cli import main
+"""
+    # a shell starts what runs in the background with interrupts ignored, and so may whoever runs the tests
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_keeps_what_was_done(tmp_path: Path, number: int) -> None:
     folder = write_normal(tmp_path / "images", 200)
