@@ -10,6 +10,7 @@ from .dispatch import BACKENDS, KernelChoice, choose_kernel, load
 from .fused.geometry import raster_layout
 from .fused.maps import FusedMaps
 from .map_pool import MapPool, PoolStats
+from .merge import merge_nearest
 from .pyramid import Size, square_sizes
 from .window import cells_at_corner
 
@@ -22,6 +23,7 @@ __all__ = [
     "MapPool",
     "PoolStats",
     "choose_kernel",
+    "merge_nearest",
     "nearest_pixels",
     "split_matches",
 ]

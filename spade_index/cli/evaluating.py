@@ -99,7 +99,7 @@ class Evaluator:
                 },
                 "search": asdict(settings) | {"image_score": detector.kind},
                 "kernel": str(detector.kernel),
-                "map_pool": detector.map_pool.info(),
+                "map_pool": detector.pixel_search.info(),
                 "settings": asdict(opened.settings),
             }
             if report is not None:

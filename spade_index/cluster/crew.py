@@ -2,51 +2,76 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from spade_index.errors import ClusterError
 
-from .worker import Facts, Order, Worker, writer_of
-
 TRIES = 5  # of a call whose worker is lost
 PATIENCE = 60.0  # seconds until a worker has started
-LANES = {"look": 1, "make": 1}  # calls of a worker at a time
 
 
 @dataclass(eq=False)
 class Member:
-    """A worker, as the writer knows it."""
+    """A worker, as this process knows it."""
 
     actor: Any
     facts: Any  # Ray's reference of them
+    place: int  # in the crew, 0..count-1; who replaces it has the same
     node: str = ""
     calls: int = 0  # that are under way
     given: int = 0  # calls so far
+
+
+@dataclass
+class Call:
+    """A call that is under way."""
+
+    what: str  # it is about
+    method: str
+    arguments: Sequence[object]
+    member: Member
+    result: Any  # Ray's reference
 
 
 class Crew:
     """Workers of Ray that are alike. Threads may call them."""
 
     def __init__(
-        self, ray: Any, order: Order, count: int, *, gpus: float, settings: str, say: Callable[[str], None]
+        self,
+        ray: Any,
+        new: Callable[[], Any],
+        count: int,
+        *,
+        say: Callable[[str], None],
+        require: Callable[[Any], None] = lambda facts: None,
+        lanes: Collection[str] = (),
     ) -> None:
-        """Have `count` workers, whose backbone must have these `settings`; `say` is told which ones are lost."""
+        """Have `count` workers.
+
+        Args:
+            ray: the module, connected.
+            new: starts a worker, with the methods `node` and `facts`, whose result has a `node`, too.
+            count: of workers.
+            say: is told which ones are lost.
+            require: raises ClusterError for the facts of a worker that cannot be used.
+            lanes: methods that are concurrency groups of the workers.
+        """
         self._ray = ray
-        self._order = order
-        self._settings = settings
+        self._new = new
         self._say = say
+        self._require = require
+        self._lanes = lanes
         self._lock = threading.RLock()
         self._ended = False
         self._members: list[Member] = []
         self._coming: list[Member] = []
-        self._kind = ray.remote(num_cpus=order.cores, num_gpus=gpus, concurrency_groups=LANES)(Worker)
         self.count = count
 
     def start(self) -> None:
-        """Start the workers, and wait until they have their backbone. Raises ClusterError, BackboneError."""
-        self._coming = [self._new() for _ in range(self.count)]
+        """Start the workers, and wait for their facts. Raises ClusterError, and what these raise, as BackboneError."""
+        self._coming = [self._started(place) for place in range(self.count)]
         started = [member.actor.node.remote() for member in self._coming]
         there, missing = self._ray.wait(started, num_returns=self.count, timeout=PATIENCE)
         if missing:
@@ -76,22 +101,52 @@ class Crew:
         Where a worker is lost, another one does it. Raises what the worker raises, and ClusterError that names `what`
         where too many are lost.
         """
-        node = ""
-        for _ in range(TRIES):
-            member = self._chosen(prefer)
-            node = member.node
-            try:
-                return self._answer(getattr(member.actor, method).options(concurrency_group=method), arguments), member
-            except self._ray.exceptions.RayError as error:
-                self._lost(member, error)
-            finally:
-                with self._lock:
-                    member.calls -= 1
-        raise ClusterError(f"{what}: {TRIES} workers were lost over it, the last one on {node}: see the logs of Ray")
+        return self.answer(self.ask(what, method, *arguments, prefer=prefer))
 
-    def _answer(self, method: Any, arguments: Sequence[object]) -> Any:
+    def ask(self, what: str, method: str, *arguments: object, prefer: Member | None = None) -> Call:
+        """Begin what `call` does. `answer` returns its result; without, `forget` ends it."""
+        member = self._chosen(prefer)
+        return Call(what, method, arguments, member, self._begun(member, method, arguments))
+
+    def answer(self, call: Call) -> tuple[Any, Member]:
+        """Return the result of what was asked, and which worker did it. Raises as `call` does."""
+        for left in reversed(range(TRIES)):
+            try:
+                return self._result(call.result), call.member
+            except self._ray.exceptions.RayError as error:
+                self._lost(call.member, error)
+            finally:
+                self.forget(call)
+            if left:
+                call = self.ask(call.what, call.method, *call.arguments)
+        raise ClusterError(
+            f"{call.what}: {TRIES} workers were lost over it, the last one on {call.member.node}: see the logs of Ray"
+        )
+
+    def forget(self, call: Call) -> None:
+        """Note that a call is not waited for."""
+        with self._lock:
+            call.member.calls -= 1
+
+    def tell(self, method: str, *arguments: object) -> None:
+        """Have all workers do something whose result nobody waits for."""
+        with self._lock:
+            for member in [] if self._ended else self._members:
+                self._begun(member, method, arguments)
+
+    def at(self, place: int) -> Member | None:
+        """Return the worker at a place, if it is there."""
+        with self._lock:
+            self._welcome_some(0.0)
+            return next((member for member in self._members if member.place == place), None)
+
+    def _begun(self, member: Member, method: str, arguments: Sequence[object]) -> Any:
+        call = getattr(member.actor, method)
+        return (call.options(concurrency_group=method) if method in self._lanes else call).remote(*arguments)
+
+    def _result(self, result: Any) -> Any:
         try:
-            return self._ray.get(method.remote(*arguments))
+            return self._ray.get(result)
         except self._ray.exceptions.RayTaskError as error:  # of the worker, not of Ray
             raise error.cause from error
 
@@ -127,27 +182,15 @@ class Crew:
                     self._welcome(member)
                     self._members.append(member)
                 except self._ray.exceptions.RayActorError:  # lost before it could begin
-                    self._coming.append(self._new())
+                    self._coming.append(self._started(member.place))
             if self._members or self._ended or not left:
                 return
 
     def _welcome(self, member: Member) -> None:
-        """Raise ClusterError unless a worker has the writer's backbone and gallery."""
-        try:
-            facts: Facts = self._ray.get(member.facts)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+        """Take the facts of a worker. Raises ClusterError if it cannot be used, and what they raise."""
+        facts = self._result(member.facts)
         member.node = facts.node
-        if facts.writer != writer_of(self._order.gallery):
-            raise ClusterError(
-                f"{self._order.gallery}: the worker on {facts.node} does not see this folder: put the gallery on a "
-                "file system that all machines share"
-            )
-        if facts.settings != self._settings:
-            raise ClusterError(
-                f"the backbone on {facts.node} has other weights or other levels than here: name one file with "
-                "--weights, and install the same versions"
-            )
+        self._require(facts)
 
     def _lost(self, member: Member, error: Exception) -> None:
         """Have another worker start in place of one that was lost, which several calls may find."""
@@ -155,10 +198,10 @@ class Crew:
             if self._ended:
                 raise ClusterError("the workers were ended") from error
             if member in self._members:
-                self._say(f"a worker on {member.node} was lost: what it had in work is made again")
+                self._say(f"a worker on {member.node} was lost: what it had in work is done again")
                 self._members.remove(member)
-                self._coming.append(self._new())
+                self._coming.append(self._started(member.place))
 
-    def _new(self) -> Member:
-        actor = self._kind.remote(self._order)
-        return Member(actor, actor.facts.remote())
+    def _started(self, place: int) -> Member:
+        actor = self._new()
+        return Member(actor, actor.facts.remote(), place)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from spade_index.errors import ClusterError, ImageError, InputError, storage_errors
 from spade_index.features.backbone import Backbone
@@ -25,8 +27,9 @@ from spade_index.settings import DecodeLimits
 
 from .connection import connected, divide
 from .crew import Crew, Member
-from .worker import Batch, Order, Wanted
+from .worker import Batch, Facts, Order, Wanted, Worker, writer_of
 
+LANES = {"look": 1, "make": 1}  # calls of a worker at a time
 PICTURES = 8  # that are cut into tiles: decoded at a time
 
 
@@ -189,9 +192,25 @@ def workers_of(
         order = Order(
             session.path.absolute(), os.getcwd(), session.gallery.storage.name, load, cores, limits or DecodeLimits()
         )
-        crew = Crew(ray, order, count, gpus=gpus, settings=session.settings.to_json(), say=say)
+        kind = ray.remote(num_cpus=cores, num_gpus=gpus, concurrency_groups=LANES)(Worker)
+        require = partial(_require_alike, session.path.absolute(), session.settings.to_json())
+        crew = Crew(ray, partial(kind.remote, order), count, say=say, require=require, lanes=LANES)
         with OnCrew(session, crew, on_gpus=gpus > 0) as elsewhere:
             yield elsewhere
+
+
+def _require_alike(gallery: Path, settings: str, facts: Facts) -> None:
+    """Raise ClusterError unless a worker has the writer's gallery, and a backbone with these settings."""
+    if facts.writer != writer_of(gallery):
+        raise ClusterError(
+            f"{gallery}: the worker on {facts.node} does not see this folder: put the gallery on a file system that "
+            "all machines share"
+        )
+    if facts.settings != settings:
+        raise ClusterError(
+            f"the backbone on {facts.node} has other weights or other levels than here: name one file with --weights, "
+            "and install the same versions"
+        )
 
 
 def _shared(file: ImageFile) -> ImageFile:

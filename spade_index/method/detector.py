@@ -24,7 +24,7 @@ from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import DecodedImage
 from spade_index.images.geometry import Geometry
-from spade_index.kernels import MapPool, PoolStats, choose_kernel
+from spade_index.kernels import choose_kernel
 from spade_index.settings import ImageScore, SearchSettings
 
 from .commands import calibrate_command
@@ -32,7 +32,7 @@ from .comparison import Comparison
 from .detection import Detection, PixelDetection, Question
 from .interest import interest_of, require_countable
 from .normal_scores import Stored
-from .pixel_search import Found, PixelSearch
+from .pixel_search import Elsewhere, Found, PixelSearch, PixelSearcher
 from .scales import Units, scales_of
 from .scores import image_scores, map_score, pooled_score, score_maps
 from .siblings import Places, is_whole, nearest_besides, others, own_slices
@@ -55,6 +55,7 @@ class Detector:
         device: torch.device | str | None = None,
         kernel: str | None = None,
         map_memory: int | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """Prepare to search a gallery.
 
@@ -70,6 +71,7 @@ class Detector:
             kernel: backend of the pixel search (see `choose_kernel`).
             map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
                 of a GPU's free memory. The maps of one query always fit.
+            elsewhere: where maps are searched, such as the workers of a cluster; None: here.
 
         Raises:
             SettingsMismatch: the backbone is not the gallery's.
@@ -94,8 +96,11 @@ class Detector:
         self._places = Places(gallery) if self.search.same_place else None
         self.scales = scales_of(gallery, self.search)
         self.interest = interest_of(gallery, self.comparison, self.search)
-        self._pixel_search = PixelSearch(
-            gallery, self.search, self.comparison, self.kernel, self.device, map_memory, self.interest
+        how = (gallery, self.search, self.comparison)
+        self.pixel_search: PixelSearcher = (
+            PixelSearch(*how, self.kernel, self.device, map_memory, self.interest)
+            if elsewhere is None
+            else elsewhere.pixel_search(*how, self.device, self.interest)
         )
         known = find_thresholds(gallery, self.search, false_alarms, calibrated)
         self.calibrated_on, self.false_alarms = known.snapshot, known.false_alarms
@@ -227,7 +232,7 @@ class Detector:
         places: Sequence[Geometry] | None = None,
     ) -> Iterator[Found]:
         """Yield the nearest pixels, among the candidates' (see `nearest_pixels`), of prepared levels [B, H*W, C]."""
-        return self._pixel_search.nearest(prepared, candidates, places)
+        return self.pixel_search.nearest(prepared, candidates, places)
 
     def score_maps(self, distances: Tensor, cells: Tensor | None = None) -> np.ndarray:
         """Return score maps, float32 [B, H, W] of the backbone's input size, of mean squared distances [B, P].
@@ -283,18 +288,3 @@ class Detector:
             None if self.normal_scores is None else self.normal_scores.p_value(kind, scores[kind]),
             self.pixel_threshold,
         )
-
-    @property
-    def map_pool(self) -> MapPool:
-        """The normal images' maps that are in memory on the device."""
-        return self._pixel_search.map_pool
-
-    @property
-    def map_bytes(self) -> int:
-        """Memory that normal images' maps take, in bytes."""
-        return self._pixel_search.map_bytes
-
-    @property
-    def map_stats(self) -> PoolStats:
-        """Numbers of maps found in memory, and of maps read."""
-        return self._pixel_search.map_stats

@@ -176,20 +176,23 @@ class Interest:
 
         With a window, or tiles, fewer cells than kappa may be inside of what a cell is compared with, or none.
         """
-        of_keys = self._cells_of(sorted({neighbour.key for of_query in candidates for neighbour in of_query}))
         mine = torch.from_numpy(np.stack([self.cells(place) for place in places])).to(distances.device)  # [B, P]
-        most = max(map(len, candidates))
-        theirs = np.zeros((len(candidates), most, mine.shape[1]), bool)
-        for query, neighbours in enumerate(candidates):
-            for number, neighbour in enumerate(neighbours):
-                theirs[query, number] = of_keys[neighbour.key]
-        neighbour_of, pixel = split_matches(matches, mine.shape[1])
-        query_of = torch.arange(len(mine), device=distances.device)[:, None, None]
-        found = torch.from_numpy(theirs).to(distances.device)[query_of, neighbour_of, pixel]  # [B, P, kappa]
-        found &= mine[..., None]
+        found = self.inside(matches, candidates) & mine[..., None]
         count = found.sum(2, keepdim=True)
         mean = (distances * found).sum(2, keepdim=True) / count.clamp_min(1)
         return Counted(torch.where(found, distances, mean), count[..., 0] > 0)
+
+    def inside(self, matches: Tensor, candidates: Sequence[Sequence[Neighbour]]) -> Tensor:
+        """Return which matches int64 [B, P, n] are cells that count of the queries' candidates: bool [B, P, n]."""
+        of_keys = self._cells_of(sorted({neighbour.key for of_query in candidates for neighbour in of_query}))
+        pixels = matches.shape[1]
+        theirs = np.zeros((len(candidates), max(map(len, candidates)), pixels), bool)
+        for query, neighbours in enumerate(candidates):
+            for number, neighbour in enumerate(neighbours):
+                theirs[query, number] = of_keys[neighbour.key]
+        neighbour_of, pixel = split_matches(matches, pixels)
+        query_of = torch.arange(len(matches), device=matches.device)[:, None, None]
+        return torch.from_numpy(theirs).to(matches.device)[query_of, neighbour_of, pixel]
 
 
 def interest_of(gallery: Gallery, comparison: Comparison, search: SearchSettings) -> Interest | None:

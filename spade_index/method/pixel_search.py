@@ -1,8 +1,8 @@
 """Schedule the pixel search: which maps are in memory, which queries share a launch, and what overlaps with it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -37,6 +37,49 @@ class Found(NamedTuple):
         if self.cells is None:
             return [(None, None)] * len(self.queries)
         return list(zip(self.cells.cpu().numpy(), enlarged(self.cells, grid, input_size), strict=True))
+
+
+class PixelSearcher(Protocol):
+    """Finds nearest pixels: `PixelSearch` in this process, `cluster` where the maps are."""
+
+    def nearest(
+        self,
+        pyramid: Sequence[Tensor],
+        candidates: Sequence[Sequence[Neighbour]],
+        places: Sequence[Geometry] | None = None,
+    ) -> Iterator[Found]:
+        """Find nearest pixels: see `PixelSearch.nearest`."""
+
+    @property
+    def map_bytes(self) -> int:
+        """Memory of this process that maps take, in bytes."""
+
+    @property
+    def map_stats(self) -> PoolStats:
+        """Numbers of maps found in memory, and of maps read."""
+
+    def info(self) -> dict[str, Any]:
+        """Return where maps are kept and how they were used, in values for JSON."""
+
+    def close(self) -> None:
+        """Give up what is held for this search outside of this process."""
+
+
+class Elsewhere(Protocol):
+    """Where maps are searched, if not in this process."""
+
+    def pixel_search(
+        self,
+        gallery: Gallery,
+        search: SearchSettings,
+        comparison: Comparison,
+        device: torch.device,
+        interest: Interest | None,
+    ) -> PixelSearcher:
+        """Return what searches the maps of a gallery there; results are on the device.
+
+        Raises InputError for settings that are not searched by there.
+        """
 
 
 class PixelSearch:
@@ -93,15 +136,19 @@ class PixelSearch:
         Raises:
             InputError: the kernel refuses the search settings.
         """
+        yield from self.parts(pyramid, candidates, lambda found: within(self._interest, found, candidates, places))
+
+    def parts(
+        self,
+        pyramid: Sequence[Tensor],
+        candidates: Sequence[Sequence[Neighbour]],
+        finish: Callable[[Found], Found] = lambda found: found,
+    ) -> Iterator[Found]:
+        """Yield what `nearest` does, finished by `finish`; as it is, distances of cells that do not count are large."""
         running = None
         for queries in self._launches(candidates):
             pages = self._fetch([level[queries.start : queries.stop] for level in pyramid], candidates, queries)
-            finished, running = running, self._launch(queries, pyramid, pages)
-            if self._interest is not None:
-                there = [None if places is None else places[query] for query in queries]
-                near = [candidates[query] for query in queries]
-                counted = self._interest.counted(running.distances, running.matches, there, near)
-                running = Found(queries, counted.distances, running.matches, counted.cells)
+            finished, running = running, finish(self._launch(queries, pyramid, pages))
             if finished is not None:  # a GPU computed it while the maps of the next launch were fetched
                 yield finished
         if running is not None:
@@ -184,3 +231,25 @@ class PixelSearch:
     def map_stats(self) -> PoolStats:
         """Numbers of maps found in memory, and of maps read."""
         return self.map_pool.stats if "map_pool" in vars(self) else PoolStats()
+
+    def info(self) -> dict[str, Any]:
+        """Return the size and the counts of the map pool, in values for JSON."""
+        return self.map_pool.info()
+
+    def close(self) -> None:
+        """Do nothing: all that is held is in this process."""
+
+
+def within(
+    interest: Interest | None,
+    found: Found,
+    candidates: Sequence[Sequence[Neighbour]],
+    places: Sequence[Geometry] | None,
+) -> Found:
+    """Return what counts of what was found, where there is a region of interest."""
+    if interest is None:
+        return found
+    there = [None if places is None else places[query] for query in found.queries]
+    near = [candidates[query] for query in found.queries]
+    counted = interest.counted(found.distances, found.matches, there, near)
+    return found._replace(distances=counted.distances, cells=counted.cells)

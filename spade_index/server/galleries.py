@@ -52,7 +52,7 @@ class Served:
     @property
     def bytes(self) -> int:
         """Return the memory that it takes, approximately."""
-        return OPEN_BYTES + self.detector.map_bytes
+        return OPEN_BYTES + self.detector.pixel_search.map_bytes
 
     @property
     def default_maps(self) -> Maps:
@@ -200,7 +200,7 @@ class Galleries:
     def pool_stats(self) -> dict[str, int]:
         """Return the number of open galleries, their memory, and the counts of maps found in memory and read."""
         opened = [*self._open.values(), *self._retired]
-        stats = [served.detector.map_stats for served in opened]
+        stats = [served.detector.pixel_search.map_stats for served in opened]
         return {
             "open": len(opened),
             "bytes": sum(served.bytes for served in opened),
@@ -249,7 +249,8 @@ class Galleries:
         self._end(self._open.pop(key))
 
     def _end(self, served: Served) -> None:
-        stats = served.detector.map_stats
+        stats = served.detector.pixel_search.map_stats
         self._hits += stats.hits
         self._misses += stats.misses
+        served.detector.pixel_search.close()
         served.gallery.close()

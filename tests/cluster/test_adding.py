@@ -84,7 +84,7 @@ def test_a_killed_worker_has_its_shard_made_by_another(tmp_path: Path, capfd: py
 
     build_there(tmp_path / "gallery", images, progress=kill_one, say=said.append)
     node = socket.gethostname()
-    assert said == ["killed", f"a worker on {node} was lost: what it had in work is made again"]
+    assert said == ["killed", f"a worker on {node} was lost: what it had in work is done again"]
     assert capfd.readouterr() == ("", "")
     require_same(tmp_path / "gallery", tmp_path / "whole")
 

@@ -114,7 +114,7 @@ def test_levels_that_are_left_out_are_not_read(gallery_path: Path) -> None:
         pyramid = [torch.from_numpy(level).float() for level in gallery.maps([image.key])]
         detector.detect_features(gallery.pooled([image]), pyramid)
         channels, height, width = gallery.settings.level_shapes[1]
-        assert detector.map_stats.bytes_moved == 3 * 2 * channels * height * width
+        assert detector.pixel_search.map_stats.bytes_moved == 3 * 2 * channels * height * width
 
 
 @pytest.mark.parametrize("codec", NAMES)

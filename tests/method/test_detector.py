@@ -122,9 +122,9 @@ def test_maps_stay_in_memory_between_queries(gallery_path: Path, backbone: Backb
         detector = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3))
         (first,) = detector.detect(images[:1])
         detector.detect(images[1:])
-        read = detector.map_pool.stats.misses
+        read = detector.pixel_search.map_stats.misses
         (again,) = detector.detect(images[:1])
-        stats = detector.map_pool.stats
+        stats = detector.pixel_search.map_stats
         assert same(first, again)
         assert stats.misses == read
         assert stats.hits >= 3
@@ -136,7 +136,7 @@ def test_maps_that_were_evicted_are_read_again(gallery_path: Path, backbone: Bac
     with Gallery(gallery_path) as gallery:
         search = SearchSettings(gallery_neighbours=2)
         tight = Detector(gallery, backbone, search, map_memory=1)
-        assert tight.map_pool.slots == 4  # of the query that is searched, and of the next
+        assert tight.pixel_search.info()["slots"] == 4  # of the query that is searched, and of the next
         roomy = Detector(gallery, backbone, search).detect(images)
         assert all(same(a, b) for a, b in zip(tight.detect(images), roomy, strict=True))
 

@@ -59,7 +59,7 @@ def test_without_a_score_map_nothing_is_saved(
         detector = Detector(gallery, backbone, SearchSettings(maps="never"))
         drawing = Drawing(detector, tmp_path / "out")
         assert drawing.save(image.file, detector.detect([image])[0]) is None
-        assert detector.map_bytes == 0
+        assert detector.pixel_search.map_bytes == 0
     assert len(drawing) == 0
     assert not (tmp_path / "out").exists()
 

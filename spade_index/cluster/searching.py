@@ -1,0 +1,226 @@
+"""Search for pixels by the workers of a crew, where the maps are: only what was found travels back, and is merged.
+
+The image level, calibrations and score maps are this process's: the index reads few lists of its file for a query, and
+its proposals are those of one process. Every worker gets a query's prepared levels, searches the neighbours in its part
+of the shards, and returns the nearest pixels of each pixel. The merge of them is what one search returns, to the bit.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spade_index.errors import InputError
+from spade_index.gallery.index.search import Neighbour
+from spade_index.gallery.location import Location
+from spade_index.gallery.reader import Gallery
+from spade_index.gallery.remote.cache import CacheSettings
+from spade_index.images.geometry import Geometry
+from spade_index.kernels import PoolStats, merge_nearest
+from spade_index.kernels.window import cells_at_corner
+from spade_index.method.comparison import Comparison
+from spade_index.method.interest import Interest
+from spade_index.method.pixel_search import Found, within
+from spade_index.settings import SearchSettings
+
+from .connection import STORE_BYTES, connected, divide
+from .crew import Call, Crew
+from .parts import Parts
+from .searcher import Nearest, Search, Searcher, SearchOrder, identity_of
+
+Asked = list[tuple[list[int], Call]]  # calls for a query, and which of its neighbours each is about
+
+
+@dataclass
+class Travelled:
+    """What has travelled, as if every worker were on a machine of its own."""
+
+    queries: int = 0
+    calls: int = 0
+    bytes_to_workers: int = 0  # levels of queries
+    bytes_back: int = 0  # distances and matches
+
+
+class SearchOnCrew:
+    """What `Detector` takes as `elsewhere`; several may share it. Use as a context manager, which starts the crew."""
+
+    def __init__(self, ray: Any, crew: Crew) -> None:
+        self.crew = crew
+        self.ray = ray
+        self.travelled = Travelled()
+        self._parts: dict[Path | Location, Parts] = {}
+
+    def __enter__(self) -> "SearchOnCrew":
+        try:
+            self.crew.start()
+        except BaseException:
+            self.crew.end()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.crew.end()
+
+    def pixel_search(
+        self,
+        gallery: Gallery,
+        search: SearchSettings,
+        comparison: Comparison,
+        device: torch.device,
+        interest: Interest | None,
+    ) -> "CrewPixelSearch":
+        """Return what searches a gallery at its snapshot: see `Elsewhere`. Raises InputError for `per-level`."""
+        if search.mode == "per-level":
+            raise InputError(f"{gallery.path}: the mode `per-level` is searched by one process: leave out --ray")
+        where = gallery.path if isinstance(gallery.path, Location) else gallery.path.absolute()
+        parts = self._parts.setdefault(where, Parts(self.crew.count))
+        parts.divide({row.shard: row.bytes for row in gallery.catalog.used_shards()})
+        return CrewPixelSearch(
+            self,
+            gallery,
+            Search(where, gallery.snapshot, identity_of(gallery), search),
+            parts,
+            comparison,
+            device,
+            interest,
+        )
+
+
+class CrewPixelSearch:
+    """Searches the maps of a gallery's images by workers: see `PixelSearcher`. For one thread at a time."""
+
+    def __init__(
+        self,
+        on: SearchOnCrew,
+        gallery: Gallery,
+        search: Search,
+        parts: Parts,
+        comparison: Comparison,
+        device: torch.device,
+        interest: Interest | None,
+    ) -> None:
+        self._on, self._crew = on, on.crew
+        self._gallery, self._search, self._parts = gallery, search, parts
+        self._device, self._interest = device, interest
+        self._cells = cells_at_corner(comparison.size, search.settings.window)
+        self.map_stats = PoolStats()  # of the workers
+        self.map_bytes = 0  # of this process
+
+    def nearest(
+        self,
+        pyramid: Sequence[Tensor],
+        candidates: Sequence[Sequence[Neighbour]],
+        places: Sequence[Geometry] | None = None,
+    ) -> Iterator[Found]:
+        """Find the kappa nearest pixels of every query pixel, as `PixelSearch.nearest` does, one query at a time.
+
+        Raises InputError if the kernel refuses the search settings, ClusterError if too many workers are lost over a
+        query, and GalleryError.
+        """
+        waiting: deque[tuple[int, Asked]] = deque()
+        try:
+            for query, near in enumerate(candidates):
+                levels = [level[query].float().cpu().numpy() for level in pyramid]
+                waiting.append((query, self._ask(levels, near)))
+                if len(waiting) > self._ahead(levels):
+                    yield within(self._interest, self._answered(*waiting.popleft(), candidates), candidates, places)
+            while waiting:
+                yield within(self._interest, self._answered(*waiting.popleft(), candidates), candidates, places)
+        finally:
+            for _, asked in waiting:
+                for _, call in asked:
+                    self._crew.forget(call)
+
+    def _ahead(self, levels: Sequence[np.ndarray]) -> int:
+        """Return how many queries are searched at a time, at most: their levels fit into Ray's store."""
+        most = STORE_BYTES // 2 // sum(level.nbytes for level in levels)
+        return max(1, min(2 * self._crew.count, most))
+
+    def _ask(self, levels: list[np.ndarray], near: Sequence[Neighbour]) -> Asked:
+        """Ask each worker for the neighbours that are in its part."""
+        kappa, rows = self._search.settings.pixel_neighbours, self._gallery.catalog.images_by_key([n.key for n in near])
+        if kappa > len(near) * self._cells:
+            raise InputError(
+                f"{self._gallery.path}: the pixel search refuses these settings: {kappa} nearest pixels of "
+                f"{len(near) * self._cells}"
+            )
+        stored, travelled = self._on.ray.put(levels), self._on.travelled
+        travelled.queries += 1
+        asked = []
+        for place, positions in self._parts.of(rows[n.key].shard if n.key in rows else 0 for n in near).items():
+            few = min(kappa, len(positions) * self._cells)
+            what = replace(self._search, settings=replace(self._search.settings, pixel_neighbours=few))
+            keys = [near[position].key for position in positions]
+            call = self._crew.ask("a query", "search", what, keys, stored, prefer=self._crew.at(place))
+            asked.append((positions, call))
+            travelled.calls += 1
+            travelled.bytes_to_workers += sum(level.nbytes for level in levels)
+        return asked
+
+    def _answered(self, query: int, asked: Asked, candidates: Sequence[Sequence[Neighbour]]) -> Found:
+        """Return what all workers have found for a query, merged."""
+        distances, matches = [], []
+        for positions, call in asked:
+            found: Nearest = self._crew.answer(call)[0]
+            numbers = torch.from_numpy(found.matches.astype(np.int64))  # [P, n], of the part
+            pixels = len(numbers)
+            matches.append(torch.tensor(positions)[numbers // pixels] * pixels + numbers % pixels)
+            distances.append(torch.from_numpy(found.distances.copy()))
+            self._on.travelled.bytes_back += found.bytes
+            self.map_stats.hits += found.hits
+            self.map_stats.misses += found.misses
+        every = torch.cat(distances, 1)[None].to(self._device), torch.cat(matches, 1)[None].to(self._device)
+        outside = None if self._interest is None else ~self._interest.inside(every[1], [candidates[query]])
+        merged = merge_nearest(*every, self._search.settings.pixel_neighbours, last=outside)
+        return Found(range(query, query + 1), *merged)
+
+    def info(self) -> dict[str, Any]:
+        """Return the workers, what has travelled, and the counts of their map pools, in values for JSON."""
+        counts = {name: getattr(self.map_stats, name) for name in ("hits", "misses", "hit_rate")}
+        return {"workers": self._crew.count, **asdict(self._on.travelled), **counts}
+
+    def close(self) -> None:
+        """Have the workers close the gallery; it is opened again when it is searched."""
+        self._crew.tell("close", self._search)
+
+
+@contextmanager
+def searching_on(
+    address: str,
+    *,
+    workers: int | None = None,
+    gpus: float = 0.0,
+    kernel: str | None = None,
+    map_memory: int | None = None,
+    cache: CacheSettings | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[SearchOnCrew]:
+    """Give what `Detector` takes as `elsewhere`: workers on a Ray cluster.
+
+    Args:
+        address: HOST:PORT of the cluster, or `local`.
+        workers: their number; None: one for each share of a GPU, or one for each machine.
+        gpus: what a worker needs of GPUs.
+        kernel: backend of the pixel search on the workers; None: the best for their device.
+        map_memory: bytes of maps that a worker keeps of a gallery; as for `Detector`.
+        cache: of galleries in object stores, on each machine.
+        say: is called with a line for each worker that is lost.
+
+    Raises:
+        ClusterError: Ray is not installed, there is no cluster, or it has no room for the workers.
+    """
+    with connected(address) as ray:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        count, cores = divide(nodes, workers, gpus)
+        order = SearchOrder(os.getcwd(), "cuda" if gpus else "cpu", kernel, map_memory, cores, cache)
+        kind = ray.remote(num_cpus=cores, num_gpus=gpus)(Searcher)
+        with SearchOnCrew(ray, Crew(ray, partial(kind.remote, order), count, say=say)) as elsewhere:
+            yield elsewhere
