@@ -1,21 +1,30 @@
-"""Options of adding images on a Ray cluster."""
+"""Options of adding images, and of searching, on a Ray cluster."""
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import click
 from click.core import ParameterSource
 
+from .cache_options import CacheOptions
+from .options import KernelOptions, LoadingOptions
 from .progress import Progress
 from .values import TEXT, RealRange
 
 if TYPE_CHECKING:  # all take long to import
     from spade_index.cluster.elsewhere import OnCrew
+    from spade_index.cluster.searching import SearchOnCrew
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.write.writer import GalleryWriter
+    from spade_index.method.detector import Detector
+
+gpus_option = click.option(
+    "--gpus-per-worker", type=RealRange(0, 64), help="With --ray: share of a GPU, or GPUs [as --device]"
+)
 
 
 @dataclass(frozen=True)
@@ -31,21 +40,11 @@ class ClusterOptions:
             help="Add images on a Ray cluster, or one of this machine, by --workers workers [one per machine or GPU]",
         ),
     ]
-    gpus_per_worker: Annotated[
-        float | None,
-        click.option(
-            "--gpus-per-worker", type=RealRange(0, 64), help="With --ray: share of a GPU, or GPUs [as --device]"
-        ),
-    ]
+    gpus_per_worker: Annotated[float | None, gpus_option]
 
     def require(self) -> None:
         """Raise ClusterError if a cluster is asked for and not there, and UsageError for lack of `--ray`."""
-        if self.ray is not None:
-            from spade_index.cluster.connection import require_cluster
-
-            require_cluster(self.ray)
-        elif self.gpus_per_worker is not None:
-            raise click.UsageError("--gpus-per-worker needs --ray")
+        _require(self.ray, self.gpus_per_worker)
 
     def workers(
         self, writer: "GalleryWriter", backbone: "Backbone", weights: str | None
@@ -57,9 +56,7 @@ class ClusterOptions:
         from spade_index.features.backbone import load_recorded
         from spade_index.images.workers import shared_pool
 
-        gpus = self.gpus_per_worker
-        if gpus is None:
-            gpus = 1.0 if backbone.device.type == "cuda" else 0.0
+        gpus = _gpus(self.gpus_per_worker, backbone.device.type)
         return workers_of(
             writer,
             partial(load_recorded, backbone.settings, weights and os.path.abspath(weights), "cuda" if gpus else "cpu"),
@@ -69,6 +66,72 @@ class ClusterOptions:
             limits=shared_pool().limits,
             say=Progress.say,
         )
+
+
+@dataclass(frozen=True)
+class SearchClusterOptions:
+    """Where the maps of a gallery are searched; without `ray`, in this process."""
+
+    ray: Annotated[
+        str | None,
+        click.option(
+            "--ray",
+            type=TEXT,
+            metavar="HOST:PORT|local",
+            help="Search on a Ray cluster, or one of this machine, by --workers workers [one per machine or GPU]",
+        ),
+    ]
+    gpus_per_worker: Annotated[float | None, gpus_option]
+
+    def require(self) -> None:
+        """Raise ClusterError if a cluster is asked for and not there, and UsageError for lack of `--ray`."""
+        _require(self.ray, self.gpus_per_worker)
+
+    def decoding(self, loading: LoadingOptions) -> LoadingOptions:
+        """Return the options of decoding, which is done here: on a cluster, `--workers` are those that search."""
+        return loading if self.ray is None else replace(loading, workers=os.cpu_count() or 2)
+
+    def searching(
+        self, device: str, kernel: KernelOptions, cache: CacheOptions, say: Callable[[str], None] = Progress.say
+    ) -> "AbstractContextManager[SearchOnCrew | None]":
+        """Return the workers of the cluster; None without one. `say` is told which ones are lost."""
+        if self.ray is None:
+            return nullcontext()
+        from spade_index.cluster.searching import searching_on
+        from spade_index.features.backbone import choose_device
+
+        return searching_on(
+            self.ray,
+            workers=_asked_for(),
+            gpus=_gpus(self.gpus_per_worker, choose_device(device).type),
+            kernel=kernel.kernel,
+            map_memory=kernel.map_bytes,
+            cache=cache.settings(),
+            say=say,
+        )
+
+    def say_travelled(self, detector: "Detector") -> None:
+        """Say how much has travelled, where maps were searched on a cluster."""
+        if self.ray is not None and (info := detector.pixel_search.info())["queries"]:
+            there, back = (info[name] / info["queries"] for name in ("bytes_to_workers", "bytes_back"))
+            Progress.say(
+                f"pixel search by workers ({info['workers']:,}): for each query {there:,.0f} bytes went to them, and "
+                f"{back:,.0f} bytes came back"
+            )
+
+
+def _require(ray: str | None, gpus_per_worker: float | None) -> None:
+    if ray is not None:
+        from spade_index.cluster.connection import require_cluster
+
+        require_cluster(ray)
+    elif gpus_per_worker is not None:
+        raise click.UsageError("--gpus-per-worker needs --ray")
+
+
+def _gpus(given: float | None, device: str) -> float:
+    """Return what a worker needs of GPUs: by default one where this process computes on one."""
+    return (1.0 if device == "cuda" else 0.0) if given is None else given
 
 
 def _asked_for() -> int | None:

@@ -6,6 +6,7 @@ from spade_index.method.at_once import calibrate_at_once
 from spade_index.method.commands import calibrate_command, gives_verdicts
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import images_needed
+from spade_index.method.pixel_search import Elsewhere
 from spade_index.settings import SearchSettings
 
 from .options import KernelOptions
@@ -19,8 +20,12 @@ def detector_of(
     kernel: KernelOptions,
     false_alarms: float | None,
     threshold: float | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Detector:
-    """Return a detector with the gallery's calibration, or with one for this run alone where it takes seconds."""
+    """Return a detector with the gallery's calibration, or with one for this run alone where it takes seconds.
+
+    `elsewhere` are the workers of a cluster.
+    """
     calibration = None
     if threshold is None or search.subtract_neighbours:
         calibration = calibrate_at_once(
@@ -35,6 +40,7 @@ def detector_of(
         calibrated=True if calibration is None else calibration,
         kernel=kernel.kernel,
         map_memory=kernel.map_bytes,
+        elsewhere=elsewhere,
     )
     if calibration is not None and calibration.scores is not None:
         Progress.say(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they take long to import
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.reader import Gallery
     from spade_index.method.detector import Detector
+    from spade_index.method.pixel_search import Elsewhere
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,14 @@ class DetectorOptions:
         """Load the backbone of a gallery."""
         return self.backbone.load(self.device, gallery, self.preset)
 
-    def detector(self, gallery: "Gallery", backbone: "Backbone") -> "Detector":
-        """Make the detector of a gallery, as it was tuned unless options say otherwise."""
+    def detector(self, gallery: "Gallery", backbone: "Backbone", elsewhere: "Elsewhere | None" = None) -> "Detector":
+        """Make the detector of a gallery, as it was tuned unless options say otherwise.
+
+        `elsewhere` are the workers of a cluster.
+        """
         from spade_index.method.tuned import tuned_search
 
         from .detecting import detector_of
 
         settings = self.search.choice(self.preset, self.maps).settings(tuned_search(gallery))
-        return detector_of(gallery, backbone, settings, self.kernel, self.false_alarms, self.threshold)
+        return detector_of(gallery, backbone, settings, self.kernel, self.false_alarms, self.threshold, elsewhere)

@@ -12,6 +12,7 @@ from spade_index.settings import LARGEST_EDGE, LAYOUTS
 
 from .backbone_options import BackboneOptions
 from .cache_options import CacheOptions, local
+from .cluster_options import SearchClusterOptions
 from .options import (
     KernelOptions,
     LoadingOptions,
@@ -35,6 +36,7 @@ from .values import ANY_GALLERY, PATH, WholeRange
 if TYPE_CHECKING:  # they take long to import
     from spade_index.gallery.location import Location
     from spade_index.method.layouts import Found
+    from spade_index.method.pixel_search import Elsewhere
 
     from .evaluating import Evaluator
 
@@ -76,6 +78,7 @@ if TYPE_CHECKING:  # they take long to import
 @takes("loading", LoadingOptions)
 @takes("sources", SourceOptions)
 @takes("cache", CacheOptions)
+@takes("cluster", SearchClusterOptions)
 def evaluate(
     dataset: Path,
     gallery: "Path | Location | None",
@@ -97,6 +100,7 @@ def evaluate(
     loading: LoadingOptions,
     sources: SourceOptions,
     cache: CacheOptions,
+    cluster: SearchClusterOptions,
 ) -> None:
     """Measure how well defects are found in DATASET: a folder in one of the known layouts, or a CSV or JSON file.
 
@@ -109,6 +113,10 @@ def evaluate(
 
     from .evaluating import Evaluator
 
+    cluster.require()
+    if cluster.ray is not None and gallery is None:
+        raise click.UsageError("--ray needs --gallery: other machines do not see a gallery that is built here")
+    loading = cluster.decoding(loading)
     loading.limit_decoding()
     require_writable([json_file, report], [maps], inputs=[dataset, *local(gallery)])
     search.choice(preset)  # raises what is wrong of itself, before anything is read
@@ -141,10 +149,11 @@ def evaluate(
             one.require_masks_fit()
         if one.left_out:
             Progress.say(f"{one.name}: not used: {', '.join(one.left_out)}")
-    if len(found.datasets) + len(found.broken) > 1:
-        _evaluate_all(evaluator, found, dataset, gallery, json_file, report)
-        return
-    figures = evaluator.figures(found.datasets[0], gallery, report)
+    with cluster.searching(device, kernel, cache) as elsewhere:
+        if len(found.datasets) + len(found.broken) > 1:
+            _evaluate_all(evaluator, found, dataset, gallery, json_file, report, elsewhere)
+            return
+        figures = evaluator.figures(found.datasets[0], gallery, report, elsewhere)
     click.echo(text_of(figures))
     if json_file is not None:
         _write_json(json_file, figures)
@@ -158,6 +167,7 @@ def _evaluate_all(
     gallery: "Path | Location | None",
     json_file: Path | None,
     report: Path | None,
+    elsewhere: "Elsewhere | None",
 ) -> None:
     """Evaluate the categories that are not done yet; print and write the figures of all.
 
@@ -181,7 +191,9 @@ def _evaluate_all(
         page = None if report is None else _page_of(report, dataset.name)
         if figures is None or (page is not None and not page.is_file()):
             try:
-                figures = evaluator.figures(dataset, None if gallery is None else gallery / dataset.name, page)
+                figures = evaluator.figures(
+                    dataset, None if gallery is None else gallery / dataset.name, page, elsewhere
+                )
             except (InputError, GalleryError) as error:
                 Progress.say(f"{dataset.name}: {error}")
                 failed.append(dataset.name)

@@ -18,6 +18,7 @@ from spade_index.method.detector import Detector
 from spade_index.method.labelled import Dataset
 from spade_index.method.origin import origin
 from spade_index.method.own_regions import limited
+from spade_index.method.pixel_search import Elsewhere
 from spade_index.method.tuned import tuned_search
 from spade_index.presets import PAPER_METRIC_SIZE
 from spade_index.views.evaluation import write_evaluation
@@ -56,8 +57,13 @@ class Evaluator:
     root: Path  # of all categories: what was asked for
     cache: CacheOptions
 
-    def figures(self, dataset: Dataset, gallery: Path | Location | None, report: Path | None) -> dict[str, Any]:
-        """Return the figures of a category, ready for JSON; write its maps and its page, if asked for."""
+    def figures(
+        self, dataset: Dataset, gallery: Path | Location | None, report: Path | None, elsewhere: Elsewhere | None = None
+    ) -> dict[str, Any]:
+        """Return the figures of a category, ready for JSON; write its maps and its page, if asked for.
+
+        `elsewhere` are the workers of a cluster, which see the gallery.
+        """
         choice = self.search.choice(self.preset)
         with ExitStack() as stack:
             building, failed = 0.0, list[str]()
@@ -80,7 +86,7 @@ class Evaluator:
                 opened = stack.enter_context(self._build(dataset, Path(folder) / "gallery", loaded, failed))
                 building = time.perf_counter() - started
             settings = choice.settings(tuned_search(opened))
-            detector = detector_of(opened, loaded, settings, self.kernel, self.false_alarms)
+            detector = detector_of(opened, loaded, settings, self.kernel, self.false_alarms, elsewhere=elsewhere)
             Progress.note(f"pixel search by {detector.kernel}")
             found = self._evaluate(detector, dataset)
             figures = {

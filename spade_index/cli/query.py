@@ -9,6 +9,7 @@ from spade_index.errors import InputError
 
 from .answer_files import AnswerFileOptions, AnswerFiles
 from .cache_options import local
+from .cluster_options import SearchClusterOptions
 from .detector_options import DetectorOptions
 from .options import any_gallery_argument, many_images_argument, takes
 from .outputs import require_writable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # it takes long to import
 @click.option("--snapshot", type=WHOLE, help="Compare with the gallery as of this snapshot [the latest]")
 @takes("sources", SourceOptions)
 @takes("how", DetectorOptions)
+@takes("cluster", SearchClusterOptions)
 def query(
     gallery: "Path | Location",
     images: tuple[Path, ...],
@@ -40,6 +42,7 @@ def query(
     snapshot: int | None,
     sources: SourceOptions,
     how: DetectorOptions,
+    cluster: SearchClusterOptions,
 ) -> None:
     """Score IMAGES (as in `build`, several) against GALLERY, and show where they are not normal.
 
@@ -48,11 +51,13 @@ def query(
     from .answers import answer_images, line_of
     from .routed import query_root
 
-    how.loading.limit_decoding()
+    cluster.require()
+    loading = cluster.decoding(how.loading)
+    loading.limit_decoding()
     many = isinstance(gallery, Path) and is_root(gallery)
-    if many and (out or how.roi or how.threshold is not None or snapshot is not None):
+    if many and (out or how.roi or how.threshold is not None or snapshot is not None or cluster.ray is not None):
         raise InputError(
-            f"{gallery} is a folder of galleries: --out, --threshold, --snapshot and --roi need one gallery"
+            f"{gallery} is a folder of galleries: --out, --threshold, --snapshot, --roi and --ray need one gallery"
         )
     require_writable(files.files, [out], inputs=[*images, *local(gallery)])
     found = Sources(images, sources)
@@ -61,9 +66,12 @@ def query(
         failed = query_root(gallery, found, how.load, how.detector, how.loading, files, as_json)
         require_decoded(failed)
         return
-    with how.cache.open(gallery, snapshot, to_search=True) as opened:
+    with (
+        how.cache.open(gallery, snapshot, to_search=True) as opened,
+        cluster.searching(how.device, how.kernel, how.cache) as elsewhere,
+    ):
         limit_sources(found, opened, how.roi)
-        detector = how.detector(opened, how.load(opened))
+        detector = how.detector(opened, how.load(opened), elsewhere)
         if detector.search.maps != "never":
             Progress.note(f"pixel search by {detector.kernel}")
 
@@ -72,7 +80,8 @@ def query(
                 click.echo(strict_json(answer) if as_json else line_of(answer))
 
         with AnswerFiles(files) as written:
-            failed = answer_images(detector, found, how.loading, out, written, show)
+            failed = answer_images(detector, found, loading, out, written, show)
+        cluster.say_travelled(detector)
     require_decoded(failed)
 
 

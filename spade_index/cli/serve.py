@@ -16,10 +16,11 @@ from spade_index.server.settings import MIB, ServeSettings
 from spade_index.settings import DecodeLimits
 
 from .cache_options import CacheOptions
+from .cluster_options import SearchClusterOptions
 from .options import KernelOptions, device_option, preset_option, takes, whole_option
 from .search_options import SearchOptions
 from .streams import default_signals
-from .values import ANY_GALLERY, PATH, RealRange, any_number
+from .values import ANY_GALLERY, MOST_WORKERS, PATH, RealRange, any_number
 
 if TYPE_CHECKING:  # it takes long to import
     from spade_index.gallery.location import Location
@@ -122,6 +123,10 @@ class ServeOptions:
             help="Any other limit, as docs/serve.md names it; in bytes, seconds or pieces.",
         ),
     ]
+    workers: Annotated[
+        int | None,
+        whole_option("--workers", None, "With --ray: number of workers [one per machine or GPU]", most=MOST_WORKERS),
+    ]
     timeout: Annotated[
         float,
         click.option(
@@ -179,6 +184,7 @@ class ServeOptions:
 @device_option
 @takes("kernel", KernelOptions)
 @takes("cache", CacheOptions)
+@takes("cluster", SearchClusterOptions)
 def serve(
     root: "Path | Location",
     options: ServeOptions,
@@ -187,6 +193,7 @@ def serve(
     device: str,
     kernel: KernelOptions,
     cache: CacheOptions,
+    cluster: SearchClusterOptions,
 ) -> None:
     """Serve the galleries under ROOT over HTTP: a page to look at, a JSON API, and the Open Inference Protocol.
 
@@ -205,19 +212,24 @@ def serve(
     from spade_index.server.logs import log_to
 
     default_signals()  # uvicorn handles them
+    cluster.require()
+    if options.workers is not None and cluster.ray is None:
+        raise click.UsageError("--workers needs --ray")
     keys = read_keys(options.api_keys)
     settings = options.settings(root, search, preset, device, kernel, cache)
     if not settings.on_loopback and not keys:
         raise InputError(f"{settings.host} can be reached from elsewhere: give API keys (--api-keys FILE, ${VARIABLE})")
     log_to(sys.stderr)
     limit_decoding(DecodeLimits(settings.image_pixels, settings.decode_bytes, settings.decode_seconds))  # of drawing
-    app = create_app(settings, keys)
-    protocol = protocol_options(settings, app.state.service.metrics)
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol)
-    with _listening(settings.host, settings.port) as listener, suppress(KeyboardInterrupt):
-        at = f"[{settings.host}]" if ":" in settings.host else settings.host
-        logging.getLogger("spade_index.server").info("listening on http://%s:%d", at, listener.getsockname()[1])
-        PunctualServer(config, settings).run(sockets=[listener])
+    log = logging.getLogger("spade_index.server")
+    with cluster.searching(device, kernel, cache, log.warning) as elsewhere:
+        app = create_app(settings, keys, elsewhere=elsewhere)
+        protocol = protocol_options(settings, app.state.service.metrics)
+        config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol)
+        with _listening(settings.host, settings.port) as listener, suppress(KeyboardInterrupt):
+            at = f"[{settings.host}]" if ":" in settings.host else settings.host
+            log.info("listening on http://%s:%d", at, listener.getsockname()[1])
+            PunctualServer(config, settings).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -146,7 +146,10 @@ class Searcher:
         except GalleryNotFound as error:
             raise elsewhere from error
         except InputError as error:  # no such snapshot
-            raise GalleryError(f"{error}, or it was deleted since it was opened: open the gallery again") from error
+            raise GalleryError(
+                f"{of.gallery}: snapshot {of.snapshot} is not there for the worker on {self.node()}: if it was deleted "
+                "since it was opened, open the gallery again"
+            ) from error
         if identity_of(gallery) != of.identity:
             gallery.close()
             raise elsewhere

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from spade_index.errors import SpadeIndexError
+from spade_index.method.pixel_search import Elsewhere
 
 from . import docs, kserve1, page, v1, v1_audit, v1_changes, v1_feedback, v1_results, v1_routed, v2, v2_models
 from .access import ReadRoute
@@ -56,12 +57,16 @@ ROUTERS = (
 )
 
 
-def create_app(settings: ServeSettings, keys: Keys, load: LoadBackbone = backbone_of) -> FastAPI:
-    """Create the ASGI application that serves all galleries under a root. `load` makes the backbone of a gallery.
+def create_app(
+    settings: ServeSettings, keys: Keys, load: LoadBackbone = backbone_of, elsewhere: Elsewhere | None = None
+) -> FastAPI:
+    """Create the ASGI application that serves all galleries under a root.
+
+    `load` makes the backbone of a gallery, and `elsewhere` searches maps, if not this process.
 
     Raises InputError if there is no such root.
     """
-    service = Service(settings, keys, load)
+    service = Service(settings, keys, load, elsewhere)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

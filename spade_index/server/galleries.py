@@ -19,6 +19,7 @@ from spade_index.features.backbone import Backbone, load_recorded
 from spade_index.gallery.reader import Gallery
 from spade_index.method.commands import calibrate_command, gives_verdicts
 from spade_index.method.detector import Detector
+from spade_index.method.pixel_search import Elsewhere
 from spade_index.method.tuned import tuned_search
 from spade_index.settings import ExtractionSettings, Maps
 
@@ -68,13 +69,16 @@ class Served:
 class Galleries:
     """Finds galleries by name."""
 
-    def __init__(self, settings: ServeSettings, load: LoadBackbone = backbone_of) -> None:
-        """`load` makes a gallery's backbone."""
+    def __init__(
+        self, settings: ServeSettings, load: LoadBackbone = backbone_of, elsewhere: Elsewhere | None = None
+    ) -> None:
+        """`load` makes a gallery's backbone; `elsewhere` searches maps, if not this process."""
         self._settings = settings
         self._root = root_of(settings)
         self.root = str(self._root.name)  # as errors name it
         self.folder = self._root.folder  # for jobs
         self._load = load
+        self._elsewhere = elsewhere
         self._open: OrderedDict[tuple[str, int | None], Served] = OrderedDict()  # the least recently used first
         self._retired: list[Served] = []
         self._hits = self._misses = 0  # of maps, in galleries that are closed
@@ -223,6 +227,7 @@ class Galleries:
                 self._settings.search.settings(tuned_search(gallery)),
                 kernel=self._settings.kernel,
                 map_memory=self._settings.map_memory,
+                elsewhere=self._elsewhere,
             )
             if detector.calibrated_on is None and gives_verdicts(gallery):
                 command = calibrate_command(gallery, detector.search)

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from spade_index.errors import (
     BackboneError,
+    ClusterError,
     GalleryError,
     GalleryLocked,
     GalleryNotFound,
@@ -31,6 +32,7 @@ STATUS: dict[type[SpadeIndexError], int] = {  # the first that fits
     GalleryLocked: 409,
     StorageError: 503,
     RemoteError: 503,
+    ClusterError: 503,
     GalleryError: 500,
     BackboneError: 500,
     InputError: 422,

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from spade_index.images.decode import DecodedImage
 from spade_index.method.pictures import Picture
+from spade_index.method.pixel_search import Elsewhere
 from spade_index.settings import Maps, Preprocessing
 
 from .answered import AnsweredPictures
@@ -45,11 +46,17 @@ class Found:
 class Service:
     """The galleries of one root, served."""
 
-    def __init__(self, settings: ServeSettings, keys: Keys, load: LoadBackbone = backbone_of) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        keys: Keys,
+        load: LoadBackbone = backbone_of,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         self.settings = settings
         self.keys = keys
         self.metrics = Metrics()
-        self.galleries = Galleries(settings, load)
+        self.galleries = Galleries(settings, load, elsewhere)
         self.decoders = Decoders(settings, self.metrics)
         self.engine = Engine(self.galleries, settings, self.metrics)
         self.results = Results(settings.results_bytes, settings.results_seconds)

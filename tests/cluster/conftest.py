@@ -13,7 +13,7 @@ from spade_index.cluster.connection import connected
 from helpers.clusters import build_here, write_sources
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[ModuleType]:
     """The module `ray`, connected to a cluster with two cores, whatever the machine has."""
     with pytest.MonkeyPatch.context() as patch:

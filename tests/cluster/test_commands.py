@@ -1,5 +1,6 @@
-"""`build --ray` and `add --ray`: a cluster that they start themselves, and the gallery that they make."""
+"""Commands with `--ray`: a cluster that they start themselves, the gallery that they make, and what they answer."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from helpers.cli_runs import BACKBONE, run, write_normal
+from helpers.cli_runs import BACKBONE, refused, run, write_dataset, write_normal
 from helpers.clusters import require_same
 
 ON_RAY = ["--ray", "local", "--workers", "2"]
@@ -50,7 +51,7 @@ def test_build_and_add_as_without_ray(photographs: Path, tmp_path: Path) -> None
     for name, options in (("whole", []), ("gallery", ON_RAY)):
         path = tmp_path / name
         built = run("build", photographs / "first", path, *BACKBONE, *options)
-        added = run("add", path, photographs / "more", "--prefix", "more/", "--workers", "1", *options)
+        added = run("add", path, photographs / "more", "--prefix", "more/", *options[:2], "--workers", "1")
         lines.append([*built.output.splitlines(), *added.output.splitlines()])
     assert lines[0] == lines[1]
     assert any("broken.png" in line for line in lines[0])
@@ -60,6 +61,37 @@ def test_build_and_add_as_without_ray(photographs: Path, tmp_path: Path) -> None
 def test_a_share_of_a_gpu_is_of_a_cluster(photographs: Path, tmp_path: Path) -> None:
     told = run("build", photographs / "first", tmp_path / "gallery", "--gpus-per-worker", "1", status=2)
     assert "--gpus-per-worker needs --ray" in told.stderr
+
+
+@pytest.mark.usefixtures("cluster")
+def test_query_and_evaluate_as_without_ray(tmp_path: Path) -> None:
+    dataset, gallery = write_dataset(tmp_path / "dataset"), tmp_path / "gallery"
+    run("build", dataset / "train" / "good", gallery, *BACKBONE)
+    answers, figures = [], []
+    for options in ([], ON_RAY):
+        asked = run("query", gallery, dataset / "test", "--json", "--recursive", *options)
+        answers.append(asked.stdout)
+        run("evaluate", dataset, "--gallery", gallery, "--json", tmp_path / "figures.json", *options[:2])
+        figures.append(json.loads((tmp_path / "figures.json").read_text()))
+    assert answers[0] == answers[1]
+    *_, line = asked.stderr.splitlines()
+    assert line.startswith("pixel search by workers (2): for each query ")
+    pools = [of.pop("map_pool") for of in figures]
+    assert pools[1]["queries"] == 6
+    assert pools[1]["bytes_back"] > 0
+    for of in figures:
+        of.pop("created", None)
+        assert of["gallery"].pop("seconds") == 0
+    assert figures[0] == figures[1]
+
+
+def test_what_is_not_searched_on_a_cluster(photographs: Path, tmp_path: Path) -> None:
+    run("build", photographs / "first", tmp_path / "galleries" / "one", *BACKBONE, "--no-tune")
+    told = refused("query", tmp_path / "galleries", photographs / "first", "--ray", "local")
+    assert "--ray need one gallery" in told
+    told = run("evaluate", tmp_path / "dataset", "--ray", "local", status=2).stderr
+    assert "--ray needs --gallery" in told
+    assert "--workers needs --ray" in run("serve", tmp_path / "galleries", "--workers", "2", status=2).stderr
 
 
 def listening(pid: int) -> set[str]:

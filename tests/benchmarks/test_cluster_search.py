@@ -1,0 +1,37 @@
+"""The benchmark of searches by workers of a cluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spade_index.benchmarks import cluster_search
+from spade_index.benchmarks.harness import WrongResult
+from spade_index.method.detector import Detector
+from spade_index.settings import SearchSettings
+
+FEW = ["--images", "6", "--rows", "2", "--queries", "2", "--rounds", "1", "--edge", "64", "--neighbours", "3"]
+
+
+def test_the_command_measures_and_writes_json(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    command = [sys.executable, cluster_search.__file__, *FEW, "--workers", "2", "--json", str(file)]
+    paths = os.pathsep.join(filter(None, sys.path))
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, timeout=240, check=True)
+    here, there = json.loads(file.read_text())["search"]
+    assert (here["workers"], there["workers"], there["share_of_linear"]) == (0, 2, 1)
+    assert 0 < there["back"] < there["to_workers"]
+
+
+def test_other_answers_have_no_figures(gallery_path: Path, decoded, backbone) -> None:
+    with cluster_search.Gallery(gallery_path) as gallery:
+        few, more = (
+            Detector(gallery, backbone, SearchSettings(gallery_neighbours=neighbours)).detect(decoded(1))
+            for neighbours in (1, 3)
+        )
+    cluster_search.require_same(few, few, 1)
+    with pytest.raises(WrongResult, match="1 workers: an answer differs"):
+        cluster_search.require_same(few, more, 1)
