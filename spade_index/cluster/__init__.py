@@ -1,1 +1,1 @@
-"""Adding images on several machines: Ray runs the workers, and the writer alone commits what they have made."""
+"""Several machines: Ray runs workers that add images, whose shards the writer commits, and workers that search maps."""

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
-from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
-from ray.autoscaler._private.util import prepare_config, validate_config
 
+# Ray reads its variables when it is imported, so the cluster imports it, with its token.
+on_cluster = pytest.mark.usefixtures("cluster")
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
@@ -15,8 +16,10 @@ def read(name: str) -> Any:
     return yaml.safe_load((DEPLOY / name).read_text())
 
 
-def test_the_launcher_takes_the_cluster(monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+@on_cluster
+def test_the_launcher_takes_the_cluster() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
     config = prepare_config(read("cluster.yaml"))  # fills in Ray's defaults
     validate_config(config)
     assert config["max_workers"] == len(config["provider"]["worker_ips"]) == 3
@@ -24,7 +27,11 @@ def test_the_launcher_takes_the_cluster(monkeypatch: Any, tmp_path: Path) -> Non
         assert "RAY_AUTH_MODE=token" in start[-1]
 
 
+@on_cluster
 def test_the_autoscaler_takes_the_cluster_of_kubernetes() -> None:
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+    from ray.autoscaler._private.util import validate_config
+
     cluster = read("kuberay.yaml")
     cluster["metadata"]["namespace"] = "default"  # as Kubernetes fills in
     config = _derive_autoscaling_config_from_ray_cr(cluster)

@@ -26,7 +26,8 @@ from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 
 from helpers.remote import opened, push
-from helpers.tiny import build, tiny_backbone, write_images
+from helpers.serving import Server
+from helpers.tiny import build, png, tiny_backbone, write_images
 
 SEARCH = SearchSettings(gallery_neighbours=6, smoothing=1.0)
 WAYS = {
@@ -152,6 +153,26 @@ def test_what_a_writer_adds_is_found_without_a_new_start(
         assert found[0].snapshot == seen.snapshot + 1
         assert_same(before.detect(queries), Detector(seen, backbone, SEARCH).detect(queries))
         before.pixel_search.close()
+
+
+def test_a_service_answers_as_alone_and_takes_up_commits(
+    gallery: Path, tmp_path: Path, elsewhere: SearchOnCrew, backbone: Backbone
+) -> None:
+    path, answers = shutil.copytree(gallery, tmp_path / "root" / "gallery"), []
+    server = Server(tmp_path / "root", elsewhere=elsewhere, memory=1 << 20)
+    alone = Server(tmp_path / "root")
+    try:
+        for _ in range(2):
+            found, expected = (one.query("gallery", png(3), maps="always") for one in (server, alone))
+            assert found.pop("score_map")["max"] == expected.pop("score_map")["max"]
+            assert found == expected
+            answers.append(found["snapshot"])
+            write_images(tmp_path / "images" / "more", 3, seed=9)
+            build(path, tmp_path / "images", backbone, maps=None)
+        assert answers[1] == answers[0] + 1
+    finally:
+        server.stop()
+        alone.stop()
 
 
 def test_a_snapshot_that_was_deleted_meanwhile(

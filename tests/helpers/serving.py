@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from spade_index.method.pixel_search import Elsewhere
 from spade_index.server.app import create_app
 from spade_index.server.galleries import LoadBackbone
 from spade_index.server.http_protocol import protocol_options
@@ -24,12 +25,19 @@ from .watched_backbone import Watch
 class Server:
     """A service in a thread of this process, on a free port of the loopback interface."""
 
-    def __init__(self, root: Path, keys: str = "", load: LoadBackbone | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        keys: str = "",
+        load: LoadBackbone | None = None,
+        elsewhere: Elsewhere | None = None,
+        **settings: Any,
+    ) -> None:
         """`keys` are lines as in a file of API keys; `settings` are ServeSettings'."""
         self.watch = Watch()
         self.settings = ServeSettings(root=root, **{"head_seconds": 3, "batch_window": 0.002} | settings)
         known = read_keys(None, {"SPADE_INDEX_API_KEYS": keys}) if keys else Keys([])
-        self.app = create_app(self.settings, known, load or self.watch.load)
+        self.app = create_app(self.settings, known, load or self.watch.load, elsewhere)
         self.service = self.app.state.service
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
