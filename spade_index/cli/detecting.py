@@ -65,6 +65,11 @@ def note_calibration(detector: Detector) -> None:
             f"{scored} normal images are too few for false alarms of {rate:g}, so no image is called anomalous: "
             f"{images_needed(rate)} would do, or `--false-alarms {1 / scored:.2g}`"
         )
+    elif detector.thresholds.get("pooled") == 0:
+        Progress.say(
+            "the images of the gallery are copies of each other, so that rounding alone makes an image anomalous: add "
+            "images that differ"
+        )
     elif detector.calibrated_on != gallery.snapshot:
         on = f"the threshold was chosen on snapshot {detector.calibrated_on}"
         Progress.say(f"{on}, this is {gallery.snapshot}: {again} chooses it again")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.cli_runs import SIZE, normal, objects, run
+from helpers.cli_runs import BACKBONE, SIZE, normal, objects, run
 
 CONTRACT = {"image", "score", "threshold", "anomalous", "snapshot", "neighbours", "score_map", "heatmap"}
 
@@ -189,3 +189,13 @@ def test_warnings_of_pillow_are_not_printed(built, tmp_path):
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 2
     assert all("x.tiff" in line or line.startswith("spade-index: ") for line in done.stderr.splitlines())
+
+
+def test_a_gallery_of_copies_is_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(10):  # the same pixels in files that differ
+        normal(0).save(tmp_path / "images" / f"{number}.png", compress_level=number % 10, dpi=(number + 1, 1))
+    run("build", tmp_path / "images", tmp_path / "gallery", *BACKBONE)
+    run("calibrate", tmp_path / "gallery", "--false-alarms", "0.1")
+    (line,) = run("query", tmp_path / "gallery", tmp_path / "images" / "0.png").stderr.splitlines()
+    assert "copies of each other" in line
