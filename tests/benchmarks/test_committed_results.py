@@ -48,3 +48,26 @@ def test_campaigns_found_nothing_that_was_left():
     assert (crashes["images_lost"], crashes["broken_states"], hostile["touched"]) == (0, 0, 0)
     assert crashes["runs"] + crashes["faults"] == 5302
     assert sum(hostile["kinds"].values()) == hostile["faults"] == 1
+
+
+def test_the_arithmetic_of_larger_galleries_follows_from_results():
+    page = (RESULTS.parents[1] / "docs" / "scale.md").read_text()
+    million = committed("gallery_growth")["sizes"][-1]
+    cases = [
+        case for case in committed("pixel_search")["cases"] if (case["shapes"], case["query"]) == ("native", "good")
+    ]
+    maps = sum(2 * h * w * c for (h, w), c in zip(cases[0]["sizes"], cases[0]["channels"], strict=True))
+    index, catalog = (scaled(1000 * million["disk"][name]) for name in ("index", "catalog"))
+    level, made = 1000 * million["search"]["ms"] / 1e3, 1000 * million["index"]["seconds"] / 3600
+    descriptors = scaled(1000 * million["disk"]["descriptors"])
+    row = [scaled(1e9 * maps), scaled(1e9 * maps / 2), descriptors, index, catalog, f"{level:.3g} s", f"{made:.3g} h"]
+    assert f"| 10^9 | {' | '.join(row)} |" in page
+    times = [one["ms"] for case in cases for one in case["contenders"] if one["contender"] == "default"]
+    assert f"searches 50 maps in {min(times):.0f} to {max(times):.0f} ms" in page
+    assert f"{2 * maps / 1e3:.0f} kB, which each worker that is asked is sent" in page
+
+
+def scaled(count: float) -> str:
+    """Return bytes as the page writes them."""
+    unit, power = ("TB", 1e12) if count >= 1e12 else ("GB", 1e9)
+    return f"{count / power:.3g} {unit}"
