@@ -3,7 +3,8 @@
 import logging
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,15 +16,18 @@ from spade_index.exact import whole
 from spade_index.server.settings import MIB, ServeSettings
 from spade_index.settings import DecodeLimits
 
-from .cache_options import CacheOptions
+from .cache_options import CacheOptions, local
 from .cluster_options import SearchClusterOptions
 from .options import KernelOptions, device_option, preset_option, takes, whole_option
+from .outputs import require_writable
 from .search_options import SearchOptions
+from .sink_options import SinkOptions
 from .streams import default_signals
 from .values import ANY_GALLERY, MOST_WORKERS, PATH, RealRange, any_number
 
-if TYPE_CHECKING:  # it takes long to import
+if TYPE_CHECKING:  # they take long to import
     from spade_index.gallery.location import Location
+    from spade_index.server.verdicts import Outlet
 
 MISSING = "the service needs more packages: pip install 'spade_index[serve]'"
 MEGA = 1_000_000
@@ -185,6 +189,8 @@ class ServeOptions:
 @takes("kernel", KernelOptions)
 @takes("cache", CacheOptions)
 @takes("cluster", SearchClusterOptions)
+@click.option("--verdicts", type=PATH, help="Append the verdict of each query to this file, one line each.")
+@takes("receivers", SinkOptions)
 def serve(
     root: "Path | Location",
     options: ServeOptions,
@@ -194,6 +200,8 @@ def serve(
     kernel: KernelOptions,
     cache: CacheOptions,
     cluster: SearchClusterOptions,
+    verdicts: Path | None,
+    receivers: SinkOptions,
 ) -> None:
     """Serve the galleries under ROOT over HTTP: a page to look at, a JSON API, and the Open Inference Protocol.
 
@@ -219,17 +227,36 @@ def serve(
     settings = options.settings(root, search, preset, device, kernel, cache)
     if not settings.on_loopback and not keys:
         raise InputError(f"{settings.host} can be reached from elsewhere: give API keys (--api-keys FILE, ${VARIABLE})")
+    receivers.require_used()
+    require_writable([verdicts], [receivers.state], inputs=local(root))
     log_to(sys.stderr)
     limit_decoding(DecodeLimits(settings.image_pixels, settings.decode_bytes, settings.decode_seconds))  # of drawing
     log = logging.getLogger("spade_index.server")
-    with cluster.searching(device, kernel, cache, log.warning) as elsewhere:
-        app = create_app(settings, keys, elsewhere=elsewhere)
+    searching = cluster.searching(device, kernel, cache, log.warning)
+    with searching as elsewhere, _outlet(root, verdicts, receivers, settings.spool_bytes) as outlet:
+        app = create_app(settings, keys, elsewhere=elsewhere, outlet=outlet)
         protocol = protocol_options(settings, app.state.service.metrics)
         config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, **protocol)
         with _listening(settings.host, settings.port) as listener, suppress(KeyboardInterrupt):
             at = f"[{settings.host}]" if ":" in settings.host else settings.host
             log.info("listening on http://%s:%d", at, listener.getsockname()[1])
             PunctualServer(config, settings).run(sockets=[listener])
+
+
+@contextmanager
+def _outlet(
+    root: "Path | Location", verdicts: Path | None, receivers: SinkOptions, most_bytes: int
+) -> Iterator["Outlet | None"]:
+    """Open the way of verdicts to their receivers, if there is one. Raises InputError."""
+    from spade_index.server.verdicts import Outlet, log
+    from spade_index.sinks.spool import Spool
+
+    if verdicts is None and not receivers.are_given:
+        yield None
+        return
+    state, lines = receivers.folder(root), [] if verdicts is None else [verdicts]
+    with Spool(state, most_bytes) as spool, receivers.opened(state, lines, log.warning) as sinks:
+        yield Outlet(spool, sinks)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -25,6 +25,7 @@ from .middleware import Limits
 from .problems import InvalidFields, as_problem, problem_response
 from .service import Service, service_of
 from .settings import ServeSettings
+from .verdicts import Outlet
 
 ABOUT = (
     "SPADE at scale: send an image, get a verdict, a score map and the evidence. Errors are RFC 9457 problem details."
@@ -58,15 +59,19 @@ ROUTERS = (
 
 
 def create_app(
-    settings: ServeSettings, keys: Keys, load: LoadBackbone = backbone_of, elsewhere: Elsewhere | None = None
+    settings: ServeSettings,
+    keys: Keys,
+    load: LoadBackbone = backbone_of,
+    elsewhere: Elsewhere | None = None,
+    outlet: Outlet | None = None,
 ) -> FastAPI:
     """Create the ASGI application that serves all galleries under a root.
 
     `load` makes the backbone of a gallery, and `elsewhere` searches maps, if not this process.
-
+    Verdicts go to the `outlet`, which stays open until the service has stopped.
     Raises InputError if there is no such root.
     """
-    service = Service(settings, keys, load, elsewhere)
+    service = Service(settings, keys, load, elsewhere, outlet)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

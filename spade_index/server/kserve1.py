@@ -14,7 +14,6 @@ from pydantic.dataclasses import dataclass
 from spade_index import wire
 from spade_index.exact import JsonError
 
-from . import results
 from .access import ReadRoute, RequestKey
 from .decoding import Upload
 from .json_bodies import parse_json
@@ -104,8 +103,8 @@ async def predict(request: Request, model: Model) -> Predictions:
         place.take(len(uploads))
         with served.metrics.models.request(model) as timed:
             found = await served.find(request, model, uploads, timed)
-            answered = (found.images, found.answers, found.preprocessing, served.results)
-            described = await anyio.to_thread.run_sync(results.described, model, uploads, *answered)
+            answered = (found.images, found.answers, found.preprocessing, timed.begun)
+            described = await anyio.to_thread.run_sync(served.described, model, uploads, *answered)
     return Predictions(tuple(map(_prediction, described)))
 
 

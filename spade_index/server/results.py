@@ -151,9 +151,22 @@ def described(
 
     def one(upload: Upload, image: Picture, answer: Answer) -> wire.ResultInfo:
         if answer.detection.pixels is None:
-            return _described(upload, image.geometry, answer, None, None, _notice(image, answer))
+            return _without_map(upload, image, answer)
         result = result_of(gallery, upload, image, answer, how)
         return described_kept(results.keep(result), result, results.seconds)
+
+    return tuple(map(one, uploads, images, answers))
+
+
+def verdicts(
+    gallery: str, uploads: Sequence[Upload], images: Sequence[Picture], answers: Sequence[Answer], how: Preprocessing
+) -> tuple[wire.ResultInfo, ...]:
+    """Return the results of images, without their score maps, none of which is kept."""
+
+    def one(upload: Upload, image: Picture, answer: Answer) -> wire.ResultInfo:
+        if answer.detection.pixels is None:
+            return _without_map(upload, image, answer)
+        return _with_evidence(result_of(gallery, upload, image, answer, how), None)
 
     return tuple(map(one, uploads, images, answers))
 
@@ -161,8 +174,6 @@ def described(
 def described_kept(id: str, result: Result, seconds: float) -> wire.ResultInfo:
     """Describe a result that is kept for a number of seconds."""
     at = f"/v1/results/{id}"
-    worst = result.pixels.worst()
-    evidence = locate(worst, result.geometry, result.answer.originals[worst.neighbour.id], result.preprocessing)
     score_map = wire.ScoreMap(
         id=id,
         max=result.pixels.peak,
@@ -174,6 +185,16 @@ def described_kept(id: str, result: Result, seconds: float) -> wire.ResultInfo:
         match=f"{at}/match",
         expires=seconds,
     )
+    return _with_evidence(result, score_map)
+
+
+def _without_map(upload: Upload, image: Picture, answer: Answer) -> wire.ResultInfo:
+    return _described(upload, image.geometry, answer, None, None, _notice(image, answer))
+
+
+def _with_evidence(result: Result, score_map: wire.ScoreMap | None) -> wire.ResultInfo:
+    worst = result.pixels.worst()
+    evidence = locate(worst, result.geometry, result.answer.originals[worst.neighbour.id], result.preprocessing)
     shown = wire.Evidence(**vars(evidence))
     return _described(result.upload, result.geometry, result.answer, shown, score_map, result.notice)
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from spade_index import wire
 from spade_index.images.decode import DecodedImage
 from spade_index.method.pictures import Picture
 from spade_index.method.pixel_search import Elsewhere
@@ -27,9 +28,10 @@ from .keys import Key, Keys
 from .limits import AUDITS, PARSERS, PICTURES
 from .metrics import Metrics
 from .problems import ClientGone, Problem
-from .results import Results
+from .results import Results, described, verdicts
 from .settings import ServeSettings
 from .statistics import Timed, Times
+from .verdicts import Outlet, Verdicts
 
 T = TypeVar("T")
 
@@ -52,6 +54,7 @@ class Service:
         keys: Keys,
         load: LoadBackbone = backbone_of,
         elsewhere: Elsewhere | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
         self.settings = settings
         self.keys = keys
@@ -68,7 +71,11 @@ class Service:
         self.auditing = threading.BoundedSemaphore(AUDITS)
         self.changing = threading.BoundedSemaphore(settings.changes_waiting)
         self.jobs = Jobs(self.galleries, settings, self.decoders.jobs)
-        self.workers = (self.engine.worker, self.jobs.worker, self.decoders.worker)
+        self.workers = [self.engine.worker, self.jobs.worker, self.decoders.worker]
+        self.verdicts = None if outlet is None else Verdicts(outlet)
+        if self.verdicts is not None:
+            self.workers.append(self.verdicts.worker)
+            self.metrics.registry.register(self.verdicts)
         self.metrics.watch(self.galleries.pool_stats, self.results.stats, self.decoders.stats, self.workers)
 
     def start(self) -> None:
@@ -76,12 +83,16 @@ class Service:
         self.decoders.start()
         self.engine.start()
         self.jobs.start()
+        if self.verdicts is not None:
+            self.verdicts.start()
 
     def stop(self) -> None:
         """Stop: answer what was admitted, and leave a running job for the next start."""
         self.jobs.stop()
         self.engine.stop()
         self.decoders.stop()
+        if self.verdicts is not None:
+            self.verdicts.stop()
 
     @property
     def ready(self) -> bool:
@@ -131,6 +142,27 @@ class Service:
         times = Times(decoding, waited, time.perf_counter() - begun - decoding - waited)
         timed.found(answers[0].detection.snapshot, len(answers), times)
         return Found(how, joined.images, answers)
+
+    def described(
+        self,
+        gallery: str,
+        uploads: Sequence[Upload],
+        images: Sequence[Picture],
+        answers: Sequence[Answer],
+        how: Preprocessing,
+        begun: float,
+    ) -> tuple[wire.ResultInfo, ...]:
+        """Return the results of images, keep those with a score map, and note all of them for the sinks."""
+        infos = described(gallery, uploads, images, answers, how, self.results)
+        if self.verdicts is not None:
+            self.verdicts.note(gallery, infos, begun)
+        return infos
+
+    def note(self, gallery: str, uploads: Sequence[Upload], found: Found, begun: float) -> None:
+        """Note the results of a query for the sinks, where its answer does not describe them."""
+        if self.verdicts is not None:
+            infos = verdicts(gallery, uploads, found.images, found.answers, found.preprocessing)
+            self.verdicts.note(gallery, infos, begun)
 
     async def candidates(self, key: Key) -> Candidates:
         """Return the galleries that an image may be routed to, of those that a key may read. Raises Problem (409).

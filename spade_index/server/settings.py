@@ -70,6 +70,7 @@ class ServeSettings:
 
     results_bytes: int = 256 * MIB  # of recent results, whose score maps can be asked for
     results_seconds: float = 900
+    spool_bytes: int = 256 * MIB  # of verdicts that wait for a sink
 
     cache: "CacheSettings | None" = None  # of what is read of an object store
     label_studio: str | None = None  # its URL, from which images of its tasks are fetched

@@ -131,8 +131,8 @@ async def query(
             found = await served.find(
                 request, gallery, uploads, timed, snapshot=snapshot, maps=maps, threshold=threshold
             )
-            answered = (found.images, found.answers, found.preprocessing, served.results)
-            described = await anyio.to_thread.run_sync(results.described, gallery, uploads, *answered)
+            answered = (found.images, found.answers, found.preprocessing, timed.begun)
+            described = await anyio.to_thread.run_sync(served.described, gallery, uploads, *answered)
     return wire.QueryAnswer(gallery=gallery, snapshot=described[0].snapshot, results=described)
 
 
@@ -164,6 +164,7 @@ async def score_map(
             found = await served.find(request, gallery, uploads, timed, snapshot=snapshot, maps="always")
             result = results.result_of(gallery, uploads[0], found.images[0], found.answers[0], found.preprocessing)
             response = await rendered(served, result, format, opacity)
+            await anyio.to_thread.run_sync(served.note, gallery, uploads, found, timed.begun)
     detection = result.answer.detection
     response.headers["X-Score"] = repr(detection.score)
     response.headers["X-Snapshot"] = str(detection.snapshot)

@@ -15,7 +15,6 @@ from spade_index.method.router import Route
 from spade_index.settings import Maps
 from spade_index.wire_routes import RoutedAnswer, RoutedInfo, RouteInfo
 
-from . import results
 from .access import ReadRoute, RequestKey
 from .asks import Answer, Ask
 from .candidates import Candidates
@@ -86,6 +85,9 @@ class _Routed:
         found: dict[int, wire.ResultInfo] = {}
         for gallery in dict.fromkeys(route.gallery for route in self._routes if route.taken):
             found |= self._of(gallery, begun, decoded)
+        if self._served.verdicts is not None and len(found) < len(self._uploads):
+            names = [upload.name for place, upload in enumerate(self._uploads) if place not in found]
+            self._served.verdicts.note_unrouted(names, begun)
         return RoutedAnswer(
             tuple(
                 RoutedInfo(upload.name, _info(route), found.get(place))
@@ -104,7 +106,7 @@ class _Routed:
             times = Times(decoded, waited, time.perf_counter() - begun - decoded - waited)
             timed.found(answers[0].detection.snapshot, len(answers), times)
             uploads, images = [self._uploads[place] for place in of], [self._images[place] for place in of]
-            infos = results.described(gallery, uploads, images, answers, how, self._served.results)
+            infos = self._served.described(gallery, uploads, images, answers, how, begun)
         return dict(zip(of, infos, strict=True))
 
 

@@ -77,6 +77,7 @@ async def infer(request: Request, model: Model, version: Version | None = None) 
             facts = {"model_name": model, "model_version": str(found.answers[0].detection.snapshot)}
             facts |= {"id": asked.id} if asked.id is not None else {}
             body, head = await anyio.to_thread.run_sync(render_response, facts, outputs)
+            await anyio.to_thread.run_sync(served.note, model, uploads, found, timed.begun)
     if head is None:
         return Response(body, media_type="application/json")
     return Response(body, media_type="application/octet-stream", headers={HEADER: str(head)})

@@ -1,9 +1,7 @@
 """Judge the files of one look with an open gallery."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -16,6 +14,7 @@ from spade_index.method.detector import Detector
 from spade_index.method.interest import countable
 from spade_index.method.pictures import Joining, Pictures
 from spade_index.method.regions import regions_of
+from spade_index.sinks.record import head_of
 from spade_index.views.record import answer_of
 
 from .folder import Arrival
@@ -89,9 +88,7 @@ class Judge:
     def _record(
         self, arrival: Arrival, file: ImageFile, answer: dict[str, Any] | None, error: ImageError | None
     ) -> dict[str, Any]:
-        """Return what `query --json` says of an image, with the verdict's id, the image's time, and an error."""
-        when = datetime.fromtimestamp(arrival.mtime_ns / 1e9, UTC).isoformat()
-        head = {"id": arrival.id, "arrival": when, "judged": datetime.fromtimestamp(time.time(), UTC).isoformat()}
-        if answer is not None:
-            return {**head, "error": None, **answer}
-        return {**head, "error": as_text(" ".join(str(error).split())), "image": file.id, "path": file.path}
+        """Return what `query --json` says of an image, after the first fields of a verdict."""
+        wrong = None if answer is not None else as_text(" ".join(str(error).split()))
+        head = head_of(arrival.id, arrival.mtime_ns / 1e9, self.gallery.name, wrong)
+        return {**head, **({"image": file.id, "path": file.path} if answer is None else answer)}

@@ -11,6 +11,7 @@ from typing import Any
 
 from helpers.broker import Subscriber, broker
 from helpers.cli_runs import objects, refused, run
+from helpers.records import VERDICT
 from helpers.waiting import eventually
 
 QUICK = ["--interval", "0.05", "--settle", "0.05", "--workers", "1"]
@@ -30,6 +31,8 @@ def test_watch_writes_what_query_does_once(built, dataset, tmp_path):
     verdicts = read(tmp_path / "out")
     assert [verdict["image"] for verdict in verdicts] == ["002.png", "000.png", "broken.png", "001.png"]
     assert [verdict["error"] is None for verdict in verdicts] == [True, True, False, True]
+    assert [list(verdict) for verdict in verdicts if not verdict["error"]] == [VERDICT] * 3
+    assert [verdict["gallery"] for verdict in verdicts] == [built.name] * 4
     assert verdicts[0]["arrival"] == "1970-01-01T00:00:00+00:00"
     expected = {
         answer["image"]: answer

@@ -15,6 +15,7 @@ from spade_index.server.http_protocol import protocol_options
 from spade_index.server.keys import Keys, read_keys
 from spade_index.server.middleware import Limits
 from spade_index.server.settings import ServeSettings
+from spade_index.server.verdicts import Outlet
 
 from .connection import Connection
 from .http_answers import finished
@@ -31,13 +32,14 @@ class Server:
         keys: str = "",
         load: LoadBackbone | None = None,
         elsewhere: Elsewhere | None = None,
+        outlet: Outlet | None = None,
         **settings: Any,
     ) -> None:
         """`keys` are lines as in a file of API keys; `settings` are ServeSettings'."""
         self.watch = Watch()
         self.settings = ServeSettings(root=root, **{"head_seconds": 3, "batch_window": 0.002} | settings)
         known = read_keys(None, {"SPADE_INDEX_API_KEYS": keys}) if keys else Keys([])
-        self.app = create_app(self.settings, known, load or self.watch.load, elsewhere)
+        self.app = create_app(self.settings, known, load or self.watch.load, elsewhere, outlet)
         self.service = self.app.state.service
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
