@@ -1,10 +1,11 @@
-"""The campaign of `spade-index watch`: it is killed while images arrive and the webhook's receiver comes and goes.
+"""The campaign of `spade-index watch`: it is killed while images arrive, and the receivers come and go.
 
     python -m durability.watch_campaign --images 10000 --kills 100 --json benchmarks/results/watch.json
 
 Images are renamed into a folder, in order. Processes of `spade-index watch` follow each other, each killed at a random
-moment; the last one is left to finish. In the end every image must have its verdict in the lines and at the receiver,
-under one id. The memory of the last process is measured.
+moment; the last one is left to finish. The receiver of a webhook is absent now and then, and a broker of MQTT, which
+keeps its messages, is restarted, also under the last process. In the end each image must have its verdict in the lines,
+at the receiver and at a subscriber of the broker, under one id. The memory of the last process is measured.
 """
 
 import json
@@ -18,15 +19,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from durability import program
+from helpers.broker import Broker, Subscriber
 from helpers.cli_runs import BACKBONE, normal, run, write_normal
 from helpers.receiver import receiver
+from helpers.waiting import eventually
 
 PROGRAM = "from spade_index.cli import main; main()"
 QUICK = ["--interval", "0.1", "--settle", "0.1", "--workers", "1", "--device", "cpu", "--threshold", "1"]
@@ -43,13 +46,16 @@ class WatchTally:
     images: int
     kills: int = 0
     absences: int = 0
+    restarts: int = 0  # of the broker
     lost_lines: int = 0
     lost_posts: int = 0
+    lost_messages: int = 0
     repeated_lines: int = 0
     repeated_posts: int = 0
+    repeated_messages: int = 0
     images_with_two_ids: int = 0
     refused: int = 0  # verdicts that the receiver refused for good
-    out_of_order: int = 0  # first deliveries at the receiver that came before an earlier image's
+    out_of_order: int = 0  # first deliveries at the receivers that came before an earlier image's
     first_mib: float = 0  # resident memory of the last process when it was warm, and at its end
     last_mib: float = 0
     seconds: float = 0
@@ -57,7 +63,7 @@ class WatchTally:
     @property
     def is_sound(self) -> bool:
         """Whether nothing was lost or got a second id."""
-        return not (self.lost_lines or self.lost_posts or self.images_with_two_ids)
+        return not (self.lost_lines or self.lost_posts or self.lost_messages or self.images_with_two_ids)
 
 
 class Receiving:
@@ -96,6 +102,39 @@ class Receiving:
         self._thread.join()
 
 
+class Restarting:
+    """A broker that is restarted now and then, in a thread, and whose subscriber has a session that it keeps."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        folder.mkdir()
+        kept = ("persistence true", f"persistence_location {folder}/", "user root", "max_queued_messages 0")
+        self.broker = Broker(folder, *kept)
+        self.broker.start()
+        self.subscriber = Subscriber(self.broker.port)
+        self.restarts = 0
+        self._random = random.Random(seed)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._done.wait(self._random.uniform(0, 4 * AWAY)):
+            self.broker.stop()
+            self._done.wait(self._random.uniform(0, AWAY))
+            self.broker.start()
+            self.restarts += 1
+
+    def close(self, images: int) -> None:
+        """End, once the subscriber has the verdicts of all images, or gets none any more."""
+        self._done.set()
+        self._thread.join()
+        with suppress(AssertionError):  # what is lost is counted
+            eventually(lambda: len({verdict["image"] for verdict in self.subscriber.got}) == images)
+        with self.subscriber:
+            pass
+        self.broker.stop()
+
+
 def campaign(folder: Path, images: int, kills: int, seed: int) -> WatchTally:
     """Run the campaign in an empty folder."""
     begun = time.monotonic()
@@ -103,13 +142,14 @@ def campaign(folder: Path, images: int, kills: int, seed: int) -> WatchTally:
     write_normal(folder / "normal", 8)
     run("build", folder / "normal", folder / "gallery", *BACKBONE, "--no-tune")
     (folder / "line").mkdir()
-    receiving = Receiving(seed)
+    receiving, restarting = Receiving(seed), Restarting(folder / "broker", seed)
     kept = images - int(LAST * images)
     arrival = (folder / "line", range(kept), kills * LONGEST / 2)
     arriving = threading.Thread(target=_arrive, args=arrival, daemon=True)
     arriving.start()
+    mqtt = restarting.broker.url()
     url = f"http://127.0.0.1:{receiving.port}/"
-    options = ["--jsonl", folder / "lines.jsonl", "--webhook", url, "--state", folder / "state", *QUICK]
+    options = ["--jsonl", folder / "lines.jsonl", "--webhook", url, "--mqtt", mqtt, "--state", folder / "state", *QUICK]
     command = [
         sys.executable,
         "-c",
@@ -130,8 +170,9 @@ def campaign(folder: Path, images: int, kills: int, seed: int) -> WatchTally:
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         _measure(process, folder / "lines.jsonl", images, tally)
     receiving.close()
-    tally.absences = receiving.absences
-    count(tally, folder / "lines.jsonl", receiving.got)
+    restarting.close(images)
+    tally.absences, tally.restarts = receiving.absences, restarting.restarts
+    count(tally, folder / "lines.jsonl", receiving.got, restarting.subscriber.got)
     tally.refused = len((folder / "state" / "refused.jsonl").read_text().splitlines())
     tally.seconds = round(time.monotonic() - begun, 1)
     return tally
@@ -177,19 +218,20 @@ def _resident(pid: int) -> float:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
-def count(tally: WatchTally, lines: Path, got: list[dict[str, Any]]) -> None:
-    """Count what is lost, repeated, under two ids or out of order, in the file of lines and at the receiver."""
+def count(tally: WatchTally, lines: Path, posts: list[dict[str, Any]], messages: list[dict[str, Any]]) -> None:
+    """Count what is lost, repeated, under two ids or out of order, in the file of lines and at the receivers."""
     written = [json.loads(line) for line in lines.read_text().splitlines()]
     ids: dict[str, set[str]] = {}
-    for verdict in (*written, *got):
+    for verdict in (*written, *posts, *messages):
         ids.setdefault(verdict["image"], set()).add(verdict["id"])
     tally.images_with_two_ids = sum(len(of) > 1 for of in ids.values())
-    for name, verdicts in (("lines", written), ("posts", got)):
+    for name, verdicts in (("lines", written), ("posts", posts), ("messages", messages)):
         counts = Counter(verdict["image"] for verdict in verdicts)
         setattr(tally, f"lost_{name}", tally.images - len(counts))
         setattr(tally, f"repeated_{name}", sum(counts.values()) - len(counts))
-    first = list(dict.fromkeys(verdict["image"] for verdict in got))
-    tally.out_of_order = sum(later < earlier for earlier, later in pairwise(first))
+    for verdicts in (posts, messages):
+        first = list(dict.fromkeys(verdict["image"] for verdict in verdicts))
+        tally.out_of_order += sum(later < earlier for earlier, later in pairwise(first))
 
 
 def main() -> None:
