@@ -99,12 +99,17 @@ def _naming(path: Path | None) -> AbstractContextManager[None]:
 COLUMNS = (
     *("image", "path", "score", "threshold", "p_value", "anomalous", *SCORES, "nearest", "nearest_distance"),
     *("regions", "worst_x", "worst_y", "snapshot", "score_map", "heatmap", "mask"),
+    *("known_defect", "known_distance", "known_seen"),
 )
+
+
+NO_KNOWN = "none of the known defects"
 
 
 def row_of(answer: dict[str, Any]) -> list[Any]:
     """Return the values of COLUMNS; what is not known is empty."""
     nearest = answer["neighbours"][0]
+    known = answer["regions"][0]["known_defect"] if answer["regions"] else None  # of the worst region
     x, y = (None, None) if answer["evidence"] is None else answer["evidence"]["pixel"]
     values = {
         **answer,
@@ -115,5 +120,8 @@ def row_of(answer: dict[str, Any]) -> list[Any]:
         "regions": None if answer["regions"] is None else len(answer["regions"]),
         "worst_x": x,
         "worst_y": y,
+        "known_defect": None if known is None else known["kind"] if known["alike"] else NO_KNOWN,
+        "known_distance": None if known is None else known["distance"],
+        "known_seen": None if known is None else known["seen"] if known["alike"] else 0,
     }
     return [values[name] for name in COLUMNS]

@@ -10,7 +10,7 @@ from spade_index.method.pictures import Joining, Pictures
 from spade_index.method.regions import regions_of
 from spade_index.views.drawing import Drawing
 from spade_index.views.record import answer_of
-from spade_index.views.text import worse_than
+from spade_index.views.text import likeness_of, worse_than
 
 from .answer_files import AnswerFiles
 from .batches import Batches
@@ -55,5 +55,11 @@ def line_of(answer: dict[str, Any]) -> str:
     verdict = {None: "", True: "anomalous", False: "normal"}[answer["anomalous"]]
     nearest = answer["neighbours"][0]["id"]
     meaning = "" if answer["p_value"] is None else f"{worse_than(answer['p_value'])}, "
-    line = f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  ({meaning}nearest {nearest})"
+    line = f"{answer['score']:12.6g}  {verdict:9}  {answer['image']}  ({meaning}nearest {nearest}{_known_in(answer)})"
     return printable(line)
+
+
+def _known_in(answer: dict[str, Any]) -> str:
+    """Return in words which known defect the worst region of an answer is most like; nothing where none is known."""
+    known = answer["regions"][0]["known_defect"] if answer["regions"] else None
+    return "" if known is None else f"; {likeness_of(known)}"

@@ -12,15 +12,16 @@ from spade_index.errors import InputError
 from .adding import add_images
 from .backbone_options import BackboneOptions
 from .counts import counted
+from .feedback_defects import add_defects
 from .judging import keep_calibrated
 from .lines import printable
 from .options import AddingOptions, LoadingOptions, device_option, gallery_argument, takes
 from .region_rules import limit_sources, own_roi_option
 from .sources import SourceOptions, Sources
 from .strict import strict_json
-from .values import PATH, TEXT
+from .values import PATH, REAL, TEXT
 
-FALSE_ALARM = "false_alarm"
+FALSE_ALARM, MISSED, DEFECT = "false_alarm", "missed", "defect"
 MOST_NOTE, MOST_NAME = 1000, 200  # characters
 
 
@@ -28,11 +29,21 @@ MOST_NOTE, MOST_NAME = 1000, 200  # characters
 @gallery_argument
 @click.argument("images", type=PATH, nargs=-1)
 @click.option("--false-alarm", is_flag=True, help="IMAGES are fine: add them to the gallery, and note why.")
+@click.option("--missed", is_flag=True, help="IMAGES have defects that were not found: know these from now on.")
+@click.option("--defect", metavar="KIND", type=TEXT, help="IMAGES have defects of this kind: know these from now on.")
+@click.option("--kind", type=TEXT, help="With --missed: of which kind the defects are.")
+@click.option(
+    "--box",
+    type=REAL,
+    nargs=4,
+    metavar="X Y WIDTH HEIGHT",
+    help="Where the defect of the one image lies, in its pixels [its regions, or the place of its highest score]",
+)
 @click.option("--note", type=TEXT, default="", help="Why, in words.")
 @click.option("--by", type=TEXT, help="Who says so [the user's name]")
 @click.option("--list", "list_", is_flag=True, help="List the feedback, the oldest first.")
 @click.option("--json", "as_json", is_flag=True, help="With --list: one JSON object per image.")
-@click.option("--undo", metavar="ID", type=TEXT, help="Remove this image, which feedback added, again.")
+@click.option("--undo", metavar="ID", type=TEXT, help="Take the feedback of this id back.")
 @takes("backbone", BackboneOptions)
 @device_option
 @takes("sources", SourceOptions)
@@ -42,6 +53,10 @@ def feedback(
     gallery: Path,
     images: tuple[Path, ...],
     false_alarm: bool,
+    missed: bool,
+    defect: str | None,
+    kind: str | None,
+    box: tuple[float, float, float, float] | None,
     note: str,
     by: str | None,
     list_: bool,
@@ -53,14 +68,19 @@ def feedback(
     loading: LoadingOptions,
     roi: Path | None,
 ) -> None:
-    """Say that IMAGES were called anomalous and are fine; list such feedback, or undo it.
+    """Say that IMAGES are fine, or which defects they have; list such feedback, or undo it.
 
-    The images become normal images of GALLERY, under ids that begin with `feedback/` and the time.
+    With --false-alarm the images become normal images of GALLERY. With --missed and --defect their regions become known
+    defects, which later queries name, and which are never compared with as normal. Ids begin with `feedback/` and the
+    time.
     """
-    if false_alarm + list_ + (undo is not None) != 1:
-        raise click.UsageError("give one of --false-alarm, --list and --undo ID")
-    if bool(images) != false_alarm:
-        raise click.UsageError("--false-alarm needs IMAGES" if false_alarm else "IMAGES belong to --false-alarm")
+    named = missed or defect is not None
+    if false_alarm + missed + (defect is not None) + list_ + (undo is not None) != 1:
+        raise click.UsageError("give one of --false-alarm, --missed, --defect KIND, --list and --undo ID")
+    if bool(images) != (false_alarm or named):
+        raise click.UsageError("IMAGES belong to --false-alarm, --missed and --defect, which need some")
+    if (kind is not None and not missed) or (box is not None and not named):
+        raise click.UsageError("--kind belongs to --missed, and --box to --missed or --defect")
     if list_:
         _list(gallery, as_json)
     elif undo is not None:
@@ -69,7 +89,16 @@ def feedback(
         who = _user() if by is None else by
         _require_short("--note", note, MOST_NOTE)
         _require_short("--by", who, MOST_NAME)
-        _add(gallery, Sources(images, sources), backbone, device, loading, roi, who, note)
+        # A camera names all its images alike, so the time tells them apart. Copies are found by their contents.
+        prefix = f"feedback/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}/"
+        given = Sources(images, sources), backbone, device, loading, roi, prefix
+        if false_alarm:
+            _add(gallery, *given, who, note)
+            return
+        of_kind = (kind if missed else defect) or ""
+        if (defect is not None and not defect) or not of_kind.isprintable():
+            raise InputError("the name of a kind of defect must not be empty, and be printable")
+        add_defects(gallery, *given, (MISSED if missed else DEFECT, who, note), of_kind, box)
 
 
 def _add(
@@ -79,6 +108,7 @@ def _add(
     device: str,
     loading: LoadingOptions,
     roi: Path | None,
+    prefix: str,
     who: str,
     note: str,
 ) -> None:
@@ -92,8 +122,6 @@ def _add(
     with Gallery(path) as recorded:
         limit_sources(found, recorded, roi)
         loaded = backbone.load(device, recorded)
-    # A camera names all its images alike, so the time tells them apart. Copies are found by their contents.
-    prefix = f"feedback/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}/"
     adding = AddingOptions(prefix=prefix, replace=False, again=True, strict=False)
     with GalleryWriter(path) as writer:
         add_images(writer, found, loaded, loading, adding, Feedback(FALSE_ALARM, who, note))
@@ -109,19 +137,26 @@ def _list(path: Path, as_json: bool) -> None:
 
     with Gallery(path) as opened:
         for row in opened.catalog.feedback():
-            values: dict[str, Any] = vars(row) | {"there": is_there(opened, row.id)}
+            told = opened.catalog.defects_told(row.id)
+            kind = None if told is None else told[0]
+            values: dict[str, Any] = vars(row) | {"kind": kind, "there": is_there(opened, row.id)}
             if as_json:
                 click.echo(strict_json(values))
             else:
                 state = "in the gallery" if values["there"] else "removed"
-                click.echo("\t".join(map(printable, (row.id, row.verdict, row.given, row.who, state, row.note))))
+                verdict = f"{row.verdict} ({kind})" if kind else row.verdict
+                click.echo("\t".join(map(printable, (row.id, verdict, row.given, row.who, state, row.note))))
 
 
 def _undo(path: Path, id: str) -> None:
     from spade_index.gallery.write.writer import GalleryWriter
 
     with GalleryWriter(path) as writer:
+        told = writer.gallery.catalog.defects_told(id)
         snapshot = writer.undo_feedback(id)
+        if told is not None:
+            click.echo(printable(f"{id} is no known defect any more; the normal images are as they were"))
+            return
         there = f"{counted(writer.gallery)} at snapshot {snapshot}"
         click.echo(printable(f"{id} removed again (`restore` takes it back, until `compact`); {there}"))
         keep_calibrated(writer)  # so that verdicts are those of before

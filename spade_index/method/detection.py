@@ -7,6 +7,9 @@ import numpy as np
 from spade_index.gallery.index.search import Neighbour
 from spade_index.settings import ImageScore, Maps
 
+from .known_defects import KnownDefects, Sample
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the original
 Part = tuple[slice, slice]  # rows and columns of a score map
 EVERYWHERE: Part = (slice(None), slice(None))
 
@@ -37,6 +40,7 @@ class PixelDetection:
     part: Part = EVERYWHERE  # of the score map that counts: not what another tile of the picture sees better
     cells: np.ndarray | None = None  # bool [P], those that count in a region of interest; None: all
     inside: np.ndarray | None = None  # bool [H, W], the score map's pixels in these cells; None: all
+    sample: Sample | None = None  # of its cells, where known defects are looked for
 
     @property
     def counted(self) -> np.ndarray:
@@ -64,7 +68,12 @@ class PixelDetection:
     @property
     def nbytes(self) -> int:
         """The memory of the arrays, in bytes."""
-        return self.score_map.nbytes + self.distances.nbytes + self.matches.nbytes + self.means.nbytes
+        sampled = 0 if self.sample is None else self.sample.nbytes
+        return self.score_map.nbytes + self.distances.nbytes + self.matches.nbytes + self.means.nbytes + sampled
+
+    def samples(self, box: Box) -> list[tuple[Box, Sample]]:
+        """Return the sampled cells, with the part of the original that they are sampled of: `box`, or a tile of it."""
+        return [] if self.sample is None else [(box, self.sample)]
 
     def match(self, x: float, y: float) -> Match:
         """Return the match of the place at these fractions of width and height, each in 0..1."""
@@ -96,6 +105,7 @@ class Detection:
     pixels: PixelDetection | None = field(repr=False)
     p_value: float | None = None  # share of normal images that score as high; None where nothing was calibrated
     pixel_threshold: float | None = None  # of the score map: normal images rarely have a higher place
+    known: KnownDefects | None = field(default=None, repr=False)  # of the gallery, for regions to be compared with
 
     @property
     def score(self) -> float:

@@ -31,6 +31,7 @@ from .commands import calibrate_command
 from .comparison import Comparison
 from .detection import Detection, PixelDetection, Question
 from .interest import interest_of, require_countable
+from .known_defects import Sample, known_defects_of
 from .normal_scores import Stored
 from .pixel_search import Elsewhere, Found, PixelSearch, PixelSearcher
 from .scales import Units, scales_of
@@ -110,6 +111,7 @@ class Detector:
         self.kind: ImageScore = self.search.effective_image_score
         if threshold is not None:
             self.thresholds[self.kind] = threshold
+        self.known = None if backbone is None else known_defects_of(gallery)  # what regions are compared with
         self.require_answerable(Question())
 
     def detect(self, images: Sequence[DecodedImage]) -> list[Detection]:
@@ -220,10 +222,14 @@ class Detector:
             arrays = (values.cpu().numpy() for values in (found.distances, found.matches, means))
             parts = [own_slices(place, how.input_size, how) for place in there]
             counted = found.counted(size, how.input_size)
-            mapped = zip(self.score_maps(means, found.cells), *arrays, near, parts, counted, strict=True)
-            for score_map, distances, matches, mean, neighbours, part, (cells, inside) in mapped:
+            samples: Sequence[Sample | None] = [None] * len(near)
+            if self.known is not None:
+                samples = self.known.samples(pyramid, found.queries, means, size, found.cells)
+            mapped = zip(self.score_maps(means, found.cells), *arrays, near, parts, counted, samples, strict=True)
+            for score_map, distances, matches, mean, neighbours, part, (cells, inside), sample in mapped:
                 score = map_score(score_map[part], self.search.top_share, None if inside is None else inside[part])
-                yield PixelDetection(score_map, distances, matches, mean, size, neighbours, score, part, cells, inside)
+                levels = size, neighbours, score, part, cells, inside, sample
+                yield PixelDetection(score_map, distances, matches, mean, *levels)
 
     def search_pixels(
         self,
@@ -287,4 +293,5 @@ class Detector:
             pixels,
             None if self.normal_scores is None else self.normal_scores.p_value(kind, scores[kind]),
             self.pixel_threshold,
+            self.known,
         )

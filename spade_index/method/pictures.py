@@ -23,6 +23,7 @@ from spade_index.settings import BATCH_SIZE, Preprocessing
 
 from .detection import Detection, Match, PixelDetection
 from .detector import Detector
+from .known_defects import Sample
 from .scales import Units
 from .scores import inside_only
 
@@ -57,6 +58,10 @@ class JoinedPixels(PixelDetection):
         """The memory of the arrays, in bytes: those of the tiles, and the score map."""
         pieces = [pixels for _, pixels in self.tiles] + ([] if self.beside is None else [self.beside])
         return self.score_map.nbytes + sum(pixels.nbytes for pixels in pieces)
+
+    def samples(self, box: Box) -> list[tuple[Box, Sample]]:
+        """Return the sampled cells of each tile, with its box."""
+        return [one for of_tile, pixels in self.tiles for one in pixels.samples(of_tile)]
 
     def match(self, x: float, y: float) -> Match:
         """Return the match of the place at these fractions of width and height.

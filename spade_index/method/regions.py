@@ -6,7 +6,7 @@ interpolated linearly between its pixels, crosses the threshold.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
 
@@ -19,6 +19,7 @@ from spade_index.errors import InputError
 from spade_index.images.geometry import Geometry
 
 from .detection import Detection
+from .known_defects import KnownDefects, Likeness, Samples
 from .outline import enclosed_area, simplify
 
 Polygon = tuple[tuple[float, float], ...]  # (x, y); the last point is joined to the first
@@ -40,6 +41,7 @@ class Region:
     area: float  # without the holes
     score: float  # the maximum of the score map inside
     holes: tuple[Polygon, ...] = ()  # large normal places inside
+    known: Likeness | None = None  # the known defect that it is most like; None: the gallery knows none
 
 
 def regions_of(detection: Detection, geometry: Geometry) -> list[Region] | None:
@@ -61,7 +63,16 @@ def regions_of(detection: Detection, geometry: Geometry) -> list[Region] | None:
             score_map,
             np.minimum(score_map, np.nextafter(np.float32(detection.pixel_threshold), np.float32(-np.inf))),
         )
-    return find_regions(score_map, detection.pixel_threshold, geometry, detection.pixels.size)
+    regions = find_regions(score_map, detection.pixel_threshold, geometry, detection.pixels.size)
+    if detection.known is None or not regions:
+        return regions
+    samples = Samples(detection.pixels.samples(geometry.box))
+    return [replace(region, known=_likeness(detection.known, samples, region)) for region in regions]
+
+
+def _likeness(known: KnownDefects, samples: Samples, region: Region) -> Likeness | None:
+    features = samples.worst(region.box, region.polygon)
+    return None if features is None else known.most_like(features)
 
 
 def find_regions(

@@ -51,4 +51,6 @@ def _text(path: Path | None) -> str | None:
 
 
 def _region(region: Region) -> dict[str, Any]:
-    return {"polygon": region.polygon, "box": region.box, "area": region.area, "score": region.score}
+    known = None if region.known is None else asdict(region.known)
+    values = {"polygon": region.polygon, "box": region.box, "area": region.area, "score": region.score}
+    return {**values, "known_defect": known}

@@ -1,6 +1,7 @@
 """Values as text for people."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,15 @@ def worse_than(p_value: float) -> str:
         if share < 99
         else f"looks worse than {share:.1f} % of good parts"
     )
+
+
+def likeness_of(known: Mapping[str, Any]) -> str:
+    """Return in words which known defect a region is most like: `like known defect "crack", seen in 3 images`."""
+    if not known["alike"]:
+        return "none of the known defects"
+    named = f'known defect "{known["kind"]}"' if known["kind"] else "a known defect without a kind"
+    seen = known["seen"]
+    return f"like {named}, seen in {seen:,} image{'' if seen == 1 else 's'}"
 
 
 def size_of(gallery: Gallery) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from spade_index.errors import FormatTooNew, GalleryDamaged
 from spade_index.exact import read_json
 from spade_index.gallery.store.codecs import DEFAULT
+from spade_index.gallery.store.defect import channels_of
 from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
 from spade_index.gallery.store.names import INDEX, shard_name
 from spade_index.gallery.store.storage import MapStorage
@@ -25,6 +26,7 @@ from . import check
 from .calibrations import read_calibration
 from .check import REMEDY
 from .connection import Values
+from .defects import DefectQueries
 from .extraction import read_settings
 from .feedback import FeedbackQueries
 from .images import ImageQueries
@@ -33,7 +35,7 @@ from .schema import ADDITIONS, INTEREST, MAPS, TRANSCODING, TUNED, create_catalo
 from .tables import CalibrationRow, IndexRow, ShardRow, SnapshotRow
 
 
-class Catalog(ImageQueries, RegionQueries, FeedbackQueries):
+class Catalog(ImageQueries, RegionQueries, FeedbackQueries, DefectQueries):
     """The gallery's SQLite file."""
 
     def __init__(self, path: Path) -> None:
@@ -50,6 +52,11 @@ class Catalog(ImageQueries, RegionQueries, FeedbackQueries):
             self.settings = read_settings(self.meta("settings") or "")
         except ValueError as error:
             raise GalleryDamaged(f"{path}: its settings cannot be read ({error}); {REMEDY}") from error
+
+    @property
+    def channels(self) -> int:
+        """The channels of all levels: the length of a known defect's features."""
+        return channels_of(self.settings)
 
     @classmethod
     def create(
@@ -256,3 +263,4 @@ class Catalog(ImageQueries, RegionQueries, FeedbackQueries):
         except GalleryDamaged as error:
             yield str(error)
         yield from self.region_problems()
+        yield from self.defect_problems(self.channels)

@@ -11,6 +11,7 @@ restored, and their rows are deleted as soon as no reader may need them.
 when their folder is added again. `regions` holds regions of interest, each once, and `image_regions` says which image
 has which as its own, by the digest of the rule that names them. `layouts` is a cache (see `store.layout`), which a
 shard can do without. `feedback` says why an image was added, by whom and when; it stays when the image is removed.
+`known_defects` holds places that people called defective; these are never among the images.
 """
 
 import os
@@ -78,6 +79,11 @@ CREATE INDEX IF NOT EXISTS region_uses ON image_regions (region);
 CREATE TABLE IF NOT EXISTS feedback (
     id TEXT PRIMARY KEY, verdict TEXT NOT NULL, who TEXT NOT NULL, note TEXT NOT NULL, given TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS known_defects (
+    defect INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, kind TEXT NOT NULL, digest BLOB NOT NULL,
+    place TEXT NOT NULL, score REAL NOT NULL, features BLOB NOT NULL, picture BLOB NOT NULL, undone INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS told ON known_defects (id);
 """
 
 

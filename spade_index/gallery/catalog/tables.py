@@ -128,6 +128,22 @@ class FeedbackRow(Feedback):
     given: str  # when: ISO 8601, UTC
 
 
+@dataclass(frozen=True)
+class DefectRow:
+    """One known defect, without its picture."""
+
+    table: ClassVar[str] = "known_defects"
+
+    defect: int  # never used again
+    id: str  # of the feedback; of several places in one image, the same
+    kind: str  # empty where no kind was said
+    digest: bytes  # xxh3_128 of the image's file
+    place: str  # JSON: see `DefectPlace`
+    score: float
+    features: bytes  # float16; empty once it was undone
+    undone: int  # 1 where the feedback was taken back
+
+
 def columns(row: type) -> tuple[str, ...]:
     """Return the names of a row's columns, in the order of its fields."""
     return tuple(field.name for field in fields(row))

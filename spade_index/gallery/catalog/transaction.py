@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from types import MappingProxyType
 
+import numpy as np
+
 from spade_index.gallery.store.codecs import DEFAULT
+from spade_index.gallery.store.defect import NewDefect
 from spade_index.gallery.store.format import REGIONS
 from spade_index.gallery.store.record import Feedback, ImageOrigin
 from spade_index.gallery.store.shard_writer import WrittenShard
@@ -20,6 +23,7 @@ from spade_index.settings import ExtractionSettings
 from .tables import (
     ON_PURPOSE,
     CalibrationRow,
+    DefectRow,
     FeedbackRow,
     ImageRow,
     IndexRow,
@@ -115,6 +119,22 @@ class Transaction:
         """Note what a person said of the images with these ids, in place of what was said before."""
         for id in ids:
             self._insert(FeedbackRow(**vars(feedback), id=id, given=now()), "INSERT OR REPLACE")
+
+    def add_known_defects(
+        self, feedback: Feedback, id: str, kind: str, digest: bytes, defects: Iterable[NewDefect]
+    ) -> None:
+        """Add the defects of an image, by its file's digest, under the id of this feedback."""
+        self.note_feedback(feedback, [id])
+        names = tuple(name for name in columns(DefectRow) if name != "defect")
+        for new in defects:
+            features = np.ascontiguousarray(new.features, "<f2").tobytes()
+            values = (id, kind, digest, new.place.to_json(), new.score, features, 0, new.picture)
+            self._db.execute(insert(DefectRow.table, (*names, "picture")), values)
+
+    def undo_known_defects(self, id: str) -> None:
+        """Take back the defects that this feedback told of; only their kind and place are remembered."""
+        query = f"UPDATE {DefectRow.table} SET undone = 1, features = x'', picture = x'' WHERE id = ?"
+        self._db.execute(query, (id,))
 
     def copy_regions(self, images: Sequence[ImageRow], shard: int) -> None:
         """Give the images of a new shard the regions of these, which they replace, in this order."""

@@ -9,6 +9,7 @@ import numpy as np
 from spade_index.errors import ImageError, UnknownImage
 from spade_index.gallery.catalog.schema import INTEREST, TUNED
 from spade_index.gallery.index.index import IndexDescription
+from spade_index.gallery.store.defect import NewDefect
 from spade_index.gallery.store.leave_one_out import LeaveOneOut
 from spade_index.gallery.store.record import Feedback, NewImage
 from spade_index.gallery.verify import Problem
@@ -23,6 +24,7 @@ from .add_features import add_features
 from .admission import AddReport
 from .calibrate import set_calibration
 from .compact import compact, images_to_move
+from .defects import add_known_defects, undo_known_defects
 from .gather import gather, small_shards
 from .ingest import Elsewhere, Ingest
 from .reindex import index_is_stale, index_settings, rebuild_index
@@ -117,15 +119,28 @@ class GalleryWriter(Session):
         return remove(self, ids)
 
     def undo_feedback(self, id: str) -> int:
-        """Remove an image that was added because of feedback; return the new snapshot. What was said stays noted.
+        """Remove an image, or known defects, that feedback added; return the snapshot. What was said stays noted.
 
         Raises UnknownImage, also for an image that was added otherwise.
         """
+        if self.gallery.catalog.defects_told(id) is not None:
+            undo_known_defects(self, id)
+            return self.gallery.snapshot
         if self.gallery.catalog.feedback_about(id) is None:
             raise UnknownImage(
                 f"{self.path}: no feedback about an image {id!r}; `spade-index feedback {self.path} --list` names them"
             )
         return self.remove([id])
+
+    def add_known_defects(
+        self, feedback: Feedback, id: str, kind: str, digest: bytes, defects: Sequence[NewDefect]
+    ) -> None:
+        """Add the defective places of one image, in one commit, under the id of the feedback that named them.
+
+        They are no images, and no snapshot begins. `digest` is xxh3_128 of the image's file. Raises InputError where
+        the file is a known defect or a normal image already, or for too many or a kind with too long a name.
+        """
+        add_known_defects(self, feedback, id, kind, digest, defects)
 
     def restore(self, ids: Iterable[str]) -> int:
         """Restore removed images by id, all or none, each as it was when it was last removed; return the new snapshot.
