@@ -14,7 +14,7 @@ QUICK := tests/features tests/gallery tests/images tests/method tests/views test
 LONG_FILES := git ls-files '*.py' '*.sh' '*.js' '*.css' '*.html' '*.md' ':!CHANGELOG.md' | xargs wc -l | \
 	awk '$$1 > 300 && $$2 != "total" { print $$2 ": " $$1 " lines, 300 at most"; long = 1 } END { exit long }'
 
-.PHONY: demo test test-lowest test-label-studio check format lock clean
+.PHONY: demo test test-lowest test-label-studio check format lock node-red clean
 
 demo: $(READY)
 	$(BIN)/spade-index demo --out demo
@@ -42,6 +42,11 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The flow of examples/ in a real Node-RED, of which npm installs a copy; CI does not need it.
+node-red: $(READY) $(MOSQUITTO)
+	npm install --silent --no-audit --no-fund --prefix build/node-red node-red
+	PYTHONPATH=tests $(BIN)/python -m durability.node_red build/node-red
 
 # Choose today's versions of everything, and of everything at the lower bounds.
 lock:
