@@ -125,7 +125,7 @@ def test_regions_are_told_and_drawn(gallery, dataset, tmp_path):
     answers = objects(run("query", gallery, *images, "--false-alarms", 0.1, "--out", tmp_path / "out", "--json"))
     for answer in answers[:3]:
         worst, *_ = answer["regions"]
-        assert worst.keys() == {"polygon", "box", "area", "score"}
+        assert worst.keys() == {"polygon", "box", "area", "score", "known_defect"}
         assert worst["score"] == np.load(answer["score_map"]).max()
         x, y, width, height = worst["box"]
         assert x < 40 < x + width
