@@ -32,7 +32,7 @@ def main(demo: Path, picture: Path) -> None:
         service = subprocess.Popen(serve, stderr=subprocess.PIPE, text=True)
         try:
             assert service.stderr is not None
-            lines = map(re.compile(r"running on (http://\S+:\d+)").search, service.stderr)
+            lines = map(re.compile(r"listening on (http://\S+:\d+)").search, service.stderr)
             address = next(line[1] for line in lines if line)
             take(f"{address}/#gallery=gravel", images, picture)
         finally:
