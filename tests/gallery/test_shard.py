@@ -100,6 +100,18 @@ def test_a_flipped_byte_is_found(shard_path: Path, part: str) -> None:
     assert file_digest(shard_path) != before
 
 
+@pytest.mark.parametrize(("number", "size"), [(0, 0), (0, 8), (5, 2**64 - 16)])
+def test_a_heap_that_hdf5_would_read_for_ever_is_named(shard_path: Path, number: int, size: int) -> None:
+    data = bytearray(shard_path.read_bytes())
+    place = data.index(STORED[4].thumbnail)
+    data[place - 16 : place] = number.to_bytes(8, "little") + size.to_bytes(8, "little")
+    shard_path.write_bytes(data)
+    shard = Shard(shard_path, SETTINGS)
+    with pytest.raises(GalleryDamaged, match=f"{shard_path}: damaged shard .a heap"):
+        shard.thumbnail(4)
+    assert 4 in shard.damaged_rows()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.999])
 def test_a_truncated_file_is_named(shard_path: Path, share: float) -> None:
     os.truncate(shard_path, int(share * shard_path.stat().st_size))

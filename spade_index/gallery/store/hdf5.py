@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
+from .heap import BEGINNING, require_end
+
 
 class Readable(Protocol):
     """A file that is open, on this machine or elsewhere, which never changes."""
@@ -130,6 +132,8 @@ class _Stream(io.RawIOBase):
         try:
             if out and not self._file.read(out, self._place):
                 raise OSError(errno.EIO, "its end was cut off while it was read")
+            if out[: len(BEGINNING)] == BEGINNING:  # HDF5 asks for a heap from its beginning on
+                require_end(self._file, self._place)
         except Exception as error:
             self.failure = error
             raise
