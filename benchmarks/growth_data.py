@@ -16,6 +16,7 @@ import xxhash
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.store.record import ImageOrigin, NewImage
+from spade_index.gallery.store.storage import NEW_MAPS
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images, load
 from spade_index.images.loading import in_lots
@@ -49,13 +50,13 @@ def shuffled(photographs: Path) -> list[ImageFile]:
 
 
 def write_queries(path: Path, photographs: Path, input_size: int, held: int) -> Figures:
-    """Write descriptors float32 [held, D] of the first photographs; return the sizes of features."""
+    """Write descriptors float32 [held, D] of the first photographs; return the sizes of features, as stored."""
     backbone = make_backbone(input_size)
     settings = backbone.settings
     batches = in_lots(shuffled(photographs)[:held], BATCH)
     pixels = (np.stack([load(file, settings.preprocessing).pixels for file in batch]) for batch in batches)
     np.save(path, np.concatenate([backbone(batch).pooled.numpy() for batch in pixels]))
-    return {"dim": settings.pooled_dim, "map_bytes": settings.map_bytes}
+    return {"dim": settings.pooled_dim, "map_bytes": NEW_MAPS.map_bytes(settings)}
 
 
 def grow(path: Path, photographs: Path, input_size: int, held: int, size: int) -> Figures:
@@ -78,7 +79,7 @@ def drawn_images(gallery: Gallery, real: Sequence[ImageRow], size: int) -> Itera
         row, id = real[number % len(real)], f"{DRAWN}{number:07d}"
         digest = xxhash.xxh3_128_digest(id.encode())
         origin = ImageOrigin(id, digest, f"/{id}", row.size, 0, row.width, row.height)
-        yield NewImage(origin, replace(gallery.stored(row), pooled=draw_descriptor(base, nearest, number)))
+        yield NewImage(origin, replace(gallery.decoded(row), pooled=draw_descriptor(base, nearest, number)))
 
 
 def draw_descriptor(base: np.ndarray, nearest: np.ndarray, number: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from .settings import Preprocessing, SearchSettings
 
 PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
 PAPER_METRIC_SIZE = 256  # pixels are compared at this edge
+PAPER_MAPS = "float16"  # codes change scores a little, and the preset promises the paper's method
 PAPER_SEARCH = SearchSettings(
     score_neighbours=50, gallery_neighbours=50, level_weights="equal", image_score="pooled"
 )  # Cohen and Hoshen 2020, section 4

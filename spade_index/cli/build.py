@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from spade_index.presets import PAPER_MAPS
+
 from .adding import add_images
 from .backbone_options import BackboneOptions
 from .cluster_options import ClusterOptions
@@ -37,7 +39,7 @@ from .values import CODEC
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
 @takes("cluster", ClusterOptions)
-@click.option("--maps", type=CODEC, help="How to store feature maps [as the gallery does; a new one: float16]")
+@click.option("--maps", type=CODEC, help="How to store maps [as the gallery does; a new one: int8, with --preset float16]")
 @roi_option
 @tune_option
 def build(
@@ -82,6 +84,7 @@ def build(
                 found.limit_to(begun.region_rule)
                 loaded = backbone.load(device, begun, preset)
     if loaded is None:
+        maps = maps or (PAPER_MAPS if preset == "paper" else None)
         cut = tiles.given(cropped=preset is not None or backbone.resize is not None)
         of = pixels.found_in(found.files()) | cut
         if no_tune or preset is not None or not backbone.leaves_size_open:

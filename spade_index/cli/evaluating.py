@@ -20,7 +20,7 @@ from spade_index.method.origin import origin
 from spade_index.method.own_regions import limited
 from spade_index.method.pixel_search import Elsewhere
 from spade_index.method.tuned import tuned_search
-from spade_index.presets import PAPER_METRIC_SIZE
+from spade_index.presets import PAPER_MAPS, PAPER_METRIC_SIZE
 from spade_index.views.evaluation import write_evaluation
 from spade_index.views.maps import MapWriter
 
@@ -152,6 +152,7 @@ class Evaluator:
                 dataset,
                 path,
                 backbone,
+                maps=PAPER_MAPS if self.preset == "paper" else None,
                 batch_size=self.loading.batch_size,
                 workers=self.loading.workers,
                 rule=rule_in(self.roi),

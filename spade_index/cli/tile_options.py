@@ -77,7 +77,7 @@ class TileOptions:
         If it is cut, that is the number of its tiles and what they take on disk; if it is not, whether it is shrunk so
         much that small defects are lost. `maps` is the codec that was asked for.
         """
-        from spade_index.gallery.store.codecs import DEFAULT
+        from spade_index.gallery.store.codecs import FOR_NEW_GALLERIES
         from spade_index.gallery.store.storage import MapStorage
         from spade_index.images.tiles import pieces_of
 
@@ -89,7 +89,7 @@ class TileOptions:
         picture = f"{file.id} of {size[0]}x{size[1]} pixels"
         if how.tile is not None:
             tiles = len(pieces_of(*size, how))
-            maps_of = MapStorage.named(maps or DEFAULT).map_bytes(settings)
+            maps_of = MapStorage.named(maps or FOR_NEW_GALLERIES).map_bytes(settings)
             megabytes = tiles * (maps_of + 4 * settings.pooled_dim) / 1e6
             Progress.note(f"{picture} is {tiles:,} tiles, which take {megabytes:,.1f} MB")
             return

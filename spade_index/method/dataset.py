@@ -48,6 +48,7 @@ def build_gallery(
     path: Path,
     backbone: Backbone,
     *,
+    maps: str | None = None,
     batch_size: int = BATCH_SIZE,
     workers: int = WORKERS,
     rule: RegionRule | None = None,
@@ -61,6 +62,7 @@ def build_gallery(
         dataset: a path, or what was found there.
         path: of the gallery.
         backbone: that computes the features.
+        maps: the codec of the gallery's maps; None: that of new galleries.
         batch_size: images per batch.
         workers: decoding threads.
         rule: that names the regions of interest of the images, if they have them.
@@ -73,7 +75,7 @@ def build_gallery(
     """
     found = dataset if isinstance(dataset, Dataset) else find_dataset(dataset)
     normal = found.require_normal()
-    with GalleryWriter(path, backbone.settings) as writer:
+    with GalleryWriter(path, backbone.settings, maps=maps) as writer:
         if rule is not None:
             writer.set_region_rule(rule.text)
         writer.add(

@@ -62,7 +62,7 @@ def test_info_as_text_and_as_json(built):
     assert "64x64" in text
     facts = json.loads(run("info", built, "--json").stdout)
     assert facts["images"] == 12
-    assert facts["format_version"] == 1
+    assert facts["format_version"] == 2  # maps as int8
     assert facts["settings"]["backbone"] == "efficientnet-lite0"
     assert facts["settings"]["preprocessing"]["input_size"] == [64, 64]
     assert [row["snapshot"] for row in facts["snapshots"]] == [0, 1]

@@ -12,6 +12,7 @@ from PIL import Image
 from spade_index.cli.progress import Progress
 from spade_index.cli.tile_options import TileOptions
 from spade_index.features.backbone import Backbone
+from spade_index.gallery.store.codecs import NAMES
 from spade_index.gallery.store.storage import MapStorage
 from spade_index.images import find_images
 
@@ -62,7 +63,7 @@ def test_building_is_told_in_pictures_and_tiles(pictures: Path, tmp_path: Path) 
     assert "with --overlap 0.5, not with --overlap 0.25" in refused("build", pictures, gallery, "--overlap", 0.25)
 
 
-@pytest.mark.parametrize(("maps", "codec"), [(None, "float16"), ("int8", "int8"), ("int4", "int4")])
+@pytest.mark.parametrize(("maps", "codec"), [(None, "int8"), *[(name, name) for name in NAMES]])
 def test_the_size_that_is_told_before_a_build_is_that_of_the_codec(
     maps: str | None, codec: str, pictures: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

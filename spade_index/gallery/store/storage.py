@@ -15,7 +15,7 @@ import numpy as np
 from spade_index.errors import InputError
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, Codec, codec_named, map_shapes
+from .codecs import DEFAULT, FOR_NEW_GALLERIES, Codec, codec_named, map_shapes
 from .format import SOME_LEVELS
 
 NAME = re.compile(r"([^@]+)@((?:0|[1-9][0-9]{0,2})(?:,[1-9][0-9]{0,2})*)", re.ASCII)
@@ -85,6 +85,7 @@ class MapStorage:
 
 
 MapStorage.FLOAT16 = MapStorage(codec_named(DEFAULT))
+NEW_MAPS = MapStorage(codec_named(FOR_NEW_GALLERIES))
 
 
 def require_stored(path: object, stored: Sequence[int], levels: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.schema import leftovers
 from spade_index.gallery.reader import CATALOG, Gallery
 from spade_index.gallery.store import leave_one_out
-from spade_index.gallery.store.codecs import DEFAULT
+from spade_index.gallery.store.codecs import FOR_NEW_GALLERIES
 from spade_index.settings import ExtractionSettings
 
 from .cleanup import ASIDE, INCOMING, settle_shards
@@ -31,7 +31,7 @@ def open_for_writing(
         _make_folder(path)
         lock.take()
         if not (path / CATALOG).exists():
-            Catalog.create(path / CATALOG, settings, weights_file, codec or DEFAULT).close()
+            Catalog.create(path / CATALOG, settings, weights_file, codec or FOR_NEW_GALLERIES).close()
     gallery = Gallery(path)  # before the lock, so that a folder that is no gallery is left alone
     lock.take()
     if settings is not None and not gallery.never_used:
@@ -42,7 +42,7 @@ def open_for_writing(
     gallery.catalog.complete()
     if settings is not None and gallery.never_used and _differs(gallery, settings, codec):
         with gallery.catalog.transaction() as changes:
-            changes.set_settings(settings, weights_file, codec or DEFAULT)
+            changes.set_settings(settings, weights_file, codec or FOR_NEW_GALLERIES)
         gallery.close()
         gallery = Gallery(path)
     generations.prepare(path, gallery.catalog.generation())
@@ -52,7 +52,7 @@ def open_for_writing(
 
 
 def _differs(gallery: Gallery, settings: ExtractionSettings, codec: str | None) -> bool:
-    return gallery.settings.to_json() != settings.to_json() or gallery.codec != (codec or DEFAULT)
+    return gallery.settings.to_json() != settings.to_json() or gallery.codec != (codec or FOR_NEW_GALLERIES)
 
 
 def _require_codec(gallery: Gallery, codec: str | None) -> None:

@@ -40,7 +40,7 @@ class Session:
         """Open a gallery for writing; with `settings`, create it if there is none.
 
         A new gallery records `weights_file` as the place to look for its backbone's weights, and stores maps by the
-        codec `maps`: float16 (the default), int8 or int4. Files that a crash left
+        codec `maps`: float16, int8 (a new gallery's default) or int4. Files that a crash left
         behind or that have fallen out of use are deleted. Raises GalleryNotFound, GalleryLocked, StorageError,
         SettingsMismatch (the gallery has other settings, or stores maps otherwise), or InputError (the
         folder holds something else, or there is no such codec).
