@@ -11,7 +11,7 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
 from spade_index.method.storage_loss import StorageLoss
 
-from helpers.cli_runs import refused, run
+from helpers.cli_runs import BACKBONE, refused, run
 from helpers.tiny import write_images
 
 
@@ -21,13 +21,26 @@ def test_the_options_are_those_of_the_store() -> None:
 
 def test_the_loss_is_measured_on_the_same_defects(tmp_path: Path, backbone: Backbone) -> None:
     images = write_images(tmp_path / "images", 20, size=(64, 64))
-    with GalleryWriter(tmp_path / "gallery", backbone.settings) as writer:
+    with GalleryWriter(tmp_path / "gallery", backbone.settings, maps="float16") as writer:
         writer.add(find_images(images), backbone)
         loss = StorageLoss(writer.gallery, backbone)
         writer.compact(maps="int8")
         said = loss.after(writer.gallery)
         assert 0 <= loss.before.image_roc_auc <= 1
         assert "synthetic defects, image ROC AUC" in said
+
+
+def test_a_new_gallery_stores_codes_but_not_with_the_preset_of_the_paper(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 2)
+    for options, codec in (
+        ([], "int8"),
+        (["--preset", "paper"], "float16"),
+        (["--preset", "paper", "--maps", "int4"], "int4"),
+    ):
+        path = tmp_path / "-".join(["gallery", *options])
+        run("build", images, path, *BACKBONE, *options)
+        run("build", images, path, *BACKBONE, *options)
+        assert json.loads(run("info", path, "--json").stdout)["maps"] == codec
 
 
 def test_maps_are_stored_otherwise_from_the_command_line(gallery_path: Path) -> None:
