@@ -39,7 +39,7 @@ from .values import CODEC
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
 @takes("cluster", ClusterOptions)
-@click.option("--maps", type=CODEC, help="How to store maps [as the gallery does; a new one: int8, or float16 with --preset]")
+@click.option("--maps", type=CODEC, help="How to store maps [as the gallery does; new: int8, or float16 with --preset]")
 @roi_option
 @tune_option
 def build(
