@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from .settings import ImageScore
+from .wire_feedback import KnownDefectInfo, Said
 
 # Arrays of two in JSON. A fixed tuple would be described by `prefixItems`, which tools for OpenAPI do not know.
 Place = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # (x, y), pixels of the original
@@ -20,7 +21,6 @@ Point = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # (x, y
 Box = Annotated[tuple[float, ...], Field(min_length=4, max_length=4)]  # x, y, width, height, pixels of the original
 Range = Annotated[tuple[float, ...], Field(min_length=2, max_length=2)]  # lower and upper
 
-Said = Literal["false_alarm"]  # what a person says of a verdict
 JobState = Literal["receiving", "queued", "running", "done", "failed", "cancelled", "interrupted"]
 
 
@@ -150,6 +150,7 @@ class RegionInfo:
     box: Box
     area: float
     score: float
+    known_defect: KnownDefectInfo | None = None  # that it is most like; None: the gallery knows none
 
 
 @dataclass(frozen=True)
@@ -220,26 +221,6 @@ class Changed:
     changed: int
     images: int
     snapshot: int
-
-
-@dataclass(frozen=True)
-class FeedbackInfo:
-    """What a person said of an image that was added because of it; `there`: it is still in the gallery."""
-
-    id: str
-    verdict: str
-    who: str
-    note: str
-    given: str  # when: ISO 8601, UTC
-    there: bool
-
-
-@dataclass(frozen=True)
-class FeedbackList:
-    """Feedback, the newest first, `found` of which were looked for."""
-
-    feedback: tuple[FeedbackInfo, ...]
-    found: int
 
 
 @dataclass(frozen=True)

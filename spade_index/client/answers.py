@@ -15,7 +15,6 @@ from spade_index.wire import (
     AuditInfo,
     Changed,
     Evidence,
-    FeedbackInfo,
     GalleryImage,
     GalleryInfo,
     GallerySummary,
@@ -27,6 +26,7 @@ from spade_index.wire import (
     ServiceInfo,
     Verdict,
 )
+from spade_index.wire_feedback import FeedbackInfo, KnownDefectInfo
 
 __all__ = [
     "AuditInfo",
@@ -37,6 +37,7 @@ __all__ = [
     "GalleryInfo",
     "GallerySummary",
     "Job",
+    "KnownDefectInfo",
     "MatchInfo",
     "NeighbourInfo",
     "RegionInfo",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
 from spade_index import wire
+from spade_index.wire_feedback import Said
 
 ENDED = ("done", "failed", "cancelled")
 RESTING = (*ENDED, "interrupted")
@@ -41,7 +42,7 @@ class Job:
     created: str = field(default_factory=now)
     started: str | None = None
     ended: str | None = None
-    verdict: wire.Said | None = None  # of feedback
+    verdict: Said | None = None  # of feedback
     who: str = ""
     note: str = ""
 

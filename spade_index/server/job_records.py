@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from spade_index.exact import read_json
 from spade_index.gallery.store.files import open_regular
-from spade_index.wire import JobState, Said
+from spade_index.wire import JobState
+from spade_index.wire_feedback import Said
 
 from .job import Job
 from .keys import WHO_LENGTH

@@ -24,6 +24,7 @@ from spade_index.method.pictures import Picture
 from spade_index.method.regions import Region, regions_of
 from spade_index.settings import Preprocessing
 from spade_index.views.heatmap import heat, heatmap, score_limits
+from spade_index.wire_feedback import KnownDefectInfo
 
 from .asks import Answer
 from .decoding import Upload
@@ -189,14 +190,16 @@ def described_kept(id: str, result: Result, seconds: float) -> wire.ResultInfo:
 
 
 def _without_map(upload: Upload, image: Picture, answer: Answer) -> wire.ResultInfo:
-    return _described(upload, image.geometry, answer, None, None, _notice(image, answer))
+    return _described(upload, image.geometry, answer, None, None, None, _notice(image, answer))
 
 
 def _with_evidence(result: Result, score_map: wire.ScoreMap | None) -> wire.ResultInfo:
     worst = result.pixels.worst()
     evidence = locate(worst, result.geometry, result.answer.originals[worst.neighbour.id], result.preprocessing)
     shown = wire.Evidence(**vars(evidence))
-    return _described(result.upload, result.geometry, result.answer, shown, score_map, result.notice)
+    found = regions_of(result.answer.detection, result.geometry)
+    regions = None if found is None else tuple(_region(result.gallery, region) for region in found)
+    return _described(result.upload, result.geometry, result.answer, shown, regions, score_map, result.notice)
 
 
 def _described(
@@ -204,11 +207,11 @@ def _described(
     geometry: Geometry,
     answer: Answer,
     evidence: wire.Evidence | None,
+    regions: tuple[wire.RegionInfo, ...] | None,
     score_map: wire.ScoreMap | None,
     notice: str | None,
 ) -> wire.ResultInfo:
     detection = answer.detection
-    regions = regions_of(detection, geometry)
     return wire.ResultInfo(
         image=upload.name,
         width=geometry.width,
@@ -222,14 +225,18 @@ def _described(
         neighbours=tuple(wire.NeighbourInfo(n.id, n.distance) for n in detection.neighbours),
         p_value=detection.p_value,
         evidence=evidence,
-        regions=None if regions is None else tuple(map(_region, regions)),
+        regions=regions,
         score_map=score_map,
         notice=notice,
     )
 
 
-def _region(region: Region) -> wire.RegionInfo:
-    return wire.RegionInfo(region.polygon, region.box, region.area, region.score)
+def _region(gallery: str, region: Region) -> wire.RegionInfo:
+    known = None
+    if region.known is not None:
+        picture = f"/v1/galleries/{quote(gallery, safe='')}/defects/{region.known.defect}/picture"
+        known = KnownDefectInfo(**vars(region.known), picture=picture)
+    return wire.RegionInfo(region.polygon, region.box, region.area, region.score, known)
 
 
 def result_of(gallery: str, upload: Upload, image: Picture, answer: Answer, how: Preprocessing) -> Result:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from spade_index import wire
 from spade_index.gallery.feedback import is_there
 from spade_index.views.text import cell_of
+from spade_index.wire_feedback import FeedbackInfo, FeedbackList, Said
 
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute
 from .calibrated import keep_calibrated
@@ -18,7 +19,7 @@ from .forms import FIELD
 from .job import Job, new_id
 from .limits import NAME_LENGTH, NOTE_LENGTH, PAGE_IMAGES
 from .problems import Problem
-from .schema import PROBLEMS, image_body
+from .schema import PROBLEMS, binary, image_body
 from .service import Service, service_of, without_waiting
 from .v1 import GalleryName
 from .v1_changes import received
@@ -40,7 +41,7 @@ async def say(
     response: Response,
     gallery: GalleryName,
     key: RequestKey,
-    verdict: Annotated[wire.Said, Query(description="The images are fine")] = "false_alarm",
+    verdict: Annotated[Said, Query(description="The images are fine")] = "false_alarm",
     note: Annotated[str, Query(max_length=NOTE_LENGTH, description="Why, in words")] = "",
 ) -> wire.JobInfo:
     """Say that images were called anomalous and are fine. They become normal images, by a job.
@@ -55,7 +56,7 @@ async def say(
     return await received(request, response, job, service_of(request).settings.request_images)
 
 
-@reading.get("/galleries/{gallery}/feedback", response_model=wire.FeedbackList, responses=TABLE, tags=["images"])
+@reading.get("/galleries/{gallery}/feedback", response_model=FeedbackList, responses=TABLE, tags=["images"])
 def feedback(
     request: Request,
     gallery: GalleryName,
@@ -71,10 +72,29 @@ def feedback(
             for row in reversed(opened.catalog.feedback())
             if any(wanted in text.casefold() for text in (row.id, row.who, row.note))
         ]
-        listed = tuple(wire.FeedbackInfo(**vars(row), there=is_there(opened, row.id)) for row in rows[:limit])
+        listed = tuple(FeedbackInfo(**vars(row), there=is_there(opened, row.id)) for row in rows[:limit])
     if format == "csv":
         return Response(_table(listed), media_type="text/csv")
-    return wire.FeedbackList(listed, found=len(rows))
+    return FeedbackList(listed, found=len(rows))
+
+
+@reading.get(
+    "/galleries/{gallery}/defects/{number}/picture",
+    response_class=Response,
+    responses=binary("image/jpeg"),
+    tags=["images"],
+)
+def defect_picture(
+    request: Request,
+    gallery: GalleryName,
+    number: Annotated[int, Path(ge=0, le=2**62, description="`defect` of a region's `known_defect`")],
+) -> Response:
+    """Return a small JPEG of a known defect and its surroundings."""
+    with service_of(request).galleries.open(gallery) as opened:
+        jpeg = opened.catalog.defect_picture(number)
+    if jpeg is None:
+        raise Problem(404, f"the gallery knows no defect {number} (any more)", field="number")
+    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
 
 @undoing.delete("/galleries/{gallery}/feedback", tags=["images"])
@@ -95,7 +115,7 @@ def undone(served: Service, gallery: str, ids: Sequence[str]) -> wire.Changed:
         return wire.Changed(changed=len(ids), images=len(writer.gallery), snapshot=writer.gallery.snapshot)
 
 
-def _table(rows: tuple[wire.FeedbackInfo, ...]) -> str:
+def _table(rows: tuple[FeedbackInfo, ...]) -> str:
     """Return feedback as CSV (RFC 4180)."""
     table = io.StringIO()
     writer = csv.writer(table)

@@ -33,7 +33,7 @@ OPEN = {
     "/v2/health/live",
     "/v2/health/ready",
 }
-PLACES = {"gallery": "plain", "model": "plain", "id": "nothing", "version": "1"}
+PLACES = {"gallery": "plain", "model": "plain", "id": "nothing", "version": "1", "number": "1"}
 
 
 def routes() -> list[tuple[str, str, Route]]:

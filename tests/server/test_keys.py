@@ -49,6 +49,7 @@ ROUTES = [
     ("GET", "/v1/galleries/plain/feedback", {}),
     ("POST", "/v1/galleries/plain/feedback", {"files": parts(("a.png", png(50)))}),
     ("DELETE", "/v1/galleries/plain/feedback?id=a.png", {}),
+    ("GET", "/v1/galleries/plain/defects/nothing/picture", {}),
     ("POST", "/v1/query", {"content": png(3)}),
     ("GET", "/v1/models", {}),
     ("GET", "/v1/models/plain", {}),
@@ -83,7 +84,7 @@ def test_requests_without_a_known_key_are_refused(locked: Server) -> None:
 def test_every_documented_route_is_in_the_list(locked: Server) -> None:
     tested = {(method, path.partition("?")[0].replace("nothing", "plain")) for method, path, _ in ROUTES}
     routes = {
-        (method.upper(), re.sub(r"\{(gallery|id|model)\}", "plain", path))
+        (method.upper(), re.sub(r"\{(gallery|id|model|number)\}", "plain", path))
         for path, methods in locked.http.get("/openapi.json").json()["paths"].items()
         for method in methods
         if path.startswith("/v1")

@@ -1,0 +1,41 @@
+"""What people say of verdicts, as `wire` states the other answers: feedback, and the defects that it made known."""
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+Said = Literal["false_alarm"]  # what a person says of a verdict
+
+
+@dataclass(frozen=True)
+class KnownDefectInfo:
+    """The known defect that a region is most like."""
+
+    defect: int  # its number
+    id: str  # of the feedback that named it
+    kind: str  # empty where no kind was said
+    distance: float  # 0..2
+    limit: float  # above which a region is none of the known defects
+    alike: bool  # whether the distance is not above the limit
+    seen: int  # images in which this kind is known
+    picture: str  # where its small JPEG is
+
+
+@dataclass(frozen=True)
+class FeedbackInfo:
+    """What a person said of an image that was added because of it; `there`: it is still in the gallery."""
+
+    id: str
+    verdict: str
+    who: str
+    note: str
+    given: str  # when: ISO 8601, UTC
+    there: bool
+
+
+@dataclass(frozen=True)
+class FeedbackList:
+    """Feedback, the newest first, `found` of which were looked for."""
+
+    feedback: tuple[FeedbackInfo, ...]
+    found: int
