@@ -271,6 +271,7 @@ class JobInfo:
     verdict: Said | None = None  # of feedback; the images are noted with it
     who: str = ""
     note: str = ""
+    kind: str = ""  # of the defects, of `missed` and `defect`
     feedback_ids: tuple[str, ...] = ()  # that its images get, which undo it
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-Said = Literal["false_alarm"]  # what a person says of a verdict
+Said = Literal["false_alarm", "missed", "defect"]  # what a person says of a verdict
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class KnownDefectInfo:
 
 @dataclass(frozen=True)
 class FeedbackInfo:
-    """What a person said of an image that was added because of it; `there`: it is still in the gallery."""
+    """What a person said of an image; `there`: the image, or the known defects, are still in the gallery."""
 
     id: str
     verdict: str
@@ -31,6 +31,7 @@ class FeedbackInfo:
     note: str
     given: str  # when: ISO 8601, UTC
     there: bool
+    kind: str | None = None  # of known defects; empty where none was said
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,16 @@ class Client:
         options = {"verdict": "false_alarm", "note": note}
         return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
 
+    def say_defect(self, gallery: str, images: Images, kind: str, note: str = "") -> Job:
+        """Say that images show a defect of a kind: their regions become known defects. Return as `say_false_alarm`."""
+        options = {"verdict": "defect", "kind": kind, "note": note}
+        return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
+
+    def say_missed(self, gallery: str, images: Images, kind: str = "", note: str = "") -> Job:
+        """Say that images were called normal and show a defect: so are their regions, or else their worst places."""
+        options = {"verdict": "missed", "kind": kind, "note": note}
+        return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
+
     def feedback(self, gallery: str, contains: str = "", limit: int = PAGE) -> list[FeedbackInfo]:
         """Return what was said, the newest first; `contains` is looked for in ids, names and notes."""
         found = self._json("GET", _at(gallery, "feedback"), contains=contains, limit=limit)["feedback"]

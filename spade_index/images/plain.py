@@ -13,7 +13,7 @@ from .decode import DecodedImage, decode_noted, load, load_picture, preprocess
 from .files import ImageFile
 from .geometry import Geometry
 from .pages import pages_noted
-from .workers import Answer, Call, Plain, shared_pool
+from .workers import Answer, Call, DecoderPool, Plain, shared_pool
 
 LONGEST = 256 << 10  # bytes of a thumbnail
 WRONG = (KeyError, IndexError, TypeError, ValueError, ArithmeticError)  # raised by what a decoder should not answer
@@ -51,9 +51,14 @@ def decoded(file: ImageFile, answer: Answer, how: Preprocessing) -> DecodedImage
         raise _wrong(file, error) from error
 
 
-def picture_of(file: ImageFile, how: Preprocessing, size: tuple[int, int] | None = None) -> Image.Image:
-    """Decode a file in another process, and resize it to `size`, width and height, if given. Raises ImageError."""
-    pool = shared_pool()
+def picture_of(
+    file: ImageFile, how: Preprocessing, size: tuple[int, int] | None = None, decoders: DecoderPool | None = None
+) -> Image.Image:
+    """Decode a file in another process, and resize it to `size`, width and height, if given. Raises ImageError.
+
+    The process is one of `decoders`, by default the program's own.
+    """
+    pool = decoders or shared_pool()
     arguments = (file.path, how, pool.limits.pixels, False, size)
     return picture(file, pool.answer(Call(_picture, file.path, file.read, arguments)))[0]
 

@@ -15,6 +15,7 @@ from spade_index.images.decode import DecodedImage
 from spade_index.images.files import ImageFile
 from spade_index.images.geometry import Geometry
 from spade_index.images.plain import picture_of
+from spade_index.images.workers import DecoderPool
 
 from .at_once import calibrate_at_once
 from .detection import Detection
@@ -48,9 +49,18 @@ class DefectNamer:
     """
 
     def __init__(
-        self, gallery: Gallery, backbone: Backbone, box: Place | None = None, map_memory: int | None = None
+        self,
+        gallery: Gallery,
+        backbone: Backbone,
+        box: Place | None = None,
+        map_memory: int | None = None,
+        decoders: DecoderPool | None = None,
     ) -> None:
-        """Prepare to search a gallery by its tuned settings. Raises what `Detector` does."""
+        """Prepare to search a gallery by its tuned settings. Raises what `Detector` does.
+
+        Pictures are drawn in processes of `decoders`, by default the program's own.
+        """
+        self._decoders = decoders
         search = replace(tuned_search(gallery), maps="always")
         calibration = calibrate_at_once(gallery, search, device=backbone.device, map_memory=map_memory)
         calibrated = True if calibration is None else calibration
@@ -67,7 +77,7 @@ class DefectNamer:
         how, joining = detector.gallery.settings.preprocessing, Joining.of(detector)
         for image in images:
             for picture, detection in pictures.completed([image], detector.detect([image]), joining):
-                shown = picture_of(image.file, how)
+                shown = picture_of(image.file, how, decoders=self._decoders)
                 places = self._places(image.file.path, detection, picture.geometry)
                 yield NamedDefects(image.file, image.contents, [_defect(place, shown) for place in places])
 

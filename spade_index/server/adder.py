@@ -1,15 +1,18 @@
 """What a job does to a gallery: its images are added, the index is built again, and feedback is carried on."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
-from spade_index.errors import ImageError, InputError
+from spade_index.errors import ImageError, InputError, SpadeIndexError
 from spade_index.gallery.store.record import Feedback
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.files import ImageFile, suffix_of
+from spade_index.images.loading import load_all
 from spade_index.images.pages import PAGED, pages_noted
 from spade_index.images.workers import DecoderPool
+from spade_index.method.named_defects import DefectNamer
 
 from .calibrated import keep_calibrated
 from .galleries import Galleries
@@ -48,6 +51,11 @@ class Adder:
             if (rule := writer.gallery.region_rule) is not None:
                 note(f"the images count whole: masks are not sent, and the gallery has a rule for them ({rule.text})")
             backbone = self._galleries.backbone(writer.gallery)
+            if job.names_defects:
+                namer = DefectNamer(
+                    writer.gallery, backbone, map_memory=self._settings.map_memory, decoders=self._decoders
+                )
+                return self._name(job, writer, namer, images, note, progress)
             report = writer.add(
                 _with_pages_noted(images, note),
                 backbone,
@@ -65,6 +73,43 @@ class Adder:
                 keep_calibrated(writer, self._settings, backbone.device, require_wanted)
         told = {name: images for name, images in vars(report).items() if images or name != "tiles"}
         return {"report": told, "snapshot": snapshot}
+
+    def _name(
+        self,
+        job: Job,
+        writer: GalleryWriter,
+        namer: DefectNamer,
+        images: Iterable[ImageFile],
+        note: Note,
+        progress: Callable[[int], None],
+    ) -> dict[str, Any]:
+        """Make the places of images known defects, those of one image in a commit. Return what `run` does."""
+        assert job.verdict is not None
+        report = Counter[str]()
+
+        def left_out(name: str, error: SpadeIndexError) -> None:
+            report[name] += 1
+            note(f"left out: {error}")
+
+        loaded = load_all(
+            (image for image in images if writer.gallery.catalog.defects_told(image.id) is None),  # when run again
+            writer.settings.preprocessing,
+            workers=1,
+            ahead=BATCH,
+            on_error=lambda error: left_out("failed", error),
+            decoders=self._decoders,
+            thumbnails=False,
+        )
+        with closing(loaded):
+            for named in namer.named(loaded):
+                said = Feedback(job.verdict, job.who, job.note)
+                try:
+                    writer.add_known_defects(said, named.file.id, job.kind, named.digest, named.defects)
+                    report["known_defects"] += 1
+                except InputError as error:  # of a known defect, or a normal image
+                    left_out("copies", error)
+                progress(1)
+        return {"report": dict(report), "snapshot": writer.gallery.snapshot}
 
 
 def _keep_index(writer: GalleryWriter, note: Note) -> None:

@@ -22,6 +22,15 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
+def kind_fault(verdict: Said | None, kind: str) -> str | None:
+    """Return what is wrong with the kind of a defect, of feedback with this verdict; None: nothing."""
+    if verdict == "defect" and not kind:
+        return "say of which kind the defect is"
+    if verdict not in ("missed", "defect") and kind:
+        return "it belongs to the verdicts `missed` and `defect`"
+    return None if kind.isprintable() else "it is not printable"
+
+
 @dataclass(frozen=True)
 class Job:
     """A request to add images."""
@@ -45,11 +54,17 @@ class Job:
     verdict: Said | None = None  # of feedback
     who: str = ""
     note: str = ""
+    kind: str = ""  # of the defects that are to be known
 
     def info(self) -> wire.JobInfo:
         """Return the job as clients see it."""
         values = {name: getattr(self, name) for name in SHARED}
         return wire.JobInfo(**values, images=len(self.names), feedback_ids=tuple(self.ids) if self.verdict else ())
+
+    @property
+    def names_defects(self) -> bool:
+        """Whether its images become known defects, and no normal images."""
+        return self.verdict in ("missed", "defect")
 
     @property
     def ids(self) -> list[str]:

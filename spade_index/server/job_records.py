@@ -10,11 +10,12 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 
 from spade_index.exact import read_json
+from spade_index.gallery.catalog.defects import KIND_LENGTH
 from spade_index.gallery.store.files import open_regular
 from spade_index.wire import JobState
 from spade_index.wire_feedback import Said
 
-from .job import Job
+from .job import Job, kind_fault
 from .keys import WHO_LENGTH
 from .limits import NAME_LENGTH, NOTE_LENGTH, NOTICE_LENGTH, NOTICES, PREFIX_LENGTH
 from .settings import MOST_ADDED
@@ -76,6 +77,7 @@ class Record:
     verdict: Said | None = None
     who: Annotated[str, Field(max_length=WHO_LENGTH), AfterValidator(_printable)] = ""
     note: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
+    kind: Annotated[str, Field(max_length=KIND_LENGTH), AfterValidator(_printable)] = ""
 
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)
@@ -95,4 +97,6 @@ def read_record(path: Path) -> Job:
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'the record'}: {first['msg']}") from None
     if values["id"] != path.parent.name:
         raise ValueError("id: it is not the name of its folder")
+    if (fault := kind_fault(values["verdict"], values["kind"])) is not None:
+        raise ValueError(f"kind: {fault}")
     return Job(**{name: values[name] for name in Record.__dataclass_fields__})

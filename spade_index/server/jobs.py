@@ -219,6 +219,8 @@ class Jobs:
     def _committed(self, job: Job) -> tuple[int | None, int]:
         """Return the snapshot of the gallery, and the number of the job's images in it."""
         with suppress(SpadeIndexError, Problem), self._galleries.open(job.gallery) as gallery:
+            if job.names_defects:
+                return gallery.snapshot, sum(gallery.catalog.defects_told(id) is not None for id in job.ids)
             return gallery.snapshot, len(gallery.catalog.images_by_id(job.ids, gallery.snapshot))
         return None, 0
 

@@ -9,14 +9,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from spade_index import wire
+from spade_index.gallery.catalog.defects import KIND_LENGTH
+from spade_index.gallery.catalog.tables import FeedbackRow
 from spade_index.gallery.feedback import is_there
+from spade_index.gallery.reader import Gallery
 from spade_index.views.text import cell_of
 from spade_index.wire_feedback import FeedbackInfo, FeedbackList, Said
 
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute
 from .calibrated import keep_calibrated
 from .forms import FIELD
-from .job import Job, new_id
+from .job import Job, kind_fault, new_id
 from .limits import NAME_LENGTH, NOTE_LENGTH, PAGE_IMAGES
 from .problems import Problem
 from .schema import PROBLEMS, binary, image_body
@@ -25,7 +28,7 @@ from .v1 import GalleryName
 from .v1_changes import received
 from .writing import open_writer
 
-COLUMNS = ("given", "who", "verdict", "id", "there", "note")
+COLUMNS = ("given", "who", "verdict", "id", "there", "note", "kind")
 TABLE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 saying = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=AddRoute)
@@ -41,18 +44,22 @@ async def say(
     response: Response,
     gallery: GalleryName,
     key: RequestKey,
-    verdict: Annotated[Said, Query(description="The images are fine")] = "false_alarm",
+    verdict: Annotated[Said, Query(description="The images are fine, or show a defect")] = "false_alarm",
+    kind: Annotated[str, Query(max_length=KIND_LENGTH, description="Of the defect; `defect` needs it")] = "",
     note: Annotated[str, Query(max_length=NOTE_LENGTH, description="Why, in words")] = "",
 ) -> wire.JobInfo:
-    """Say that images were called anomalous and are fine. They become normal images, by a job.
+    """Say that images were called anomalous and are fine, and become normal images; or that they show a defect.
 
-    Its `feedback_ids` undo it. Where the gallery is calibrated, the calibration is carried on.
+    The regions of defective images become known defects. A job does it, whose `feedback_ids` undo it.
+    Where the gallery is calibrated, the calibration is carried on.
     """
     if not note.isprintable():
         raise Problem(422, "it is not printable", field="note")
+    if (fault := kind_fault(verdict, kind)) is not None:
+        raise Problem(422, fault, field="kind")
     # A camera names all its images alike, so the time tells them apart. Copies are found by their contents.
     prefix = f"feedback/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}/"
-    job = Job(new_id(), gallery, False, prefix, again=True, verdict=verdict, who=key.name, note=note)
+    job = Job(new_id(), gallery, False, prefix, again=True, verdict=verdict, who=key.name, note=note, kind=kind)
     return await received(request, response, job, service_of(request).settings.request_images)
 
 
@@ -72,7 +79,7 @@ def feedback(
             for row in reversed(opened.catalog.feedback())
             if any(wanted in text.casefold() for text in (row.id, row.who, row.note))
         ]
-        listed = tuple(FeedbackInfo(**vars(row), there=is_there(opened, row.id)) for row in rows[:limit])
+        listed = tuple(_listed(opened, row) for row in rows[:limit])
     if format == "csv":
         return Response(_table(listed), media_type="text/csv")
     return FeedbackList(listed, found=len(rows))
@@ -109,10 +116,17 @@ def undone(served: Service, gallery: str, ids: Sequence[str]) -> wire.Changed:
     """Undo the feedback about some images. Raises Problem (403, 404, 503), UnknownImage, GalleryLocked."""
     path = served.galleries.path(gallery)
     with without_waiting(served.changing, "other changes"), open_writer(path, served.settings.change_seconds) as writer:
+        snapshot = writer.gallery.snapshot
         for id in ids:
             writer.undo_feedback(id)
-        keep_calibrated(writer, served.settings)
+        if writer.gallery.snapshot != snapshot:  # known defects are in no snapshot, nor in the calibration
+            keep_calibrated(writer, served.settings)
         return wire.Changed(changed=len(ids), images=len(writer.gallery), snapshot=writer.gallery.snapshot)
+
+
+def _listed(gallery: Gallery, row: FeedbackRow) -> FeedbackInfo:
+    told = gallery.catalog.defects_told(row.id)
+    return FeedbackInfo(**vars(row), there=is_there(gallery, row.id), kind=None if told is None else told[0])
 
 
 def _table(rows: tuple[FeedbackInfo, ...]) -> str:
@@ -121,5 +135,5 @@ def _table(rows: tuple[FeedbackInfo, ...]) -> str:
     writer = csv.writer(table)
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow([cell_of(getattr(row, name)) for name in COLUMNS])
+        writer.writerow([cell_of("" if (value := getattr(row, name)) is None else value) for name in COLUMNS])
     return table.getvalue()

@@ -44,6 +44,7 @@ WRONG: dict[str, list[Any]] = {
     "replace": ["yes", 1, None],
     "again": ["yes", 1, None],
     "verdict": ["fine", "", 1],
+    "kind": ["hole", "a\nb", "k" * 101, 1],
     "who": [5, None, "a\nb", "x" * 201],
     "note": [5, None, "a\nb", "x" * 1001],
     "prefix": [5, None, "a\nb", "x" * 257],
@@ -84,7 +85,7 @@ def test_a_record_that_is_right_is_read(jobs: Path) -> None:
 def test_a_record_of_an_earlier_version_is_read(jobs: Path) -> None:
     path = write(jobs)
     record = json.loads(path.read_text())
-    for name in ("again", "verdict", "who", "note"):
+    for name in ("again", "verdict", "who", "note", "kind"):
         del record[name]
     path.write_text(json.dumps(record))
     (job,) = JobFiles(jobs.parents[1]).load()

@@ -1,10 +1,14 @@
 """Known defects in the answers of the service."""
 
+import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
+from spade_index.client import Client
 from spade_index.gallery.store.record import Feedback
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import load
@@ -12,10 +16,11 @@ from spade_index.method.named_defects import DefectNamer
 
 from helpers.http_answers import problem
 from helpers.serving import Server
-from helpers.tiny import image_file, tiny_backbone
-from helpers.uploads import odd
+from helpers.tiny import image_file, png, tiny_backbone
+from helpers.uploads import odd, parts
 
 PATH = "/v1/galleries/calibrated"
+READER, WRITER = "a-key-that-only-reads", "a-key-that-may-write"
 
 
 def test_a_region_is_like_a_defect_that_another_program_made_known(server: Server, root: Path) -> None:
@@ -35,3 +40,49 @@ def test_a_region_is_like_a_defect_that_another_program_made_known(server: Serve
     assert server.query("calibrated", odd())["regions"][0]["known_defect"] is None
     problem(server.http.get(known["picture"]), 404, "number")
     problem(server.http.get(f"{PATH}/defects/{2**63}/picture"), 422)
+
+
+def marked(kind: str) -> bytes:
+    """Return an image that looks wrong in the way of a kind."""
+    rows, columns = np.indices((36, 40))
+    drawn = (rows // 4 + columns // 4) % 2 if kind == "hole" else columns // 2 % 2
+    colours = np.array([[0, 0, 0], [255, 255, 255]] if kind == "hole" else [[255, 0, 0], [0, 0, 60]], np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(colours[drawn]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_defects_of_two_kinds_are_recognised_until_one_is_undone(serve: Callable[..., Server]) -> None:
+    server = serve(keys=f"{READER} * read\n{WRITER} * write")
+    write = {"Authorization": f"Bearer {WRITER}"}
+    files, kinds = parts(("a.png", marked("hole"))), ("hole", "=scratch")
+    read = {"Authorization": f"Bearer {READER}"}
+    problem(server.http.post(f"{PATH}/feedback?verdict=defect&kind=hole", files=files, headers=read), 403)
+    with Client(server.url, WRITER) as client:
+        ids = {}
+        for kind in kinds:
+            job = client.wait(client.say_defect("calibrated", {"a.png": marked(kind)}, kind, note="old press"))
+            assert (job.report, job.verdict, job.kind) == ({"known_defects": 1}, "defect", kind)
+            (ids[kind],) = job.feedback_ids
+        for kind in kinds:
+            (result,) = client.query("calibrated", {"a.png": marked(kind)}, maps="always")
+            known = result.regions[0].known_defect
+            assert (known.kind, known.id, known.alike, known.seen) == (kind, ids[kind], True, 1)
+        again = client.wait(client.say_defect("calibrated", {"b.png": marked("hole")}, "dent"))
+        assert again.report == {"copies": 1}
+        assert "known defect already" in again.notices[0]
+        assert client.gallery("calibrated").images == 12
+        table = server.http.get(f"{PATH}/feedback?format=csv", headers=write).text
+        assert [row["kind"] for row in csv.DictReader(table.splitlines())] == ["'=scratch", "hole"]
+        assert client.undo_feedback("calibrated", ids["hole"]).images == 12
+        (result,) = client.query("calibrated", {"a.png": marked("hole")}, maps="always")
+        assert result.regions[0].known_defect.kind == "=scratch"
+        assert [(one.kind, one.there) for one in client.feedback("calibrated")] == [("=scratch", True), ("hole", False)]
+        missed = client.wait(client.say_missed("calibrated", {"c.png": png(77)}))
+        assert (missed.report, missed.kind) == ({"known_defects": 1}, "")
+
+
+def test_a_kind_belongs_to_defects_and_is_one_line(shared_server: Server) -> None:
+    for given in ("verdict=defect", "kind=hole", "verdict=missed&kind=a%0Ab", f"verdict=defect&kind={'k' * 101}"):
+        answer = shared_server.http.post(f"{PATH}/feedback?{given}", files=parts(("a.png", png(3))))
+        problem(answer, 422, "kind")
