@@ -41,7 +41,8 @@ def there(_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     result = server.query("plain", odd())["score_map"]["id"]
     job = server.http.post("/v1/galleries/plain/images", files=parts(("new.png", png(50)))).json()["id"]
     server.finished(job)
-    yield {"url": server.url, "gallery": "plain", "model": "plain", "version": "1", "results": result, "jobs": job}
+    names = {"gallery": "plain", "model": "plain", "version": "1", "number": "1"}
+    yield {"url": server.url, **names, "results": result, "jobs": job}
     server.stop()
 
 
