@@ -7,6 +7,7 @@ LOWEST := .venv-lowest
 LABEL_STUDIO := .venv-label-studio
 CHROMIUM := /usr/bin/chromium
 MOSQUITTO := /usr/sbin/mosquitto
+PODMAN := /usr/bin/podman
 # Tests that import most of the package and take little time: what a lower bound may break.
 QUICK := tests/features tests/gallery tests/images tests/method tests/views tests/test_settings.py \
 	tests/server/test_connections.py tests/server/test_hostile.py tests/server/test_native.py
@@ -14,7 +15,7 @@ QUICK := tests/features tests/gallery tests/images tests/method tests/views test
 LONG_FILES := git ls-files '*.py' '*.sh' '*.js' '*.css' '*.html' '*.md' ':!CHANGELOG.md' | xargs wc -l | \
 	awk '$$1 > 300 && $$2 != "total" { print $$2 ": " $$1 " lines, 300 at most"; long = 1 } END { exit long }'
 
-.PHONY: demo test test-lowest test-label-studio check format lock node-red clean
+.PHONY: demo test test-lowest test-label-studio test-container check format lock node-red clean
 
 demo: $(READY)
 	$(BIN)/spade-index demo --out demo
@@ -30,6 +31,10 @@ test-lowest: $(LOWEST)/.ready
 # Against a real Label Studio, in an environment of its own (about 1 GB).
 test-label-studio: $(READY) $(LABEL_STUDIO)/.ready
 	LABEL_STUDIO=$(LABEL_STUDIO)/bin/label-studio $(BIN)/python -m pytest -n 0 tests/server/real_label_studio.py
+
+# The image, on a base made of Debian's packages, which takes root; build/container keeps about 15 GB for the next run.
+test-container: $(READY) $(PODMAN)
+	$(BIN)/python -m pytest -n 0 tests/containers/in_podman.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -79,6 +84,12 @@ $(CHROMIUM) $(MOSQUITTO):
 	@test "$$(id -u)" = 0 || { echo "tests need $@: run \`apt-get install -y $(@F)\` as root" >&2; exit 1; }
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(@F)
+
+$(PODMAN):
+	@test "$$(id -u)" = 0 || { echo "test-container needs root" >&2; exit 1; }
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		podman runc debootstrap containernetworking-plugins iptables
 
 clean:
 	rm -rf $(VENV) $(LOWEST) $(LABEL_STUDIO) build *.egg-info demo
