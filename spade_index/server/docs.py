@@ -30,6 +30,7 @@ PLACES = {
     "/{model}:": "/${GALLERY}:",
     "/{model}": "/$GALLERY",
     "/{version}": "/$SNAPSHOT",
+    "/defects/{number}": "/defects/1",
     "/results/{id}": "/results/$RESULT",
     "/jobs/{id}": "/jobs/$JOB",
 }

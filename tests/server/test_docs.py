@@ -105,6 +105,9 @@ def test_every_command_works(serve: Callable[..., Server], tiles: Path, tmp_path
         elif "/feedback" in command and command.endswith("-X DELETE"):  # of an image that no feedback added
             assert status == 22, output
             assert "no feedback about an image" in output
+        elif "/defects/1/" in command:  # the gallery knows no defects
+            assert status == 22, output
+            assert "404" in output
         else:
             assert status == 0, (command, output)
     assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")

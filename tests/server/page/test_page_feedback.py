@@ -93,7 +93,7 @@ def test_the_history_is_looked_through_saved_and_undone(page: Page, server: Serv
         page.get_by_role("button", name="Save as CSV").click()
     assert saved.value.suggested_filename == "feedback-calibrated.csv"
     table = saved.value.path().read_text().splitlines()
-    assert (len(table), table[1].endswith(",True,a shadow")) == (2, True)
+    assert (len(table), table[1].endswith(",True,a shadow,")) == (2, True)
     rows.first.get_by_role("button").click()
     expect(rows.first).to_contain_text("undone")
     expect(rows.first.get_by_role("button")).to_be_hidden()
