@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 from click.core import ParameterSource
@@ -27,19 +27,16 @@ gpus_option = click.option(
 )
 
 
+def _ray_option(does: str) -> Callable[[Any], Any]:
+    help = f"{does} on a Ray cluster, or one of this machine, by --workers workers [one per machine or GPU]"
+    return click.option("--ray", type=TEXT, metavar="HOST:PORT|local", help=help)
+
+
 @dataclass(frozen=True)
 class ClusterOptions:
     """Where images become shards; without `ray`, in this process."""
 
-    ray: Annotated[
-        str | None,
-        click.option(
-            "--ray",
-            type=TEXT,
-            metavar="HOST:PORT|local",
-            help="Add images on a Ray cluster, or one of this machine, by --workers workers [one per machine or GPU]",
-        ),
-    ]
+    ray: Annotated[str | None, _ray_option("Add images")]
     gpus_per_worker: Annotated[float | None, gpus_option]
 
     def require(self) -> None:
@@ -72,15 +69,7 @@ class ClusterOptions:
 class SearchClusterOptions:
     """Where the maps of a gallery are searched; without `ray`, in this process."""
 
-    ray: Annotated[
-        str | None,
-        click.option(
-            "--ray",
-            type=TEXT,
-            metavar="HOST:PORT|local",
-            help="Search on a Ray cluster, or one of this machine, by --workers workers [one per machine or GPU]",
-        ),
-    ]
+    ray: Annotated[str | None, _ray_option("Search")]
     gpus_per_worker: Annotated[float | None, gpus_option]
 
     def require(self) -> None:

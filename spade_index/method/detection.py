@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spade_index.gallery.index.search import Neighbour
+from spade_index.images.tiles import Box
 from spade_index.settings import ImageScore, Maps
 
 from .known_defects import KnownDefects, Sample
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the original
 Part = tuple[slice, slice]  # rows and columns of a score map
 EVERYWHERE: Part = (slice(None), slice(None))
 

@@ -228,8 +228,9 @@ class Detector:
             mapped = zip(self.score_maps(means, found.cells), *arrays, near, parts, counted, samples, strict=True)
             for score_map, distances, matches, mean, neighbours, part, (cells, inside), sample in mapped:
                 score = map_score(score_map[part], self.search.top_share, None if inside is None else inside[part])
-                levels = size, neighbours, score, part, cells, inside, sample
-                yield PixelDetection(score_map, distances, matches, mean, *levels)
+                yield PixelDetection(
+                    score_map, distances, matches, mean, size, neighbours, score, part, cells, inside, sample
+                )
 
     def search_pixels(
         self,

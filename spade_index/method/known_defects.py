@@ -22,8 +22,9 @@ from torch import Tensor
 from spade_index.features.grids import Size, average
 from spade_index.gallery.catalog.defects import KnownDefect
 from spade_index.gallery.reader import Gallery
+from spade_index.images.tiles import Box
 
-Box = tuple[float, float, float, float]  # in pixels of the original
+Place = tuple[float, float, float, float]  # x, y, width, height, in pixels of the original
 
 SAMPLE = 16  # images of the gallery, for the channels' means and deviations
 SMALLEST = 1e-6  # deviation of a channel, and length of a vector
@@ -53,7 +54,7 @@ class Samples:
     """The sampled cells of a picture, of all its tiles if it has any."""
 
     def __init__(self, sampled: Sequence[tuple[Box, Sample]]) -> None:
-        """Take cells with the part of the picture that each sample is of: left, top, right, bottom in pixels."""
+        """Take cells with the part of the picture that each sample is of."""
         points, cells, ranks = [np.empty((0, 2))], [np.empty((0, 2))], [np.empty(0)]
         for (left, top, right, bottom), sample in sampled:
             edges = np.array([right - left, bottom - top])
@@ -77,8 +78,8 @@ class Samples:
         inside = _encloses(np.array(polygon), self._points[near])
         return self._features[near[np.lexsort([self._heights[near], inside])[-1]]]
 
-    def highest(self) -> Box | None:
-        """Return the box (x, y, width, height) of the cell that is the worst of all; None where none was sampled."""
+    def highest(self) -> Place | None:
+        """Return the place of the cell that is the worst of all; None where none was sampled."""
         if not len(self._heights):
             return None
         worst = int(self._heights.argmax())

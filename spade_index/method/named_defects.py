@@ -20,7 +20,7 @@ from spade_index.images.workers import DecoderPool
 from .at_once import calibrate_at_once
 from .detection import Detection
 from .detector import Detector
-from .known_defects import MOST_CELLS, KnownDefects, Samples
+from .known_defects import MOST_CELLS, KnownDefects, Place, Samples
 from .pictures import Joining, Pictures
 from .regions import Polygon, regions_of
 from .tuned import tuned_search
@@ -29,8 +29,6 @@ MOST_PLACES = 10  # of an image, those with the highest scores
 PICTURE_EDGE = 128  # pixels
 MARGIN = 0.25  # of a place's longer edge, that its picture shows around it
 LEAST_SHOWN = 0.1  # of the image's longer edge, that the picture shows
-
-Place = tuple[float, float, float, float]  # x, y, width, height in pixels of the original
 
 
 @dataclass(frozen=True)

@@ -135,5 +135,5 @@ def _table(rows: tuple[FeedbackInfo, ...]) -> str:
     writer = csv.writer(table)
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow([cell_of("" if (value := getattr(row, name)) is None else value) for name in COLUMNS])
+        writer.writerow([cell_of(getattr(row, name)) for name in COLUMNS])
     return table.getvalue()

@@ -54,7 +54,7 @@ def _opened(path: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InputError(f"{path}: is no file; `watch --jsonl -` writes to standard output")
+            raise InputError(f"{path}: is a folder, a pipe or a device: name a file")
         end = os.fstat(fd).st_size
         whole = _end_of_lines(fd, end)
         if whole < end:

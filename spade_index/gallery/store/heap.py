@@ -1,7 +1,7 @@
 """Collections of HDF5's global heap, which hold texts and values of variable length: refused if HDF5 would never end.
 
-    GCOL, its version and zeros [8 bytes], size of the collection [8 bytes], then objects, then free space as object 0:
-    number [2 bytes], references and zeros [6 bytes], size [8 bytes], value, filled up to 8 bytes
+    GCOL, version 1 [1 byte], zeros [3 bytes], size of the collection [8 bytes], objects, free space as object 0;
+    each object: number [2 bytes], references and zeros [6 bytes], size [8 bytes], value, filled up to 8 bytes
 
 HDF5 2.0 steps from an object to the next one by its size. A made-up or damaged size that makes this step zero keeps it
 at the same object for ever, so the steps are taken here first.
@@ -9,7 +9,7 @@ at the same object for ever, so the steps are taken here first.
 
 from typing import Protocol
 
-BEGINNING = b"GCOL"
+BEGINNING = b"GCOL\x01"  # HDF5 refuses other versions
 HEADER = 16  # bytes, of a collection and of an object
 MOST_BYTES = 16 << 20  # of a collection: HDF5 makes them of 64 KiB, or as large as one value
 MOST_OBJECTS = 1 << 16

@@ -23,7 +23,7 @@ class Heard:
 
     accepted: it says "Normal", which counts if its image is called anomalous when it is looked at
     taken_back: it says nothing any longer, so what it said before is undone
-    not_recorded: it says "Anomalous"; there is no place for that yet. What it said before is undone
+    not_recorded: it says "Anomalous", which makes no known defect. What it said before is undone
     ignored: it says neither
     """
 
