@@ -15,6 +15,9 @@ from click.testing import CliRunner
 
 from spade_index.cli import main
 from spade_index.server.settings import ServeSettings
+from spade_index.server.verdicts import Outlet
+from spade_index.sinks.lines import JsonLines
+from spade_index.sinks.spool import Spool
 
 from helpers.commands import photographs, run
 from helpers.documents import ROOT, blocks, statements
@@ -67,9 +70,12 @@ def test_all_options_are_documented_with_their_defaults() -> None:
     assert {option: defaults.get(option) for option in listed} == listed
 
 
-def test_all_metrics_are_documented(tiles: Server) -> None:
-    tiles.query("tiles", png(1))
-    families = re.findall(r"^# TYPE (\S+)", tiles.http.get("/metrics").text, re.MULTILINE)
+def test_all_metrics_are_documented(serve: Callable[..., Server], tmp_path: Path) -> None:
+    with Spool(tmp_path / "state", 1 << 20) as spool:
+        with_sink = serve(outlet=Outlet(spool, [JsonLines(tmp_path / "verdicts.jsonl")]))
+        with_sink.query("plain", png(1))
+        families = re.findall(r"^# TYPE (\S+)", with_sink.http.get("/metrics").text, re.MULTILINE)
+        with_sink.stop()
     section = REFERENCE.partition("## Metrics")[2].partition("\n## ")[0]
     listed = set(re.findall(r"`(spade_index_[a-z_]+)`", section))
     assert listed == {name for name in families if not name.endswith("_created")}
