@@ -67,6 +67,7 @@ def ablate(dataset: Path, usual: Backbone, backbone: Backbone, work: Path) -> It
         (f"window: {'none' if tuned.window is None else f'{tuned.window} cells'}", ("window",)),
         ("scores tuned", SCORES),
         ("neighbours' maps subtracted", ("subtract_neighbours",)),
+        ("score relative to the neighbours'", ("relative_score",)),
     ):
         search = replace(search, **{name: getattr(tuned, name) for name in names})
         yield measure(step, dataset, work / "chosen", backbone, search)

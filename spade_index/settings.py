@@ -188,6 +188,7 @@ class SearchSettings:
     whole_weight: float = 0.5  # of whole pictures beside their tiles; 0: tiles alone, 1: whole ones alone
     pixel_precision: str = "float32"  # of the scan for candidates; distances are float32 either way
     subtract_neighbours: float = 0.0  # share of the neighbours' own score maps that is subtracted from the query's
+    relative_score: bool = False  # whether the map score is divided by the mean of those of the neighbours themselves
     smoothing: float = 4.0  # sigma of the Gaussian on the score map, in pixels of the backbone's input
     top_share: float = 0.0  # share of the score map, its highest, whose mean is the map score; 0: the maximum
     image_score: ImageScore | None = None  # None: `mapped_score` where every image has a score map, else `pooled`

@@ -3,6 +3,7 @@
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
 from spade_index.method.at_once import calibrate_at_once
+from spade_index.method.by_neighbours import needs_own_scores
 from spade_index.method.commands import calibrate_command, gives_verdicts
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import images_needed
@@ -27,7 +28,7 @@ def detector_of(
     `elsewhere` are the workers of a cluster.
     """
     calibration = None
-    if threshold is None or search.subtract_neighbours:
+    if threshold is None or needs_own_scores(search):
         calibration = calibrate_at_once(
             gallery, search, device=backbone.device, kernel=kernel.kernel, map_memory=kernel.map_bytes
         )

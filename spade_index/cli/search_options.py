@@ -118,6 +118,14 @@ class SearchOptions:
             help=f"Share of the neighbours' own score maps to subtract, 0..1 [{DEFAULT.subtract_neighbours:g}]",
         ),
     ]
+    relative_score: Annotated[
+        bool | None,
+        click.option(
+            "--relative-score/--absolute-score",
+            default=None,
+            help="Divide the map score by the mean of those that the neighbours themselves have, or do not [absolute]",
+        ),
+    ]
     smoothing: Annotated[
         float | None,
         click.option("--smoothing", type=REAL, help=f"Sigma of the score map's Gaussian, pixels [{DEFAULT.smoothing}]"),

@@ -18,12 +18,13 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.geometry import Geometry
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 
+from .by_neighbours import plain_search
 from .detector import Detector
 from .near_duplicates import PAIRS, near_of
 from .normal_scores import NormalScores, images_needed
 from .quiet_clock import QuietClock
 from .scales import scales_of
-from .scores import PEAK, enlarged, image_scores, map_score
+from .scores import PEAK, UNDIVIDED, enlarged, image_scores, map_score
 from .siblings import own_slices, pictures_of, place_of_row, siblings, whole_flags
 from .thresholds import require_share
 
@@ -105,7 +106,7 @@ def calibrate(
     require_share(false_alarms)
     if len(gallery) < MINIMUM:
         raise InputError(f"{gallery.path}: {len(gallery)} images are too few to calibrate on; add at least {MINIMUM}")
-    plain = replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
+    plain = plain_search(search)
     detector = Detector(gallery, search=plain, calibrated=False, device=device, kernel=kernel, map_memory=map_memory)
     kept = _still_there(gallery, earlier) if earlier is not None else None
     known = set() if kept is None else set(kept.keys.tolist())
@@ -212,25 +213,37 @@ def _search_without(detector: Detector, image: ImageRow, near: float, own: Colle
 def _scored(
     detector: Detector, search: SearchSettings, alone: list[_Alone], kept: LeaveOneOut | None
 ) -> Iterator[tuple[int, dict[str, float], np.ndarray]]:
-    """Yield key, scores and map of each image; its neighbours' maps, which are all known now, are subtracted."""
-    maps = as_stored([image.distances for image in alone]) if alone else np.empty((0, 0), np.float16)
-    first = LeaveOneOut(np.array([image.key for image in alone], np.int64), {}, maps)
-    both = first if kept is None else _merged(first, kept)
-    known = NormalScores(
-        both,
-        whole=whole_flags(detector.gallery, both.keys),
-        own_regions=detector.gallery.region_rule is not None,
-    )
+    """Yield key, scores and map of each image, whose neighbours' maps and map scores are all known now."""
+    known = _known(detector, alone, {}, kept)
+    of_maps, peaks = [], []
     for image in alone:
         distances = image.distances
         if search.subtract_neighbours:
-            own = known.own_map(image.neighbours, image.place.whole)
-            distances = distances - search.subtract_neighbours * own
+            distances = distances - search.subtract_neighbours * known.own_map(image.neighbours, image.place.whole)
         counted = counted_scores(detector, distances, image.cells, image.place)
-        of_map = map_score(counted, search.top_share)
-        kinds = [*image_scores(image.pooled, of_map).items(), (PEAK, float(counted.max()))]
-        scores: dict[str, float] = dict(kinds)
+        of_maps.append(map_score(counted, search.top_share))
+        peaks.append(float(counted.max()))
+    if search.relative_score:
+        known = _known(detector, alone, {UNDIVIDED: np.array(of_maps)}, kept)
+    for image, of_map, peak in zip(alone, of_maps, peaks, strict=True):
+        divisor = known.own_score(image.neighbours, image.place.whole) if search.relative_score else 1.0
+        scores: dict[str, float] = dict(image_scores(image.pooled, of_map / divisor).items())
+        scores[PEAK] = peak
+        if search.relative_score:
+            scores[UNDIVIDED] = of_map
         yield image.key, scores, image.distances
+
+
+def _known(
+    detector: Detector, alone: list[_Alone], scores: dict[str, np.ndarray], kept: LeaveOneOut | None
+) -> NormalScores:
+    """Return what is known of the images so far: their maps, and these scores [n] of each kind."""
+    maps = as_stored([image.distances for image in alone]) if alone else np.empty((0, 0), np.float16)
+    found = LeaveOneOut(np.array([image.key for image in alone], np.int64), scores, maps)
+    if kept is not None:
+        found = _merged(found, kept)
+    own_regions = detector.gallery.region_rule is not None
+    return NormalScores(found, whole=whole_flags(detector.gallery, found.keys), own_regions=own_regions)
 
 
 def _joined(scored: Iterator[tuple[int, dict[str, float], np.ndarray]], kept: LeaveOneOut | None) -> LeaveOneOut:

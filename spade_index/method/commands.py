@@ -9,6 +9,8 @@ from spade_index.settings import FALSE_ALARMS, UNSCORED, SearchSettings
 from .normal_scores import calibration_for
 from .tuned import tuned_search
 
+NEGATED = {"relative_score": "--absolute-score"}  # options for settings that are on otherwise
+
 
 def gives_verdicts(gallery: Gallery) -> bool:
     """Return whether verdicts may be expected of a gallery: it was calibrated, or tuned, which `calibrate` follows."""
@@ -36,6 +38,9 @@ def _options(own: SearchSettings, search: SearchSettings) -> list[str] | None:
     options = []
     for name, value in vars(search).items():
         if name in UNSCORED or value == getattr(own, name):
+            continue
+        if value is False and name in NEGATED:
+            options.append(NEGATED[name])
             continue
         if value is None or value is False:  # that cannot be asked for
             return None

@@ -13,6 +13,7 @@ from typing import Any
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import SearchSettings
 
+from .by_neighbours import needs_own_scores
 from .quiet_clock import QuietClock
 from .synthetic import LEAST, Sample
 from .trials import Trial, Trials, deviation
@@ -232,8 +233,8 @@ def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
 
     What is quick beside the backbone counts as equally quick: fewer neighbours would save little, and cost accuracy
     that synthetic defects on few images do not show. Ways whose search takes much longer than the backbone are left
-    out, unless all do. The map score and half of the neighbours' maps are the rule; another score must be better by
-    more than the standard error.
+    out, unless all do. The map score over the neighbours', with half of their maps subtracted, is the rule; another
+    score must be better by more than the standard error.
     """
     limit = max(SLOWEST * sample.backbone_ms, min(of_way[0].ms for of_way in tried))
     allowed = [trial for of_way in tried if of_way[0].ms <= limit for trial in of_way]
@@ -241,13 +242,15 @@ def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
     quickest = max(QUICK * sample.backbone_ms, min(trial.ms for trial in close))
     best = _best(trial for trial in close if trial.ms <= SAME_SPEED * quickest)
     of_way = [trial for trial in allowed if _way(trial.search) == _way(best.search)]
-    share = min(USUAL_SHARE, max(trial.search.subtract_neighbours for trial in of_way))  # 0 where none can be known
-    usual = [trial for trial in of_way if _is_usual(trial.search, share)]
+    known = [trial.search for trial in of_way if needs_own_scores(trial.search)]  # none in a gallery of few images
+    usual = [trial for trial in of_way if _is_usual(trial.search, bool(known))]
     return best if _is_better(best, _best(usual), sample) else _best(usual)
 
 
-def _is_usual(search: SearchSettings, share: float) -> bool:
-    return search.subtract_neighbours == share and search.mapped_score == "map"
+def _is_usual(search: SearchSettings, known: bool) -> bool:
+    """Return whether settings take the scores that are the rule; `known`: whether what neighbours score can be."""
+    by_neighbours = search.subtract_neighbours, search.relative_score
+    return by_neighbours == ((USUAL_SHARE, True) if known else (0, False)) and search.mapped_score == "map"
 
 
 def _is_better(one: Trial, other: Trial, sample: Sample) -> bool:

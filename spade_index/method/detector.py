@@ -27,6 +27,7 @@ from spade_index.images.geometry import Geometry
 from spade_index.kernels import choose_kernel
 from spade_index.settings import ImageScore, SearchSettings
 
+from .by_neighbours import ByNeighbours
 from .commands import calibrate_command
 from .comparison import Comparison
 from .detection import Detection, PixelDetection, Question
@@ -36,7 +37,7 @@ from .normal_scores import Stored
 from .pixel_search import Elsewhere, Found, PixelSearch, PixelSearcher
 from .scales import Units, scales_of
 from .scores import image_scores, map_score, pooled_score, score_maps
-from .siblings import Places, is_whole, nearest_besides, others, own_slices
+from .siblings import Places, nearest_besides, others, own_slices
 from .thresholds import find_thresholds
 from .tuned import interested, tuned_search
 
@@ -67,7 +68,7 @@ class Detector:
             threshold: on the image score, in place of the calibrated one.
             false_alarms: share of normal images that may be called anomalous, in (0, 1); by default as calibrated.
             calibrated: whether to use the gallery's calibration, or another in its place (see `at_once`); without one
-                there are no p-values, and nothing is subtracted.
+                there are no p-values, and what neighbours themselves score is not taken into account.
             device: of the pixel search; by default the backbone's, or without one the CPU.
             kernel: backend of the pixel search (see `choose_kernel`).
             map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
@@ -77,8 +78,8 @@ class Detector:
         Raises:
             SettingsMismatch: the backbone is not the gallery's.
             GalleryError: the gallery is empty.
-            InputError: `maps="auto"` has no threshold, the levels or their weights do not fit, the neighbours' maps
-                that are to be subtracted are not known, or there is no such kernel.
+            InputError: `maps="auto"` has no threshold, the levels or their weights do not fit, what the
+                neighbours themselves score is taken and not known, or there is no such kernel.
         """
         if threshold is not None and not math.isfinite(threshold):
             raise InputError(f"the threshold must be a finite number, not {threshold}")
@@ -106,6 +107,7 @@ class Detector:
         known = find_thresholds(gallery, self.search, false_alarms, calibrated)
         self.calibrated_on, self.false_alarms = known.snapshot, known.false_alarms
         self.normal_scores, self.pixel_threshold = known.normal_scores, known.of_pixel
+        self._by_neighbours = ByNeighbours(self.search, known.normal_scores)
         self.units = Units(self.search.whole_weight) if self.normal_scores is None else self.normal_scores.units
         self.thresholds: dict[ImageScore, float] = dict(known.of_image)
         self.kind: ImageScore = self.search.effective_image_score
@@ -218,16 +220,19 @@ class Detector:
         for found in self.search_pixels(self.comparison.prepare(pyramid), candidates, places):
             near = [candidates[query] for query in found.queries]
             there = [None if places is None else places[query] for query in found.queries]
-            means = self._less_normal(found.distances.mean(2), near, there)  # [B, P]
+            means = self._by_neighbours.subtracted(found.distances.mean(2), near, there)  # [B, P]
             arrays = (values.cpu().numpy() for values in (found.distances, found.matches, means))
             parts = [own_slices(place, how.input_size, how) for place in there]
             counted = found.counted(size, how.input_size)
             samples: Sequence[Sample | None] = [None] * len(near)
             if self.known is not None:
                 samples = self.known.samples(pyramid, found.queries, means, size, found.cells)
-            mapped = zip(self.score_maps(means, found.cells), *arrays, near, parts, counted, samples, strict=True)
-            for score_map, distances, matches, mean, neighbours, part, (cells, inside), sample in mapped:
+            divisors = self._by_neighbours.divisors(near, there)
+            maps = self.score_maps(means, found.cells)
+            mapped = zip(maps, *arrays, near, divisors, parts, counted, samples, strict=True)
+            for score_map, distances, matches, mean, neighbours, divisor, part, (cells, inside), sample in mapped:
                 score = map_score(score_map[part], self.search.top_share, None if inside is None else inside[part])
+                score /= divisor
                 yield PixelDetection(
                     score_map, distances, matches, mean, size, neighbours, score, part, cells, inside, sample
                 )
@@ -248,15 +253,6 @@ class Detector:
         """
         size, shown = self.comparison.size, self.gallery.settings.preprocessing.input_size
         return score_maps(distances, size, shown, self.search.smoothing, cells)
-
-    def _less_normal(self, distances: Tensor, near: list[list[Neighbour]], places: list[Geometry | None]) -> Tensor:
-        """Subtract a share of what the neighbours themselves score at each place from distances [B, P]."""
-        share = self.search.subtract_neighbours
-        if not share or self.normal_scores is None:
-            return distances
-        keys = ([neighbour.key for neighbour in neighbours] for neighbours in near)
-        own = np.stack([self.normal_scores.own_map(*of) for of in zip(keys, map(is_whole, places), strict=True)])
-        return distances - share * torch.from_numpy(own).to(distances.device)
 
     def require_answerable(self, question: Question) -> None:
         """Raise InputError if `auto` has no threshold, or if the image score needs a map that is not computed."""

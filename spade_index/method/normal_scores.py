@@ -22,11 +22,12 @@ from spade_index.settings import IMAGE_SCORES, ImageScore, SearchSettings
 
 from .comparison import compared_sizes
 from .scales import Units, highest, units_of
-from .scores import PEAK, counted_mean
+from .scores import PEAK, UNDIVIDED, counted_mean
 from .siblings import picture_numbers, whole_flags
 
 SCORES = (*IMAGE_SCORES, PEAK)  # of every image
 ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all images takes their place
+LEAST_SHARE = 0.1  # of the mean over all images, that neighbours count as having scored at least
 
 
 class NormalScores:
@@ -110,10 +111,29 @@ class NormalScores:
             return np.asarray(maps.mean(0))
         return np.where(maps.any(0), counted_mean(maps, 0), self._mean_maps[whole and self._whole is not None])
 
+    def own_score(self, keys: Sequence[int], whole: bool = False) -> float:
+        """Return the mean map score, undivided, of the images with these keys; of all if few were scored. Above 0.
+
+        `whole` says that they are whole pictures, where there are two scales.
+        """
+        rows = self._found.rows(keys)
+        of_all = self._mean_scores[whole and self._whole is not None]
+        if len(rows) < ENOUGH:
+            return of_all
+        return max(LEAST_SHARE * of_all, float(self._found.scores[UNDIVIDED][rows].mean()))
+
     def map_of(self, key: int) -> np.ndarray | None:
         """Return the map, float32 [P], of the image with this key, or None if it was not scored."""
         rows = self._found.rows([key])
         return np.asarray(self._found.maps_of(rows)[0]) if len(rows) else None
+
+    @cached_property
+    def _mean_scores(self) -> list[float]:
+        """The means of all map scores, undivided, or of tiles' and of whole pictures'; 1 where that is not above 0."""
+        scores = self._found.scores[UNDIVIDED]
+        scales = [slice(None)] if self._whole is None or not len(scores) else [~self._whole, self._whole]
+        means = [float((scores[some] if len(scores[some]) else scores).mean()) for some in scales]
+        return [mean if mean > 0 else 1.0 for mean in means]
 
     @cached_property
     def _mean_maps(self) -> list[np.ndarray]:
@@ -154,7 +174,8 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
     if "file" in values:
         path = gallery.file(f"{FOLDER}/{values['file']}")
         found = LeaveOneOut.read(path)
-        if found.maps.shape[1] != math.prod(compared_sizes(gallery, search)[0]) or not found.scores.keys() >= {*SCORES}:
+        kinds = {*SCORES, UNDIVIDED} if search.relative_score else {*SCORES}
+        if found.maps.shape[1] != math.prod(compared_sizes(gallery, search)[0]) or not found.scores.keys() >= kinds:
             raise GalleryDamaged(f"{path}: it was made with other settings: {remedy(path)}")
         scores = NormalScores.of_gallery(gallery, found, search)
     thresholds = {kind: float(threshold) for kind, threshold in values["thresholds"].items()}

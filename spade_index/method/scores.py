@@ -12,6 +12,7 @@ from spade_index.gallery.index.search import Neighbour
 from spade_index.settings import ImageScore
 
 PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
+UNDIVIDED = "undivided"  # the map score before it is divided by those of the neighbours, where it is
 
 
 def pooled_score(neighbours: Sequence[Neighbour]) -> float:

@@ -17,10 +17,11 @@ from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import LARGEST, LeaveOneOut
 from spade_index.settings import CALIBRATION_SAMPLE, SearchSettings
 
+from .by_neighbours import ByNeighbours
 from .calibration import near_distance
 from .detector import Detector
 from .normal_scores import NormalScores
-from .scores import enlarged, image_scores, map_score
+from .scores import UNDIVIDED, enlarged, image_scores, map_score
 from .siblings import others, place_of_row
 
 RATES = (0.02, 0.05, 0.1)
@@ -84,6 +85,7 @@ class _Splits:
         wanted = 2 * max(search.gallery_neighbours, search.score_neighbours) + SPARE
         height, width = self._detector.comparison.size
         per_image = 2 * wanted * height * width * search.pixel_neighbours
+        self._own_regions = gallery.region_rule is not None
         self._rows = gallery.sample(max(LEAST, min(CALIBRATION_SAMPLE, BYTES // per_image)))
         near = near_distance(gallery)
         nearest = gallery.nearest(gallery.pooled(self._rows), wanted)
@@ -114,15 +116,20 @@ class _Splits:
         most = detector.search.gallery_neighbours
         means = np.stack([self._mean(image, some[:most]) for image, some in enumerate(chosen)])
         alone = LeaveOneOut(np.array([row.key for row in self._rows if row.key in keys]), {}, means[inside])
-        own = NormalScores(alone, own_regions=detector.gallery.region_rule is not None)
-        taken = np.stack([own.own_map([n.key for n in of_image[:most]]) for of_image in nearest])
+        near, nowhere = [of_image[:most] for of_image in nearest], [None] * len(nearest)
+        own_maps = ByNeighbours(detector.search, NormalScores(alone, own_regions=self._own_regions))
+        less = own_maps.subtracted(torch.from_numpy(means), near, nowhere)
         cells, insides = self._counting()
-        maps = detector.score_maps(torch.from_numpy(means - detector.search.subtract_neighbours * taken), cells)
         share = detector.search.top_share
+        of_maps = np.array(
+            [map_score(of, share, part) for of, part in zip(detector.score_maps(less, cells), insides, strict=True)]
+        )
+        own_scores = NormalScores(replace(alone, scores={UNDIVIDED: of_maps[inside]}))
+        divisors = ByNeighbours(detector.search, own_scores).divisors(near, nowhere)
         scores = np.array(
             [
-                image_scores(detector.pooled_score(of_image), map_score(of, share, inside))[detector.kind]
-                for of_image, of, inside in zip(nearest, maps, insides, strict=True)
+                image_scores(detector.pooled_score(of_image), of_map / divisor)[detector.kind]
+                for of_image, of_map, divisor in zip(nearest, of_maps, divisors, strict=True)
             ]
         )
         normal = NormalScores(replace(alone, scores={detector.kind: scores[inside]}))

@@ -58,6 +58,7 @@ def _distance(one: SearchSettings, other: SearchSettings) -> tuple[float, ...]:
     """Return how far search settings that differ in their scores alone are from each other."""
     return (
         abs(one.subtract_neighbours - other.subtract_neighbours),
+        one.relative_score != other.relative_score,
         abs(one.top_share - other.top_share),
         abs(one.smoothing - other.smoothing),
         one.mapped_score != other.mapped_score,

@@ -6,6 +6,7 @@ from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import FALSE_ALARMS, ImageScore, SearchSettings
 
+from .by_neighbours import needs_own_scores
 from .commands import calibrate_command
 from .normal_scores import NormalScores, Stored, stored_calibration
 from .scores import PEAK
@@ -34,7 +35,7 @@ def find_thresholds(
         calibrated: whether to use the gallery's calibration, or another for these settings.
 
     Raises:
-        InputError: `false_alarms` is out of range, or the settings subtract the neighbours' maps and none are stored.
+        InputError: `false_alarms` is out of range, or the settings take the neighbours' own scores and none are stored.
         GalleryDamaged: the calibration cannot be read.
     """
     require_share(false_alarms)
@@ -42,10 +43,10 @@ def find_thresholds(
         return Thresholds(FALSE_ALARMS)
     stored = stored_calibration(gallery, search) if calibrated is True else calibrated
     scores = None if stored is None else stored.scores
-    if scores is None and search.subtract_neighbours and search.maps != "never":
+    if scores is None and needs_own_scores(search) and search.maps != "never":
         raise InputError(
-            f"{gallery.path}: these search settings subtract the neighbours' own score maps, which are not known: run "
-            f"`{calibrate_command(gallery, search)}`, or subtract 0"
+            f"{gallery.path}: these search settings take what the neighbours themselves score, which is not known: run "
+            f"`{calibrate_command(gallery, search)}`, or subtract 0 and use the absolute score"
         )
     if stored is None:
         return Thresholds(FALSE_ALARMS if false_alarms is None else false_alarms)

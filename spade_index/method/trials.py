@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from torch import Tensor
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore, SearchSettings
 
+from .by_neighbours import plain_search
 from .calibration import can_calibrate, near_distance
 from .comparison import compared_sizes
 from .detector import Detector
 from .metrics import roc_auc
+from .normal_scores import LEAST_SHARE
 from .quiet_clock import QuietClock
 from .scales import scales_of
 from .scores import counted_mean, enlarged, score_maps
@@ -71,9 +74,9 @@ class Trials:
             options: device, kernel and map_memory, as for `Detector`.
         """
         self._gallery, self._sample, self._options = gallery, sample, options
-        self._shares = (
-            SUBTRACTED if can_calibrate(gallery) else (0.0,)
-        )  # the neighbours' own maps come with calibration
+        known = can_calibrate(gallery)  # what the neighbours themselves score comes with calibration
+        self._shares = SUBTRACTED if known else (0.0,)
+        self._relative = (False, True) if known else (False,)
         pooled = gallery.pooled(sample.plain)
         queries = np.concatenate([pooled, sample.pooled])  # [n + m, D]
         self._owners = np.concatenate([np.arange(len(pooled)), sample.owner])
@@ -129,24 +132,35 @@ class Trials:
                 maps = self._maps(left, detector, sigma, cells)
                 pixel_roc_auc = roc_auc(self._lit[pixels], maps[pixels])
                 smoothing = sigma * max(self._gallery.settings.preprocessing.input_size) / REFERENCE
-                for top_share, scores in _map_scores(maps, counts):
-                    for mapped in mapped_scores:
-                        chosen = replace(
-                            search,
-                            subtract_neighbours=subtracted,
-                            smoothing=smoothing,
-                            top_share=top_share,
-                            mapped_score=mapped,
-                        )
-                        final = scores if mapped == "map" else pooled * scores.clip(min=0)
-                        wins, auc = compared(final[:count], final[count:], self._sample.owner)
-                        trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
+                for (top_share, absolute), relative, mapped in product(
+                    _map_scores(maps, counts), self._relative, mapped_scores
+                ):
+                    chosen = replace(
+                        search,
+                        subtract_neighbours=subtracted,
+                        relative_score=relative,
+                        smoothing=smoothing,
+                        top_share=top_share,
+                        mapped_score=mapped,
+                    )
+                    scores = absolute / self._divisors(absolute) if relative else absolute
+                    final = scores if mapped == "map" else pooled * scores.clip(min=0)
+                    wins, auc = compared(final[:count], final[count:], self._sample.owner)
+                    trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
         return trials
 
     def _mean_of_others(self, distances: np.ndarray) -> np.ndarray:
         """Return the mean of the distances [n + m, P] of the images that are nearest to each."""
         near = distances[self._own]
         return near.mean(1) if self._gallery.region_rule is None else counted_mean(near, 1)
+
+    def _divisors(self, scores: np.ndarray) -> np.ndarray:
+        """Return the mean map score of the images nearest to each of n + m, as `NormalScores.own_score` does."""
+        of_all = scores[: len(self._sample.plain)].mean()
+        if of_all <= 0:
+            return np.ones(len(scores))
+        means: np.ndarray = scores[self._own].mean(1).clip(min=LEAST_SHARE * of_all)
+        return means
 
     def ms(self, search: SearchSettings) -> float:
         """Return the milliseconds of a search with these settings, from a few of the sample's images."""
@@ -226,11 +240,6 @@ def deviation(difference: np.ndarray, owner: np.ndarray) -> float:
     copies = np.bincount(owner, minlength=count)
     found = np.einsum("ri,io,ro->r", drawn, difference, drawn) / (count * (drawn @ copies))
     return float(found.std())
-
-
-def plain_search(search: SearchSettings) -> SearchSettings:
-    """Return settings that find score maps of every image, with nothing subtracted."""
-    return replace(search, maps="always", image_score=None, subtract_neighbours=0.0)
 
 
 def changed(search: SearchSettings) -> dict[str, Any]:

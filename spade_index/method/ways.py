@@ -33,6 +33,7 @@ def describe(search: SearchSettings) -> str:
     return (
         f"{describe_pixels(search)}, {search.gallery_neighbours} neighbours, sigma {search.smoothing:g}, "
         f"{search.subtract_neighbours:g} of the neighbours' maps subtracted, {score} of the map"
+        + (" over the neighbours'" if search.relative_score else "")
         + (" x pooled score" if search.mapped_score == "both" else "")
     )
 

@@ -25,6 +25,7 @@ from spade_index.images.loading import in_lots
 from spade_index.images.tiles import Box, crop, picture_of, pieces_of
 from spade_index.settings import BATCH_SIZE, SearchSettings
 
+from .by_neighbours import plain_search
 from .calibration import near_distance, nearest_others
 from .defects import paste
 from .detection import PixelDetection
@@ -36,7 +37,7 @@ from .scales import Scales, units_of
 from .scores import PEAK, image_scores
 from .siblings import place_of_row, siblings
 from .synthetic import EDGE, LEAST
-from .trials import compared, deviation, plain_search
+from .trials import compared, deviation
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PICTURES = 20  # that are changed, at most

@@ -137,6 +137,48 @@ def test_neighbours_maps_are_subtracted(gallery_path: Path) -> None:
             assert less.scores["map"][row] == pytest.approx(score_map.max(), rel=1e-2, abs=1e-2)
 
 
+def test_map_scores_are_divided_by_those_of_the_neighbours(gallery_path: Path) -> None:
+    search = replace(SEARCH, relative_score=True)
+    with Gallery(gallery_path) as gallery:
+        plain, divided = (calibrate(gallery, settings).found for settings in (SEARCH, search))
+        detector = Detector(gallery, search=SEARCH)
+        for row, image in enumerate(gallery.images()):
+            nearest = detector.nearest_images(gallery.pooled([image]), {image.key}, near_distance(gallery))[0]
+            own = plain.scores["map"][plain.rows([n.key for n in nearest[:3]])].mean()
+            assert divided.scores["map"][row] == pytest.approx(plain.scores["map"][row] / own)
+    assert divided.scores["both"] == pytest.approx(divided.scores["pooled"] * divided.scores["map"])
+    np.testing.assert_array_equal(divided.scores["peak"], plain.scores["peak"])  # score maps stay as they are
+    np.testing.assert_array_equal(divided.maps, plain.maps)
+
+
+def test_a_detector_divides_by_what_its_neighbours_score(gallery_path: Path, backbone: Backbone) -> None:
+    search = replace(SEARCH, relative_score=True)
+    with Gallery(gallery_path) as gallery, pytest.raises(InputError, match=r"spade-index calibrate .* --relative-score"):
+        Detector(gallery, backbone, search)
+    with GalleryWriter(gallery_path) as writer:
+        store(writer, search, calibrate(writer.gallery, search))
+        image = next(writer.gallery.images())
+        pyramid = [torch.from_numpy(level).float() for level in writer.gallery.maps([image.key])]
+        pooled = writer.gallery.pooled([image])
+        relative = Detector(writer.gallery, search=search)
+        assert relative.normal_scores is not None
+        (found,) = relative.detect_features(pooled, pyramid, without={image.key})
+        (plain,) = Detector(writer.gallery, search=SEARCH).detect_features(pooled, pyramid, without={image.key})
+        own = relative.normal_scores.own_score([neighbour.key for neighbour in found.pixels.neighbours])
+    assert found.scores["map"] == pytest.approx(plain.scores["map"] / own)
+    assert found.scores["both"] == pytest.approx(plain.scores["both"] / own)
+    np.testing.assert_array_equal(found.pixels.score_map, plain.pixels.score_map)
+
+
+def test_copies_score_nothing_and_divide_by_nothing(tmp_path: Path, backbone: Backbone) -> None:
+    files = [image_file(f"copy-{number}.png", png(50) + bytes(number)) for number in range(12)]
+    search = replace(SEARCH, relative_score=True)
+    with GalleryWriter(tmp_path / "gallery", backbone.settings, maps="float16") as writer:
+        writer.add(files, backbone)
+        found = calibrate(writer.gallery, search).found
+    assert found.scores["map"] == pytest.approx([0] * 12, abs=1e-3)
+
+
 def test_a_detector_subtracts_what_its_neighbours_score(gallery_path: Path, backbone: Backbone) -> None:
     search = replace(SEARCH, subtract_neighbours=1.0)
     with Gallery(gallery_path) as gallery, pytest.raises(InputError, match="spade-index calibrate"):

@@ -14,6 +14,7 @@ from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.interest import RegionOfInterest
 from spade_index.method.audit import audit
+from spade_index.method.by_neighbours import needs_own_scores
 from spade_index.method.calibration import calibrate, store
 from spade_index.method.defects import paste
 from spade_index.method.detector import Detector
@@ -114,7 +115,7 @@ def test_trials_measure_by_definition(path: Path, tiny: Backbone, top_share: flo
         sample = draw_sample(gallery, tiny, 60)
         tried = Trials(gallery, sample)
         trials = tried.run(search)
-        plain = next(t for t in trials if not t.search.subtract_neighbours and t.search.top_share == top_share)
+        plain = next(t for t in trials if not needs_own_scores(t.search) and t.search.top_share == top_share)
         detector = Detector(gallery, search=plain.search)
         scores = []
         for number, neighbours in enumerate(tried._neighbours):

@@ -24,6 +24,7 @@ SEARCH = SearchSettings(
     gallery_neighbours=3,
     scaling="length",
     subtract_neighbours=0.5,
+    relative_score=True,
     smoothing=1.0,
     mapped_score="map",
 )

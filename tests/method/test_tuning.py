@@ -13,6 +13,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
+from spade_index.method.by_neighbours import needs_own_scores
 from spade_index.method.contest import choose
 from spade_index.method.detector import Detector
 from spade_index.method.input_size import choose_input_size
@@ -80,7 +81,7 @@ def test_trials_measure_by_definition(path: Path, tiny: Backbone) -> None:
         plain = next(
             trial
             for trial in trials
-            if (trial.search.subtract_neighbours, trial.search.top_share, trial.search.mapped_score) == (0, 0, "map")
+            if (trial.search.top_share, trial.search.mapped_score) == (0, "map") and not needs_own_scores(trial.search)
         )
         detector = Detector(gallery, search=plain.search)
         scores = []
@@ -121,7 +122,7 @@ def trial(auc: float, ms: float, count: int = 24, **search: object) -> Trial:
 def test_the_quickest_of_the_good_ways_is_chosen(path: Path, tiny: Backbone) -> None:
     with Gallery(path) as gallery:
         sample = replace(draw_sample(gallery, tiny, 60), backbone_ms=10.0)
-    usual = {"subtract_neighbours": 0.5, "mapped_score": "map"}
+    usual = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map"}
     good, quick, slow = trial(0.9, 12, grid=28, **usual), trial(0.897, 4, grid=14, **usual), trial(0.99, 50, **usual)
     assert choose([[good], [quick], [slow]], sample) is quick
     assert choose([[good], [trial(0.85, 4, **usual)], [slow]], sample) is good
