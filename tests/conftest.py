@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import faiss
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from spade_index.features.backbone import Backbone
 from spade_index.images import DecodedImage, find_images, load
+from spade_index.method import tuning
 
 from helpers.s3_server import S3, s3_server
 from helpers.tiny import build, tiny_backbone, write_images
@@ -65,3 +67,14 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
+
+
+@pytest.fixture
+def quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tuning has a second at most, whatever a command gives it: it takes all the time it has, and chooses in any."""
+    tune = tuning.tune
+
+    def quick(*arguments: Any, seconds: float = 1, **options: Any) -> tuning.Tuning:
+        return tune(*arguments, seconds=min(seconds, 1), **options)
+
+    monkeypatch.setattr(tuning, "tune", quick)

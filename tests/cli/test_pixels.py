@@ -132,6 +132,7 @@ def test_bits_and_a_range_exclude_each_other(sources, tmp_path):
     assert "either" in refused("build", sources[0], tmp_path / "gallery", *both)
 
 
+@pytest.mark.usefixtures("quick_tuning")
 def test_heat_maps_thumbnails_and_tuning_show_the_range(sources, tmp_path):
     good = deep(write_normal(tmp_path / "eight", 20), tmp_path / "normal", 12, ".tif")
     gallery, out = tmp_path / "gallery", tmp_path / "out"

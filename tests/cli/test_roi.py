@@ -165,6 +165,7 @@ def test_images_added_later_are_calibrated_within_the_region(interested: Path, t
     assert info["region_of_interest"]["source"] == "mask left.png"
 
 
+@pytest.mark.usefixtures("quick_tuning")
 def test_build_ends_with_tuning_within_the_region(tmp_path: Path) -> None:
     write_normal(tmp_path / "normal", 20)
     run("build", tmp_path / "normal", tmp_path / "g", *BACKBONE, "--roi", mask_of(tmp_path))

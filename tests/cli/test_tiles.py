@@ -94,7 +94,7 @@ def test_pictures_that_are_shrunk_so_much_that_defects_are_lost_are_named(pictur
         "0.png of 512x300 pixels is shrunk 8 times, so defects of about 8 pixels are lost: --tile 64 keeps them\n"
     )
     assert run("build", large, tmp_path / "shrunk", *BACKBONE, "--no-tune").stderr == ""
-    assert run("build", large, tmp_path / "cut", *BACKBONE, "--tile", 64, "--no-tune").stderr == ""
+    assert run("build", large, tmp_path / "cut", *BACKBONE, "--tile", 64, "--overlap", 0, "--no-tune").stderr == ""
     assert run("build", pictures, tmp_path / "whole", *BACKBONE, "--no-tune").stderr == ""
 
 
@@ -154,6 +154,7 @@ def test_a_changed_picture_is_kept_or_replaced_as_a_whole(tiled: Path, tmp_path:
     assert run("list", tiled, "--removed").stdout == ""
 
 
+@pytest.mark.usefixtures("quick_tuning")
 def test_a_few_pictures_are_tuned_to_settings_that_need_no_calibration(pictures: Path, tmp_path: Path) -> None:
     """They are too few to calibrate on, whatever their number of tiles."""
     built = run("build", pictures, tmp_path / "tiled", *BACKBONE, "--tile", 64)
@@ -166,8 +167,9 @@ def test_a_few_pictures_are_tuned_to_settings_that_need_no_calibration(pictures:
     assert "3 pictures are too few to calibrate on" in refused("calibrate", tmp_path / "tiled")
 
 
+@pytest.mark.usefixtures("quick_tuning")
 def test_pictures_are_tuned_and_calibrated_at_the_end_of_a_build(tmp_path: Path) -> None:
-    built = run("build", write_pictures(tmp_path / "pictures", 11), tmp_path / "tiled", *BACKBONE, "--tile", 64)
+    built = run("build", write_pictures(tmp_path / "pictures", 10, (100, 70)), tmp_path / "tiled", *BACKBONE, "--tile", 64)
     assert "\ntuned: " in built.stdout
     (answer,) = objects(run("query", tmp_path / "tiled", tmp_path / "pictures" / "3.png", "--json"))
     assert answer["p_value"] is not None

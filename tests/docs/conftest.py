@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from helpers.cli_runs import run
+from helpers.cli_runs import tuned_gallery
 from helpers.tiny import random_image, write_images
 
 
@@ -25,14 +25,19 @@ def _written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask = Image.new("L", (40, 36))
     mask.paste(255, (5, 5, 20, 20))
     mask.save(masks / "000_mask.png")
-    run("build", folder / "good-parts", folder / "gallery", "--backbone", "efficientnet-lite0", "--no-tune")
-    run("tune", folder / "gallery", "--seconds", 1)  # `build` takes longer to choose, which is tested elsewhere
     return folder
 
 
+@pytest.fixture(scope="session")
+def tuned(_written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gallery of the workspace. No test may change it."""
+    return tuned_gallery(_written / "good-parts", tmp_path_factory.mktemp("tuned") / "gallery")
+
+
 @pytest.fixture
-def workspace(_written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(_written: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: photographs of parts, a dataset in MVTec layout, and a calibrated gallery of good parts."""
     folder = Path(shutil.copytree(_written, tmp_path / "workspace"))
+    shutil.copytree(tuned, folder / "gallery")
     monkeypatch.chdir(folder)
     return folder

@@ -6,19 +6,22 @@ that need a service are run in tests/server.
 """
 
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import click
 import pytest
 
 from spade_index.cli import main
 
-from helpers.cli_runs import run
+from helpers.cli_runs import run, tuned_gallery
 from helpers.documents import PAGES, ROOT, commands
+from helpers.processes import forked, killed
 
 LONG = ("benchmark", "demo", "serve")  # commands of spade-index that are checked
 EVERY = [(page.name, command) for page in PAGES for command in commands(page)]
@@ -35,8 +38,14 @@ def is_run(command: str) -> bool:
     return words(command)[0] == "spade-index" and words(command)[1] not in LONG
 
 
+@pytest.fixture(scope="module")
+def tuned(_written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery of small inputs, which commands carry on with; examples name a backbone of the usual size."""
+    return tuned_gallery(_written / "good-parts", tmp_path_factory.mktemp("small") / "gallery", "--input-size", 96)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-@pytest.mark.usefixtures("workspace")
+@pytest.mark.usefixtures("workspace", "quick_tuning")
 def test_commands_run_in_the_order_of_their_page(page: Path) -> None:
     if page.name == "serve.md":
         Path("good-parts").rename("good-tiles")
@@ -80,13 +89,33 @@ def program_exists(arguments: list[str]) -> None:
     else:
         assert (ROOT / arguments[0]).is_file(), arguments[0]
     if options:
-        command = [sys.executable, *(arguments[:2] if place == 2 else [ROOT / arguments[0]]), "--help"]
-        environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin"}
-        shown = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-        assert shown.returncode == 0, shown.stderr
-        known = shown.stdout + run("evaluate", "--help").output * ("OPTIONS of evaluate" in shown.stdout)
+        shown = help_of(arguments[:place])
+        known = shown + run("evaluate", "--help").output * ("OPTIONS of evaluate" in shown)
         assert set(options) <= set(re.findall(r"--[a-z-]+", known))
     return None
+
+
+def help_of(program: list[str]) -> str:
+    """Return the help of a file, or of `-m` and a module, run in a fork of this process, which has imported torch."""
+
+    def show() -> None:
+        sys.argv = [program[-1], "--help"]
+        try:
+            with redirect_stdout(file):
+                if program[0] == "-m":
+                    runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+                else:
+                    sys.path.insert(0, str((ROOT / program[0]).parent))
+                    runpy.run_path(str(ROOT / program[0]), run_name="__main__")
+        except SystemExit as ended:
+            if ended.code:
+                raise
+        file.flush()
+
+    with TemporaryFile("w+") as file:
+        assert not killed(forked(show))
+        file.seek(0)
+        return file.read()
 
 
 def pytest_takes(arguments: list[str]) -> None:

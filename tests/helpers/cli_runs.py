@@ -17,9 +17,9 @@ BACKBONE = ["--backbone", "efficientnet-lite0", "--input-size", "64", "--precisi
 SIZE = (90, 70)
 
 
-def run(*arguments: object, status: int = 0) -> Result:
-    """Run a command; fail with its output if the exit status is not the expected one."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+def run(*arguments: object, status: int = 0, given: str | None = None) -> Result:
+    """Run a command; fail with its output if the exit status is not the expected one. `given` is its input."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=given)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == status, result.output
@@ -71,3 +71,10 @@ def write_dataset(root: Path) -> Path:
 def copied(gallery: Path, to: Path) -> Path:
     """A gallery that a test may change."""
     return Path(shutil.copytree(gallery, to))
+
+
+def tuned_gallery(images: Path, path: Path, *options: object) -> Path:
+    """Build, tune and calibrate a gallery; return it. `build` takes longer to choose, which is tested elsewhere."""
+    run("build", images, path, "--backbone", "efficientnet-lite0", *options, "--no-tune")
+    run("tune", path, "--seconds", 1)
+    return path

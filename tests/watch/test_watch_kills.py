@@ -13,7 +13,8 @@ from spade_index.sinks.lines import JsonLines
 from helpers.processes import forked, killed
 from helpers.watching import images, names, watched
 
-KILLS = 25
+KILLS = 8  # more of them: durability/watch_campaign.py
+IMAGES = 100
 SECONDS = 0.15  # within which a process is killed
 
 
@@ -40,7 +41,7 @@ def test_a_kill_between_delivery_and_note_repeats_the_last_verdicts_alone(tmp_pa
 
 
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    folder, out = images(tmp_path / "images", 300), tmp_path / "out"
+    folder, out = images(tmp_path / "images", IMAGES), tmp_path / "out"
     moments = random.Random(1)
     ended = 0
     for _ in range(KILLS):
@@ -52,8 +53,8 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     assert watched(folder, tmp_path / "state", [JsonLines(out)])
     ids = [json.loads(line)["id"] for line in out.read_text().splitlines()]
     first = list(dict.fromkeys(names(out)))
-    assert first == [f"{number:05d}.png" for number in range(300)]
-    assert len(set(ids)) == 300
+    assert first == [f"{number:05d}.png" for number in range(IMAGES)]
+    assert len(set(ids)) == IMAGES
     size = out.stat().st_size
     assert watched(folder, tmp_path / "state", [JsonLines(out)])
     assert out.stat().st_size == size
