@@ -169,7 +169,8 @@ def test_a_few_pictures_are_tuned_to_settings_that_need_no_calibration(pictures:
 
 @pytest.mark.usefixtures("quick_tuning")
 def test_pictures_are_tuned_and_calibrated_at_the_end_of_a_build(tmp_path: Path) -> None:
-    built = run("build", write_pictures(tmp_path / "pictures", 10, (100, 70)), tmp_path / "tiled", *BACKBONE, "--tile", 64)
+    pictures = write_pictures(tmp_path / "pictures", 10, (100, 70))
+    built = run("build", pictures, tmp_path / "tiled", *BACKBONE, "--tile", 64)
     assert "\ntuned: " in built.stdout
-    (answer,) = objects(run("query", tmp_path / "tiled", tmp_path / "pictures" / "3.png", "--json"))
+    (answer,) = objects(run("query", tmp_path / "tiled", pictures / "3.png", "--json"))
     assert answer["p_value"] is not None
