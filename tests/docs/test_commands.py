@@ -10,7 +10,7 @@ import runpy
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryFile
 
