@@ -1,5 +1,6 @@
 """Galleries with a calibration, and object stores."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,18 @@ from helpers.remote import URL
 from helpers.s3_server import S3
 
 
-@pytest.fixture
-def calibrated(gallery_path: Path) -> Path:
-    """A gallery of its own for each test, with one calibration."""
-    with GalleryWriter(gallery_path) as writer:
+@pytest.fixture(scope="session")
+def _calibrated(_built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = shutil.copytree(_built, tmp_path_factory.mktemp("calibrated") / "gallery")
+    with GalleryWriter(path) as writer:
         calibration.store(writer, SEARCH, calibration.calibrate(writer.gallery, SEARCH))
-    return gallery_path
+    return path
+
+
+@pytest.fixture
+def calibrated(_calibrated: Path, tmp_path: Path) -> Path:
+    """A gallery of its own for each test, with one calibration."""
+    return shutil.copytree(_calibrated, tmp_path / "gallery")
 
 
 @pytest.fixture(params=["s3", "file"])

@@ -219,12 +219,12 @@ def test_a_flipped_bit_outside_of_rows_costs_no_row_that_hdf5_can_read(codec: st
     layout = ShardLayout.read(path, settings)
     rows = len(layout.maps[0])
     first = min(int(level.min()) for level in layout.maps)
-    random = np.random.default_rng(0)
-    for place in random.choice(np.r_[0 : min(first, 4096), 8192:8704], 300, replace=False):
+    random = np.random.default_rng(list(codec.encode()))
+    for place in random.choice(np.r_[0 : min(first, 4096), 8192:8704], 50, replace=False):
         data = bytearray(whole)
         data[place] ^= 1 << int(random.integers(8))
         path.write_bytes(data)
-        readable = rows_that_hdf5_reads(path, settings)
+        readable = rows_that_hdf5_reads(path, settings, rows)
         try:
             damaged = set(Shard(path, settings).damaged_rows())
         except GalleryDamaged:
@@ -261,16 +261,17 @@ def coded_shard(gallery_path: Path, codec: str = "int4") -> tuple[Path, Extracti
     if levels:
         kept = list(map(int, levels.split(",")))
         with GalleryWriter(gallery_path) as writer:
+            writer.shard_rows = 5
             writer.set_tuned({"search": {"compared_levels": kept}, "images": 12, "snapshot": writer.gallery.snapshot})
             writer.compact(levels=kept)
     with Gallery(gallery_path) as gallery:
         return min((gallery_path / "shards").iterdir()), gallery.settings
 
 
-def rows_that_hdf5_reads(path: Path, settings: ExtractionSettings) -> set[int]:
+def rows_that_hdf5_reads(path: Path, settings: ExtractionSettings, rows: int) -> set[int]:
     """Return the rows of a shard that match their checksum as h5py alone reads them."""
     found = set()
-    for row in range(8):
+    for row in range(rows):
         try:
             with h5py.File(path, "r") as file:
                 names = [f"maps/{level}" for level in range(len(settings.levels))]

@@ -46,19 +46,19 @@ def few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather_module, "ALIKE", 4)
 
 
-def test_hundreds_of_single_adds_leave_few_shards_and_open_with_few_files(tmp_path: Path) -> None:
+def test_many_single_adds_leave_few_shards_and_open_with_few_files(tmp_path: Path) -> None:
     path = tmp_path / "gallery"
-    for number in range(400):
-        add(path, number, rows=100)
+    for number in range(150):
+        add(path, number, rows=40)
         assert len(os.listdir(path / "shards")) < 4 + 3 + 2 * gather_module.ALIKE
-    assert sorted(shards_of(path))[-3:] > [50, 50, 50]
+    assert sorted(shards_of(path))[-3:] > [20, 20, 20]
     assert files_of(path) == parts_of(path)
 
     def opened() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         with Gallery(path) as gallery:
             assert list(gallery.verify()) == []
-            assert [row.id for row in gallery.images()] == [f"{number:03d}.png" for number in range(400)]
+            assert [row.id for row in gallery.images()] == [f"{number:03d}.png" for number in range(150)]
             for row in gallery.images():
                 assert gallery.nearest(gallery.pooled([row]), 1)[0][0].id == row.id
 
@@ -98,9 +98,9 @@ def test_each_image_moves_a_few_times_at_most(
     rows: list[int] = []
     append = ShardWriter.append
     monkeypatch.setattr(ShardWriter, "append", lambda *given: (rows.append(1), append(*given)))
-    for number in range(100):
-        add(tmp_path / "gallery", number, rows=50)
-    assert len(rows) < 100 * 4
+    for number in range(60):
+        add(tmp_path / "gallery", number, rows=30)
+    assert len(rows) < 60 * 4
 
 
 KILLS: list[tuple[Target, int, bool]] = [
