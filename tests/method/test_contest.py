@@ -64,6 +64,7 @@ def held(path: Path, backbone: Backbone, clock: Clock, until: float, **options: 
 
 
 def test_with_time_enough_all_ways_are_tried_on_all_images(path: Path, tiny: Backbone, clock: Clock) -> None:
+    """And none twice, as a grid finer than what is stored would be."""
     outcome, images, told = held(path, tiny, clock, 1e6)
     assert len(outcome.sample.plain) == images
     assert len(told) == len(outcome.tried)
@@ -73,6 +74,11 @@ def test_with_time_enough_all_ways_are_tried_on_all_images(path: Path, tiny: Bac
     assert outcome.fixed is not None
     neighbours = {of_way[0].search.gallery_neighbours for of_way in outcome.tried}
     assert neighbours == {BASE[1]}  # a search is quick beside the backbone, so fewer could only win by chance
+    with Gallery(path) as gallery:
+        grid = Trials(gallery, outcome.sample).grid
+        ways = [of_way[0].search for of_way in outcome.tried]
+        tried = [(grid(way), way.gallery_neighbours, way.window, kind_of(way)) for way in ways]
+    assert len(tried) == len(set(tried))
 
 
 def test_with_little_time_the_best_of_few_images_are_tried_on_more(path: Path, tiny: Backbone, clock: Clock) -> None:
@@ -96,12 +102,3 @@ def test_a_number_of_ways_takes_the_time_it_takes(path: Path, tiny: Backbone, cl
     outcome, images, _ = held(path, tiny, clock, 0, ways=3)
     assert len(outcome.tried) == 3
     assert len(outcome.sample.plain) == images
-
-
-def test_a_grid_finer_than_what_is_stored_is_not_tried_again(path: Path, tiny: Backbone, clock: Clock) -> None:
-    outcome, _, _ = held(path, tiny, clock, 1e6)
-    with Gallery(path) as gallery:
-        grid = Trials(gallery, outcome.sample).grid
-        ways = [of_way[0].search for of_way in outcome.tried]
-        tried = [(grid(way), way.gallery_neighbours, way.window, kind_of(way)) for way in ways]
-    assert len(tried) == len(set(tried))
