@@ -13,6 +13,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
+from spade_index.method import input_size
 from spade_index.method.by_neighbours import needs_own_scores
 from spade_index.method.contest import choose
 from spade_index.method.detector import Detector
@@ -135,7 +136,7 @@ def test_tuning_is_stored_and_queries_use_it(path: Path, tiny: Backbone) -> None
     told: list[str] = []
     with GalleryWriter(path) as writer:
         assert tuned_search(writer.gallery) == SearchSettings()
-        found = tune(writer.gallery, tiny, seconds=600, progress=told.append)
+        found = tune(writer.gallery, tiny, ways=6, images=12, progress=told.append)
         store(writer, found)
     json.dumps(asdict(found))
     assert len(told) == len(found.tried) > 5
@@ -174,7 +175,7 @@ def test_tuning_takes_no_longer_than_it_may(path: Path, tiny: Backbone) -> None:
 def test_a_gallery_is_made_able_to_judge(path: Path, tiny: Backbone) -> None:
     said: list[str] = []
     with GalleryWriter(path) as writer:
-        tune_and_calibrate(writer, tiny, seconds=5, say=said.append)
+        tune_and_calibrate(writer, tiny, seconds=1, say=said.append)
     assert [line.startswith("tuned: ") for line in said] == [True]
     with Gallery(path) as gallery:
         detector = Detector(gallery, tiny)
@@ -193,6 +194,14 @@ def test_tuned_settings_that_cannot_be_read_are_damage(path: Path) -> None:
         tuned_search(gallery)
 
 
+@pytest.fixture
+def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try one way at each input size, on few images."""
+    for name, value in {"SAMPLE": 24, "TRIED": 12, "WAYS": 1}.items():
+        monkeypatch.setattr(input_size, name, value)
+
+
+@pytest.mark.usefixtures("few_trials")
 def test_the_input_size_is_doubled_only_where_images_have_the_detail(tmp_path: Path, tiny: Backbone) -> None:
     loaded: list[tuple[tuple[int, int], int]] = []
 
@@ -212,6 +221,7 @@ def test_the_input_size_is_doubled_only_where_images_have_the_detail(tmp_path: P
     assert chosen.backbone.settings.preprocessing.input_size in ((32, 32), (64, 64))
 
 
+@pytest.mark.usefixtures("few_trials")
 @pytest.mark.parametrize(("tile", "looked"), [(40, False), (64, True)])
 def test_the_input_size_of_tiles_is_chosen_by_the_detail_in_a_tile(
     tmp_path: Path, tiny: Backbone, tile: int, looked: bool

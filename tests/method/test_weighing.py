@@ -113,7 +113,7 @@ def test_fewer_tiles_are_searched_for_of_large_pictures(path: Path, monkeypatch:
 def test_a_gallery_is_tuned_at_two_scales(path: Path) -> None:
     told: list[str] = []
     with GalleryWriter(path) as writer:
-        found = tune(writer.gallery, tiny_backbone(), ways=2, seconds=10, progress=told.append)
+        found = tune(writer.gallery, tiny_backbone(), ways=2, images=20, seconds=2, progress=told.append)
         store(writer, found)
         search = tuned_search(writer.gallery)
         assert search == found.settings
