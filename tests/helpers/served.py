@@ -11,8 +11,10 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method.calibration import calibrate, store
+from spade_index.server import decoding
 from spade_index.settings import Preprocessing, SearchSettings
 
+from helpers.decoding_here import DecodersHere
 from helpers.serving import Server
 from helpers.tiny import INPUT, TinyCNN, build, tiny_backbone, write_images
 
@@ -42,6 +44,12 @@ def root(_root: Path, tmp_path: Path) -> Path:
     plain, calibrated (with thresholds), cropped (the backbone sees the middle only), other (another backbone)
     """
     return Path(shutil.copytree(_root, tmp_path / "root"))
+
+
+@pytest.fixture
+def decoding_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let services decode in this process, where a test is not about that: to start others takes most of the time."""
+    monkeypatch.setattr(decoding, "DecoderPool", DecodersHere)
 
 
 @pytest.fixture
