@@ -39,7 +39,7 @@ AT = "/v1/galleries/tiles"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
-    run("build", write_normal(folder / "images", START), folder / "root" / "tiles", *BACKBONE)
+    run("build", write_normal(folder / "images", START), folder / "root" / "tiles", *BACKBONE, "--no-tune")
     return folder / "root"
 
 

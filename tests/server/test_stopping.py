@@ -1,6 +1,7 @@
 """SIGTERM ends the service within the documented time, whatever runs."""
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -36,10 +37,16 @@ stopping.END_SECONDS = 4.0
 """
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopping")
+    run("build", write_normal(folder / "images", 4), folder / "root" / "tiles", *BACKBONE, "--no-tune")
+    return folder / "root"
+
+
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    run("build", write_normal(tmp_path / "images", 4), tmp_path / "root" / "tiles", *BACKBONE)
-    return tmp_path / "root"
+def root(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "root"))
 
 
 def indexing(process: Process) -> str:

@@ -1,6 +1,7 @@
 """A served gallery of two scales."""
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +26,22 @@ from helpers.uploads import parts
 HOW = tiled_settings(whole=True).preprocessing
 
 
-@pytest.fixture
-def served(root: Path, serve: Callable[..., Server]) -> Server:
-    with GalleryWriter(root / "tiled", tiled_settings(whole=True)) as writer:
-        writer.add([picture(f"{seed}.png", 0, seed) for seed in range(11)], tiny_backbone())
+PICTURES, SIZE = 10, 2  # calibration needs as many; a small one, of two tiles
+pytestmark = pytest.mark.usefixtures("decoding_here")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("built") / "tiled"
+    with GalleryWriter(path, tiled_settings(whole=True)) as writer:
+        writer.add([picture(f"{seed}.png", SIZE, seed) for seed in range(PICTURES)], tiny_backbone())
         carry_on(writer, tuned_search(writer.gallery))
+    return path
+
+
+@pytest.fixture
+def served(built: Path, root: Path, serve: Callable[..., Server]) -> Server:
+    shutil.copytree(built, root / "tiled")
     return serve()
 
 
@@ -44,12 +56,12 @@ def test_the_service_and_the_detector_agree(served: Server) -> None:
         np.testing.assert_allclose(saved, detection.pixels.score_map, rtol=1e-4, atol=1e-4)
     assert result["score"] == pytest.approx(detection.score, rel=1e-5)
     assert result["p_value"] == pytest.approx(detection.p_value)
-    ids = {id for seed in range(11) for id in part_ids(f"{seed}.png", *SIZES[0], HOW)}
+    ids = {id for seed in range(PICTURES) for id in part_ids(f"{seed}.png", *SIZES[SIZE], HOW)}
     for x in range(0, SIZES[0][0], 3):
         match = served.http.get(result["score_map"]["match"], params={"x": x, "y": 20}).json()
         assert match["neighbour"] in ids
         if match["neighbour"].endswith("@whole"):
-            assert match["neighbour_box"] == [0, 0, *SIZES[0]]
+            assert match["neighbour_box"] == [0, 0, *SIZES[SIZE]]
 
 
 def test_pictures_are_added_and_removed_as_wholes(served: Server) -> None:
@@ -61,7 +73,7 @@ def test_pictures_are_added_and_removed_as_wholes(served: Server) -> None:
     assert Image.open(io.BytesIO(thumbnail.content)).size == SIZES[1]
     answer = served.http.post("/v1/galleries/tiled/remove", json={"ids": ["new.png"]}).json()
     listed = served.http.get("/v1/galleries/tiled/images", params={"limit": 1000}).json()["images"]
-    assert answer["images"] == len(listed) == 11 * len(part_ids("0.png", *SIZES[0], HOW))
+    assert answer["images"] == len(listed) == PICTURES * len(part_ids("0.png", *SIZES[SIZE], HOW))
 
 
 def test_odd_rows_of_both_scales_have_maps(served: Server) -> None:
