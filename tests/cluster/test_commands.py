@@ -50,7 +50,7 @@ def test_build_and_add_as_without_ray(photographs: Path, tmp_path: Path) -> None
     lines = []
     for name, options in (("whole", []), ("gallery", ON_RAY)):
         path = tmp_path / name
-        built = run("build", photographs / "first", path, *BACKBONE, *options)
+        built = run("build", photographs / "first", path, *BACKBONE, "--no-tune", *options)
         added = run("add", path, photographs / "more", "--prefix", "more/", *options[:2], "--workers", "1")
         lines.append([*built.output.splitlines(), *added.output.splitlines()])
     assert lines[0] == lines[1]
@@ -66,7 +66,7 @@ def test_a_share_of_a_gpu_is_of_a_cluster(photographs: Path, tmp_path: Path) -> 
 @pytest.mark.usefixtures("cluster")
 def test_query_and_evaluate_as_without_ray(tmp_path: Path) -> None:
     dataset, gallery = write_dataset(tmp_path / "dataset"), tmp_path / "gallery"
-    run("build", dataset / "train" / "good", gallery, *BACKBONE)
+    run("build", dataset / "train" / "good", gallery, *BACKBONE, "--no-tune")
     answers, figures = [], []
     for options in ([], ON_RAY):
         asked = run("query", gallery, dataset / "test", "--json", *options)
@@ -112,7 +112,7 @@ def test_a_cluster_of_its_own_is_reached_from_this_machine_alone(photographs: Pa
     home = tmp_path / "home"
     home.mkdir()
     with subprocess.Popen(
-        [*command, "--ray", "local"],
+        [*command, "--no-tune", "--ray", "local"],
         env={**os.environ, "HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -120,7 +120,7 @@ def test_a_cluster_of_its_own_is_reached_from_this_machine_alone(photographs: Pa
     ) as process:
         while process.poll() is None:
             addresses |= listening(process.pid)
-            time.sleep(0.1)
+            time.sleep(0.5)  # a look takes a while itself
         output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert output == "6 added; 6 images at snapshot 1\n"

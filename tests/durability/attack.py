@@ -78,7 +78,7 @@ def build(root: Path) -> None:
         images.mkdir()
         for number in range(IMAGES):
             normal(100 * start + number).save(images / f"secret-{name}-{number}.png")
-        run("build", images, root / name, *BACKBONE)
+        run("build", images, root / name, *BACKBONE, "--no-tune")
 
 
 class Honest:

@@ -136,4 +136,4 @@ def die_after(commits: int) -> Callable[[int], None]:
 
 if __name__ == "__main__":  # GALLERY IMAGES ADDRESS COMMITS
     gallery, folder, where, many = sys.argv[1:]
-    build_there(Path(gallery), Path(folder), where, backbone=tiny_backbone, progress=die_after(int(many)))
+    build_there(Path(gallery), Path(folder), where, workers=1, backbone=tiny_backbone, progress=die_after(int(many)))

@@ -18,6 +18,7 @@ from helpers.serving import Server
 from helpers.tiny import image_file, png, tiny_backbone
 from helpers.uploads import odd
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 AUDIT = "/v1/galleries/calibrated/audit"
 WRITER = "a-key-that-may-write"
 

@@ -24,7 +24,7 @@ LIMITS = ("--limit", "decode_seconds=2", "--limit", f"decode_bytes={128 * MIB}",
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     folder = tmp_path_factory.mktemp("hostile")
-    run("build", write_normal(folder / "images", 4), folder / "root" / "tiles", *BACKBONE)
+    run("build", write_normal(folder / "images", 4), folder / "root" / "tiles", *BACKBONE, "--no-tune")
     with Process(folder / "root", *LIMITS) as process:
         assert process.http.post(QUERY, content=png(3)).status_code == 200
         yield process
@@ -97,7 +97,7 @@ def test_a_file_that_is_cut_off_is_one_line(service: Process, format: str, share
 
 
 def test_decoders_end_with_a_service_that_is_killed(tmp_path: Path) -> None:
-    run("build", write_normal(tmp_path / "images", 4), tmp_path / "root" / "tiles", *BACKBONE)
+    run("build", write_normal(tmp_path / "images", 4), tmp_path / "root" / "tiles", *BACKBONE, "--no-tune")
     with Process(tmp_path / "root", "--limit", "decoders=2") as process:
         assert process.http.post(QUERY, content=png(3)).status_code == 200
         with ThreadPoolExecutor(1) as pool:

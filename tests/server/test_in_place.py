@@ -17,6 +17,7 @@ from helpers.serving import Server
 from helpers.tiny import png
 from helpers.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 URL = Location.parse(f"s3://{BUCKET}/lines/calibrated")
 Serve = Callable[..., Server]
 

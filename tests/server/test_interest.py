@@ -18,6 +18,8 @@ from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import png, random_image
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
+
 
 def left_half(path: Path, *, calibrate: bool = True) -> RegionOfInterest:
     """Let the left half of a gallery's pictures count, and calibrate it for that."""

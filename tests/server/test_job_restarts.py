@@ -13,6 +13,8 @@ from helpers.adding import add, new_images
 from helpers.tiny import png
 from helpers.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
+
 
 def test_jobs_continue_after_a_restart(serve, root: Path) -> None:
     first = serve()

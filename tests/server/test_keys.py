@@ -17,6 +17,9 @@ from helpers.serving import Server
 from helpers.tiny import png
 from helpers.uploads import parts
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
+
+
 READER, WRITER, ALL = "reader-0123456789", "writer-0123456789", "all-galleries-0123456789"
 KEYS = f"{READER} plain,calibrated read; {WRITER} plain write; {ALL} * read"
 

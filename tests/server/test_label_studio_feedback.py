@@ -28,6 +28,7 @@ from helpers.tiny import png
 from helpers.uploads import odd
 from helpers.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 AT = "/label-studio/calibrated/webhook"
 READER, WRITER = "a-key-that-only-reads", "a-key-that-may-write"
 ODD = in_the_task(odd())

@@ -24,6 +24,7 @@ from helpers.tiny import png, random_image
 from helpers.uploads import encoded, parts
 from helpers.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 QUERY = "/v1/galleries/plain/query"
 REMOVE = "/v1/galleries/plain/remove"
 INFER = "/v2/models/plain/infer"

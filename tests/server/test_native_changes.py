@@ -14,6 +14,8 @@ from helpers.serving import Server
 from helpers.tiny import build, image_file, png, tiny_backbone, write_images
 from helpers.uploads import parts
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
+
 
 def remove(server: Server, *ids: str, gallery: str = "plain", action: str = "remove"):
     return server.http.post(f"/v1/galleries/{gallery}/{action}", json={"ids": list(ids)})

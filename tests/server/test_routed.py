@@ -22,6 +22,7 @@ from helpers.serving import Server
 from helpers.tiny import build, tiny_backbone, write_images
 from helpers.uploads import parts
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 COLOURS = {"red": (220, 40, 40), "green": (40, 220, 40), "blue": (40, 40, 220)}
 KEY = "a-key-0123456789"
 

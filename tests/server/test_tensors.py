@@ -102,7 +102,7 @@ def test_invalid_requests_are_refused_in_one_line(body, head, says):
     assert "\n" not in str(refused.value)
 
 
-untimed = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+untimed = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @given(body=st.binary(max_size=300), head=st.none() | st.integers(0, 300))

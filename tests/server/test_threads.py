@@ -230,7 +230,7 @@ def test_a_shortage_is_answered_with_retry_after(error: Exception) -> None:
 
 @pytest.fixture
 def tiles(tmp_path: Path) -> Path:
-    run("build", write_normal(tmp_path / "images", 4), tmp_path / "root" / "tiles", *BACKBONE)
+    run("build", write_normal(tmp_path / "images", 4), tmp_path / "root" / "tiles", *BACKBONE, "--no-tune")
     return tmp_path / "root"
 
 
