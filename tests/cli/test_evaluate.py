@@ -172,11 +172,11 @@ def test_names_on_the_page_are_escaped(dataset, built, tmp_path):
     assert "&lt;script&gt;alert(1)&lt;" in page
 
 
-def test_pictures_that_are_cut_into_tiles_are_evaluated_as_wholes(dataset, tmp_path):
-    cut = ["--tile", min(SIZE) // 2, "--no-tune"]
+def test_pictures_that_are_cut_into_tiles_are_evaluated_as_wholes(dataset, built, tmp_path):
+    cut = ["--tile", min(SIZE) // 2, "--overlap", 0, "--no-tune"]
     run("evaluate", dataset, *BACKBONE, *cut, "--json", tmp_path / "own.json", "--report", tmp_path / "page.html")
     figures = json.loads((tmp_path / "own.json").read_text())
-    run("evaluate", dataset, *BACKBONE, "--no-tune", "--json", tmp_path / "whole.json")
+    run("evaluate", dataset, "--gallery", built, "--json", tmp_path / "whole.json")
     whole = json.loads((tmp_path / "whole.json").read_text())
     assert figures["images"] == whole["images"]
     assert figures["gallery"]["images"] > whole["gallery"]["images"]

@@ -97,37 +97,36 @@ def names_in_archive(path: Path, image: Path, *names: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "x" * 251 + ".png",
-        "é" * 126 + ".png",
-        "a/" * 900 + "x.png",
-        "bad\udce9.png",
-        "new\nline.png",
-        "tab\t.png",
-        "/x.png",
-        "../../x.png",
-        "a.png.npy/b.png",
-        "🦊.png",
-    ],
-    ids=ascii,
+BAD_NAMES = (
+    "x" * 251 + ".png",
+    "é" * 126 + ".png",
+    "a/" * 900 + "x.png",
+    "bad\udce9.png",
+    "new\nline.png",
+    "tab\t.png",
+    "/x.png",
+    "../../x.png",
+    "a.png.npy/b.png",
+    "🦊.png",
 )
-def test_one_bad_name_ends_nothing(gallery: Path, dataset: Path, tmp_path: Path, name: str) -> None:
+
+
+def test_bad_names_end_nothing(gallery: Path, dataset: Path, tmp_path: Path) -> None:
     image = dataset / "test" / "hole" / "000.png"
-    archive = names_in_archive(tmp_path / "a.tar", image, "a.png", name, "b.png")
+    names = [name for bad in BAD_NAMES for name in (bad, f"after {BAD_NAMES.index(bad)}.png")]
+    archive = names_in_archive(tmp_path / "a.tar", image, "a.png", *names)
     run("calibrate", gallery)
     result = run("query", gallery, archive, "--false-alarms", 0.1, "--out", tmp_path / "out", "--json")
     answers = objects(result)
-    assert len(answers) == 3
+    assert len(answers) == 1 + len(names)
+    without = 0
     for answer in answers:
-        for output in ("score_map", "heatmap", "mask"):
-            if answer[output] is None:
-                assert "its files cannot be written" in result.stderr
-            else:
-                assert Path(answer[output]).is_file()
-    assert all(answer["heatmap"] for answer in (answers[0], answers[2]))
-    assert len(run("query", gallery, archive).stdout.splitlines()) == 3
+        files = [answer[output] for output in ("score_map", "heatmap", "mask")]
+        assert all(Path(file).is_file() for file in files if file is not None)
+        without += None in files
+    assert result.stderr.count("its files cannot be written") == without
+    assert all(answer["heatmap"] for answer in answers[::2])
+    assert len(run("query", gallery, archive).stdout.splitlines()) == 1 + len(names)
 
 
 def test_a_name_that_is_a_folder_ends_nothing(built: Path, dataset: Path, tmp_path: Path) -> None:

@@ -219,8 +219,8 @@ def test_an_evaluation_takes_masks_below_its_folder(tmp_path: Path) -> None:
 
 
 def test_tiles_see_their_part_of_the_mask_of_their_picture(tmp_path: Path) -> None:
-    tiles = (*PLAIN, "--tile", "32", "--input-size", "32")
-    run("build", parts(tmp_path / "parts", 12), tmp_path / "g", *tiles, *RULE)
+    tiles = (*PLAIN, "--tile", "32", "--overlap", "0", "--input-size", "32")
+    run("build", parts(tmp_path / "parts", 10), tmp_path / "g", *tiles, *RULE)
     run("calibrate", tmp_path / "g", "--false-alarms", 0.1)
     found = answers(tmp_path / "g", queries(tmp_path / "q"), "--out", tmp_path / "out")
     assert found["outside.png"]["score"] == pytest.approx(found["plain.png"]["score"], rel=0.3)
