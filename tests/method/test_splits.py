@@ -30,6 +30,14 @@ SEARCH = SearchSettings(
 )
 
 
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Path:
+    """A gallery of 120 images."""
+    folder = tmp_path_factory.mktemp("splits")
+    build(folder / "gallery", write_images(folder / "images", 120), backbone)
+    return folder / "gallery"
+
+
 def test_a_split_finds_what_a_gallery_of_its_images_finds(tmp_path: Path, backbone: Backbone) -> None:
     images = write_images(tmp_path / "images", 80)
     build(tmp_path / "all", images, backbone)
@@ -51,19 +59,17 @@ def test_a_split_finds_what_a_gallery_of_its_images_finds(tmp_path: Path, backbo
     assert told == [1]
 
 
-def test_the_rate_is_kept_on_average(tmp_path: Path, backbone: Backbone) -> None:
-    build(tmp_path / "all", write_images(tmp_path / "images", 120), backbone)
-    with Gallery(tmp_path / "all") as gallery:
+def test_the_rate_is_kept_on_average(path: Path) -> None:
+    with Gallery(path) as gallery:
         for kept in false_alarms_kept(gallery, SEARCH, 10):
             assert kept.mean == pytest.approx(kept.asked, abs=0.35 * kept.asked + 0.005)
             assert kept.deviation > 0
 
 
-def test_a_sample_of_many_images_is_split(tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_many_images_is_split(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most neighbours of a sampled image are no sampled images then."""
     monkeypatch.setattr(splits, "CALIBRATION_SAMPLE", 20)
-    build(tmp_path / "all", write_images(tmp_path / "images", 120), backbone)
-    with Gallery(tmp_path / "all") as gallery:
+    with Gallery(path) as gallery:
         found = false_alarms_kept(gallery, SEARCH, 5)
     assert all(0 <= kept.mean <= 0.5 for kept in found)
 

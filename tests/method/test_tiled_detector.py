@@ -20,6 +20,7 @@ from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import stored_calibration
 from spade_index.method.pictures import detect_parts
 from spade_index.method.siblings import nearest_besides, own_slices, picture_numbers, place_of_row, siblings
+from spade_index.method.tuned import tuned_search
 from spade_index.settings import SearchSettings
 
 from helpers.tiled import SIZES, picture, tiled_settings, tiles
@@ -145,7 +146,9 @@ def test_tiles_of_one_picture_are_no_near_duplicates(tmp_path: Path) -> None:
     grey = [plain("0.png", 90), *(picture(f"{n}.png", 0, seed=n) for n in range(1, 12))]
     with GalleryWriter(tmp_path / "gallery", tiled_settings()) as writer:
         writer.add(grey, tiny_backbone())
-        search = SearchSettings()
+        tuned = {"gallery_neighbours": 5, "smoothing": 1.0}
+        writer.set_tuned({"search": tuned, "images": len(writer.gallery), "snapshot": writer.gallery.snapshot})
+        search = tuned_search(writer.gallery)
         calibration.store(writer, search, calibration.calibrate(writer.gallery, search))
         assert audit(writer.gallery).doubled == []
         writer.add([plain("1.jpg", 90)], tiny_backbone())
