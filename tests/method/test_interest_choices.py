@@ -132,7 +132,7 @@ def test_trials_measure_by_definition(path: Path, tiny: Backbone, top_share: flo
 
 def test_tuning_ends_with_a_gallery_that_judges_inside(path: Path, tiny: Backbone) -> None:
     with GalleryWriter(path) as writer:
-        tune_and_calibrate(writer, tiny, seconds=10)
+        tune_and_calibrate(writer, tiny, seconds=2)
         assert writer.gallery.catalog.tuned() is not None
         search = tuned_search(writer.gallery)
         assert search.effective_image_score == "map"
