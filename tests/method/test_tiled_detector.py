@@ -73,9 +73,10 @@ def test_the_score_of_a_picture_is_calibrated(tiled: Path) -> None:
         assert stored is not None
         assert stored.scores is not None
         detector = Detector(writer.gallery, tiny_backbone(), SEARCH)
+        near = calibration.near_distance(writer.gallery)
         highest: dict[str, float] = {}
         for row in writer.gallery.images():
-            score = without_itself(detector, row, calibration.near_distance(writer.gallery)).scores["map"]
+            score = without_itself(detector, row, near).scores["map"]
             name = picture_of(row.id)
             highest[name] = max(highest.get(name, 0.0), score)
         assert len(stored.scores) == len(highest)
