@@ -4,12 +4,16 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from spade_index.client import Client
 
 from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import png
 from helpers.uploads import odd, parts
+
+pytestmark = pytest.mark.usefixtures("decoding_here")
 
 PATH = "/v1/galleries/calibrated/feedback"
 READER, WRITER, OTHER = "a-key-that-only-reads", "a-key-that-may-write", "another-key-that-may-write"

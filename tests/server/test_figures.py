@@ -5,6 +5,7 @@ import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from spade_index.server.logs import JsonLines
@@ -13,6 +14,8 @@ from helpers.serving import Server
 from helpers.tiny import png
 from helpers.uploads import odd, parts
 from helpers.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("decoding_here")
 
 QUERY = "/v1/galleries/plain/query"
 

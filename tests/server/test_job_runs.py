@@ -4,6 +4,8 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
+
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 
@@ -12,6 +14,8 @@ from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import png
 from helpers.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("decoding_here")
 
 
 def test_jobs_run_in_order_and_are_listed_newest_first(server: Server) -> None:

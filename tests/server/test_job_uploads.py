@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from spade_index.gallery import Gallery
 
 from helpers.adding import IMAGES, add, new_images, staged
@@ -10,6 +12,8 @@ from helpers.serving import Server
 from helpers.tiny import png
 from helpers.uploads import parts
 from helpers.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("decoding_here")
 
 
 def test_a_job_reports_its_state_from_start_to_end(server: Server, root: Path) -> None:
