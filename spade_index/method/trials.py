@@ -237,8 +237,8 @@ def deviation(difference: np.ndarray, owner: np.ndarray) -> float:
     """
     count = len(difference)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)  # [resamples, n]
-    copies = np.bincount(owner, minlength=count)
-    found = np.einsum("ri,io,ro->r", drawn, difference, drawn) / (count * (drawn @ copies))
+    copies = drawn @ np.bincount(owner, minlength=count)  # [resamples]; 0 where none of the drawn images has one
+    found = np.einsum("ri,io,ro->r", drawn, difference, drawn)[copies > 0] / (count * copies[copies > 0])
     return float(found.std())
 
 

@@ -21,7 +21,7 @@ from spade_index.method.input_size import choose_input_size
 from spade_index.method.judgement import tune_and_calibrate
 from spade_index.method.metrics import roc_auc
 from spade_index.method.synthetic import LEAST, draw_sample
-from spade_index.method.trials import Trial, Trials
+from spade_index.method.trials import Trial, Trials, deviation
 from spade_index.method.tuned import should_tune_again, tuned_search
 from spade_index.method.tuning import store, tune
 from spade_index.presets import SearchChoice
@@ -118,6 +118,11 @@ def test_a_part_of_the_sample_keeps_images_with_their_copies(path: Path, tiny: B
 
 def trial(auc: float, ms: float, count: int = 24, **search: object) -> Trial:
     return Trial(SearchSettings(**search), auc, auc, ms, np.full((count, count), auc))
+
+
+def test_a_difference_has_an_error_where_few_images_have_copies() -> None:
+    difference = np.random.default_rng(0).normal(size=(11, 11)) * (np.arange(11) == 3)
+    assert 0 < deviation(difference, np.array([3, 3])) < 10
 
 
 def test_the_quickest_of_the_good_ways_is_chosen(path: Path, tiny: Backbone) -> None:
