@@ -19,8 +19,7 @@ if TYPE_CHECKING:  # it takes long to import
 @takes("cache", CacheOptions)
 def info(gallery: "Path | Location", as_json: bool, cache: CacheOptions) -> None:
     """Describe GALLERY: images, settings, index, thresholds, snapshots."""
-    from spade_index.method.normal_scores import calibration_for
-    from spade_index.method.tuned import tuned_search
+    from spade_index.method.tuned import calibration_for, tuned_search
 
     with cache.open(gallery) as opened:
         facts = opened.info() | {"calibration": calibration_for(opened, tuned_search(opened))}

@@ -45,8 +45,7 @@ def keep_calibrated(writer: "GalleryWriter", device: "torch.device | None" = Non
     Say whether the gallery should be tuned again. `device` is that of the pixel search; by default the CPU.
     """
     from spade_index.method.judgement import carry_on
-    from spade_index.method.normal_scores import calibration_for
-    from spade_index.method.tuned import should_tune_again, tuned_search
+    from spade_index.method.tuned import calibration_for, should_tune_again, tuned_search
 
     search = tuned_search(writer.gallery)
     if calibration_for(writer.gallery, search) is not None:

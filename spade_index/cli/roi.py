@@ -54,8 +54,7 @@ def roi(
     from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method.judgement import carry_on
-    from spade_index.method.normal_scores import calibration_for
-    from spade_index.method.tuned import tuned_search
+    from spade_index.method.tuned import calibration_for, tuned_search
 
     require_writable([show], inputs=[gallery, *filter(None, [region])])
     if region is None:
@@ -168,8 +167,7 @@ def _report(gallery: "Gallery", show: Path | None) -> None:
 
 def _is_calibrated(gallery: "Gallery") -> bool:
     """Return whether a gallery is calibrated for its region of interest, as it is now."""
-    from spade_index.method.normal_scores import calibration_for
-    from spade_index.method.tuned import tuned_search
+    from spade_index.method.tuned import calibration_for, tuned_search
 
     known = calibration_for(gallery, tuned_search(gallery))
     return known is not None and known["snapshot"] == gallery.snapshot

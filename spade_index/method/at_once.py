@@ -7,9 +7,9 @@ from spade_index.settings import SearchSettings
 
 from .calibration import calibrate, can_calibrate
 from .commands import usual_false_alarms
-from .normal_scores import NormalScores, Stored, calibration_for
+from .normal_scores import NormalScores, Stored
 from .quiet_clock import QuietClock
-from .tuned import interested, tuned_search
+from .tuned import calibration_for, interested, tuned_search
 
 SAMPLE = 100  # images that are scored, at most: always the same, so that a run can be repeated
 SECONDS = 20.0  # that scoring them may take; where it would take longer, nothing is calibrated

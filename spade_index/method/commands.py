@@ -6,8 +6,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.presets import PAPER_SEARCH
 from spade_index.settings import FALSE_ALARMS, UNSCORED, SearchSettings
 
-from .normal_scores import calibration_for
-from .tuned import tuned_search
+from .tuned import calibration_for, tuned_search
 
 NEGATED = {"relative_score": "--absolute-score"}  # options for settings that are on otherwise
 

@@ -13,8 +13,7 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import FALSE_ALARMS, TUNE_FROM, TUNE_SECONDS, SearchSettings
 
 from . import calibration, tuning
-from .normal_scores import calibration_for
-from .tuned import tuned_search
+from .tuned import calibration_for, tuned_search
 
 CALIBRATE_SECONDS = 60.0  # that calibrating may take at the end of `build`
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -180,15 +179,6 @@ def stored_calibration(gallery: Gallery, search: SearchSettings) -> Stored | Non
         scores = NormalScores.of_gallery(gallery, found, search)
     thresholds = {kind: float(threshold) for kind, threshold in values["thresholds"].items()}
     return Stored(values["snapshot"], false_alarms, thresholds, scores)
-
-
-def calibration_for(gallery: Gallery, search: SearchSettings) -> dict[str, Any] | None:
-    """Return what the catalog keeps of the calibration for search settings, in values for JSON, or None.
-
-    Raises GalleryDamaged.
-    """
-    wanted = gallery.calibration_key(search)
-    return next((one for one in gallery.catalog.calibrations() if one["search"] == wanted), None)
 
 
 def images_needed(false_alarms: float) -> int:

@@ -1,4 +1,7 @@
-"""How a gallery is searched where nothing else is asked for: as it was tuned, or by the fixed defaults."""
+"""How a gallery is searched where nothing else is asked for, as it was tuned or by the fixed defaults, and calibrated.
+
+Nothing here imports torch: commands that only tell of a gallery are quick.
+"""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -31,6 +34,15 @@ def tuned_search(gallery: Gallery) -> SearchSettings:
         raise GalleryDamaged(
             f"{gallery.catalog.path}: the tuned settings cannot be used ({error}); {REMEDY}"
         ) from error
+
+
+def calibration_for(gallery: Gallery, search: SearchSettings) -> dict[str, Any] | None:
+    """Return what the catalog keeps of the calibration for search settings, in values for JSON, or None.
+
+    Raises GalleryDamaged.
+    """
+    wanted = gallery.calibration_key(search)
+    return next((one for one in gallery.catalog.calibrations() if one["search"] == wanted), None)
 
 
 def interested(gallery: Gallery, search: SearchSettings) -> SearchSettings:

@@ -6,8 +6,7 @@ import torch
 
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method.judgement import carry_on
-from spade_index.method.normal_scores import calibration_for
-from spade_index.method.tuned import tuned_search
+from spade_index.method.tuned import calibration_for, tuned_search
 
 from .settings import ServeSettings
 
