@@ -15,7 +15,8 @@ from spade_index.gallery.store.shard import Shard
 from durability import hostile_uses
 from durability.hostile import Campaign
 
-COUNT = 60
+COUNT = 20  # galleries; `durability.hostile` changes more
+UNTIL = 60  # galleries, by which a fault is noticed
 
 
 @pytest.fixture
@@ -55,6 +56,6 @@ def test_faults_are_noticed(
     campaign = Campaign(folder, 5, said.append)
     faulty(monkeypatch)
     monkeypatch.setattr(hostile_uses, "SECONDS", 3)
-    while not campaign.tally.faults and campaign.tally.galleries < COUNT:
+    while not campaign.tally.faults and campaign.tally.galleries < UNTIL:
         campaign.run(1, only=campaign.tally.galleries)
     assert f"--only {campaign.tally.galleries - 1} --seed 5" in said[0]

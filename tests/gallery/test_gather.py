@@ -55,6 +55,7 @@ def test_many_single_adds_leave_few_shards_and_open_with_few_files(tmp_path: Pat
     assert files_of(path) == parts_of(path)
 
     def opened() -> None:
+        os.closerange(3, 1 << 16)  # what other tests have left open
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         with Gallery(path) as gallery:
             assert list(gallery.verify()) == []
