@@ -77,6 +77,7 @@ def ablate(dataset: Path, usual: Backbone, backbone: Backbone, work: Path) -> It
         ("all, without the comparison", defaults((*COMPARISON, "window"))),
         ("all, without the scores", defaults(SCORES)),
         ("all, without subtracting", defaults(("subtract_neighbours",))),
+        ("all, with the absolute score", defaults(("relative_score",))),
         (f"all, {'without the window' if tuned.window is not None else f'with a window of {WINDOW}'}", window),
     ):
         yield measure(step, dataset, work / "chosen", backbone, replace(tuned, **other))

@@ -44,7 +44,7 @@ class ByNeighbours:
         return distances - share * torch.from_numpy(own).to(distances.device)
 
     def divisors(self, near: Sequence[Sequence[Neighbour]], places: Sequence[Geometry | None]) -> list[float]:
-        """Return what the map score of each of B queries is divided by: the mean map score of its neighbours, or 1."""
+        """Return what the map score of each of B queries is divided by, above 0; arguments are as for `subtracted`."""
         if not self.search.relative_score or self.normal is None:
             return [1.0] * len(near)
         return [self.normal.own_score(*of) for of in _asked(near, places)]

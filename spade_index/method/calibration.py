@@ -214,7 +214,9 @@ def _scored(
     detector: Detector, search: SearchSettings, alone: list[_Alone], kept: LeaveOneOut | None
 ) -> Iterator[tuple[int, dict[str, float], np.ndarray]]:
     """Yield key, scores and map of each image, whose neighbours' maps and map scores are all known now."""
-    known = _known(detector, alone, {}, kept)
+    maps = as_stored([image.distances for image in alone]) if alone else np.empty((0, 0), np.float16)
+    new = LeaveOneOut(np.array([image.key for image in alone], np.int64), {}, maps)
+    known = _known(detector, new, kept)
     of_maps, peaks = [], []
     for image in alone:
         distances = image.distances
@@ -224,7 +226,7 @@ def _scored(
         of_maps.append(map_score(counted, search.top_share))
         peaks.append(float(counted.max()))
     if search.relative_score:
-        known = _known(detector, alone, {UNDIVIDED: np.array(of_maps)}, kept)
+        known = _known(detector, replace(new, scores={UNDIVIDED: np.array(of_maps)}), kept)
     for image, of_map, peak in zip(alone, of_maps, peaks, strict=True):
         divisor = known.own_score(image.neighbours, image.place.whole) if search.relative_score else 1.0
         scores: dict[str, float] = dict(image_scores(image.pooled, of_map / divisor).items())
@@ -234,14 +236,9 @@ def _scored(
         yield image.key, scores, image.distances
 
 
-def _known(
-    detector: Detector, alone: list[_Alone], scores: dict[str, np.ndarray], kept: LeaveOneOut | None
-) -> NormalScores:
-    """Return what is known of the images so far: their maps, and these scores [n] of each kind."""
-    maps = as_stored([image.distances for image in alone]) if alone else np.empty((0, 0), np.float16)
-    found = LeaveOneOut(np.array([image.key for image in alone], np.int64), scores, maps)
-    if kept is not None:
-        found = _merged(found, kept)
+def _known(detector: Detector, new: LeaveOneOut, kept: LeaveOneOut | None) -> NormalScores:
+    """Return what is known so far of images that were scored now, and of those that were before."""
+    found = new if kept is None else _merged(new, kept)
     own_regions = detector.gallery.region_rule is not None
     return NormalScores(found, whole=whole_flags(detector.gallery, found.keys), own_regions=own_regions)
 

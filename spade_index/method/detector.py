@@ -6,8 +6,9 @@
    images. Their mean squared distance, resized and smoothed, is the score map (section 3.3).
 3. Verdict: the image score is compared with the scores of the gallery's own images, each searched for without itself.
 
-How pixels are compared is in `comparison`, how the pixel search is scheduled in `pixel_search`, what a score means in
-`normal_scores`, and from which score on an image is called anomalous in `thresholds`.
+How pixels are compared is in `comparison`, how the pixel search is scheduled in `pixel_search`, what the neighbours'
+own scores change in `by_neighbours`, what a score means in `normal_scores`, and from which score on an image is
+called anomalous in `thresholds`.
 """
 
 import math

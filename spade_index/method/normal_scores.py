@@ -21,12 +21,11 @@ from spade_index.settings import IMAGE_SCORES, ImageScore, SearchSettings
 
 from .comparison import compared_sizes
 from .scales import Units, highest, units_of
-from .scores import PEAK, UNDIVIDED, counted_mean
+from .scores import PEAK, UNDIVIDED, counted_mean, divisors
 from .siblings import picture_numbers, whole_flags
 
 SCORES = (*IMAGE_SCORES, PEAK)  # of every image
 ENOUGH = 3  # neighbours with a map of their own; with fewer, the mean over all images takes their place
-LEAST_SHARE = 0.1  # of the mean over all images, that neighbours count as having scored at least
 
 
 class NormalScores:
@@ -104,45 +103,48 @@ class NormalScores:
         """
         rows = self._found.rows(keys)
         if len(rows) < ENOUGH:
-            return self._mean_maps[whole and self._whole is not None]
+            return self._mean_maps[self._scale(whole)]
         maps = self._found.maps_of(rows)
         if not self._own_regions:
             return np.asarray(maps.mean(0))
-        return np.where(maps.any(0), counted_mean(maps, 0), self._mean_maps[whole and self._whole is not None])
+        return np.where(maps.any(0), counted_mean(maps, 0), self._mean_maps[self._scale(whole)])
 
     def own_score(self, keys: Sequence[int], whole: bool = False) -> float:
-        """Return the mean map score, undivided, of the images with these keys; of all if few were scored. Above 0.
+        """Return what the map score of an image with these neighbours is divided by: their mean, or that of all if few.
 
-        `whole` says that they are whole pictures, where there are two scales.
+        `whole` is as for `own_map`; see `scores.divisors`.
         """
-        rows = self._found.rows(keys)
-        of_all = self._mean_scores[whole and self._whole is not None]
-        if len(rows) < ENOUGH:
-            return of_all
-        return max(LEAST_SHARE * of_all, float(self._found.scores[UNDIVIDED][rows].mean()))
+        rows, of_all = self._found.rows(keys), self._mean_scores[self._scale(whole)]
+        mean = of_all if len(rows) < ENOUGH else self._found.scores[UNDIVIDED][rows].mean()
+        return float(divisors(np.array([mean]), of_all)[0])
 
     def map_of(self, key: int) -> np.ndarray | None:
         """Return the map, float32 [P], of the image with this key, or None if it was not scored."""
         rows = self._found.rows([key])
         return np.asarray(self._found.maps_of(rows)[0]) if len(rows) else None
 
+    def _scale(self, whole: bool) -> int:
+        """Return the number of a scale: 1 for whole pictures beside their tiles, else 0."""
+        return int(whole and self._whole is not None)
+
+    def _by_scale(self, values: np.ndarray) -> list[np.ndarray]:
+        """Return the values [n, ...] of each scale; of all images where a scale has none."""
+        if self._whole is None or not len(values):
+            return [values]
+        return [some if len(some) else values for some in (values[~self._whole], values[self._whole])]
+
     @cached_property
     def _mean_scores(self) -> list[float]:
-        """The means of all map scores, undivided, or of tiles' and of whole pictures'; 1 where that is not above 0."""
-        scores = self._found.scores[UNDIVIDED]
-        scales = [slice(None)] if self._whole is None or not len(scores) else [~self._whole, self._whole]
-        means = [float((scores[some] if len(scores[some]) else scores).mean()) for some in scales]
-        return [mean if mean > 0 else 1.0 for mean in means]
+        """The mean map score, undivided, of each scale."""
+        return [float(scores.mean()) for scores in self._by_scale(self._found.scores[UNDIVIDED])]
 
     @cached_property
     def _mean_maps(self) -> list[np.ndarray]:
-        """The means of all maps, or of tiles' and of whole pictures'."""
-        maps = self._found.maps[:]
-        scales = [slice(None)] if self._whole is None or not len(maps) else [~self._whole, self._whole]
-        of_scale = [maps[some] for some in scales]
+        """The mean map of each scale."""
+        of_scale = self._by_scale(self._found.maps[:])
         if self._own_regions:
-            return [counted_mean(some if len(some) else maps, 0) for some in of_scale]
-        return [(some if len(some) else maps).mean(0, dtype=np.float32) for some in of_scale]
+            return [counted_mean(maps, 0) for maps in of_scale]
+        return [maps.mean(0, dtype=np.float32) for maps in of_scale]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from spade_index.settings import ImageScore
 
 PEAK = "peak"  # the maximum of the score map, whatever the map score is: from it follows the pixel threshold
 UNDIVIDED = "undivided"  # the map score before it is divided by those of the neighbours, where it is
+LEAST_SHARE = 0.1  # of the mean map score of all images, that neighbours count as having scored at least
 
 
 def pooled_score(neighbours: Sequence[Neighbour]) -> float:
@@ -83,6 +84,16 @@ def counted_mean(maps: np.ndarray, axis: int) -> np.ndarray:
     counted = (maps != 0).sum(axis)
     mean: np.ndarray = maps.sum(axis, dtype=np.float32) / np.maximum(counted, 1, dtype=np.float32)
     return mean
+
+
+def divisors(means: np.ndarray, of_all: float) -> np.ndarray:
+    """Return what map scores are divided by, float64 [n], above 0.
+
+    Args:
+        means: of the map scores of each image's neighbours, float64 [n].
+        of_all: the mean map score of all images; where it is not above 0, as in a gallery of copies, divisors are 1.
+    """
+    return np.maximum(means, LEAST_SHARE * of_all) if of_all > 0 else np.ones(len(means))
 
 
 def map_score(score_map: np.ndarray, top_share: float, inside: np.ndarray | None = None) -> float:

@@ -85,7 +85,6 @@ class _Splits:
         wanted = 2 * max(search.gallery_neighbours, search.score_neighbours) + SPARE
         height, width = self._detector.comparison.size
         per_image = 2 * wanted * height * width * search.pixel_neighbours
-        self._own_regions = gallery.region_rule is not None
         self._rows = gallery.sample(max(LEAST, min(CALIBRATION_SAMPLE, BYTES // per_image)))
         near = near_distance(gallery)
         nearest = gallery.nearest(gallery.pooled(self._rows), wanted)
@@ -117,7 +116,8 @@ class _Splits:
         means = np.stack([self._mean(image, some[:most]) for image, some in enumerate(chosen)])
         alone = LeaveOneOut(np.array([row.key for row in self._rows if row.key in keys]), {}, means[inside])
         near, nowhere = [of_image[:most] for of_image in nearest], [None] * len(nearest)
-        own_maps = ByNeighbours(detector.search, NormalScores(alone, own_regions=self._own_regions))
+        own_regions = detector.gallery.region_rule is not None
+        own_maps = ByNeighbours(detector.search, NormalScores(alone, own_regions=own_regions))
         less = own_maps.subtracted(torch.from_numpy(means), near, nowhere)
         cells, insides = self._counting()
         share = detector.search.top_share

@@ -17,10 +17,9 @@ from .calibration import can_calibrate, near_distance
 from .comparison import compared_sizes
 from .detector import Detector
 from .metrics import roc_auc
-from .normal_scores import LEAST_SHARE
 from .quiet_clock import QuietClock
 from .scales import scales_of
-from .scores import counted_mean, enlarged, score_maps
+from .scores import counted_mean, divisors, enlarged, score_maps
 from .siblings import nearest_besides, others, own_slices, place_of_row, siblings
 from .synthetic import QUIET, Sample
 
@@ -74,9 +73,7 @@ class Trials:
             options: device, kernel and map_memory, as for `Detector`.
         """
         self._gallery, self._sample, self._options = gallery, sample, options
-        known = can_calibrate(gallery)  # what the neighbours themselves score comes with calibration
-        self._shares = SUBTRACTED if known else (0.0,)
-        self._relative = (False, True) if known else (False,)
+        self._known = can_calibrate(gallery)  # whether what the neighbours themselves score will be
         pooled = gallery.pooled(sample.plain)
         queries = np.concatenate([pooled, sample.pooled])  # [n + m, D]
         self._owners = np.concatenate([np.arange(len(pooled)), sample.owner])
@@ -126,41 +123,34 @@ class Trials:
         pixels = self._counted if counts is None else self._counted & counts
         pooled = np.array([detector.pooled_score(neighbours) for neighbours in self._neighbours])
         trials = []
-        for subtracted in self._shares:
+        for subtracted in SUBTRACTED if self._known else (0.0,):
             left = distances - subtracted * self._mean_of_others(distances)
             for sigma in SIGMAS:
                 maps = self._maps(left, detector, sigma, cells)
                 pixel_roc_auc = roc_auc(self._lit[pixels], maps[pixels])
                 smoothing = sigma * max(self._gallery.settings.preprocessing.input_size) / REFERENCE
-                for (top_share, absolute), relative, mapped in product(
-                    _map_scores(maps, counts), self._relative, mapped_scores
-                ):
-                    chosen = replace(
-                        search,
-                        subtract_neighbours=subtracted,
-                        relative_score=relative,
-                        smoothing=smoothing,
-                        top_share=top_share,
-                        mapped_score=mapped,
-                    )
-                    scores = absolute / self._divisors(absolute) if relative else absolute
-                    final = scores if mapped == "map" else pooled * scores.clip(min=0)
-                    wins, auc = compared(final[:count], final[count:], self._sample.owner)
-                    trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
+                for top_share, absolute in _map_scores(maps, counts):
+                    of_maps = {False: absolute}
+                    if self._known:
+                        of_maps[True] = absolute / divisors(absolute[self._own].mean(1), absolute[:count].mean())
+                    for (relative, scores), mapped in product(of_maps.items(), mapped_scores):
+                        chosen = replace(
+                            search,
+                            subtract_neighbours=subtracted,
+                            relative_score=relative,
+                            smoothing=smoothing,
+                            top_share=top_share,
+                            mapped_score=mapped,
+                        )
+                        final = scores if mapped == "map" else pooled * scores.clip(min=0)
+                        wins, auc = compared(final[:count], final[count:], self._sample.owner)
+                        trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
         return trials
 
     def _mean_of_others(self, distances: np.ndarray) -> np.ndarray:
         """Return the mean of the distances [n + m, P] of the images that are nearest to each."""
         near = distances[self._own]
         return near.mean(1) if self._gallery.region_rule is None else counted_mean(near, 1)
-
-    def _divisors(self, scores: np.ndarray) -> np.ndarray:
-        """Return the mean map score of the images nearest to each of n + m, as `NormalScores.own_score` does."""
-        of_all = scores[: len(self._sample.plain)].mean()
-        if of_all <= 0:
-            return np.ones(len(scores))
-        means: np.ndarray = scores[self._own].mean(1).clip(min=LEAST_SHARE * of_all)
-        return means
 
     def ms(self, search: SearchSettings) -> float:
         """Return the milliseconds of a search with these settings, from a few of the sample's images."""

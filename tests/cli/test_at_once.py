@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spade_index.gallery import Gallery
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method.at_once import calibrate_at_once
 from spade_index.method.commands import calibrate_command
 from spade_index.presets import PAPER_SEARCH
@@ -75,6 +76,7 @@ def test_only_a_calibrated_gallery_is_calibrated_and_only_in_time(calibrated: Pa
         (SearchSettings(), ""),
         (PAPER_SEARCH, "--preset paper"),
         (SearchSettings(grid=4, compared_levels=(0, 2)), "--compared-levels 0,2 --grid 4"),
+        (SearchSettings(relative_score=True), "--relative-score"),
         (SearchSettings(level_weights=(1.0, 0.5, 0.0)), "--level-weights 1.0,0.5,0.0"),
         (SearchSettings(image_score="map", maps="always"), ""),  # scores of all kinds are kept
     ],
@@ -90,3 +92,14 @@ def test_the_command_that_calibrates_makes_the_same_settings(
     with Gallery(gallery) as opened:
         (kept,) = opened.catalog.calibrations()
         assert kept["search"] == search.calibration_key()
+
+
+def test_the_absolute_score_may_be_asked_for(gallery: Path) -> None:
+    """Where a gallery was tuned to the relative one."""
+    with GalleryWriter(gallery) as writer:
+        writer.set_tuned({"search": {"relative_score": True}, "images": 12, "snapshot": writer.gallery.snapshot})
+        assert calibrate_command(writer.gallery, SearchSettings()).endswith(f"{gallery} --absolute-score")
+    run("calibrate", gallery, "--absolute-score", "--false-alarms", 0.1)
+    with Gallery(gallery) as opened:
+        (kept,) = opened.catalog.calibrations()
+    assert kept["search"] == SearchSettings().calibration_key()

@@ -64,7 +64,7 @@ def test_files_have_the_same_names_where_the_locale_is_not_of_utf_8(built: Path,
 
 @pytest.mark.parametrize(
     ("encoding", "option"),
-    [("latin-1", ["--csv", "-"]), ("ascii", []), ("utf-8", [])],
+    [("latin-1", []), ("latin-1", ["--json"]), ("latin-1", ["--csv", "-"]), ("ascii", []), ("utf-8", [])],
     ids=str,
 )
 def test_names_that_an_encoding_lacks_are_escaped(built: Path, odd: Path, encoding: str, option: list[str]) -> None:
@@ -84,7 +84,7 @@ def test_an_error_may_name_what_an_encoding_lacks(built: Path) -> None:
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize("closed", ["2>&-", "<&-", "2>&- <&-", ">&-", ">&- 2>&- <&-"])
 def test_a_command_works_without_standard_streams(odd: Path, tmp_path: Path, closed: str) -> None:
     (odd / "notes.md").write_text("x")
     done = program("build", odd, tmp_path / "gallery", *BACKBONE, shell=closed)

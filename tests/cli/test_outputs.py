@@ -113,7 +113,7 @@ BAD_NAMES = (
 
 def test_bad_names_end_nothing(gallery: Path, dataset: Path, tmp_path: Path) -> None:
     image = dataset / "test" / "hole" / "000.png"
-    names = [name for bad in BAD_NAMES for name in (bad, f"after {BAD_NAMES.index(bad)}.png")]
+    names = [name for number, bad in enumerate(BAD_NAMES) for name in (bad, f"after {number}.png")]
     archive = names_in_archive(tmp_path / "a.tar", image, "a.png", *names)
     run("calibrate", gallery)
     result = run("query", gallery, archive, "--false-alarms", 0.1, "--out", tmp_path / "out", "--json")

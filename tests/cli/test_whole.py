@@ -48,7 +48,7 @@ def test_it_is_built_and_carried_on(pictures: Path, gallery: Path) -> None:
 
 def test_it_is_queried_and_weighed(gallery: Path, tmp_path: Path) -> None:
     large = write(tmp_path, "large.png", 100, missing=True)
-    for weight, wanted in ((0, False), (0.5, True)):
+    for weight, wanted in ((0, False), (0.5, True), (1, True)):
         search = (*SEARCH, *(("--whole-weight", weight) if weight != 0.5 else ()))
         run("calibrate", gallery, "--false-alarms", 0.1, *search)
         (answer,) = objects(run("query", gallery, large, "--json", *search, "--out", tmp_path / f"out {weight}"))

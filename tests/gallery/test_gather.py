@@ -1,7 +1,6 @@
 """Shards of many small adds are merged while images are added, and nothing changes for readers."""
 
 import os
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from spade_index.gallery.write.writer import GalleryWriter
 from helpers.calls import Target, die_at
 from helpers.cli_runs import BACKBONE, run, write_normal
 from helpers.damage import damage
-from helpers.processes import answers_of, forked, killed
+from helpers.processes import answers_of, forked, killed, open_few_files
 from helpers.tiny import files_of, new_image, parts_of, random_images, tiny_backbone
 
 SETTINGS = tiny_backbone().settings
@@ -55,8 +54,7 @@ def test_many_single_adds_leave_few_shards_and_open_with_few_files(tmp_path: Pat
     assert files_of(path) == parts_of(path)
 
     def opened() -> None:
-        os.closerange(3, 1 << 16)  # what other tests have left open
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        open_few_files(64)
         with Gallery(path) as gallery:
             assert list(gallery.verify()) == []
             assert [row.id for row in gallery.images()] == [f"{number:03d}.png" for number in range(150)]

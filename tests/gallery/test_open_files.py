@@ -1,7 +1,6 @@
 """The number of open shards follows the limit of the process."""
 
 import os
-import resource
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method import calibration
 from spade_index.settings import SearchSettings
 
-from helpers.processes import forked
+from helpers.processes import forked, open_few_files
 from helpers.tiny import random_images
 
 SHARDS = 120
@@ -42,8 +41,7 @@ def use(path: Path) -> None:
 
 def test_many_shards_take_few_files(many: Path) -> None:
     def run() -> None:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        open_few_files(100)
         use(many)
 
     _, status = os.waitpid(forked(run), 0)

@@ -1,6 +1,7 @@
 """Processes that tests start and kill, and all that a gallery answers, to be compared bit by bit."""
 
 import os
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,12 @@ def forked(action: Callable[[], object]) -> int:
         except BaseException:
             os._exit(1)
     return pid
+
+
+def open_few_files(most: int) -> None:
+    """Let this forked process open so many files at most; what other tests have left open is closed."""
+    os.closerange(3, 1 << 16)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def killed(pid: int) -> bool:
