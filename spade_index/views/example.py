@@ -14,11 +14,21 @@ from spade_index.method.regions import Region
 
 from .heatmap import heatmap
 from .regions import outline
-from .text import worse_than
+from .text import likeness_of, worse_than
 
 TRUTH = "Ground truth"
 COLUMNS = ("Image", "Heat map", TRUTH, "Matched normal image")
+TOLD = 5  # regions of an image whose known defects are shown, those with the highest scores
 SMALLEST_EDGE = 240  # pixels; smaller pictures are enlarged
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A region of an image, and the known defect that it is most like."""
+
+    place: tuple[int, int]  # pixel (x, y) of the original: the region's centre
+    words: str
+    picture: bytes | None  # a small JPEG of the known defect; None once that was taken back
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class Example:
     neighbours: Sequence[tuple[str, float]] = ()  # (id, distance), nearest first
     regions: Sequence[Region] = ()  # in pixels of the original
     geometry: Geometry | None = None  # of the original; needed to outline regions
+    alikes: Sequence[Alike] = ()  # of regions, where the gallery knows defects
 
 
 def example_of(
@@ -81,6 +92,7 @@ def example_of(
         neighbours=[(neighbour.id, neighbour.distance) for neighbour in detection.neighbours],
         regions=regions,
         geometry=geometry,
+        alikes=_alikes(gallery, regions),
     )
     evidence = worst_evidence(gallery, detection, geometry)
     if detection.pixels is None or evidence is None:
@@ -97,6 +109,16 @@ def example_of(
         match_id=evidence.neighbour,
         matched=((x - left) * thumbnail.width / (right - left), (y - top) * thumbnail.height / (bottom - top)),
     )
+
+
+def _alikes(gallery: Gallery, regions: Sequence[Region]) -> list[Alike]:
+    found = []
+    for region in regions[:TOLD]:
+        if region.known is not None:
+            x, y, width, height = region.box
+            picture = gallery.catalog.defect_picture(region.known.defect)
+            found.append(Alike((int(x + width / 2), int(y + height / 2)), likeness_of(vars(region.known)), picture))
+    return found
 
 
 def pictures_of(example: Example, edge: int) -> list[Image.Image | None]:

@@ -44,10 +44,12 @@ def mark(file_format: str) -> dict[str, Any]:
 
 def data_uri(picture: Image.Image | None, file_format: str) -> str | None:
     """Return a picture as the source of an HTML image; None for none."""
-    if picture is None:
-        return None
-    data = base64.b64encode(encode(picture, file_format)).decode("ascii")
-    return f"data:image/{file_format.lower()};base64,{data}"
+    return None if picture is None else uri_of(encode(picture, file_format), file_format)
+
+
+def uri_of(file: bytes, file_format: str) -> str:
+    """Return the bytes of a picture's file as the source of an HTML image."""
+    return f"data:image/{file_format.lower()};base64,{base64.b64encode(file).decode('ascii')}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .charts import Chart
 from .example import COLUMNS, TRUTH, Example, pictures_of
-from .files import data_uri, write_whole
+from .files import data_uri, uri_of, write_whole
 from .heatmap import ANCHORS
 from .text import text_of
 
@@ -104,6 +104,10 @@ def _example_cells(example: Example, columns: Sequence[str]) -> dict[str, Any]:
         "meaning": example.meaning,
         "verdict": example.verdict,
         "regions": len(example.regions),
+        "alikes": [
+            (one.place, one.words, None if one.picture is None else uri_of(one.picture, "JPEG"))
+            for one in example.alikes
+        ],
         "neighbours": [(neighbour, text_of(distance)) for neighbour, distance in example.neighbours],
         "pictures": [picture for picture in pictures if picture[0] in columns],
     }

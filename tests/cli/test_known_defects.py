@@ -72,7 +72,13 @@ def test_a_region_is_named_by_its_kind_until_that_is_undone(gallery: Path, tmp_p
     assert (same["kind"], same["alike"]) == ("hole", True)
     assert same["distance"] < 0.01
     assert worst_region(gallery, image)["score"] == score  # known defects are no normal images
-    line = run("query", gallery, tmp_path / "hole-300.png", "--false-alarms", 0.2, "--workers", 1).stdout
+    out = tmp_path / "out"
+    line = run(
+        "query", gallery, tmp_path / "hole-300.png", "--false-alarms", 0.2, "--workers", 1, "--out", out
+    ).stdout
+    page = (out / "report.html").read_text()
+    assert "): like known defect &#34;hole&#34;, seen in 1 image</span>" in page
+    assert '" alt="Known defect" loading="lazy">' in page
     assert 'like known defect "hole", seen in 1 image' in line
     table = run("query", gallery, tmp_path / "hole-300.png", "--csv", "-", "--false-alarms", 0.2, "--workers", 1).stdout
     assert table.splitlines()[1].split(",")[-3] == "hole"

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Their commands, and those to curl in README.md, are run by tests/server.
-SERVED = ("serve.md", "protocols.md", "operate.md")
+SERVED = ("serve.md", "feedback.md", "protocols.md", "operate.md")
 
 
 def blocks(text: str, language: str) -> list[str]:

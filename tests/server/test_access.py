@@ -22,6 +22,7 @@ OPEN = {
     "/docs",
     "/docs.css",
     "/feedback.js",
+    "/known.js",
     "/history.js",
     "/icon.svg",
     "/openapi.json",

@@ -1,4 +1,4 @@
-"""Tests of docs/serve.md, docs/protocols.md, docs/operate.md and the README's section on the service.
+"""Tests of docs on the service: serve.md, feedback.md, protocols.md, operate.md, and README.md's section.
 
 What they show works, and what they list is all.
 """
@@ -25,6 +25,7 @@ from helpers.serving import Server
 from helpers.tiny import png
 
 USE = (ROOT / "docs" / "serve.md").read_text()
+FEEDBACK = (ROOT / "docs" / "feedback.md").read_text()
 PROTOCOLS = (ROOT / "docs" / "protocols.md").read_text()
 REFERENCE = (ROOT / "docs" / "operate.md").read_text()
 README = (ROOT / "README.md").read_text().partition("## As a service")[2].partition("\n## ")[0]
@@ -39,7 +40,7 @@ def tiles(serve: Callable[..., Server], root: Path) -> Server:
 
 
 def test_every_command_works(tiles: Server, tmp_path: Path) -> None:
-    commands = [line for block in blocks(USE + PROTOCOLS + REFERENCE, "bash") for line in statements(block)]
+    commands = [line for block in blocks(USE + FEEDBACK + PROTOCOLS + REFERENCE, "bash") for line in statements(block)]
     shown = [line for block in blocks(README, "bash") for line in statements(block)]
     commands += [line for line in shown if line.startswith("curl ")]
     assert len(commands) > 20

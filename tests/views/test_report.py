@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from spade_index.images import Geometry
-from spade_index.views.example import Example, mark
+from spade_index.views.example import Alike, Example, mark
 from spade_index.views.heatmap import colourise, heatmap, score_limits
 from spade_index.views.montage import montage
 from spade_index.views.report import Table, write_report
@@ -187,7 +187,10 @@ def test_page_is_complete_and_self_contained(tmp_path: Path) -> None:
 
 def test_page_escapes_text(tmp_path: Path) -> None:
     hostile = "<script>alert('x')</script>\"&"
-    shown = Example(hostile, hostile, photo(), 1.0, verdict=hostile, match_id=hostile, neighbours=[(hostile, 1.0)])
+    alikes = [Alike((3, 4), hostile, b"jpeg")]
+    shown = Example(
+        hostile, hostile, photo(), 1.0, verdict=hostile, match_id=hostile, neighbours=[(hostile, 1.0)], alikes=alikes
+    )
     table = Table(hostile, [hostile], [[hostile]])
     path = tmp_path / "report.html"
     write_report(path, title=hostile, summary=[(hostile, hostile)], tables=[table], examples=[shown])

@@ -1,10 +1,12 @@
-// Feedback on the image on display: "This one is fine" adds it to the gallery, "Undo" takes it back.
+// Feedback on the image on display: "This one is fine" makes it a normal image, what shows a defect makes that known,
+// and "Undo" takes it back.
 
 import { ask, galleryPath } from "./service.js";
 import { page, shown } from "./shown.js";
 
 const PAUSE = 300; // milliseconds between two looks at a job
 const LATER = "Query again to see its verdict now.";
+const DEFECTIVE = { anomalous: "This is a defect", normal: "A defect was missed" }; // what is said, by the verdict
 
 let rights = new Map(); // whether the key may write, promised, by gallery
 
@@ -18,12 +20,16 @@ export async function showFeedback(item) {
   const isNoted = feedback?.gallery === gallery; // the image may have been compared with another one since
   page.said.textContent = item.said ?? "";
   page.undo.hidden = !isNoted;
-  page.fine.disabled = page.undo.disabled = Boolean(saying);
-  page.fine.hidden = page.why.hidden = true;
+  for (const control of [page.fine, page.defect, page.undo]) control.disabled = Boolean(saying);
+  page.fine.hidden = page.defective.hidden = page.why.hidden = true;
   page.feedback.hidden = !isNoted && !item.said;
-  if (isNoted || state !== "anomalous" || !(await mayWrite(gallery))) return;
+  if (isNoted || !(state in DEFECTIVE) || !(await mayWrite(gallery))) return;
   if (item !== shown || item.state !== state || item.feedback !== feedback) return; // it has changed meanwhile
-  page.fine.hidden = page.why.hidden = page.feedback.hidden = false;
+  page.fine.hidden = state !== "anomalous";
+  page.defect.textContent = DEFECTIVE[state];
+  page.kind.placeholder = state === "normal" ? "of kind … (optional)" : "of kind …";
+  page.defective.hidden = page.why.hidden = page.feedback.hidden = false;
+  showKinds(item);
 }
 
 async function mayWrite(gallery) {
@@ -36,15 +42,16 @@ async function mayWrite(gallery) {
   }
 }
 
+// Offers the kinds that the image's regions are near to.
+function showKinds({ result }) {
+  const kinds = (result?.regions ?? []).map(({ known_defect: known }) => known?.kind).filter(Boolean);
+  page.kinds.replaceChildren(...[...new Set(kinds)].map((kind) => new Option("", kind)));
+}
+
 async function sayFine(item) {
-  const { gallery, file } = item;
-  const note = page.why.value;
-  page.why.value = "";
+  const { gallery } = item;
   await change(item, `It is being added to ${gallery}.`, async (busy) => {
-    const form = new FormData();
-    form.append("images", file, file.name);
-    const path = `${galleryPath(gallery)}/feedback?${new URLSearchParams({ verdict: "false_alarm", note })}`;
-    const job = await ended(await (await ask(path, { method: "POST", body: form, onBusy: busy })).json());
+    const job = await said(item, { verdict: "false_alarm" }, busy);
     if (job.state !== "done") return `It was not added: ${job.error ?? job.state}.`;
     if (!job.report.added) return `It was not added: ${job.notices[0] ?? "it is in the gallery already"}.`;
     item.feedback = { gallery, id: job.feedback_ids[0] };
@@ -52,12 +59,41 @@ async function sayFine(item) {
   });
 }
 
+async function sayDefect(item) {
+  const { gallery, state } = item;
+  const kind = page.kind.value.trim();
+  if (state === "anomalous" && !kind) {
+    page.said.textContent = "Name the kind of the defect first.";
+    page.kind.focus();
+    return;
+  }
+  page.kind.value = "";
+  await change(item, `${gallery} gets to know the defect.`, async (busy) => {
+    const job = await said(item, { verdict: state === "normal" ? "missed" : "defect", kind }, busy);
+    if (job.state !== "done") return `It was not noted: ${job.error ?? job.state}.`;
+    if (!job.report.known_defects) return `It was not noted: ${job.notices[0] ?? "it is known already"}.`;
+    item.feedback = { gallery, id: job.feedback_ids[0], isDefect: true };
+    return `${gallery} knows this defect now, and names regions that are like it. Verdicts stay as they are.`;
+  });
+}
+
+// Sends the image with what is said of it; returns the job once it has ended.
+async function said({ gallery, file }, verdict, onBusy) {
+  const form = new FormData();
+  form.append("images", file, file.name);
+  const options = new URLSearchParams({ ...verdict, note: page.why.value });
+  page.why.value = "";
+  const path = `${galleryPath(gallery)}/feedback?${options}`;
+  return ended(await (await ask(path, { method: "POST", body: form, onBusy })).json());
+}
+
 async function undo(item) {
-  const { gallery, id } = item.feedback;
-  await change(item, `It is being removed from ${gallery}.`, async (busy) => {
+  const { gallery, id, isDefect } = item.feedback;
+  await change(item, "It is being taken back.", async (busy) => {
     const path = `${galleryPath(gallery)}/feedback?${new URLSearchParams({ id })}`;
     await ask(path, { method: "DELETE", onBusy: busy });
     item.feedback = null;
+    if (isDefect) return `${gallery} does not know this defect any more.`;
     return `It is no normal image of ${gallery} any more. ${LATER}`;
   });
 }
@@ -86,4 +122,5 @@ async function ended(job) {
 }
 
 page.fine.onclick = () => sayFine(shown);
+page.defect.onclick = () => sayDefect(shown);
 page.undo.onclick = () => undo(shown);

@@ -3,6 +3,7 @@
 import { auditIsOpen, closeAudit, openAudit } from "./audit.js";
 import { forgetRights, showFeedback } from "./feedback.js";
 import { closeHistory, historyIsOpen, openHistory } from "./history.js";
+import { showRegions } from "./known.js";
 import { ask, askKey, galleryPath, hasKey, Problem } from "./service.js";
 import { VERDICTS, hide, number, page, show, shown } from "./shown.js";
 
@@ -166,6 +167,7 @@ function update(item, changes) {
 
 function look(item) {
   show(item);
+  showRegions(item);
   showFeedback(item);
 }
 

@@ -19,7 +19,7 @@ export const number = (value, digits = 4) => value.toLocaleString("en", { maximu
 
 export let shown = null; // { file, url, gallery, state, words, since, result, place, heat, row }
 let matching = false;
-const thumbnails = new Map(); // normal images' pictures, promised, by their paths
+const pictures = new Map(); // of normal images and known defects, promised, by their paths
 
 export function show(item) {
   const { result } = item;
@@ -32,7 +32,6 @@ export function show(item) {
   page.heat.hidden = page.controls.hidden = page.cursor.hidden = page.evidence.hidden = !result?.score_map;
   page.nearest.hidden = !result;
   page.pair.hidden = item.state === "failed";
-  showRegions(result);
   if (result?.score_map) {
     showHeat(item);
     moveCursor(item.place);
@@ -40,10 +39,10 @@ export function show(item) {
   if (result) showNearest(item);
 }
 
-// Looks at nothing, and lets go of the normal images' pictures.
+// Looks at nothing, and lets go of the pictures of normal images and known defects.
 export function hide() {
-  for (const picture of thumbnails.values()) picture.then(URL.revokeObjectURL, () => {});
-  thumbnails.clear();
+  for (const picture of pictures.values()) picture.then(URL.revokeObjectURL, () => {});
+  pictures.clear();
   shown = null;
   page.shown.hidden = true;
   document.title = "spade_index";
@@ -116,22 +115,6 @@ async function showHeat(item) {
   }
 }
 
-// Outlines regions: white lines on dark ones, visible on any image.
-function showRegions(result) {
-  const regions = result?.regions ?? [];
-  page.outlines.hidden = !result?.regions;
-  page.regionCount.textContent = regions.length === 1 ? "1 region" : `${regions.length || "No"} regions`;
-  page.outlined.disabled = !regions.length;
-  page.regions.toggleAttribute("hidden", !page.outlined.checked);
-  if (regions.length) page.regions.setAttribute("viewBox", `0 0 ${result.width} ${result.height}`);
-  page.regions.replaceChildren(...["edge", "line"].flatMap((kind) => regions.map(({ polygon }) => {
-    const outline = document.createElementNS("http://www.w3.org/2000/svg", "polygon");
-    outline.setAttribute("points", polygon.join(" "));
-    outline.classList.add(kind);
-    return outline;
-  })));
-}
-
 function showOpacity() {
   page.heat.style.opacity = page.opacity.value / 100;
   page.opacityShown.textContent = `${page.opacity.value} %`;
@@ -148,14 +131,17 @@ function showNearest({ result, gallery }) {
 }
 
 function thumbnail(gallery, id) {
-  const path = `${galleryPath(gallery)}/thumbnail?${new URLSearchParams({ id })}`;
-  if (!thumbnails.has(path)) thumbnails.set(path, fetchPicture(path));
-  thumbnails.get(path).catch(() => thumbnails.delete(path));
-  return thumbnails.get(path);
+  return pictureAt(`${galleryPath(gallery)}/thumbnail?${new URLSearchParams({ id })}`);
+}
+
+export function pictureAt(path) {
+  if (!pictures.has(path)) pictures.set(path, fetchPicture(path));
+  pictures.get(path).catch(() => pictures.delete(path));
+  return pictures.get(path);
 }
 
 // Puts the cursor at a pixel (x, y) of the original, moved inside where it lies outside.
-function moveCursor(pixel) {
+export function moveCursor(pixel) {
   const { width, height } = shown.result;
   const [x, y] = [width, height].map((edge, axis) => Math.min(Math.max(Math.floor(pixel[axis]), 0), edge - 1));
   shown.place = [x, y];
@@ -237,7 +223,6 @@ function toWorst() {
 }
 
 page.opacity.oninput = showOpacity;
-page.outlined.onchange = () => showRegions(shown?.result);
 page.worst.onclick = toWorst;
 page.query.onclick = pointAt;
 page.query.onpointermove = (event) => event.pointerType === "mouse" && event.buttons & 1 && pointAt(event);

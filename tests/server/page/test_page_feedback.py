@@ -11,7 +11,7 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method.calibration import calibrate, store
 from spade_index.settings import SearchSettings
 
-from helpers.browser import expect_verdict, give, odd, opened
+from helpers.browser import as_file, expect_verdict, give, odd, opened
 from helpers.serving import Server
 from helpers.tiny import build, png, tiny_backbone, write_images
 from helpers.uploads import parts
@@ -42,7 +42,7 @@ def test_a_false_alarm_is_corrected_by_a_button_and_undone(
     opened(page, f"{server.url}/", "tiles")
     give(page, odd())
     expect_verdict(page, "Anomalous")
-    page.get_by_label("Why it is fine").fill("a new supplier")
+    page.get_by_label("Why").fill("a new supplier")
     page.get_by_role("button", name="This one is fine").click()
     expect(page.locator("#said")).to_contain_text("It is a normal image of tiles now.")
     expect(page.get_by_role("button", name="This one is fine")).to_be_hidden()
@@ -58,6 +58,46 @@ def test_a_false_alarm_is_corrected_by_a_button_and_undone(
     expect(page.get_by_role("button", name="This one is fine")).to_be_visible()
 
 
+def test_a_named_defect_is_shown_at_regions_that_are_like_it(page: Page, serve: Callable[..., Server]) -> None:
+    server = serve()
+    opened(page, f"{server.url}/")
+    give(page, odd())
+    expect_verdict(page, "Anomalous")
+    expect(page.locator("#known")).to_be_hidden()
+    name, kind = page.get_by_role("button", name="This is a defect"), page.get_by_label("Kind of defect")
+    name.click()
+    expect(page.locator("#said")).to_have_text("Name the kind of the defect first.")
+    for hostile in ("<img src=x onerror=alert(1)>", "scratch"):
+        kind.fill(hostile)
+        name.click()
+        expect(page.locator("#said")).to_contain_text("calibrated knows this defect now")
+        query_again(page, "Anomalous")
+        expect(page.locator("#alikes .name").first).to_have_text(f"most like: “{hostile}”, seen once")
+        expect(page.locator("#labels span").first).to_have_text(f"1 {hostile}")
+        expect(page.get_by_alt_text(f"Known defect: {hostile}").first).not_to_have_js_property("naturalWidth", 0)
+        page.get_by_role("button", name="Region 1").click()
+        row = server.http.get("/v1/galleries/calibrated/feedback").json()["feedback"][0]
+        assert (row["verdict"], row["kind"], row["there"]) == ("defect", hostile, True)
+        page.get_by_role("button", name="Undo").click()
+        expect(page.locator("#said")).to_have_text("calibrated does not know this defect any more.")
+    query_again(page, "Anomalous")
+    expect(page.locator("#known")).to_be_hidden()
+    expect(page.locator("#labels span")).to_have_count(0)
+
+
+def test_a_missed_defect_needs_no_kind(page: Page, serve: Callable[..., Server]) -> None:
+    server = serve()
+    opened(page, f"{server.url}/")
+    give(page, as_file("new.png", png(77)))
+    expect_verdict(page, "Normal")
+    expect(page.get_by_role("button", name="This one is fine")).to_be_hidden()
+    page.get_by_role("button", name="A defect was missed").click()
+    expect(page.locator("#said")).to_contain_text("calibrated knows this defect now")
+    (row,) = server.http.get("/v1/galleries/calibrated/feedback").json()["feedback"]
+    assert (row["verdict"], row["kind"]) == ("missed", "")
+    assert server.http.get("/v1/galleries/calibrated").json()["images"] == 12
+
+
 def test_only_a_key_that_may_write_is_offered_the_button(page: Page, serve: Callable[..., Server]) -> None:
     server = serve(keys=f"{READER} calibrated read; {WRITER} calibrated write")
     for key, buttons in ((READER, 0), (WRITER, 1)):
@@ -71,6 +111,7 @@ def test_only_a_key_that_may_write_is_offered_the_button(page: Page, serve: Call
             give(page, odd())
         expect_verdict(page, "Anomalous")
         expect(page.locator("#fine:visible")).to_have_count(buttons)
+        expect(page.locator("#defect:visible")).to_have_count(buttons)
 
 
 def test_the_history_is_looked_through_saved_and_undone(page: Page, server: Server) -> None:
