@@ -216,6 +216,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise InputError(f"{MISSING} ({error.name} is not installed)") from error
     from spade_index.images.workers import limit_decoding
+    from spade_index.private_files import shared_with_group
     from spade_index.server.keys import VARIABLE, read_keys
     from spade_index.server.logs import log_to
 
@@ -232,6 +233,9 @@ def serve(
     log_to(sys.stderr)
     limit_decoding(DecodeLimits(settings.image_pixels, settings.decode_bytes, settings.decode_seconds))  # of drawing
     log = logging.getLogger("spade_index.server")
+    for file in (options.api_keys, options.label_studio_token):
+        if said := shared_with_group(file):
+            log.warning("%s", said)
     searching = cluster.searching(device, kernel, cache, log.warning)
     with searching as elsewhere, _outlet(root, verdicts, receivers, settings.spool_bytes) as outlet:
         app = create_app(settings, keys, elsewhere=elsewhere, outlet=outlet)

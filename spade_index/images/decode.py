@@ -19,8 +19,9 @@ from .files import ImageFile
 from .formats import HEIF, Refused, open_image, takes_much_memory
 from .geometry import Geometry, covered
 from .profiles import to_srgb
-from .scans import require_few_scans
-from .tiff import described, tags_of
+from .scans import precision, require_few_scans
+from .sound import require_sound
+from .tiff import BIG_ENDIAN_BIG, described, tags_of
 from .tiles import Piece, Tile, crop, pieces_of
 
 MAX_PIXELS = DecodeLimits.pixels
@@ -39,6 +40,7 @@ TURNS = {  # that undo EXIF's orientations
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes
 FRAMED = ("GIF", "PNG", "WEBP", "AVIF", HEIF)  # TIFF's pages are files of their own; what JPEG adds are previews
 FRAMES = "it has several frames, of which the first is read: save the others as files of their own"
+CLEAR = "all of it is transparent, so that it is read as white: save it without its alpha channel"
 AS_STORED = Preprocessing()  # no range is known: pixels of 16 bits are read by their upper eight
 # Properties of a JPEG that can be its own thumbnail: no EXIF, colour profile or comment.
 PLAIN = frozenset({"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "progressive", "progression"})
@@ -109,6 +111,7 @@ def decode_noted(data: bytes, name: str, max_pixels: int, how: Preprocessing) ->
     """Decode as `decode` does, and tell what is to be known about the image."""
     try:
         require_few_scans(data)
+        require_sound(data)
         with open_image(data) as image:
             most = max_pixels // 2 if takes_much_memory(image) else max_pixels
             if image.width * image.height > most:
@@ -135,6 +138,8 @@ def _read(image: PillowFile.ImageFile, data: bytes, name: str, how: Preprocessin
     upright = rgb if turn is None else rgb.transpose(turn)
     if notice is None and image.format in FRAMED and getattr(image, "is_animated", False):
         notice = FRAMES
+    if notice is None and read.mode in WITH_ALPHA and not read.getextrema()[-1][1]:  # type: ignore[index]
+        notice = CLEAR
     return Decoded(upright, plain, None if notice is None else f"{name}: {notice}")
 
 
@@ -142,6 +147,12 @@ def _reason(error: Exception, data: bytes) -> str:
     """Return in words why an image could not be decoded."""
     if not isinstance(error, Image.UnidentifiedImageError):
         return f"cannot be decoded ({' '.join((str(error) or repr(error)).split())})"
+    if not data:
+        return "cannot be decoded (not an image: it is empty)"
+    if (bits := precision(data)) > 8:
+        return f"a JPEG file of {bits} bits cannot be read: save it with 8 bits, or as PNG or TIFF with 16"
+    if data.startswith(BIG_ENDIAN_BIG):
+        return "a BigTIFF file in big-endian order cannot be read: save it in little-endian order, or as plain TIFF"
     if (tags := tags_of(data)) is None:
         return "cannot be decoded (not an image)"
     try:

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import ImageFile, TiffImagePlugin
 
 from .depth import FULL, Deep
-from .formats import Refused, open_image
+from .formats import HEIF, Refused, open_image
 from .pnm import read_pnm
 from .tiff import BITS_PER_SAMPLE, HIGHEST, PHOTOMETRIC, PLANES, SAMPLE_FORMAT, numbers
 
@@ -12,6 +12,7 @@ OTHER_BYTE = {"B": "L", "L": "B", "N": "B"}  # ends of raw modes: which of two b
 LOW = 1 << 6  # an upper byte below it leaves two bits or more unused
 SIZ = b"\xff\x51"  # marker of a JPEG 2000 file's segment about its size
 GREY16 = ("I;16", "I;16B", "I;16L")
+DEEP = (*GREY16, "I", "F")  # modes, which Pillow cuts off at white where it turns them into RGB
 COLOURS16 = ("RGB;16", "RGBA;16", "CMYK;16")
 WHITE_IS_ZERO, SEPARATE, UNSIGNED, SIGNED = 0, 2, 1, 2  # values of TIFF's tags
 
@@ -29,11 +30,17 @@ def read_deep(image: ImageFile.ImageFile, data: bytes) -> Deep | None:
         return read_pnm(image, data)
     if image.format == "JPEG2000" and image.mode != "P":
         return _of_jpeg2000(image, data)
+    if image.format == HEIF and image.mode in GREY16:  # 10 or 12 bits, which were scaled to 16
+        return Deep(_grey16(image), "L", white=FULL)
+    if image.mode in DEEP:
+        raise Refused(f"{image.format} pixels of more than 8 bits cannot be read: save it as PNG or TIFF")
     return None
 
 
 def _of_tiff(image: ImageFile.ImageFile, data: bytes) -> Deep | None:
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    if image.mode == "LAB" and image.tag_v2.get(PLANES) == SEPARATE:  # Pillow takes their signs for another's
+        raise Refused("L*a*b* bands that are stored one after the other cannot be read: interleave them")
     (sample_format, *_) = numbers(image.tag_v2, SAMPLE_FORMAT) or (UNSIGNED,)
     inverted = image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
     stated = max((number for number in numbers(image.tag_v2, HIGHEST) if number < FULL), default=0)
@@ -61,8 +68,7 @@ def _of_jpeg2000(image: ImageFile.ImageFile, data: bytes) -> Deep | None:
         raise Refused("signed pixels of JPEG 2000 are not read: save it as TIFF")
     image.load()
     if image.mode in GREY16:
-        values = np.asarray(image).astype(np.uint16)
-        return Deep(values, "L", white=None if bits == 16 else FULL)
+        return Deep(_grey16(image), "L", white=None if bits == 16 else FULL)
     if bits > 14 and max(high for _, high in image.convert("RGB").getextrema()) < LOW:  # type: ignore[misc]
         raise Refused(f"it uses few of its {bits} bits, of which the upper 8 can be read: save it as PNG or TIFF")
     return None
@@ -71,8 +77,7 @@ def _of_jpeg2000(image: ImageFile.ImageFile, data: bytes) -> Deep | None:
 def _of_16_bits(image: ImageFile.ImageFile, data: bytes, stated: int = 0, inverted: bool = False) -> Deep:
     """Read both bytes of each value. Pillow gives colours of 16 bits by one of their bytes, in a mode of 8 bits."""
     if image.mode in GREY16:
-        image.load()
-        return Deep(np.asarray(image).astype(np.uint16), "L", stated=stated, inverted=inverted)
+        return Deep(_grey16(image), "L", stated=stated, inverted=inverted)
     raw = _raw_mode(image)
     if raw == "LA;16B":
         image.tile = [tile._replace(args="RGBA") for tile in image.tile]  # of PNG: four bytes
@@ -89,6 +94,12 @@ def _of_16_bits(image: ImageFile.ImageFile, data: bytes, stated: int = 0, invert
         again.load()
         values |= np.asarray(again)
     return Deep(values, image.mode, stated=stated)
+
+
+def _grey16(image: ImageFile.ImageFile) -> np.ndarray:
+    """Return the pixels of a grey image of 16 bits: uint16 [H, W]."""
+    image.load()
+    return np.asarray(image).astype(np.uint16)
 
 
 def _of_other_byte(tile: ImageFile._Tile) -> ImageFile._Tile:

@@ -10,8 +10,10 @@
 """
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +23,12 @@ from spade_index.errors import ImageError, InputError
 
 from .decode import ORIENTATION, TURNS, WITH_ALPHA
 from .deep_files import WHITE_IS_ZERO, read_deep
-from .files import SUFFIXES
+from .files import SUFFIXES, opened, read_any
 from .formats import FORMATS, open_image
 from .geometry import Geometry
 from .passed_over import is_debris
 from .shapes import has_shape, require_shape
+from .sound import require_sound
 from .tiff import PHOTOMETRIC
 from .workers import Answer, Call, Held, Plain, shared_pool
 
@@ -152,14 +155,14 @@ def _require_fit(read: Callable[[], bytes], path: Path, image: Path) -> Plain:
 
 def _require_same_size(path: Path, image: Path) -> None:
     try:
-        with Image.open(image, formats=FORMATS) as opened:
-            size, orientation = opened.size, _orientation(opened) or 1
+        with opened(image) as data, Image.open(data, formats=FORMATS) as there:
+            size, orientation = there.size, _orientation(there) or 1
     except Exception:  # Pillow raises exceptions of many kinds on damaged files
         return
     upright = size[::-1] if orientation >= 5 else size
     for file in _files(path):
         try:
-            with Image.open(file, formats=FORMATS) as mask:
+            with opened(file) as data, Image.open(data, formats=FORMATS) as mask:
                 _turn(file, mask.size, _orientation(mask), upright, orientation)
         except InputError:
             raise
@@ -207,7 +210,7 @@ def _read(path: Path, geometry: Geometry, size: tuple[int, int], orientation: in
 def _decode(path: Path) -> tuple[np.ndarray, int, int | None, str | None]:
     """Return defective pixels as stored, bool [H, W], the highest value, an orientation if it has one, an oddity."""
     pool = shared_pool()
-    answer = _apart(Call(_decode_here, str(path), path.read_bytes, (path, pool.limits.pixels)))
+    answer = _apart(Call(_decode_here, str(path), partial(read_any, os.fspath(path)), (path, pool.limits.pixels)))
     facts = answer.facts
     defective = np.frombuffer(answer.parts[0], bool).reshape(facts["size"])
     return defective, facts["highest"], facts["orientation"], facts["oddity"]
@@ -224,6 +227,7 @@ def _apart(call: Call) -> Answer:
 def _decode_here(read: Callable[[], bytes], path: Path, pixels: int) -> Plain:
     try:
         data = read()
+        require_sound(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > pixels:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels is over the limit of {pixels:,}")

@@ -29,22 +29,23 @@ def read_pnm(image: ImageFile.ImageFile, data: bytes) -> Deep | None:
     if kind == PLAIN_BITS:
         digits = np.frombuffer(COMMENT.sub(b"", data[tile.offset :]), np.uint8)
         bits = digits[(digits == ord("0")) | (digits == ord("1"))] - np.uint8(ord("0"))
-        return Deep(_shaped(bits, shape, count), "L", white=1, inverted=True)
+        return Deep(_shaped(bits, shape, count, 1), "L", white=1, inverted=True)
     most = FULL if args == "I;16B" else int(args[1])  # type: ignore[index]
     if kind in PLAIN:
         numbers = np.fromstring(COMMENT.sub(b"", data[tile.offset :]), np.int64, sep=" ")
-        if numbers.size and not 0 <= numbers.min() <= numbers.max() <= most:
-            raise Refused(f"it has values outside of 0 to {most:,}, its range")
-        values = _shaped(numbers, shape, count).astype(np.uint16)
+        values = _shaped(numbers, shape, count, most)
     elif kind in BINARY:
         dtype = np.dtype(np.uint8 if most < 256 else ">u2")
-        values = _shaped(np.frombuffer(data, dtype, offset=tile.offset), shape, count).astype(np.uint16)
+        values = _shaped(np.frombuffer(data, dtype, offset=tile.offset), shape, count, most)
     else:
         raise Refused("a portable anymap of this kind is not read")
     return Deep(values, "RGB" if bands else "L", white=None if most == FULL else most)
 
 
-def _shaped(values: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray:
+def _shaped(values: np.ndarray, shape: tuple[int, ...], count: int, most: int) -> np.ndarray:
     if values.size < count:
         raise Refused("its pixels are incomplete")
-    return values[:count].reshape(shape)
+    pixels = values[:count].reshape(shape)
+    if count and not 0 <= pixels.min() <= pixels.max() <= most:
+        raise Refused(f"it has values outside of 0 to {most:,}, its range")
+    return pixels.astype(np.uint16)

@@ -8,7 +8,8 @@ from PIL import TiffImagePlugin
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES_PER_PIXEL, HIGHEST, PLANES = 258, 262, 277, 281, 284
 EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
 KINDS = {1: "unsigned", 2: "signed", 3: "floating-point"}  # by sample format
-STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BIG_ENDIAN_BIG = b"MM\0+"  # which Pillow does not know
+STARTS = (b"II*\0", b"MM\0*", b"II+\0")
 
 Tags = TiffImagePlugin.ImageFileDirectory_v2
 

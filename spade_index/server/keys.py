@@ -12,12 +12,12 @@ import hashlib
 import hmac
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from spade_index.errors import InputError
+from spade_index.private_files import read_private
 
 from .problems import Problem
 
@@ -83,13 +83,10 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
         lines = [part for line in text.split("\n") for part in line.partition("#")[0].split(";")]
         return _required(Keys(_parsed(lines, f"${VARIABLE}")), f"${VARIABLE}") if text else Keys([])
     try:
-        with open(file, encoding="utf-8", newline="") as opened:
-            if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o007:
-                raise InputError(f"{file}: anyone on this machine can read or change the API keys: chmod o-rwx it")
-            keys = Keys(_parsed(opened.read().split("\n"), str(file)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: API keys cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    return _required(keys, str(file))
+        text = read_private(file, group=True).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: API keys cannot be read ({error})") from error
+    return _required(Keys(_parsed(text.split("\n"), str(file))), str(file))
 
 
 def _required(keys: Keys, where: str) -> Keys:

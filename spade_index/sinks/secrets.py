@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from spade_index.errors import InputError
+from spade_index.private_files import read_private
 
 LARGEST = 4096  # bytes
 
@@ -18,10 +18,4 @@ def read_secret(path: Path | None, variable: str) -> tuple[bytes, str] | None:
     if path is None:
         text = os.environb.get(variable.encode())
         return None if text is None else (text.strip(), f"${variable}")
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
-                raise InputError(f"{path}: other users can use it: `chmod 600` it")
-            return file.read(LARGEST + 1).strip(), str(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return read_private(path).strip(), str(path)

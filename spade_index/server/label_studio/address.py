@@ -2,13 +2,13 @@
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from spade_index.errors import InputError
+from spade_index.private_files import read_private
 
 OPTION = "--label-studio"
 VARIABLE = "SPADE_INDEX_LABEL_STUDIO_TOKEN"
@@ -85,12 +85,9 @@ def read_token(file: Path | None, environment: Mapping[str, str] = os.environ) -
     else:
         name = str(file)
         try:
-            with open(file, encoding="utf-8") as opened:
-                if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o007:
-                    raise InputError(f"{file}: anyone on this machine can read or change the token: chmod o-rwx it")
-                text = opened.read(MOST_TOKEN + 2)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+            text = read_private(file, group=True).decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: cannot be read ({error})") from error
     if not TOKEN.fullmatch(text.strip()):
         raise InputError(f"{name}: is no token of Label Studio: one line, as its account page shows it")
     return text.strip()
