@@ -1,7 +1,8 @@
 """The contest of ways of comparing: which ones are tried on how many images, and which one is chosen.
 
 A few images tell bad ways from good ones, but not good ones from each other. So where time is short, all kinds of ways
-are tried on few images, and the best of them again, with other grids, neighbours and a window, on more.
+are tried on few images, and the best of them again, with other grids, neighbours and a window, on more. What there is
+time for is planned, not measured: a slow or busy machine tries the same as any other.
 """
 
 import math
@@ -14,7 +15,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.settings import SearchSettings
 
 from .by_neighbours import needs_own_scores
-from .quiet_clock import QuietClock
+from .planned_clock import PlannedClock
 from .synthetic import LEAST, Sample
 from .trials import Trial, Trials, deviation
 from .ways import Kind, describe, kind_of, ways_of
@@ -31,8 +32,8 @@ MARGIN = 0.005  # of the quality, within which the quicker way is taken
 SAME_SPEED = 1.25  # times as long: not a difference
 QUICK = 0.75  # milliseconds of a search per millisecond of the backbone, below which nothing is gained by less
 USUAL_SHARE = 0.5  # of the neighbours' maps, subtracted
-SHARE_OF_A_WAY = 0.025  # of the time, in the first round
-SHARE_OF_FIRST_ROUND = 0.4  # of the time that is left when it begins
+SHARE_OF_A_WAY = 0.03  # of the time, in the first round
+SHARE_OF_FIRST_ROUND = 0.4  # of the time
 LAST_ROUND = 6  # ways as slow as those of the first round: about what the last one takes
 
 Told = Callable[[str], None]
@@ -51,8 +52,7 @@ class Outcome:
 def hold(
     gallery: Gallery,
     sample: Sample,
-    clock: QuietClock,
-    until: float,
+    seconds: float,
     *,
     ways: int | None = None,
     progress: Told = lambda line: None,
@@ -63,8 +63,7 @@ def hold(
     Args:
         gallery: that the sample was drawn from.
         sample: plain images and copies.
-        clock: that tells how long tuning took until now.
-        until: seconds of the clock, at which the contest should end.
+        seconds: that it is planned to take; on a slow machine it takes longer, and at most about three times as long.
         ways: number of kinds of ways to try on the whole sample, the most promising first; None: as time allows.
         progress: told of each way when it has been tried, in one line.
         options: device, kernel and map_memory, as for `Detector`.
@@ -75,28 +74,26 @@ def hold(
     Raises:
         GalleryDamaged: maps cannot be read.
     """
-    trials = Trials(gallery, sample, **options)
+    clock, trials = PlannedClock(), Trials(gallery, sample, **options)
     kinds = list(islice(ways_of(gallery), ways))
-    first = Round(trials, sample, clock, until if ways is None else math.inf, progress)
-    base, ms = first.base(kinds[0])
-    kinds = [replace(kind, grid=base[0], gallery_neighbours=base[1]) for kind in kinds]
+    first = Round(trials, sample, clock, seconds if ways is None else math.inf, progress)
+    grid, neighbours = first.base(kinds[0])
+    kinds = [replace(kind, grid=grid, gallery_neighbours=neighbours) for kind in kinds]
     if ways is not None:
         first.attempt_all(kinds)
         return first.outcome()
-    few = _part(sample, SHARE_OF_A_WAY * until, ms / 1e3 * (len(sample.plain) + len(sample.owner)))
+    of_a_way = trials.planned_seconds(kinds[0])  # on all images
+    few = _part(sample, SHARE_OF_A_WAY * seconds, of_a_way)
     if few is not sample:
-        now = clock.seconds()
-        end = now + SHARE_OF_FIRST_ROUND * (until - now)
-        first = Round(Trials(gallery, few, **options), few, clock, end, progress)
+        first = Round(Trials(gallery, few, **options), few, clock, SHARE_OF_FIRST_ROUND * seconds, progress)
     first.attempt_all(kinds)
-    of_a_way = first.seconds_of_a_way * len(sample.plain) / len(few.plain)  # on all
-    more = _part(sample, until - clock.seconds(), LAST_ROUND * of_a_way)
+    more = _part(sample, seconds - clock.seconds(), LAST_ROUND * of_a_way)
     if len(more.plain) <= len(few.plain):
-        first.until = until
+        first.until = seconds
         first.refine()
         return first.outcome()
     progress(f"the best of {len(few.plain)} images again, on {len(more.plain)}")
-    last = Round(Trials(gallery, more, **options), more, clock, until, progress)
+    last = Round(Trials(gallery, more, **options), more, clock, seconds, progress)
     best = {kind_of(way): way for way in (kinds[0], *first.best_of_kinds())}  # the most promising kind always
     last.attempt_all(list(best.values())[:FINALISTS])
     last.refine()
@@ -114,15 +111,14 @@ def _part(sample: Sample, seconds: float, on_all: float) -> Sample:
 class Round:
     """Tries ways on one sample, one after the other."""
 
-    def __init__(self, trials: Trials, sample: Sample, clock: QuietClock, until: float, progress: Told) -> None:
-        """Begin with nothing tried. Ways that may not end by `until`, seconds of the clock, will be left out."""
+    def __init__(self, trials: Trials, sample: Sample, clock: PlannedClock, until: float, progress: Told) -> None:
+        """Begin with nothing tried. Ways that would not end by `until`, seconds of the clock, will be left out."""
         self.tried: list[list[Trial]] = []
         self.until = until
-        self._seconds: list[float] = []  # that each way took
         self._trials, self._sample, self._clock, self._progress = trials, sample, clock, progress
 
-    def base(self, kind: SearchSettings) -> tuple[tuple[int, int], float]:
-        """Return the first of BASE and CHEAPER that is quick enough, or the last, and milliseconds of a search."""
+    def base(self, kind: SearchSettings) -> tuple[int, int]:
+        """Return the first of BASE and CHEAPER that is quick enough, or the last."""
         usual = replace(kind, grid=BASE[0], gallery_neighbours=BASE[1])
         of_usual = self._trials.ms(usual)
         for grid, neighbours in (BASE, *CHEAPER):
@@ -130,7 +126,7 @@ class Round:
             ms = of_usual * self._pairs(wanted) / self._pairs(usual)
             if ms <= SLOWEST * self._sample.backbone_ms:
                 break
-        return (grid, neighbours), ms
+        return grid, neighbours
 
     def attempt_all(self, ways: Iterable[SearchSettings]) -> None:
         """Try ways as `attempt` does."""
@@ -154,14 +150,14 @@ class Round:
             self.attempt(replace(best, scaling=kind.scaling, compared_levels=kind.compared_levels))
 
     def attempt(self, search: SearchSettings) -> None:
-        """Try a way, unless it was tried, or there may be no time for it; the first one always."""
-        began = self._clock.seconds()
+        """Try a way, unless it was tried, or there is no time for it; the first one always."""
         if any(self._same(of_way[0].search, search) for of_way in self.tried):
             return
-        if self.tried and began + max(self._seconds) > self.until:
+        planned = self._trials.planned_seconds(search)
+        if self.tried and self._clock.seconds() + planned > self.until:
             return
         self.tried.append(self._trials.run(search))
-        self._seconds.append(self._clock.seconds() - began)
+        self._clock.spend(planned)
         best = _best(self.tried[-1])
         self._progress(f"{best.image_roc_auc:.3f} {best.pixel_roc_auc:.3f} {best.ms:4.0f} ms  {describe(best.search)}")
 
@@ -184,11 +180,6 @@ class Round:
             sample=self._sample,
             tried=list(by_way.values()),
         )
-
-    @property
-    def seconds_of_a_way(self) -> float:
-        """The seconds that a way took, in the mean."""
-        return sum(self._seconds) / len(self._seconds)
 
     @property
     def _chosen(self) -> SearchSettings:

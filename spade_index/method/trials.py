@@ -32,6 +32,8 @@ MOST = 50  # neighbours that are tried at most
 OWN = 10  # images of the sample whose own maps are subtracted
 EVERY = 7  # of the normal pixels, one in so many counts for the pixel ROC AUC: the others are like it
 PILOT = 5  # images that tell how long a search takes on all
+OF_A_QUERY = 0.015  # seconds, and for each cell of each neighbour, that two cores of 2026 took: see `planned_seconds`
+OF_A_CELL = 4.5e-6
 RESAMPLES = 200  # of the images, for the standard error of a difference
 PIXEL_WEIGHT = 1 / 3  # of the pixel ROC AUC in the quality; the rest is the image ROC AUC
 
@@ -160,6 +162,11 @@ class Trials:
             queries = np.flatnonzero(self._owners == image)
             seconds.append(self._means(detector, image, queries)[1] / len(queries))
         return 1e3 * float(np.quantile(seconds, QUIET))
+
+    def planned_seconds(self, search: SearchSettings) -> float:
+        """Return the seconds that `run` is planned to take, whatever it takes on this machine."""
+        height, width = self.grid(search)
+        return len(self._neighbours) * (OF_A_QUERY + OF_A_CELL * height * width * search.gallery_neighbours)
 
     def grid(self, search: SearchSettings) -> tuple[int, int]:
         """Return the grid (H, W) that search settings compare on."""

@@ -27,7 +27,8 @@ from .trials import Trial, changed
 from .ways import describe, describe_pixels
 from .weighing import weigh
 
-SHARE_OF_BACKBONE = 0.4  # of the time
+SHARE_OF_BACKBONE = 0.4  # of the time, at most
+SHARE_OF_CONTEST = 0.8  # of the time: the backbone takes less than its share, but for large ones
 SHARE_OF_WEIGHING = 0.25  # of the time, where whole pictures are compared beside their tiles
 
 
@@ -70,8 +71,8 @@ def tune(
     Args:
         gallery: with at least 20 images, whose files can be read where they were added from.
         backbone: the gallery's.
-        seconds: that it may take on a machine that does nothing else, approximately, and at most three times as long on
-            a busy one; ways that there is no time for are not tried.
+        seconds: that it may take on two cores that do nothing else, approximately: what is tried is planned for these,
+            so that every machine tries the same. A slow or busy one takes longer, at most about three times as long.
         ways: number of ways to try, the most promising first; None: all that there is time for.
         images: of the sample, whatever time that takes, so that the figures of two galleries of the same images can be
             compared; None: up to 60, fewer where time is short.
@@ -90,8 +91,8 @@ def tune(
         seconds = math.inf
     sample = draw_sample(gallery, backbone, SHARE_OF_BACKBONE * seconds, images or IMAGES)
     options = {"device": device or backbone.device, "kernel": kernel, "map_memory": map_memory}
-    until = seconds if scales is None else (1 - SHARE_OF_WEIGHING) * seconds
-    outcome = hold(gallery, sample, clock, until, ways=ways, progress=progress, **options)
+    of_contest = (SHARE_OF_CONTEST - (SHARE_OF_WEIGHING if scales is not None else 0)) * seconds
+    outcome = hold(gallery, sample, of_contest, ways=ways, progress=progress, **options)
     taken, why = outcome.chosen.search, _why(outcome)
     rows = [_row(of_way, outcome.chosen) for of_way in outcome.tried]
     if scales is not None:

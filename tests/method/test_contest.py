@@ -1,13 +1,16 @@
-"""The contest of ways: what is tried on how many images, by a clock that tells how long each way takes."""
+"""The contest of ways: what is tried on how many images, by what each way is planned to take."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
+from spade_index.method import planned_clock
 from spade_index.method.contest import BASE, FINALISTS, Outcome, hold
 from spade_index.method.synthetic import LEAST, draw_sample
 from spade_index.method.trials import Trial, Trials
@@ -17,15 +20,6 @@ from spade_index.settings import SearchSettings
 from helpers.tiny import build, tiny_backbone, write_images
 
 OF_A_QUERY = 0.1  # seconds
-
-
-class Clock:
-    """Stands still but while ways are tried."""
-
-    now = 0.0
-
-    def seconds(self) -> float:
-        return self.now
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +34,46 @@ def path(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "gallery"
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock by which each query of each way takes as long."""
-    clock, run = Clock(), Trials.run
+class Machine:
+    """Tries ways in no time, by a clock that shows `times` as long as each was planned to take."""
 
-    def timed(self: Trials, search: SearchSettings) -> list[Trial]:
-        clock.now += OF_A_QUERY * len(self._neighbours)
-        return run(self, search)
+    def __init__(self) -> None:
+        self.planned, self.now, self.times = 0.0, 0.0, 1.0
 
-    monkeypatch.setattr(Trials, "run", timed)
+    def run(self, trials: Trials, search: SearchSettings) -> list[Trial]:
+        """Return what trials of a way may find: drawn at random, the same for the same way."""
+        self.planned += trials.planned_seconds(search)
+        self.now += self.times * trials.planned_seconds(search)
+        count = len(trials._sample.plain)
+        quality = random.Random(repr(search)).uniform(0.7, 0.9)
+        found = Trial(search, quality, quality, 1e3 * OF_A_QUERY, np.full((count, count), quality))
+        usual = replace(search, subtract_neighbours=0.5, relative_score=True, mapped_score="map")
+        return [found, replace(found, search=usual)]
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Each query of each way is planned to take as long."""
+    machine = Machine()
+    monkeypatch.setattr(Trials, "planned_seconds", lambda self, search: OF_A_QUERY * len(self._neighbours))
+    monkeypatch.setattr(Trials, "run", lambda self, search: machine.run(self, search))
     monkeypatch.setattr(Trials, "ms", lambda self, search: 1e3 * OF_A_QUERY)
-    return clock
+    monkeypatch.setattr(planned_clock.time, "perf_counter", lambda: machine.now)
+    return machine
 
 
-def held(path: Path, backbone: Backbone, clock: Clock, until: float, **options: Any) -> tuple[Outcome, int, list[str]]:
+def held(path: Path, backbone: Backbone, seconds: float, **options: Any) -> tuple[Outcome, int, list[str]]:
     """Hold a contest; return its outcome, the images of the whole sample, and what was told."""
     told: list[str] = []
     with Gallery(path) as gallery:
         sample = replace(draw_sample(gallery, backbone, 60), backbone_ms=1e3)  # so that no way is too slow
-        outcome = hold(gallery, sample, clock, until, progress=told.append, **options)  # type: ignore[arg-type]
+        outcome = hold(gallery, sample, seconds, progress=told.append, **options)
     return outcome, len(sample.plain), told
 
 
-def test_with_time_enough_all_ways_are_tried_on_all_images(path: Path, tiny: Backbone, clock: Clock) -> None:
+def test_with_time_enough_all_ways_are_tried_on_all_images(path: Path, tiny: Backbone) -> None:
     """And none twice, as a grid finer than what is stored would be."""
-    outcome, images, told = held(path, tiny, clock, 1e6)
+    outcome, images, told = held(path, tiny, 1e6)
     assert len(outcome.sample.plain) == images
     assert len(told) == len(outcome.tried)
     with Gallery(path) as gallery:
@@ -81,8 +89,10 @@ def test_with_time_enough_all_ways_are_tried_on_all_images(path: Path, tiny: Bac
     assert len(tried) == len(set(tried))
 
 
-def test_with_little_time_the_best_of_few_images_are_tried_on_more(path: Path, tiny: Backbone, clock: Clock) -> None:
-    outcome, images, told = held(path, tiny, clock, 70)
+def test_with_little_time_the_best_of_few_images_are_tried_on_more(
+    path: Path, tiny: Backbone, machine: Machine
+) -> None:
+    outcome, images, told = held(path, tiny, 70)
     count = len(outcome.sample.plain)
     assert LEAST < count < images
     assert told.count(f"the best of {LEAST} images again, on {count}") == 1
@@ -90,15 +100,26 @@ def test_with_little_time_the_best_of_few_images_are_tried_on_more(path: Path, t
     assert any(trial is outcome.chosen for of_way in last for trial in of_way)
     assert 1 < len({kind_of(of_way[0].search) for of_way in last}) <= FINALISTS
     assert len(outcome.tried) > len(last)
-    assert clock.now <= 70
+    assert machine.planned <= 70
 
 
-def test_with_no_time_one_way_is_tried(path: Path, tiny: Backbone, clock: Clock) -> None:
-    outcome, _, told = held(path, tiny, clock, 0)
+def test_a_busy_machine_tries_the_same_and_one_much_slower_fewer(path: Path, tiny: Backbone, machine: Machine) -> None:
+    def tried() -> list[SearchSettings]:
+        return [of_way[0].search for of_way in held(path, tiny, 70)[0].tried]
+
+    quiet = tried()
+    machine.times = 2.9  # as where others keep the processors busy
+    assert tried() == quiet
+    machine.times = 30
+    assert 1 <= len(tried()) < len(quiet)
+
+
+def test_with_no_time_one_way_is_tried(path: Path, tiny: Backbone) -> None:
+    outcome, _, told = held(path, tiny, 0)
     assert len(told) == len(outcome.tried) == 1
 
 
-def test_a_number_of_ways_takes_the_time_it_takes(path: Path, tiny: Backbone, clock: Clock) -> None:
-    outcome, images, _ = held(path, tiny, clock, 0, ways=3)
+def test_a_number_of_ways_takes_the_time_it_takes(path: Path, tiny: Backbone) -> None:
+    outcome, images, _ = held(path, tiny, 0, ways=3)
     assert len(outcome.tried) == 3
     assert len(outcome.sample.plain) == images
