@@ -1,7 +1,8 @@
 """The search of the torch backend.
 
-1. Scan: compute distances as matrix products, decomposed into levels (scan.py). Where the coarse levels alone rule out
-   most of the gallery, compare only the rest (prune.py). Both keep every cell that may hold a nearest pixel.
+1. Scan: compute distances as matrix products, decomposed into levels (scan.py; of a single level, single.py). Where
+   the coarse levels alone rule out most of the gallery, compare only the rest (prune.py). All keep every cell that may
+   hold a nearest pixel.
 2. Measure: compute the distances of these candidates as float32 differences, which do not cancel (found.py).
 """
 
@@ -23,6 +24,7 @@ from .features import Plan, Query, make_plan, prepare_query
 from .found import Found, Limits, candidates, measure
 from .prune import Pruner
 from .scan import TILE_BYTES, Scanner
+from .single import SingleLevel
 from .window import nearest_in_window
 
 MAPS = 10  # gallery maps that a thread loads at a time, so that operations are few and large
@@ -146,13 +148,17 @@ class _Chunk:
     wanted: list[tuple[int, list[int]]]  # a query, and the positions of these slots in its page
 
 
+def _scanner_of(plan: Plan) -> type[Scanner] | type[SingleLevel]:
+    return SingleLevel if len(plan.pool) == 1 else Scanner
+
+
 class _Worker:
     """The buffers and results of one thread, which searches maps for a group of queries."""
 
     def __init__(self, plan: Plan, queries: list[Query], found: list[Found], maps: int, tile_bytes: int) -> None:
         self.queries, self.found = queries, found
-        self.scanner = Scanner(plan, maps, tile_bytes)
-        self.pruner = Pruner(self.scanner) if plan.layout.places else None
+        self.scanner = _scanner_of(plan)(plan, maps, tile_bytes)
+        self.pruner = Pruner(self.scanner) if isinstance(self.scanner, Scanner) and plan.layout.places else None
         self.pairs, self.compared = 0, 0
 
     def search(self, chunk: _Chunk, prune: bool | None) -> None:
@@ -166,6 +172,10 @@ class _Worker:
             ids = (torch.tensor(positions, device=plan.device)[:, None] * plan.pixels + first_pixels).flatten()
             pairs = len(chunk.slots) * query.norms.shape[1] * cells
             self.pairs += pairs
+            if isinstance(self.scanner, SingleLevel):
+                self.scanner.scan(query, found, ids)
+                self.compared += pairs
+                continue
             coarse = survivors = None
             if self.pruner is not None:
                 coarse = self.scanner.bounds(query)
@@ -245,7 +255,7 @@ class _Search:
         threads = torch.get_num_threads() if on_cpu else 1
         if threads > slots:
             threads = 1  # too few maps for the threads: torch spreads its operations over them instead
-        for_map = Scanner.bytes_of(self.plan)
+        for_map = _scanner_of(self.plan).bytes_of(self.plan)
         others = Pruner.bytes_of(self.plan) if self.plan.layout.places else 0
         threads = max(1, min(threads, memory // (2 * (for_map + others))))
         mine = memory // threads - others
