@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spade_index.errors import InputError
+from spade_index.wording import number_of
 
 from .counts import counted
 from .options import AddingOptions, LoadingOptions
@@ -54,7 +55,7 @@ def add_images(
     sources.say_passed_over()
     sources.require_some(report.given)
     if report.failed and not len(writer.gallery):
-        raise InputError(f"none of {report.failed:,} images could be decoded")
+        raise InputError(f"none of {number_of(report.failed, 'image')} could be decoded")
     if writer.index_is_stale():
         try:
             writer.build_index()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, SearchSettings
+from spade_index.wording import number_of, too_few
 
 from .options import KernelOptions, device_option, false_alarms_option, gallery_argument, preset_option, takes
 from .outputs import require_writable
@@ -86,12 +87,12 @@ def calibrate(
             )
         calibration.store(writer, settings, chosen)
         extraction = writer.gallery.settings
-    click.echo(f"{chosen.rule} ({chosen.images} images; false alarms {chosen.false_alarms:g})")
+    click.echo(f"{chosen.rule} ({number_of(chosen.images, 'image')}; false alarms {chosen.false_alarms:g})")
     for kind, threshold in chosen.thresholds.items():
         click.echo(f"{kind:8} {threshold:.6g}")
     if not chosen.thresholds:
         needed = images_needed(chosen.false_alarms)
-        click.echo(f"{chosen.images} images are too few for {chosen.false_alarms:g}: {needed} are needed", err=True)
+        click.echo(f"{too_few(chosen.images, 'image')} for {chosen.false_alarms:g}: {needed} are needed", err=True)
     kept = [] if check_splits is None else _check(gallery, settings, check_splits, options)
     if json_file is not None:
         found = {

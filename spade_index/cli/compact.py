@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .backbone_options import BackboneOptions
+from .counts import counted
 from .options import device_option, gallery_argument, takes
 from .parsing import whole_numbers
 from .progress import Progress
@@ -59,9 +60,7 @@ def compact(
             if writer.delete_unused()
             else "to be freed by the next command that writes after readers have closed"
         )
-        click.echo(
-            f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB {when}"
-        )
+        click.echo(f"{counted(writer.gallery)} at snapshot {writer.gallery.snapshot}, {freed / 1e6:,.1f} MB {when}")
         if loss is not None:
             click.echo(f"maps as {writer.gallery.codec}: {loss.after(writer.gallery)}")
         if writer.gallery.storage.levels != before.levels:

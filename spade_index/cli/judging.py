@@ -62,10 +62,10 @@ def judge_gallery(writer: "GalleryWriter", backbone: "Backbone", kernel: str | N
 
     gallery = writer.gallery
     if len(gallery) < TUNE_FROM:
-        Progress.note(f"not tuned or calibrated: that takes {TUNE_FROM} images")
+        Progress.say(f"no verdicts, only scores: to tune and calibrate takes {TUNE_FROM} images")
         return
     if not can_calibrate(gallery):
-        Progress.note(f"not calibrated: that takes {MINIMUM} pictures")
+        Progress.say(f"no verdicts, only scores: to calibrate takes {MINIMUM} pictures")
     if can_judge(gallery):
         return
     Progress.note("tuning")

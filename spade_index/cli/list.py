@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spade_index.wording import number_of
+
 from .cache_options import CacheOptions
 from .lines import printable
 from .options import any_gallery_argument, takes
@@ -51,7 +53,7 @@ def list_(
                 continue
             line = [values["id"]]
             if long_:
-                tiles_of = [f"{values['tiles']:,} tiles"] if "tiles" in values else []
+                tiles_of = [number_of(values["tiles"], "tile")] if "tiles" in values else []
                 line += [f"{values['width']}x{values['height']}", *tiles_of, str(values["added"]), values["path"]]
             click.echo("\t".join(map(printable, line)))
 

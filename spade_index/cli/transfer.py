@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from spade_index.wording import number_of
+
 from .options import gallery_argument
 from .progress import Progress
 from .values import TEXT
@@ -30,8 +32,8 @@ def push(gallery: Path, url: str) -> None:
             push.send(progress)
         kept = push.bytes - sent
         click.echo(
-            f"{location}: {push.images:,} images at snapshot {push.state.snapshot}, {sent / 1e6:,.1f} MB sent, "
-            f"{kept / 1e6:,.1f} MB there already"
+            f"{location}: {number_of(push.images, 'image')} at snapshot {push.state.snapshot}, "
+            f"{sent / 1e6:,.1f} MB sent, {kept / 1e6:,.1f} MB there already"
         )
 
 
@@ -51,6 +53,6 @@ def pull(url: str, gallery: Path) -> None:
             came = pull.fetch(progress)
         kept = pull.bytes - came
         click.echo(
-            f"{gallery}: {pull.images:,} images at snapshot {pull.state.snapshot}, {came / 1e6:,.1f} MB received, "
-            f"{kept / 1e6:,.1f} MB there already"
+            f"{gallery}: {number_of(pull.images, 'image')} at snapshot {pull.state.snapshot}, "
+            f"{came / 1e6:,.1f} MB received, {kept / 1e6:,.1f} MB there already"
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from spade_index.errors import InputError
+from spade_index.wording import number_of
 
 from .options import gallery_argument
 from .progress import Progress
@@ -28,10 +29,10 @@ def verify(gallery: Path, repair: bool) -> None:
     with Gallery(gallery) as opened:
         if problems := _problems(opened):
             raise InputError(
-                f"{gallery}: {len(problems):,} problems; restore the files from a copy, build it again, or "
+                f"{gallery}: {number_of(len(problems), 'problem')}; restore the files from a copy, build it again, or "
                 f"`spade-index verify {gallery} --repair` drops what is damaged"
             )
-        click.echo(f"{gallery}: {len(opened):,} images at snapshot {opened.snapshot}, no problems")
+        click.echo(f"{gallery}: {number_of(len(opened), 'image')} at snapshot {opened.snapshot}, no problems")
 
 
 def _problems(gallery: "Gallery") -> list["Problem"]:
@@ -52,5 +53,6 @@ def _repair(path: Path) -> None:
         images = len(writer.gallery) if any(problem.lost for problem in problems) else 0
         with Progress("repair", images) as progress:
             dropped = writer.repair(problems, progress.say, progress)
-        now = f"{len(writer.gallery):,} images at snapshot {writer.gallery.snapshot}"
-    click.echo(f"{path}: {f'{dropped:,} images dropped; ' if problems else ''}{now}, no problems")
+        now = f"{number_of(len(writer.gallery), 'image')} at snapshot {writer.gallery.snapshot}"
+    repaired = f"{number_of(dropped, 'image')} dropped; " if problems else ""
+    click.echo(f"{path}: {repaired}{now}, no problems")

@@ -17,6 +17,7 @@ from spade_index.gallery.store.leave_one_out import LeaveOneOut, as_stored
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.geometry import Geometry
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
+from spade_index.wording import too_few
 
 from .by_neighbours import plain_search
 from .detector import Detector
@@ -105,7 +106,7 @@ def calibrate(
     """
     require_share(false_alarms)
     if len(gallery) < MINIMUM:
-        raise InputError(f"{gallery.path}: {len(gallery)} images are too few to calibrate on; add at least {MINIMUM}")
+        raise InputError(f"{gallery.path}: {too_few(len(gallery), 'image')} to calibrate on; add at least {MINIMUM}")
     plain = plain_search(search)
     detector = Detector(gallery, search=plain, calibrated=False, device=device, kernel=kernel, map_memory=map_memory)
     kept = _still_there(gallery, earlier) if earlier is not None else None
@@ -116,7 +117,7 @@ def calibrate(
     found = _joined(_scored(detector, search, sorted(alone), kept), kept)
     normal = NormalScores.of_gallery(gallery, found, search)
     if gallery.settings.preprocessing.tile is not None and len(normal) < MINIMUM:
-        raise InputError(f"{gallery.path}: {len(normal)} pictures are too few to calibrate on; add at least {MINIMUM}")
+        raise InputError(f"{gallery.path}: {too_few(len(normal), 'picture')} to calibrate on; add at least {MINIMUM}")
     return Calibration(
         rule=RULE,
         false_alarms=false_alarms,

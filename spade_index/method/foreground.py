@@ -16,6 +16,7 @@ from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.images.interest import RegionOfInterest
+from spade_index.wording import number_of, too_few
 
 SAMPLE = 64  # images
 LEAST = 3  # images; the foreground of fewer says nothing about others
@@ -44,7 +45,7 @@ def foreground(gallery: Gallery) -> RegionOfInterest:
     reason = _unclear(distances, above)
     if reason is not None:
         raise InputError(f"{gallery.path}: no clear foreground ({reason}): give a mask or polygons")
-    return RegionOfInterest(_whole(above), f"foreground of {min(SAMPLE, len(gallery))} images")
+    return RegionOfInterest(_whole(above), f"foreground of {number_of(min(SAMPLE, len(gallery)), 'image')}")
 
 
 def otsu(values: np.ndarray) -> float:
@@ -65,7 +66,7 @@ def _mean_distances(gallery: Gallery) -> np.ndarray:
     """Return the mean distances to the border's colour over a sample of images, float64 [H, W]."""
     rows = gallery.sample(SAMPLE)
     if len(rows) < LEAST:
-        raise InputError(f"{gallery.path}: {len(rows)} images are too few to find a foreground: add {LEAST} at least")
+        raise InputError(f"{gallery.path}: {too_few(len(rows), 'image')} to find a foreground: add {LEAST} at least")
     shape = sorted(row.height / row.width for row in rows)[len(rows) // 2]
     size = max(1, round(EDGE / max(1.0, shape))), max(1, round(EDGE * min(1.0, shape)))  # width, height
     total = np.zeros((size[1], size[0]))

@@ -16,6 +16,7 @@ from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import LARGEST, LeaveOneOut
 from spade_index.settings import CALIBRATION_SAMPLE, SearchSettings
+from spade_index.wording import too_few
 
 from .by_neighbours import ByNeighbours
 from .calibration import near_distance
@@ -65,7 +66,7 @@ def false_alarms_kept(
             f"{gallery.path}: galleries of tiles cannot be split at random: a picture's tiles are not independent"
         )
     if len(gallery) < LEAST:
-        raise InputError(f"{gallery.path}: {len(gallery)} images are too few to split; add at least {LEAST}")
+        raise InputError(f"{gallery.path}: {too_few(len(gallery), 'image')} to split; add at least {LEAST}")
     random = np.random.default_rng(0)
     simulated = _Splits(gallery, search, options)
     rates = []

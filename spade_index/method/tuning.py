@@ -18,6 +18,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
+from spade_index.wording import too_few
 
 from .contest import Outcome, hold
 from .quiet_clock import QuietClock
@@ -85,7 +86,7 @@ def tune(
         InputError: the gallery has too few images, or their files cannot be read.
     """
     if len(gallery) < TUNE_FROM:
-        raise InputError(f"{gallery.path}: {len(gallery)} images are too few to tune on; add at least {TUNE_FROM}")
+        raise InputError(f"{gallery.path}: {too_few(len(gallery), 'image')} to tune on; add at least {TUNE_FROM}")
     clock, scales = QuietClock(), scales_of(gallery)
     if images is not None:
         seconds = math.inf

@@ -20,6 +20,7 @@ from spade_index.errors import GalleryError, SpadeIndexError
 from spade_index.features.backbone import Backbone
 from spade_index.images.decode import DecodedImage
 from spade_index.settings import Maps
+from spade_index.wording import number_of
 
 from .asks import Answer, Ask, completed, fail, fail_logged, question
 from .galleries import Galleries, Served
@@ -152,7 +153,7 @@ class Engine:
         if self._admitted + images > self._settings.queue_images:
             self._metrics.refused.labels("queue").inc()
             wait = self._admitted * self._seconds
-            raise Problem(503, f"the queue is full ({self._admitted} images)", retry_after=wait)
+            raise Problem(503, f"the queue is full ({number_of(self._admitted, 'image')})", retry_after=wait)
 
     def _turn(self) -> bool:
         """Answer the next batch; return False at the end."""

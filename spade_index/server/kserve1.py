@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from spade_index import wire
 from spade_index.exact import JsonError
+from spade_index.wording import number_of
 
 from .access import ReadRoute, RequestKey
 from .decoding import Upload
@@ -118,7 +119,7 @@ def files_of(body: bytes, most_images: int, most_elements: int) -> list[bytes]:
     if not isinstance(instances, list):
         raise Problem(422, "`instances` is no list", field="instances")
     if not 0 < len(instances) <= most_images:
-        raise Problem(422, f"{len(instances)} images: a request has 1 to {most_images}", field="instances")
+        raise Problem(422, f"{number_of(len(instances), 'image')}: a request has 1 to {most_images}", field="instances")
     return [_file(instance, f"instances[{number}]") for number, instance in enumerate(instances)]
 
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from spade_index.settings import MAPS, Maps
+from spade_index.wording import number_of
 
 from .access import ReadRoute
 from .decoding import Upload
@@ -112,7 +113,7 @@ def _uploads(asked: InferRequest, most: int) -> list[Upload]:
     if not isinstance(tensor, list) and (tensor.ndim != 4 or tensor.shape[3] != 3 or not tensor.size):
         raise Problem(400, f"input {PIXELS!r}: its shape is not [B, H, W, 3]")
     if not 0 < len(tensor) <= most:
-        raise Problem(400, f"{len(tensor)} images: a request has 1 to {most}")
+        raise Problem(400, f"{number_of(len(tensor), 'image')}: a request has 1 to {most}")
     if isinstance(tensor, list):
         return [Upload(None, data) for data in tensor]
     return [Upload(None, b"", pixels) for pixels in tensor]

@@ -16,6 +16,7 @@ from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.originals import originals
 from spade_index.method.tuned import why_searched
+from spade_index.wording import number_of
 
 from .example import Example, example_of
 from .heatmap import score_limits
@@ -55,7 +56,7 @@ def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
 
 def ranked(found: Audit) -> str:
     """Say how many images were ranked: all, or a sample."""
-    return f"{found.scored:,} of {found.images:,} images, each scored without itself"
+    return f"{found.scored:,} of {number_of(found.images, 'image')}, each scored without itself"
 
 
 def _example(

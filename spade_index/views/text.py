@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from spade_index.gallery.reader import Gallery
+from spade_index.wording import number_of
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # begin a cell that spreadsheets would compute
 
@@ -43,11 +44,12 @@ def likeness_of(known: Mapping[str, Any]) -> str:
         return "none of the known defects"
     named = f'known defect "{known["kind"]}"' if known["kind"] else "a known defect without a kind"
     seen = known["seen"]
-    return f"like {named}, seen in {seen:,} image{'' if seen == 1 else 's'}"
+    return f"like {named}, seen in {number_of(seen, 'image')}"
 
 
 def size_of(gallery: Gallery) -> str:
     """Return how large a gallery is: `30 images`, or `30 pictures in 510 tiles`."""
     if gallery.settings.preprocessing.tile is None:
-        return f"{len(gallery):,} images"
-    return f"{gallery.catalog.picture_count(gallery.snapshot):,} pictures in {len(gallery):,} tiles"
+        return number_of(len(gallery), "image")
+    pictures = number_of(gallery.catalog.picture_count(gallery.snapshot), "picture")
+    return f"{pictures} in {number_of(len(gallery), 'tile')}"

@@ -73,9 +73,7 @@ def test_a_region_is_named_by_its_kind_until_that_is_undone(gallery: Path, tmp_p
     assert same["distance"] < 0.01
     assert worst_region(gallery, image)["score"] == score  # known defects are no normal images
     out = tmp_path / "out"
-    line = run(
-        "query", gallery, tmp_path / "hole-300.png", "--false-alarms", 0.2, "--workers", 1, "--out", out
-    ).stdout
+    line = run("query", gallery, tmp_path / "hole-300.png", "--false-alarms", 0.2, "--workers", 1, "--out", out).stdout
     page = (out / "report.html").read_text()
     assert "): like known defect &#34;hole&#34;, seen in 1 image</span>" in page
     assert '" alt="Known defect" loading="lazy">' in page

@@ -211,6 +211,6 @@ def test_the_command_names_what_it_drops_and_succeeds(gallery_path: Path) -> Non
     assert "--repair" in run("verify", gallery_path, status=1).stderr
     done = run("verify", gallery_path, "--repair")
     assert "dropped 001.png: it is damaged" in done.stderr.splitlines()
-    assert done.stdout == f"{gallery_path}: 1 images dropped; 11 images at snapshot 4, no problems\n"
+    assert done.stdout == f"{gallery_path}: 1 image dropped; 11 images at snapshot 4, no problems\n"
     assert run("verify", gallery_path).stdout == f"{gallery_path}: 11 images at snapshot 4, no problems\n"
     assert run("verify", gallery_path, "--repair").stdout.endswith("gallery: 11 images at snapshot 4, no problems\n")

@@ -14,6 +14,7 @@ from spade_index.exact import read_json
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.store.files import name_of
 from spade_index.settings import STORAGES, IndexSettings
+from spade_index.wording import number_of
 
 from .mapped import MappedFile
 from .prefetch import ListPrefetcher
@@ -87,10 +88,10 @@ class IndexDescription:
 
     def __str__(self) -> str:
         if self.kind == "flat":
-            return f"flat index of {self.images:,} images, exact"
+            return f"flat index of {number_of(self.images, 'image')}, exact"
         of = f"{self.storage} of {self.dimensions} components" if self.kind == "pca-ivf" else self.storage
         return (
-            f"ivf index of {self.images:,} images, {of}, nlist {self.nlist}, nprobe {self.nprobe}, "
+            f"ivf index of {number_of(self.images, 'image')}, {of}, nlist {self.nlist}, nprobe {self.nprobe}, "
             f"{self.candidates} candidates: recall@{RECALL_AT} {self.recall:.4f}"
         )
 

@@ -17,6 +17,7 @@ from spade_index.images.find import ImageFile
 from spade_index.images.loading import in_lots
 from spade_index.images.tiles import part_ids, picture_of, piece_of, pieces_of
 from spade_index.settings import Preprocessing
+from spade_index.wording import number_of
 
 LOOKED_UP = 64  # files that are looked up in the catalog at once
 
@@ -43,7 +44,7 @@ class AddReport:
             "failed": f"{self.failed:,} could not be decoded",
             "removed": f"{self.removed:,} were removed before and stay out (--again takes them)",
         }
-        tiles = f" as {self.tiles:,} tile{'s' if self.tiles > 1 else ''}" if self.tiles else ""
+        tiles = f" as {number_of(self.tiles, 'tile')}" if self.tiles else ""
         return ", ".join(
             [f"{self.added:,} added{tiles}", *(text for name, text in notes.items() if getattr(self, name))]
         )
