@@ -2,7 +2,10 @@
 
 import logging
 import os
+import signal
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -20,6 +23,20 @@ class PunctualServer(uvicorn.Server):
         super().__init__(config)
         self._seconds = settings.request_seconds + END_SECONDS
         self._ending: threading.Timer | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Stop at SIGHUP, too, as when the terminal is closed; `nohup` still keeps the service from it."""
+        with super().capture_signals():
+            before = signal.getsignal(signal.SIGHUP)
+            if before != signal.SIG_DFL or threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            signal.signal(signal.SIGHUP, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop."""

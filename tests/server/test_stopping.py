@@ -105,6 +105,14 @@ def test_a_request_that_never_ends_does_not_keep_a_stop_from_ending(root: Path, 
         assert again.http.get("/v2/health/ready").status_code == 200
 
 
+def test_a_closed_terminal_ends_the_service_as_a_stop_does(root: Path) -> None:
+    hanging_up = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # also where nohup started the tests
+    with Process(root, before=hanging_up) as process:
+        stopped(process, signal.SIGHUP)
+        assert process.process.returncode == -signal.SIGHUP
+        assert "Application shutdown complete" in process.log_text()
+
+
 def test_limit_end_seconds() -> None:
     """`test_a_request_that_never_ends...` walks it; this is what systemd is told."""
     seconds = float(LIMITS["end_seconds"].default.removesuffix(" s"))
