@@ -1,6 +1,7 @@
 """A change that is killed at any instant leaves the last commit and the same answers; the next call carries it on."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,14 +27,18 @@ from helpers.tiny import files_of, parts_of
 REMOVED = ["001.png", "004.png", "005.png", "017.png"]
 
 
-@pytest.fixture
-def thinned(tmp_path: Path, images: Path) -> Path:
-    """A gallery from which images were removed."""
-    path = tmp_path / "gallery"
-    carry_on(path, images)
+@pytest.fixture(scope="module")
+def _thinned(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
+    path = shutil.copytree(whole, tmp_path_factory.mktemp("thinned") / "gallery")
     with GalleryWriter(path) as writer:
         writer.remove(REMOVED)
     return path
+
+
+@pytest.fixture
+def thinned(tmp_path: Path, _thinned: Path) -> Path:
+    """A gallery from which images were removed."""
+    return shutil.copytree(_thinned, tmp_path / "gallery")
 
 
 def compact(path: Path) -> None:

@@ -1,7 +1,9 @@
 """A writer that is killed leaves tiles of one version of each picture, and the next call completes them."""
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from helpers.tiled import picture, tiled_settings
 from helpers.tiny import tiny_backbone
 
 BACKBONE = tiny_backbone()
+Whole = tuple[Path, dict[str, Any], dict[str, Any]]
 ROWS = 4  # of a shard: fewer than a picture has tiles
 FIRST = [picture("a", 0), picture("b", 1, seed=1), picture("c", 3, seed=2)]
 CHANGED = [picture("a", 1), picture("b", 2, seed=1), picture("c", 3, seed=2)]
@@ -50,9 +53,17 @@ def contents(path: Path) -> dict[str, list[tuple[str, bytes, bytes]]]:
     return {id: sorted(of) for id, of in found.items()}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A gallery of the first pictures, what it holds, and what one of the changed pictures holds."""
+    first, changed = (tmp_path_factory.mktemp("whole") / "gallery" for _ in range(2))
+    add(first, FIRST)
+    add(changed, CHANGED)
+    return first, contents(first), contents(changed)
+
+
 @pytest.mark.parametrize(("target", "call", "before"), INSTANTS)
-def test_killed_while_pictures_are_added(tmp_path: Path, target: Target, call: int, before: bool) -> None:
-    add(tmp_path / "whole", FIRST)
+def test_killed_while_pictures_are_added(tmp_path: Path, whole: Whole, target: Target, call: int, before: bool) -> None:
     path = tmp_path / "gallery"
 
     def run() -> None:
@@ -61,26 +72,29 @@ def test_killed_while_pictures_are_added(tmp_path: Path, target: Target, call: i
 
     assert killed(forked(run))
     add(path, FIRST)
-    assert contents(path) == contents(tmp_path / "whole")
+    assert contents(path) == whole[1]
     assert add(path, FIRST) == "0 added, 3 already there"
 
 
 @pytest.mark.parametrize(("target", "call", "before"), INSTANTS)
 @pytest.mark.parametrize("again", [False, True])
 def test_killed_while_pictures_are_replaced(
-    tmp_path: Path, target: Target, call: int, before: bool, again: bool
+    tmp_path: Path,
+    whole: Whole,
+    target: Target,
+    call: int,
+    before: bool,
+    again: bool,
 ) -> None:
-    add(tmp_path / "whole", CHANGED)
-    path = tmp_path / "gallery"
-    add(path, FIRST)
-    old = contents(path)
+    first, old, new = whole
+    path = shutil.copytree(first, tmp_path / "gallery")
 
     def run() -> None:
         die_at(target, call, before)
         add(path, CHANGED, replace=True)
 
     assert killed(forked(run))
-    new, left = contents(tmp_path / "whole"), contents(path)
+    left = contents(path)
     for id, there in left.items():
         assert there == old[id] or {*there} <= {*new[id]}
     add(path, CHANGED, replace=again)  # it completes what was begun, and replaces others if it is told to

@@ -1,5 +1,6 @@
 """A transcoding that is killed at any instant leaves whole images; the same command goes on, to the same answers."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from spade_index.gallery.write import reindex, transcode
 from spade_index.gallery.write.session import Session
 from spade_index.gallery.write.writer import GalleryWriter
 
-from durability.builds import IMAGES, ROWS, SEARCH, answers, carry_on, committed
+from durability.builds import IMAGES, ROWS, SEARCH, answers, committed
 from helpers.calls import Target, die_at
 from helpers.processes import forked, killed
 from helpers.tiny import files_of, parts_of
@@ -56,18 +57,40 @@ INSTANTS: list[tuple[Target, int, bool]] = [
 ]
 
 
+def tuned(path: Path, whole: Path, levels: Levels) -> None:
+    """Make a copy of a gallery that was tuned to compare these levels before the last two images were added."""
+    shutil.copytree(whole, path)
+    with GalleryWriter(path) as writer:
+        search = {} if levels is None else {"compared_levels": list(levels)}
+        writer.set_tuned({"search": search, "images": IMAGES - 2, "snapshot": writer.gallery.snapshot})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> dict[Levels, list[Any]]:
+    """What a gallery answers after a transcoding that was not killed, by the levels that it keeps."""
+    found: dict[Levels, list[Any]] = {}
+    for levels in (None, KEPT):
+        path = tmp_path_factory.mktemp("uninterrupted") / "gallery"
+        tuned(path, whole, levels)
+        compact(path, levels=levels)
+        found[levels] = without_keys(path, levels)
+    return found
+
+
 @pytest.mark.parametrize(("target", "call", "before"), INSTANTS)
 @pytest.mark.parametrize(("again", "levels"), [("int4", None), (None, None), (None, KEPT)])
 def test_killed_while_transcoding(
-    tmp_path: Path, images: Path, target: Target, call: int, before: bool, again: str | None, levels: Levels
+    tmp_path: Path,
+    whole: Path,
+    uninterrupted: dict[Levels, list[Any]],
+    target: Target,
+    call: int,
+    before: bool,
+    again: str | None,
+    levels: Levels,
 ) -> None:
-    path, whole = tmp_path / "gallery", tmp_path / "whole"
-    for gallery_path in (path, whole):
-        carry_on(gallery_path, images)
-        with GalleryWriter(gallery_path) as writer:
-            search = {} if levels is None else {"compared_levels": list(levels)}
-            writer.set_tuned({"search": search, "images": IMAGES - 2, "snapshot": writer.gallery.snapshot})
-    compact(whole, levels=levels)
+    path = tmp_path / "gallery"
+    tuned(path, whole, levels)
 
     def run() -> None:
         die_at(target, call, before)
@@ -81,7 +104,7 @@ def test_killed_while_transcoding(
     compact(path, "int4", levels)
     assert begun or target[1] in ("set_storage", "delete_calibrations", "at")
     assert committed(path) == IMAGES
-    assert without_keys(path, levels) == without_keys(whole, levels)
+    assert without_keys(path, levels) == uninterrupted[levels]
     with GalleryWriter(path):
         pass
     assert files_of(path) == parts_of(path)
