@@ -22,7 +22,7 @@ from .values import PATH, RealRange
     type=RealRange(1),
     default=TUNE_SECONDS,
     show_default=True,
-    help="Time that it may take on two cores, approximately; up to three times as long on a slow or busy machine.",
+    help="Time that it may take on two cores, approximately; up to five times as long on a slow or busy machine.",
 )
 @click.option("--no-calibrate", is_flag=True, help="Do not calibrate for the settings chosen.")
 @takes("backbone", BackboneOptions)

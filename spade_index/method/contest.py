@@ -63,7 +63,7 @@ def hold(
     Args:
         gallery: that the sample was drawn from.
         sample: plain images and copies.
-        seconds: that it is planned to take; on a slow machine it takes longer, and at most about three times as long.
+        seconds: that it is planned to take; on a slow machine it takes longer, and at most about five times as long.
         ways: number of kinds of ways to try on the whole sample, the most promising first; None: as time allows.
         progress: told of each way when it has been tried, in one line.
         options: device, kernel and map_memory, as for `Detector`.

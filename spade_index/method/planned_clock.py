@@ -5,13 +5,13 @@ Ways of comparing that are tried as time allows would be others on a slow or bus
 
 import time
 
-SLOWEST = 3.0  # times as long as planned: beyond that, the time that has passed counts
+SLOWEST = 5.0  # times as long as planned: beyond that, the time that has passed counts
 
 
 class PlannedClock:
     """Seconds of the work done since it was made, as they were planned.
 
-    A third of the time that has passed is the least: a limit of this clock is one of time, too.
+    A fifth of the time that has passed is the least: a limit of this clock is one of time, too.
     """
 
     def __init__(self) -> None:
@@ -23,5 +23,5 @@ class PlannedClock:
         self._planned += seconds
 
     def seconds(self) -> float:
-        """Return the seconds that the work was planned to take, or a third of what has passed if that is more."""
+        """Return the seconds that the work was planned to take, or a fifth of what has passed if that is more."""
         return max(self._planned, (time.perf_counter() - self._started) / SLOWEST)

@@ -29,7 +29,7 @@ from .ways import describe, describe_pixels
 from .weighing import weigh
 
 SHARE_OF_BACKBONE = 0.4  # of the time, at most
-SHARE_OF_CONTEST = 0.8  # of the time: the backbone takes less than its share, but for large ones
+SHARE_OF_CONTEST = 0.75  # of the time: the backbone takes less than its share, but for large ones
 SHARE_OF_WEIGHING = 0.25  # of the time, where whole pictures are compared beside their tiles
 
 
@@ -73,7 +73,7 @@ def tune(
         gallery: with at least 20 images, whose files can be read where they were added from.
         backbone: the gallery's.
         seconds: that it may take on two cores that do nothing else, approximately: what is tried is planned for these,
-            so that every machine tries the same. A slow or busy one takes longer, at most about three times as long.
+            so that every machine tries the same. A slow or busy one takes longer, at most about five times as long.
         ways: number of ways to try, the most promising first; None: all that there is time for.
         images: of the sample, whatever time that takes, so that the figures of two galleries of the same images can be
             compared; None: up to 60, fewer where time is short.
