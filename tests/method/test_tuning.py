@@ -129,7 +129,7 @@ def test_the_quickest_of_the_good_ways_is_chosen(path: Path, tiny: Backbone) -> 
     with Gallery(path) as gallery:
         sample = replace(draw_sample(gallery, tiny, 60), backbone_ms=10.0)
     usual = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map"}
-    good, quick, slow = trial(0.9, 12, grid=28, **usual), trial(0.897, 4, grid=14, **usual), trial(0.99, 50, **usual)
+    good, quick, slow = trial(0.9, 10, grid=28, **usual), trial(0.897, 4, grid=14, **usual), trial(0.99, 50, **usual)
     assert choose([[good], [quick], [slow]], sample) is quick
     assert choose([[good], [trial(0.85, 4, **usual)], [slow]], sample) is good
     assert choose([[slow]], sample) is slow
