@@ -15,7 +15,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.settings import SearchSettings
 
 from .by_neighbours import needs_own_scores
-from .planned_clock import PlannedClock
+from .planned import PlannedClock
 from .synthetic import LEAST, Sample
 from .trials import Trial, Trials, deviation
 from .ways import Kind, describe, kind_of, ways_of
@@ -27,7 +27,7 @@ NEIGHBOURS = (5, 10)
 WINDOW = 2  # cells around the same place, for products that lie alike in all images
 FINALISTS = 4  # kinds of ways that are tried on more images
 AGAIN = 3  # kinds that are tried again at the grid, the neighbours and the window that the best one ends with
-SLOWEST = 1.0  # milliseconds of a search, at most, per millisecond of the backbone
+SLOWEST = 1.0  # milliseconds of a search, at most, per millisecond of the backbone; both as planned
 MARGIN = 0.005  # of the quality, within which the quicker way is taken
 SAME_SPEED = 1.25  # times as long: not a difference
 QUICK = 0.75  # milliseconds of a search per millisecond of the backbone, below which nothing is gained by less
@@ -119,12 +119,8 @@ class Round:
 
     def base(self, kind: SearchSettings) -> tuple[int, int]:
         """Return the first of BASE and CHEAPER that is quick enough, or the last."""
-        usual = replace(kind, grid=BASE[0], gallery_neighbours=BASE[1])
-        of_usual = self._trials.ms(usual)
         for grid, neighbours in (BASE, *CHEAPER):
-            wanted = replace(kind, grid=grid, gallery_neighbours=neighbours)
-            ms = of_usual * self._pairs(wanted) / self._pairs(usual)
-            if ms <= SLOWEST * self._sample.backbone_ms:
+            if self._fits(replace(kind, grid=grid, gallery_neighbours=neighbours)):
                 break
         return grid, neighbours
 
@@ -140,7 +136,7 @@ class Round:
         """
         self.attempt(replace(self._chosen, window=WINDOW))
         chosen = choose(self.tried, self._sample)
-        if chosen.ms > QUICK * self._sample.backbone_ms:
+        if chosen.planned_ms > QUICK * self._sample.planned_ms:
             fewer = (count for count in NEIGHBOURS if count < chosen.search.gallery_neighbours)
             self.attempt_all(replace(chosen.search, gallery_neighbours=count) for count in fewer)
         best = self._chosen
@@ -191,24 +187,8 @@ class Round:
         return self._trials.grid(one) == self._trials.grid(other) and _way(one)[1:] == _way(other)[1:]
 
     def _fits(self, search: SearchSettings) -> bool:
-        """Return whether a search is not expected to take much longer than the backbone, from those that were tried."""
-        every = [of_way[0] for of_way in self.tried]
-        like = [one for one in every if _same_work(one.search, search)]
-        nearest = min(like, key=lambda one: abs(math.log(self._pairs(one.search) / self._pairs(search))))
-        expected = nearest.ms * self._pairs(search) / self._pairs(nearest.search)
-        return expected <= SLOWEST * self._sample.backbone_ms
-
-    def _pairs(self, search: SearchSettings) -> float:
-        """Return the number of pairs of pixels that a search compares."""
-        height, width = self._trials.grid(search)
-        cells = height * width
-        compared = cells if search.window is None else min(cells, (2 * search.window + 1) ** 2)
-        return float(cells * compared * search.gallery_neighbours)
-
-
-def _same_work(one: SearchSettings, other: SearchSettings) -> bool:
-    """Return whether the times of two searches differ as their pairs of pixels do."""
-    return one.compared_levels == other.compared_levels and (one.window is None) == (other.window is None)
+        """Return whether a search is planned to take no longer than the backbone."""
+        return self._trials.planned_ms(search) <= SLOWEST * self._sample.planned_ms
 
 
 def _way(search: SearchSettings) -> tuple[object, ...]:
@@ -227,11 +207,11 @@ def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
     out, unless all do. The map score over the neighbours', with half of their maps subtracted, is the rule; another
     score must be better by more than the standard error.
     """
-    limit = max(SLOWEST * sample.backbone_ms, min(of_way[0].ms for of_way in tried))
-    allowed = [trial for of_way in tried if of_way[0].ms <= limit for trial in of_way]
+    limit = max(SLOWEST * sample.planned_ms, min(of_way[0].planned_ms for of_way in tried))
+    allowed = [trial for of_way in tried if of_way[0].planned_ms <= limit for trial in of_way]
     close = [trial for trial in allowed if trial.quality >= _best(allowed).quality - MARGIN]
-    quickest = max(QUICK * sample.backbone_ms, min(trial.ms for trial in close))
-    best = _best(trial for trial in close if trial.ms <= SAME_SPEED * quickest)
+    quickest = max(QUICK * sample.planned_ms, min(trial.planned_ms for trial in close))
+    best = _best(trial for trial in close if trial.planned_ms <= SAME_SPEED * quickest)
     of_way = [trial for trial in allowed if _way(trial.search) == _way(best.search)]
     known = [trial.search for trial in of_way if needs_own_scores(trial.search)]  # none in a gallery of few images
     usual = [trial for trial in of_way if _is_usual(trial.search, bool(known))]

@@ -21,6 +21,7 @@ from spade_index.settings import BATCH_SIZE
 from .defects import paste
 from .interest import cells_inside
 from .originals import originals
+from .planned import PlannedClock, seconds_of_backbone
 from .quiet_clock import QuietClock
 from .scales import scales_of
 from .siblings import place_of_row
@@ -45,6 +46,7 @@ class Sample:
     pyramid: list[Tensor]  # float16 [m, H*W, C] of the copies
     masks: np.ndarray  # bool [m, h, w], True on the defect, as the backbone sees it, at a small size
     backbone_ms: float  # per image, where nothing else takes the processor's time
+    planned_ms: float  # the same, as planned: what is chosen does not depend on the machine
 
     def on(self, plain: list[ImageRow]) -> "Sample":
         """Return the same sample, of the same plain images where they are now."""
@@ -61,6 +63,7 @@ class Sample:
             pyramid=[level[copies] for level in self.pyramid],
             masks=self.masks[copies],
             backbone_ms=self.backbone_ms,
+            planned_ms=self.planned_ms,
         )
 
 
@@ -72,7 +75,7 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int 
     Args:
         gallery: with at least 10 images, whose files can still be read where they were added from.
         backbone: the gallery's.
-        seconds: that the backbone may take, approximately, and that reading may.
+        seconds: that the backbone may be planned to take, approximately, and that reading may take.
         most: images, at most.
 
     Raises:
@@ -96,13 +99,15 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int 
     pooled: list[np.ndarray] = []
     levels: list[list[Tensor]] = []
     seconds_of: list[float] = []  # batches, per image
-    clock = QuietClock()
+    clock, planned = PlannedClock(), 0.0
     for batch in in_lots(pasted, BATCH_SIZE):
         if clock.seconds() > seconds and len({*owners}) >= LEAST:
             break
         pixels = np.stack([preprocess(Image.fromarray(copy), how)[0] for _, copy, _ in batch])
+        planned = planned or seconds_of_backbone(backbone, pixels[0])
         of_batch = QuietClock()
         features = backbone(pixels)
+        clock.spend(len(batch) * planned)
         seconds_of.append(of_batch.seconds() / len(batch))
         owners += [owner for owner, _, _ in batch]
         masks += [_small(mask, how.input_size, gallery) for _, _, mask in batch]
@@ -115,6 +120,7 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int 
         pyramid=[torch.cat(parts) for parts in zip(*levels, strict=True)],
         masks=np.stack(masks),
         backbone_ms=1e3 * float(np.quantile(seconds_of, QUIET)),
+        planned_ms=1e3 * planned,
     )
 
 

@@ -17,6 +17,7 @@ from .calibration import can_calibrate, near_distance
 from .comparison import compared_sizes
 from .detector import Detector
 from .metrics import roc_auc
+from .planned import seconds_of_search
 from .quiet_clock import QuietClock
 from .scales import scales_of
 from .scores import counted_mean, divisors, enlarged, score_maps
@@ -31,9 +32,7 @@ MAPPED: tuple[ImageScore, ...] = ("map", "both")
 MOST = 50  # neighbours that are tried at most
 OWN = 10  # images of the sample whose own maps are subtracted
 EVERY = 21  # of the normal pixels, one in so many counts for the pixel ROC AUC: the others are like it
-PILOT = 5  # images that tell how long a search takes on all
-OF_A_QUERY = 0.015  # seconds, and for each cell of each neighbour, that two cores of 2026 took: see `planned_seconds`
-OF_A_CELL = 4.5e-6
+OF_A_QUERY = 0.015  # seconds that its scores are planned to take, of all that are tried
 RESAMPLES = 200  # of the images, for the standard error of a difference
 PIXEL_WEIGHT = 1 / 3  # of the pixel ROC AUC in the quality; the rest is the image ROC AUC
 
@@ -46,6 +45,7 @@ class Trial:
     image_roc_auc: float
     pixel_roc_auc: float
     ms: float  # of one search, without the backbone
+    planned_ms: float  # the same, as planned: what is chosen does not depend on the machine
     wins: np.ndarray  # float64 [n, n]: of the copies of image o over plain image i; a tie counts half
 
     @property
@@ -119,6 +119,7 @@ class Trials:
         """Search with these settings; try each smoothing, map score and share to subtract on the distances found."""
         detector = Detector(self._gallery, search=plain_search(search), calibrated=False, **self._options)
         distances, ms = self._distances(detector)
+        planned_ms = self.planned_ms(search)
         cells, counts = self._counting(detector)
         count = len(self._sample.plain)
         mapped_scores = MAPPED if detector.interest is None else ("map",)
@@ -146,7 +147,7 @@ class Trials:
                         )
                         final = scores if mapped == "map" else pooled * scores.clip(min=0)
                         wins, auc = compared(final[:count], final[count:], self._sample.owner)
-                        trials.append(Trial(chosen, auc, pixel_roc_auc, ms, wins))
+                        trials.append(Trial(chosen, auc, pixel_roc_auc, ms, planned_ms, wins))
         return trials
 
     def _mean_of_others(self, distances: np.ndarray) -> np.ndarray:
@@ -154,19 +155,15 @@ class Trials:
         near = distances[self._own]
         return near.mean(1) if self._gallery.region_rule is None else counted_mean(near, 1)
 
-    def ms(self, search: SearchSettings) -> float:
-        """Return the milliseconds of a search with these settings, from a few of the sample's images."""
-        detector = Detector(self._gallery, search=plain_search(search), calibrated=False, **self._options)
-        seconds = []
-        for image in range(0, len(self._sample.plain), max(1, len(self._sample.plain) // PILOT)):
-            queries = np.flatnonzero(self._owners == image)
-            seconds.append(self._means(detector, image, queries)[1] / len(queries))
-        return 1e3 * float(np.quantile(seconds, QUIET))
+    def planned_ms(self, search: SearchSettings) -> float:
+        """Return the milliseconds that a search with these settings is planned to take."""
+        sizes, shapes = compared_sizes(self._gallery, search), self._gallery.settings.level_shapes
+        channels = [shapes[level][0] for level in search.compared_levels or range(len(shapes))]
+        return 1e3 * seconds_of_search(sizes, channels, search.gallery_neighbours, search.window)
 
     def planned_seconds(self, search: SearchSettings) -> float:
-        """Return the seconds that `run` is planned to take, whatever it takes on this machine."""
-        height, width = self.grid(search)
-        return len(self._neighbours) * (OF_A_QUERY + OF_A_CELL * height * width * search.gallery_neighbours)
+        """Return the seconds that `run` is planned to take."""
+        return len(self._neighbours) * (OF_A_QUERY + self.planned_ms(search) / 1e3)
 
     def grid(self, search: SearchSettings) -> tuple[int, int]:
         """Return the grid (H, W) that search settings compare on."""

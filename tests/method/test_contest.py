@@ -10,7 +10,7 @@ import pytest
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.method import planned_clock
+from spade_index.method import planned
 from spade_index.method.contest import BASE, FINALISTS, Outcome, hold
 from spade_index.method.synthetic import LEAST, draw_sample
 from spade_index.method.trials import Trial, Trials
@@ -46,7 +46,7 @@ class Machine:
         self.now += self.times * trials.planned_seconds(search)
         count = len(trials._sample.plain)
         quality = random.Random(repr(search)).uniform(0.7, 0.9)
-        found = Trial(search, quality, quality, 1e3 * OF_A_QUERY, np.full((count, count), quality))
+        found = Trial(search, quality, quality, 1, trials.planned_ms(search), np.full((count, count), quality))
         usual = replace(search, subtract_neighbours=0.5, relative_score=True, mapped_score="map")
         return [found, replace(found, search=usual)]
 
@@ -57,8 +57,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setattr(Trials, "planned_seconds", lambda self, search: OF_A_QUERY * len(self._neighbours))
     monkeypatch.setattr(Trials, "run", lambda self, search: machine.run(self, search))
-    monkeypatch.setattr(Trials, "ms", lambda self, search: 1e3 * OF_A_QUERY)
-    monkeypatch.setattr(planned_clock.time, "perf_counter", lambda: machine.now)
+    monkeypatch.setattr(planned.time, "perf_counter", lambda: machine.now)
     return machine
 
 
@@ -66,7 +65,7 @@ def held(path: Path, backbone: Backbone, seconds: float, **options: Any) -> tupl
     """Hold a contest; return its outcome, the images of the whole sample, and what was told."""
     told: list[str] = []
     with Gallery(path) as gallery:
-        sample = replace(draw_sample(gallery, backbone, 60), backbone_ms=1e3)  # so that no way is too slow
+        sample = replace(draw_sample(gallery, backbone, 60), planned_ms=1e9)  # so that no way is too slow
         outcome = hold(gallery, sample, seconds, progress=told.append, **options)
     return outcome, len(sample.plain), told
 

@@ -117,7 +117,7 @@ def test_a_part_of_the_sample_keeps_images_with_their_copies(path: Path, tiny: B
 
 
 def trial(auc: float, ms: float, count: int = 24, **search: object) -> Trial:
-    return Trial(SearchSettings(**search), auc, auc, ms, np.full((count, count), auc))
+    return Trial(SearchSettings(**search), auc, auc, 0, ms, np.full((count, count), auc))
 
 
 def test_a_difference_has_an_error_where_few_images_have_copies() -> None:
@@ -127,7 +127,7 @@ def test_a_difference_has_an_error_where_few_images_have_copies() -> None:
 
 def test_the_quickest_of_the_good_ways_is_chosen(path: Path, tiny: Backbone) -> None:
     with Gallery(path) as gallery:
-        sample = replace(draw_sample(gallery, tiny, 60), backbone_ms=10.0)
+        sample = replace(draw_sample(gallery, tiny, 60), planned_ms=10.0)
     usual = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map"}
     good, quick, slow = trial(0.9, 10, grid=28, **usual), trial(0.897, 4, grid=14, **usual), trial(0.99, 50, **usual)
     assert choose([[good], [quick], [slow]], sample) is quick
