@@ -38,12 +38,16 @@ class ReadRoute(APIRoute):
         """Return the handler, behind the checks of key and parameters. It raises Problem (401, 403, 415, 422)."""
         handle = super().get_route_handler()
         known = dict(_query_parameters(self.dependant))
+        of_path = {parameter.alias: parameter.field_info for parameter in self.dependant.path_params}
 
         async def checked(request: Request) -> Response:
             """Answer a request that may be answered. Raises Problem (401, 403, 415, 422)."""
             galleries = [request.path_params[name] for name in GALLERY_PARAMETERS if name in request.path_params]
             request.state.key = permitted(request, galleries[0] if galleries else None, write=self.writes)
             require_known_parameters(request, known)
+            for name, text in request.path_params.items():
+                if name in of_path and (said := _misspelling(of_path[name], text)) is not None:
+                    raise Problem(422, said, field=name)
             require_single_headers(request)
             if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
                 raise Problem(415, "compressed requests are not supported", field="Content-Encoding")

@@ -155,6 +155,12 @@ def test_a_version_is_the_number_of_a_snapshot(shared_server: Server, version: s
     assert shared_server.http.get(f"/v2/models/plain/versions/{version}").status_code == 404
 
 
+@pytest.mark.parametrize("number", [MANY, "-1", "1.0", "+1", "01", "1_0", " 1"])
+def test_a_number_in_a_path_is_exact(shared_server: Server, number: str) -> None:
+    answer = shared_server.http.get(f"/v1/galleries/plain/defects/{number}/picture")
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "number")
+
+
 @pytest.mark.parametrize(
     "header",
     [
