@@ -71,7 +71,7 @@ def _found(
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()
-    if not is_stream(path) and not path.is_file():
+    if not path.is_file() and (not is_stream(path) or is_archive(path.name)):
         raise InputError(f"{as_text(str(path))}: a pipe or a device: name a file or a folder, or a pipe with a list")
     if suffix in OTHER_ARCHIVES:
         raise InputError(f"{path}: archives of this kind are not read: unpack it, or make it a zip or tar.gz archive")

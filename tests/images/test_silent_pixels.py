@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from spade_index.errors import InputError
-from spade_index.images import load
+from spade_index.images import find_images, load
 from spade_index.images.masks import read_whole_mask
 from spade_index.settings import Preprocessing
 
@@ -92,3 +92,9 @@ def test_a_mask_that_is_a_pipe_is_an_error_not_a_wait(tmp_path):
     os.mkfifo(tmp_path / "mask.png")
     with pytest.raises(InputError, match="pipe"):
         read_whole_mask(tmp_path / "mask.png")
+
+
+def test_a_pipe_that_is_named_as_an_archive_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "photographs.zip")
+    with pytest.raises(InputError, match="a pipe or a device"):
+        list(find_images(tmp_path / "photographs.zip"))
