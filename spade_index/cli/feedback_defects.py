@@ -49,7 +49,7 @@ def add_defects(
     left_out = 0
     with GalleryWriter(path) as writer, Progress("feedback") as progress:
         limit_sources(found, writer.gallery, roi)
-        namer = DefectNamer(writer.gallery, backbone.load(device, writer.gallery), box)
+        namer = DefectNamer(writer.gallery, backbone.load(device, writer.gallery), [] if box is None else [box])
         batches = Batches(found, writer.settings.preprocessing, loading, progress)
         for batch in batches:
             for named in namer.named(batch):

@@ -43,6 +43,7 @@ from .refusals import error_of, retry_after
 LONGEST_WAIT = 30.0  # seconds between two tries
 IDLE = 2.0  # seconds that an unused connection is kept: fewer than the service keeps it
 PAGE = 1000  # images
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels of the image
 
 
 class Client:
@@ -161,14 +162,14 @@ class Client:
         options = {"verdict": "false_alarm", "note": note}
         return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
 
-    def say_defect(self, gallery: str, images: Images, kind: str, note: str = "") -> Job:
-        """Say that images show a defect of a kind: their regions become known defects. Return as `say_false_alarm`."""
-        options = {"verdict": "defect", "kind": kind, "note": note}
+    def say_defect(self, gallery: str, images: Images, kind: str, note: str = "", box: Box | None = None) -> Job:
+        """Say that images show a defect of a kind: their regions, or the `box` of one, become known defects."""
+        options = {"verdict": "defect", "kind": kind, "note": note, "box": _box(box)}
         return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
 
-    def say_missed(self, gallery: str, images: Images, kind: str = "", note: str = "") -> Job:
+    def say_missed(self, gallery: str, images: Images, kind: str = "", note: str = "", box: Box | None = None) -> Job:
         """Say that images were called normal and show a defect: so are their regions, or else their worst places."""
-        options = {"verdict": "missed", "kind": kind, "note": note}
+        options = {"verdict": "missed", "kind": kind, "note": note, "box": _box(box)}
         return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
 
     def feedback(self, gallery: str, contains: str = "", limit: int = PAGE) -> list[FeedbackInfo]:
@@ -277,6 +278,10 @@ def _with_names(images: Images) -> list[tuple[str, Any]]:
             raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
         files.append((name, data))
     return files
+
+
+def _box(box: Box | None) -> str | None:
+    return None if box is None else ",".join(map(str, box))
 
 
 def _job(job: Job | str) -> str:

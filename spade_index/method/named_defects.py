@@ -1,7 +1,7 @@
 """The defects that a person names in an image: where they lie, and what a gallery stores of them."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,19 +43,20 @@ class NamedDefects:
 class DefectNamer:
     """Finds the places that feedback about defects is of. They are the regions of a query.
 
-    An image without regions, a missed defect, has the place of its highest score, or the box that a person gives.
+    An image without regions, a missed defect, has the place of its highest score. Boxes that a person gives go before.
     """
 
     def __init__(
         self,
         gallery: Gallery,
         backbone: Backbone,
-        box: Place | None = None,
+        boxes: Sequence[Place] = (),
         map_memory: int | None = None,
         decoders: DecoderPool | None = None,
     ) -> None:
         """Prepare to search a gallery by its tuned settings. Raises what `Detector` does.
 
+        `boxes` are places in each image, MOST_PLACES of which are taken.
         Pictures are drawn in processes of `decoders`, by default the program's own.
         """
         self._decoders = decoders
@@ -63,13 +64,13 @@ class DefectNamer:
         calibration = calibrate_at_once(gallery, search, device=backbone.device, map_memory=map_memory)
         calibrated = True if calibration is None else calibration
         self._detector = Detector(gallery, backbone, search, calibrated=calibrated, map_memory=map_memory)
-        self._detector.known = KnownDefects(gallery, [], None if box else MOST_CELLS)
-        self._box = box
+        self._detector.known = KnownDefects(gallery, [], None if boxes else MOST_CELLS)
+        self._boxes = boxes[:MOST_PLACES]
 
     def named(self, images: Iterable[DecodedImage]) -> Iterator[NamedDefects]:
         """Yield the defects of images, one after the other. All tiles of a picture must come, in raster order.
 
-        Raises InputError naming an image that the box is not in, and ImageError for a file that is gone.
+        Raises InputError naming an image that a box is not in, and ImageError for a file that is gone.
         """
         detector, pictures = self._detector, Pictures()
         how, joining = detector.gallery.settings.preprocessing, Joining.of(detector)
@@ -83,15 +84,15 @@ class DefectNamer:
         """Return the places of an image, without pictures."""
         assert detection.pixels is not None
         samples = Samples(detection.pixels.samples(geometry.box))
-        if self._box is not None:
-            _require_inside(path, self._box, geometry)
-            found = [_new("box", self._box, _rectangle(self._box), _peak(detection, self._box, geometry), geometry)]
-        else:
+        for box in self._boxes:
+            _require_inside(path, box, geometry)
+        found = [_new("box", box, _rectangle(box), _peak(detection, box, geometry), geometry) for box in self._boxes]
+        if not found:
             regions = regions_of(detection, geometry) or []
             found = [_new("region", one.box, one.polygon, one.score, geometry) for one in regions[:MOST_PLACES]]
         if not found:
-            box = samples.highest()
-            found = [_new("highest", box, _rectangle(box), detection.pixels.peak, geometry)] if box else []
+            worst = samples.highest()
+            found = [_new("highest", worst, _rectangle(worst), detection.pixels.peak, geometry)] if worst else []
         named = [(place, samples.worst(place.place.box, place.place.polygon)) for place in found]
         there = [replace(place, features=features) for place, features in named if features is not None]
         if not there:

@@ -53,7 +53,11 @@ class Adder:
             backbone = self._galleries.backbone(writer.gallery)
             if job.names_defects:
                 namer = DefectNamer(
-                    writer.gallery, backbone, map_memory=self._settings.map_memory, decoders=self._decoders
+                    writer.gallery,
+                    backbone,
+                    job.boxes,
+                    map_memory=self._settings.map_memory,
+                    decoders=self._decoders,
                 )
                 return self._name(job, writer, namer, images, note, progress)
             report = writer.add(

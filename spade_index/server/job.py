@@ -55,6 +55,7 @@ class Job:
     who: str = ""
     note: str = ""
     kind: str = ""  # of the defects that are to be known
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)  # of these, in the one image
 
     def info(self) -> wire.JobInfo:
         """Return the job as clients see it."""

@@ -11,7 +11,9 @@ from pydantic.dataclasses import dataclass
 
 from spade_index.exact import read_json
 from spade_index.gallery.catalog.defects import KIND_LENGTH
+from spade_index.gallery.store.defect import LARGEST
 from spade_index.gallery.store.files import open_regular
+from spade_index.method.named_defects import MOST_PLACES
 from spade_index.wire import JobState
 from spade_index.wire_feedback import Said
 
@@ -51,6 +53,7 @@ def _distinct(names: list[str]) -> list[str]:
 Time = Annotated[str, Field(max_length=40), AfterValidator(_time)]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), AfterValidator(_printable)]
 Notice = Annotated[str, Field(max_length=NOTICE_LENGTH)]
+Edge = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 
 
@@ -78,6 +81,7 @@ class Record:
     who: Annotated[str, Field(max_length=WHO_LENGTH), AfterValidator(_printable)] = ""
     note: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
     kind: Annotated[str, Field(max_length=KIND_LENGTH), AfterValidator(_printable)] = ""
+    boxes: Annotated[list[tuple[Edge, Edge, Edge, Edge]], Field(max_length=MOST_PLACES)] = Field(default_factory=list)
 
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)

@@ -3,16 +3,20 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from spade_index import wire
+from spade_index.exact import number
 from spade_index.gallery.catalog.defects import KIND_LENGTH
 from spade_index.gallery.catalog.tables import FeedbackRow
 from spade_index.gallery.feedback import is_there
 from spade_index.gallery.reader import Gallery
+from spade_index.gallery.store.defect import LARGEST
+from spade_index.method.known_defects import Place
 from spade_index.views.text import cell_of
 from spade_index.wire_feedback import FeedbackInfo, FeedbackList, Said
 
@@ -29,6 +33,7 @@ from .v1_changes import received
 from .writing import open_writer
 
 COLUMNS = ("given", "who", "verdict", "id", "there", "note", "kind")
+BOX_LENGTH = 100  # characters
 TABLE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 saying = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=AddRoute)
@@ -47,6 +52,9 @@ async def say(
     verdict: Annotated[Said, Query(description="The images are fine, or show a defect")] = "false_alarm",
     kind: Annotated[str, Query(max_length=KIND_LENGTH, description="Of the defect; `defect` needs it")] = "",
     note: Annotated[str, Query(max_length=NOTE_LENGTH, description="Why, in words")] = "",
+    box: Annotated[
+        str, Query(max_length=BOX_LENGTH, description="X,Y,WIDTH,HEIGHT of the defect in the one image, in its pixels")
+    ] = "",
 ) -> wire.JobInfo:
     """Say that images were called anomalous and are fine, and become normal images; or that they show a defect.
 
@@ -59,8 +67,12 @@ async def say(
         raise Problem(422, fault, field="kind")
     # A camera names all its images alike, so the time tells them apart. Copies are found by their contents.
     prefix = f"feedback/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}/"
-    job = Job(new_id(), gallery, False, prefix, again=True, verdict=verdict, who=key.name, note=note, kind=kind)
-    return await received(request, response, job, service_of(request).settings.request_images)
+    said = Job(new_id(), gallery, False, prefix, again=True, verdict=verdict, who=key.name, note=note, kind=kind)
+    if not box:
+        return await received(request, response, said, service_of(request).settings.request_images)
+    if not said.names_defects:
+        raise Problem(422, "it belongs to the verdicts `missed` and `defect`", field="box")
+    return await received(request, response, replace(said, boxes=[_box(box)]), 1)
 
 
 @reading.get("/galleries/{gallery}/feedback", response_model=FeedbackList, responses=TABLE, tags=["images"])
@@ -122,6 +134,17 @@ def undone(served: Service, gallery: str, ids: Sequence[str]) -> wire.Changed:
         if writer.gallery.snapshot != snapshot:  # known defects are in no snapshot, nor in the calibration
             keep_calibrated(writer, served.settings)
         return wire.Changed(changed=len(ids), images=len(writer.gallery), snapshot=writer.gallery.snapshot)
+
+
+def _box(text: str) -> Place:
+    """Return a box as a parameter gives it. Raises Problem (422)."""
+    try:
+        x, y, width, height = map(number, text.split(","))
+        if min(x, y) < 0 or min(width, height) < 1 or max(x, y, width, height) > LARGEST:
+            raise ValueError
+    except ValueError:
+        raise Problem(422, "write X,Y,WIDTH,HEIGHT in pixels of the image, such as 10,20,32,32", field="box") from None
+    return x, y, width, height
 
 
 def _listed(gallery: Gallery, row: FeedbackRow) -> FeedbackInfo:

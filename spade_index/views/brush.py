@@ -8,7 +8,7 @@
 A run begins with 0 where its values are all different; these are not written here. The last byte is filled with zeros.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ CHANNELS = 4
 VALUE_BITS = 8
 COUNT_BITS = (3, 4, 8, 16)  # that a count may have, as Label Studio's own masks
 PAINTED = 255
+ALPHA = 3  # the channel that says what is painted
 
 
 def brush(region: Region, geometry: Geometry) -> list[int]:
@@ -71,3 +72,61 @@ def _run(count: int, value: int) -> str:
     """Return the bits of a run."""
     choice = next(number for number, bits in enumerate(COUNT_BITS) if count <= 1 << bits)
     return f"1{choice:02b}{count - 1:0{COUNT_BITS[choice]}b}{value:0{VALUE_BITS}b}"
+
+
+def painted_box(data: Sequence[int], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """Return x, y, width and height of what a mask in Label Studio's format paints, in pixels; None: nothing.
+
+    Takes time by the bytes that there are, whatever number of pixels they tell of.
+
+    Args:
+        data: the mask's bytes.
+        size: width and height of the picture.
+
+    Raises:
+        ValueError: these are no bytes of such a mask, of a picture of this size.
+    """
+    width, height = size
+    painted = [run for first, end in _painted(bytes(data), width * height * CHANNELS) if (run := _pixels(first, end))]
+    if not painted:
+        return None
+    top, below = painted[0][0] // width, painted[-1][1] // width
+    rows = [
+        (first % width, last % width) if first // width == last // width else (0, width - 1) for first, last in painted
+    ]
+    left, right = min(first for first, _ in rows), max(last for _, last in rows)
+    return left, top, right - left + 1, below - top + 1
+
+
+def _pixels(first: int, end: int) -> tuple[int, int] | None:
+    """Return the first and last pixel whose alpha is among the values `first` to `end` - 1, or None."""
+    one, last = (first + CHANNELS - 1 - ALPHA) // CHANNELS, (end - 1 - ALPHA) // CHANNELS
+    return (one, last) if one <= last else None
+
+
+def _painted(data: bytes, count: int) -> Iterator[tuple[int, int]]:
+    """Yield first and end of each run of values that are not 0, of `count` values. Raises ValueError."""
+    bits, at = f"{int.from_bytes(data):0{8 * len(data)}b}" if data else "", 0
+
+    def number(size: int) -> int:
+        nonlocal at
+        at += size
+        if at > len(bits):
+            raise ValueError("a mask ends early")
+        return int(bits[at - size : at], 2)
+
+    if number(32) != count:
+        raise ValueError("a mask is of a picture of another size")
+    value_bits, place = number(5) + 1, 0
+    sizes = [number(4) + 1 for _ in COUNT_BITS]
+    while place < count:
+        is_equal = number(1)
+        length = number(sizes[number(2)]) + 1
+        if is_equal:
+            runs = [(place, place + length)] if number(value_bits) else []
+        else:
+            runs = [(one, one + 1) for one in range(place, place + length) if number(value_bits)]
+        yield from runs
+        place += length
+    if place > count:
+        raise ValueError("a mask has more values than its picture")

@@ -38,6 +38,13 @@ def saying(choice: str | None, image: str, *, action: str = "created", id: int =
     return event
 
 
+def region(kind: str, value: dict[str, Any], size: tuple[int, int] = (40, 36)) -> dict[str, Any]:
+    """Return a region as an annotation has it; `kind` is its tag's, such as polygonlabels."""
+    width, height = size
+    whole = {"original_width": width, "original_height": height, "image_rotation": 0, "to_name": "image"}
+    return {**whole, "id": "drawn", "type": kind, "from_name": kind, "value": value}
+
+
 def deleting(*ids: int) -> dict[str, Any]:
     """Return the event of annotations that were deleted."""
     return recorded("deleted") | {"annotations": [{"id": id} for id in ids]}

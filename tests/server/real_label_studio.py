@@ -4,7 +4,7 @@ The name keeps it out of `make test`, since installing Label Studio takes minute
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,9 @@ def attach(studio: LabelStudio, server: Server, project: int) -> None:
     studio.ask("PATCH", f"/api/webhooks/{hook['id']}/", {"url": hook["url"], "headers": {"X-Api-Key": KEY}})
 
 
-def annotate(studio: LabelStudio, task: int, choice: str) -> int:
-    result = [{"from_name": "verdict", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}]
+def annotate(studio: LabelStudio, task: int, choice: str, regions: Sequence[dict[str, Any]] = ()) -> int:
+    chosen = {"from_name": "verdict", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+    result = [chosen, *regions]
     return int(studio.ask("POST", f"/api/tasks/{task}/annotations/", {"result": result, "lead_time": 1})["id"])
 
 
@@ -101,9 +102,11 @@ def test_predictions_are_stored_and_annotations_land_in_the_gallery(
     assert [choice_of(one) for one in studio.predict(project)] == VERDICTS
 
     images = server.http.get("/v1/galleries/calibrated").json()["images"]
-    annotate(studio, task, "Anomalous")
-    not_recorded = 'spade_index_label_studio_annotations_total{outcome="not_recorded"}'
-    eventually(lambda: server.metric(not_recorded) == 1)
+    annotate(studio, task, "Anomalous", drawn)
+    noted = 'spade_index_label_studio_annotations_total{outcome="defect"}'
+    eventually(lambda: server.metric(noted) == 1)
+    eventually(lambda: server.query("calibrated", odd())["regions"][0]["known_defect"] is not None)
+    assert server.query("calibrated", odd())["regions"][0]["known_defect"]["kind"] == "Defect"
     assert server.http.get("/v1/galleries/calibrated").json()["images"] == images
 
 

@@ -44,6 +44,7 @@ WRONG: dict[str, list[Any]] = {
     "replace": ["yes", 1, None],
     "again": ["yes", 1, None],
     "verdict": ["fine", "", 1],
+    "boxes": [None, [[1, 2, 3]], [[1, 2, 3, "4"]], [[-1, 2, 3, 4]], [[1, 2, 3, 1e9]], [[1, 2, 3, 4]] * 11],
     "kind": ["hole", "a\nb", "k" * 101, 1],
     "who": [5, None, "a\nb", "x" * 201],
     "note": [5, None, "a\nb", "x" * 1001],
@@ -85,7 +86,7 @@ def test_a_record_that_is_right_is_read(jobs: Path) -> None:
 def test_a_record_of_an_earlier_version_is_read(jobs: Path) -> None:
     path = write(jobs)
     record = json.loads(path.read_text())
-    for name in ("again", "verdict", "who", "note", "kind"):
+    for name in ("again", "verdict", "who", "note", "kind", "boxes"):
         del record[name]
     path.write_text(json.dumps(record))
     (job,) = JobFiles(jobs.parents[1]).load()

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from spade_index.client import Client
+from spade_index.errors import JobFailed
+from spade_index.gallery import Gallery
 from spade_index.gallery.store.record import Feedback
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import load
@@ -80,6 +83,22 @@ def test_defects_of_two_kinds_are_recognised_until_one_is_undone(serve: Callable
         assert [(one.kind, one.there) for one in client.feedback("calibrated")] == [("=scratch", True), ("hole", False)]
         missed = client.wait(client.say_missed("calibrated", {"c.png": png(77)}))
         assert (missed.report, missed.kind) == ({"known_defects": 1}, "")
+
+
+def test_a_box_is_where_the_defect_of_one_image_lies(server: Server, root: Path) -> None:
+    with Client(server.url) as client:
+        job = client.wait(client.say_missed("calibrated", {"c.png": png(77)}, "dent", box=(10, 12.5, 9, 8)))
+        assert job.report == {"known_defects": 1}
+        with pytest.raises(JobFailed, match="is not in an image of 40x36 pixels"):
+            client.wait(client.say_missed("calibrated", {"d.png": png(78)}, box=(32, 0, 9, 8)))
+    with Gallery(root / "calibrated") as gallery:
+        (known,) = gallery.catalog.known_defects(gallery.catalog.channels)
+    assert (known.place.found, known.place.box) == ("box", (10, 12.5, 9, 8))
+    path, one = f"{PATH}/feedback?verdict=missed&box=", parts(("a.png", png(3)))
+    for wrong in ("1,2,3", "1,2,3,x", "-1,2,3,4", "1,2,0,4", "1,2,3,1e300", "1,2,3,4,5"):
+        problem(server.http.post(path + wrong, files=one), 422, "box")
+    problem(server.http.post(f"{PATH}/feedback?box=1,2,3,4", files=one), 422, "box")
+    problem(server.http.post(f"{path}1,2,3,4", files=parts(("a.png", png(3)), ("b.png", png(4)))), 422, "images")
 
 
 def test_a_kind_belongs_to_defects_and_is_one_line(shared_server: Server) -> None:

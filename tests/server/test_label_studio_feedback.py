@@ -20,7 +20,7 @@ from spade_index.server.label_studio.annotations import Annotations, Statement
 from spade_index.server.problems import Problem
 
 from helpers.http_answers import problem
-from helpers.label_studio import deleting, in_the_task, saying
+from helpers.label_studio import deleting, in_the_task, region, saying
 from helpers.label_studio_files import LEGACY, task_files
 from helpers.limit_table import status
 from helpers.serving import Server
@@ -39,7 +39,7 @@ class Studio:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self._before = {name: self._total(name) for name in ("false_alarm", "undone", "unchanged", "not_recorded")}
+        self._before = {name: self._total(name) for name in ("false_alarm", "missed", "defect", "undone", "unchanged")}
 
     def _total(self, outcome: str) -> int:
         return int(self.server.metric(f'spade_index_label_studio_annotations_total{{outcome="{outcome}"}}'))
@@ -108,15 +108,15 @@ def test_normal_corrects_a_false_alarm_and_deletion_takes_it_back(studio: Studio
 
 
 def test_an_update_says_it_takes_it_back_and_says_it_again(studio: Studio) -> None:
-    assert studio.send(saying("Anomalous", ODD)) == [{"id": 1, "outcome": "not_recorded"}]
+    assert studio.send(saying("Anomalous", ODD)) == [{"id": 1, "outcome": "accepted"}]
     for times in (1, 2):
         assert studio.send(saying("Normal", ODD, action="updated")) == [{"id": 1, "outcome": "accepted"}]
         studio.looked_at(false_alarm=times)
         assert studio.images() == 13
-        assert studio.send(saying("Anomalous", ODD, action="updated")) == [{"id": 1, "outcome": "not_recorded"}]
+        assert studio.send(saying("Anomalous", ODD, action="updated")) == [{"id": 1, "outcome": "accepted"}]
         studio.looked_at(undone=times)
         assert studio.images() == 12
-    assert studio.counted("not_recorded") == 3
+    assert studio.counted("unchanged") == 1
 
 
 def test_an_image_that_is_called_normal_is_not_added(studio: Studio) -> None:
@@ -127,6 +127,57 @@ def test_an_image_that_is_called_normal_is_not_added(studio: Studio) -> None:
     studio.send(saying("Normal", ODD, id=3))
     studio.looked_at(unchanged=3, false_alarm=1)
     assert studio.images() == 13
+
+
+def known(studio: Studio) -> list[dict[str, Any]]:
+    """Return the feedback that is in force, the newest first."""
+    rows = studio.server.http.get("/v1/galleries/calibrated/feedback").json()["feedback"]
+    return [row for row in rows if row["there"]]
+
+
+def drawing(*regions: dict[str, Any], choice: str | None = "Anomalous", image: str = ODD, **options: Any) -> dict:
+    event = saying(choice, image, **options)
+    event["annotation"]["result"] += regions
+    return event
+
+
+def test_what_was_missed_becomes_known_and_is_taken_back(studio: Studio) -> None:
+    new = in_the_task(png(901))
+    studio.send(saying("Anomalous", new, id=31))
+    studio.looked_at(missed=1)
+    (row,) = known(studio)
+    assert (row["verdict"], row["kind"]) == ("missed", "")
+    assert row["id"].startswith("feedback/label-studio/31/")
+    assert studio.images() == 12
+    studio.send(saying("Anomalous", new, id=31, action="updated"))
+    studio.looked_at(missed=1, unchanged=1)
+    studio.send(deleting(31))
+    studio.looked_at(undone=1)
+    assert known(studio) == []
+
+
+def test_regions_become_known_defects_of_the_kind_that_is_their_label(studio: Studio) -> None:
+    corner = {"points": [[0, 0], [25, 0], [25, 50]], "polygonlabels": ["scratch"]}
+    other = {"points": [[50, 50], [75, 50], [75, 100]], "polygonlabels": ["dent"]}
+    regions = [region("polygonlabels", value) for value in (corner, other)]
+    studio.send(drawing(*regions, choice=None, id=41))
+    studio.looked_at(defect=1)
+    (row,) = known(studio)
+    assert (row["verdict"], row["kind"]) == ("defect", "scratch")
+    found = studio.server.query("calibrated", odd())["regions"][0]["known_defect"]
+    assert (found["kind"], found["seen"]) == ("scratch", 1)
+    studio.send(drawing(*regions[::-1], id=41, action="updated"))  # the first one is a dent now
+    studio.looked_at(defect=2)
+    assert [row["kind"] for row in known(studio)] == ["dent"]
+    studio.send(drawing(*regions, choice="Normal", id=41, action="updated"))
+    studio.looked_at(false_alarm=1)
+    assert [row["verdict"] for row in known(studio)] == ["false_alarm"]
+    assert not studio.is_anomalous()
+
+
+def test_a_region_that_cannot_be_read_is_refused(studio: Studio) -> None:
+    event = drawing(region("brushlabels", {"rle": [1, 2], "brushlabels": ["scratch"]}))
+    problem(studio.server.http.post(AT, json=event), 422, "body")
 
 
 @pytest.mark.parametrize("answer", [None, "Blue", "normal"])
@@ -145,11 +196,11 @@ def test_an_annotation_that_was_skipped_says_nothing(studio: Studio) -> None:
 
 
 def test_many_annotations_come_in_one_event(studio: Studio) -> None:
-    one, other = saying("Normal", ODD, id=1), saying("Anomalous", ODD, id=2)
+    one, other = saying("Normal", ODD, id=1), saying("Anomalous", in_the_task(png(902)), id=2)
     many = {"action": "ANNOTATIONS_CREATED", "project": one["project"]}
     many |= {name: [one[name], other[name]] for name in ("annotation", "task")}
-    assert [told["outcome"] for told in studio.send(many)] == ["accepted", "not_recorded"]
-    studio.looked_at(false_alarm=1)
+    assert [told["outcome"] for told in studio.send(many)] == ["accepted", "accepted"]
+    studio.looked_at(false_alarm=1, missed=1)
 
 
 def test_a_deletion_that_comes_while_the_image_is_added_is_the_last_word(

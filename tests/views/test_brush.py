@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from spade_index.errors import InputError
 from spade_index.images.geometry import Geometry
 from spade_index.method.regions import find_regions
-from spade_index.views.brush import brush, packed
+from spade_index.views.brush import brush, packed, painted_box
 from spade_index.views.regions import mask
 
 from helpers.label_studio import unpacked
@@ -24,6 +24,9 @@ def test_a_mask_comes_back_in_each_channel(part, left: int, top: int, right: int
     whole = np.pad(part, ((top, below), (left, right)))
     values = unpacked(packed(part, (left, top), whole.shape[::-1])).reshape(*whole.shape, 4)
     assert {*np.unique(values)} <= {0, 255}
+    rows, columns = np.nonzero(whole)
+    around = (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1) if len(rows) else None
+    assert painted_box(packed(part, (left, top), whole.shape[::-1]), whole.shape[::-1]) == around
     assert ((values == 255) == whole[..., None]).all()
 
 
@@ -46,6 +49,14 @@ def test_the_masks_of_regions_are_what_is_drawn_of_them(seed: int, share: float,
         assert (one == (np.asarray(mask([region], geometry)) > 0)).all()
         found |= one
     assert (found == (np.asarray(mask(regions, geometry)) > 0)).all()
+
+
+def test_runs_of_different_values_are_read() -> None:
+    values = (9, 9, 9, 0, 0, 0, 0, 5)  # of two pixels
+    bits = f"{len(values):032b}{7:05b}" + f"{2:04b}" * 4 + f"000{len(values) - 1:03b}"
+    bits += "".join(f"{value:08b}" for value in values)
+    bits += "0" * (-len(bits) % 8)
+    assert painted_box(list(int(bits, 2).to_bytes(len(bits) // 8)), (2, 1)) == (1, 0, 1, 1)
 
 
 def test_a_picture_too_large_for_the_format_is_refused() -> None:

@@ -1,19 +1,22 @@
-"""Annotations that come back: "Normal" on an image that is called anomalous becomes feedback; what changes undoes it.
+"""Annotations that come back as feedback: false alarms, missed defects, and defects of a kind; what changes undoes it.
 
 Label Studio waits a second for the answer to a webhook and does not send it again. So annotations are looked at later,
 one after another in the order in which they came.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from spade_index.errors import SpadeIndexError
 from spade_index.gallery.feedback import is_there
+from spade_index.images.geometry import Geometry
+from spade_index.wire_feedback import Said
 
 from ..decoding import Upload
 from ..job import ENDED, Job, new_id
@@ -21,6 +24,7 @@ from ..limits import ANNOTATIONS_WAITING
 from ..problems import Problem, as_problem
 from ..service import Service
 from ..v1_feedback import undone
+from .drawn import Drawn, in_pixels
 
 TRIES = 10  # of an annotation while others write to the gallery, or the queue is full
 PAUSE = 2.0  # seconds between them
@@ -35,8 +39,10 @@ class Statement:
 
     gallery: str
     id: int  # of the annotation
-    normal: str | None  # the image that it calls normal, as its task names it; None: what it has said is taken back
+    image: str | None  # that it tells of, as its task names it; None: what it has said is taken back
     client: str  # whose turn it is when the image is decoded
+    is_normal: bool = False  # else it has a defect
+    drawn: Drawn | None = None  # the defect's regions
     who: str = ""
     note: str = ""
 
@@ -44,6 +50,17 @@ class Statement:
     def prefix(self) -> str:
         """What the ids of its images in the gallery begin with."""
         return f"feedback/label-studio/{self.id}/"
+
+    @property
+    def mark(self) -> str:
+        """What its ids have after the time: it tells whether an annotation that was changed says something else."""
+        if self.is_normal:
+            return ""
+        return f"-{hashlib.sha256(repr(self.drawn).encode()).hexdigest()[:8]}"
+
+    def is_said_by(self, id: str) -> bool:
+        """Return whether an id, or the prefix of one, is of feedback that says this."""
+        return id.removeprefix(self.prefix).partition("/")[0].partition("-")[2] == self.mark[1:]
 
 
 class Annotations:
@@ -61,7 +78,7 @@ class Annotations:
 
         Images are held where tasks have them as `data:` URIs.
         """
-        held = sum(len(one.normal or "") for one in (*self._waiting, statement))
+        held = sum(len(one.image or "") for one in (*self._waiting, statement))
         if len(self._waiting) >= ANNOTATIONS_WAITING or held > self._served.settings.body_bytes:
             raise Problem(503, "too many annotations wait", retry_after=PAUSE)
         self._waiting.append(statement)
@@ -93,7 +110,7 @@ class Annotations:
         """Return what became of an annotation; what may pass is tried again. Raises what does not."""
         for tries in range(TRIES):
             try:
-                return await (self._taken_back(one) if one.normal is None else self._corrected(one, one.normal))
+                return await (self._taken_back(one) if one.image is None else self._noted(one, one.image))
             except (Problem, SpadeIndexError) as error:
                 status = as_problem(error, self._served.galleries.root).status_code
                 if status not in (409, 503) or tries + 1 == TRIES:
@@ -101,19 +118,23 @@ class Annotations:
             await asyncio.sleep(PAUSE)
         raise AssertionError("the last try returns or raises")
 
-    async def _corrected(self, one: Statement, image: str) -> str:
+    async def _noted(self, one: Statement, image: str) -> str:
         for job in self._jobs_of(one):
-            if job.state == "interrupted":
+            if one.is_said_by(job.prefix):
+                if job.state != "interrupted":
+                    return "unchanged"
                 await asyncio.to_thread(self._served.jobs.resume, job.id)
-                return "false_alarm"
+                return str(job.verdict)
+        if any(map(one.is_said_by, await asyncio.to_thread(self._ids_of, one))):
             return "unchanged"
-        if await asyncio.to_thread(self._ids_of, one):
-            return "unchanged"
+        before = await self._taken_back(one)
         upload = await self._get(image)
-        if not await self._is_called_anomalous(one, upload):
-            return "unchanged"
-        await asyncio.to_thread(self._submit, one, upload)
-        return "false_alarm"
+        anomalous, geometry = await self._judged(one, upload)
+        if anomalous == (not one.is_normal) and not (one.drawn and one.drawn.boxes):
+            return before
+        verdict: Said = "false_alarm" if one.is_normal else "defect" if anomalous else "missed"
+        await asyncio.to_thread(self._submit, one, upload, verdict, geometry)
+        return verdict
 
     async def _taken_back(self, one: Statement) -> str:
         while jobs := self._jobs_of(one):
@@ -126,16 +147,20 @@ class Annotations:
         await asyncio.to_thread(undone, self._served, one.gallery, ids)
         return "undone"
 
-    async def _is_called_anomalous(self, one: Statement, upload: Upload) -> bool:
+    async def _judged(self, one: Statement, upload: Upload) -> tuple[bool, Geometry]:
+        """Return whether an image is called anomalous, and its geometry."""
         with self._served.engine.place() as place:
             place.take(1)
             with self._served.metrics.models.request(one.gallery) as timed:
                 found = await self._served.find_for(one.client, one.gallery, [upload], timed)
-        return bool(found.answers[0].detection.anomalous)
+        return bool(found.answers[0].detection.anomalous), found.images[0].geometry
 
-    def _submit(self, one: Statement, upload: Upload) -> None:
-        prefix = f"{one.prefix}{datetime.now(UTC):%Y%m%dT%H%M%S.%f}/"  # it may be said, undone and said again
-        job = Job(new_id(), one.gallery, False, prefix, again=True, verdict="false_alarm", who=one.who, note=one.note)
+    def _submit(self, one: Statement, upload: Upload, verdict: Said, geometry: Geometry) -> None:
+        # It may be said, undone and said again.
+        prefix = f"{one.prefix}{datetime.now(UTC):%Y%m%dT%H%M%S.%f}{one.mark}/"
+        job = Job(new_id(), one.gallery, False, prefix, again=True, verdict=verdict, who=one.who, note=one.note)
+        if one.drawn is not None:
+            job = replace(job, kind=one.drawn.label, boxes=in_pixels(one.drawn.boxes, geometry))
         with self._served.jobs.new(job) as staging:
             file = staging.begin(0, upload.name or "image")
             try:

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .config import ConfigError, controls_of
+from .config import ConfigError, Controls, controls_of
+from .drawn import Drawn, drawn
 
 MOST_ID = 1 << 63
 CREATED = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED")
 UPDATED = "ANNOTATION_UPDATED"
 DELETED = "ANNOTATIONS_DELETED"
 
-Outcome = Literal["accepted", "taken_back", "not_recorded", "ignored"]
+Outcome = Literal["accepted", "taken_back", "ignored"]
 
 
 class EventError(ValueError):
@@ -21,16 +22,17 @@ class EventError(ValueError):
 class Heard:
     """What an event tells of one annotation.
 
-    accepted: it says "Normal", which counts if its image is called anomalous when it is looked at
+    accepted: it says "Normal" or "Anomalous", or has regions: what becomes of that is decided when it is looked at
     taken_back: it says nothing any longer, so what it said before is undone
-    not_recorded: it says "Anomalous", which makes no known defect. What it said before is undone
     ignored: it says neither
     """
 
     id: int
     outcome: Outcome
     changes: bool  # whether there is something to do, or may be
-    normal: str | None = None  # the image that it calls normal, as its task names it
+    image: str | None = None  # that it tells of, as its task names it; None: it tells of none
+    is_normal: bool = False
+    drawn: Drawn | None = None  # regions of a defective image
     note: str = ""
 
 
@@ -54,17 +56,33 @@ def _heard(annotation: dict[str, Any], task: dict[str, Any], config: Any, action
         controls = controls_of(config if isinstance(config, str) else "")
     except ConfigError:
         return Heard(number, "ignored", False)
-    if (tag := controls.choice) is None:
-        return Heard(number, "ignored", False)
-    answer = None if annotation.get("was_cancelled") else _answer(annotation.get("result"), tag.name)
+    result = None if annotation.get("was_cancelled") else annotation.get("result")
     image = _object(task.get("data"), "task.data").get(controls.key)
-    if answer == tag.normal and isinstance(image, str):
+    is_normal, is_defective, found = _said(result, controls)
+    if (is_normal or is_defective) and isinstance(image, str):
         by = annotation.get("updated_by") or annotation.get("completed_by")
         note = f"Label Studio: project {task.get('project')}, task {task.get('id')}, annotation {number}, by user {by}"
-        return Heard(number, "accepted", True, image, "".join(filter(str.isprintable, note))[:200])
-    if answer == tag.anomalous:
-        return Heard(number, "not_recorded", renewed)
+        shown = "".join(filter(str.isprintable, note))[:200]
+        return Heard(number, "accepted", True, image, is_normal, found, shown)
     return Heard(number, "taken_back" if renewed else "ignored", renewed)
+
+
+def _said(result: Any, controls: Controls) -> tuple[bool, bool, Drawn | None]:
+    """Return whether a result calls an image normal, whether it calls it defective, and the regions of a defective one.
+
+    The choice goes before regions, which may have been left there from the prediction. Raises EventError.
+    """
+    tag = controls.choice
+    answer = None if tag is None else _answer(result, tag.name)
+    if tag is not None and answer == tag.normal:
+        return True, False, None
+    if answer is not None and (tag is None or answer != tag.anomalous):
+        return False, False, None
+    try:
+        found = drawn(result, controls.image)
+    except ValueError as error:
+        raise EventError(str(error)) from error
+    return False, answer is not None or found is not None, found
 
 
 def _answer(result: Any, name: str) -> str | None:

@@ -4,9 +4,10 @@
 import { ask, galleryPath } from "./service.js";
 import { page, shown } from "./shown.js";
 
+const MARKS = 25; // the cursor's mark across an image
 const PAUSE = 300; // milliseconds between two looks at a job
 const LATER = "Query again to see its verdict now.";
-const DEFECTIVE = { anomalous: "This is a defect", normal: "A defect was missed" }; // what is said, by the verdict
+const DEFECTIVE = { anomalous: "This is a defect", normal: "A defect at the cursor was missed" }; // what is said, by the verdict
 
 let rights = new Map(); // whether the key may write, promised, by gallery
 
@@ -69,12 +70,22 @@ async function sayDefect(item) {
   }
   page.kind.value = "";
   await change(item, `${gallery} gets to know the defect.`, async (busy) => {
-    const job = await said(item, { verdict: state === "normal" ? "missed" : "defect", kind }, busy);
+    const verdict = state === "normal" ? { verdict: "missed", box: boxAt(item) } : { verdict: "defect" };
+    const job = await said(item, { ...verdict, kind }, busy);
     if (job.state !== "done") return `It was not noted: ${job.error ?? job.state}.`;
     if (!job.report.known_defects) return `It was not noted: ${job.notices[0] ?? "it is known already"}.`;
     item.feedback = { gallery, id: job.feedback_ids[0], isDefect: true };
     return `${gallery} knows this defect now, and names regions that are like it. Verdicts stay as they are.`;
   });
+}
+
+// The place of the cursor, about as large as its mark: X,Y,WIDTH,HEIGHT in pixels of the image.
+function boxAt({ place, result: { width, height } }) {
+  const edge = Math.max(1, Math.round(Math.max(width, height) / MARKS));
+  const sizes = [Math.min(edge, width), Math.min(edge, height)];
+  const corner = [width, height].map((whole, axis) =>
+    Math.min(Math.max(place[axis] - Math.floor(sizes[axis] / 2), 0), whole - sizes[axis]));
+  return [...corner, ...sizes].join(",");
 }
 
 // Sends the image with what is said of it; returns the job once it has ended.

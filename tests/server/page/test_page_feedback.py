@@ -85,14 +85,19 @@ def test_a_named_defect_is_shown_at_regions_that_are_like_it(page: Page, serve: 
     expect(page.locator("#labels span")).to_have_count(0)
 
 
-def test_a_missed_defect_needs_no_kind(page: Page, serve: Callable[..., Server]) -> None:
+def test_a_missed_defect_is_where_the_cursor_is(page: Page, serve: Callable[..., Server], root: Path) -> None:
     server = serve()
     opened(page, f"{server.url}/")
     give(page, as_file("new.png", png(77)))
     expect_verdict(page, "Normal")
     expect(page.get_by_role("button", name="This one is fine")).to_be_hidden()
-    page.get_by_role("button", name="A defect was missed").click()
+    page.locator("#query").click(position={"x": 5, "y": 5})
+    expect(page.locator("#place")).to_have_text("at (0, 0)")
+    page.get_by_role("button", name="A defect at the cursor was missed").click()
     expect(page.locator("#said")).to_contain_text("calibrated knows this defect now")
+    with Gallery(root / "calibrated") as gallery:
+        (known,) = gallery.catalog.known_defects(gallery.catalog.channels)
+    assert (known.place.found, known.place.box) == ("box", (0, 0, 2, 2))
     (row,) = server.http.get("/v1/galleries/calibrated/feedback").json()["feedback"]
     assert (row["verdict"], row["kind"]) == ("missed", "")
     assert server.http.get("/v1/galleries/calibrated").json()["images"] == 12
