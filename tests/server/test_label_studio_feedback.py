@@ -1,28 +1,22 @@
 """Annotations of Label Studio as feedback: "Normal" corrects a false alarm, and whatever changes it takes it back."""
 
-import asyncio
 import shutil
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from spade_index.errors import GalleryLocked
-from spade_index.server import limits
 from spade_index.server.adder import Adder
 from spade_index.server.label_studio import annotations
-from spade_index.server.label_studio.annotations import Annotations, Statement
-from spade_index.server.problems import Problem
 
 from helpers.http_answers import problem
 from helpers.label_studio import deleting, in_the_task, region, saying
 from helpers.label_studio_files import LEGACY, task_files
-from helpers.limit_table import status
 from helpers.serving import Server
 from helpers.tiny import png
 from helpers.uploads import odd
@@ -275,32 +269,3 @@ def test_a_webhook_needs_a_key_that_may_write_also_as_the_password_of_basic(serv
         problem(post(AT, headers={"Authorization": b"Basic " + b64encode(unreadable)}), 401)
     for unreadable in ("Basic %%%", "Basic"):
         problem(post(AT, headers={"Authorization": unreadable}), 401)
-
-
-def waiting_for(*statements: Statement, body_bytes: int = 1000) -> None:
-    """Let annotations wait, none of which is looked at."""
-
-    async def never(reference: str) -> Any:
-        await asyncio.Event().wait()
-
-    async def take() -> None:
-        waiting = Annotations(SimpleNamespace(settings=SimpleNamespace(body_bytes=body_bytes)), never)
-        for one in statements:
-            waiting.take(one)
-
-    asyncio.run(take())
-
-
-def test_limit_annotations_waiting() -> None:
-    one = Statement("plain", 1, None, "client")
-    waiting_for(*[one] * limits.ANNOTATIONS_WAITING)
-    with pytest.raises(Problem, match="too many") as full:
-        waiting_for(*[one] * (limits.ANNOTATIONS_WAITING + 1))
-    assert full.value.status_code == status("annotations_waiting")
-
-
-def test_images_that_wait_in_tasks_are_as_large_as_a_query_in_all() -> None:
-    one = Statement("plain", 1, "x" * 500, "client")
-    waiting_for(one, one)
-    with pytest.raises(Problem, match="too many"):
-        waiting_for(one, one, one)
