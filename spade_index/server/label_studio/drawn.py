@@ -41,6 +41,8 @@ def drawn(result: Any, image: str) -> Drawn | None:
         if not isinstance(item, dict) or item.get("type") not in TYPES or item.get("to_name") != image:
             continue
         value = item.get("value")
+        if not isinstance(value, dict):
+            continue
         named = _label(value, item["type"])
         if named is None or (label or named) != named or len(boxes) == MOST_PLACES:
             continue
@@ -54,7 +56,7 @@ def drawn(result: Any, image: str) -> Drawn | None:
 def in_pixels(boxes: Sequence[Place], geometry: Geometry) -> list[Place]:
     """Return boxes, given as shares of an image, in its pixels: what lies in it, a pixel at least."""
     edges = geometry.width, geometry.height
-    placed = []
+    placed: list[Place] = []
     for x, y, width, height in boxes:
         ends = [
             (first * edge, (first + size) * edge)
@@ -66,9 +68,9 @@ def in_pixels(boxes: Sequence[Place], geometry: Geometry) -> list[Place]:
     return placed
 
 
-def _label(value: Any, name: str) -> str | None:
+def _label(value: dict[str, Any], name: str) -> str | None:
     """Return the label of a region, as the kind of a known defect may be called."""
-    labels = value.get(name) if isinstance(value, dict) else None
+    labels = value.get(name)
     if not isinstance(labels, list) or not labels or not isinstance(labels[0], str):
         return None
     return "".join(filter(str.isprintable, labels[0])).strip()[:KIND_LENGTH] or None
