@@ -23,6 +23,7 @@ CHANNELS = 4
 VALUE_BITS = 8
 COUNT_BITS = (3, 4, 8, 16)  # that a count may have, as Label Studio's own masks
 PAINTED = 255
+MOST_RUNS = 200_000  # of a mask that is read; the outline of a large region has a few thousand
 ALPHA = 3  # the channel that says what is painted
 
 
@@ -77,25 +78,24 @@ def _run(count: int, value: int) -> str:
 def painted_box(data: Sequence[int], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
     """Return x, y, width and height of what a mask in Label Studio's format paints, in pixels; None: nothing.
 
-    Takes time by the bytes that there are, whatever number of pixels they tell of.
+    Takes time by the runs that there are, MOST_RUNS at most, whatever number of pixels they tell of.
 
     Args:
         data: the mask's bytes.
         size: width and height of the picture.
 
     Raises:
-        ValueError: these are no bytes of such a mask, of a picture of this size.
+        ValueError: these are no bytes of such a mask, of a picture of this size; or it has too many runs.
     """
     width, height = size
-    painted = [run for first, end in _painted(bytes(data), width * height * CHANNELS) if (run := _pixels(first, end))]
-    if not painted:
-        return None
-    top, below = painted[0][0] // width, painted[-1][1] // width
-    rows = [
-        (first % width, last % width) if first // width == last // width else (0, width - 1) for first, last in painted
-    ]
-    left, right = min(first for first, _ in rows), max(last for _, last in rows)
-    return left, top, right - left + 1, below - top + 1
+    left, top, right, below = width, height, -1, -1
+    for begin, end in _painted(bytes(data), width * height * CHANNELS):
+        if (pixels := _pixels(begin, end)) is not None:
+            (first_row, first), (last_row, last) = (divmod(pixel, width) for pixel in pixels)
+            if first_row < last_row:
+                first, last = 0, width - 1
+            left, right, top, below = min(left, first), max(right, last), min(top, first_row), max(below, last_row)
+    return None if right < 0 else (left, top, right - left + 1, below - top + 1)
 
 
 def _pixels(first: int, end: int) -> tuple[int, int] | None:
@@ -117,11 +117,14 @@ def _painted(data: bytes, count: int) -> Iterator[tuple[int, int]]:
 
     if number(32) != count:
         raise ValueError("a mask is of a picture of another size")
-    value_bits, place = number(5) + 1, 0
+    value_bits, place, runs_read = number(5) + 1, 0, 0
     sizes = [number(4) + 1 for _ in COUNT_BITS]
     while place < count:
         is_equal = number(1)
         length = number(sizes[number(2)]) + 1
+        runs_read += 1 if is_equal else length
+        if runs_read > MOST_RUNS:
+            raise ValueError(f"a mask has more than {MOST_RUNS:,} runs")
         if is_equal:
             runs = [(place, place + length)] if number(value_bits) else []
         else:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from spade_index.errors import InputError
 from spade_index.images.geometry import Geometry
 from spade_index.method.regions import find_regions
+from spade_index.views import brush as brush_module
 from spade_index.views.brush import brush, packed, painted_box
 from spade_index.views.regions import mask
 
@@ -57,6 +58,14 @@ def test_runs_of_different_values_are_read() -> None:
     bits += "".join(f"{value:08b}" for value in values)
     bits += "0" * (-len(bits) % 8)
     assert painted_box(list(int(bits, 2).to_bytes(len(bits) // 8)), (2, 1)) == (1, 0, 1, 1)
+
+
+def test_a_mask_of_too_many_runs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brush_module, "MOST_RUNS", 10)
+    rows = np.arange(11)[:, None] % 2 == 0
+    assert painted_box(packed(rows[:10], (0, 0), (1, 10)), (1, 10)) == (0, 0, 1, 9)
+    with pytest.raises(ValueError, match="more than 10 runs"):
+        painted_box(packed(rows, (0, 0), (1, 11)), (1, 11))
 
 
 def test_a_picture_too_large_for_the_format_is_refused() -> None:
