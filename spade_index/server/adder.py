@@ -59,7 +59,7 @@ class Adder:
                     map_memory=self._settings.map_memory,
                     decoders=self._decoders,
                 )
-                return self._name(job, writer, namer, images, note, progress)
+                return self._name(job, writer, namer, images, note, progress) | {"told": _told(job, writer)}
             report = writer.add(
                 _with_pages_noted(images, note),
                 backbone,
@@ -75,8 +75,9 @@ class Adder:
             _keep_index(writer, note)
             if job.verdict is not None:
                 keep_calibrated(writer, self._settings, backbone.device, require_wanted)
-        told = {name: images for name, images in vars(report).items() if images or name != "tiles"}
-        return {"report": told, "snapshot": snapshot}
+            told = None if job.verdict is None else _told(job, writer)
+        counts = {name: images for name, images in vars(report).items() if images or name != "tiles"}
+        return {"report": counts, "snapshot": snapshot, "told": told}
 
     def _name(
         self,
@@ -114,6 +115,12 @@ class Adder:
                     left_out("copies", error)
                 progress(1)
         return {"report": dict(report), "snapshot": writer.gallery.snapshot}
+
+
+def _told(job: Job, writer: GalleryWriter) -> list[str]:
+    """Return the ids of a job's images that feedback added: not those of copies, nor of files that failed."""
+    told = {row.id for row in writer.gallery.catalog.feedback()}
+    return [id for id in job.ids if id in told]
 
 
 def _keep_index(writer: GalleryWriter, note: Note) -> None:

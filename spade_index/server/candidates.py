@@ -96,6 +96,8 @@ class CandidateFinder:
         room = HELD_BYTES - sum(one.held.nbytes for other, one in self._found.items() if other != name)
         try:
             with self._galleries.open(name) as gallery:
+                if why_not(gallery) is not None:  # it was another when it was seen
+                    return None
                 held = HeldDescriptors({name: gallery}, room)
                 own = OwnDistances.of(gallery)
                 state = self._state(name, gallery)

@@ -56,11 +56,13 @@ class Job:
     note: str = ""
     kind: str = ""  # of the defects that are to be known
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)  # of these, in the one image
+    told: list[str] | None = None  # ids of what feedback added, once it is done
 
     def info(self) -> wire.JobInfo:
         """Return the job as clients see it."""
         values = {name: getattr(self, name) for name in SHARED}
-        return wire.JobInfo(**values, images=len(self.names), feedback_ids=tuple(self.ids) if self.verdict else ())
+        told = self.ids if self.told is None else self.told
+        return wire.JobInfo(**values, images=len(self.names), feedback_ids=tuple(told) if self.verdict else ())
 
     @property
     def names_defects(self) -> bool:

@@ -52,6 +52,7 @@ def _distinct(names: list[str]) -> list[str]:
 
 Time = Annotated[str, Field(max_length=40), AfterValidator(_time)]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), AfterValidator(_printable)]
+Id = Annotated[str, Field(max_length=PREFIX_LENGTH + NAME_LENGTH), AfterValidator(_printable)]
 Notice = Annotated[str, Field(max_length=NOTICE_LENGTH)]
 Edge = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
@@ -82,6 +83,7 @@ class Record:
     note: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
     kind: Annotated[str, Field(max_length=KIND_LENGTH), AfterValidator(_printable)] = ""
     boxes: Annotated[list[tuple[Edge, Edge, Edge, Edge]], Field(max_length=MOST_PLACES)] = Field(default_factory=list)
+    told: Annotated[list[Id], Field(max_length=MOST_ADDED), AfterValidator(_distinct)] | None = None
 
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)

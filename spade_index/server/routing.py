@@ -7,7 +7,7 @@ from http import HTTPStatus
 import numpy as np
 
 from spade_index.errors import GalleryError
-from spade_index.method.router import Route, RouterSettings, first_of
+from spade_index.method.router import Route, RouterSettings, first_of, why_not
 
 from .asks import Ask, fail, fail_logged, question
 from .candidates import UNUSABLE, Candidates
@@ -94,7 +94,8 @@ def _used(name: str, among: Candidates, galleries: Galleries) -> Served | None:
     except UNUSABLE as error:
         log.warning("gallery %r is not asked: %s", name, error)
         return None
-    return served if served.gallery.settings == among.settings else None
+    is_same = served.gallery.settings == among.settings and why_not(served.gallery) is None
+    return served if is_same else None
 
 
 def _changed() -> Problem:

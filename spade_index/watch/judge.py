@@ -47,8 +47,8 @@ class Judge:
         """
         files = [self._file(arrival) for arrival in arrivals]
         errors: list[ImageError] = []
-        wrong: dict[str, ImageError] = {}  # by path
-        answers: dict[str, dict[str, Any]] = {}
+        wrong: dict[ImageFile, ImageError] = {}  # not by path: names that are no UTF-8 may be shown alike
+        answers: dict[ImageFile, dict[str, Any]] = {}
         joining, pictures = Joining.of(self.detector), Pictures()
         images = load_all(
             files,
@@ -58,26 +58,26 @@ class Judge:
             on_error=errors.append,
             thumbnails=False,
         )
-        loaded: set[str] = set()
+        loaded: set[ImageFile] = set()
         while batch := list(islice(images, self.batch_size)):
-            loaded |= {image.file.path for image in batch}
+            loaded |= {image.file for image in batch}
             batch = [image for image in batch if self._counts(image, wrong)]
             for picture, detection in pictures.completed(batch, self.detector.detect(batch) if batch else [], joining):
                 regions = regions_of(detection, picture.geometry)
-                answers[picture.file.path] = answer_of(self.detector, picture, detection, regions, None)
-        failed = (file.path for file in files if file.path not in loaded)
+                answers[picture.file] = answer_of(self.detector, picture, detection, regions, None)
+        failed = (file for file in files if file not in loaded)
         wrong.update(zip(failed, errors, strict=True))  # both in the order of the files
         records = []
         for arrival, file in zip(arrivals, files, strict=True):
             if arrival.is_unchanged():
-                records.append(self._record(arrival, file, answers.get(file.path), wrong.get(file.path)))
+                records.append(self._record(arrival, file, answers.get(file), wrong.get(file)))
         return records
 
-    def _counts(self, image: DecodedImage, wrong: dict[str, ImageError]) -> bool:
+    def _counts(self, image: DecodedImage, wrong: dict[ImageFile, ImageError]) -> bool:
         """Return whether an image has anything that counts; what is wrong with it goes into `wrong`."""
 
         def on_error(error: ImageError) -> None:
-            wrong[image.file.path] = error
+            wrong[image.file] = error
 
         return bool(countable(self.detector.interest, [image], on_error))
 

@@ -74,8 +74,17 @@ def test_feedback_is_listed_filtered_and_exported(server: Server) -> None:
 
 def test_an_image_that_is_there_gets_no_note(server: Server) -> None:
     job = say(server, data=png(3))
-    assert (job["report"]["added"], job["report"]["copies"]) == (0, 1)
+    assert (job["report"]["added"], job["report"]["copies"], job["feedback_ids"]) == (0, 1, [])
     assert server.http.get(PATH).json() == {"feedback": [], "found": 0}
+
+
+def test_ids_of_feedback_are_those_that_can_be_undone(server: Server) -> None:
+    files = parts(("copy.png", png(3)), ("odd.png", odd()), ("broken.png", b"no image"))
+    job = server.finished(server.http.post(PATH, files=files).json()["id"])
+    (id,) = job["feedback_ids"]
+    assert id.endswith("/odd.png")
+    assert undo(server, id).status_code == 200
+    assert server.http.get(f"/v1/jobs/{job['id']}").json()["feedback_ids"] == [id]
 
 
 def test_the_holder_of_the_key_is_noted(serve: Callable[..., Server], tmp_path: Path) -> None:

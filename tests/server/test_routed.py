@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from spade_index.gallery import Gallery
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.method.router import OwnDistances
 from spade_index.server import candidates
 
@@ -190,6 +191,18 @@ def test_a_gallery_that_is_built_anew_meanwhile_is_asked_for_again(
     shutil.copytree(server.settings.root / "another", server.settings.root / "green")
     server.watch.release()
     assert "changed meanwhile" in problem(answer.result(), 503)["detail"]
+
+
+@pytest.mark.parametrize("held", [candidates.HELD_BYTES, 0])
+def test_a_gallery_that_is_emptied_meanwhile_fails_no_image_of_another(
+    server: Server, waiting: Callable[[bytes], Any], monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr(candidates, "HELD_BYTES", held)
+    answer = waiting(coloured(COLOURS["red"], 100))
+    with GalleryWriter(server.settings.root / "green") as writer:
+        writer.remove([f"{number:03d}.png" for number in range(8)])
+    server.watch.release()
+    assert answer.result().json()["results"][0]["route"]["gallery"] == "red"
 
 
 def test_errors_are_those_of_a_query(serve: Callable[..., Server], tmp_path: Path) -> None:
