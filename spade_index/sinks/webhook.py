@@ -65,7 +65,7 @@ class Webhook:
         """Post records. Raises Unreachable if one has to be posted again."""
         for record in verdicts:
             status = self._posted(record)
-            if status in AGAIN or status >= 500:
+            if status in AGAIN or not 200 <= status < 500:  # below 200: it has not answered yet
                 raise Unreachable(f"webhook at {self._host}: answers {status}")
             if not 200 <= status < 300:
                 self._refused.keep(record, status)
@@ -100,7 +100,7 @@ class Webhook:
         try:
             self._connection.request("POST", self._target, body, headers)
             answer = self._connection.getresponse()
-            if answer.length != 0:  # not read: it says nothing that is used, and may have no end
+            if answer.length != 0 or answer.status < 200:  # not read: it says nothing that is used, and may have no end
                 self._connection.close()
             else:
                 answer.read()

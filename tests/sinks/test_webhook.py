@@ -85,6 +85,29 @@ def test_an_answer_without_an_end_is_not_read(tmp_path: Path) -> None:
         thread.join()
 
 
+def test_what_comes_before_an_answer_is_none(tmp_path: Path) -> None:
+    early = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+
+    def answer(listener: socket.socket) -> None:
+        for status in (b"204 No Content", b"404 Not Found"):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(early + b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+                connection.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=answer, args=[listener])
+        thread.start()
+        hook = Webhook(f"http://127.0.0.1:{listener.getsockname()[1]}", None, tmp_path / "refused")
+        for _ in range(2):  # each of a connection of its own, on which no answer is left
+            with pytest.raises(Unreachable, match="answers 103"):
+                hook.deliver([record(1)])
+        hook.close()
+        thread.join()
+    assert (tmp_path / "refused").read_text() == ""
+
+
 def test_a_receiver_that_was_away_gets_all_in_order(tmp_path: Path) -> None:
     folder, said = images(tmp_path / "images", 40), []
     with receiver() as first:
