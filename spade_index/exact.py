@@ -1,4 +1,4 @@
-"""Numbers and JSON that people and programs give: read strictly, by one rule wherever they enter.
+"""Numbers, times and JSON that people and programs give: read strictly, by one rule wherever they enter.
 
 A number is written as in JSON: ASCII digits, a minus sign before them, no space, plus sign, underscore or leading zero,
 and digits after a point; a 0 before it may be left out, but not in JSON. A whole number has neither a point nor an
@@ -7,16 +7,20 @@ none.
 
 JSON has no name twice in an object, no constant such as NaN, no number beyond those of 64-bit floating point, and no
 half of a surrogate pair, which is no text.
+
+A time is of UTC: a date, or a date, `T` and a time to the minute or second, with or without a `Z` or `+00:00`.
 """
 
 import json
 import math
 import re
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 DIGITS = 1000  # of a whole number
 WHOLE = re.compile(rf"-?(?:0|[1-9][0-9]{{0,{DIGITS - 1}}})")
 NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:T((?:[01][0-9]|2[0-3]):[0-9]{2})(:[0-9]{2})?(?:Z|\+00:00)?)?")
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a pair, or a whole one
 
 
@@ -50,6 +54,27 @@ def flag(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError(f"{text[:100]!a} is neither true nor false")
     return text == "true"
+
+
+def first_second(text: str) -> str:
+    """Return the first second of a date or time, as `2026-11-29T14:20:00+00:00`. Raises ValueError for other texts."""
+    return _second(text, "00:00", ":00")
+
+
+def last_second(text: str) -> str:
+    """Return the last second of a date, a minute or a second, as `first_second` does."""
+    return _second(text, "23:59", ":59")
+
+
+def _second(text: str, minute: str, second: str) -> str:
+    try:
+        if not (parts := TIME.fullmatch(text)):
+            raise ValueError
+        written = f"{parts[1]}T{parts[2] or minute}{parts[3] or second}"
+        return datetime.fromisoformat(written).replace(tzinfo=UTC).isoformat()
+    except ValueError:
+        message = f"{text[:100]!a} is not a date or time: write 2026-11-29, or 2026-11-29T14:20:00Z in UTC"
+        raise ValueError(message) from None
 
 
 def read_json(text: str) -> Any:

@@ -1,6 +1,6 @@
 """What people say of verdicts, as `wire` states the other answers: feedback, and the defects that it made known."""
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pydantic.dataclasses import dataclass
 
@@ -32,6 +32,17 @@ class FeedbackInfo:
     given: str  # when: ISO 8601, UTC
     there: bool
     kind: str | None = None  # of known defects; empty where none was said
+
+
+class FeedbackFilters(TypedDict, total=False):
+    """Which feedback a client looks for: what fulfils all that is given."""
+
+    verdict: Said
+    kind: str  # of the defects, exactly; empty: none was said
+    who: str  # exactly
+    since: str  # a date or time (ISO 8601, UTC), included
+    until: str  # the same, included to its end
+    undone: bool  # whether it was taken back, or its image removed
 
 
 @dataclass(frozen=True)

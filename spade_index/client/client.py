@@ -13,7 +13,7 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spade_index.errors import InputError, JobFailed, ServiceError, Unavailable
+from spade_index.wire_feedback import FeedbackFilters
 
 from .answers import (
     AuditInfo,
@@ -172,9 +173,11 @@ class Client:
         options = {"verdict": "missed", "kind": kind, "note": note, "box": _box(box)}
         return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
 
-    def feedback(self, gallery: str, contains: str = "", limit: int = PAGE) -> list[FeedbackInfo]:
-        """Return what was said, the newest first; `contains` is looked for in ids, names and notes."""
-        found = self._json("GET", _at(gallery, "feedback"), contains=contains, limit=limit)["feedback"]
+    def feedback(
+        self, gallery: str, contains: str = "", limit: int = PAGE, **filters: Unpack[FeedbackFilters]
+    ) -> list[FeedbackInfo]:
+        """Return what was said, the newest first; `contains` is looked for in ids, names, notes and kinds."""
+        found = self._json("GET", _at(gallery, "feedback"), contains=contains, limit=limit, **filters)["feedback"]
         return [checked(FeedbackInfo, one) for one in found]
 
     def undo_feedback(self, gallery: str, id: str) -> Changed:

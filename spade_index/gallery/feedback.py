@@ -1,6 +1,45 @@
-"""What became of feedback."""
+"""The history of feedback, and what became of it."""
 
+from dataclasses import dataclass
+
+from .catalog.tables import FeedbackRow
 from .reader import Gallery
+
+
+@dataclass(frozen=True)
+class FeedbackFilter:
+    """Which feedback is looked for: what fulfils all that is given."""
+
+    contains: str = ""  # in the id, the name, the note or the kind, whatever the capitals
+    verdict: str | None = None
+    kind: str | None = None  # exactly; empty: defects of which no kind was said
+    who: str | None = None  # exactly
+    since: str | None = None  # a second as `exact.first_second` returns it, included
+    until: str | None = None  # the same
+    undone: bool | None = None
+
+    def takes(self, row: FeedbackRow, kind: str | None) -> bool:
+        """Return whether feedback about defects of a `kind` (None: of none) is looked for, but for `undone`."""
+        texts = row.id, row.who, row.note, kind or ""
+        return (
+            self.verdict in (None, row.verdict)
+            and self.kind in (None, kind)
+            and self.who in (None, row.who)
+            and (self.since is None or row.given >= self.since)
+            and (self.until is None or row.given <= self.until)
+            and any(self.contains.casefold() in text.casefold() for text in texts)
+        )
+
+
+def history(gallery: Gallery, wanted: FeedbackFilter) -> list[tuple[FeedbackRow, str | None]]:
+    """Return the feedback that is looked for, the oldest first, and the kind of its defects, or None."""
+    kinds = gallery.catalog.kinds_told()
+    rows = [(row, kinds.get(row.id)) for row in gallery.catalog.feedback()]
+    return [
+        (row, kind)
+        for row, kind in rows
+        if wanted.takes(row, kind) and (wanted.undone is None or wanted.undone != is_there(gallery, row.id))
+    ]
 
 
 def is_there(gallery: Gallery, id: str) -> bool:

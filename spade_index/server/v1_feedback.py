@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -10,11 +10,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from spade_index import wire
-from spade_index.exact import number
+from spade_index.exact import first_second, last_second, number
 from spade_index.gallery.catalog.defects import KIND_LENGTH
-from spade_index.gallery.catalog.tables import FeedbackRow
-from spade_index.gallery.feedback import is_there
-from spade_index.gallery.reader import Gallery
+from spade_index.gallery.feedback import FeedbackFilter, history, is_there
 from spade_index.gallery.store.defect import LARGEST
 from spade_index.method.known_defects import Place
 from spade_index.views.text import cell_of
@@ -79,22 +77,32 @@ async def say(
 def feedback(
     request: Request,
     gallery: GalleryName,
-    contains: Annotated[str, Query(max_length=NAME_LENGTH, description="In the id, the name or the note")] = "",
+    contains: Annotated[
+        str, Query(max_length=NAME_LENGTH, description="In the id, the name, the note or the kind")
+    ] = "",
+    verdict: Annotated[Said | None, Query(description="What was said")] = None,
+    kind: Annotated[
+        str | None, Query(max_length=KIND_LENGTH, description="Of the defect, exactly; empty: none was said")
+    ] = None,
+    who: Annotated[str | None, Query(max_length=NAME_LENGTH, description="Who said it, exactly")] = None,
+    since: Annotated[str | None, Query(description="Date or time (ISO 8601, UTC), included")] = None,
+    until: Annotated[str | None, Query(description="Date or time (ISO 8601, UTC), included to its end")] = None,
+    undone: Annotated[bool | None, Query(description="Whether it was taken back, or its image removed")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_IMAGES)] = 100,
     format: Annotated[Literal["json", "csv"], Query(description="As a table for spreadsheets instead")] = "json",
 ) -> Any:
     """List what people said of images that were added because of it, the newest first."""
-    wanted = contains.casefold()
+    first, last = _second("since", since, first_second), _second("until", until, last_second)
+    wanted = FeedbackFilter(contains, verdict, kind, who, first, last, undone)
     with service_of(request).galleries.open(gallery) as opened:
-        rows = [
-            row
-            for row in reversed(opened.catalog.feedback())
-            if any(wanted in text.casefold() for text in (row.id, row.who, row.note))
-        ]
-        listed = tuple(_listed(opened, row) for row in rows[:limit])
+        found = history(opened, wanted)
+        listed = tuple(
+            FeedbackInfo(**vars(row), there=is_there(opened, row.id), kind=kind)
+            for row, kind in found[: -limit - 1 : -1]
+        )
     if format == "csv":
         return Response(_table(listed), media_type="text/csv")
-    return FeedbackList(listed, found=len(rows))
+    return FeedbackList(listed, found=len(found))
 
 
 @reading.get(
@@ -147,9 +155,12 @@ def _box(text: str) -> Place:
     return x, y, width, height
 
 
-def _listed(gallery: Gallery, row: FeedbackRow) -> FeedbackInfo:
-    told = gallery.catalog.defects_told(row.id)
-    return FeedbackInfo(**vars(row), there=is_there(gallery, row.id), kind=None if told is None else told[0])
+def _second(name: str, text: str | None, read: Callable[[str], str]) -> str | None:
+    """Return a second that bounds the history, as a parameter gives it. Raises Problem (422)."""
+    try:
+        return None if text is None else read(text)
+    except ValueError as error:
+        raise Problem(422, str(error), field=name) from None
 
 
 def _table(rows: tuple[FeedbackInfo, ...]) -> str:

@@ -108,3 +108,42 @@ def test_what_is_not_printable_is_refused(server: Server) -> None:
     problem(server.http.post(PATH, params={"note": "a\nb"}, files=parts(("a.png", png(3)))), 422, "note")
     problem(server.http.post(PATH, params={"verdict": "fine"}, files=parts(("a.png", png(3)))), 422, "verdict")
     problem(server.http.post(PATH, content=png(3)), 415, "Content-Type")
+
+
+def test_the_history_is_filtered(server: Server) -> None:
+    say(server, "part 0.png", png(200), note="a shadow")
+    (id,) = say(server, "part 1.png", png(201), note="dust")["feedback_ids"]
+    say(server, "part 2.png", verdict="defect", kind="Scratch", box="4,4,16,16")
+    undo(server, id)
+
+    def found(**parameters: str) -> list[str]:
+        answer = server.http.get(PATH, params={"format": "csv", **parameters})
+        assert answer.status_code == 200, answer.text
+        return [row["id"][-5] for row in csv.DictReader(answer.text.splitlines())]
+
+    given = server.http.get(PATH).json()["feedback"][-1]["given"]
+    assert found(verdict="false_alarm") == ["1", "0"]
+    assert found(kind="Scratch") == found(contains="scratch") == found(verdict="defect") == ["2"]
+    assert found(kind="scratch") == found(who="anonym") == found(verdict="missed") == []
+    assert found(undone="true") == ["1"]
+    assert found(undone="false", who="anonymous") == ["2", "0"]
+    assert found(undone="false", verdict="false_alarm", limit="1") == ["0"]
+    assert found(since=given, until="9999-12-31") == ["2", "1", "0"]
+    assert found(since=given[:10]) == ["2", "1", "0"]
+    assert found(until="2020-02-29T10:00Z") == found(since="9999-12-31") == []
+    assert "0" in found(until=given.replace("+00:00", "Z"))
+    with Client(server.url) as client:
+        assert [row.note for row in client.feedback("calibrated", undone=True, since=given)] == ["dust"]
+
+
+def test_what_is_no_filter_is_refused(server: Server) -> None:
+    for name, text in (
+        ("since", "yesterday"),
+        ("since", ""),
+        ("until", "2026-02-30"),
+        ("until", "2026-11-29T24:00"),
+        ("until", "2026-11-29T14:20:00+01:00"),
+        ("undone", "yes"),
+        ("verdict", "fine"),
+    ):
+        problem(server.http.get(PATH, params={name: text}), 422, name)

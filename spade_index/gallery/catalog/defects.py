@@ -58,6 +58,12 @@ class DefectQueries(CatalogFile):
         rows = self._typed((str, int), f"SELECT kind, undone FROM {DefectRow.table} WHERE id = ? LIMIT 1", (id,))
         return next(((kind, not undone) for kind, undone in rows), None)
 
+    def kinds_told(self) -> dict[str, str]:
+        """Return the kind of all defects that feedback told of, also of those that were undone, by its id."""
+        if not self._has_table(DefectRow.table):
+            return {}
+        return dict(self._typed((str, str), f"SELECT DISTINCT id, kind FROM {DefectRow.table}"))
+
     def defect_picture(self, defect: int) -> bytes | None:
         """Return the small JPEG of a known defect by its number, or None. Raises GalleryDamaged."""
         if not self._has_table(DefectRow.table):
