@@ -272,9 +272,7 @@ class JobInfo:
     who: str = ""
     note: str = ""
     kind: str = ""  # of the defects, of `missed` and `defect`
-    feedback_ids: tuple[
-        str, ...
-    ] = ()  # which undo it: those that its images get, and when it is done, of what was added
+    feedback_ids: tuple[str, ...] = ()  # which undo it: those its images get and, when it is done, of what was added
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import getpass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -13,12 +12,12 @@ from .adding import add_images
 from .backbone_options import BackboneOptions
 from .counts import counted
 from .feedback_defects import add_defects
+from .feedback_history import FilterOptions, list_feedback
 from .judging import keep_calibrated
 from .lines import printable
 from .options import AddingOptions, LoadingOptions, device_option, gallery_argument, takes
 from .region_rules import limit_sources, own_roi_option
 from .sources import SourceOptions, Sources
-from .strict import strict_json
 from .values import PATH, REAL, TEXT
 
 FALSE_ALARM, MISSED, DEFECT = "false_alarm", "missed", "defect"
@@ -31,7 +30,7 @@ MOST_NOTE, MOST_NAME = 1000, 200  # characters
 @click.option("--false-alarm", is_flag=True, help="IMAGES are fine: add them to the gallery, and note why.")
 @click.option("--missed", is_flag=True, help="IMAGES have defects that were not found: know these from now on.")
 @click.option("--defect", metavar="KIND", type=TEXT, help="IMAGES have defects of this kind: know these from now on.")
-@click.option("--kind", type=TEXT, help="With --missed: of which kind the defects are.")
+@click.option("--kind", type=TEXT, help="With --missed: of which kind the defects are; with --list: only this kind.")
 @click.option(
     "--box",
     type=REAL,
@@ -43,6 +42,7 @@ MOST_NOTE, MOST_NAME = 1000, 200  # characters
 @click.option("--by", type=TEXT, help="Who says so [the user's name]")
 @click.option("--list", "list_", is_flag=True, help="List the feedback, the oldest first.")
 @click.option("--json", "as_json", is_flag=True, help="With --list: one JSON object per image.")
+@takes("filters", FilterOptions)
 @click.option("--undo", metavar="ID", type=TEXT, help="Take the feedback of this id back.")
 @takes("backbone", BackboneOptions)
 @device_option
@@ -61,6 +61,7 @@ def feedback(
     by: str | None,
     list_: bool,
     as_json: bool,
+    filters: FilterOptions,
     undo: str | None,
     backbone: BackboneOptions,
     device: str,
@@ -79,10 +80,12 @@ def feedback(
         raise click.UsageError("give one of --false-alarm, --missed, --defect KIND, --list and --undo ID")
     if bool(images) != (false_alarm or named):
         raise click.UsageError("IMAGES belong to --false-alarm, --missed and --defect, which need some")
-    if (kind is not None and not missed) or (box is not None and not named):
-        raise click.UsageError("--kind belongs to --missed, and --box to --missed or --defect")
+    if filters.given and not list_:
+        raise click.UsageError("--contains, --verdict, --who, --since, --until and --undone belong to --list")
+    if (kind is not None and not (missed or list_)) or (box is not None and not named):
+        raise click.UsageError("--kind belongs to --missed or --list, and --box to --missed or --defect")
     if list_:
-        _list(gallery, as_json)
+        list_feedback(gallery, filters, kind, as_json)
     elif undo is not None:
         _undo(gallery, undo)
     else:
@@ -129,23 +132,6 @@ def _add(
             if row.id.startswith(prefix):
                 click.echo(printable(f"noted as a false alarm: {row.id} (`--undo` with this id takes it back)"))
         keep_calibrated(writer, loaded.device)
-
-
-def _list(path: Path, as_json: bool) -> None:
-    from spade_index.gallery.feedback import is_there
-    from spade_index.gallery.reader import Gallery
-
-    with Gallery(path) as opened:
-        for row in opened.catalog.feedback():
-            told = opened.catalog.defects_told(row.id)
-            kind = None if told is None else told[0]
-            values: dict[str, Any] = vars(row) | {"kind": kind, "there": is_there(opened, row.id)}
-            if as_json:
-                click.echo(strict_json(values))
-            else:
-                state = "in the gallery" if values["there"] else "removed"
-                verdict = f"{row.verdict} ({kind})" if kind else row.verdict
-                click.echo("\t".join(map(printable, (row.id, verdict, row.given, row.who, state, row.note))))
 
 
 def _undo(path: Path, id: str) -> None:

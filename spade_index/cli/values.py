@@ -10,7 +10,7 @@ import click
 from click.types import FloatParamType, IntParamType
 
 from spade_index.errors import InputError
-from spade_index.exact import number, whole
+from spade_index.exact import first_second, last_second, number, whole
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 LARGEST = 2**31 - 1  # integer; what FAISS, SQLite and the kernels take
@@ -156,6 +156,22 @@ class RealRange(_Finite, click.FloatRange):
     """A finite number in a range."""
 
 
+class Second(click.ParamType):
+    """A second, written as a date or time of UTC, which `read` reads."""
+
+    name = "time"
+
+    def __init__(self, read: Callable[[str], str]) -> None:
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the second as the gallery writes it. Raises BadParameter."""
+        try:
+            return self._read(str(value))
+        except ValueError as error:
+            raise click.BadParameter(f"{error}.", ctx, param) from error
+
+
 CODEC = click.Choice(CODECS)
 PATH = FilePath()
 GALLERY = GalleryPath()
@@ -164,5 +180,7 @@ BYTES = Bytes()
 WEIGHTS = FilePath(utf8=True)
 GLOB = Glob()
 TEXT = Text()
+FIRST_SECOND = Second(first_second)
+LAST_SECOND = Second(last_second)
 WHOLE = Whole()
 REAL = Real()

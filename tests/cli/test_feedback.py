@@ -51,6 +51,26 @@ def test_a_false_alarm_is_normal_until_it_is_undone(gallery: Path, alarm: Path) 
     assert "removed\ta shadow" in run("feedback", gallery, "--list").stdout
 
 
+def test_the_list_is_filtered(gallery: Path) -> None:
+    with closing(sqlite3.connect(gallery / "catalog.sqlite")) as db, db:
+        for id, who, day in (("000.png", "Ada", 1), ("gone.png", "Ada", 2), ("001.png", "Bob", 3)):
+            row = ("missed" if who == "Bob" else "false_alarm", who, "", id, f"2026-11-0{day}T10:00:00+00:00")
+            db.execute("INSERT INTO feedback (verdict, who, note, id, given) VALUES (?, ?, ?, ?, ?)", row)
+    (gallery / "catalog.check").unlink()
+
+    def found(*options: object) -> list[object]:
+        return [said["id"] for said in objects(run("feedback", gallery, "--list", "--json", *options))]
+
+    assert found("--since", "2026-11-02") == ["gone.png", "001.png"]
+    assert found("--until", "2026-11-02") == found("--who", "Ada") == ["000.png", "gone.png"]
+    assert found("--who", "Ada", "--undone") == ["gone.png"]
+    assert found("--not-undone", "--verdict", "missed") == found("--contains", "BOB") == ["001.png"]
+    assert found("--kind", "scratch") == []
+    told = run("feedback", gallery, "--list", "--since", "yesterday", status=2).stderr
+    assert "'yesterday' is not a date or time: write 2026-11-29" in told
+    run("feedback", gallery, "--undo", "000.png", "--who", "Ada", status=2)
+
+
 def test_what_was_undone_can_be_said_again(gallery: Path, alarm: Path) -> None:
     first = corrected(gallery, alarm)
     run("feedback", gallery, "--undo", first)
