@@ -31,13 +31,16 @@ export async function openHistory(gallery) {
 export function closeHistory() {
   told = null;
   page.contains.value = "";
+  page.filters.reset();
   page.toldRows.replaceChildren();
   page.told.hidden = true;
   page.queries.hidden = false;
 }
 
 function path(options) {
-  return `${galleryPath(told)}/feedback?${new URLSearchParams({ contains: page.contains.value, ...options })}`;
+  const filters = [...new FormData(page.filters)].filter(([, value]) => value);
+  const asked = { contains: page.contains.value, ...Object.fromEntries(filters), ...options };
+  return `${galleryPath(told)}/feedback?${new URLSearchParams(asked)}`;
 }
 
 async function look() {
@@ -49,11 +52,12 @@ async function look() {
   page.toldRows.replaceChildren(...answer.feedback.map(newRow));
 }
 
-function newRow({ id, who, given, note, there }) {
+function newRow({ id, verdict, kind, who, given, note, there }) {
   const row = page.toldRow.content.cloneNode(true).firstElementChild;
   const name = row.querySelector(".name");
   name.textContent = id.split("/").at(-1);
   name.title = id;
+  row.querySelector(".what").textContent = verdict.replace("_", " ") + (kind ? ` (${kind})` : "");
   row.querySelector(".who").textContent = who;
   row.querySelector(".given").textContent = new Date(given).toLocaleString();
   row.querySelector(".note").textContent = note;
@@ -93,8 +97,9 @@ async function save() {
   }
 }
 
-page.contains.oninput = () => {
+page.contains.oninput = page.filters.oninput = () => {
   clearTimeout(typed);
   typed = setTimeout(lookAgain, PAUSE);
 };
+page.filters.onsubmit = (event) => event.preventDefault();
 page.save.onclick = save;
