@@ -10,7 +10,7 @@ import pytest
 
 from spade_index.cli import main
 from spade_index.cli.strict import strict_json
-from spade_index.cli.values import AnyReal, FilePath, Real, RealRange, Whole, WholeRange
+from spade_index.cli.values import AnyReal, FilePath, Real, RealRange, Second, Whole, WholeRange
 
 from helpers.cli_runs import refused, run
 
@@ -36,7 +36,7 @@ def of(*kinds: type) -> list[object]:
 
 
 def test_every_number_and_path_has_a_type_that_checks() -> None:
-    checked = (FilePath, AnyReal, Real, RealRange, Whole, WholeRange)
+    checked = (FilePath, AnyReal, Real, RealRange, Second, Whole, WholeRange)
     assert [name for name, kind in TYPES if not isinstance(kind, checked) and kind.name not in UNCHECKED] == []
     assert len(of(FilePath)) > 30
 
