@@ -159,6 +159,8 @@ def test_a_gallery_of_an_earlier_version(gallery: Path, tmp_path: Path) -> None:
     assert [row["id"] for row in listed(gallery)] == [id]
 
 
-@pytest.mark.parametrize("options", [["--missed", "--defect", "x"], ["--defect", "x"], ["--list", "--kind", "x"]])
+@pytest.mark.parametrize(
+    "options", [["--missed", "--defect", "x"], ["--defect", "x"], ["--list", "--defect", "--kind", "x"]]
+)
 def test_what_belongs_together(gallery: Path, options: list[str]) -> None:
     run("feedback", gallery, *options, status=2)
