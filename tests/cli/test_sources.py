@@ -10,6 +10,7 @@ import pytest
 
 from helpers.cli_runs import BACKBONE, copied, normal, objects, refused, run, write_normal
 
+FEW = "no verdicts, only scores: to tune and calibrate takes 20 images\n"
 PROGRAM = [sys.executable, "-c", "from spade_index.cli import main; main()"]
 
 
@@ -19,7 +20,7 @@ def test_what_is_passed_over_is_said_in_one_line(built: Path, tmp_path: Path) ->
         (folder / name).write_bytes(b"x")
     line = "passed over: 1 hidden, 1 left by the system, 1 with another suffix (.md 1) (--show-skipped names them)\n"
     assert run("query", built, folder).stderr == line
-    assert run("build", folder, tmp_path / "gallery", *BACKBONE).stderr == line
+    assert run("build", folder, tmp_path / "gallery", *BACKBONE).stderr == line + FEW
     named = run("add", tmp_path / "gallery", folder, "--show-skipped").stderr.splitlines()
     assert named[:3] == [
         f"passed over {folder}/.hidden.png: hidden",
@@ -45,7 +46,7 @@ def test_heat_maps_do_not_become_normal_images(built: Path, tmp_path: Path) -> N
     (tmp_path / "out" / "heatmaps").rename(folder / "yesterday")
     result = run("build", folder, tmp_path / "gallery", *BACKBONE)
     assert "2 added; 2 images" in result.stdout
-    assert result.stderr == "passed over: 2 drawn by spade-index (--show-skipped names them)\n"
+    assert result.stderr == "passed over: 2 drawn by spade-index (--show-skipped names them)\n" + FEW
     for command in (
         ("build", folder / "yesterday", tmp_path / "other", *BACKBONE),
         ("query", built, folder / "yesterday"),
