@@ -82,8 +82,9 @@ def test_only_an_image_that_cannot_be_decoded(built, bad_image, tmp_path):
 
 def test_one_bad_image_among_good_ones_is_named_and_counted(mixed, built, tmp_path):
     result = run("build", mixed, tmp_path / "g", *BACKBONE)
-    (line,) = result.stderr.splitlines()
+    line, hint = result.stderr.splitlines()
     assert str(mixed / "001.png") in line
+    assert hint == "no verdicts, only scores: to tune and calibrate takes 20 images"
     assert result.stdout == "2 added, 1 could not be decoded; 2 images at snapshot 1\n"
     answers = run("query", built, mixed, "--json", "--out", tmp_path / "out", status=1)
     assert [answer["image"] for answer in objects(answers)] == ["000.png", "002.png"]
@@ -138,7 +139,7 @@ def test_altered_bytes_are_found_by_verify(gallery):
     shard.write_bytes(bytes(data))
     problem, summary = run("verify", gallery, status=1).stderr.splitlines()
     assert str(shard) in problem
-    assert "1 problems" in summary
+    assert "1 problem;" in summary
 
 
 def test_a_gallery_of_a_newer_format(gallery, images):
