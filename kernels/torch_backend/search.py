@@ -172,13 +172,9 @@ class _Worker:
             ids = (torch.tensor(positions, device=plan.device)[:, None] * plan.pixels + first_pixels).flatten()
             pairs = len(chunk.slots) * query.norms.shape[1] * cells
             self.pairs += pairs
-            if isinstance(self.scanner, SingleLevel):
-                self.scanner.scan(query, found, ids)
-                self.compared += pairs
-                continue
             coarse = survivors = None
             if self.pruner is not None:
-                coarse = self.scanner.bounds(query)
+                coarse = self.pruner.scanner.bounds(query)
                 self.pruner.seed(query, found, coarse)
                 if prune is not False:
                     survivors = self.pruner.survivors(found, coarse, force=bool(prune))

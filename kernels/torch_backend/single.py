@@ -53,8 +53,11 @@ class SingleLevel:
             largest = torch.maximum(largest, norms.amax(1))
         return largest
 
-    def scan(self, query: Query, found: Found, ids: Tensor) -> None:
-        """Sift the distances of every pixel to every pixel of the loaded maps; `ids` are [maps * cells]."""
+    def scan(self, query: Query, found: Found, coarse: Tensor | None, ids: Tensor) -> None:
+        """Sift the distances of every pixel to every pixel of the loaded maps; `ids` are int64 [maps * cells].
+
+        There is no coarse level: `coarse` is None.
+        """
         gallery = self._gallery[: self.maps * self.cells].T
         columns = gallery.shape[1]
         for first in range(0, self.cells, self._height):
