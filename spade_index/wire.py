@@ -12,7 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from .settings import ImageScore
-from .wire_feedback import KnownDefectInfo, Said
+from .wire_feedback import KnownDefectInfo, PreviewInfo, Said
 
 # Arrays of two in JSON. A fixed tuple would be described by `prefixItems`, which tools for OpenAPI do not know.
 Place = Annotated[tuple[int, ...], Field(min_length=2, max_length=2)]  # (x, y), pixels of the original
@@ -273,6 +273,8 @@ class JobInfo:
     note: str = ""
     kind: str = ""  # of the defects, of `missed` and `defect`
     feedback_ids: tuple[str, ...] = ()  # which undo it: those its images get and, when it is done, of what was added
+    preview: bool = False  # the gallery stays as it is; what would change is told in `previewed`
+    previewed: PreviewInfo | None = None
 
 
 @dataclass(frozen=True)

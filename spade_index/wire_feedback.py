@@ -34,6 +34,36 @@ class FeedbackInfo:
     kind: str | None = None  # of known defects; empty where none was said
 
 
+@dataclass(frozen=True)
+class JudgedInfo:
+    """What a gallery says of an image."""
+
+    score: float
+    threshold: float | None
+    anomalous: bool | None
+
+
+@dataclass(frozen=True)
+class VerdictChange:
+    """An image that was judged lately, and would be judged otherwise after the change that is previewed."""
+
+    image: str | None  # its name
+    judged: str  # when: ISO 8601, UTC
+    before: JudgedInfo
+    after: JudgedInfo
+    given: bool  # whether it is one of the images that the feedback is about
+    picture: str  # where a small JPEG of it is, for as long as the service keeps it
+
+
+@dataclass(frozen=True)
+class PreviewInfo:
+    """Which of the images judged last would change their verdicts: `replayed` of `kept` were judged again."""
+
+    kept: int
+    replayed: int
+    changes: tuple[VerdictChange, ...]  # the newest first
+
+
 class FeedbackFilters(TypedDict, total=False):
     """Which feedback a client looks for: what fulfils all that is given."""
 

@@ -13,6 +13,7 @@ from .backbone_options import BackboneOptions
 from .counts import counted
 from .feedback_defects import add_defects
 from .feedback_history import FilterOptions, list_feedback
+from .feedback_preview import preview_false_alarm
 from .judging import keep_calibrated
 from .lines import printable
 from .options import AddingOptions, LoadingOptions, device_option, gallery_argument, takes
@@ -38,6 +39,13 @@ MOST_NOTE, MOST_NAME = 1000, 200  # characters
     metavar="X Y WIDTH HEIGHT",
     help="Where the defect of the one image lies, in its pixels [its regions, or the place of its highest score]",
 )
+@click.option(
+    "--preview",
+    type=PATH,
+    multiple=True,
+    metavar="IMAGES",
+    help="With --false-alarm: change nothing, and say which verdicts of IMAGES would change; repeatable.",
+)
 @click.option("--note", type=TEXT, default="", help="Why, in words.")
 @click.option("--by", type=TEXT, help="Who says so [the user's name]")
 @click.option("--list", "list_", is_flag=True, help="List the feedback, the oldest first.")
@@ -57,6 +65,7 @@ def feedback(
     defect: str | None,
     kind: str | None,
     box: tuple[float, float, float, float] | None,
+    preview: tuple[Path, ...],
     note: str,
     by: str | None,
     list_: bool,
@@ -73,7 +82,7 @@ def feedback(
 
     With --false-alarm the images become normal images of GALLERY. With --missed and --defect their regions become known
     defects, which later queries name, and which are never compared with as normal. Ids begin with `feedback/` and the
-    time.
+    time. --preview tells beforehand which verdicts --false-alarm would change.
     """
     named = missed or defect is not None
     if false_alarm + missed + (defect is not None) + list_ + (undo is not None) != 1:
@@ -84,7 +93,12 @@ def feedback(
         raise click.UsageError("--contains, --verdict, --who, --since, --until and --undone belong to --list")
     if (kind is not None and not (missed or list_)) or (box is not None and not named):
         raise click.UsageError("--kind belongs to --missed or --list, and --box to --missed or --defect")
-    if list_:
+    if preview and not false_alarm:
+        raise click.UsageError("--preview belongs to --false-alarm: known defects change no verdict")
+    if preview:
+        judged = Sources(preview, sources)
+        preview_false_alarm(gallery, Sources(images, sources), backbone, device, loading, roi, judged)
+    elif list_:
         list_feedback(gallery, filters, kind, as_json)
     elif undo is not None:
         _undo(gallery, undo)

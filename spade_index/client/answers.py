@@ -26,7 +26,7 @@ from spade_index.wire import (
     ServiceInfo,
     Verdict,
 )
-from spade_index.wire_feedback import FeedbackInfo, KnownDefectInfo
+from spade_index.wire_feedback import FeedbackInfo, JudgedInfo, KnownDefectInfo, PreviewInfo, VerdictChange
 
 __all__ = [
     "AuditInfo",
@@ -37,13 +37,16 @@ __all__ = [
     "GalleryInfo",
     "GallerySummary",
     "Job",
+    "JudgedInfo",
     "KnownDefectInfo",
     "MatchInfo",
     "NeighbourInfo",
+    "PreviewInfo",
     "RegionInfo",
     "Result",
     "ScoreMap",
     "ServiceInfo",
+    "VerdictChange",
     "checked",
     "result_of",
 ]

@@ -38,7 +38,7 @@ from .answers import (
     checked,
     result_of,
 )
-from .images import Images, named_files
+from .images import Images, named_files, with_names
 from .refusals import error_of, retry_after
 
 LONGEST_WAIT = 30.0  # seconds between two tries
@@ -153,7 +153,7 @@ class Client:
         removed before stay out, unless `again`.
         """
         options = {"replace": replace, "prefix": prefix, "again": again}
-        return checked(Job, self._json("POST", _at(gallery, "images"), _with_names(images), **options))
+        return checked(Job, self._json("POST", _at(gallery, "images"), with_names(images), **options))
 
     def say_false_alarm(self, gallery: str, images: Images, note: str = "") -> Job:
         """Say that images were called anomalous and are fine: they are added, and noted with the key's holder.
@@ -161,17 +161,25 @@ class Client:
         Return as soon as they have arrived. `undo_feedback` takes each of the job's `feedback_ids`.
         """
         options = {"verdict": "false_alarm", "note": note}
-        return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
+        return checked(Job, self._json("POST", _at(gallery, "feedback"), with_names(images), **options))
+
+    def preview_false_alarm(self, gallery: str, images: Images) -> Job:
+        """Change nothing: find out which verdicts of the images judged last would change if these were called fine.
+
+        Return as soon as they have arrived; once the job is done, its `previewed` tells.
+        """
+        options = {"verdict": "false_alarm", "preview": True}
+        return checked(Job, self._json("POST", _at(gallery, "feedback"), with_names(images), **options))
 
     def say_defect(self, gallery: str, images: Images, kind: str, note: str = "", box: Box | None = None) -> Job:
         """Say that images show a defect of a kind: their regions, or the `box` of one, become known defects."""
         options = {"verdict": "defect", "kind": kind, "note": note, "box": _box(box)}
-        return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
+        return checked(Job, self._json("POST", _at(gallery, "feedback"), with_names(images), **options))
 
     def say_missed(self, gallery: str, images: Images, kind: str = "", note: str = "", box: Box | None = None) -> Job:
         """Say that images were called normal and show a defect: so are their regions, or else their worst places."""
         options = {"verdict": "missed", "kind": kind, "note": note, "box": _box(box)}
-        return checked(Job, self._json("POST", _at(gallery, "feedback"), _with_names(images), **options))
+        return checked(Job, self._json("POST", _at(gallery, "feedback"), with_names(images), **options))
 
     def feedback(
         self, gallery: str, contains: str = "", limit: int = PAGE, **filters: Unpack[FeedbackFilters]
@@ -271,16 +279,6 @@ def _picture(response: httpx.Response) -> Image.Image:
     picture = Image.open(io.BytesIO(response.content))
     picture.load()
     return picture
-
-
-def _with_names(images: Images) -> list[tuple[str, Any]]:
-    """Return images as files with names. Raises InputError for one without."""
-    files = []
-    for number, (name, data) in enumerate(named_files(images)):
-        if not name:
-            raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
-        files.append((name, data))
-    return files
 
 
 def _box(box: Box | None) -> str | None:

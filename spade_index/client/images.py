@@ -30,6 +30,16 @@ def named_files(images: Images) -> list[tuple[str | None, bytes]]:
     return files
 
 
+def with_names(images: Images) -> list[tuple[str, bytes]]:
+    """Return images as files with names. Raises InputError for one without."""
+    files = []
+    for number, (name, data) in enumerate(named_files(images)):
+        if not name:
+            raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
+        files.append((name, data))
+    return files
+
+
 def _file(image: AnyImage, name: str) -> tuple[str | None, bytes]:
     if isinstance(image, bytes | bytearray | memoryview):
         return None, bytes(image)

@@ -3,10 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from spade_index.errors import ImageError, InputError, SpadeIndexError
 from spade_index.gallery.store.record import Feedback
+from spade_index.gallery.trial import trial_copy
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.files import ImageFile, suffix_of
 from spade_index.images.loading import load_all
@@ -17,10 +21,11 @@ from spade_index.method.named_defects import DefectNamer
 from .calibrated import keep_calibrated
 from .galleries import Galleries
 from .job import Job
+from .job_files import FOLDER
+from .preview import BATCH, Previewer
+from .recent import Recent
 from .settings import ServeSettings
 from .writing import open_writer
-
-BATCH = 8  # images; queries of the same backbone wait for as many
 
 Note = Callable[[str], None]
 
@@ -28,7 +33,9 @@ Note = Callable[[str], None]
 class Adder:
     """Adds the images of jobs, one job at a time."""
 
-    def __init__(self, galleries: Galleries, settings: ServeSettings, decoders: DecoderPool) -> None:
+    def __init__(self, galleries: Galleries, settings: ServeSettings, decoders: DecoderPool, recent: Recent) -> None:
+        """`recent` are the images that a preview judges again."""
+        self._previewer = Previewer(galleries, settings, decoders, recent)
         self._galleries = galleries
         self._settings = settings
         self._decoders = decoders
@@ -47,6 +54,25 @@ class Adder:
         then, and raises to end the job. A job that was ended can be run again.
         """
         path = self._galleries.path(job.gallery)
+        if not job.preview:
+            return self._run(path, job, images, note, progress, require_wanted)
+        given = list(images)
+        with trial_copy(path, self._galleries.folder / FOLDER) as copy:
+            found = self._run(copy, job, given, note, progress, require_wanted)
+            digests = {xxhash.xxh3_128_digest(image.read()) for image in given}
+            found["previewed"] = self._previewer.preview(job.gallery, path, copy, digests, require_wanted)
+        return found
+
+    def _run(
+        self,
+        path: Path,
+        job: Job,
+        images: Iterable[ImageFile],
+        note: Note,
+        progress: Callable[[int], None],
+        require_wanted: Callable[[], None],
+    ) -> dict[str, Any]:
+        """Change the gallery at a path. Returns what `run` does."""
         with open_writer(path, self._settings.job_seconds, require_wanted) as writer:
             if (rule := writer.gallery.region_rule) is not None:
                 note(f"the images count whole: masks are not sent, and the gallery has a rule for them ({rule.text})")
@@ -72,7 +98,8 @@ class Adder:
                 progress=progress,
             )
             snapshot = writer.gallery.snapshot
-            _keep_index(writer, note)
+            if not job.preview:  # new images are found without
+                _keep_index(writer, note)
             if job.verdict is not None:
                 keep_calibrated(writer, self._settings, backbone.device, require_wanted)
             told = None if job.verdict is None else _told(job, writer)

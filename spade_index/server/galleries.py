@@ -57,13 +57,18 @@ class Served:
 
     @property
     def default_maps(self) -> Maps:
-        """Return the default of `maps`: `auto` where a threshold of the pooled score is calibrated, else `always`.
+        """Return the default of `maps`."""
+        return default_maps(self.detector)
 
-        A tuned gallery is judged by its score maps, whose search is as quick as the backbone.
-        """
-        by_map = self.detector.search.image_score not in (None, "pooled") or self.gallery.is_limited
-        needs_all = by_map or self.gallery.catalog.tuned() is not None
-        return "always" if needs_all or "pooled" not in self.detector.thresholds else "auto"
+
+def default_maps(detector: Detector) -> Maps:
+    """Return the default of `maps`: `auto` where a threshold of the pooled score is calibrated, else `always`.
+
+    A tuned gallery is judged by its score maps, whose search is as quick as the backbone.
+    """
+    by_map = detector.search.image_score not in (None, "pooled") or detector.gallery.is_limited
+    needs_all = by_map or detector.gallery.catalog.tuned() is not None
+    return "always" if needs_all or "pooled" not in detector.thresholds else "auto"
 
 
 class Galleries:
@@ -146,6 +151,17 @@ class Galleries:
                 backbone = self._backbones[key] = self._load(gallery, self._settings.device)
             return backbone
 
+    def detector(self, gallery: Gallery, backbone: Backbone, elsewhere: Elsewhere | None = None) -> Detector:
+        """Return a detector with the service's options, for the caller's thread."""
+        return Detector(
+            gallery,
+            backbone,
+            self._settings.search.settings(tuned_search(gallery)),
+            kernel=self._settings.kernel,
+            map_memory=self._settings.map_memory,
+            elsewhere=elsewhere,
+        )
+
     def reload(self, name: str) -> None:
         """Reopen a gallery at its next use."""
         self.require(name)
@@ -221,14 +237,7 @@ class Galleries:
             if not len(gallery):
                 raise Problem(409, f"gallery {name!r} is empty: add normal images first", field="gallery")
             backbone = self.backbone(gallery)
-            detector = Detector(
-                gallery,
-                backbone,
-                self._settings.search.settings(tuned_search(gallery)),
-                kernel=self._settings.kernel,
-                map_memory=self._settings.map_memory,
-                elsewhere=self._elsewhere,
-            )
+            detector = self.detector(gallery, backbone, self._elsewhere)
             if detector.calibrated_on is None and gives_verdicts(gallery):
                 command = calibrate_command(gallery, detector.search)
                 log.warning("not calibrated for the service's options, so without verdicts: `%s` changes that", command)

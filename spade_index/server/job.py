@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
 from spade_index import wire
-from spade_index.wire_feedback import Said
+from spade_index.wire_feedback import PreviewInfo, Said
 
 ENDED = ("done", "failed", "cancelled")
 RESTING = (*ENDED, "interrupted")
@@ -57,12 +57,15 @@ class Job:
     kind: str = ""  # of the defects that are to be known
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)  # of these, in the one image
     told: list[str] | None = None  # ids of what feedback added, once it is done
+    preview: bool = False  # of feedback: the gallery stays as it is
+    previewed: PreviewInfo | None = None  # what would change, once it is done
 
     def info(self) -> wire.JobInfo:
         """Return the job as clients see it."""
         values = {name: getattr(self, name) for name in SHARED}
         told = self.ids if self.told is None else self.told
-        return wire.JobInfo(**values, images=len(self.names), feedback_ids=tuple(told) if self.verdict else ())
+        noted = self.verdict is not None and not self.preview
+        return wire.JobInfo(**values, images=len(self.names), feedback_ids=tuple(told) if noted else ())
 
     @property
     def names_defects(self) -> bool:

@@ -15,7 +15,7 @@ from spade_index.gallery.store.defect import LARGEST
 from spade_index.gallery.store.files import open_regular
 from spade_index.method.named_defects import MOST_PLACES
 from spade_index.wire import JobState
-from spade_index.wire_feedback import Said
+from spade_index.wire_feedback import PreviewInfo, Said
 
 from .job import Job, kind_fault
 from .keys import WHO_LENGTH
@@ -84,6 +84,8 @@ class Record:
     kind: Annotated[str, Field(max_length=KIND_LENGTH), AfterValidator(_printable)] = ""
     boxes: Annotated[list[tuple[Edge, Edge, Edge, Edge]], Field(max_length=MOST_PLACES)] = Field(default_factory=list)
     told: Annotated[list[Id], Field(max_length=MOST_ADDED), AfterValidator(_distinct)] | None = None
+    preview: bool = False
+    previewed: PreviewInfo | None = None
 
 
 RECORD: TypeAdapter[Record] = TypeAdapter(Record)

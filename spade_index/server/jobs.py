@@ -20,6 +20,7 @@ from .job import ENDED, RESTING, Job, now
 from .job_files import JobFiles
 from .limits import NOTICE_LENGTH, NOTICES, STOP_SECONDS
 from .problems import Problem, as_problem
+from .recent import Recent
 from .settings import ServeSettings
 from .staging import Staging
 from .worker import Worker
@@ -36,8 +37,9 @@ class Cancelled(InputError):
 class Jobs:
     """All jobs of a root, and the thread that runs them."""
 
-    def __init__(self, galleries: Galleries, settings: ServeSettings, decoders: DecoderPool) -> None:
-        self._adder = Adder(galleries, settings, decoders)
+    def __init__(self, galleries: Galleries, settings: ServeSettings, decoders: DecoderPool, recent: Recent) -> None:
+        """`recent` are the images that previews of feedback judge again."""
+        self._adder = Adder(galleries, settings, decoders, recent)
         self._galleries = galleries
         self.files = JobFiles(galleries.folder, settings.staged_bytes)
         self._settings = settings
@@ -57,6 +59,8 @@ class Jobs:
                 self.files.delete_images(job)
             elif job.state == "receiving":
                 self._end(job, state="failed", error="the service ended before all images had come: send them again")
+            elif job.preview:  # the images that it would judge again are gone
+                self._end(job, state="failed", error="the service ended before it was done: ask for it again")
             elif self.files.is_unwanted(job):
                 self._end(job, state="cancelled", snapshot=self._committed(job)[0])
             elif job.state == "running":

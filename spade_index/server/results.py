@@ -65,7 +65,7 @@ class Result:
     def heat(self) -> Image.Image:
         """Draw the score map alone, RGBA of the overlay's size."""
         return heat(
-            _drawn_size(self.geometry), self.pixels.score_map, self.geometry, self.limits, inside=self.pixels.inside
+            drawn_size(self.geometry), self.pixels.score_map, self.geometry, self.limits, inside=self.pixels.inside
         )
 
     def grey(self) -> Image.Image:
@@ -100,8 +100,7 @@ class Result:
         )
 
     def _image(self) -> Image.Image:
-        file = ImageFile("the image", "the image", len(self.upload.data), 0, Held(self.upload.data))
-        return picture_of(file, self.preprocessing, _drawn_size(self.geometry))
+        return drawn(self.upload, self.preprocessing, drawn_size(self.geometry))
 
 
 class Results:
@@ -257,6 +256,15 @@ def thumbnail_link(gallery: str, id: str, snapshot: int) -> str:
     return f"/v1/galleries/{quote(gallery, safe='')}/thumbnail?id={quote(id, safe='')}&snapshot={snapshot}"
 
 
-def _drawn_size(geometry: Geometry) -> tuple[int, int]:
-    scale = min(1.0, OVERLAY_EDGE / max(geometry.width, geometry.height))
+def drawn(upload: Upload, how: Preprocessing, size: tuple[int, int]) -> Image.Image:
+    """Return an image as it was sent, of this width and height. Raises ImageError."""
+    if upload.pixels is not None:
+        return Image.fromarray(upload.pixels).resize(size, Image.Resampling.BICUBIC)
+    file = ImageFile("the image", "the image", len(upload.data), 0, Held(upload.data))
+    return picture_of(file, how, size)
+
+
+def drawn_size(geometry: Geometry, most: int = OVERLAY_EDGE) -> tuple[int, int]:
+    """Return width and height of a picture that is drawn, whose longer edge is `most` pixels or fewer."""
+    scale = min(1.0, most / max(geometry.width, geometry.height))
     return max(1, round(geometry.width * scale)), max(1, round(geometry.height * scale))

@@ -28,6 +28,7 @@ from .keys import Key, Keys
 from .limits import AUDITS, PARSERS, PICTURES
 from .metrics import Metrics
 from .problems import ClientGone, Problem
+from .recent import Recent
 from .results import Results, described, verdicts
 from .settings import ServeSettings
 from .statistics import Timed, Times
@@ -70,7 +71,8 @@ class Service:
         self._finding: asyncio.Future[Candidates] | None = None
         self.auditing = threading.BoundedSemaphore(AUDITS)
         self.changing = threading.BoundedSemaphore(settings.changes_waiting)
-        self.jobs = Jobs(self.galleries, settings, self.decoders.jobs)
+        self.recent = Recent(settings.replay_images, settings.replay_bytes)
+        self.jobs = Jobs(self.galleries, settings, self.decoders.jobs, self.recent)
         self.workers = [self.engine.worker, self.jobs.worker, self.decoders.worker]
         self.verdicts = None if outlet is None else Verdicts(outlet)
         if self.verdicts is not None:
@@ -138,6 +140,8 @@ class Service:
                 decoding += took
                 joined.take(images, await self.engine.detect(gallery, snapshot, images, maps, threshold))
         answers = joined.answers
+        if snapshot is None:
+            self.recent.note(gallery, uploads, joined.images, maps, threshold)
         waited = min(answer.waited for answer in answers)
         times = Times(decoding, waited, time.perf_counter() - begun - decoding - waited)
         timed.found(answers[0].detection.snapshot, len(answers), times)

@@ -72,6 +72,10 @@ class ServeSettings:
     results_seconds: float = 900
     spool_bytes: int = 256 * MIB  # of verdicts that wait for a sink
 
+    replay_images: int = 50  # of each gallery, judged last, that are kept to be judged again,
+    replay_bytes: int = 256 * MIB  # of all galleries together,
+    replay_seconds: float = 30  # in this time
+
     cache: "CacheSettings | None" = None  # of what is read of an object store
     label_studio: str | None = None  # its URL, from which images of its tasks are fetched
     label_studio_token: str | None = field(default=None, repr=False)

@@ -7,14 +7,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+import anyio
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from spade_index import wire
+from spade_index.errors import ImageError
 from spade_index.exact import first_second, last_second, number
 from spade_index.gallery.catalog.defects import KIND_LENGTH
 from spade_index.gallery.feedback import FeedbackFilter, history, is_there
 from spade_index.gallery.store.defect import LARGEST
 from spade_index.method.known_defects import Place
+from spade_index.settings import Preprocessing
 from spade_index.views.text import cell_of
 from spade_index.wire_feedback import FeedbackInfo, FeedbackList, Said
 
@@ -24,6 +27,8 @@ from .forms import FIELD
 from .job import Job, kind_fault, new_id
 from .limits import NAME_LENGTH, NOTE_LENGTH, PAGE_IMAGES
 from .problems import Problem
+from .recent import Kept
+from .results import drawn, drawn_size
 from .schema import PROBLEMS, binary, image_body
 from .service import Service, service_of, without_waiting
 from .v1 import GalleryName
@@ -32,6 +37,7 @@ from .writing import open_writer
 
 COLUMNS = ("given", "who", "verdict", "id", "there", "note", "kind")
 BOX_LENGTH = 100  # characters
+SMALL_EDGE = 256  # pixels of a small picture
 TABLE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
 saying = APIRouter(prefix="/v1", responses=PROBLEMS, route_class=AddRoute)
@@ -53,11 +59,15 @@ async def say(
     box: Annotated[
         str, Query(max_length=BOX_LENGTH, description="X,Y,WIDTH,HEIGHT of the defect in the one image, in its pixels")
     ] = "",
+    preview: Annotated[
+        bool, Query(description="Change nothing: tell which verdicts of the images judged last would change")
+    ] = False,
 ) -> wire.JobInfo:
     """Say that images were called anomalous and are fine, and become normal images; or that they show a defect.
 
     The regions of defective images become known defects. A job does it, whose `feedback_ids` undo it.
-    Where the gallery is calibrated, the calibration is carried on.
+    Where the gallery is calibrated, the calibration is carried on. With `preview`, the job changes a copy of the
+    gallery, judges the images that were judged last by both, and tells in `previewed` which verdicts differ.
     """
     if not note.isprintable():
         raise Problem(422, "it is not printable", field="note")
@@ -66,6 +76,9 @@ async def say(
     # A camera names all its images alike, so the time tells them apart. Copies are found by their contents.
     prefix = f"feedback/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}/"
     said = Job(new_id(), gallery, False, prefix, again=True, verdict=verdict, who=key.name, note=note, kind=kind)
+    if preview and said.names_defects:
+        raise Problem(422, "known defects change no verdict: there is nothing to preview", field="preview")
+    said = replace(said, preview=preview)
     if not box:
         return await received(request, response, said, service_of(request).settings.request_images)
     if not said.names_defects:
@@ -124,6 +137,22 @@ def defect_picture(
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
 
+@reading.get(
+    "/galleries/{gallery}/judged/{id}/picture", response_class=Response, responses=binary("image/jpeg"), tags=["images"]
+)
+async def judged_picture(
+    request: Request, gallery: GalleryName, id: Annotated[str, Path(description="Of a change that a preview tells")]
+) -> Response:
+    """Return a small JPEG of an image that was judged lately."""
+    served = service_of(request)
+    kept = served.recent.get(gallery, id)
+    if kept is None:
+        raise Problem(404, "the service does not keep this image (any more)", field="id")
+    async with served.drawing:
+        jpeg = await anyio.to_thread.run_sync(_drawn, kept, served.galleries.settings_of(gallery).preprocessing)
+    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+
+
 @undoing.delete("/galleries/{gallery}/feedback", tags=["images"])
 def undo(
     request: Request, gallery: GalleryName, id: Annotated[str, Query(description="Of an image that feedback added")]
@@ -142,6 +171,16 @@ def undone(served: Service, gallery: str, ids: Sequence[str]) -> wire.Changed:
         if writer.gallery.snapshot != snapshot:  # known defects are in no snapshot, nor in the calibration
             keep_calibrated(writer, served.settings)
         return wire.Changed(changed=len(ids), images=len(writer.gallery), snapshot=writer.gallery.snapshot)
+
+
+def _drawn(kept: Kept, how: Preprocessing) -> bytes:
+    """Return a small JPEG of an image that is kept. Raises Problem (422)."""
+    buffer = io.BytesIO()
+    try:
+        drawn(kept.upload, how, drawn_size(kept.geometry, SMALL_EDGE)).save(buffer, "JPEG", quality=85)
+    except ImageError as error:  # it was judged by another gallery of that name
+        raise Problem(422, str(error), field="id") from error
+    return buffer.getvalue()
 
 
 def _box(text: str) -> Place:

@@ -59,7 +59,7 @@ async def query_routed(
             asks = [Ask("", None, image, maps, threshold, among) for image in images]
             answers = await served.engine.answered(asks)
             pictures = [Picture(image.file, image.geometry, image.notice) for image in images]
-            routed = _Routed(served, among, uploads, pictures, [_route(ask) for ask in asks], answers)
+            routed = _Routed(served, among, uploads, pictures, asks, answers)
             return await anyio.to_thread.run_sync(routed.described, begun, decoded)
 
         return await while_waited_for(request, found())
@@ -74,11 +74,12 @@ class _Routed:
         among: Candidates,
         uploads: Sequence[Upload],
         images: Sequence[Picture],
-        routes: Sequence[Route],
+        asks: Sequence[Ask],
         answers: Sequence[Answer | None],
     ) -> None:
         self._served, self._among = served, among
-        self._uploads, self._images, self._routes, self._answers = uploads, images, routes, answers
+        self._uploads, self._images, self._answers = uploads, images, answers
+        self._routes, self._maps, self._threshold = [_route(ask) for ask in asks], asks[0].maps, asks[0].threshold
 
     def described(self, begun: float, decoded: float) -> RoutedAnswer:
         """Return the answer, and count a request for each gallery that has answered."""
@@ -106,6 +107,7 @@ class _Routed:
             times = Times(decoded, waited, time.perf_counter() - begun - decoded - waited)
             timed.found(answers[0].detection.snapshot, len(answers), times)
             uploads, images = [self._uploads[place] for place in of], [self._images[place] for place in of]
+            self._served.recent.note(gallery, uploads, images, self._maps, self._threshold)
             infos = self._served.described(gallery, uploads, images, answers, how, begun)
         return dict(zip(of, infos, strict=True))
 

@@ -137,3 +137,18 @@ def test_one_thing_at_a_time(gallery: Path, options: list[str]) -> None:
 def test_a_note_is_limited(gallery: Path, alarm: Path) -> None:
     told = refused("feedback", gallery, alarm, "--false-alarm", "--note", "x" * 1001)
     assert told == "--note is longer than 1,000 characters"
+
+
+def test_a_preview_tells_which_verdicts_would_change_and_changes_nothing(gallery: Path, alarm: Path) -> None:
+    run("calibrate", gallery, "--false-alarms", 0.2)
+    files = {path: path.read_bytes() for path in gallery.rglob("*") if path.is_file()}
+    beside = set(gallery.parent.iterdir())
+    told = run(
+        "feedback", gallery, alarm, "--false-alarm", "--preview", alarm, "--preview", alarm.parents[1], "--workers", 1
+    ).stdout
+    assert f"{alarm}: anomalous now, normal afterwards" in told
+    assert "nothing was changed" in told
+    assert {path: path.read_bytes() for path in gallery.rglob("*") if path.is_file()} == files
+    assert set(gallery.parent.iterdir()) == beside
+    assert listed(gallery) == []
+    assert "belongs to --false-alarm" in run("feedback", gallery, "--list", "--preview", alarm, status=2).stderr

@@ -14,9 +14,9 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def odd() -> bytes:
-    """Return an image file of 40x36 pixels that is unlike all images of the galleries."""
-    stripes = np.arange(40) // 2 % 2 * np.full((36, 1), 255)
+def odd(shade: int = 255) -> bytes:
+    """Return an image file of 40x36 pixels that is unlike all images of the galleries; `shade` is of its stripes."""
+    stripes = np.arange(40) // 2 % 2 * np.full((36, 1), shade)
     return encoded(Image.fromarray(stripes.astype(np.uint8)).convert("RGB"))
 
 

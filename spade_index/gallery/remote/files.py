@@ -4,11 +4,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from spade_index.errors import GalleryDamaged
+from spade_index.errors import GalleryDamaged, StorageError
 from spade_index.gallery.catalog.catalog import Catalog
-from spade_index.gallery.catalog.check import REMEDY
+from spade_index.gallery.catalog.check import REMEDY, Stamp
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.gallery.index.index import IndexDescription
+from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store import leave_one_out
 
 DIGEST = re.compile(r"[0-9a-f]{32}")
@@ -61,3 +62,21 @@ def named_files(catalog: Catalog) -> list[NamedFile]:
         if not DIGEST.fullmatch(named.digest):
             raise GalleryDamaged(f"{catalog.path}: unexpected digest of {named.path}; {REMEDY}")
     return list(dict.fromkeys(files))
+
+
+def copied_catalog(gallery: Gallery, copy: Path) -> tuple[Catalog, Stamp]:
+    """Copy a gallery's catalog to a path, and move the gallery to its last snapshot, so that its files stay.
+
+    Returns the copy, open, and the stamp of its bytes. Raises GalleryError.
+    """
+    while True:
+        gallery.at()
+        held = gallery.catalog.generation()
+        try:
+            stamp = gallery.catalog.copy(copy)
+        except OSError as error:
+            raise StorageError(f"{copy}: the catalog cannot be copied ({error.strerror}): make room") from error
+        catalog = Catalog(copy)
+        if catalog.generation() == held:
+            return catalog, stamp
+        catalog.close()

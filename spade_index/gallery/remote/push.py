@@ -11,14 +11,13 @@ from pathlib import Path
 import xxhash
 
 from spade_index.errors import GalleryDamaged, InputError, StorageError
-from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import Stamp
 from spade_index.gallery.location import Location
 from spade_index.gallery.reader import CATALOG, Gallery
 from spade_index.gallery.store.files import BLOCK, open_regular
 
 from .failures import Damaged
-from .files import OBJECT, NamedFile, catalog_object, named_files
+from .files import OBJECT, NamedFile, catalog_object, copied_catalog, named_files
 from .manifest import MOST_BYTES, NAME, State, images_of, require_successor
 from .store import Patience, Remote
 from .sums import SumsOfBytes, sums_bytes
@@ -53,7 +52,7 @@ class Push:
         self._gallery = Gallery(path)
         try:
             self._path = path
-            self._catalog, stamp = self._copied_catalog()
+            self._catalog, stamp = copied_catalog(self._gallery, Path(self._folder.name, CATALOG))
             self.state = State.of(self._catalog, stamp)
             self._remote = Remote(location, patience, make=True)
             self._version = self._require_replaceable()
@@ -110,20 +109,6 @@ class Push:
             if there.get(source.object) != source.bytes or not _has_sums(source, there):
                 raise Damaged(f"{self._remote.location}/{source.object}: was deleted meanwhile: run this command again")
         self._remote.replace(NAME, self.state.to_json(), self._version)
-
-    def _copied_catalog(self) -> tuple[Catalog, Stamp]:
-        """Copy the catalog at a moment when this process holds the lock on the generation that it is of."""
-        copy = Path(self._folder.name, CATALOG)
-        while True:
-            self._gallery.at()
-            held = self._gallery.catalog.generation()
-            try:
-                stamp = self._gallery.catalog.copy(copy)
-            except OSError as error:
-                raise StorageError(f"{copy}: the catalog cannot be copied ({error.strerror}): make room") from error
-            catalog = Catalog(copy)
-            if catalog.generation() == held:
-                return catalog, stamp
 
     def _require_replaceable(self) -> dict[str, object] | None:
         """Return the version of the gallery.json that is there. Raises unless it is of this gallery, and no later."""

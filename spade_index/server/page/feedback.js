@@ -1,8 +1,8 @@
-// Feedback on the image on display: "This one is fine" makes it a normal image, what shows a defect makes that known,
-// and "Undo" takes it back.
+// Feedback on the image on display: "This one is fine" makes it a normal image, once it was shown which verdicts that
+// changes; what shows a defect makes that known; and "Undo" takes it back.
 
 import { ask, galleryPath } from "./service.js";
-import { page, shown } from "./shown.js";
+import { VERDICTS, number, page, pictureAt, shown } from "./shown.js";
 
 const MARKS = 25; // the cursor's mark across an image
 const PAUSE = 300; // milliseconds between two looks at a job
@@ -24,7 +24,8 @@ export async function showFeedback(item) {
   for (const control of [page.fine, page.defect, page.undo]) control.disabled = Boolean(saying);
   page.fine.hidden = page.defective.hidden = page.why.hidden = true;
   page.feedback.hidden = !isNoted && !item.said;
-  if (isNoted || !(state in DEFECTIVE) || !(await mayWrite(gallery))) return;
+  showPreview(item);
+  if (item.preview || isNoted || !(state in DEFECTIVE) || !(await mayWrite(gallery))) return;
   if (item !== shown || item.state !== state || item.feedback !== feedback) return; // it has changed meanwhile
   page.fine.hidden = state !== "anomalous";
   page.defect.textContent = DEFECTIVE[state];
@@ -49,10 +50,59 @@ function showKinds({ result }) {
   page.kinds.replaceChildren(...[...new Set(kinds)].map((kind) => new Option("", kind)));
 }
 
-async function sayFine(item) {
+// Finds out which verdicts would change, and asks whether they shall.
+async function previewFine(item) {
   const { gallery } = item;
+  const note = page.why.value;
+  page.why.value = "";
+  await change(item, "The images judged last are judged again, to see which verdicts would change.", async (busy) => {
+    const job = await said(item, { verdict: "false_alarm", preview: true }, busy);
+    const isCopy = job.state === "done" && !job.report.added;
+    if (isCopy) return `It was not added: ${job.notices[0] ?? "it is in the gallery already"}.`;
+    item.preview = { gallery, note, found: job.previewed, error: job.error ?? job.state };
+    return "";
+  });
+}
+
+function showPreview(item) {
+  const { preview, saying } = item;
+  page.preview.hidden = preview?.gallery !== item.gallery || Boolean(saying);
+  page.previewed.replaceChildren();
+  if (page.preview.hidden) return;
+  if (!preview.found) {
+    page.previewWords.textContent = `Which verdicts would change could not be found out: ${preview.error}.`;
+    return;
+  }
+  const { kept, replayed, changes } = preview.found;
+  const others = changes.filter(({ given }) => !given);
+  const [differ, judged, all] = [changes.length, replayed, kept].map((count) => number(count, 9));
+  const own = others.length < changes.length ? ", this image's among them" : "";
+  const late = replayed < kept ? ` There was time for ${judged} of ${all} images.` : "";
+  page.previewWords.textContent =
+    `If it becomes a normal image of ${preview.gallery}, ${changes.length ? differ : "none"} of the last ${judged} ` +
+    `verdicts would change${own}.${late}`;
+  page.previewed.replaceChildren(...others.map(newChange));
+}
+
+function newChange({ image, before, after, picture }) {
+  const entry = page.changed.content.cloneNode(true).firstElementChild;
+  const name = image ?? "without a name";
+  const verdict = ({ anomalous }) => VERDICTS[{ true: "anomalous", false: "normal", null: "unknown" }[anomalous]];
+  entry.querySelector(".name").textContent = name;
+  entry.querySelector(".distance").textContent =
+    `${verdict(before)} now, ${verdict(after)} then (score ${number(before.score)}, ${number(after.score)})`;
+  entry.querySelector("img").alt = `Image ${name}`;
+  pictureAt(picture.replace(/^\/v1/, "")).then((url) => {
+    entry.querySelector("img").src = entry.querySelector("a").href = url;
+  }, () => {});
+  return entry;
+}
+
+async function sayFine(item) {
+  const { gallery, note } = item.preview;
+  item.preview = null;
   await change(item, `It is being added to ${gallery}.`, async (busy) => {
-    const job = await said(item, { verdict: "false_alarm" }, busy);
+    const job = await said(item, { verdict: "false_alarm", note }, busy);
     if (job.state !== "done") return `It was not added: ${job.error ?? job.state}.`;
     if (!job.report.added) return `It was not added: ${job.notices[0] ?? "it is in the gallery already"}.`;
     item.feedback = { gallery, id: job.feedback_ids[0] };
@@ -71,7 +121,9 @@ async function sayDefect(item) {
   page.kind.value = "";
   await change(item, `${gallery} gets to know the defect.`, async (busy) => {
     const verdict = state === "normal" ? { verdict: "missed", box: boxAt(item) } : { verdict: "defect" };
-    const job = await said(item, { ...verdict, kind }, busy);
+    const note = page.why.value;
+    page.why.value = "";
+    const job = await said(item, { ...verdict, kind, note }, busy);
     if (job.state !== "done") return `It was not noted: ${job.error ?? job.state}.`;
     if (!job.report.known_defects) return `It was not noted: ${job.notices[0] ?? "it is known already"}.`;
     item.feedback = { gallery, id: job.feedback_ids[0], isDefect: true };
@@ -89,11 +141,10 @@ function boxAt({ place, result: { width, height } }) {
 }
 
 // Sends the image with what is said of it; returns the job once it has ended.
-async function said({ gallery, file }, verdict, onBusy) {
+async function said({ gallery, file }, what, onBusy) {
   const form = new FormData();
   form.append("images", file, file.name);
-  const options = new URLSearchParams({ ...verdict, note: page.why.value });
-  page.why.value = "";
+  const options = new URLSearchParams(what);
   const path = `${galleryPath(gallery)}/feedback?${options}`;
   return ended(await (await ask(path, { method: "POST", body: form, onBusy })).json());
 }
@@ -132,6 +183,11 @@ async function ended(job) {
   return job;
 }
 
-page.fine.onclick = () => sayFine(shown);
+page.fine.onclick = () => previewFine(shown);
+page.confirm.onclick = () => sayFine(shown);
+page.dismiss.onclick = () => {
+  shown.preview = null;
+  showFeedback(shown);
+};
 page.defect.onclick = () => sayDefect(shown);
 page.undo.onclick = () => undo(shown);

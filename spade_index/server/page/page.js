@@ -128,7 +128,7 @@ async function bytesOf(file) {
 
 function queryAgain(item) {
   forget(item);
-  update(item, { gallery: page.gallery.value, result: null, said: "", ...WAITING });
+  update(item, { gallery: page.gallery.value, result: null, said: "", preview: null, ...WAITING });
   runQueries();
 }
 

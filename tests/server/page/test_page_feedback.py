@@ -14,6 +14,7 @@ from spade_index.settings import SearchSettings
 from helpers.browser import as_file, expect_verdict, give, odd, opened
 from helpers.serving import Server
 from helpers.tiny import build, png, tiny_backbone, write_images
+from helpers.uploads import odd as odd_image
 from helpers.uploads import parts
 
 READER, WRITER = "a-key-that-only-reads", "a-key-that-may-write"
@@ -44,6 +45,10 @@ def test_a_false_alarm_is_corrected_by_a_button_and_undone(
     expect_verdict(page, "Anomalous")
     page.get_by_label("Why").fill("a new supplier")
     page.get_by_role("button", name="This one is fine").click()
+    expect(page.locator("#previewWords")).to_have_text(
+        "If it becomes a normal image of tiles, 1 of the last 1 verdicts would change, this image's among them."
+    )
+    page.get_by_role("button", name="Add it").click()
     expect(page.locator("#said")).to_contain_text("It is a normal image of tiles now.")
     expect(page.get_by_role("button", name="This one is fine")).to_be_hidden()
     (row,) = server.http.get("/v1/galleries/tiles/feedback").json()["feedback"]
@@ -56,6 +61,24 @@ def test_a_false_alarm_is_corrected_by_a_button_and_undone(
     query_again(page, "Anomalous")
     expect(page.get_by_role("button", name="Undo")).to_be_hidden()
     expect(page.get_by_role("button", name="This one is fine")).to_be_visible()
+
+
+def test_what_would_change_is_shown_first_and_can_be_left(page: Page, serve: Callable[..., Server]) -> None:
+    server = serve()
+    opened(page, f"{server.url}/")
+    give(page, odd("the same part.png"), as_file("odd.png", odd_image(shade=250)))
+    expect(page.locator("#progress")).to_have_text("2 of 2 judged, 2 anomalous")
+    page.get_by_role("button", name="This one is fine").click()
+    expect(page.locator("#previewWords")).to_contain_text("2 of the last 2 verdicts would change, this image's among")
+    change = page.locator("#previewed li")
+    expect(change).to_have_count(1)
+    expect(change).to_contain_text("odd.png")
+    expect(change).to_contain_text("Anomalous now, Normal then")
+    expect(change.get_by_role("img")).not_to_have_js_property("naturalWidth", 0)
+    page.get_by_role("button", name="Cancel").click()
+    expect(change).to_be_hidden()
+    expect(page.get_by_role("button", name="This one is fine")).to_be_visible()
+    assert server.http.get("/v1/galleries/calibrated/feedback").json()["found"] == 0
 
 
 def test_a_named_defect_is_shown_at_regions_that_are_like_it(page: Page, serve: Callable[..., Server]) -> None:
