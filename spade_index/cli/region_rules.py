@@ -14,7 +14,7 @@ from .values import PATH
 if TYPE_CHECKING:  # all take long to import
     from spade_index.gallery.reader import Gallery
     from spade_index.gallery.write.writer import GalleryWriter
-    from spade_index.images.files import ImageFile
+    from spade_index.images.files import ImageFile, MaskFile
     from spade_index.images.region_rule import RegionRule
 
 AUTO, NONE = "auto", "none"
@@ -29,7 +29,9 @@ own_roi_option = click.option(
 class Limited(Protocol):
     """Images that take regions of interest: see `Sources.limit_to`."""
 
-    def limit_to(self, rule: "RegionRule | None", region: "Callable[[ImageFile], str | None] | None" = None) -> None:
+    def limit_to(
+        self, rule: "RegionRule | None", region: "Callable[[ImageFile], MaskFile | None] | None" = None
+    ) -> None:
         """Give images regions of interest of their own, by a rule or a function."""
 
 
@@ -42,6 +44,7 @@ def rule_in(path: Path | None) -> "RegionRule | None":
 
 def limit_sources(sources: Limited, gallery: "Gallery", path: Path | None) -> None:
     """Give images that are added to a gallery, or searched for in it, the regions of an option. Raises InputError."""
+    from spade_index.images.files import MaskFile
     from spade_index.images.region_files import read_region
 
     if path is None:
@@ -60,7 +63,7 @@ def limit_sources(sources: Limited, gallery: "Gallery", path: Path | None) -> No
         sources.limit_to(rule)
         return
     read_region(path)
-    sources.limit_to(gallery.region_rule, lambda file: str(path))
+    sources.limit_to(gallery.region_rule, lambda file: MaskFile.at(path))
 
 
 def require_same_rule(gallery: "Gallery", rule: "RegionRule | None") -> None:

@@ -14,7 +14,7 @@ from .progress import Progress
 from .values import GLOB
 
 if TYPE_CHECKING:  # they import numpy and Pillow
-    from spade_index.images.files import ImageFile
+    from spade_index.images.files import ImageFile, MaskFile
     from spade_index.images.lists import TextList
     from spade_index.images.marks import OwnOutput
     from spade_index.images.passed_over import PassedOver
@@ -58,11 +58,13 @@ class Sources:
             read_list(path) if str(path) == STDIN or is_stream(path) else path for path in paths
         ]
         self._rule: RegionRule | None = None
-        self._region: Callable[[ImageFile], str | None] | None = None
+        self._region: Callable[[ImageFile], MaskFile | None] | None = None
         self._silent: Callable[[], PassedOver] = lambda: PassedOver(options.exclude)
         self.passed_over = options.passed_over()
 
-    def limit_to(self, rule: "RegionRule | None", region: "Callable[[ImageFile], str | None] | None" = None) -> None:
+    def limit_to(
+        self, rule: "RegionRule | None", region: "Callable[[ImageFile], MaskFile | None] | None" = None
+    ) -> None:
         """Give images from now on regions of interest of their own, by a rule, whose masks are no images.
 
         `region` names the mask of an image in place of the rule.

@@ -25,7 +25,7 @@ from .values import PATH, AnyReal
 if TYPE_CHECKING:  # they take long to import
     from spade_index.features.backbone import Backbone
     from spade_index.gallery.location import Location
-    from spade_index.images.files import ImageFile
+    from spade_index.images.files import ImageFile, MaskFile
     from spade_index.images.region_rule import RegionRule
     from spade_index.watch.judge import Judge
 
@@ -122,17 +122,21 @@ class Regions:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._rule: RegionRule | None = None
-        self._given: Callable[[ImageFile], str | None] | None = None
+        self._given: Callable[[ImageFile], MaskFile | None] | None = None
 
-    def limit_to(self, rule: "RegionRule | None", region: "Callable[[ImageFile], str | None] | None" = None) -> None:
+    def limit_to(
+        self, rule: "RegionRule | None", region: "Callable[[ImageFile], MaskFile | None] | None" = None
+    ) -> None:
         """Set a rule, and what names the mask of an image in place of the rule."""
         self._rule, self._given = rule, region
 
-    def region(self, file: "ImageFile") -> str | None:
-        """Return the path of an image's mask, if it has one."""
+    def region(self, file: "ImageFile") -> "MaskFile | None":
+        """Return an image's mask, if it has one."""
+        from spade_index.images.files import MaskFile
+
         if self._given is not None:
             return self._given(file)
-        return None if self._rule is None else self._rule.path_of(file.id, self._folder)
+        return None if self._rule is None else MaskFile.at(self._rule.path_of(file.id, self._folder))
 
     def is_mask(self, name: str) -> bool:
         """Return whether a file of this name below the folder may be a mask."""

@@ -22,6 +22,19 @@ HELD = 256 << 20  # bytes of files that are in memory before they are decoded: t
 
 
 @dataclass(frozen=True)
+class MaskFile:
+    """The mask of an image, or polygons in JSON; it is not read yet."""
+
+    path: str  # as errors name it
+    read: Callable[[], bytes]  # returns its contents; can be pickled, to be called in another process
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> "MaskFile":
+        """Return a file on the disk, whether it is there or not."""
+        return cls(as_text(os.fspath(path)), partial(read_any, os.fspath(path)))
+
+
+@dataclass(frozen=True)
 class ImageFile:
     """An image that was found, and is not read yet."""
 
@@ -31,7 +44,7 @@ class ImageFile:
     mtime_ns: int
     read: Callable[[], bytes]  # returns its contents; can be pickled, to be called in another process
     part: Callable[[int, int], bytes] | None = None  # returns as many bytes at an offset; None: `read` has to do
-    region: str | None = None  # path of the mask of what counts of it; None: it has no region of interest of its own
+    region: MaskFile | None = None  # of what counts of it; None: it has no region of interest of its own
     held: bool = False  # its contents are in memory since it was found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spade_index.errors import InputError
 
-from .files import SUFFIXES, ImageFile, as_text, is_drawn, on_disk, status_of, suffix_of
+from .files import SUFFIXES, ImageFile, MaskFile, as_text, is_drawn, on_disk, status_of, suffix_of
 from .folders import in_folder
 from .lists import LIST_SUFFIXES, TextList, in_list, is_stream, read_list
 from .pages import with_pages
@@ -39,7 +39,7 @@ def find_images(
     """
     for found in _found(source, PassedOver() if passed_over is None else passed_over, rule):
         if rule is not None:
-            found = replace(found, region=rule.path_of(found.id, root_of(source)))
+            found = replace(found, region=MaskFile.at(rule.path_of(found.id, root_of(source))))
         for file in with_pages(found) if pages else (found,):
             yield replace(file, id=prefix + file.id) if prefix else file
 

@@ -14,9 +14,9 @@ from .files import ImageFile
 from .geometry import Geometry
 from .pages import pages_noted
 from .workers import Answer, Call, DecoderPool, Plain, shared_pool
+from .workers.calls import WRONG
 
 LONGEST = 256 << 10  # bytes of a thumbnail
-WRONG = (KeyError, IndexError, TypeError, ValueError, ArithmeticError)  # raised by what a decoder should not answer
 
 
 def loading(file: ImageFile, how: Preprocessing, pixels: int, *, thumbnail: bool = True) -> Call:

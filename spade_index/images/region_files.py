@@ -11,12 +11,14 @@ from PIL import Image, ImageDraw
 from spade_index.errors import ImageError, InputError
 from spade_index.exact import read_json
 
-from .files import ImageFile, as_text, opened
+from .files import ImageFile, MaskFile
 from .geometry import Geometry
 from .interest import EDGE, RegionOfInterest, region_of
-from .masks import orientation_of, read_fitting_mask, read_whole_mask
+from .mask_pixels import orientation_of, read_fitting_mask, read_whole_mask, unreadable
 from .polygons import FRACTIONS, Polygons, polygons_of
-from .shapes import require_shape
+from .shapes import Size, require_shape
+from .workers import Call, DecoderPool, NoDecoder, Plain, answer_or_refuse
+from .workers.calls import WRONG
 
 MOST_POLYGON_BYTES = 16 << 20  # of a JSON file
 
@@ -30,67 +32,84 @@ def read_region(path: Path) -> RegionOfInterest:
 
     Raises InputError naming the file.
     """
-    if path.suffix.lower() == ".json":
-        return _region_in(path, _drawn(_polygons_in(path)))
-    return _region_in(path, read_whole_mask(path))
+    mask = MaskFile.at(path)
+    return _region_in(mask, _polygons(mask)[0] if _is_json(mask) else read_whole_mask(mask))
 
 
-def read_own_region(path: Path, shown: Geometry, orientation: Callable[[], int]) -> RegionOfInterest:
+def read_own_region(
+    mask: MaskFile, shown: Geometry, orientation: Callable[[], int], decoders: DecoderPool | None = None
+) -> RegionOfInterest:
     """Read the region of interest of one image, which must have its size or shape; else as `read_region` does.
 
     Args:
-        path: of the mask, or polygons.
+        mask: a picture, or polygons.
         shown: of the image.
         orientation: returns EXIF's orientation of the image: a mask without one that has the size of the image's
             stored pixels is turned as the image is.
+        decoders: processes that read it, by default the program's own.
     """
-    if path.suffix.lower() != ".json":
-        return _region_in(path, read_fitting_mask(path, (shown.width, shown.height), orientation))
-    polygons = _polygons_in(path)
-    if polygons.size != FRACTIONS:
-        require_shape(path, polygons.size, (shown.width, shown.height))
-    return _region_in(path, _drawn(polygons))
+    if not _is_json(mask):
+        return _region_in(mask, read_fitting_mask(mask, (shown.width, shown.height), orientation, decoders))
+    drawn, size = _polygons(mask, decoders)
+    if size != FRACTIONS:
+        require_shape(mask.path, size, (shown.width, shown.height))
+    return _region_in(mask, drawn)
 
 
-def own_region(file: ImageFile, shown: Geometry) -> RegionOfInterest | None:
-    """Return the region of interest that a rule names for an image; None without a rule. Raises ImageError."""
+def own_region(file: ImageFile, shown: Geometry, decoders: DecoderPool | None = None) -> RegionOfInterest | None:
+    """Return the region of interest that is an image's own; None if it has none. Raises ImageError, NoDecoder."""
     if file.region is None:
         return None
-    if not os.path.exists(file.region):
-        raise ImageError(f"{file.path}: has no region of interest: {as_text(file.region)} is not there")
     try:
-        return read_own_region(Path(file.region), shown, lambda: orientation_of(file.read()))
+        return read_own_region(file.region, shown, lambda: orientation_of(file.read(), decoders), decoders)
+    except NoDecoder:
+        raise
     except (InputError, OSError) as error:
         raise ImageError(f"{file.path}: its region of interest cannot be used: {error}") from error
 
 
-def _region_in(path: Path, mask: np.ndarray) -> RegionOfInterest:
-    """Return the region of a file, of a mask bool [H, W]. Raises InputError if nothing is inside."""
-    name = path.name if path.name.isprintable() else ascii(path.name)
-    source = f"{'polygons of' if path.suffix.lower() == '.json' else 'mask'} {name}"
-    if not mask.any():
-        raise InputError(f"{path}: nothing of the picture is inside of this region of interest")
-    region = region_of(mask, source)
+def _is_json(mask: MaskFile) -> bool:
+    return mask.path.lower().endswith(".json")
+
+
+def _region_in(mask: MaskFile, marked: np.ndarray) -> RegionOfInterest:
+    """Return the region of a file, which marks bool [H, W]. Raises InputError if nothing is inside."""
+    name = os.path.basename(mask.path)
+    source = f"{'polygons of' if _is_json(mask) else 'mask'} {name if name.isprintable() else ascii(name)}"
+    if not marked.any():
+        raise InputError(f"{mask.path}: nothing of the picture is inside of this region of interest")
+    region = region_of(marked, source)
     if not region.mask.any():
-        raise InputError(f"{path}: this region of interest is too small")
+        raise InputError(f"{mask.path}: this region of interest is too small")
     return region
 
 
-def _polygons_in(path: Path) -> Polygons:
+def _polygons(mask: MaskFile, decoders: DecoderPool | None = None) -> tuple[np.ndarray, Size]:
+    """Return what the polygons of a file hold, bool [H, W], and the size of their picture. Raises InputError."""
+    answer = answer_or_refuse(Call(_read_polygons, mask.path, mask.read, (mask.path,)), decoders)
     try:
-        with opened(path) as file:
-            data = file.read(MOST_POLYGON_BYTES + 1)
+        width, height = map(float, answer.facts["picture"])
+        return np.frombuffer(answer.parts[0], bool).reshape(answer.facts["size"]), (width, height)
+    except WRONG as error:
+        raise InputError(f"{mask.path}: cannot be read (its decoder answered {error!r})") from error
+
+
+def _read_polygons(read: Callable[[], bytes], name: str) -> Plain:
+    try:
+        data = read()
         if len(data) > MOST_POLYGON_BYTES:
-            raise InputError(f"{path}: is over the limit of {MOST_POLYGON_BYTES >> 20} MiB for polygons")
+            raise InputError(f"{name}: is over the limit of {MOST_POLYGON_BYTES >> 20} MiB for polygons")
         value: Any = read_json(data.decode("utf-8-sig"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise unreadable(name, error) from error
     except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({' '.join(str(error).split())})") from error
+        raise InputError(f"{name}: is not JSON ({' '.join(str(error).split())})") from error
     try:
-        return polygons_of(value)
+        polygons = polygons_of(value)
     except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
+    drawn = _drawn(polygons)
+    return {"size": drawn.shape, "picture": polygons.size}, [drawn.tobytes()]
 
 
 def _drawn(polygons: Polygons) -> np.ndarray:

@@ -1,13 +1,11 @@
 """Whether a mask has the shape of its image."""
 
-from pathlib import Path
-
 from spade_index.errors import InputError
 
 Size = tuple[float, float]  # width, height
 
 
-def require_shape(path: Path, size: Size, image: Size) -> None:
+def require_shape(path: str, size: Size, image: Size) -> None:
     """Raise InputError unless a mask of this size, width and height, has the shape of its image."""
     if not has_shape(size, image):
         there, wanted = (f"{width:g}x{height:g}" for width, height in (size, image))

@@ -16,7 +16,8 @@ from spade_index.images.decode import DecodedImage
 from spade_index.images.geometry import Geometry
 from spade_index.images.loading import load_all
 from spade_index.images.marks import OwnOutput
-from spade_index.images.masks import Marked, orientation_of, read_marks, union
+from spade_index.images.mask_pixels import orientation_of
+from spade_index.images.masks import Marked, read_marks, union
 from spade_index.settings import BATCH_SIZE, WORKERS, ImageScore
 
 from .dataset import GOOD, UNLABELLED, LabelledImage

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
-from spade_index.images.files import ImageFile, as_path, is_regular, read_any, status_of
+from spade_index.images.files import ImageFile, MaskFile, as_path, is_regular, read_any, status_of
 from spade_index.images.geometry import Geometry
 from spade_index.images.interest import PackedRegion
 from spade_index.images.pages import without_page
@@ -54,7 +54,9 @@ def _region_of(gallery: Gallery, row: ImageRow, rule: RegionRule) -> PackedRegio
         row.id if gallery.settings.preprocessing.tile is None else picture_of(row.id), row.path
     )
     file = ImageFile(row.id, row.path, row.size, row.mtime_ns, lambda: _contents(row.path))
-    region = own_region(replace(file, region=rule.path_of(below, root)), Geometry.of_size(row.width, row.height))
+    region = own_region(
+        replace(file, region=MaskFile.at(rule.path_of(below, root))), Geometry.of_size(row.width, row.height)
+    )
     return None if region is None else region.packed
 
 
@@ -87,7 +89,7 @@ def limited(dataset: Dataset, rule: RegionRule | None) -> Dataset:
     root = os.path.abspath(dataset.path if dataset.path.is_dir() else dataset.path.parent)
 
     def of(file: ImageFile) -> ImageFile:
-        return replace(file, region=rule.path_of(os.path.relpath(file.path, root), root))
+        return replace(file, region=MaskFile.at(rule.path_of(os.path.relpath(file.path, root), root)))
 
     def of_all(images: Iterable[LabelledImage]) -> list[LabelledImage]:
         return [replace(image, file=of(image.file)) for image in images]

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from spade_index.images.geometry import Geometry
-from spade_index.images.masks import orientation_of, read_mask
+from spade_index.images.mask_pixels import orientation_of
+from spade_index.images.masks import read_mask
 from spade_index.images.plain import picture_of
 from spade_index.method.dataset import GOOD
 from spade_index.method.detector import Detector

@@ -8,7 +8,7 @@ from typing import Any
 from spade_index.errors import ImageError
 from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import DecodedImage
-from spade_index.images.files import ImageFile, as_text, on_disk, status_of
+from spade_index.images.files import ImageFile, MaskFile, as_text, on_disk, status_of
 from spade_index.images.loading import load_all
 from spade_index.method.detector import Detector
 from spade_index.method.interest import countable
@@ -27,7 +27,7 @@ class Judge:
     detector: Detector
     batch_size: int
     workers: int
-    region: Callable[[ImageFile], str | None]  # the mask of what counts of it
+    region: Callable[[ImageFile], MaskFile | None]  # the mask of what counts of it
     is_mask: Callable[[str], bool]  # of a name below the folder: whether it is such a mask, and no image
 
     @property

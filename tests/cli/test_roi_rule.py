@@ -86,7 +86,7 @@ def test_a_query_may_give_its_own_masks(limited: Path, tmp_path: Path) -> None:
     expected = answers(limited, folder)
     shutil.move(folder / "masks", tmp_path / "elsewhere")
     said = run("query", limited, folder / "plain.png", status=1).stderr
-    assert f"{folder / 'masks' / 'plain.png'} is not there" in said
+    assert f"{folder / 'masks' / 'plain.png'}: is not there" in said
     assert "1 of the images could not be decoded" in said
     found = answers(limited, folder, "--roi", "../elsewhere/{stem}.png")
     assert {name: answer["score"] for name, answer in found.items()} == {n: a["score"] for n, a in expected.items()}
@@ -107,7 +107,7 @@ def test_images_without_a_mask_are_named_and_left_out(tmp_path: Path) -> None:
     Image.new("L", (30, 30), 255).save(folder / "masks" / "03.png")
     found = run("build", folder, tmp_path / "g", *PLAIN, *RULE)
     assert "2 added, 2 could not be decoded" in found.stdout
-    assert f"{folder / 'masks' / '02.png'} is not there" in found.stderr
+    assert f"{folder / 'masks' / '02.png'}: is not there" in found.stderr
     assert "is 30x30 pixels, which is not the shape of its image" in found.stderr
     assert "02.png" in refused("build", folder, tmp_path / "strict", *PLAIN, *RULE, "--strict")
 
@@ -148,7 +148,7 @@ def test_a_gallery_takes_masks_later(limited: Path, tmp_path: Path) -> None:
     run("build", tmp_path / "parts", gallery, *PLAIN, "--exclude", "masks", "--prefix", "line/")
     run("calibrate", gallery, "--false-alarms", 0.1)
     aside = shutil.move(tmp_path / "parts" / "masks" / "03.png", tmp_path / "aside.png")
-    assert "masks/03.png is not there: nothing was changed" in refused("roi", gallery, RULE[1])
+    assert "masks/03.png: is not there: nothing was changed" in refused("roi", gallery, RULE[1])
     with Gallery(gallery) as opened:
         assert not opened.is_limited
     shutil.move(aside, tmp_path / "parts" / "masks" / "03.png")
@@ -241,7 +241,7 @@ def test_what_is_no_rule_is_refused(limited: Path, tmp_path: Path) -> None:
         "build", folder, tmp_path / "g", *PLAIN, "--roi", "masks/{stm}.png"
     )
     assert not (tmp_path / "g").exists()
-    assert "No such file" in refused("query", limited, folder, "--roi", "mask.png")
+    assert "mask.png: is not there" in refused("query", limited, folder, "--roi", "mask.png")
     line = refused("build", folder, tmp_path / "g", *PLAIN, "--roi", "{parent}/{name}")
     assert "no images in it" in line
     assert "regions of interest by --roi" in line

@@ -7,7 +7,8 @@ from PIL import Image, ImageOps
 from spade_index.errors import InputError
 from spade_index.images import covered
 from spade_index.images.decode import ORIENTATION
-from spade_index.images.masks import orientation_of, read_marks, read_mask, require_fit
+from spade_index.images.mask_pixels import orientation_of
+from spade_index.images.masks import read_marks, read_mask, require_fit
 from spade_index.settings import Preprocessing
 
 from helpers.deep import tiff

@@ -149,7 +149,12 @@ def test_an_image_without_a_usable_mask_is_named_and_left_out(tmp_path: Path) ->
     lines = sorted(map(str, errors))
     for line, words in zip(
         lines,
-        ("nothing of the picture is inside", f"{tmp_path / 'masks/missing.png'} is not there", "not an image", "shape"),
+        (
+            "nothing of the picture is inside",
+            f"{tmp_path / 'masks/missing.png'}: is not there",
+            "not an image",
+            "shape",
+        ),
         strict=True,
     ):
         assert words in line

@@ -10,7 +10,8 @@ from PIL import Image
 
 from spade_index.errors import InputError
 from spade_index.images import find_images, load
-from spade_index.images.masks import read_whole_mask
+from spade_index.images.files import MaskFile
+from spade_index.images.mask_pixels import read_whole_mask
 from spade_index.settings import Preprocessing
 
 from helpers.decoding import read, refusal
@@ -57,7 +58,7 @@ def test_a_damaged_png_is_refused_as_photograph_and_as_mask(png, tmp_path):
     assert "checksum" in refusal(damaged(png))
     (tmp_path / "mask.png").write_bytes(damaged(png))
     with pytest.raises(InputError, match="checksum"):
-        read_whole_mask(tmp_path / "mask.png")
+        read_whole_mask(MaskFile.at(tmp_path / "mask.png"))
 
 
 def test_an_image_of_transparent_pixels_alone_is_named():
@@ -91,7 +92,7 @@ def test_tiles_and_planes_of_16_bits_are_read_right_or_refused(planar):
 def test_a_mask_that_is_a_pipe_is_an_error_not_a_wait(tmp_path):
     os.mkfifo(tmp_path / "mask.png")
     with pytest.raises(InputError, match="pipe"):
-        read_whole_mask(tmp_path / "mask.png")
+        read_whole_mask(MaskFile.at(tmp_path / "mask.png"))
 
 
 def test_a_pipe_that_is_named_as_an_archive_is_not_waited_for(tmp_path):

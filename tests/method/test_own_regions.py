@@ -14,6 +14,7 @@ from spade_index.gallery import Gallery
 from spade_index.gallery.store.format import PLAIN as FLOAT16
 from spade_index.gallery.store.format import REGIONS
 from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.files import MaskFile
 from spade_index.images.find import find_images
 from spade_index.images.geometry import Geometry
 from spade_index.images.interest import RegionOfInterest
@@ -195,7 +196,7 @@ def test_a_damaged_region_is_named(tmp_path: Path) -> None:
 def test_an_image_with_a_region_is_not_whole(tmp_path: Path) -> None:
     """Where nothing else has a region, it is refused, not searched for as if it had none."""
     build(tmp_path / "g", write_images(tmp_path / "images", 4), tiny_backbone())
-    files = [replace(file, region=str(tmp_path / "mask.png")) for file in find_images(tmp_path / "images")]
+    files = [replace(file, region=MaskFile.at(tmp_path / "mask.png")) for file in find_images(tmp_path / "images")]
     Image.new("L", (40, 36), 255).save(tmp_path / "mask.png")
     errors: list[ImageError] = []
     images = list(load_all(files, SETTINGS.preprocessing, workers=1, ahead=4, on_error=errors.append))

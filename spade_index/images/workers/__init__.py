@@ -5,7 +5,7 @@ it had is refused by one line.
 """
 
 from .calls import Answer, Call, Held, Plain
-from .pool import Asker, DecoderPool, DecodersEnded, NoDecoder, limit_decoding, shared_pool
+from .pool import Asker, DecoderPool, DecodersEnded, NoDecoder, answer_or_refuse, limit_decoding, shared_pool
 
 __all__ = [
     "Answer",
@@ -16,6 +16,7 @@ __all__ = [
     "Held",
     "NoDecoder",
     "Plain",
+    "answer_or_refuse",
     "limit_decoding",
     "shared_pool",
 ]

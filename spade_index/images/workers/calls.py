@@ -22,6 +22,7 @@ Plain = tuple[Facts, list[Part]]
 Work = Callable[..., Plain]
 UNREAD = b"?"  # answer to calls that could not be unpacked, as of a function of the main program
 MOST_FACTS = 16 << 20  # bytes
+WRONG = (KeyError, IndexError, TypeError, ValueError, ArithmeticError)  # raised by what a decoder should not answer
 REFUSED, OWN, MEMORY, FAILED = "refused", "own", "memory", "failed"
 
 

@@ -176,6 +176,14 @@ def shared_pool() -> DecoderPool:
     return _shared[0]
 
 
+def answer_or_refuse(call: Call, decoders: DecoderPool | None = None) -> Answer:
+    """Return the answer of a call about a mask. Raises InputError: it is part of a dataset, and not left out."""
+    try:
+        return (decoders or shared_pool()).answer(call)
+    except ImageError as error:
+        raise InputError(str(error)) from error
+
+
 def limit_decoding(limits: DecodeLimits) -> None:
     """Set the limits of this program's pool."""
     if shared_pool().limits != limits:
