@@ -38,6 +38,7 @@ setup(
         "pillow>=13.0",
         "safetensors>=0.4",
         "scipy>=1.13",
+        "simplejpeg>=1.9",  # tells of damaged JPEG files, which Pillow does not
         "torch>=2.11",
         "torchvision>=0.26",
         "tqdm>=4.66",

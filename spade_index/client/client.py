@@ -38,7 +38,7 @@ from .answers import (
     checked,
     result_of,
 )
-from .images import Images, named_files, with_names
+from .images import Images, form_of, named_files, with_names
 from .refusals import error_of, retry_after
 
 LONGEST_WAIT = 30.0  # seconds between two tries
@@ -117,14 +117,16 @@ class Client:
         maps: Literal["always", "auto", "never"] | None = None,
         threshold: float | None = None,
         snapshot: int | None = None,
+        masks: Images | None = None,
     ) -> list[Result]:
         """Score images, in their order: as many as the service takes at once (`service().limits["images"]`).
 
         `maps` selects those that get a score map: by default all, or, if there is a threshold for the pooled score,
-        those above it. Raises ServiceError, whose `fields` name an image that cannot be decoded as images[0], ...
+        those above it. `masks`, pictures or JSON files of polygons, say what counts: one for each image, or for all.
+        Raises ServiceError, whose `fields` name an image that cannot be decoded as images[0], ...
         """
         named = named_files(images)
-        files = [(name or f"images[{number}]", data) for number, (name, data) in enumerate(named)]
+        files = form_of("images", named) + ([] if masks is None else form_of("masks", named_files(masks)))
         answer = self._json("POST", _at(gallery, "query"), files, maps=maps, threshold=threshold, snapshot=snapshot)
         return [
             result_of(self, gallery, name, values) for (name, _), values in zip(named, answer["results"], strict=True)
@@ -253,8 +255,7 @@ class Client:
     def _asked(self, method: str, path: str, files: Any = None, body: Any = None, **parameters: Any) -> httpx.Response:
         """Return a successful answer. Raises ServiceError."""
         given = {name: value for name, value in parameters.items() if value is not None}
-        form = [("images", file) for file in files] if files is not None else None
-        response = self._sent(method, path, params=given, files=form, json=body)
+        response = self._sent(method, path, params=given, files=files, json=body)
         if not response.is_success:
             raise error_of(response)
         return response

@@ -14,6 +14,7 @@ from spade_index.errors import InputError
 
 OpenFile = IOBase  # for reading bytes
 AnyImage = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8] | OpenFile
+Form = list[tuple[str, tuple[str, bytes]]]  # files, with their names, of fields
 Images = AnyImage | Iterable[AnyImage] | Mapping[str, AnyImage]  # one, some, or some by their names
 
 
@@ -30,14 +31,17 @@ def named_files(images: Images) -> list[tuple[str | None, bytes]]:
     return files
 
 
-def with_names(images: Images) -> list[tuple[str, bytes]]:
-    """Return images as files with names. Raises InputError for one without."""
-    files = []
-    for number, (name, data) in enumerate(named_files(images)):
-        if not name:
-            raise InputError(f"images[{number}] has no name to become its id: give a path, or {{name: image}}")
-        files.append((name, data))
-    return files
+def with_names(images: Images) -> Form:
+    """Return images as files of a form, with names. Raises InputError for one without."""
+    files = named_files(images)
+    if (nameless := next((number for number, (name, _) in enumerate(files) if not name), None)) is not None:
+        raise InputError(f"images[{nameless}] has no name to become its id: give a path, or {{name: image}}")
+    return form_of("images", files)
+
+
+def form_of(field: str, files: list[tuple[str | None, bytes]]) -> Form:
+    """Return files as those of a field of a form."""
+    return [(field, (name or f"{field}[{number}]", data)) for number, (name, data) in enumerate(files)]
 
 
 def _file(image: AnyImage, name: str) -> tuple[str | None, bytes]:

@@ -14,6 +14,7 @@ from spade_index.errors import ImageError
 from spade_index.settings import DecodeLimits, Preprocessing
 
 from .bands import require_bands, require_tiff_bands
+from .damage import require_undamaged
 from .deep_files import read_deep
 from .files import ImageFile
 from .formats import HEIF, Refused, open_image, takes_much_memory
@@ -128,6 +129,7 @@ def decode_noted(data: bytes, name: str, max_pixels: int, how: Preprocessing) ->
 def _read(image: PillowFile.ImageFile, data: bytes, name: str, how: Preprocessing) -> Decoded:
     """Decode an image that was just opened from `data`."""
     require_bands(image, data)
+    doubt = require_undamaged(image, data)
     deep = read_deep(image, data)
     if deep is None:
         image.load()
@@ -140,6 +142,7 @@ def _read(image: PillowFile.ImageFile, data: bytes, name: str, how: Preprocessin
         notice = FRAMES
     if notice is None and read.mode in WITH_ALPHA and not read.getextrema()[-1][1]:  # type: ignore[index]
         notice = CLEAR
+    notice = notice or doubt
     return Decoded(upright, plain, None if notice is None else f"{name}: {notice}")
 
 

@@ -27,11 +27,17 @@ class MaskFile:
 
     path: str  # as errors name it
     read: Callable[[], bytes]  # returns its contents; can be pickled, to be called in another process
+    polygons: bool  # whether it is JSON, not a picture
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> "MaskFile":
         """Return a file on the disk, whether it is there or not."""
-        return cls(as_text(os.fspath(path)), partial(read_any, os.fspath(path)))
+        return cls.named(as_text(os.fspath(path)), partial(read_any, os.fspath(path)))
+
+    @classmethod
+    def named(cls, name: str, read: Callable[[], bytes]) -> "MaskFile":
+        """Return a file whose name says what it is."""
+        return cls(name, read, suffix_of(name) == ".json")
 
 
 @dataclass(frozen=True)

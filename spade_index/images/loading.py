@@ -112,7 +112,7 @@ def load_tiles(
                 on_error(region)
                 continue
             for tile in _tiles_of(loaded, file, how, cutters, 2 * workers, thumbnails):
-                yield tile if region is None else _limited(tile, region)
+                yield limited(tile, region)
             del loaded, future  # before the next one is waited for
     finally:
         decoders.leave(asker)
@@ -149,11 +149,13 @@ def _loaded(
 def _with_region(file: ImageFile, answer: Answer, how: Preprocessing) -> DecodedImage:
     """Return the image of an answer, with the region of interest that is its own. Raises ImageError."""
     image = decoded(file, answer, how)
-    region = own_region(file, image.geometry)
-    return image if region is None else _limited(image, region)
+    return limited(image, own_region(file, image.geometry))
 
 
-def _limited(image: DecodedImage, region: RegionOfInterest) -> DecodedImage:
+def limited(image: DecodedImage, region: RegionOfInterest | None) -> DecodedImage:
+    """Return an image, or a tile, with the region of interest that is its own, if it has one."""
+    if region is None:
+        return image
     return replace(image, geometry=replace(image.geometry, region=region))
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from spade_index.errors import ImageError, InputError
 
+from .damage import require_undamaged
 from .decode import ORIENTATION, TURNS, WITH_ALPHA
 from .deep_files import WHITE_IS_ZERO, read_deep
 from .files import MaskFile
@@ -107,6 +108,7 @@ def _decode_here(read: Callable[[], bytes], path: str, pixels: int) -> Plain:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > pixels:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels is over the limit of {pixels:,}")
+            require_undamaged(image, data)
             levels = _levels(image, data)  # [H, W]
             lossy = image.format in ("JPEG", "MPO") or b"VP8 " in data[12:64]
             if np.isnan(levels).any():

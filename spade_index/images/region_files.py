@@ -33,7 +33,7 @@ def read_region(path: Path) -> RegionOfInterest:
     Raises InputError naming the file.
     """
     mask = MaskFile.at(path)
-    return _region_in(mask, _polygons(mask)[0] if _is_json(mask) else read_whole_mask(mask))
+    return _region_in(mask, _polygons(mask)[0] if mask.polygons else read_whole_mask(mask))
 
 
 def read_own_region(
@@ -48,7 +48,7 @@ def read_own_region(
             stored pixels is turned as the image is.
         decoders: processes that read it, by default the program's own.
     """
-    if not _is_json(mask):
+    if not mask.polygons:
         return _region_in(mask, read_fitting_mask(mask, (shown.width, shown.height), orientation, decoders))
     drawn, size = _polygons(mask, decoders)
     if size != FRACTIONS:
@@ -68,14 +68,10 @@ def own_region(file: ImageFile, shown: Geometry, decoders: DecoderPool | None = 
         raise ImageError(f"{file.path}: its region of interest cannot be used: {error}") from error
 
 
-def _is_json(mask: MaskFile) -> bool:
-    return mask.path.lower().endswith(".json")
-
-
 def _region_in(mask: MaskFile, marked: np.ndarray) -> RegionOfInterest:
     """Return the region of a file, which marks bool [H, W]. Raises InputError if nothing is inside."""
     name = os.path.basename(mask.path)
-    source = f"{'polygons of' if _is_json(mask) else 'mask'} {name if name.isprintable() else ascii(name)}"
+    source = f"{'polygons of' if mask.polygons else 'mask'} {name if name.isprintable() else ascii(name)}"
     if not marked.any():
         raise InputError(f"{mask.path}: nothing of the picture is inside of this region of interest")
     region = region_of(marked, source)

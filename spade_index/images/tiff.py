@@ -7,6 +7,7 @@ from PIL import TiffImagePlugin
 
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES_PER_PIXEL, HIGHEST, PLANES = 258, 262, 277, 281, 284
 EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
+COMPRESSION, STRIPS, TILES = 259, (273, 279), (324, 325)  # the latter: where they are, and how long
 KINDS = {1: "unsigned", 2: "signed", 3: "floating-point"}  # by sample format
 BIG_ENDIAN_BIG = b"MM\0+"  # which Pillow does not know
 STARTS = (b"II*\0", b"MM\0*", b"II+\0")

@@ -1,11 +1,12 @@
 """Read the images that clients send, within limits, and have them decoded in other processes."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,15 +16,18 @@ from starlette.requests import Request
 
 from spade_index.errors import ImageError
 from spade_index.images.decode import DecodedImage, cut, preprocess
-from spade_index.images.files import ImageFile
-from spade_index.images.loading import in_lots
+from spade_index.images.files import ImageFile, MaskFile
+from spade_index.images.geometry import Geometry
+from spade_index.images.interest import RegionOfInterest
+from spade_index.images.loading import in_lots, limited
 from spade_index.images.plain import decoded, picture, picturing, preparing
+from spade_index.images.region_files import own_region
 from spade_index.images.tiles import pieces_of
 from spade_index.images.workers import DecoderPool, Held, NoDecoder
 from spade_index.settings import DecodeLimits, Preprocessing
 
 from .fairness import FairThreads
-from .forms import FIELD, file_name, read_files
+from .forms import FIELD, MASKS, file_name, read_files
 from .metrics import Metrics
 from .problems import Problem
 from .settings import ServeSettings
@@ -31,6 +35,7 @@ from .worker import Worker
 
 TEND_SECONDS = 0.5  # between two looks for processes that died
 T = TypeVar("T")
+JSON = re.compile(rb"(?:\xef\xbb\xbf)?\s{0,1000}\{")  # what polygons begin with, and no picture
 RAW = ("application/octet-stream", "binary/octet-stream")
 
 
@@ -41,6 +46,8 @@ class Upload:
     name: str | None
     data: bytes
     pixels: np.ndarray | None = None  # uint8 [H, W, 3], where they were sent in place of a file
+    mask: MaskFile | None = None  # of what counts of it
+    mask_number: int = 0  # in its request
 
 
 def is_multipart(request: Request) -> bool:
@@ -57,24 +64,53 @@ def is_multipart(request: Request) -> bool:
     )
 
 
-async def read_uploads(request: Request, most: int) -> list[Upload]:
-    """Return the images of a query: those of the form field `images`, or the body itself. Raises Problem (4xx)."""
+async def read_uploads(request: Request, most: int, *, masks: bool = False) -> list[Upload]:
+    """Return the images of a query: those of the form field `images`, or the body itself.
+
+    With `masks`, the field of that name may have one for all of the images, or one for each, in their order. Raises
+    Problem (4xx).
+    """
     if not is_multipart(request):
         data = await request.body()
         if not data:
             raise Problem(422, "the body is empty: send an image", field=FIELD)
         return [Upload(file_name(request.query_params.get("name")), data)]
-    files: list[tuple[str | None, bytearray]] = []
+    files, beside = _Memory(), _Memory()
+    await read_files(request, most, files.begin, begin_mask=beside.begin if masks else None)
+    of_all = [_mask(number, name, data) for number, (name, data) in enumerate(beside.files)]
+    if len(of_all) not in (0, 1, len(files.files)):
+        detail = f"{len(of_all)} for {len(files.files)} images: send one for all of them, or one for each"
+        raise Problem(422, detail, field=MASKS)
+    uploads = [Upload(name, bytes(data)) for name, data in files.files]
+    numbers = range(len(uploads)) if len(of_all) > 1 else [0] * len(uploads)
+    return [
+        replace(upload, mask=of_all[number], mask_number=number) if of_all else upload
+        for upload, number in zip(uploads, numbers, strict=True)
+    ]
 
-    def begin(number: int, name: str | None) -> _Memory:
-        files.append((name, bytearray()))
-        return _Memory(files[-1][1])
 
-    await read_files(request, most, begin)
-    return [Upload(name, bytes(data)) for name, data in files]
+def _mask(number: int, name: str | None, data: bytearray) -> MaskFile:
+    """Return a mask as it was sent: polygons by its name or its beginning, else a picture."""
+    held, shown = Held(bytes(data)), name or f"{MASKS}[{number}]"
+    if not data:
+        raise Problem(422, f"{shown}: is empty: send a picture or polygons", field=f"{MASKS}[{number}]")
+    mask = MaskFile.named(shown, held)
+    return mask if mask.polygons else replace(mask, polygons=JSON.match(data) is not None)
 
 
 class _Memory:
+    """Keeps the files of a field in memory."""
+
+    def __init__(self) -> None:
+        self.files: list[tuple[str | None, bytearray]] = []
+
+    def begin(self, number: int, name: str | None) -> "_Kept":
+        """Begin the next file."""
+        self.files.append((name, bytearray()))
+        return _Kept(self.files[-1][1])
+
+
+class _Kept:
     """A file that is kept in memory."""
 
     def __init__(self, data: bytearray) -> None:
@@ -124,10 +160,10 @@ class Decoders:
         The image is in memory as a whole until then, and of its tiles those that were yielded last. Raises Problem as
         `decode`.
         """
-        file, image, notice = await self._run(client, self._picture, number, upload, how)
+        file, image, notice, region = await self._run(client, self._picture, number, upload, how)
         make = partial(cut, image, file, how, b"", notice, thumbnails=False)
         for lot in in_lots(range(len(pieces_of(image.width, image.height, how))), most):
-            yield await self._run(client, make, lot)
+            yield [limited(tile, region) for tile in await self._run(client, make, lot)]
 
     async def _run(self, client: str, work: Callable[..., T], *arguments: Any) -> T:
         if self._stopping.is_set():
@@ -156,27 +192,37 @@ class Decoders:
         return not self._stopping.wait(TEND_SECONDS)
 
     def _whole(self, number: int, upload: Upload, how: Preprocessing) -> DecodedImage:
-        with self._decoding(number, upload) as file:
+        with self._decoding(FIELD, number, upload) as file:
             if upload.pixels is not None:
                 return DecodedImage(file, b"", *preprocess(self._of_pixels(file, upload.pixels), how), b"")
-            return decoded(file, self.queries.answer(preparing(file, how, self.queries.limits.pixels)), how)
+            image = decoded(file, self.queries.answer(preparing(file, how, self.queries.limits.pixels)), how)
+        return limited(image, self._region(upload, image.geometry))
 
-    def _picture(self, number: int, upload: Upload, how: Preprocessing) -> tuple[ImageFile, Image.Image, str | None]:
-        with self._decoding(number, upload) as file:
+    def _picture(
+        self, number: int, upload: Upload, how: Preprocessing
+    ) -> tuple[ImageFile, Image.Image, str | None, RegionOfInterest | None]:
+        with self._decoding(FIELD, number, upload) as file:
             if upload.pixels is not None:
-                return file, self._of_pixels(file, upload.pixels), None
+                return file, self._of_pixels(file, upload.pixels), None, None
             call = picturing(file, how, self.queries.limits.pixels, alone=True)
             image, _, notice = picture(file, self.queries.answer(call))
-            return file, image, notice
+        return file, image, notice, self._region(upload, Geometry.of_size(*image.size))
+
+    def _region(self, upload: Upload, shown: Geometry) -> RegionOfInterest | None:
+        """Return the region of interest that came with an image."""
+        if upload.mask is None:
+            return None
+        with self._decoding(MASKS, upload.mask_number, upload) as file:
+            return own_region(file, shown, self.queries)
 
     @contextmanager
-    def _decoding(self, number: int, upload: Upload) -> Iterator[ImageFile]:
+    def _decoding(self, of: str, number: int, upload: Upload) -> Iterator[ImageFile]:
         """Give an upload as a file, and take the time; what goes wrong is raised as Problem (422, 503)."""
         begun = time.perf_counter()
-        field = f"{FIELD}[{number}]"
-        name = upload.name or field
+        field = f"{of}[{number}]"
+        name = upload.name or (field if of == FIELD else "the image")
         try:
-            yield ImageFile(name, name, len(upload.data), 0, Held(upload.data))
+            yield ImageFile(name, name, len(upload.data), 0, Held(upload.data), region=upload.mask)
         except ImageError as error:
             raise Problem(422, str(error), field=field) from error
         except MemoryError as error:

@@ -23,6 +23,7 @@ from spade_index.settings import Maps
 from spade_index.wording import number_of
 
 from .asks import Answer, Ask, completed, fail, fail_logged, question
+from .forms import MASKS
 from .galleries import Galleries, Served
 from .limits import STOP_SECONDS
 from .metrics import Metrics
@@ -217,6 +218,9 @@ class Engine:
         served.detector.require_answerable(question(ask, served))
         if ask.image.pixels.shape[:2] != served.gallery.settings.preprocessing.input_size:
             raise Problem(503, f"gallery {ask.gallery!r} was built anew meanwhile", retry_after=1)
+        if ask.image.geometry.region is not None and served.detector.interest is None:
+            detail = f"gallery {ask.gallery!r} has no region of interest, so its images cannot have one"
+            raise Problem(422, detail, field=MASKS)
         return served
 
     def _search(self, backbone: Backbone, asks: list[tuple[Ask, Served]]) -> None:

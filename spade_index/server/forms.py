@@ -5,7 +5,7 @@ thousand images would be too many of either.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -17,6 +17,7 @@ from .limits import BOUNDARY_LENGTH, NAME_LENGTH, PART_HEADER_BYTES, PART_HEADER
 from .problems import Problem
 
 FIELD = "images"
+MASKS = "masks"  # of what counts of the images
 QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
 EXTENDED = re.compile(rb";\s*filename\*\s*=\s*([^\s;\"]*)", re.IGNORECASE)  # which python-multipart leaves out
 PARAMETER = re.compile(rb";\s*([^\s;=]+)\s*=")  # of a header, its quoted values left out
@@ -47,11 +48,12 @@ async def read_files(
     most: int,
     begin: Begin,
     run: Callable[[Callable[[bytes], object], bytes], Awaitable[object]] = in_place,
+    begin_mask: Begin | None = None,
 ) -> int:
     """Pass on the files of the form field `images`; return their number.
 
-    `run` calls a function with a piece of the body: in a thread, where sinks are slow. Raises Problem (400, 422), and
-    what `begin` raises.
+    `run` calls a function with a piece of the body: in a thread, where sinks are slow. With `begin_mask`, the form may
+    have files in the field `masks`, too, as many at most. Raises Problem (400, 422), and what `begin` raises.
     """
     kind = request.headers.get("content-type", "")
     if repeats_a_parameter(kind.encode("latin-1")):
@@ -60,7 +62,7 @@ async def read_files(
     boundary = parameters.get(b"boundary", b"")
     if not 0 < len(boundary) <= BOUNDARY_LENGTH:
         raise Problem(400, f"a form has a boundary of 1 to {BOUNDARY_LENGTH} characters", field="Content-Type")
-    form = _Form(most, begin)
+    form = _Form(most, {FIELD: begin} if begin_mask is None else {FIELD: begin, MASKS: begin_mask})
     parser = MultipartParser(
         boundary, form.callbacks(), max_header_count=PART_HEADERS, max_header_size=PART_HEADER_BYTES
     )
@@ -73,19 +75,19 @@ async def read_files(
         form.close()
     if not form.whole:
         raise Problem(400, "the form ends early")
-    if not form.files:
+    if not form.files[FIELD]:
         raise Problem(422, f"no image: send at least one in the field `{FIELD}`", field=FIELD)
-    return form.files
+    return form.files[FIELD]
 
 
 class _Form:
     """Receives what the parser finds."""
 
-    def __init__(self, most: int, begin: Begin) -> None:
-        self.files = 0
+    def __init__(self, most: int, begins: Mapping[str, Begin]) -> None:
+        self.files = dict.fromkeys(begins, 0)
         self.whole = False
         self._most = most
-        self._begin = begin
+        self._begins = begins
         self._sink: Sink | None = None
         self._header = b""
         self._value = b""
@@ -128,17 +130,17 @@ class _Form:
         field = _text(parameters.get(b"name", b""))
         if self._disposition and kind != b"form-data":
             raise Problem(422, "the Content-Disposition of a part is form-data", field=FIELD)
-        if field != FIELD:
+        if field not in self._begins:
             raise Problem(422, f"unknown field: send images in the field `{FIELD}`", field=field[:100] or FIELD)
         extended = EXTENDED.search(QUOTED.sub(b'""', self._disposition))
         given = _extended(extended[1]) if extended else None
         if given is None and b"filename" not in parameters:
-            raise Problem(422, "not a file: give it a filename", field=FIELD)
-        if self.files == self._most:
-            raise Problem(422, f"more images than the limit of {self._most:,} of a request", field=FIELD)
+            raise Problem(422, "not a file: give it a filename", field=field)
+        if self.files[field] == self._most:
+            raise Problem(422, f"more {field} than the limit of {self._most:,} of a request", field=field)
         name = _text(parameters[b"filename"]) if given is None else given
-        self._sink = self._begin(self.files, file_name(name))
-        self.files += 1
+        self._sink = self._begins[field](self.files[field], file_name(name))
+        self.files[field] += 1
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._sink is not None:

@@ -28,10 +28,11 @@ from spade_index.wire_feedback import KnownDefectInfo
 
 from .asks import Answer
 from .decoding import Upload
+from .forms import MASKS
 from .limits import OVERLAY_EDGE
 from .problems import Problem
 
-ALL_SEARCHED = "all of it is searched: it has no mask, unlike the images of the gallery"
+ALL_SEARCHED = f"all of it is searched: it has no mask, unlike the images of the gallery: send one in `{MASKS}`"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Result:
     @property
     def bytes(self) -> int:
         """Return the memory that it takes, approximately."""
-        return len(self.upload.data) + self.pixels.nbytes
+        mask = 0 if self.geometry.region is None else self.geometry.region.mask.nbytes
+        return len(self.upload.data) + self.pixels.nbytes + mask
 
     def overlay(self, opacity: float) -> Image.Image:
         """Draw the score map over the image."""
@@ -80,7 +82,7 @@ class Result:
         if not (0 <= across < 1 and 0 <= down < 1):
             raise Problem(422, f"({x}, {y}) is not a pixel that the backbone saw", field="x")
         if not self.pixels.is_inside(across, down):
-            raise Problem(422, f"({x}, {y}) is outside of the gallery's region of interest", field="x")
+            raise Problem(422, f"({x}, {y}) is outside of the region of interest", field="x")
         score_map: NDArray[np.float32] = self.pixels.score_map
         row, column = int(down * score_map.shape[0]), int(across * score_map.shape[1])
         match = self.pixels.match(across, down)

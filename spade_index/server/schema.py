@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
+from .forms import MASKS
 from .limits import MOST_IDS
 from .problems import MEDIA_TYPE
 
@@ -33,11 +34,12 @@ def binary(*media_types: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": "The file", "content": content}}
 
 
-def image_body(field: str, *, many: bool = True, raw: bool = True) -> dict[str, Any]:
-    """Describe a request body of images: files of a form, or, if `raw`, one image alone."""
+def image_body(field: str, *, many: bool = True, raw: bool = True, masks: bool = False) -> dict[str, Any]:
+    """Describe a request body of images: files of a form, with `masks` if they may come, or, if `raw`, one alone."""
     file = {"type": "string", "format": "binary"}
     files = {"type": "array", "items": file, "minItems": 1} if many else file
-    form = {"type": "object", "properties": {field: files}, "required": [field], "additionalProperties": False}
+    fields = {field: files} | ({MASKS: files} if masks else {})
+    form = {"type": "object", "properties": fields, "required": [field], "additionalProperties": False}
     content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
     if raw:
         content |= {kind: {"schema": file} for kind in ("image/jpeg", "image/png", "application/octet-stream")}

@@ -102,7 +102,7 @@ def thumbnail(
 
 @router.post(
     "/galleries/{gallery}/query",
-    openapi_extra=image_body(FIELD, many=True),
+    openapi_extra=image_body(FIELD, many=True, masks=True),
     tags=["query"],
 )
 async def query(
@@ -121,11 +121,15 @@ async def query(
     snapshot: Snapshot = None,
     name: Annotated[str | None, Query(max_length=NAME_LENGTH, description="Of an image that is the whole body")] = None,
 ) -> wire.QueryAnswer:
-    """Score images: one as the body, or some in the form field `images`."""
+    """Score images: one as the body, or some in the form field `images`.
+
+    Where the gallery has a region of interest, `masks` may hold one for each image, or one for all: a picture, of which
+    what is not zero counts, or polygons in JSON.
+    """
     served = service_of(request)
     served.galleries.require(gallery)
     with served.engine.place() as place:
-        uploads = await read_uploads(request, served.settings.request_images)
+        uploads = await read_uploads(request, served.settings.request_images, masks=True)
         place.take(len(uploads))
         with served.metrics.models.request(gallery) as timed:
             found = await served.find(
@@ -140,7 +144,7 @@ async def query(
     "/galleries/{gallery}/score-map",
     response_class=Response,
     responses=binary("image/png", NPY),
-    openapi_extra=image_body(FIELD, many=False),
+    openapi_extra=image_body(FIELD, many=False, masks=True),
     tags=["query"],
 )
 async def score_map(
@@ -158,7 +162,7 @@ async def score_map(
     served = service_of(request)
     served.galleries.require(gallery)
     with served.engine.place() as place:
-        uploads = await read_uploads(request, 1)
+        uploads = await read_uploads(request, 1, masks=True)
         place.take(1)
         with served.metrics.models.request(gallery) as timed:
             found = await served.find(request, gallery, uploads, timed, snapshot=snapshot, maps="always")

@@ -14,6 +14,7 @@ def photographs(folder: Path) -> Path:
     """Write the photographs that the commands use; return their folder."""
     for number, name in enumerate(FILES):
         random_image(500 + number).save(folder / name)
+    random_image(500).convert("L").save(folder / "part-mask.png")
     return folder
 
 

@@ -84,7 +84,7 @@ def test_what_is_outside_is_dimmed_and_has_no_match(server: Server) -> None:
     assert scores[:, 16:].max() <= scores[:, :16].min()
     assert server.http.get(links["match"], params={"x": 5, "y": 14}).json()["neighbour_pixel"][0] < 20
     told = problem(server.http.get(links["match"], params={"x": 34, "y": 14}), 422, "x")
-    assert "outside of the gallery's region of interest" in told["detail"]
+    assert "outside of the region of interest" in told["detail"]
 
 
 @pytest.mark.parametrize("maps", ["never", "auto"])

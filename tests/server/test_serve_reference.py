@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from spade_index.cli import main
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.interest import RegionOfInterest
 from spade_index.server.settings import ServeSettings
 from spade_index.server.verdicts import Outlet
 from spade_index.sinks.lines import JsonLines
@@ -34,8 +37,11 @@ ADDRESS = "127.0.0.1:8765"
 
 @pytest.fixture
 def tiles(serve: Callable[..., Server], root: Path) -> Server:
-    """A service with the gallery that the examples are about."""
+    """A service with the galleries that the examples are about."""
     shutil.copytree(root / "calibrated", root / "tiles")
+    shutil.copytree(root / "calibrated", root / "boards")
+    with GalleryWriter(root / "boards") as writer:
+        writer.set_interest(RegionOfInterest(np.array([[True]]), "all of it"))
     return serve()
 
 
