@@ -1,5 +1,6 @@
 """Fixtures that all tests share: images, a tiny backbone and small galleries."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from spade_index.method import tuning
 from helpers.s3_server import S3, s3_server
 from helpers.tiny import build, tiny_backbone, write_images
 
+# Several tests run at a time: none takes more than a core, nor does a process that one starts.
 torch.set_num_threads(1)
 faiss.omp_set_num_threads(1)
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
-"""The command line in poor surroundings: other encodings, closed streams, signals."""
+"""The command line in poor surroundings: other encodings, closed streams, signals.
+
+Some processes are started as a shell does; most are forks, which have no torch to import.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,8 @@ from spade_index.images.workers import limit_decoding, process
 from spade_index.settings import DecodeLimits, Preprocessing
 
 from helpers.cli_runs import BACKBONE, write_normal
+from helpers.waiting import eventually
+from helpers.warm import PROGRAM, Warm, ran
 
 SLOW = """
 import time
@@ -28,12 +34,11 @@ from spade_index.cli import main
 
 main()
 """
-PROGRAM = [sys.executable, "-c", "from spade_index.cli import main; main()"]
 
 
 def program(*arguments: object, shell: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own; `shell` is what follows it on a shell's line."""
-    command = [*PROGRAM, *map(str, arguments)]
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
     line = ["bash", "-c", f'"$@" {shell}', "bash", *command]
     return subprocess.run(line, capture_output=True, text=True, errors="replace", env=os.environ | environment)
 
@@ -50,10 +55,8 @@ def odd(tmp_path: Path) -> Path:
 def test_files_have_the_same_names_where_the_locale_is_not_of_utf_8(built: Path, odd: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("images/🦊.png\n", encoding="utf-8")
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = [
-        program("query", built, odd, tmp_path / "list.txt", "--out", tmp_path / kind, "--json", **environment)
-        for kind, environment in (("plain", plain), ("utf-8", {"PYTHONUTF8": "1"}))
-    ]
+    asked = ("query", built, odd, tmp_path / "list.txt", "--json", "--out")
+    done = [program(*asked, tmp_path / "plain", **plain), ran(PROGRAM, *asked, tmp_path / "utf-8")]
     assert [each.stderr for each in done] == ["", ""]
     assert len(done[0].stdout.splitlines()) == 3
     assert done[0].stdout == done[1].stdout.replace(f"{tmp_path}/utf-8/", f"{tmp_path}/plain/")
@@ -70,7 +73,7 @@ def test_files_have_the_same_names_where_the_locale_is_not_of_utf_8(built: Path,
 def test_names_that_an_encoding_lacks_are_escaped(built: Path, odd: Path, encoding: str, option: list[str]) -> None:
     (odd / "broken.png").write_bytes(b"")
     (odd / "🦊.md").write_bytes(b"")
-    done = program("query", built, odd, "--show-skipped", *option, PYTHONIOENCODING=encoding)
+    done = ran(PROGRAM, "query", built, odd, "--show-skipped", *option, PYTHONIOENCODING=encoding)
     assert "Traceback" not in done.stderr
     assert done.returncode == 1  # for the broken one
     assert len(done.stdout.splitlines()) == 2 + ("--csv" in option)
@@ -80,16 +83,20 @@ def test_names_that_an_encoding_lacks_are_escaped(built: Path, odd: Path, encodi
 
 
 def test_an_error_may_name_what_an_encoding_lacks(built: Path) -> None:
-    done = program("query", built, "🦊.png", PYTHONIOENCODING="latin-1")
+    done = ran(PROGRAM, "query", built, "🦊.png", PYTHONIOENCODING="latin-1")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "<&-", "2>&- <&-", ">&-", ">&- 2>&- <&-"])
-def test_a_command_works_without_standard_streams(odd: Path, tmp_path: Path, closed: str) -> None:
+@pytest.mark.parametrize("closed", [(2,), (0,), (0, 2), (1,), (0, 1, 2), "by a shell"])
+def test_a_command_works_without_standard_streams(odd: Path, tmp_path: Path, closed: Collection[int] | str) -> None:
     (odd / "notes.md").write_text("x")
-    done = program("build", odd, tmp_path / "gallery", *BACKBONE, shell=closed)
+    build = ("build", odd, tmp_path / "gallery", *BACKBONE)
+    if isinstance(closed, str):
+        done, closed = program(*build, shell=">&- 2>&- <&-"), (0, 1, 2)
+    else:
+        done = ran(PROGRAM, *build, closed=closed)
     assert done.returncode == 0
-    assert done.stdout == ("" if ">&- " in f" {closed} ".replace("2>&- ", "") else "2 added; 2 images at snapshot 1\n")
+    assert done.stdout == ("" if 1 in closed else "2 added; 2 images at snapshot 1\n")
     with Gallery(tmp_path / "gallery") as gallery:
         assert len(gallery) == 2
         assert list(gallery.verify()) == []
@@ -116,20 +123,15 @@ from spade_index.cli import main
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_keeps_what_was_done(tmp_path: Path, number: int) -> None:
     folder = write_normal(tmp_path / "images", 200)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, "build", str(folder), str(tmp_path / "g"), *BACKBONE, "--no-tune"],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # also where nohup started the tests
-    )
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "g" / "shards").glob("*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert "what was committed is safe" in said
-    assert process.returncode == {signal.SIGINT: 1}.get(number, 128 + number)
+    hanging_up = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # also where nohup started the tests
+    with open(tmp_path / "said", "w+") as said:
+        process = Warm(hanging_up + SLOW, "build", folder, tmp_path / "g", *BACKBONE, "--no-tune", stderr=said)
+        eventually(lambda: list((tmp_path / "g" / "shards").glob("*")))
+        time.sleep(0.5)
+        process.send_signal(number)
+        assert process.wait(60) == {signal.SIGINT: 1}.get(number, 128 + number)
+        said.seek(0)  # the process has written to the same open file
+        assert "what was committed is safe" in said.read()
     with Gallery(tmp_path / "g") as gallery:  # less than a shard
         assert 0 < len(gallery) < 200
         assert list(gallery.verify()) == []

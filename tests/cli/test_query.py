@@ -1,8 +1,6 @@
 """`query` and `calibrate`: scores, score maps, heat maps and verdicts."""
 
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 from PIL import Image
 
 from helpers.cli_runs import BACKBONE, SIZE, normal, objects, run
+from helpers.warm import PROGRAM, ran
 
 CONTRACT = {"image", "score", "threshold", "anomalous", "snapshot", "neighbours", "score_map", "heatmap"}
 
@@ -164,13 +163,12 @@ def test_a_given_threshold_gives_verdicts(built, dataset):
 
 
 def test_query_as_a_program(built, dataset):
-    program = [sys.executable, "-c", "from spade_index.cli import main; main()"]
     for arguments, status in (
         (["query", built, dataset / "test" / "good", "--json"], 0),
         (["info", built / "nothing"], 1),
         (["query", built], 2),
     ):
-        done = subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True)
+        done = ran(PROGRAM, *arguments)
         assert done.returncode == status, done.stderr
         if status == 0:
             assert done.stderr == ""
@@ -184,8 +182,7 @@ def test_warnings_of_pillow_are_not_printed(built, tmp_path):
     normal(0).save(tmp_path / "x.tiff", compression="tiff_lzw")
     data = (tmp_path / "x.tiff").read_bytes()
     (tmp_path / "x.tiff").write_bytes(data[: len(data) // 2])
-    program = [sys.executable, "-c", "from spade_index.cli import main; main()"]
-    done = subprocess.run([*program, "query", str(built), str(tmp_path)], capture_output=True, text=True)
+    done = ran(PROGRAM, "query", built, tmp_path)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 2
     assert all("x.tiff" in line or line.startswith("spade-index: ") for line in done.stderr.splitlines())

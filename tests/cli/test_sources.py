@@ -3,15 +3,14 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from helpers.cli_runs import BACKBONE, copied, normal, objects, refused, run, write_normal
+from helpers.warm import PROGRAM, ran
 
 FEW = "no verdicts, only scores: to tune and calibrate takes 20 images\n"
-PROGRAM = [sys.executable, "-c", "from spade_index.cli import main; main()"]
 
 
 def test_what_is_passed_over_is_said_in_one_line(built: Path, tmp_path: Path) -> None:
@@ -83,10 +82,12 @@ def test_a_list_on_standard_input(built: Path, tmp_path: Path, monkeypatch: pyte
     listing = "images/001.png\nimages/000.png\n"
     names = ["images/001.png", "images/000.png"]
     assert [answer["image"] for answer in objects(run("query", built, "-", "--json", given=listing))] == names
-    command = ["bash", "-c", '"$0" "${@:1:4}" <(cat) --out found --json', *PROGRAM, "query", str(built)]
-    done = subprocess.run(command, input=listing, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == names
+    reading, writing = os.pipe()
+    os.write(writing, listing.encode())
+    os.close(writing)
+    answers = run("query", built, f"/dev/fd/{reading}", "--out", "found", "--json")  # as of a shell's <(...)
+    os.close(reading)
+    assert [answer["image"] for answer in objects(answers)] == names
     assert (tmp_path / "found" / "heatmaps" / "images" / "000.png.png").exists()
     assert "2 added; 2 images" in run("build", "-", "new", *BACKBONE, given=listing).stdout
 
@@ -94,9 +95,9 @@ def test_a_list_on_standard_input(built: Path, tmp_path: Path, monkeypatch: pyte
 def test_names_through_a_pipe_may_end_with_nul(built: Path, tmp_path: Path) -> None:
     folder = write_normal(tmp_path / "images", 2, start=40)
     (folder / "001.png").rename(folder / "new\nline.png")
-    line = 'find "$0" -print0 -name "*.png" -type f | sort -z | tail -z -n 2 | "${@:1}"'
-    command = ["bash", "-c", line, folder, *PROGRAM, "query", built, "-", "--json"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    line = 'find "$0" -print0 -name "*.png" -type f | sort -z | tail -z -n 2'
+    listing = subprocess.run(["bash", "-c", line, folder], capture_output=True, text=True, check=True).stdout
+    done = ran(PROGRAM, "query", built, "-", "--json", given=listing)
     assert done.returncode == 0, done.stderr
     assert [Path(json.loads(answer)["image"]).name for answer in done.stdout.splitlines()] == [
         "000.png",

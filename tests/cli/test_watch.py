@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from helpers.broker import Subscriber, broker
 from helpers.cli_runs import objects, refused, run
 from helpers.records import VERDICT
 from helpers.waiting import eventually
+from helpers.warm import PROGRAM, Warm
 
 QUICK = ["--interval", "0.05", "--settle", "0.05", "--workers", "1"]
 
@@ -51,18 +51,8 @@ def test_watch_writes_what_query_does_once(built, dataset, tmp_path):
 def test_a_newer_snapshot_is_taken_up_and_sigterm_ends_well(gallery, dataset, tmp_path):
     folder, out = tmp_path / "line", tmp_path / "out"
     folder.mkdir()
-    program = [
-        sys.executable,
-        "-c",
-        "from spade_index.cli import main; main()",
-        "watch",
-        folder,
-        gallery,
-        "--jsonl",
-        out,
-    ]
-    command = [*map(str, program), *QUICK, "--state", str(tmp_path / "state")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    command = ["watch", folder, gallery, "--jsonl", out, *QUICK, "--state", tmp_path / "state"]
+    with Warm(PROGRAM, *command) as process:
         try:
             shutil.copy(dataset / "test" / "good" / "000.png", folder / "a.png")
             eventually(lambda: len(read(out)) == 1, 60)

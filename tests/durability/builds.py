@@ -11,6 +11,7 @@ from spade_index.images import find_images, load
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 
+from helpers.decoding_here import HERE
 from helpers.tiny import build, tiny_backbone, write_images
 
 BACKBONE = tiny_backbone()
@@ -21,7 +22,7 @@ SEARCH = SearchSettings(gallery_neighbours=6)
 
 def carry_on(path: Path, images: Path) -> Any:
     """Start the build, or carry it on."""
-    return build(path, images, BACKBONE, shard_rows=ROWS, batch_size=ROWS)
+    return build(path, images, BACKBONE, shard_rows=ROWS, batch_size=ROWS, decoders=HERE)
 
 
 def answers(path: Path, search: SearchSettings = SEARCH) -> list[Any]:

@@ -4,8 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from durability.faults import FaultServer
 from durability.model import Operation
 from helpers.model import BACKBONE
 from helpers.tiny import build, write_images
+from helpers.warm import Warm
 
 BUILD = """
 import sys
@@ -168,11 +167,10 @@ def committed(path: Path) -> int:
 
 def test_a_killed_build_leaves_no_process(tmp_path: Path) -> None:
     gallery, images = tmp_path / "gallery", write_images(tmp_path / "images", 600)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", BUILD, gallery, images], env=environment) as process:
+    with Warm(BUILD, gallery, images) as process:
         assert wait_until(lambda: committed(gallery) >= 4)
         started = descendants(process.pid)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     assert process.returncode == -signal.SIGKILL
     assert len(started) >= 2
     assert wait_until(lambda: not any(map(is_running, started)))

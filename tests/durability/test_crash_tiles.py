@@ -15,6 +15,7 @@ from spade_index.images.files import ImageFile
 from spade_index.images.tiles import picture_of
 
 from helpers.calls import Target, die_at
+from helpers.decoding_here import HERE
 from helpers.processes import forked, killed
 from helpers.tiled import picture, tiled_settings
 from helpers.tiny import tiny_backbone
@@ -39,7 +40,7 @@ INSTANTS: list[tuple[Target, int, bool]] = [
 def add(path: Path, files: list[ImageFile], *, replace: bool = False) -> str:
     with GalleryWriter(path, tiled_settings()) as writer:
         writer.shard_rows = ROWS
-        return str(writer.add(files, BACKBONE, replace=replace, batch_size=2))
+        return str(writer.add(files, BACKBONE, replace=replace, batch_size=2, decoders=HERE))
 
 
 def contents(path: Path) -> dict[str, list[tuple[str, bytes, bytes]]]:

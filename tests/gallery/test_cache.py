@@ -3,9 +3,8 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from spade_index.images import DecodedImage
 
 from helpers.remote import URL, answers, opened, push
 from helpers.s3_server import S3, Handler
+from helpers.warm import Warm, ran
 
 Decode = Callable[..., list[DecodedImage]]
 MOST = 1 << 20
@@ -154,23 +154,18 @@ def test_without_room_on_the_disk_the_answers_are_the_same(
 
 def test_processes_share_it(gallery_path: Path, s3: S3, folder: Path) -> None:
     push(gallery_path)
-    arguments = [sys.executable, "-c", READER, str(URL), str(folder)]
-    readers = [
-        subprocess.Popen([*arguments, str(most)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for most in (130_000, 1 << 30, 150_000)
-    ]
-    found = [reader.communicate(timeout=120) for reader in readers]
-    assert [error for _, error in found] == ["", "", ""]
-    assert len({line for out, _ in found for line in out.split()}) == 1
-    assert all(len(out.split()) == 5 for out, _ in found)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda most: ran(READER, URL, folder, most), (130_000, 1 << 30, 150_000)))
+    assert [one.stderr for one in found] == ["", "", ""]
+    assert len({line for one in found for line in one.stdout.split()}) == 1
+    assert all(len(one.stdout.split()) == 5 for one in found)
 
 
 @pytest.mark.parametrize("request_number", [2, 3, 5, 7])
 def test_a_reader_may_be_killed_at_any_request(request_number: int, gallery_path: Path, s3: S3, folder: Path) -> None:
     push(gallery_path)
     s3.requests.clear()
-    arguments = [sys.executable, "-c", READER, str(URL), str(folder), str(1 << 30)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as reader:
+    with Warm(READER, URL, folder, 1 << 30) as reader:
 
         def kill(handler: Handler) -> bool:
             if len(s3.requests) >= request_number:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from spade_index.gallery.remote import replace
 
 from helpers.remote import URL, contents, grow, pull, push
 from helpers.s3_server import S3, Handler, silent
+from helpers.warm import PROGRAM, Warm
 
 Command = list[object]
 
@@ -33,14 +32,12 @@ def killed_at(s3: S3, request: int, command: Command) -> None:
         return True
 
     s3.fault = hold
-    words = [sys.executable, "-m", "spade_index", *map(str, command)]
-    process = subprocess.Popen(words, env={**os.environ, **s3.environment()}, stderr=subprocess.PIPE)
+    process = Warm(PROGRAM, *command, environment={**os.environ, **s3.environment()})
     try:
         assert reached.wait(60)
     finally:
         process.kill()
-        process.communicate(timeout=20)
-    assert process.returncode == -signal.SIGKILL
+    assert process.wait(20) == -signal.SIGKILL
     s3.fault = lambda handler: False
 
 

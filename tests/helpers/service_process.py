@@ -1,11 +1,8 @@
 """`spade-index serve` in a process of its own, which tests kill."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,7 @@ import httpx
 
 from .http_answers import finished
 from .waiting import PATIENCE, eventually
-
-PROGRAM = "from spade_index.cli import main; main()"
+from .warm import PROGRAM, Warm
 
 
 class Process:
@@ -25,22 +21,7 @@ class Process:
         """Start it; `before` is Python code that the process runs first."""
         self._log = root.with_name(f"{root.name}-{time.monotonic_ns()}.log")
         with open(self._log, "wb") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    before + PROGRAM,
-                    "serve",
-                    str(root),
-                    "--port",
-                    "0",
-                    "--device",
-                    "cpu",
-                    *options,
-                ],
-                stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+            self.process = Warm(before + PROGRAM, "serve", root, "--port", 0, "--device", "cpu", *options, stderr=log)
         try:
             eventually(lambda: self._listening() or self.process.poll() is not None, 2 * PATIENCE)
             assert self.process.poll() is None, self.log_text()

@@ -32,7 +32,7 @@ def slowly(seconds: float) -> str:
     return SLOWLY.replace("SECONDS", str(seconds))
 
 
-START, SENT = 4, 64  # images that are there, and that are added
+START, SENT = 4, 24  # images that are there, and that are added
 AT = "/v1/galleries/tiles"
 
 
@@ -68,8 +68,8 @@ def started(served: Process, files: list, done: int) -> str:
 
 
 def test_a_killed_job_is_interrupted_and_can_be_resumed(root: Path, files: list) -> None:
-    with Process(root, before=slowly(0.1)) as first:
-        job = started(first, files, 33)
+    with Process(root, before=slowly(0.2)) as first:
+        job = started(first, files, 9)
         behind = first.http.post(f"{AT}/images", files=parts(("more.png", encoded(normal(5000))))).json()["id"]
         first.kill()
     there = committed(root)

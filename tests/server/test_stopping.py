@@ -33,7 +33,7 @@ jobs.STOP_SECONDS = %s
 STUCK = """
 import time, spade_index.server.galleries as galleries, spade_index.server.stopping as stopping
 galleries.Galleries.settings_of = lambda *arguments: time.sleep(600)
-stopping.END_SECONDS = 4.0
+stopping.END_SECONDS = 2.0
 """
 
 
@@ -67,7 +67,7 @@ def stopped(process: Process, by: signal.Signals = signal.SIGTERM) -> float:
 
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_stop_within_an_index_is_in_time_and_the_job_goes_on(root: Path, cancelled: bool) -> None:
-    with Process(root, before=INDEXING % "2.0") as process:
+    with Process(root, before=INDEXING % "0.5") as process:
         job = indexing(process)
         if cancelled:
             assert process.http.delete(f"/v1/jobs/{job}").json()["state"] == "running"
@@ -86,7 +86,7 @@ def test_a_stop_within_an_index_is_in_time_and_the_job_goes_on(root: Path, cance
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_that_never_ends_does_not_keep_a_stop_from_ending(root: Path, by: signal.Signals) -> None:
     """Python waits for its thread, unless the signal itself ends the process."""
-    with Process(root, "--timeout", "1", before=INDEXING % "1.0" + STUCK) as process:
+    with Process(root, "--timeout", "1", before=INDEXING % "0.5" + STUCK) as process:
         indexing(process)
 
         def ask() -> None:
