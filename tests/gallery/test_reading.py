@@ -14,7 +14,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import CATALOG, Gallery
 from spade_index.gallery.location import Location
 from spade_index.gallery.opening import open_gallery
-from spade_index.gallery.remote import blocks, reading
+from spade_index.gallery.remote import blocks, reading, store
 from spade_index.gallery.remote.cache import CacheSettings
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage
@@ -133,7 +133,7 @@ def test_after_a_failure_nothing_more_is_asked_for() -> None:
         raise ValueError("slow")
 
     with pytest.raises(ValueError, match="slow"):
-        blocks.at_once(fail, list(range(500)))
+        store.at_once(fail, list(range(500)), blocks.AT_ONCE)
     assert len(asked) <= 3 * blocks.AT_ONCE
 
 

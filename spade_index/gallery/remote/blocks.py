@@ -1,9 +1,7 @@
 """An object of a store, read by blocks: those in the cache from there, others by ranges, each compared with its sum."""
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -13,14 +11,12 @@ from spade_index.gallery.store.hdf5 import opened
 from .cache import Cache
 from .failures import Damaged
 from .files import NamedFile
-from .store import PART, Remote
+from .store import PART, Remote, at_once
 from .sums import BLOCK, MOST_BYTES, Sums
 
 AT_ONCE = 16  # requests that wait for the store at a time
 TRIES = 2  # of blocks that come otherwise than they were pushed
 
-A = TypeVar("A")
-R = TypeVar("R")
 Run = tuple[int, int]  # the first of some consecutive blocks, and the one after the last
 
 
@@ -131,18 +127,7 @@ class RemoteFile:
 def bring(wanted: Sequence[tuple[RemoteFile, Sequence[Run]]]) -> None:
     """Read blocks of several objects into the cache, several at a time. Raises RemoteError."""
     requests = [(file, lot) for file, runs in wanted for lot in _together(runs)]
-    at_once(lambda request: request[0].bring(request[1]), requests)
-
-
-def at_once(call: Callable[[A], R], arguments: Sequence[A]) -> list[R]:
-    """Call a function with each argument, several at a time; return what it returns, in their order."""
-    if len(arguments) < 2:
-        return list(map(call, arguments))
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        return list(pool.map(call, arguments))
-    finally:  # after a failure, those that have not begun would most likely wait as long for the same
-        pool.shutdown(cancel_futures=True)
+    at_once(lambda request: request[0].bring(request[1]), requests, AT_ONCE)
 
 
 def _runs(blocks: Sequence[int]) -> list[Run]:

@@ -4,11 +4,12 @@ An interrupted pull leaves that folder, `.NAME.pull`, and the next one carries o
 """
 
 import os
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-from spade_index.errors import InputError, storage_errors
+from spade_index.errors import InputError, StorageError, storage_errors
 from spade_index.gallery import generations
 from spade_index.gallery.catalog import check
 from spade_index.gallery.catalog.catalog import Catalog
@@ -72,7 +73,10 @@ class Pull:
         `progress` is called with bytes, `bytes` in all, also for what was there. Raises GalleryError.
         """
         came = 0
+        there = (self.folder, self._target)
+        missing = [file for file in self._files if not any((folder / file.path).exists() for folder in there)]
         with storage_errors(self.folder):
+            self._require_room(sum(self._sizes[file.object] for file in missing))
             for file in self._files:
                 came += self._fetch_file(file, progress)
             self._delete_others()
@@ -95,8 +99,15 @@ class Pull:
         if not has_digest(path, digest):
             for leftover in self.folder.glob(f"{CATALOG}*"):
                 leftover.unlink()
+            self._require_room(self.state.size)
             download(self._remote, catalog_object(digest), path, self.state.size, digest)
         return described_catalog(path, self.state, self._remote.location)
+
+    def _require_room(self, size: int) -> None:
+        """Raise StorageError if there is no room for `size` bytes, most of which are still to come."""
+        free = shutil.disk_usage(self.folder).free
+        if size > free + sum(part.stat().st_size for part in self.folder.rglob("*.part")):
+            raise StorageError(f"{self.folder}: {size:,} bytes are to come, and there is room for {free:,}: make room")
 
     def _require_replaceable(self) -> None:
         if self.before is not None:

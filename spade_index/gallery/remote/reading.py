@@ -21,13 +21,13 @@ from spade_index.gallery.store.rows import RowsFile
 from spade_index.gallery.store.shard import Shard
 from spade_index.gallery.verify import Problem
 
-from .blocks import RemoteFile, Run, at_once, bring
+from .blocks import AT_ONCE, RemoteFile, Run, bring
 from .cache import Cache, CacheSettings
 from .download import Progress, download, has_digest
 from .failures import Damaged
 from .files import NamedFile, catalog_object, named_files
 from .manifest import State, described_catalog, pushed_state
-from .store import Patience, Remote
+from .store import Patience, Remote, at_once
 
 R = TypeVar("R")
 SMALL = 64 << 20  # bytes of descriptors that come at once
@@ -155,7 +155,7 @@ class RemoteShards(Shards):
     def _bring(self, rows: dict[int, R], ranges: Callable[[Shard, R], list[tuple[int, int]]]) -> None:
         """Bring the ranges of rows of shards, and before that the sums of shards that are not open."""
         new = [number for number in rows if number not in self._open and self._name(number) in self._named]
-        self._found = dict(zip(new, at_once(self._file, new), strict=True))
+        self._found = dict(zip(new, at_once(self._file, new, AT_ONCE), strict=True))
         wanted: list[tuple[RemoteFile, list[Run]]] = []
         for number, some in rows.items():
             shard = self.get(number)

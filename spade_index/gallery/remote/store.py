@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +25,15 @@ AT_ONCE = 4  # parts that are sent at a time
 CLOSE = 1 << 16  # bytes between ranges that are read rather than asked for apart
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
+PAGE = 1000  # objects that are listed at a time
+MOST_OBJECTS = 1_000_000  # of a gallery: of 100 million images in small shards
+PIECE = 1 << 20  # bytes of an answer that are taken at a time
+REQUESTS = 8  # for ranges of one object, at a time
+
+A = TypeVar("A")
+R = TypeVar("R")
 T = TypeVar("T")
+Range = tuple[int, int]  # offset and length
 Version = dict[str, Any]
 
 
@@ -52,8 +61,16 @@ class Remote:
 
     def sizes(self) -> dict[str, int]:
         """Return the size of every object, by name. Raises RemoteError."""
-        found = self._tried(lambda: obstore.list(self._store).collect())
-        return {one["path"]: one["size"] for one in found}
+
+        def listed() -> dict[str, int]:
+            found: dict[str, int] = {}
+            for page in obstore.list(self._store, chunk_size=PAGE):
+                found |= {one["path"]: one["size"] for one in page}
+                if len(found) > MOST_OBJECTS:
+                    raise Damaged(f"{self.location}: more than {MOST_OBJECTS:,} objects are not those of a gallery")
+            return found
+
+        return self._tried(listed)
 
     def small(self, name: str, most: int) -> tuple[bytes, Version] | None:
         """Return an object of up to `most` bytes and its version, or None if it is not there. Raises RemoteError."""
@@ -68,7 +85,7 @@ class Remote:
             if found.meta["size"] > most:
                 raise Damaged(f"{self.location}/{name}: too large to be one of a gallery")
             version = {name: found.meta.get(name) for name in ("e_tag", "version")}
-            return bytes(found.bytes()), {name: value for name, value in version.items() if value is not None}
+            return self._body(found, name, most), {name: value for name, value in version.items() if value is not None}
 
         return self._tried(read)
 
@@ -76,7 +93,7 @@ class Remote:
         """Return these bytes of an object. Raises RemoteError."""
 
         def read() -> bytes:
-            found = bytes(obstore.get_range(self._store, name, start=start, length=length))
+            found = self._part(name, start, length)
             if len(found) != length:
                 raise Damaged(f"{self.location}/{name}: shorter than it was")
             return found
@@ -88,11 +105,28 @@ class Remote:
 
         Ranges close to each other are one request, and several requests are made at a time.
         """
-        starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
-        found = self._tried(
-            lambda: obstore.get_ranges(self._store, name, starts=starts, lengths=lengths, coalesce=CLOSE)
-        )
-        return [memoryview(data) for data in found]
+        wanted = _close_together(ranges)
+        parts = at_once(lambda part: self._tried(lambda: self._part(name, *part)), wanted, REQUESTS)
+        found = {part: memoryview(data) for part, data in zip(wanted, parts, strict=True)}
+        answers = []
+        for start, length in ranges:
+            within = next(part for part in wanted if part[0] <= start and start + length <= sum(part))
+            answers.append(found[within][start - within[0] : start - within[0] + length])
+        return answers
+
+    def _part(self, name: str, start: int, length: int) -> bytes:
+        """Return these bytes of an object, fewer if it is shorter. Raises Damaged, and what obstore raises."""
+        found = obstore.get(self._store, name, options={"range": (start, start + length)})
+        return self._body(found, name, length)
+
+    def _body(self, found: Any, name: str, most: int) -> bytes:
+        """Return the bytes of an answer; of one that is longer than `most`, no more are read. Raises Damaged."""
+        data = bytearray()
+        for piece in found.stream(min_chunk_size=PIECE):
+            data += piece
+            if len(data) > most:
+                raise Damaged(f"{self.location}/{name}: more comes of it than was asked for")
+        return bytes(data)
 
     def size(self, name: str) -> int:
         """Return the size of an object. Raises RemoteError."""
@@ -130,6 +164,29 @@ class Remote:
                         raise
                 time.sleep(wait)
             return request()
+
+
+def at_once(call: Callable[[A], R], arguments: Sequence[A], most: int) -> list[R]:
+    """Call a function with each argument, up to `most` at a time; return what it returns, in their order."""
+    if len(arguments) < 2:
+        return list(map(call, arguments))
+    pool = ThreadPoolExecutor(min(most, len(arguments)))
+    try:
+        return list(pool.map(call, arguments))
+    finally:  # after a failure, those that have not begun would most likely wait as long for the same
+        pool.shutdown(cancel_futures=True)
+
+
+def _close_together(ranges: Sequence[Range]) -> list[Range]:
+    """Return ranges that hold all of these: those that are close to each other are one."""
+    found: list[Range] = []
+    for start, length in sorted(ranges):
+        if found and start - sum(found[-1]) <= CLOSE:
+            first = found[-1][0]
+            found[-1] = first, max(sum(found[-1]), start + length) - first
+        else:
+            found.append((start, length))
+    return found
 
 
 def _connected(location: Location, patience: Patience, make: bool) -> Any:

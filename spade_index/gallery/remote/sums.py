@@ -10,7 +10,7 @@ import xxhash
 from .files import NamedFile
 
 BLOCK = 1 << 16  # bytes
-MOST_BYTES = 1 << 30  # of sums: of a shard of 8 TiB
+MOST_BYTES = 64 << 20  # of sums: of a shard of 512 GiB
 
 
 class SumsOfBytes:
