@@ -56,19 +56,15 @@ class AnswerFiles:
     def __enter__(self) -> "AnswerFiles":
         self._csv = self._opened(self._options.csv)
         self._jsonl = self._opened(self._options.jsonl)
-        self._coco = self._opened(self._options.coco)
         self._rows = None if self._csv is None else csv.writer(self._csv, lineterminator="\n")
         if self._rows is not None:
             self._rows.writerow(COLUMNS)
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._coco is not None:
-            from spade_index.views.regions import coco
-
-            with _naming(self._options.coco):
-                self._coco.write(strict_json(coco(self._found)))
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._stack.close()
+        if self._options.coco is not None and kind is None:  # else it would look as if it were complete
+            self._write_coco(self._options.coco)
 
     def add(self, answer: dict[str, Any], geometry: Any, regions: Sequence[Any] | None) -> None:
         """Write an answer; its regions lie in the pixels of an image with this geometry."""
@@ -80,8 +76,18 @@ class AnswerFiles:
         if self._jsonl is not None:
             with _naming(self._options.jsonl):
                 self._jsonl.write(strict_json(answer) + "\n")
-        if self._coco is not None and regions is not None:
+        if self._options.coco is not None and regions is not None:
             self._found.append((answer["image"], geometry, regions))
+
+    def _write_coco(self, path: Path) -> None:
+        from spade_index.views.files import write_whole
+        from spade_index.views.regions import coco
+
+        text = strict_json(coco(self._found))
+        if path == STDOUT:
+            sys.stdout.write(text)
+        else:
+            write_whole(path, text.encode("utf-8", "backslashreplace"))
 
     def _opened(self, path: Path | None) -> TextIO | None:
         if path is None or path == STDOUT:

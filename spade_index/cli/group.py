@@ -29,7 +29,7 @@ from .query import query
 from .remove import remove, restore
 from .roi import roi
 from .serve import serve
-from .streams import Terminated, ending_signals, prepare_streams
+from .streams import INTERRUPTED, Terminated, ending_signals, prepare_streams
 from .transfer import pull, push
 from .tune import tune
 from .verify import verify
@@ -83,7 +83,7 @@ class Commands(click.Group):
         except Terminated as error:
             message, status = "terminated; what was committed is safe, and the same command carries on", error.status
         except KeyboardInterrupt:
-            message = "interrupted; what was committed is safe, and the same command carries on"
+            message, status = "interrupted; what was committed is safe, and the same command carries on", INTERRUPTED
         except BrokenPipeError:  # the reader of the output has closed it, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)

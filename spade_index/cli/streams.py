@@ -5,10 +5,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 128 + signal.SIGINT  # exit status, as shells report it
 
 
 class Terminated(KeyboardInterrupt):
@@ -57,22 +58,38 @@ def silent_interrupt() -> Iterator[None]:
 
 @contextmanager
 def ending_signals() -> Iterator[None]:
-    """Raise Terminated where a signal would end the process at once; only the first one."""
+    """Raise Terminated where a signal would end the process at once; only the first one.
+
+    While a module is imported, a signal ends the process, an interrupt too: initialisers in C++ cannot take exceptions.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         for each in ENDING:
             signal.signal(each, signal.SIG_IGN)
+        _end_import(number, frame)
         raise Terminated(number)
 
-    try:
-        before = {each: signal.signal(each, end) for each in ENDING if signal.getsignal(each) == signal.SIG_DFL}
-    except ValueError:  # not the main thread
-        before = {}
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _end_import(number, frame)
+        signal.default_int_handler(number, frame)
+
+    before = {}
+    with suppress(ValueError):  # not the main thread
+        for each, taken in ((signal.SIGTERM, end), (signal.SIGHUP, end), (signal.SIGINT, interrupt)):
+            if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler):
+                before[each] = signal.signal(each, taken)
     try:
         yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _end_import(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(128 + number)
+        frame = frame.f_back
 
 
 def default_signals() -> None:

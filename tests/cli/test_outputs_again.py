@@ -75,5 +75,12 @@ def test_a_full_disk_names_the_file(built: Path, dataset: Path, option: str) -> 
     )
 
 
+def test_regions_of_a_query_that_fails_are_no_file(built: Path, dataset: Path, tmp_path: Path) -> None:
+    """It would look as if it were complete, and an earlier one would be gone."""
+    (tmp_path / "x.json").write_text("of an earlier query")
+    refused_after_answers("query", built, dataset / "test", "--coco", tmp_path / "x.json", "--csv", "/dev/full")
+    assert (tmp_path / "x.json").read_text() == "of an earlier query"
+
+
 def refused_after_answers(*arguments: object) -> str:
     return run(*arguments, status=1).stderr.splitlines()[-1].removeprefix("spade-index: ")
