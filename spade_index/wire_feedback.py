@@ -64,6 +64,26 @@ class PreviewInfo:
     changes: tuple[VerdictChange, ...]  # the newest first
 
 
+@dataclass(frozen=True)
+class DriftOf:
+    """How a quantity of the images judged last ranks among the calibration's, in 0..1."""
+
+    mean_rank: float  # 0.5 where they are alike
+    p_value: float  # of a mean that is as far from 0.5, where they are alike
+    warns: bool  # whether it is more than chance
+    bins: tuple[int, ...]  # images by rank, in tenths
+
+
+@dataclass(frozen=True)
+class DriftInfo:
+    """Whether the `images` that were judged last are like those of the calibration."""
+
+    images: int
+    calibrated: bool
+    score: DriftOf | None  # None: no image was judged, or the gallery is not calibrated
+    brightness: DriftOf | None  # the same, or the gallery's images have no thumbnails
+
+
 class FeedbackFilters(TypedDict, total=False):
     """Which feedback a client looks for: what fulfils all that is given."""
 

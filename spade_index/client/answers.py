@@ -26,11 +26,12 @@ from spade_index.wire import (
     ServiceInfo,
     Verdict,
 )
-from spade_index.wire_feedback import FeedbackInfo, JudgedInfo, KnownDefectInfo, PreviewInfo, VerdictChange
+from spade_index.wire_feedback import DriftInfo, FeedbackInfo, JudgedInfo, KnownDefectInfo, PreviewInfo, VerdictChange
 
 __all__ = [
     "AuditInfo",
     "Changed",
+    "DriftInfo",
     "Evidence",
     "FeedbackInfo",
     "GalleryImage",

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, Literal, Unpack
-from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -27,6 +26,7 @@ from spade_index.wire_feedback import FeedbackFilters
 from .answers import (
     AuditInfo,
     Changed,
+    DriftInfo,
     FeedbackInfo,
     GalleryImage,
     GalleryInfo,
@@ -39,6 +39,7 @@ from .answers import (
     result_of,
 )
 from .images import Images, form_of, named_files, with_names
+from .paths import at, of_job, part
 from .refusals import error_of, retry_after
 
 LONGEST_WAIT = 30.0  # seconds between two tries
@@ -92,23 +93,23 @@ class Client:
 
     def gallery(self, name: str) -> GalleryInfo:
         """Return one gallery."""
-        return checked(GalleryInfo, self._json("GET", _at(name)))
+        return checked(GalleryInfo, self._json("GET", at(name)))
 
     def reload(self, name: str) -> GalleryInfo:
         """Reopen a gallery. Commits are visible without this."""
-        return checked(GalleryInfo, self._json("POST", _at(name, "reload")))
+        return checked(GalleryInfo, self._json("POST", at(name, "reload")))
 
     def images(self, gallery: str, removed: bool = False) -> Iterator[GalleryImage]:
         """Yield the images of a gallery in the order in which they were added, or those that `restore` can restore."""
         after: int | None = -1
         while after is not None:
-            page = self._json("GET", _at(gallery, "images"), after=after, limit=PAGE, removed=removed)
+            page = self._json("GET", at(gallery, "images"), after=after, limit=PAGE, removed=removed)
             yield from (checked(GalleryImage, one) for one in page["images"])
             after = page["next"]
 
     def thumbnail(self, gallery: str, id: str, snapshot: int | None = None) -> Image.Image:
         """Return a small picture of an image of a gallery."""
-        return _picture(self._asked("GET", _at(gallery, "thumbnail"), id=id, snapshot=snapshot))
+        return _picture(self._asked("GET", at(gallery, "thumbnail"), id=id, snapshot=snapshot))
 
     def query(
         self,
@@ -127,14 +128,14 @@ class Client:
         """
         named = named_files(images)
         files = form_of("images", named) + ([] if masks is None else form_of("masks", named_files(masks)))
-        answer = self._json("POST", _at(gallery, "query"), files, maps=maps, threshold=threshold, snapshot=snapshot)
+        answer = self._json("POST", at(gallery, "query"), files, maps=maps, threshold=threshold, snapshot=snapshot)
         return [
             result_of(self, gallery, name, values) for (name, _), values in zip(named, answer["results"], strict=True)
         ]
 
     def score_map(self, result_id: str) -> NDArray[np.float32]:
         """Return the score map of a kept result."""
-        response = self._asked("GET", f"v1/results/{_part(result_id)}/score_map.npy")
+        response = self._asked("GET", f"v1/results/{part(result_id)}/score_map.npy")
         values: NDArray[np.float32] = np.load(io.BytesIO(response.content), allow_pickle=False)
         return values
 
@@ -142,11 +143,11 @@ class Client:
         self, result_id: str, kind: Literal["overlay", "heat", "grey"], opacity: float | None = None
     ) -> Image.Image:
         """Return the score map of a kept result as a picture; `opacity` is that of the overlay."""
-        return _picture(self._asked("GET", f"v1/results/{_part(result_id)}/{kind}.png", opacity=opacity))
+        return _picture(self._asked("GET", f"v1/results/{part(result_id)}/{kind}.png", opacity=opacity))
 
     def match(self, result_id: str, x: int, y: int) -> MatchInfo:
         """Return what a pixel of the image of a kept result was matched with."""
-        return checked(MatchInfo, self._json("GET", f"v1/results/{_part(result_id)}/match", x=x, y=y))
+        return checked(MatchInfo, self._json("GET", f"v1/results/{part(result_id)}/match", x=x, y=y))
 
     def add(self, gallery: str, images: Images, replace: bool = False, prefix: str = "", *, again: bool = False) -> Job:
         """Add normal images; return as soon as they have arrived. Their ids are `prefix` and their names.
@@ -155,7 +156,7 @@ class Client:
         removed before stay out, unless `again`.
         """
         options = {"replace": replace, "prefix": prefix, "again": again}
-        return checked(Job, self._json("POST", _at(gallery, "images"), with_names(images), **options))
+        return checked(Job, self._json("POST", at(gallery, "images"), with_names(images), **options))
 
     def say_false_alarm(self, gallery: str, images: Images, note: str = "") -> Job:
         """Say that images were called anomalous and are fine: they are added, and noted with the key's holder.
@@ -163,7 +164,7 @@ class Client:
         Return as soon as they have arrived. `undo_feedback` takes each of the job's `feedback_ids`.
         """
         options = {"verdict": "false_alarm", "note": note}
-        return checked(Job, self._json("POST", _at(gallery, "feedback"), with_names(images), **options))
+        return checked(Job, self._json("POST", at(gallery, "feedback"), with_names(images), **options))
 
     def preview_false_alarm(self, gallery: str, images: Images) -> Job:
         """Change nothing: find out which verdicts of the images judged last would change if these were called fine.
@@ -171,40 +172,44 @@ class Client:
         Return as soon as they have arrived; once the job is done, its `previewed` tells.
         """
         options = {"verdict": "false_alarm", "preview": True}
-        return checked(Job, self._json("POST", _at(gallery, "feedback"), with_names(images), **options))
+        return checked(Job, self._json("POST", at(gallery, "feedback"), with_names(images), **options))
 
     def say_defect(self, gallery: str, images: Images, kind: str, note: str = "", box: Box | None = None) -> Job:
         """Say that images show a defect of a kind: their regions, or the `box` of one, become known defects."""
         options = {"verdict": "defect", "kind": kind, "note": note, "box": _box(box)}
-        return checked(Job, self._json("POST", _at(gallery, "feedback"), with_names(images), **options))
+        return checked(Job, self._json("POST", at(gallery, "feedback"), with_names(images), **options))
 
     def say_missed(self, gallery: str, images: Images, kind: str = "", note: str = "", box: Box | None = None) -> Job:
         """Say that images were called normal and show a defect: so are their regions, or else their worst places."""
         options = {"verdict": "missed", "kind": kind, "note": note, "box": _box(box)}
-        return checked(Job, self._json("POST", _at(gallery, "feedback"), with_names(images), **options))
+        return checked(Job, self._json("POST", at(gallery, "feedback"), with_names(images), **options))
 
     def feedback(
         self, gallery: str, contains: str = "", limit: int = PAGE, **filters: Unpack[FeedbackFilters]
     ) -> list[FeedbackInfo]:
         """Return what was said, the newest first; `contains` is looked for in ids, names, notes and kinds."""
-        found = self._json("GET", _at(gallery, "feedback"), contains=contains, limit=limit, **filters)["feedback"]
+        found = self._json("GET", at(gallery, "feedback"), contains=contains, limit=limit, **filters)["feedback"]
         return [checked(FeedbackInfo, one) for one in found]
 
     def undo_feedback(self, gallery: str, id: str) -> Changed:
         """Remove an image that feedback added."""
-        return checked(Changed, self._json("DELETE", _at(gallery, "feedback"), id=id))
+        return checked(Changed, self._json("DELETE", at(gallery, "feedback"), id=id))
+
+    def drift(self, gallery: str) -> DriftInfo:
+        """Return whether the images judged last are like those of the calibration, in score and brightness."""
+        return checked(DriftInfo, self._json("GET", at(gallery, "drift")))
 
     def audit(self, gallery: str, count: int = 20) -> AuditInfo:
         """Return up to `count` odd images of a gallery, and its near-duplicates. Raises ServiceError."""
-        return checked(AuditInfo, self._json("GET", _at(gallery, "audit"), count=count))
+        return checked(AuditInfo, self._json("GET", at(gallery, "audit"), count=count))
 
     def remove(self, gallery: str, ids: Iterable[str]) -> Changed:
         """Remove images, all or none."""
-        return checked(Changed, self._json("POST", _at(gallery, "remove"), body={"ids": list(ids)}))
+        return checked(Changed, self._json("POST", at(gallery, "remove"), body={"ids": list(ids)}))
 
     def restore(self, gallery: str, ids: Iterable[str]) -> Changed:
         """Restore removed images, all or none."""
-        return checked(Changed, self._json("POST", _at(gallery, "restore"), body={"ids": list(ids)}))
+        return checked(Changed, self._json("POST", at(gallery, "restore"), body={"ids": list(ids)}))
 
     def jobs(self) -> list[Job]:
         """Return all jobs of galleries that the key may read, the newest first."""
@@ -212,15 +217,15 @@ class Client:
 
     def job(self, job: Job | str) -> Job:
         """Return the current state of a job."""
-        return checked(Job, self._json("GET", _job(job)))
+        return checked(Job, self._json("GET", of_job(job)))
 
     def cancel(self, job: Job | str) -> Job:
         """Cancel a job; images that it has committed stay."""
-        return checked(Job, self._json("DELETE", _job(job)))
+        return checked(Job, self._json("DELETE", of_job(job)))
 
     def resume(self, job: Job | str) -> Job:
         """Resume a job that was interrupted because the service ended."""
-        return checked(Job, self._json("POST", f"{_job(job)}/resume"))
+        return checked(Job, self._json("POST", f"{of_job(job)}/resume"))
 
     def wait(
         self, job: Job | str, progress: Callable[[Job], object] | None = None, timeout: float | None = None
@@ -284,16 +289,3 @@ def _picture(response: httpx.Response) -> Image.Image:
 
 def _box(box: Box | None) -> str | None:
     return None if box is None else ",".join(map(str, box))
-
-
-def _job(job: Job | str) -> str:
-    return f"v1/jobs/{_part(job if isinstance(job, str) else job.id)}"
-
-
-def _at(gallery: str, *rest: str) -> str:
-    return "/".join(("v1/galleries", _part(gallery), *rest))
-
-
-def _part(name: str) -> str:
-    """Return a name as one part of a path, whatever is in it."""
-    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")

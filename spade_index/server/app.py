@@ -120,6 +120,6 @@ def create_app(
 
 
 @figures.get("/metrics")
-async def metrics(request: Request) -> Response:
+def metrics(request: Request) -> Response:
     """Return what the service measures, for Prometheus."""
     return Response(service_of(request).metrics.text(), media_type=MEDIA_TYPE)

@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
+import xxhash
 from PIL import Image
 from starlette.requests import Request
 
@@ -48,6 +49,11 @@ class Upload:
     pixels: np.ndarray | None = None  # uint8 [H, W, 3], where they were sent in place of a file
     mask: MaskFile | None = None  # of what counts of it
     mask_number: int = 0  # in its request
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The xxh3_128 of what was sent."""
+        return xxhash.xxh3_128_digest(self.data if self.pixels is None else self.pixels.tobytes())
 
 
 def is_multipart(request: Request) -> bool:

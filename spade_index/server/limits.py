@@ -28,6 +28,7 @@ PAGE_IMAGES = 1000  # of a page of a list
 PAGE_SNAPSHOTS = 1000  # that the description of a gallery tells, the newest
 AUDIT_IMAGES = 200  # of an audit that are told
 AUDITS = 1  # at a time: each searches for a thousand images
+DRIFT_IMAGES = 100  # of each gallery, judged last, whose drift is told
 OVERLAY_EDGE = 2048  # pixels of the longer edge of pictures that are drawn
 ERRORS = 10  # of a request that are told
 DETAIL_LENGTH = 1000  # characters of each

@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parent / "page"
 FILES = {  # by path: file and media type
     "/": ("index.html", "text/html; charset=utf-8"),
     "/audit.js": ("audit.js", "text/javascript; charset=utf-8"),
+    "/drift.js": ("drift.js", "text/javascript; charset=utf-8"),
     "/feedback.js": ("feedback.js", "text/javascript; charset=utf-8"),
     "/history.js": ("history.js", "text/javascript; charset=utf-8"),
     "/known.js": ("known.js", "text/javascript; charset=utf-8"),

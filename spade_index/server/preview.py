@@ -56,7 +56,7 @@ class Previewer:
                     require_wanted()
                     replayed += 1
                     if first.anomalous != second.anomalous:
-                        changes.append(_change(image, first, second, image.digest in given))
+                        changes.append(_change(image, first, second, image.upload.digest in given))
                     if time.monotonic() > until:
                         break
             for detector in detectors:
@@ -95,7 +95,7 @@ def _file(id: str, kept: Kept) -> ImageFile:
         buffer = io.BytesIO()
         Image.fromarray(kept.upload.pixels).save(buffer, "PNG", compress_level=1)
         data = buffer.getvalue()
-    return ImageFile(id, kept.upload.name or "an image", len(data), 0, Held(data))
+    return ImageFile(id, kept.upload.name or "an image", len(data), 0, Held(data), region=kept.upload.mask)
 
 
 def _change(kept: Kept, before: Detection, after: Detection, given: bool) -> VerdictChange:

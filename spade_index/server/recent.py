@@ -9,8 +9,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import xxhash
-
 from spade_index.images.geometry import Geometry
 from spade_index.method.pictures import Picture
 from spade_index.settings import Maps
@@ -26,7 +24,6 @@ class Kept:
     id: str  # unguessable
     gallery: str
     upload: Upload
-    digest: bytes  # xxh3_128 of what was sent
     geometry: Geometry
     maps: Maps | None
     threshold: float | None
@@ -35,7 +32,8 @@ class Kept:
     @property
     def bytes(self) -> int:
         """Return the memory that it takes, approximately."""
-        return len(self.upload.data) + (0 if self.upload.pixels is None else self.upload.pixels.nbytes)
+        pixels = 0 if self.upload.pixels is None else self.upload.pixels.nbytes
+        return len(self.upload.data) + pixels + (0 if self.upload.mask is None else len(self.upload.mask.read()))
 
 
 class Recent:
@@ -59,9 +57,7 @@ class Recent:
     ) -> None:
         """Keep the images of a query to a gallery's last snapshot, and what was asked."""
         for upload, image in zip(uploads, images, strict=True):
-            digest = xxhash.xxh3_128_digest(upload.data if upload.pixels is None else upload.pixels.tobytes())
-            id = secrets.token_urlsafe(12)
-            self._keep(Kept(id, gallery, upload, digest, image.geometry, maps, threshold))
+            self._keep(Kept(secrets.token_urlsafe(12), gallery, upload, image.geometry, maps, threshold))
 
     def of(self, gallery: str) -> list[Kept]:
         """Return the images of a gallery, the newest first."""
@@ -74,8 +70,9 @@ class Recent:
 
     def _keep(self, kept: Kept) -> None:
         with self._lock:
-            self._drop((kept.gallery, kept.digest))
-            self._kept[kept.gallery, kept.digest] = kept
+            key = kept.gallery, kept.upload.digest
+            self._drop(key)
+            self._kept[key] = kept
             self._bytes += kept.bytes
             self._counts[kept.gallery] += 1
             if self._counts[kept.gallery] > self._most_images:

@@ -20,6 +20,7 @@ from .answered import AnsweredPictures
 from .asks import Answer
 from .candidates import CandidateFinder, Candidates
 from .decoding import Decoders, Upload
+from .drift import DriftWatch
 from .engine import Engine
 from .fairness import FairPlaces, client_of
 from .galleries import Galleries, LoadBackbone, backbone_of
@@ -72,6 +73,8 @@ class Service:
         self.auditing = threading.BoundedSemaphore(AUDITS)
         self.changing = threading.BoundedSemaphore(settings.changes_waiting)
         self.recent = Recent(settings.replay_images, settings.replay_bytes)
+        self.drift = DriftWatch(self.galleries, settings)
+        self.metrics.registry.register(self.drift)
         self.jobs = Jobs(self.galleries, settings, self.decoders.jobs, self.recent)
         self.workers = [self.engine.worker, self.jobs.worker, self.decoders.worker]
         self.verdicts = None if outlet is None else Verdicts(outlet)
@@ -142,6 +145,7 @@ class Service:
         answers = joined.answers
         if snapshot is None:
             self.recent.note(gallery, uploads, joined.images, maps, threshold)
+            self.drift.note(gallery, uploads, answers, joined.brightness)
         waited = min(answer.waited for answer in answers)
         times = Times(decoding, waited, time.perf_counter() - begun - decoding - waited)
         timed.found(answers[0].detection.snapshot, len(answers), times)

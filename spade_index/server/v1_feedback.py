@@ -19,7 +19,7 @@ from spade_index.gallery.store.defect import LARGEST
 from spade_index.method.known_defects import Place
 from spade_index.settings import Preprocessing
 from spade_index.views.text import cell_of
-from spade_index.wire_feedback import FeedbackInfo, FeedbackList, Said
+from spade_index.wire_feedback import DriftInfo, FeedbackInfo, FeedbackList, Said
 
 from .access import AddRoute, ReadRoute, RequestKey, WriteRoute
 from .calibrated import keep_calibrated
@@ -135,6 +135,12 @@ def defect_picture(
     if jpeg is None:
         raise Problem(404, f"the gallery knows no defect {number} (any more)", field="number")
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+
+
+@reading.get("/galleries/{gallery}/drift", tags=["images"])
+def drift(request: Request, gallery: GalleryName) -> DriftInfo:
+    """Tell whether the images that were judged last are like those of the calibration, in score and brightness."""
+    return service_of(request).drift.of(gallery)
 
 
 @reading.get(

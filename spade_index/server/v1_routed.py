@@ -10,6 +10,7 @@ import anyio
 from fastapi import APIRouter, Query, Request
 
 from spade_index import wire
+from spade_index.method.drift import brightness_of
 from spade_index.method.pictures import Picture
 from spade_index.method.router import Route
 from spade_index.settings import Maps
@@ -79,6 +80,7 @@ class _Routed:
     ) -> None:
         self._served, self._among = served, among
         self._uploads, self._images, self._answers = uploads, images, answers
+        self._brightness = [brightness_of(ask.image.pixels) for ask in asks]
         self._routes, self._maps, self._threshold = [_route(ask) for ask in asks], asks[0].maps, asks[0].threshold
 
     def described(self, begun: float, decoded: float) -> RoutedAnswer:
@@ -108,6 +110,7 @@ class _Routed:
             timed.found(answers[0].detection.snapshot, len(answers), times)
             uploads, images = [self._uploads[place] for place in of], [self._images[place] for place in of]
             self._served.recent.note(gallery, uploads, images, self._maps, self._threshold)
+            self._served.drift.note(gallery, uploads, answers, [self._brightness[place] for place in of])
             infos = self._served.described(gallery, uploads, images, answers, how, begun)
         return dict(zip(of, infos, strict=True))
 

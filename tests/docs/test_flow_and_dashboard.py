@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from spade_index.server.drift import Normal
 from spade_index.server.keys import Keys
 from spade_index.server.service import Service
 from spade_index.server.settings import ServeSettings
@@ -55,7 +58,10 @@ def samples(tmp_path: Path) -> dict[str, set[str]]:
     with Spool(tmp_path / "state") as spool:
         outlet = Outlet(spool, [JsonLines(tmp_path / "out")])
         (tmp_path / "root").mkdir()
-        metrics = Service(ServeSettings(root=tmp_path / "root"), Keys([]), outlet=outlet).metrics
+        service = Service(ServeSettings(root=tmp_path / "root"), Keys([]), outlet=outlet)
+        service.drift._windows["tiles"][b"digest"] = 0.5, 128.0
+        service.drift._normal_of = lambda gallery: Normal("", 10, np.arange(10.0))  # type: ignore[method-assign]
+        metrics = service.metrics
         metrics.requests.labels("GET", "/", "200").inc()
         metrics.request_seconds.labels("/").observe(1)
         metrics.stage("decode", 1)

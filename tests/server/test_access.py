@@ -21,6 +21,7 @@ OPEN = {
     "/audit.js",
     "/docs",
     "/docs.css",
+    "/drift.js",
     "/feedback.js",
     "/known.js",
     "/history.js",

@@ -52,6 +52,7 @@ ROUTES = [
     ("GET", "/v1/galleries/plain/feedback", {}),
     ("POST", "/v1/galleries/plain/feedback", {"files": parts(("a.png", png(50)))}),
     ("DELETE", "/v1/galleries/plain/feedback?id=a.png", {}),
+    ("GET", "/v1/galleries/plain/drift", {}),
     ("GET", "/v1/galleries/plain/defects/nothing/picture", {}),
     ("GET", "/v1/galleries/plain/judged/nothing/picture", {}),
     ("POST", "/v1/query", {"content": png(3)}),

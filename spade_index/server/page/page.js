@@ -1,6 +1,7 @@
 // The page: pick a gallery, give images, see their verdicts, pick one to look at.
 
 import { auditIsOpen, closeAudit, openAudit } from "./audit.js";
+import { closeDrift, driftIsOpen, openDrift } from "./drift.js";
 import { forgetRights, showFeedback } from "./feedback.js";
 import { closeHistory, historyIsOpen, openHistory } from "./history.js";
 import { showRegions } from "./known.js";
@@ -53,13 +54,16 @@ function notice(words) {
   page.notice.hidden = !words;
 }
 
-// Shows the audit or the history of the gallery, or neither.
+// Shows the audit, the history or the drift of the gallery, or none of them.
 function showView(view) {
   closeAudit();
   closeHistory();
+  closeDrift();
   if (view === "audit" && page.gallery.value) openAudit(page.gallery.value);
   if (view === "history" && page.gallery.value) openHistory(page.gallery.value);
+  if (view === "drift" && page.gallery.value) openDrift(page.gallery.value);
   page.audit.setAttribute("aria-pressed", auditIsOpen());
+  page.drift.setAttribute("aria-pressed", driftIsOpen());
   page.history.setAttribute("aria-pressed", historyIsOpen());
 }
 
@@ -182,10 +186,11 @@ page.gallery.onchange = () => {
   history.replaceState(null, "", `#${new URLSearchParams({ gallery: page.gallery.value })}`);
   notice("");
   showGallery();
-  showView(auditIsOpen() ? "audit" : historyIsOpen() ? "history" : "queries");
+  showView(auditIsOpen() ? "audit" : historyIsOpen() ? "history" : driftIsOpen() ? "drift" : "queries");
 };
 addEventListener("hashchange", pickGallery);
 page.audit.onclick = () => showView(auditIsOpen() ? "queries" : "audit");
+page.drift.onclick = () => showView(driftIsOpen() ? "queries" : "drift");
 page.history.onclick = () => showView(historyIsOpen() ? "queries" : "history");
 page.changeKey.onclick = () => askKey("Another key replaces the one in use.").then(loadGalleries, () => {});
 
