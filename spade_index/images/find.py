@@ -2,12 +2,13 @@
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from spade_index.errors import InputError
 
+from .archive_masks import ArchiveMasks, holds_members
 from .files import SUFFIXES, ImageFile, MaskFile, as_text, is_drawn, on_disk, status_of, suffix_of
 from .folders import in_folder
 from .lists import LIST_SUFFIXES, TextList, in_list, is_stream, read_list
@@ -37,11 +38,20 @@ def find_images(
     no images of a folder. A pipe is read as a list. Raises InputError if `source` does not exist, or it or a folder in
     it cannot be read.
     """
+    mask = None if rule is None else _masks_of(source, rule)
     for found in _found(source, PassedOver() if passed_over is None else passed_over, rule):
-        if rule is not None:
-            found = replace(found, region=MaskFile.at(rule.path_of(found.id, root_of(source))))
+        if mask is not None:
+            found = replace(found, region=mask(found.id))
         for file in with_pages(found) if pages else (found,):
             yield replace(file, id=prefix + file.id) if prefix else file
+
+
+def _masks_of(source: str | Path | TextList, rule: RegionRule) -> Callable[[str], MaskFile]:
+    """Return a function that returns the mask of an image, of its path below the source. Raises InputError."""
+    if not isinstance(source, TextList) and holds_members(Path(source)):
+        return ArchiveMasks(source, rule).of
+    root = root_of(source)
+    return lambda image: MaskFile.at(rule.path_of(image, root))
 
 
 def root_of(source: str | Path | TextList) -> str:
@@ -78,9 +88,9 @@ def _found(
     if suffix in LIST_SUFFIXES or is_stream(path):
         return in_list(read_list(path), passed_over)
     if suffix not in SUFFIXES and is_tar(path):
-        return in_tar(path, passed_over)
+        return in_tar(path, passed_over, *(() if rule is None else (rule.masks_within(),)))
     if suffix == ".zip" or (suffix not in SUFFIXES and zipfile.is_zipfile(path)):
-        return in_zip(path, passed_over)
+        return in_zip(path, passed_over, *(() if rule is None else (rule.masks_within(),)))
     return _alone(path, passed_over)
 
 

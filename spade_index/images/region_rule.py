@@ -63,6 +63,13 @@ class RegionRule:
         pattern = _pattern(os.path.join(top, os.path.expanduser(self.text)))
         return lambda below: pattern.fullmatch(os.path.normpath(os.path.join(top, below))) is not None
 
+    def masks_within(self) -> Callable[[str], bool]:
+        """Return a function that says whether a member of an archive may be a mask by this rule."""
+        rule = os.path.expanduser(self.text)
+        if os.path.isabs(rule) or os.path.normpath(rule).startswith(".."):
+            return lambda below: False
+        return self.masks_below("/")
+
     def to_json(self) -> str:
         """Return this rule as one line of JSON."""
         return json.dumps({"rule": self.text, "digest": self.digest})

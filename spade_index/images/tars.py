@@ -19,7 +19,7 @@ from spade_index.errors import ImageError, InputError
 
 from .files import HELD, LARGEST, LATEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
 from .links import folders_of, followed, link_target, member_path
-from .passed_over import AFTER_END, DEAD_LINK, SPECIAL, SUFFIX, TWICE, PassedOver
+from .passed_over import AFTER_END, DEAD_LINK, MASK, SPECIAL, SUFFIX, TWICE, PassedOver
 
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, lzma.LZMAError)
 COMPRESSED: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
@@ -57,8 +57,16 @@ def is_tar(path: Path) -> bool:
         return True
 
 
-def in_tar(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
-    """Yield the images of a tar archive in its order, then those that links in it lead to. Raises InputError."""
+def in_tar(
+    path: Path,
+    passed_over: PassedOver,
+    is_mask: Callable[[str], bool] = lambda name: False,
+    wanted: Callable[[str], bool] = has_image_suffix,
+) -> Iterator[ImageFile]:
+    """Yield the images of a tar archive in its order, then those that links in it lead to. Raises InputError.
+
+    `is_mask` says which members are masks of others, and no images; `wanted` which others are taken.
+    """
     shown = as_text(os.path.abspath(path))
     links: list[tarfile.TarInfo] = []
     with _opened(path) as archive:
@@ -66,9 +74,11 @@ def in_tar(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
             name = member.name.removeprefix("./")
             if member.isdir() or passed_over.leaves_out_member(name, shown):
                 continue
-            if member.islnk() or member.issym():
+            if is_mask(name):
+                passed_over.add(MASK, f"{shown}::{name}")
+            elif member.islnk() or member.issym():
                 links.append(member)
-            elif not has_image_suffix(name):
+            elif not wanted(name):
                 passed_over.add(SUFFIX, f"{shown}::{name}")
             elif not member.isfile():
                 passed_over.add(SPECIAL, f"{shown}::{name}")
@@ -76,13 +86,17 @@ def in_tar(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
                 yield _image(archive, member, name, path)
         if archive.fileobj is not None and any(archive.fileobj.read(PADDING)):
             passed_over.add(AFTER_END, shown)
-        wanted = _wanted(links, archive.getmembers(), shown, passed_over) if links else {}
-    if wanted:
-        yield from _linked(path, wanted)
+        linked = _linked_to(links, archive.getmembers(), shown, passed_over, wanted) if links else {}
+    if linked:
+        yield from _linked(path, linked)
 
 
-def _wanted(
-    links: list[tarfile.TarInfo], members: list[tarfile.TarInfo], shown: str, passed_over: PassedOver
+def _linked_to(
+    links: list[tarfile.TarInfo],
+    members: list[tarfile.TarInfo],
+    shown: str,
+    passed_over: PassedOver,
+    is_wanted: Callable[[str], bool],
 ) -> dict[str, list[str]]:
     """Return the names of links to images, by the path of the file that they lead to."""
     files = {member_path(member.name) for member in members if member.isfile()}
@@ -96,7 +110,7 @@ def _wanted(
     for link in links:
         name = link.name.removeprefix("./")
         target = followed(member_path(link.name), targets, files)
-        if target in files and has_image_suffix(name):
+        if target in files and is_wanted(name):
             wanted[target].append(name)
         else:
             kind = TWICE if target in folders else SUFFIX if target in files else DEAD_LINK

@@ -6,7 +6,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from spade_index.errors import ImageError, InputError
 
 from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, require_size
 from .links import folders_of, followed, link_target, member_path
-from .passed_over import DEAD_LINK, SUFFIX, TWICE, PassedOver
+from .passed_over import DEAD_LINK, MASK, SUFFIX, TWICE, PassedOver
 
 WINDOWS = 0  # where a member comes from
 ENCRYPTED = 0x1  # flag of a member
@@ -25,8 +25,16 @@ DAMAGE = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, Overflo
 Place = tuple[int, int, int, int, int]  # of a member: header's offset, compression, compressed size, size, CRC
 
 
-def in_zip(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
-    """Yield the images of a zip archive in its order, links followed within it. Raises InputError."""
+def in_zip(
+    path: Path,
+    passed_over: PassedOver,
+    is_mask: Callable[[str], bool] = lambda name: False,
+    wanted: Callable[[str], bool] = has_image_suffix,
+) -> Iterator[ImageFile]:
+    """Yield the images of a zip archive in its order, links followed within it. Raises InputError.
+
+    `is_mask` says which members are masks of others, and no images; `wanted` which others are taken.
+    """
     shown = as_text(os.path.abspath(path))
     try:
         with zipfile.ZipFile(path) as archive:
@@ -45,10 +53,13 @@ def in_zip(path: Path, passed_over: PassedOver) -> Iterator[ImageFile]:
         name = _name(member)
         if passed_over.leaves_out_member(name, shown):
             continue
+        if is_mask(name):
+            passed_over.add(MASK, f"{shown}::{name}")
+            continue
         target = followed(member_path(name), links, files)
         if target not in files:
             passed_over.add(TWICE if target in folders else DEAD_LINK, f"{shown}::{name}")
-        elif not has_image_suffix(name):
+        elif not wanted(name):
             passed_over.add(SUFFIX, f"{shown}::{name}")
         else:
             yield _image(path, files[target] if _is_link(member) else member, name)

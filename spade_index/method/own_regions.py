@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from spade_index.errors import ImageError, InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
+from spade_index.images.archive_masks import ArchiveMasks
 from spade_index.images.files import ImageFile, MaskFile, as_path, is_regular, read_any, status_of
 from spade_index.images.geometry import Geometry
 from spade_index.images.interest import PackedRegion
@@ -32,12 +33,13 @@ def regions_by_rule(
     """
     found: dict[int, PackedRegion | None] = {}
     wrong: list[str] = []
+    archives: dict[str, ArchiveMasks] = {}
     last: tuple[tuple[str, int, int], PackedRegion | None] | None = None  # of the picture before: tiles share it
     for row in chain(gallery.images(), gallery.removed_images()):
         picture = row.path, row.width, row.height
         if last is None or last[0] != picture:
             try:
-                last = picture, _region_of(gallery, row, rule)
+                last = picture, _region_of(gallery, row, rule, archives)
             except ImageError as error:
                 wrong.append(str(error))
                 last = picture, None
@@ -49,14 +51,18 @@ def regions_by_rule(
     return found
 
 
-def _region_of(gallery: Gallery, row: ImageRow, rule: RegionRule) -> PackedRegion | None:
+def _region_of(
+    gallery: Gallery, row: ImageRow, rule: RegionRule, archives: dict[str, ArchiveMasks]
+) -> PackedRegion | None:
     below, root = place_in_source(
         row.id if gallery.settings.preprocessing.tile is None else picture_of(row.id), row.path
     )
     file = ImageFile(row.id, row.path, row.size, row.mtime_ns, lambda: _contents(row.path))
-    region = own_region(
-        replace(file, region=MaskFile.at(rule.path_of(below, root))), Geometry.of_size(row.width, row.height)
-    )
+    archive, inside, _ = row.path.partition("::")
+    if inside and archive not in archives:
+        archives[archive] = ArchiveMasks(as_path(archive), rule)
+    mask = archives[archive].of(below) if inside else MaskFile.at(rule.path_of(below, root))
+    region = own_region(replace(file, region=mask), Geometry.of_size(row.width, row.height))
     return None if region is None else region.packed
 
 
