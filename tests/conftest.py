@@ -2,14 +2,17 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import faiss
 import pytest
 import torch
 
+from spade_index.cluster.connection import connected
 from spade_index.features.backbone import Backbone
 from spade_index.images import DecodedImage, find_images, load
 from spade_index.method import tuning
@@ -70,6 +73,15 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[ModuleType]:
+    """The module `ray`, connected to a cluster with two cores, whatever the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import the tests' backbone
+        with connected("local", cores=2) as ray:
+            yield ray
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from helpers.clusters import (
     without_weights,
 )
 from helpers.tiny import png, tiny_backbone, write_images
+from helpers.warm import ran
 
 pytestmark = pytest.mark.usefixtures("cluster")
 GOOD = IMAGES - 2
@@ -91,10 +91,8 @@ def test_a_killed_worker_has_its_shard_made_by_another(tmp_path: Path, capfd: py
 def test_a_killed_writer_is_carried_on(tmp_path: Path, sources: Path, cluster: ModuleType) -> None:
     path = tmp_path / "gallery"
     address = cluster.get_runtime_context().gcs_address
-    folder = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "helpers.clusters", str(path), str(sources), address, "3"]
-    paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, timeout=120, capture_output=True)
+    program = "from helpers.clusters import main; main()"
+    ended = ran(program, path, sources, address, 3, PYTHONPATH=os.pathsep.join(sys.path))
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     with Gallery(path) as gallery:
         before = len(gallery)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from helpers.cli_runs import BACKBONE, refused, run, write_dataset, write_normal
 from helpers.clusters import require_same
+from helpers.warm import PROGRAM, Warm
 
 ON_RAY = ["--ray", "local", "--workers", "2"]
 
@@ -31,16 +30,11 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_who_has_no_token_is_kept_out(cluster: ModuleType, photographs: Path, tmp_path: Path) -> None:
     address = cluster.get_runtime_context().gcs_address
     others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
-    command = [sys.executable, "-m", "spade_index", "build", photographs / "first", tmp_path / "gallery", *BACKBONE]
-    ended = subprocess.run(
-        [*command, "--ray", address],
-        env={**others, "HOME": str(tmp_path), "RAY_NUM_REDIS_GET_RETRIES": "1"},  # which take a second each
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert ended.returncode == 1
-    *_, line = ended.stderr.splitlines()
+    others |= {"HOME": str(tmp_path), "RAY_NUM_REDIS_GET_RETRIES": "1"}  # which take a second each
+    command = ["build", photographs / "first", tmp_path / "gallery", *BACKBONE, "--ray", address]
+    with open(tmp_path / "said", "w+") as said, Warm(PROGRAM, *command, stderr=said, environment=others) as ended:
+        assert ended.wait(100) == 1
+    *_, line = (tmp_path / "said").read_text().splitlines()
     assert line.startswith(f"spade-index: no Ray cluster at {address}: ")
     assert "InvalidAuthToken" in line
 
@@ -107,23 +101,18 @@ def listening(pid: int) -> set[str]:
 
 
 def test_a_cluster_of_its_own_is_reached_from_this_machine_alone(photographs: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "spade_index", "build", photographs / "first", tmp_path / "gallery", *BACKBONE]
+    command = ["build", photographs / "first", tmp_path / "gallery", *BACKBONE, "--no-tune", "--ray", "local"]
     addresses = set()
     home = tmp_path / "home"
     home.mkdir()
-    with subprocess.Popen(
-        [*command, "--no-tune", "--ray", "local"],
-        env={**os.environ, "HOME": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    environment = {**os.environ, "HOME": str(home)}
+    with open(tmp_path / "output", "w") as output, open(tmp_path / "errors", "w") as errors:
+        process = Warm(PROGRAM, *command, stdout=output, stderr=errors, environment=environment)
         while process.poll() is None:
             addresses |= listening(process.pid)
-            time.sleep(0.5)  # a look takes a while itself
-        output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert output == "6 added; 6 images at snapshot 1\n"
-    assert errors == ""
+            time.sleep(1)  # a look takes a while itself
+    assert (tmp_path / "errors").read_text() == ""
+    assert process.returncode == 0
+    assert (tmp_path / "output").read_text() == "6 added; 6 images at snapshot 1\n"
     assert addresses == {"127.0.0.1"}
     assert not (home / ".ray").exists()  # Ray would keep a token there, which all may read

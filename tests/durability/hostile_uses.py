@@ -28,6 +28,7 @@ from spade_index.method.audit import audit
 from spade_index.method.tuned import tuned_search
 from spade_index.server.galleries import Galleries
 from spade_index.server.jobs import Jobs
+from spade_index.server.recent import Recent
 from spade_index.server.settings import ServeSettings
 from spade_index.settings import IndexSettings
 
@@ -99,7 +100,7 @@ def jobs(root: Path, kind: Kind) -> None:
     handler.emit = lambda record: told.append(handler.format(record))  # type: ignore[method-assign]
     logging.getLogger("spade_index").addHandler(handler)
     settings = ServeSettings(root=root, job_seconds=1)
-    running = Jobs(Galleries(settings, lambda gallery, device: kind.backbone), settings, HERE)
+    running = Jobs(Galleries(settings, lambda gallery, device: kind.backbone), settings, HERE, Recent(0, 0))
     running.start()
     eventually(lambda: not any(job.state in ("queued", "running") for job in running.all()), SECONDS)
     [job.info() for job in running.all()]

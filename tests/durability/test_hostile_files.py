@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -13,22 +14,36 @@ from spade_index.gallery.store import files
 from spade_index.gallery.store.shard import Shard
 
 from durability import hostile_uses
-from durability.hostile import Campaign
+from durability.hostile import Campaign, Tally
 
-COUNT = 20  # galleries; `durability.hostile` changes more
+COUNT = 10  # galleries; `durability.hostile` changes more
 UNTIL = 60  # galleries, by which a fault is noticed
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def prepared() -> Iterator[Campaign]:
+    """A campaign with its galleries, which take longer to make than to use."""
     path = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-    yield path
+    yield Campaign(path, 5)
     shutil.rmtree(path)
 
 
-def test_every_use_of_changed_files_is_right_or_one_line(folder: Path) -> None:
-    said: list[str] = []
-    tally = Campaign(folder, 5, said.append).run(COUNT)
+@pytest.fixture
+def campaign(prepared: Campaign, said: list[str]) -> Campaign:
+    """A campaign that has not begun."""
+    new = copy(prepared)
+    new.tally, new.say = Tally(), said.append
+    return new
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What the campaign says."""
+    return []
+
+
+def test_every_use_of_changed_files_is_right_or_one_line(campaign: Campaign, said: list[str]) -> None:
+    tally = campaign.run(COUNT)
     assert (tally.faults, tally.touched) == (0, 0), "\n".join(said)
     assert tally.galleries == COUNT
     assert min(tally.right, tally.refused) > COUNT // 2
@@ -50,10 +65,8 @@ def dying(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("faulty", [careless_about_links, raising_anything, dying])
 def test_faults_are_noticed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, faulty: Callable[[pytest.MonkeyPatch], None]
+    campaign: Campaign, said: list[str], monkeypatch: pytest.MonkeyPatch, faulty: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    said: list[str] = []
-    campaign = Campaign(folder, 5, said.append)
     faulty(monkeypatch)
     monkeypatch.setattr(hostile_uses, "SECONDS", 3)
     while not campaign.tally.faults and campaign.tally.galleries < UNTIL:

@@ -134,6 +134,7 @@ def die_after(commits: int) -> Callable[[int], None]:
     return progress
 
 
-if __name__ == "__main__":  # GALLERY IMAGES ADDRESS COMMITS
+def main() -> None:
+    """Build until this process kills itself at a commit; the arguments are GALLERY IMAGES ADDRESS COMMITS."""
     gallery, folder, where, many = sys.argv[1:]
     build_there(Path(gallery), Path(folder), where, workers=1, backbone=tiny_backbone, progress=die_after(int(many)))
