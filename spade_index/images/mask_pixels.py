@@ -119,6 +119,8 @@ def _decode_here(read: Callable[[], bytes], path: str, pixels: int) -> Plain:
             return facts | {"oddity": _oddity(image, defective)}, [defective.tobytes()]
     except (InputError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: refused, over the limit of {pixels:,} pixels") from error
     except Exception as error:  # Pillow raises exceptions of many kinds on damaged files
         raise unreadable(path, error) from error
 

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,6 +47,14 @@ def spotted(x: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def claiming(edge: int) -> bytes:
+    """Return a PNG file whose head claims more pixels than Pillow opens."""
+    data = bytearray(mask(0, 20))
+    data[16:24] = struct.pack(">2I", edge, edge)
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    return bytes(data)
 
 
 def by_rule(path: Path, *, calibrate: bool = True) -> None:
@@ -148,7 +158,8 @@ def test_a_picture_of_tiles_is_joined_within_its_mask(serve: Callable[..., Serve
         ([mask(0, 20), b"no picture"], "m{}.png", "masks[1]", "1.png: its region of interest cannot be used: m1.png"),
         ([mask(0, 0)], "{}.png", "masks[0]", "nothing of the picture is inside"),
         ([mask(0, 20), mask(0, 20, (40, 30))], "{}.png", "masks[1]", "not the shape of its image"),
-        ([mask(0, 20, (9000, 8100))], "{}.png", "masks[0]", "over the limit of"),
+        ([mask(0, 20, (9000, 8100))], "{}.png", "masks[0]", "over the limit of 50,000,000"),
+        ([claiming(60_000)], "{}.png", "masks[0]", "over the limit of 50,000,000"),
         ([b'{"polygons": [[[0, 0], [NaN, 0], [1, 1]]]}'], "{}", "masks[0]", "JSON"),
         ([b'{"polygons": ' + b"[" * 50_000], "{}", "masks[0]", "is not JSON"),
         ([b'{"polygons": [[[0, 0], [300, 0], [1, 1]]]}'], "{}.json", "masks[0]", '"size"'),
