@@ -19,6 +19,7 @@ FILES = {  # by path: file and media type
     "/feedback.js": ("feedback.js", "text/javascript; charset=utf-8"),
     "/history.js": ("history.js", "text/javascript; charset=utf-8"),
     "/known.js": ("known.js", "text/javascript; charset=utf-8"),
+    "/list.js": ("list.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/shown.js": ("shown.js", "text/javascript; charset=utf-8"),

@@ -26,6 +26,7 @@ OPEN = {
     "/known.js",
     "/history.js",
     "/icon.svg",
+    "/list.js",
     "/openapi.json",
     "/page.css",
     "/page.js",

@@ -19,7 +19,7 @@ export async function openDrift(gallery) {
   page.queries.hidden = true;
   page.drifted.hidden = false;
   page.driftTitle.textContent = `Drift of ${gallery}`;
-  page.driftWords.textContent = "";
+  page.driftWords.textContent = "The images judged last are being compared with the calibration.";
   page.charts.replaceChildren();
   try {
     const found = await (await ask(`${galleryPath(gallery)}/drift`)).json();

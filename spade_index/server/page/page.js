@@ -5,8 +5,9 @@ import { closeDrift, driftIsOpen, openDrift } from "./drift.js";
 import { forgetRights, showFeedback } from "./feedback.js";
 import { closeHistory, historyIsOpen, openHistory } from "./history.js";
 import { showRegions } from "./known.js";
+import { addItems, beside, clearItems, items, pickBy, reveal, showRow } from "./list.js";
 import { ask, askKey, galleryPath, hasKey, Problem } from "./service.js";
-import { VERDICTS, hide, number, page, show, shown } from "./shown.js";
+import { hide, number, page, show, shown } from "./shown.js";
 
 const AT_ONCE = 4; // queries under way: the service computes together what arrives together
 const WAITING = { state: "waiting", words: "It waits for the images before it." };
@@ -14,7 +15,6 @@ const CANCELLED = "It was not compared with anything.";
 
 let galleries = [];
 let largest = Infinity; // bytes of an image file
-let items = []; // the images that were given, in order
 
 async function loadGalleries() {
   forgetRights();
@@ -74,20 +74,16 @@ function takeImages(files) {
   notice("");
   const gallery = page.gallery.value;
   const fresh = [...files].map((file) => ({ file, gallery, url: URL.createObjectURL(file), ...WAITING }));
-  for (const item of fresh) page.list.append((item.row = newRow(item)));
-  items.push(...fresh);
-  look(fresh[0]);
+  page.given.hidden = false;
+  addItems(fresh);
+  pick(fresh[0]);
   runQueries();
 }
 
-function newRow(item) {
-  const row = page.row.content.cloneNode(true).firstElementChild;
-  row.querySelector("input").onchange = () => look(item);
-  const picture = row.querySelector("img");
-  picture.onerror = () => picture.removeAttribute("src"); // of a kind that only the service can read
-  picture.src = item.url;
-  row.querySelector(".name").textContent = item.file.name;
-  return row;
+// Shows an image, and takes the keys to its row.
+function pick(item) {
+  look(item);
+  reveal(item, true);
 }
 
 function runQueries() {
@@ -147,8 +143,7 @@ function clear() {
     URL.revokeObjectURL(item.url);
     forget(item);
   }
-  items = [];
-  page.list.replaceChildren();
+  clearItems();
   hide();
   showProgress();
   page.files.focus();
@@ -161,10 +156,7 @@ function forget(item) {
 
 function update(item, changes) {
   Object.assign(item, changes);
-  const verdict = item.row.querySelector(".verdict");
-  verdict.textContent = VERDICTS[item.state];
-  verdict.dataset.state = item.state;
-  item.row.querySelector(".score").textContent = item.result ? number(item.result.score) : "";
+  showRow(item);
   showProgress();
   if (item === shown) look(item);
 }
@@ -209,6 +201,23 @@ addEventListener("drop", (event) => {
   page.drop.classList.remove("over");
   takeImages(event.dataTransfer.files);
 });
+
+// Keys of the list: single letters, so only while it has the focus (WCAG 2.1.4).
+const KEYS = {
+  j: () => pick(beside(shown, 1)),
+  k: () => pick(beside(shown, -1)),
+  f: () => page.fine.checkVisibility() && !page.fine.disabled && page.fine.click(),
+  y: () => page.confirm.checkVisibility() && page.confirm.click(),
+  n: () => page.dismiss.checkVisibility() && page.dismiss.click(),
+  d: () => page.kind.checkVisibility() && page.kind.focus(),
+  u: () => page.undo.checkVisibility() && !page.undo.disabled && page.undo.click(),
+};
+page.list.onkeydown = (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || !shown || !Object.hasOwn(KEYS, event.key)) return;
+  event.preventDefault();
+  KEYS[event.key]();
+};
+pickBy(pick);
 
 page.clear.onclick = clear;
 page.cancel.onclick = () => cancel(shown);

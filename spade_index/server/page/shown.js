@@ -3,6 +3,8 @@
 import { ask, fetchPicture, galleryPath } from "./service.js";
 
 const STEPS = 56; // of the cursor across an image: about as many as the finest level has pixels
+const HEATS = 20; // heat maps in memory,
+const PICTURES = 200; // and pictures of normal images and known defects
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const NO_MATCH = {
   404: "The service keeps results for a while only, and has let this one go. Query again to look at more places.",
@@ -18,14 +20,16 @@ export const page = Object.fromEntries([...document.querySelectorAll("[id]")].ma
 export const number = (value, digits = 4) => value.toLocaleString("en", { maximumSignificantDigits: digits });
 
 export let shown = null; // { file, url, gallery, state, words, since, result, place, heat, row }
+const heated = new Set(); // images whose heat maps are in memory
 let matching = false;
 const pictures = new Map(); // of normal images and known defects, promised, by their paths
 
 export function show(item) {
   const { result } = item;
   if (item !== shown) showNoMatch("");
+  if (shown) shown.isShown = false;
   shown = item;
-  item.row.querySelector("input").checked = true;
+  item.isShown = true;
   page.shown.hidden = false;
   showVerdict(item);
   showImage(item);
@@ -43,6 +47,7 @@ export function show(item) {
 export function hide() {
   for (const picture of pictures.values()) picture.then(URL.revokeObjectURL, () => {});
   pictures.clear();
+  heated.clear();
   shown = null;
   page.shown.hidden = true;
   document.title = "spade_index";
@@ -88,7 +93,7 @@ async function showImage(item) {
     // A kind of image that only the service can read.
     item.broken = false;
     item.url = await fetchPicture(`/results/${item.result.score_map.id}/overlay.png?opacity=0`).catch(() => item.url);
-    item.row.querySelector("img").src = item.url;
+    if (item.row) item.row.querySelector("img").src = item.url;
     if (item !== shown) return;
   }
   if (item.result) setRatio(page.query, item.result.width, item.result.height);
@@ -106,6 +111,7 @@ async function showHeat(item) {
   [page.low.textContent, page.high.textContent] = limits.map((limit) => number(limit, 3));
   page.heat.removeAttribute("src");
   item.heat ??= fetchPicture(`/results/${id}/heat.png`);
+  keepHeat(item);
   try {
     const url = await item.heat;
     if (item === shown) page.heat.src = url;
@@ -113,6 +119,17 @@ async function showHeat(item) {
     item.heat = null;
     if (item === shown) page.match.textContent = error.message;
   }
+}
+
+// Keeps the heat maps that were looked at last.
+function keepHeat(item) {
+  heated.delete(item);
+  heated.add(item);
+  if (heated.size <= HEATS) return;
+  const [oldest] = heated;
+  heated.delete(oldest);
+  oldest.heat?.then(URL.revokeObjectURL, () => {});
+  oldest.heat = null;
 }
 
 function showOpacity() {
@@ -136,6 +153,11 @@ function thumbnail(gallery, id) {
 
 export function pictureAt(path) {
   if (!pictures.has(path)) pictures.set(path, fetchPicture(path));
+  if (pictures.size > PICTURES) {
+    const [[oldest, picture]] = pictures;
+    pictures.delete(oldest);
+    picture.then(URL.revokeObjectURL, () => {});
+  }
   pictures.get(path).catch(() => pictures.delete(path));
   return pictures.get(path);
 }
