@@ -39,10 +39,11 @@ def there(_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
     root = Path(shutil.copytree(_root, tmp_path_factory.mktemp("described") / "root"))
     server = Server(root, body_seconds=2)
     result = server.query("plain", odd())["score_map"]["id"]
+    judged = server.service.recent.of("plain")[0].id
     job = server.http.post("/v1/galleries/plain/images", files=parts(("new.png", png(50)))).json()["id"]
     server.finished(job)
     names = {"gallery": "plain", "model": "plain", "version": "1", "number": "1"}
-    yield {"url": server.url, **names, "results": result, "jobs": job}
+    yield {"url": server.url, **names, "results": result, "jobs": job, "judged": judged}
     server.stop()
 
 
@@ -59,7 +60,9 @@ def test_generated_requests_are_answered_as_described(there: dict[str, str]) -> 
             case.validate_response(case.call(timeout=PATIENCE), checks=[*CHECKS, unsupported_method])
             # The same of what is there: made-up names would never get far.
             for name in case.path_parameters or {}:
-                case.path_parameters[name] = there[case.path.split("/")[2] if name == "id" else name]
+                case.path_parameters[name] = there[
+                    case.path.partition("/{id}")[0].rpartition("/")[2] if name == "id" else name
+                ]
             case.validate_response(case.call(timeout=PATIENCE), checks=CHECKS)
 
         try:
