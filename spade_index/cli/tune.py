@@ -41,8 +41,6 @@ def tune(
 
     Queries search so from then on, where no option says otherwise.
     """
-    from dataclasses import asdict
-
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import tuning
     from spade_index.method.judgement import carry_on
@@ -62,8 +60,15 @@ def tune(
         )
         tuning.store(writer, found)
         if json_file is not None:
-            write_whole(json_file, (strict_json(asdict(found), indent=2) + "\n").encode())
+            write_whole(json_file, (strict_json(found.record(), indent=2) + "\n").encode())
         click.echo(f"tuned: {found.why}")
         if not no_calibrate:
             with Progress("calibrate", len(writer.gallery)) as progress:
-                carry_on(writer, found.settings, progress=progress, device=loaded.device, kernel=kernel.kernel)
+                carry_on(
+                    writer,
+                    found.settings,
+                    searched=found.alone,
+                    progress=progress,
+                    device=loaded.device,
+                    kernel=kernel.kernel,
+                )

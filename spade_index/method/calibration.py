@@ -1,7 +1,7 @@
 """Calibration: score the gallery's own images, each searched for without itself and its near-duplicates."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -59,8 +59,8 @@ class Calibration:
         return {**values, "quantile": self.quantile}
 
 
-class _Alone(NamedTuple):
-    """An image of the gallery, searched for without itself."""
+class Alone(NamedTuple):
+    """An image of the gallery, searched for without itself and its near-duplicates, whatever the neighbours score."""
 
     key: int
     pooled: float
@@ -78,6 +78,7 @@ def calibrate(
     sample: int = CALIBRATION_SAMPLE,
     seconds: float | None = None,
     earlier: LeaveOneOut | None = None,
+    searched: Sequence[Alone] = (),
     progress: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,
@@ -96,6 +97,8 @@ def calibrate(
         seconds: stop after this time, but not before 100 images are scored, or as many pictures that are cut into tiles
             as the share of false alarms takes.
         earlier: scores of this gallery at an earlier snapshot, with these settings: their images are not scored again.
+        searched: images of this gallery, as `search_alone` found them with these settings, so far as these are of the
+            search: they are not searched for again.
         progress: called with 1 after each image.
         device: of the pixel search, as for `Detector`.
         kernel: as for `Detector`.
@@ -111,9 +114,12 @@ def calibrate(
     detector = Detector(gallery, search=plain, calibrated=False, device=device, kernel=kernel, map_memory=map_memory)
     kept = _still_there(gallery, earlier) if earlier is not None else None
     known = set() if kept is None else set(kept.keys.tolist())
-    pictures = pictures_of(gallery, (image for image in gallery.sample(sample) if image.key not in known))
+    alone = [image for image in searched if image.key not in known]
+    known |= {image.key for image in alone}
     least = AT_LEAST if gallery.settings.preprocessing.tile is None else images_needed(false_alarms)
-    alone = _search_all(detector, pictures, least, math.inf if seconds is None else seconds, progress)
+    until, clock = math.inf if seconds is None else seconds, QuietClock()
+    images = [image for image in gallery.sample(sample) if image.key not in known]
+    alone += search_alone(detector, images, lambda number: number < least or clock.seconds() <= until, progress)
     found = _joined(_scored(detector, search, sorted(alone), kept), kept)
     normal = NormalScores.of_gallery(gallery, found, search)
     if gallery.settings.preprocessing.tile is not None and len(normal) < MINIMUM:
@@ -162,20 +168,26 @@ def near_distance(gallery: Gallery) -> float:
     return near_of(gallery.pooled(rows if scales is None else scales.tiles(rows)))
 
 
-def _search_all(
+def search_alone(
     detector: Detector,
-    pictures: Sequence[Sequence[ImageRow]],
-    least: int,
-    seconds: float,
-    progress: Callable[[int], None],
-) -> list[_Alone]:
-    """Search for all images of as many pictures as there is time for, `least` at least."""
-    order = np.random.default_rng(0).permutation(len(pictures))  # so that what time allows is spread as well
-    alone: list[_Alone] = []
-    clock = QuietClock()
+    images: Iterable[ImageRow],
+    goes_on: Callable[[int], bool],
+    progress: Callable[[int], None] = lambda images: None,
+) -> list[Alone]:
+    """Search for images of a gallery, and for all tiles of their pictures, each without itself.
+
+    Args:
+        detector: of the gallery, whose settings do not take what the neighbours themselves score.
+        images: of the gallery.
+        goes_on: called with the number of pictures done; False ends it. Those done are as evenly spread as all are.
+        progress: called with 1 after each image.
+    """
+    pictures = pictures_of(detector.gallery, images)
+    order = np.random.default_rng(0).permutation(len(pictures))
+    alone: list[Alone] = []
     near = near_distance(detector.gallery)
     for number, place in enumerate(order):
-        if number >= least and clock.seconds() > seconds:
+        if not goes_on(number):
             break
         own = {image.key for image in pictures[place]}
         for image in pictures[place]:
@@ -200,7 +212,7 @@ def nearest_others(
     return detector.nearest_images(gallery.pooled([image]), own, near, [place])
 
 
-def _search_without(detector: Detector, image: ImageRow, near: float, own: Collection[int]) -> list[_Alone]:
+def _search_without(detector: Detector, image: ImageRow, near: float, own: Collection[int]) -> list[Alone]:
     """Search for an image without itself; return nothing where none of it can be compared with anything."""
     pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([image.key])]
     nearest = nearest_others(detector, image, near, own)
@@ -208,11 +220,11 @@ def _search_without(detector: Detector, image: ImageRow, near: float, own: Colle
     (pixels,) = detector.nearest_pixels(pyramid, nearest, [place])
     neighbours = [neighbour.key for neighbour in pixels.neighbours]
     distances, pooled = pixels.distances.mean(1), detector.pooled_score(nearest[0])
-    return [_Alone(image.key, pooled, neighbours, distances, place, pixels.cells)] if pixels.counts else []
+    return [Alone(image.key, pooled, neighbours, distances, place, pixels.cells)] if pixels.counts else []
 
 
 def _scored(
-    detector: Detector, search: SearchSettings, alone: list[_Alone], kept: LeaveOneOut | None
+    detector: Detector, search: SearchSettings, alone: list[Alone], kept: LeaveOneOut | None
 ) -> Iterator[tuple[int, dict[str, float], np.ndarray]]:
     """Yield key, scores and map of each image, whose neighbours' maps and map scores are all known now."""
     maps = as_stored([image.distances for image in alone]) if alone else np.empty((0, 0), np.float16)

@@ -214,11 +214,11 @@ def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
     best = _best(trial for trial in close if trial.planned_ms <= SAME_SPEED * quickest)
     of_way = [trial for trial in allowed if _way(trial.search) == _way(best.search)]
     known = [trial.search for trial in of_way if needs_own_scores(trial.search)]  # none in a gallery of few images
-    usual = [trial for trial in of_way if _is_usual(trial.search, bool(known))]
+    usual = [trial for trial in of_way if is_usual(trial.search, bool(known))]
     return best if _is_better(best, _best(usual), sample) else _best(usual)
 
 
-def _is_usual(search: SearchSettings, known: bool) -> bool:
+def is_usual(search: SearchSettings, known: bool) -> bool:
     """Return whether settings take the scores that are the rule; `known`: whether what neighbours score can be."""
     by_neighbours = search.subtract_neighbours, search.relative_score
     return by_neighbours == ((USUAL_SHARE, True) if known else (0, False)) and search.mapped_score == "map"

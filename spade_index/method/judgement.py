@@ -1,6 +1,6 @@
 """Make a gallery able to judge: tune how it is searched, then calibrate what its scores mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import torch
@@ -45,17 +45,20 @@ def tune_and_calibrate(
     """
     if len(writer.gallery) < TUNE_FROM:
         return
+    alone: Sequence[calibration.Alone] = ()
     try:
-        found = tuning.tune(writer.gallery, backbone, seconds=seconds, device=device, kernel=kernel)
+        found = tuning.tune(writer.gallery, backbone, seconds=seconds, searched=progress, device=device, kernel=kernel)
     except InputError as error:
         say(f"not tuned: {error}")
     else:
         tuning.store(writer, found)
+        alone = found.alone
         say(f"tuned: {found.why}")
     if not calibration.can_calibrate(writer.gallery):
         return
     search = tuned_search(writer.gallery)
-    carry_on(writer, search, progress=progress, device=device or backbone.device, kernel=kernel)
+    device = device or backbone.device
+    carry_on(writer, search, searched=alone, progress=progress, device=device, kernel=kernel)
 
 
 def can_judge(gallery: Gallery) -> bool:
@@ -74,11 +77,14 @@ def carry_on(
     search: SearchSettings,
     *,
     false_alarms: float = FALSE_ALARMS,
+    searched: Sequence[calibration.Alone] = (),
     progress: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,
 ) -> None:
     """Calibrate a gallery for search settings; images that were scored for them before are not scored again.
+
+    Nor are images searched for that were `searched` (see `calibrate`).
 
     The share of false alarms stays as it was asked for before; if it never was, it is `false_alarms`.
     """
@@ -92,6 +98,7 @@ def carry_on(
         false_alarms=false_alarms if stored is None else float(stored.get("false_alarms", false_alarms)),
         seconds=CALIBRATE_SECONDS,
         earlier=earlier,
+        searched=searched,
         progress=progress,
         device=device,
         kernel=kernel,

@@ -1,37 +1,29 @@
 """Try a way of comparing on a sample: how well do its scores tell copies with a defect from plain images?"""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from itertools import product
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spade_index.gallery.reader import Gallery
-from spade_index.settings import ImageScore, SearchSettings
+from spade_index.images.geometry import Geometry
+from spade_index.settings import SearchSettings
 
 from .by_neighbours import plain_search
 from .calibration import can_calibrate, near_distance
 from .comparison import compared_sizes
 from .detector import Detector
-from .metrics import roc_auc
 from .planned import seconds_of_search
 from .quiet_clock import QuietClock
 from .scales import scales_of
-from .scores import counted_mean, divisors, enlarged, score_maps
-from .siblings import nearest_besides, others, own_slices, place_of_row, siblings
+from .scorings import Searched, scorings
+from .siblings import nearest_besides, others, place_of_row, siblings
 from .synthetic import QUIET, Sample
 
-REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
-SIGMAS = (1.0, 2.0, 4.0, 8.0)  # of the smoothing
-TOP_SHARES = (0.0, 0.003, 0.01, 0.03)
-SUBTRACTED = (0.0, 0.5, 1.0)
-MAPPED: tuple[ImageScore, ...] = ("map", "both")
 MOST = 50  # neighbours that are tried at most
 OWN = 10  # images of the sample whose own maps are subtracted
-EVERY = 21  # of the normal pixels, one in so many counts for the pixel ROC AUC: the others are like it
 OF_A_QUERY = 0.015  # seconds that its scores are planned to take, of all that are tried
 RESAMPLES = 200  # of the images, for the standard error of a difference
 PIXEL_WEIGHT = 1 / 3  # of the pixel ROC AUC in the quality; the rest is the image ROC AUC
@@ -57,6 +49,15 @@ class Trial:
         """Return the trial in values for JSON; of the search settings, those that differ from the defaults."""
         figures = {"image_roc_auc": self.image_roc_auc, "pixel_roc_auc": self.pixel_roc_auc, "ms": self.ms}
         return {"search": changed(self.search), **figures}
+
+
+class Copies(NamedTuple):
+    """What was found of the m copies of a sample."""
+
+    distances: np.ndarray  # float32 [m, P], means, on the grid of comparison
+    pooled: np.ndarray  # float64 [m], pooled scores
+    neighbours: list[list[int]]  # keys of the images whose pixels were searched
+    places: list[Geometry]  # in their pictures
 
 
 class Trials:
@@ -93,73 +94,47 @@ class Trials:
         distances = (pooled.astype(np.float64) ** 2).sum(1) - 2 * queries.astype(np.float64) @ pooled.T  # [n + m, n]
         distances[np.arange(len(queries)), self._owners] = np.inf
         self._own = distances.argsort(1)[:, : min(OWN, len(pooled) - 1)]  # rows of plain images
-        self._lit = np.concatenate([np.zeros((len(pooled), *sample.masks.shape[1:]), bool), sample.masks])
-        self._counted = self._lit.copy()
-        self._counted.reshape(-1)[::EVERY] = True
-
-    def _counting(self, detector: Detector) -> tuple[Tensor | None, np.ndarray | None]:
-        """Return the cells, bool [n + m, P], and the pixels, bool [n + m, h, w], that count; None where all do.
-
-        Pixels that another tile of the picture sees better do not count.
-        """
-        how, size = self._gallery.settings.preprocessing, self._lit.shape[1:]
-        if how.tile is None and detector.interest is None:
-            return None, None
-        places = [place_of_row(self._gallery, row) for row in self._sample.plain]
-        counts = np.zeros((len(places), *size), bool)
-        for image, place in enumerate(places):
-            counts[image][own_slices(place, size, how)] = True
-        if detector.interest is None:
-            return None, counts[self._owners]
-        cells = torch.from_numpy(np.stack([detector.interest.cells(place) for place in places]))
-        counts &= enlarged(cells, detector.comparison.size, size)
-        return cells[torch.from_numpy(self._owners)], counts[self._owners]
+        places = [place_of_row(gallery, row) for row in sample.plain]
+        self._places = [places[owner] for owner in self._owners]
 
     def run(self, search: SearchSettings) -> list[Trial]:
-        """Search with these settings; try each smoothing, map score and share to subtract on the distances found."""
-        detector = Detector(self._gallery, search=plain_search(search), calibrated=False, **self._options)
+        """Search with these settings; try each scoring of the distances found."""
+        detector = self.detector(search)
         distances, ms = self._distances(detector)
-        planned_ms = self.planned_ms(search)
-        cells, counts = self._counting(detector)
-        count = len(self._sample.plain)
-        mapped_scores = MAPPED if detector.interest is None else ("map",)
-        pixels = self._counted if counts is None else self._counted & counts
+        planned_ms, count = self.planned_ms(search), len(self._sample.plain)
         pooled = np.array([detector.pooled_score(neighbours) for neighbours in self._neighbours])
+        searched = Searched(distances, pooled, self._own, self._sample.masks, self._places)
         trials = []
-        for subtracted in SUBTRACTED if self._known else (0.0,):
-            left = distances - subtracted * self._mean_of_others(distances)
-            for sigma in SIGMAS:
-                maps = self._maps(left, detector, sigma, cells)
-                pixel_roc_auc = roc_auc(self._lit[pixels], maps[pixels])
-                smoothing = sigma * max(self._gallery.settings.preprocessing.input_size) / REFERENCE
-                for top_share, absolute in _map_scores(maps, counts):
-                    of_maps = {False: absolute}
-                    if self._known:
-                        of_maps[True] = absolute / divisors(absolute[self._own].mean(1), absolute[:count].mean())
-                    for (relative, scores), mapped in product(of_maps.items(), mapped_scores):
-                        chosen = replace(
-                            search,
-                            subtract_neighbours=subtracted,
-                            relative_score=relative,
-                            smoothing=smoothing,
-                            top_share=top_share,
-                            mapped_score=mapped,
-                        )
-                        final = scores if mapped == "map" else pooled * scores.clip(min=0)
-                        wins, auc = compared(final[:count], final[count:], self._sample.owner)
-                        trials.append(Trial(chosen, auc, pixel_roc_auc, ms, planned_ms, wins))
+        for scoring in scorings(detector, search, searched, self._known):
+            wins, auc = compared(scoring.scores[:count], scoring.scores[count:], self._sample.owner)
+            trials.append(Trial(scoring.search, auc, scoring.pixel_roc_auc, ms, planned_ms, wins))
         return trials
 
-    def _mean_of_others(self, distances: np.ndarray) -> np.ndarray:
-        """Return the mean of the distances [n + m, P] of the images that are nearest to each."""
-        near = distances[self._own]
-        return near.mean(1) if self._gallery.region_rule is None else counted_mean(near, 1)
+    def detector(self, search: SearchSettings) -> Detector:
+        """Return a detector that searches so, whatever the neighbours themselves score."""
+        return Detector(self._gallery, search=plain_search(search), calibrated=False, **self._options)
+
+    def copies(self, detector: Detector) -> Copies:
+        """Search for the copies alone."""
+        found: list[np.ndarray] = []
+        order = []
+        count = len(self._sample.plain)
+        for image in range(count):
+            if len(copies := np.flatnonzero(self._sample.owner == image)):
+                found.append(self._means(detector, image, count + copies)[0])
+                order.append(copies)
+        distances = np.concatenate(found)[np.argsort(np.concatenate(order))]
+        near = self._neighbours[count:]
+        return Copies(
+            distances,
+            np.array([detector.pooled_score(neighbours) for neighbours in near]),
+            [[neighbour.key for neighbour in of[: detector.search.gallery_neighbours]] for of in near],
+            self._places[count:],
+        )
 
     def planned_ms(self, search: SearchSettings) -> float:
         """Return the milliseconds that a search with these settings is planned to take."""
-        sizes, shapes = compared_sizes(self._gallery, search), self._gallery.settings.level_shapes
-        channels = [shapes[level][0] for level in search.compared_levels or range(len(shapes))]
-        return 1e3 * seconds_of_search(sizes, channels, search.gallery_neighbours, search.window)
+        return planned_ms(self._gallery, search)
 
     def planned_seconds(self, search: SearchSettings) -> float:
         """Return the seconds that `run` is planned to take."""
@@ -184,30 +159,33 @@ class Trials:
         return found, 1e3 * float(np.quantile(seconds, QUIET))
 
     def _means(self, detector: Detector, image: int, queries: np.ndarray) -> tuple[np.ndarray, float]:
-        """Search for an image and its copies; return mean distances float32 [B, P], and the seconds it took."""
+        """Search for some of an image and its copies; return mean distances float32 [B, P], and the seconds it took."""
         candidates = [self._neighbours[query][: detector.search.gallery_neighbours] for query in queries]
-        pyramid = self._pyramid(image)
+        pyramid = self._pyramid(image, queries)
         clock = QuietClock()
-        places = [place_of_row(self._gallery, self._sample.plain[image])] * len(queries)
+        places = [self._places[image]] * len(queries)
         searched = detector.search_pixels(detector.comparison.prepare(pyramid), candidates, places)
         means = [pixels.distances.mean(2).cpu().numpy() for pixels in searched]
         return np.concatenate(means), clock.seconds()
 
-    def _pyramid(self, image: int) -> list[Tensor]:
-        """Return all levels of a plain image and its copies, float32 [B, H*W, C]; no points of one not stored."""
-        copies = np.flatnonzero(self._sample.owner == image)
+    def _pyramid(self, image: int, queries: np.ndarray) -> list[Tensor]:
+        """Return all levels of some of a plain image and its copies, float32 [B, H*W, C]; no points not stored."""
+        count = len(self._sample.plain)
+        copies = queries[queries >= count] - count
         levels = zip(self.plain(image), self._sample.pyramid, strict=True)
-        return [torch.cat([plain, drawn[copies][:, : plain.shape[1]]]).float() for plain, drawn in levels]
+        some = slice(0, len(queries) - len(copies))  # the plain image comes first, if it is among them
+        return [torch.cat([plain[some], drawn[copies][:, : plain.shape[1]]]).float() for plain, drawn in levels]
 
     def plain(self, image: int) -> list[Tensor]:
         """Return all levels of a plain image, float16 [1, H*W, C]."""
         return [torch.from_numpy(level) for level in self._gallery.maps([self._sample.plain[image].key])]
 
-    def _maps(self, distances: np.ndarray, detector: Detector, sigma: float, cells: Tensor | None) -> np.ndarray:
-        """Return score maps of the masks' size, float32 [n + m, h, w]."""
-        height, width = self._lit.shape[1:]
-        smoothing = sigma * max(height, width) / REFERENCE
-        return score_maps(torch.from_numpy(distances), detector.comparison.size, (height, width), smoothing, cells)
+
+def planned_ms(gallery: Gallery, search: SearchSettings) -> float:
+    """Return the milliseconds that a search of a gallery with these settings is planned to take."""
+    sizes, shapes = compared_sizes(gallery, search), gallery.settings.level_shapes
+    channels = [shapes[level][0] for level in search.compared_levels or range(len(shapes))]
+    return 1e3 * seconds_of_search(sizes, channels, search.gallery_neighbours, search.window)
 
 
 def compared(plain: np.ndarray, copies: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, float]:
@@ -240,15 +218,3 @@ def changed(search: SearchSettings) -> dict[str, Any]:
     """Return the search settings that are not the defaults, in values for JSON."""
     defaults = asdict(SearchSettings())
     return {name: value for name, value in asdict(search).items() if value != defaults[name]}
-
-
-def _map_scores(maps: np.ndarray, counts: np.ndarray | None) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield each share and the mean of that highest share of each map [n, h, w], of what counts: float64 [n]."""
-    values = (maps if counts is None else np.where(counts, maps, -np.inf)).reshape(len(maps), -1)
-    numbers = np.full(len(maps), values.shape[1]) if counts is None else counts.sum((1, 2))
-    most = max(1, round(max(TOP_SHARES) * values.shape[1]))
-    highest = -np.sort(-np.partition(values, values.shape[1] - most, axis=1)[:, -most:], axis=1)
-    sums = highest.cumsum(1, dtype=np.float64)
-    for share in TOP_SHARES:
-        many = np.maximum(1, np.round(share * numbers)).astype(np.int64)
-        yield share, sums[np.arange(len(sums)), many - 1] / many

@@ -2,12 +2,13 @@
 
 Defects pasted into normal images rank ways of comparing as real ones do. Each way is tried on the same images, so that
 their differences are paired. The quickest way within a small margin of the best is taken, among those whose search does
-not take much longer than the backbone.
+not take longer than the backbone (`contest`). How its distances become scores is then chosen on more images
+(`score_choice`).
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,16 +21,19 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
 from spade_index.wording import too_few
 
+from .calibration import Alone, can_calibrate
 from .contest import Outcome, hold
 from .quiet_clock import QuietClock
 from .scales import scales_of
+from .score_choice import RATES, ScoreChoice, choose_scores
 from .synthetic import IMAGES, draw_sample
 from .trials import Trial, changed
 from .ways import describe, describe_pixels
 from .weighing import weigh
 
 SHARE_OF_BACKBONE = 0.4  # of the time, at most
-SHARE_OF_CONTEST = 0.75  # of the time: the backbone takes less than its share, but for large ones
+SHARE_OF_CONTEST = 0.6  # of the time: the backbone takes less than its share, but for large ones
+SHARE_OF_SCORES = 0.2  # of the time: most of it is taken off that of calibrating
 SHARE_OF_WEIGHING = 0.25  # of the time, where whole pictures are compared beside their tiles
 
 
@@ -48,6 +52,11 @@ class Tuning:
     created: str  # ISO 8601, UTC
     seconds: float
     tried: list[dict[str, Any]]  # the best trial of each way, in the order of trying
+    alone: list[Alone] = field(default_factory=list, compare=False, repr=False)  # for `calibrate`; it is not stored
+
+    def record(self) -> dict[str, Any]:
+        """Return what is stored, in values for JSON."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "alone"}
 
     @property
     def settings(self) -> SearchSettings:
@@ -63,6 +72,7 @@ def tune(
     ways: int | None = None,
     images: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    searched: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,
     map_memory: int | None = None,
@@ -78,6 +88,7 @@ def tune(
         images: of the sample, whatever time that takes, so that the figures of two galleries of the same images can be
             compared; None: up to 60, fewer where time is short.
         progress: told of each way when it has been tried, in one line.
+        searched: called with 1 after each image that `calibrate` will not have to search for.
         device: of the pixel search, as for `Detector`.
         kernel: as for `Detector`.
         map_memory: as for `Detector`.
@@ -94,8 +105,14 @@ def tune(
     options = {"device": device or backbone.device, "kernel": kernel, "map_memory": map_memory}
     of_contest = (SHARE_OF_CONTEST - (SHARE_OF_WEIGHING if scales is not None else 0)) * seconds
     outcome = hold(gallery, sample, of_contest, ways=ways, progress=progress, **options)
-    taken, why = outcome.chosen.search, _why(outcome)
-    rows = [_row(of_way, outcome.chosen) for of_way in outcome.tried]
+    chosen: ScoreChoice | None = None
+    alone: list[Alone] = []
+    if can_calibrate(gallery) and images is None:
+        progress("how scores are made of the distances")
+        of_scores = SHARE_OF_SCORES * seconds
+        chosen, alone = choose_scores(gallery, sample, outcome.chosen.search, of_scores, searched=searched, **options)
+    taken, why = (outcome.chosen if chosen is None else chosen).search, _why(outcome, chosen)
+    rows = [_row(of_way, outcome.chosen, chosen) for of_way in outcome.tried]
     if scales is not None:
         weighed, weight = weigh(gallery, backbone, scales, taken, SHARE_OF_WEIGHING * seconds, **options)
         taken, why = replace(taken, whole_weight=weight), f"{why}; weight of whole pictures {weight:g}"
@@ -112,28 +129,31 @@ def tune(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=clock.seconds(),
         tried=rows,
+        alone=alone,
     )
 
 
 def store(writer: GalleryWriter, tuning: Tuning) -> None:
     """Store a choice in the gallery: queries search so from then on, where nothing else is asked for."""
-    writer.set_tuned(asdict(tuning))
+    writer.set_tuned(tuning.record())
 
 
-def _row(of_way: list[Trial], chosen: Trial) -> dict[str, Any]:
-    """Return the best trial of a way, or the one chosen of it, in values for JSON."""
-    is_chosen = any(trial is chosen for trial in of_way)
-    return {**(chosen if is_chosen else _best(of_way)).row(), "chosen": is_chosen}
+def _row(of_way: list[Trial], chosen: Trial, scores: ScoreChoice | None) -> dict[str, Any]:
+    """Return the best trial of a way, or of the chosen way what was chosen, in values for JSON."""
+    if not any(trial is chosen for trial in of_way):
+        return {**_best(of_way).row(), "chosen": False}
+    return {**chosen.row(), "chosen": True} if scores is None else scores.row(chosen.ms)
 
 
-def _why(outcome: Outcome) -> str:
+def _why(outcome: Outcome, scores: ScoreChoice | None) -> str:
     """Return in one line what was chosen, beside a way without scaling where that was tried on the same images."""
     chosen, fixed = outcome.chosen, outcome.fixed
-    known = (
-        f"{describe(chosen.search)}: tells synthetic defects from good images with ROC AUC {chosen.image_roc_auc:.3f}"
-    )
+    search = chosen.search if scores is None else scores.search
+    known = f"{describe(search)}: tells synthetic defects from good images with ROC AUC {chosen.image_roc_auc:.3f}"
     if fixed is not None:
         known += f" ({fixed.image_roc_auc:.3f} with {describe_pixels(fixed.search)})"
+    if scores is not None:
+        known += f", calls {scores.hits:.0%} of them at false alarms of {RATES[0]:.0%} to {RATES[-1]:.0%}"
     return f"{known}, {chosen.ms:.0f} ms per search"
 
 

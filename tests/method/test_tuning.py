@@ -1,7 +1,7 @@
 """Tuning: what is tried on which images, what is chosen, and what queries do by default from then on."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +143,7 @@ def test_tuning_is_stored_and_queries_use_it(path: Path, tiny: Backbone) -> None
         assert tuned_search(writer.gallery) == SearchSettings()
         found = tune(writer.gallery, tiny, ways=6, images=12, progress=told.append)
         store(writer, found)
-    json.dumps(asdict(found))
+    json.dumps(found.record())
     assert len(told) == len(found.tried) > 5
     assert sum(row["chosen"] for row in found.tried) == 1
     with Gallery(path) as gallery:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +120,7 @@ def test_a_gallery_is_tuned_at_two_scales(path: Path) -> None:
         weights = {row["search"]["whole_weight"]: row for row in found.tried if "whole_weight" in row["search"]}
         assert [*weights] == [0, 0.25, 0.5, 0.75, 1]
         assert [weight for weight, row in weights.items() if row["chosen"]] == [search.whole_weight]
-        json.dumps(asdict(found))
+        json.dumps(found.record())
         carry_on(writer, search)
         detector = Detector(writer.gallery, tiny_backbone())
         assert detector.search == search
