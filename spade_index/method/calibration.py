@@ -97,8 +97,8 @@ def calibrate(
         seconds: stop after this time, but not before 100 images are scored, or as many pictures that are cut into tiles
             as the share of false alarms takes.
         earlier: scores of this gallery at an earlier snapshot, with these settings: their images are not scored again.
-        searched: images of this gallery, as `search_alone` found them with these settings, so far as these are of the
-            search: they are not searched for again.
+        searched: what `search_alone` found of this gallery by the same way of comparing: these images are not
+            searched for again, and as many are enough.
         progress: called with 1 after each image.
         device: of the pixel search, as for `Detector`.
         kernel: as for `Detector`.
@@ -118,8 +118,11 @@ def calibrate(
     known |= {image.key for image in alone}
     least = AT_LEAST if gallery.settings.preprocessing.tile is None else images_needed(false_alarms)
     until, clock = math.inf if seconds is None else seconds, QuietClock()
-    images = [image for image in gallery.sample(sample) if image.key not in known]
-    alone += search_alone(detector, images, lambda number: number < least or clock.seconds() <= until, progress)
+
+    def goes_on(number: int) -> bool:
+        return (number < least and not searched) or clock.seconds() <= until
+
+    alone += search_alone(detector, gallery.sample(sample), goes_on, progress, known)
     found = _joined(_scored(detector, search, sorted(alone), kept), kept)
     normal = NormalScores.of_gallery(gallery, found, search)
     if gallery.settings.preprocessing.tile is not None and len(normal) < MINIMUM:
@@ -173,6 +176,7 @@ def search_alone(
     images: Iterable[ImageRow],
     goes_on: Callable[[int], bool],
     progress: Callable[[int], None] = lambda images: None,
+    known: Collection[int] = (),
 ) -> list[Alone]:
     """Search for images of a gallery, and for all tiles of their pictures, each without itself.
 
@@ -181,8 +185,10 @@ def search_alone(
         images: of the gallery.
         goes_on: called with the number of pictures done; False ends it. Those done are as evenly spread as all are.
         progress: called with 1 after each image.
+        known: keys of images that were searched for before: their pictures are left out.
     """
-    pictures = pictures_of(detector.gallery, images)
+    pictures = pictures_of(detector.gallery, (image for image in images if image.key not in known))
+    pictures = [images for images in pictures if not any(image.key in known for image in images)]
     order = np.random.default_rng(0).permutation(len(pictures))
     alone: list[Alone] = []
     near = near_distance(detector.gallery)

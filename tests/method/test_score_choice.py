@@ -1,0 +1,86 @@
+"""How scores are made of distances is chosen by the hits at shares of false alarms, as calibration defines them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spade_index.features.backbone import Backbone
+from spade_index.gallery import Gallery
+from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.images.find import find_images
+from spade_index.images.interest import RegionOfInterest
+from spade_index.method import calibration
+from spade_index.method.by_neighbours import plain_search
+from spade_index.method.calibration import Alone, calibrate, near_distance, search_alone
+from spade_index.method.detection import Question
+from spade_index.method.detector import Detector
+from spade_index.method.normal_scores import NormalScores, Stored
+from spade_index.method.score_choice import RATES, choose_scores
+from spade_index.method.siblings import others
+from spade_index.method.synthetic import draw_sample
+from spade_index.settings import SearchSettings
+
+from helpers.tiled import tiled_settings
+from helpers.tiny import TinyCNN, build, tiny_backbone, write_images
+
+SEARCH = SearchSettings(gallery_neighbours=5, scaling="length")
+
+
+def test_hits_are_those_of_the_calibration_that_follows(tmp_path: Path) -> None:
+    tiny = tiny_backbone()
+    build(tmp_path / "gallery", write_images(tmp_path / "images", 24), tiny)
+    with Gallery(tmp_path / "gallery") as gallery:
+        sample = draw_sample(gallery, tiny, 60)
+        chosen, alone = choose_scores(gallery, sample, SEARCH, 60)
+        assert chosen is not None
+        found = calibrate(gallery, chosen.search, searched=alone)
+        normal = NormalScores.of_gallery(gallery, found.found, chosen.search)
+        detector = Detector(gallery, search=chosen.search, calibrated=Stored(1, 0.05, {}, normal))
+        near, scores = near_distance(gallery), []
+        for copy, owner in enumerate(sample.owner):
+            (nearest,) = gallery.nearest(sample.pooled[[copy]], 24)
+            nearest = others(nearest, {sample.plain[owner].key}, near)
+            ((_, detection),) = detector.judge(
+                [nearest], [level[[copy]].float() for level in sample.pyramid], [Question()]
+            )
+            scores.append(detection.score)
+        thresholds = [normal.threshold(detector.kind, rate) for rate in RATES]
+    called = [0.0 if threshold is None else np.mean(np.array(scores) > threshold) for threshold in thresholds]
+    assert chosen.hits == pytest.approx(np.mean(called), abs=0.03)
+    assert chosen.search.scaling == "length"
+
+
+@pytest.fixture
+def tiled(tmp_path: Path) -> Path:
+    """A gallery of 12 pictures in tiles, some of which are outside of its region of interest."""
+    backbone = Backbone("tiny-0", TinyCNN(0), tiled_settings().preprocessing, device="cpu", precision="float32")
+    mask = np.zeros((3, 12), bool)
+    mask[:2, 2:7] = True
+    with GalleryWriter(tmp_path / "g", backbone.settings) as writer:
+        writer.add(find_images(write_images(tmp_path / "images", 12, size=(120, 90))), backbone)
+        writer.set_interest(RegionOfInterest(mask, "test"))
+    return tmp_path / "g"
+
+
+def test_what_was_searched_for_is_not_searched_for_again(tiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Gallery(tiled) as gallery:
+        images = gallery.sample(1000)
+        detector = Detector(gallery, search=plain_search(SEARCH), calibrated=False)
+        alone = search_alone(detector, images, lambda number: number < 11)
+        assert len(alone) < len(images)
+        anew = calibrate(gallery, SEARCH)
+        searched = []
+        inner = calibration._search_without
+
+        def counted(detector: Detector, image: ImageRow, *rest: object) -> list[Alone]:
+            searched.append(image.key)
+            return inner(detector, image, *rest)
+
+        monkeypatch.setattr(calibration, "_search_without", counted)
+        carried = calibrate(gallery, SEARCH, searched=alone)
+    assert searched
+    assert not {*searched} & {image.key for image in alone}
+    np.testing.assert_array_equal(carried.found.keys, anew.found.keys)
+    np.testing.assert_array_equal(carried.found.scores["map"], anew.found.scores["map"])
