@@ -31,6 +31,7 @@ PLACES = {
     "/{model}": "/$GALLERY",
     "/{version}": "/$SNAPSHOT",
     "/defects/{number}": "/defects/1",
+    "/judged/{id}": "/judged/1",
     "/results/{id}": "/results/$RESULT",
     "/jobs/{id}": "/jobs/$JOB",
 }
