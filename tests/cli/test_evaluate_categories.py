@@ -67,7 +67,7 @@ def test_an_interrupted_evaluation_is_carried_on(categories, tmp_path, monkeypat
     else:
         with monkeypatch.context() as patch:
             interrupt(patch, "b")
-            run(*command, status=1)
+            run(*command, status=130)
     assert not (tmp_path / "all.json").exists()
     done: list[str] = []
     figures = Evaluator.figures

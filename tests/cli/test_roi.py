@@ -219,7 +219,7 @@ def test_an_evaluation_builds_its_gallery_within_a_region(interested: Path, data
     Image.new("L", SIZE, 255).save(tmp_path / "all.png")
     line = refused("evaluate", dataset, "--gallery", interested, "--roi", tmp_path / "all.png")
     assert "has not this region of interest" in line
-    assert "No such file" in refused("evaluate", dataset, "--roi", tmp_path / "missing.png")
+    assert "is not there" in refused("evaluate", dataset, "--roi", tmp_path / "missing.png")
 
 
 def test_regions_that_cannot_be_are_refused_before_work_begins(built: Path, dataset: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_regions_that_cannot_be_are_refused_before_work_begins(built: Path, data
         "zero.png": "nothing of the picture is inside",
         "text.png": "not an image",
         "nan.json": "not finite",
-        "missing.png": "No such file",
+        "missing.png": "is not there",
         "speck.png": "no cell of the grid",
     }
     for name, words in wanted.items():
