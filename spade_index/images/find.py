@@ -14,7 +14,7 @@ from .folders import in_folder
 from .lists import LIST_SUFFIXES, TextList, in_list, is_stream, read_list
 from .pages import with_pages
 from .passed_over import PassedOver
-from .region_rule import RegionRule
+from .region_rule import RegionRule, no_mask
 from .tars import in_tar, is_tar
 from .zips import in_zip
 
@@ -77,7 +77,7 @@ def _found(
         raise InputError("the path of the images is empty; the current folder is `.`")
     path = Path(source)
     if path.is_dir():
-        return in_folder(path, passed_over, *(() if rule is None else (rule.masks_below(str(path)),)))
+        return in_folder(path, passed_over, no_mask if rule is None else rule.masks_below(str(path)))
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     suffix = path.suffix.lower()
@@ -88,9 +88,9 @@ def _found(
     if suffix in LIST_SUFFIXES or is_stream(path):
         return in_list(read_list(path), passed_over)
     if suffix not in SUFFIXES and is_tar(path):
-        return in_tar(path, passed_over, *(() if rule is None else (rule.masks_within(),)))
+        return in_tar(path, passed_over, no_mask if rule is None else rule.masks_within())
     if suffix == ".zip" or (suffix not in SUFFIXES and zipfile.is_zipfile(path)):
-        return in_zip(path, passed_over, *(() if rule is None else (rule.masks_within(),)))
+        return in_zip(path, passed_over, no_mask if rule is None else rule.masks_within())
     return _alone(path, passed_over)
 
 

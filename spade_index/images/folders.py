@@ -9,14 +9,13 @@ from spade_index.errors import InputError
 
 from .files import ImageFile, has_image_suffix, is_regular, on_disk, status_of
 from .passed_over import GALLERY, MASK, OWN, SPECIAL, SUFFIX, TWICE, PassedOver
+from .region_rule import no_mask
 
 DRAWN = ("score_maps", "heatmaps", "masks")  # folders that `query --out` writes, with these names
 CATALOG, SHARDS = "catalog.sqlite", "shards"  # in the folder of a gallery
 
 
-def in_folder(
-    folder: Path, passed_over: PassedOver, is_mask: Callable[[str], bool] = lambda below: False
-) -> Iterator[ImageFile]:
+def in_folder(folder: Path, passed_over: PassedOver, is_mask: Callable[[str], bool] = no_mask) -> Iterator[ImageFile]:
     """Yield the images below a folder, in sorted order. Raises InputError if a folder cannot be read.
 
     `is_mask` says of a path below the folder whether it is that of an image's region of interest, which is no image.

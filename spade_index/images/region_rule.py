@@ -91,6 +91,11 @@ class RegionRule:
         return {"source": f"a mask for each image, {as_text(self.text)}", "area": None, "digest": self.digest}
 
 
+def no_mask(path: str) -> bool:
+    """Say of a path, as `masks_below` and `masks_within` do, that it is no mask: without a rule, none is."""
+    return False
+
+
 def _pattern(rule: str) -> re.Pattern[str]:
     """Return what the paths of masks match: `{parent}` any folders, the others anything within a name."""
     folders: list[str] = []

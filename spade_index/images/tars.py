@@ -20,6 +20,7 @@ from spade_index.errors import ImageError, InputError
 from .files import HELD, LARGEST, LATEST, ImageFile, as_text, has_image_suffix, photograph, read_part, require_size
 from .links import folders_of, followed, link_target, member_path
 from .passed_over import AFTER_END, DEAD_LINK, MASK, SPECIAL, SUFFIX, TWICE, PassedOver
+from .region_rule import no_mask
 
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, lzma.LZMAError)
 COMPRESSED: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
@@ -60,7 +61,7 @@ def is_tar(path: Path) -> bool:
 def in_tar(
     path: Path,
     passed_over: PassedOver,
-    is_mask: Callable[[str], bool] = lambda name: False,
+    is_mask: Callable[[str], bool] = no_mask,
     wanted: Callable[[str], bool] = has_image_suffix,
 ) -> Iterator[ImageFile]:
     """Yield the images of a tar archive in its order, then those that links in it lead to. Raises InputError.

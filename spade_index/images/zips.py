@@ -16,6 +16,7 @@ from spade_index.errors import ImageError, InputError
 from .files import LARGEST, ImageFile, as_text, has_image_suffix, photograph, require_size
 from .links import folders_of, followed, link_target, member_path
 from .passed_over import DEAD_LINK, MASK, SUFFIX, TWICE, PassedOver
+from .region_rule import no_mask
 
 WINDOWS = 0  # where a member comes from
 ENCRYPTED = 0x1  # flag of a member
@@ -28,7 +29,7 @@ Place = tuple[int, int, int, int, int]  # of a member: header's offset, compress
 def in_zip(
     path: Path,
     passed_over: PassedOver,
-    is_mask: Callable[[str], bool] = lambda name: False,
+    is_mask: Callable[[str], bool] = no_mask,
     wanted: Callable[[str], bool] = has_image_suffix,
 ) -> Iterator[ImageFile]:
     """Yield the images of a zip archive in its order, links followed within it. Raises InputError.

@@ -17,8 +17,7 @@ from spade_index.settings import ImageScore, SearchSettings
 
 from .detector import Detector
 from .metrics import roc_auc
-from .scores import counted_mean, divisors, enlarged
-from .scores import score_maps as smoothed_maps
+from .scores import counted_mean, divisors, enlarged, score_maps
 from .siblings import own_slices
 
 REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
@@ -65,7 +64,7 @@ def scorings(detector: Detector, search: SearchSettings, searched: Searched, kno
     """
     counted = _Counted(detector, searched)
     mapped_scores = MAPPED if detector.interest is None else ("map",)
-    smoother = max(detector.gallery.settings.preprocessing.input_size) / REFERENCE
+    scale = max(detector.gallery.settings.preprocessing.input_size) / REFERENCE
     for subtracted, sigma in product(SUBTRACTED if known else (0.0,), SIGMAS):
         maps = counted.maps(searched.distances - subtracted * counted.of_others, sigma)
         pixel_roc_auc = counted.pixel_roc_auc(maps)
@@ -79,7 +78,7 @@ def scorings(detector: Detector, search: SearchSettings, searched: Searched, kno
                     search,
                     subtract_neighbours=subtracted,
                     relative_score=relative,
-                    smoothing=sigma * smoother,
+                    smoothing=sigma * scale,
                     top_share=top_share,
                     mapped_score=mapped,
                 )
@@ -105,7 +104,7 @@ class _Counted:
         """Return score maps float32 [n + m, h, w]; sigma is for an input of the reference size."""
         smoothing = sigma * max(self._size) / REFERENCE
         height, width = self._size
-        return smoothed_maps(torch.from_numpy(distances), self._grid, (height, width), smoothing, self._cells)
+        return score_maps(torch.from_numpy(distances), self._grid, (height, width), smoothing, self._cells)
 
     def pixel_roc_auc(self, maps: np.ndarray) -> float:
         """Return how well score maps tell defects from other pixels."""

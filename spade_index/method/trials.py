@@ -1,5 +1,6 @@
 """Try a way of comparing on a sample: how well do its scores tell copies with a defect from plain images?"""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -116,14 +117,11 @@ class Trials:
 
     def copies(self, detector: Detector) -> Copies:
         """Search for the copies alone."""
-        found: list[np.ndarray] = []
-        order = []
         count = len(self._sample.plain)
-        for image in range(count):
-            if len(copies := np.flatnonzero(self._sample.owner == image)):
-                found.append(self._means(detector, image, count + copies)[0])
-                order.append(copies)
-        distances = np.concatenate(found)[np.argsort(np.concatenate(order))]
+        distances = np.empty((len(self._sample.owner), math.prod(detector.comparison.size)), np.float32)
+        for image in np.unique(self._sample.owner):
+            copies = np.flatnonzero(self._sample.owner == image)
+            distances[copies], _ = self._means(detector, image, count + copies)
         near = self._neighbours[count:]
         return Copies(
             distances,
@@ -149,8 +147,7 @@ class Trials:
 
         An image and its copies, which have the same neighbours but for a few, are searched for together.
         """
-        height, width = detector.comparison.size
-        found = np.empty((len(self._neighbours), height * width), np.float32)
+        found = np.empty((len(self._neighbours), math.prod(detector.comparison.size)), np.float32)
         seconds = []
         for image in range(len(self._sample.plain)):
             queries = np.flatnonzero(self._owners == image)

@@ -78,7 +78,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> dict
 
 
 @pytest.mark.parametrize(("target", "call", "before"), INSTANTS)
-@pytest.mark.parametrize(("again", "levels"), [("int4", None), (None, KEPT)])
+@pytest.mark.parametrize(("again", "levels"), [("int4", None), (None, None), (None, KEPT)])
 def test_killed_while_transcoding(
     tmp_path: Path,
     whole: Path,

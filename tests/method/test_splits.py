@@ -39,13 +39,13 @@ def path(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Path:
 
 
 def test_a_split_finds_what_a_gallery_of_its_images_finds(tmp_path: Path, backbone: Backbone) -> None:
-    images = write_images(tmp_path / "images", 40)
+    images = write_images(tmp_path / "images", 80)
     build(tmp_path / "all", images, backbone)
     told: list[int] = []
     with Gallery(tmp_path / "all") as gallery:
         found = false_alarms_kept(gallery, SEARCH, 1, progress=told.append)
         names = [row.id for row in gallery.sample(1000)]
-    inside = np.random.default_rng(0).permutation(40) < SHARE * 40
+    inside = np.random.default_rng(0).permutation(80) < SHARE * 80
     files = {file.id: file for file in find_images(images)}
     with GalleryWriter(tmp_path / "part", backbone.settings) as writer:
         writer.add([files[name] for name, is_inside in zip(names, inside, strict=True) if is_inside], backbone)
