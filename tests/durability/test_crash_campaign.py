@@ -50,7 +50,7 @@ def campaign(folder: Path, runs: int = 0, faults: int = 0, flips: int = 0, write
 
 
 def test_nothing_is_lost_and_no_state_is_broken(folder: Path) -> None:
-    tally, said = campaign(folder, runs=24, faults=8, flips=6, writers=3)
+    tally, said = campaign(folder, runs=24, faults=12, flips=12, writers=4)
     assert (tally.images_lost, tally.broken_states) == (0, 0), said
     assert tally.runs == tally.kills + tally.finished >= 24
     assert tally.kills >= 4
@@ -58,7 +58,7 @@ def test_nothing_is_lost_and_no_state_is_broken(folder: Path) -> None:
     assert tally.faults_refused > 0
     assert tally.flips_found == tally.flips > 0
     assert tally.readers > 0
-    assert tally.commits_in_turn == 18
+    assert tally.commits_in_turn == 24
     assert tally.writers_refused > 0
 
 
