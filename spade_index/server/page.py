@@ -15,10 +15,13 @@ FOLDER = Path(__file__).parent / "page"
 FILES = {  # by path: file and media type
     "/": ("index.html", "text/html; charset=utf-8"),
     "/audit.js": ("audit.js", "text/javascript; charset=utf-8"),
+    "/de.json": ("de.json", "application/json"),
     "/drift.js": ("drift.js", "text/javascript; charset=utf-8"),
+    "/en.json": ("en.json", "application/json"),
     "/feedback.js": ("feedback.js", "text/javascript; charset=utf-8"),
     "/history.js": ("history.js", "text/javascript; charset=utf-8"),
     "/known.js": ("known.js", "text/javascript; charset=utf-8"),
+    "/language.js": ("language.js", "text/javascript; charset=utf-8"),
     "/list.js": ("list.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),

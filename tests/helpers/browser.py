@@ -80,7 +80,7 @@ def odd(name: str = "odd.png") -> Given:
 def opened(page: Page, address: str, gallery: str = "calibrated") -> Page:
     """Open the page with a gallery chosen by the address."""
     page.goto(f"{address}#gallery={gallery}")
-    expect(page.get_by_label("Gallery")).to_have_value(gallery)
+    expect(page.locator("#gallery")).to_have_value(gallery)
     return page
 
 

@@ -1,7 +1,8 @@
 // The audit: a gallery's odd images with their maps, its near-duplicates, and their removal.
 
+import { number, text } from "./language.js";
 import { ask, fetchPicture, galleryPath } from "./service.js";
-import { number, page, worse } from "./shown.js";
+import { page, worse } from "./shown.js";
 
 const GROUPS = 20; // of near-duplicates that are shown,
 const IN_GROUP = 12; // and images of each
@@ -18,8 +19,8 @@ export async function openAudit(gallery) {
   audited = gallery;
   page.queries.hidden = true;
   page.audited.hidden = false;
-  page.auditTitle.textContent = `Audit of ${gallery}`;
-  page.auditWords.textContent = "Its images are being compared with each other.";
+  page.auditTitle.textContent = text("audit.title", { gallery });
+  page.auditWords.textContent = text("audit.comparing");
   try {
     const found = await (await ask(`${galleryPath(gallery)}/audit`)).json();
     const described = await (await ask(galleryPath(gallery))).json();
@@ -44,22 +45,21 @@ export function closeAudit() {
 }
 
 function showFound(found) {
-  const [ranked, images, compared] = [found.ranked, found.images, found.compared].map((count) => number(count, 9));
+  const { ranked, images, compared } = found;
   page.auditWords.textContent =
-    `Ranked ${ranked} of ${images} images by what each scores without itself; looked for near-duplicates of ` +
-    `${compared}. An unusual image is not always a defect: look at it before you remove it.` +
-    (mayWrite ? "" : " To remove one, use an API key that may write.");
+    `${text("audit.found", { ranked, images, compared })} ${mayWrite ? "" : text("audit.readOnly")}`;
   page.odd.replaceChildren(...found.odd.map((image) => {
-    const said = `score ${number(image.score)}: looks worse than ${worse(image.p_value)} % of the ranked images`;
+    const said = text("audit.said", { score: number(image.score), percent: worse(image.p_value) });
     return newCard(image.id, said, image.heat);
   }));
   const groups = found.near_duplicates;
   page.doubledPart.hidden = !groups.length;
-  page.doubledWords.textContent = groups.length > GROUPS ? `The largest ${GROUPS} of ${groups.length} groups.` : "";
+  page.doubledWords.textContent =
+    groups.length > GROUPS ? text("audit.largest", { shown: GROUPS, all: groups.length }) : "";
   page.doubled.replaceChildren(...groups.slice(0, GROUPS).map((ids) => {
     const group = document.createElement("ol");
     group.className = "cards";
-    const more = ids.length > IN_GROUP ? `and ${ids.length - IN_GROUP} more` : "";
+    const more = ids.length > IN_GROUP ? text("audit.more", { more: ids.length - IN_GROUP }) : "";
     group.replaceChildren(...ids.slice(0, IN_GROUP).map((id) => newCard(id, "")), more);
     return group;
   }));
@@ -70,13 +70,13 @@ function newCard(id, said, heat) {
   card.querySelector(".name").textContent = id;
   card.querySelector(".said").textContent = said;
   const [image, over] = card.querySelectorAll("img");
-  image.alt = `Image ${id}`;
+  image.alt = text("audit.image", { name: id });
   showPicture(image, `${galleryPath(audited)}/thumbnail?${new URLSearchParams({ id })}`);
   if (heat) showPicture(over, heat.replace(/^\/v1/, ""));
   else over.remove();
   const button = card.querySelector("button");
   button.hidden = !mayWrite;
-  button.setAttribute("aria-label", `Remove ${id}`);
+  button.setAttribute("aria-label", text("audit.named.remove", { name: id }));
   button.onclick = () => (card.classList.contains("gone") ? change("restore", id) : confirmRemoval(id));
   cards.set(id, [...(cards.get(id) ?? []), card]);
   return card;
@@ -89,8 +89,7 @@ function showPicture(image, path) {
 }
 
 function confirmRemoval(id) {
-  page.removalWords.textContent =
-    `${id} is removed from ${audited}, and scores change at once. It can be restored until the gallery is compacted.`;
+  page.removalWords.textContent = text("audit.removalWords", { name: id, gallery: audited });
   page.removal.returnValue = "";
   page.removal.onclose = () => page.removal.returnValue === "remove" && change("remove", id);
   page.removal.showModal();
@@ -113,8 +112,9 @@ async function change(action, id) {
   for (const card of cards.get(id)) {
     card.classList.toggle("gone", action === "remove");
     const button = card.querySelector("button");
-    button.textContent = action === "remove" ? "Restore" : "Remove…";
-    button.setAttribute("aria-label", `${action === "remove" ? "Restore" : "Remove"} ${id}`);
+    const next = action === "remove" ? "restore" : "remove";
+    button.textContent = text(`audit.${next}`);
+    button.setAttribute("aria-label", text(`audit.named.${next}`, { name: id }));
   }
 }
 

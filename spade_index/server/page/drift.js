@@ -1,14 +1,11 @@
 // Drift: whether the images judged last are like those of the calibration, in words and as a small chart.
 
+import { number, text } from "./language.js";
 import { ask, galleryPath } from "./service.js";
-import { number, page } from "./shown.js";
+import { page } from "./shown.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT] = [300, 90]; // of a chart
-const KINDS = {
-  score: (images, share) => `The last ${images} images score higher than ${share} % of good parts on average.`,
-  brightness: (images, share) => `The last ${images} images are brighter than ${share} % of good parts on average.`,
-};
 
 let watched = null; // the gallery on display
 
@@ -18,8 +15,8 @@ export async function openDrift(gallery) {
   watched = gallery;
   page.queries.hidden = true;
   page.drifted.hidden = false;
-  page.driftTitle.textContent = `Drift of ${gallery}`;
-  page.driftWords.textContent = "The images judged last are being compared with the calibration.";
+  page.driftTitle.textContent = text("drift.title", { gallery });
+  page.driftWords.textContent = text("drift.comparing");
   page.charts.replaceChildren();
   try {
     const found = await (await ask(`${galleryPath(gallery)}/drift`)).json();
@@ -38,28 +35,27 @@ export function closeDrift() {
 
 function showDrift({ images, calibrated, score, brightness }) {
   page.driftWords.textContent =
-    !calibrated ? `There is nothing to compare with: run “spade-index calibrate” on ${watched}.`
-    : !images ? "No image was judged since the service was started."
-    : "Images like those of the calibration score higher than 50 % of them on average, and spread evenly over the chart." +
-      (brightness ? "" : " The brightness of the gallery's images is not known.");
+    !calibrated ? text("drift.uncalibrated", { gallery: watched })
+    : !images ? text("drift.noImages")
+    : `${text("drift.expected")} ${brightness ? "" : text("drift.noBrightness")}`;
   const found = Object.entries({ score, brightness }).filter(([, of]) => of);
   page.charts.replaceChildren(...found.map(([kind, of]) => newChart(kind, images, of)));
 }
 
 function newChart(kind, images, { mean_rank: mean, warns, p_value: chance, bins }) {
   const entry = page.chart.content.cloneNode(true).firstElementChild;
-  entry.querySelector("h3").textContent = { score: "Score", brightness: "Brightness" }[kind];
-  const words = KINDS[kind](number(images, 9), number(100 * mean, 3));
-  entry.querySelector(".words").textContent = `${words} 50 % is expected.`;
+  entry.querySelector("h3").textContent = text(`drift.${kind}`);
+  entry.querySelector(".words").textContent =
+    text(`drift.words.${kind}`, { count: images, percent: number(100 * mean, 3) });
   const verdict = entry.querySelector(".verdict");
-  verdict.textContent = warns ? "Drift" : "No drift";
+  verdict.textContent = text(warns ? "drift.warns" : "drift.calm");
   verdict.dataset.state = warns ? "anomalous" : "normal";
   entry.querySelector(".chance").textContent = warns
-    ? "That is more than chance: look for a change of the light, the camera, the material, or for more defects."
-    : `Chance alone is as far off in ${number(100 * chance, 2)} % of all cases.`;
+    ? text("drift.moreThanChance")
+    : text("drift.chance", { percent: number(100 * chance, 2) });
   const chart = entry.querySelector("svg");
   chart.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
-  chart.setAttribute("aria-label", `Images by tenths of good parts that are lower: ${bins.join(", ")}`);
+  chart.setAttribute("aria-label", text("drift.chart", { counts: bins.join(", ") }));
   const highest = Math.max(...bins, images / 5);
   bins.forEach((count, place) => {
     const height = (HEIGHT * count) / highest;

@@ -1,13 +1,14 @@
 // Feedback on the image on display: "This one is fine" makes it a normal image, once it was shown which verdicts that
 // changes; what shows a defect makes that known; and "Undo" takes it back.
 
+import { number, text } from "./language.js";
 import { ask, galleryPath } from "./service.js";
-import { VERDICTS, number, page, pictureAt, shown } from "./shown.js";
+import { page, pictureAt, shown } from "./shown.js";
 
 const MARKS = 25; // the cursor's mark across an image
+const VERDICT = { true: "anomalous", false: "normal", null: "unknown" };
 const PAUSE = 300; // milliseconds between two looks at a job
-const LATER = "Query again to see its verdict now.";
-const DEFECTIVE = { anomalous: "This is a defect", normal: "A defect at the cursor was missed" }; // what is said, by the verdict
+const DEFECTIVE = { anomalous: text("feedback.defect"), normal: text("feedback.missed") }; // by the verdict
 
 let rights = new Map(); // whether the key may write, promised, by gallery
 
@@ -29,7 +30,7 @@ export async function showFeedback(item) {
   if (item !== shown || item.state !== state || item.feedback !== feedback) return; // it has changed meanwhile
   page.fine.hidden = state !== "anomalous";
   page.defect.textContent = DEFECTIVE[state];
-  page.kind.placeholder = state === "normal" ? "of kind … (optional)" : "of kind …";
+  page.kind.placeholder = text(state === "normal" ? "feedback.ofKindOptional" : "feedback.ofKind");
   page.defective.hidden = page.why.hidden = page.feedback.hidden = false;
   showKinds(item);
 }
@@ -55,11 +56,11 @@ async function previewFine(item) {
   const { gallery } = item;
   const note = page.why.value;
   page.why.value = "";
-  await change(item, "The images judged last are judged again, to see which verdicts would change.", async (busy) => {
+  await change(item, text("feedback.previewing"), async (busy) => {
     const job = await said(item, { verdict: "false_alarm", preview: true }, busy);
     const isCopy = job.state === "done" && !job.report.added;
-    if (isCopy) return `It was not added: ${job.notices[0] ?? "it is in the gallery already"}.`;
-    item.preview = { gallery, note, found: job.previewed, error: job.error ?? job.state };
+    if (isCopy) return notAdded(job);
+    item.preview = { gallery, note, found: job.previewed, error: whyNot(job) };
     return "";
   });
 }
@@ -70,28 +71,27 @@ function showPreview(item) {
   page.previewed.replaceChildren();
   if (page.preview.hidden) return;
   if (!preview.found) {
-    page.previewWords.textContent = `Which verdicts would change could not be found out: ${preview.error}.`;
+    page.previewWords.textContent = text("preview.failed", { why: preview.error });
     return;
   }
   const { kept, replayed, changes } = preview.found;
   const others = changes.filter(({ given }) => !given);
-  const [differ, judged, all] = [changes.length, replayed, kept].map((count) => number(count, 9));
-  const own = others.length < changes.length ? ", this image's among them" : "";
-  const late = replayed < kept ? ` There was time for ${judged} of ${all} images.` : "";
-  page.previewWords.textContent =
-    `If it becomes a normal image of ${preview.gallery}, ${changes.length ? differ : "none"} of the last ${judged} ` +
-    `verdicts would change${own}.${late}`;
+  const found = !changes.length ? "none" : others.length < changes.length ? "own" : "others";
+  const late = replayed < kept ? text("preview.late", { judged: replayed, all: kept }) : "";
+  const counts = { gallery: preview.gallery, differ: changes.length, count: replayed };
+  page.previewWords.textContent = `${text(`preview.${found}`, counts)} ${late}`;
   page.previewed.replaceChildren(...others.map(newChange));
 }
 
 function newChange({ image, before, after, picture }) {
   const entry = page.changed.content.cloneNode(true).firstElementChild;
-  const name = image ?? "without a name";
-  const verdict = ({ anomalous }) => VERDICTS[{ true: "anomalous", false: "normal", null: "unknown" }[anomalous]];
+  const name = image ?? text("preview.nameless");
+  const verdict = ({ anomalous }) => text(`verdict.${VERDICT[anomalous]}`);
   entry.querySelector(".name").textContent = name;
+  const scores = { scoreBefore: number(before.score), scoreAfter: number(after.score) };
   entry.querySelector(".distance").textContent =
-    `${verdict(before)} now, ${verdict(after)} then (score ${number(before.score)}, ${number(after.score)})`;
-  entry.querySelector("img").alt = `Image ${name}`;
+    text("preview.change", { before: verdict(before), after: verdict(after), ...scores });
+  entry.querySelector("img").alt = text("preview.image", { name });
   pictureAt(picture.replace(/^\/v1/, "")).then((url) => {
     entry.querySelector("img").src = entry.querySelector("a").href = url;
   }, () => {});
@@ -101,33 +101,42 @@ function newChange({ image, before, after, picture }) {
 async function sayFine(item) {
   const { gallery, note } = item.preview;
   item.preview = null;
-  await change(item, `It is being added to ${gallery}.`, async (busy) => {
+  await change(item, text("feedback.adding", { gallery }), async (busy) => {
     const job = await said(item, { verdict: "false_alarm", note }, busy);
-    if (job.state !== "done") return `It was not added: ${job.error ?? job.state}.`;
-    if (!job.report.added) return `It was not added: ${job.notices[0] ?? "it is in the gallery already"}.`;
+    if (job.state !== "done" || !job.report.added) return notAdded(job);
     item.feedback = { gallery, id: job.feedback_ids[0] };
-    return `It is a normal image of ${gallery} now. ${LATER}`;
+    return text("feedback.added", { gallery });
   });
+}
+
+function notAdded(job) {
+  const why = job.state === "done" ? (job.notices[0] ?? text("feedback.there")) : whyNot(job);
+  return text("feedback.notAdded", { why });
+}
+
+// Why a job was not done; undefined where it was.
+function whyNot({ error, state }) {
+  return error ?? (state === "done" ? undefined : text(`job.${state}`));
 }
 
 async function sayDefect(item) {
   const { gallery, state } = item;
   const kind = page.kind.value.trim();
   if (state === "anomalous" && !kind) {
-    page.said.textContent = "Name the kind of the defect first.";
+    page.said.textContent = text("feedback.nameKind");
     page.kind.focus();
     return;
   }
   page.kind.value = "";
-  await change(item, `${gallery} gets to know the defect.`, async (busy) => {
+  await change(item, text("feedback.noting", { gallery }), async (busy) => {
     const verdict = state === "normal" ? { verdict: "missed", box: boxAt(item) } : { verdict: "defect" };
     const note = page.why.value;
     page.why.value = "";
     const job = await said(item, { ...verdict, kind, note }, busy);
-    if (job.state !== "done") return `It was not noted: ${job.error ?? job.state}.`;
-    if (!job.report.known_defects) return `It was not noted: ${job.notices[0] ?? "it is known already"}.`;
+    if (job.state !== "done") return text("feedback.notNoted", { why: whyNot(job) });
+    if (!job.report.known_defects) return text("feedback.notNoted", { why: job.notices[0] ?? text("feedback.known") });
     item.feedback = { gallery, id: job.feedback_ids[0], isDefect: true };
-    return `${gallery} knows this defect now, and names regions that are like it. Verdicts stay as they are.`;
+    return text("feedback.noted", { gallery });
   });
 }
 
@@ -151,12 +160,12 @@ async function said({ gallery, file }, what, onBusy) {
 
 async function undo(item) {
   const { gallery, id, isDefect } = item.feedback;
-  await change(item, "It is being taken back.", async (busy) => {
+  await change(item, text("feedback.undoing"), async (busy) => {
     const path = `${galleryPath(gallery)}/feedback?${new URLSearchParams({ id })}`;
     await ask(path, { method: "DELETE", onBusy: busy });
     item.feedback = null;
-    if (isDefect) return `${gallery} does not know this defect any more.`;
-    return `It is no normal image of ${gallery} any more. ${LATER}`;
+    if (isDefect) return text("feedback.undoneDefect", { gallery });
+    return text("feedback.undoneFine", { gallery });
   });
 }
 
@@ -168,7 +177,7 @@ async function change(item, before, work) {
   };
   tell(before, true);
   try {
-    tell(await work((seconds, why) => tell(`${why} It is asked again after ${seconds} s.`, true)), false);
+    tell(await work((seconds, why) => tell(text("query.askedAgain", { why, seconds }), true)), false);
   } catch (error) {
     tell(error.message, false);
   }

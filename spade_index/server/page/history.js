@@ -1,7 +1,8 @@
 // The history of feedback: who said what of which image, and when; looked through, undone, and saved as a table.
 
+import { locale, text } from "./language.js";
 import { ask, fetchPicture, galleryPath } from "./service.js";
-import { number, page } from "./shown.js";
+import { page } from "./shown.js";
 
 const ROWS = 200; // shown at once
 const SAVED = 1000; // the most that the service tells
@@ -17,7 +18,7 @@ export async function openHistory(gallery) {
   told = gallery;
   page.queries.hidden = true;
   page.told.hidden = false;
-  page.toldTitle.textContent = `Feedback on ${gallery}`;
+  page.toldTitle.textContent = text("history.title", { gallery });
   page.toldRows.replaceChildren();
   try {
     const described = await (await ask(galleryPath(gallery))).json();
@@ -47,8 +48,8 @@ async function look() {
   const asked = path({ limit: ROWS });
   const answer = await (await ask(asked)).json();
   if (!told || path({ limit: ROWS }) !== asked) return; // another was asked for meanwhile
-  const more = answer.found > ROWS ? `, the newest ${ROWS} of which are shown` : "";
-  page.toldWords.textContent = `${number(answer.found, 9)} found${more}.`;
+  page.toldWords.textContent =
+    text(answer.found > ROWS ? "history.newest" : "history.found", { count: answer.found, shown: ROWS });
   page.toldRows.replaceChildren(...answer.feedback.map(newRow));
 }
 
@@ -57,14 +58,14 @@ function newRow({ id, verdict, kind, who, given, note, there }) {
   const name = row.querySelector(".name");
   name.textContent = id.split("/").at(-1);
   name.title = id;
-  row.querySelector(".what").textContent = verdict.replace("_", " ") + (kind ? ` (${kind})` : "");
+  row.querySelector(".what").textContent = text(`history.${verdict}`) + (kind ? ` (${kind})` : "");
   row.querySelector(".who").textContent = who;
-  row.querySelector(".given").textContent = new Date(given).toLocaleString();
+  row.querySelector(".given").textContent = new Date(given).toLocaleString(locale);
   row.querySelector(".note").textContent = note;
-  row.querySelector(".state").textContent = there ? "in the gallery" : "undone";
+  row.querySelector(".state").textContent = text(there ? "history.there" : "history.undone");
   const button = row.querySelector("button");
   button.hidden = !there || !mayWrite;
-  button.setAttribute("aria-label", `Undo ${id}`);
+  button.setAttribute("aria-label", text("history.undoImage", { name: id }));
   button.onclick = () => undo(id, button);
   return row;
 }

@@ -1,15 +1,16 @@
 // The regions of the image on display: their outlines, and the known defect that each is most like.
 
-import { moveCursor, number, page, pictureAt } from "./shown.js";
+import { number, text } from "./language.js";
+import { moveCursor, page, pictureAt } from "./shown.js";
 
 const TOLD = 12; // regions whose known defects are shown, those with the highest scores
-const NO_KIND = "no kind";
+const NO_KIND = text("regions.noKind");
 
 export function showRegions(item) {
   const result = item?.result;
   const regions = result?.regions ?? [];
   page.outlines.hidden = !result?.regions;
-  page.regionCount.textContent = regions.length === 1 ? "1 region" : `${regions.length || "No"} regions`;
+  page.regionCount.textContent = text(regions.length ? "regions.some" : "regions.none", { count: regions.length });
   page.outlined.disabled = !regions.length;
   outline(regions, result);
   const told = regions.slice(0, TOLD).filter(({ known_defect: known }) => known);
@@ -41,16 +42,15 @@ function newLabel({ box: [x, y], known_defect: { alike, kind } }, place, { width
 
 function newEntry({ box: [x, y, width, height], known_defect: known }, place) {
   const entry = page.alike.content.cloneNode(true).firstElementChild;
-  const named = known.kind ? `“${known.kind}”` : "a defect of no kind";
-  const seen = known.seen === 1 ? "seen once" : `seen ${number(known.seen, 9)} times`;
-  entry.querySelector("button").textContent = `Region ${place}`;
+  const nearest = known.alike ? "alike" : "unlike";
+  entry.querySelector("button").textContent = text("regions.region", { place });
   entry.querySelector("button").onclick = () => moveCursor([x + width / 2, y + height / 2]);
   entry.querySelector(".name").textContent =
-    known.alike ? `most like: ${named}, ${seen}` : `none of the known defects; the nearest is ${named}, ${seen}`;
+    text(known.kind ? `regions.${nearest}` : `regions.kindless.${nearest}`, { kind: known.kind, count: known.seen });
   entry.querySelector(".distance").textContent =
-    `distance ${number(known.distance, 2)} of at most ${number(known.limit, 2)}`;
+    text("regions.distance", { distance: number(known.distance, 2), limit: number(known.limit, 2) });
   const picture = entry.querySelector("img");
-  picture.alt = `Known defect: ${known.kind || NO_KIND}`;
+  picture.alt = text("regions.knownDefect", { kind: known.kind || NO_KIND });
   pictureAt(known.picture.replace(/^\/v1/, "")).then((url) => (picture.src = url), () => {});
   return entry;
 }

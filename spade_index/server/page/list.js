@@ -1,6 +1,7 @@
 // The list of the images that were given: rows in sight alone are drawn, of the verdicts that are wanted.
 
-import { VERDICTS, number, page } from "./shown.js";
+import { number, text } from "./language.js";
+import { page } from "./shown.js";
 
 const BEYOND = 8; // rows drawn above and below those in sight
 
@@ -100,7 +101,7 @@ function newRow(item, place) {
 
 function fill({ row, state, result }) {
   const verdict = row.querySelector(".verdict");
-  verdict.textContent = VERDICTS[state];
+  verdict.textContent = text(`verdict.${state}`);
   verdict.dataset.state = state;
   row.querySelector(".score").textContent = result ? number(result.score) : "";
 }

@@ -5,13 +5,14 @@ import { closeDrift, driftIsOpen, openDrift } from "./drift.js";
 import { forgetRights, showFeedback } from "./feedback.js";
 import { closeHistory, historyIsOpen, openHistory } from "./history.js";
 import { showRegions } from "./known.js";
+import { number, text } from "./language.js";
 import { addItems, beside, clearItems, items, pickBy, reveal, showRow } from "./list.js";
 import { ask, askKey, galleryPath, hasKey, Problem } from "./service.js";
-import { hide, number, page, show, shown } from "./shown.js";
+import { hide, page, show, shown } from "./shown.js";
 
 const AT_ONCE = 4; // queries under way: the service computes together what arrives together
-const WAITING = { state: "waiting", words: "It waits for the images before it." };
-const CANCELLED = "It was not compared with anything.";
+const WAITING = { state: "waiting", words: text("query.waiting") };
+const CANCELLED = text("query.cancelled");
 
 let galleries = [];
 let largest = Infinity; // bytes of an image file
@@ -34,18 +35,18 @@ async function loadGalleries() {
 function pickGallery() {
   const wanted = new URLSearchParams(location.hash.slice(1)).get("gallery") ?? galleries[0]?.name ?? "";
   page.gallery.value = wanted;
-  const build = "“spade-index build IMAGES ROOT/NAME”"; // ROOT: what is served
-  if (!galleries.length) notice(`There is no gallery yet. Build one with ${build}, then load this page again.`);
-  else notice(page.gallery.value ? "" : `There is no gallery “${wanted}” here. Pick one from the list.`);
+  if (!galleries.length) notice(text("notice.noGalleries"));
+  else notice(page.gallery.value ? "" : text("notice.noSuchGallery", { name: wanted }));
   showGallery();
 }
 
 function showGallery() {
   const gallery = galleries.find(({ name }) => name === page.gallery.value);
   page.facts.textContent = !gallery ? "" : gallery.error ?? [
-    `${number(gallery.images, 9)} images`, `snapshot ${gallery.snapshot}`, gallery.backbone,
-    ...(gallery.region_of_interest ? ["region of interest"] : []),
-    ...(gallery.calibrated ? [] : ["no threshold yet"]),
+    text("facts.images", { count: gallery.images }), text("facts.snapshot", { number: `${gallery.snapshot}` }),
+    gallery.backbone,
+    ...(gallery.region_of_interest ? [text("facts.region")] : []),
+    ...(gallery.calibrated ? [] : [text("facts.uncalibrated")]),
   ].join(" · ");
 }
 
@@ -69,8 +70,8 @@ function showView(view) {
 
 function takeImages(files) {
   showView("queries");
-  if (!page.gallery.value) return notice("Pick a gallery first, then give the images again.");
-  if (!files.length) return notice("That was not a file. Save the image first, then drop it here.");
+  if (!page.gallery.value) return notice(text("notice.pickFirst"));
+  if (!files.length) return notice(text("notice.noFile"));
   notice("");
   const gallery = page.gallery.value;
   const fresh = [...files].map((file) => ({ file, gallery, url: URL.createObjectURL(file), ...WAITING }));
@@ -95,7 +96,7 @@ function runQueries() {
 async function query(item) {
   item.abort = new AbortController();
   const { signal } = item.abort;
-  update(item, { state: "running", words: "It is compared with the normal images.", since: Date.now() });
+  update(item, { state: "running", words: text("query.running"), since: Date.now() });
   try {
     const options = new URLSearchParams({ maps: "always", name: item.file.name });
     const response = await ask(`${galleryPath(item.gallery)}/query?${options}`, {
@@ -103,7 +104,7 @@ async function query(item) {
       body: await bytesOf(item.file),
       headers: { "Content-Type": "application/octet-stream" },
       signal,
-      onBusy: (seconds, why) => update(item, { words: `${why} It is asked again after ${seconds} s.` }),
+      onBusy: (seconds, why) => update(item, { words: text("query.askedAgain", { why, seconds }) }),
     });
     const { results: [result] } = await response.json();
     const verdict = { true: "anomalous", false: "normal", null: "unknown" }[result.anomalous];
@@ -116,13 +117,13 @@ async function query(item) {
 
 async function bytesOf(file) {
   if (file.size > largest) {
-    const [has, most] = [file.size, largest].map((bytes) => `${number(bytes / 2 ** 20, 3)} MiB`);
-    throw new Problem(`It has ${has}, the service takes ${most} at most. Use a smaller image.`);
+    const [size, most] = [file.size, largest].map((bytes) => number(bytes / 2 ** 20, 3));
+    throw new Problem(text("query.tooLarge", { size, most }));
   }
   try {
     return await file.arrayBuffer();
   } catch {
-    throw new Problem("It cannot be read: a folder, or it has changed since. Give the image files themselves.");
+    throw new Problem(text("query.unreadable"));
   }
 }
 
@@ -171,7 +172,8 @@ function showProgress() {
   const judged = items.filter(({ result }) => result).length;
   const anomalous = items.filter(({ state }) => state === "anomalous").length;
   page.given.hidden = !items.length;
-  page.progress.textContent = `${judged} of ${items.length} judged${anomalous ? `, ${anomalous} anomalous` : ""}`;
+  const key = anomalous ? "list.progressAnomalous" : "list.progress";
+  page.progress.textContent = text(key, { judged, anomalous, all: items.length });
 }
 
 page.gallery.onchange = () => {
@@ -184,7 +186,7 @@ addEventListener("hashchange", pickGallery);
 page.audit.onclick = () => showView(auditIsOpen() ? "queries" : "audit");
 page.drift.onclick = () => showView(driftIsOpen() ? "queries" : "drift");
 page.history.onclick = () => showView(historyIsOpen() ? "queries" : "history");
-page.changeKey.onclick = () => askKey("Another key replaces the one in use.").then(loadGalleries, () => {});
+page.changeKey.onclick = () => askKey(text("key.another")).then(loadGalleries, () => {});
 
 page.files.onchange = () => {
   if (page.files.files.length) takeImages(page.files.files);

@@ -1,12 +1,8 @@
 // Asks /v1 of the service that this page came from; says in plain words what went wrong and what to do.
 
-const REMEDIES = {
-  400: "Load this page again.",
-  403: "Use another API key, or pick another gallery.",
-  413: "Use a smaller image.",
-  415: "Save it as a JPEG or PNG image and try again.",
-  422: "Use a JPEG or PNG image that other programs can open.",
-};
+import { text } from "./language.js";
+
+const WITH_REMEDY = [400, 403, 413, 415, 422, 500];
 
 let key = sessionStorage.getItem("spade-index-key");
 let asking = null; // one dialog, however many requests wait for a key
@@ -29,11 +25,11 @@ export async function ask(path, { onBusy = () => {}, signal, ...options } = {}) 
       response = await fetch(`v1${path}`, { ...options, signal, headers: { ...options.headers, ...headers } });
     } catch (error) {
       if (signal?.aborted) throw error;
-      throw new Problem("The service does not answer. See that it is running, then try again.");
+      throw new Problem(text("problem.noAnswer"));
     }
     if (response.ok) return response;
     if (response.status === 401) {
-      if (used === key) await askKey(used ? "The service does not know this key." : "This service asks for a key.");
+      if (used === key) await askKey(text(used ? "key.unknown" : "key.asked"));
     } else if (response.status === 503) {
       const seconds = Math.min(Math.max(Number(response.headers.get("Retry-After")) || 2, 1), 60);
       onBusy(seconds, (await problemOf(response)).message);
@@ -68,7 +64,7 @@ export function askKey(words) {
     dialog.onclose = () => {
       asking = null;
       if (dialog.returnValue === "use") resolve();
-      else reject(new Problem("No API key was given. Ask whoever runs this service for one.", 401));
+      else reject(new Problem(text("key.missing"), 401));
     };
     dialog.showModal();
   });
@@ -77,9 +73,9 @@ export function askKey(words) {
 
 async function problemOf(response) {
   const problem = await response.json().catch(() => ({}));
-  const detail = sentence(problem.errors?.[0]?.detail || problem.detail || problem.title || "The service refuses this");
+  const detail = sentence(problem.errors?.[0]?.detail || problem.detail || problem.title || text("problem.refused"));
   const id = problem.request_id ?? response.headers.get("X-Request-Id");
-  const remedy = response.status === 500 ? `Try again; its request id is ${id}.` : REMEDIES[response.status] ?? "";
+  const remedy = WITH_REMEDY.includes(response.status) ? text(`problem.${response.status}`, { id }) : "";
   return new Problem(`${detail} ${remedy}`.trim(), response.status);
 }
 

@@ -1,23 +1,15 @@
 // The image on display: its verdict, its heat map, and the match of each of its places.
 
+import { locale, number, text } from "./language.js";
 import { ask, fetchPicture, galleryPath } from "./service.js";
 
 const STEPS = 56; // of the cursor across an image: about as many as the finest level has pixels
 const HEATS = 20; // heat maps in memory,
 const PICTURES = 200; // and pictures of normal images and known defects
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const NO_MATCH = {
-  404: "The service keeps results for a while only, and has let this one go. Query again to look at more places.",
-  422: "The backbone does not see this place: it is cropped away.",
-};
-const OUTSIDE = "This place is outside of the gallery's region of interest: it does not count.";
-export const VERDICTS = {
-  waiting: "Waiting", running: "Running", failed: "Not judged", cancelled: "Cancelled",
-  anomalous: "Anomalous", normal: "Normal", unknown: "No threshold",
-};
+const NO_MATCH = { 404: text("shown.matchGone"), 422: text("shown.matchCropped") };
 
 export const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
-export const number = (value, digits = 4) => value.toLocaleString("en", { maximumSignificantDigits: digits });
 
 export let shown = null; // { file, url, gallery, state, words, since, result, place, heat, row }
 const heated = new Set(); // images whose heat maps are in memory
@@ -55,11 +47,11 @@ export function hide() {
 
 function showVerdict({ file, gallery, state, result, words }) {
   const underWay = state === "waiting" || state === "running";
-  document.title = `${VERDICTS[state]}: ${file.name}`;
+  document.title = `${text(`verdict.${state}`)}: ${file.name}`;
   page.name.textContent = file.name;
-  page.verdict.textContent = VERDICTS[state];
+  page.verdict.textContent = text(`verdict.${state}`);
   page.verdict.dataset.state = state;
-  page.score.textContent = result ? `score ${number(result.score)}` : "";
+  page.score.textContent = result ? text("shown.score", { score: number(result.score) }) : "";
   page.explained.textContent = result ? explain(result, gallery) : words;
   page.explained.classList.toggle("quiet", state !== "failed");
   page.elapsed.textContent = "";
@@ -75,17 +67,19 @@ function showVerdict({ file, gallery, state, result, words }) {
 }
 
 export function worse(share) {
-  return (100 * (1 - share)).toFixed(share > 0.01 ? 0 : 1);
+  const digits = share > 0.01 ? 0 : 1;
+  const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return (100 * (1 - share)).toLocaleString(locale, options);
 }
 
 function explain({ kind, score, threshold, scores, snapshot, p_value: share }, gallery) {
   const verdict =
-    share !== null && share !== undefined ? `Looks worse than ${worse(share)} % of good parts`
-    : threshold === null ? `For a verdict run “spade-index calibrate” on ${gallery}`
-    : threshold > 0 ? `${number((100 * score) / threshold, 3)} % of the threshold of ${number(threshold)}`
-    : `The threshold is ${threshold}`;
+    share !== null && share !== undefined ? text("shown.worse", { percent: worse(share) })
+    : threshold === null ? text("shown.uncalibrated", { gallery })
+    : threshold > 0 ? text("shown.ofThreshold", { percent: number((100 * score) / threshold, 3), threshold: number(threshold) })
+    : text("shown.thresholdIs", { threshold });
   const others = Object.keys(scores).filter((name) => name !== kind).map((name) => `${name} ${number(scores[name])}`);
-  return [verdict, ...others, `${gallery}, snapshot ${snapshot}`].join(" · ");
+  return [verdict, ...others, text("shown.source", { gallery, snapshot: `${snapshot}` })].join(" · ");
 }
 
 async function showImage(item) {
@@ -134,14 +128,14 @@ function keepHeat(item) {
 
 function showOpacity() {
   page.heat.style.opacity = page.opacity.value / 100;
-  page.opacityShown.textContent = `${page.opacity.value} %`;
+  page.opacityShown.textContent = text("shown.opacity", { percent: page.opacity.value });
 }
 
 function showNearest({ result, gallery }) {
   page.neighbours.replaceChildren(...result.neighbours.map(({ id, distance }) => {
     const entry = page.near.content.cloneNode(true).firstElementChild;
     entry.querySelector(".name").textContent = id;
-    entry.querySelector(".distance").textContent = `distance ${number(distance)}`;
+    entry.querySelector(".distance").textContent = text("shown.distance", { distance: number(distance) });
     thumbnail(gallery, id).then((url) => (entry.querySelector("img").src = url), () => {});
     return entry;
   }));
@@ -168,7 +162,7 @@ export function moveCursor(pixel) {
   const [x, y] = [width, height].map((edge, axis) => Math.min(Math.max(Math.floor(pixel[axis]), 0), edge - 1));
   shown.place = [x, y];
   setMark(page.query, x, y, width, height);
-  page.place.textContent = `at (${x}, ${y})`;
+  page.place.textContent = at([x, y]);
   findMatches();
 }
 
@@ -190,7 +184,7 @@ async function showMatch(item, [x, y]) {
     url = await thumbnail(item.gallery, found.neighbour);
   } catch (error) {
     const outside = error.message.includes("region of interest");
-    if (item === shown) showNoMatch(outside ? OUTSIDE : NO_MATCH[error.status] ?? error.message);
+    if (item === shown) showNoMatch(outside ? text("shown.matchOutside") : NO_MATCH[error.status] ?? error.message);
     return;
   }
   if (item !== shown) return;
@@ -198,12 +192,12 @@ async function showMatch(item, [x, y]) {
   const [left, top, ...size] = found.neighbour_box;
   page.neighbour.hidden = false;
   page.matched.src = url;
-  page.matched.alt = `Normal image ${found.neighbour}`;
+  page.matched.alt = text("shown.normalImage", { name: found.neighbour });
   setRatio(page.neighbour, ...size);
   setMark(page.neighbour, there[0] - left, there[1] - top, ...size);
-  page.matchedPlace.textContent = `at (${there.join(", ")})`;
+  page.matchedPlace.textContent = at(there);
   page.matchedName.textContent = found.neighbour;
-  page.match.textContent = `distance ${number(found.distance)}, score ${number(found.score)} here`;
+  page.match.textContent = text("shown.match", { distance: number(found.distance), score: number(found.score) });
 }
 
 function showNoMatch(words) {
@@ -211,6 +205,9 @@ function showNoMatch(words) {
   page.matchedName.textContent = page.matchedPlace.textContent = "";
   page.match.textContent = words;
 }
+
+// Pixels are written as the service writes them: without separators.
+const at = ([x, y]) => text("shown.place", { x: `${x}`, y: `${y}` });
 
 function setRatio(picture, width, height) {
   picture.style.setProperty("--ratio", width / height);
@@ -250,6 +247,6 @@ page.query.onclick = pointAt;
 page.query.onpointermove = (event) => event.pointerType === "mouse" && event.buttons & 1 && pointAt(event);
 page.query.onkeydown = moveByKey;
 setInterval(() => {
-  if (shown?.state === "running") page.elapsed.textContent = `${Math.round((Date.now() - shown.since) / 1000)} s`;
+  if (shown?.state === "running") page.elapsed.textContent = text("shown.elapsed", { seconds: Math.round((Date.now() - shown.since) / 1000) });
 }, 500);
 showOpacity();

@@ -46,7 +46,7 @@ def test_a_false_alarm_is_corrected_by_a_button_and_undone(
     page.get_by_label("Why").fill("a new supplier")
     page.get_by_role("button", name="This one is fine").click()
     expect(page.locator("#previewWords")).to_have_text(
-        "If it becomes a normal image of tiles, 1 of the last 1 verdicts would change, this image's among them."
+        "If it becomes a normal image of tiles, the last verdict would change: this image's."
     )
     page.get_by_role("button", name="Add it").click()
     expect(page.locator("#said")).to_contain_text("It is a normal image of tiles now.")
