@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -161,6 +162,25 @@ def as_path(text: str) -> str:
         return os.fsdecode(text.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:  # half of a surrogate pair, which no file name has
         return text
+
+
+def one_spelling(name: str) -> str:
+    """Return a name in Unicode's composed form; macOS writes letters with accents as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_spelled(folder: str | os.PathLike[str], name: str) -> str:
+    """Return the path of a name in a folder, in Unicode's form that each part has there; as given where none is."""
+    path = os.path.join(folder, name)
+    if name.isascii() or os.path.lexists(path):
+        return path
+    found = "/" if os.path.isabs(name) else os.fspath(folder)
+    for part in filter(None, name.split("/")):
+        forms = dict.fromkeys((part, one_spelling(part), unicodedata.normalize("NFD", part)))
+        found = next((there for form in forms if os.path.lexists(there := os.path.join(found, form))), "")
+        if not found:
+            return path
+    return found
 
 
 def as_text(name: str) -> str:

@@ -20,15 +20,7 @@ def in_folder(folder: Path, passed_over: PassedOver, is_mask: Callable[[str], bo
 
     `is_mask` says of a path below the folder whether it is that of an image's region of interest, which is no image.
     """
-    seen = set()
-    for root, folders, names in walk(folder):
-        status = status_of(root)
-        place = root if status is None else (status.st_dev, status.st_ino)
-        if place in seen:  # a link to a folder above
-            passed_over.add(TWICE, root)
-            folders.clear()
-            continue
-        seen.add(place)
+    for root, folders, names in walk(folder, lambda again: passed_over.add(TWICE, again)):
         below = os.path.relpath(root, folder).replace(os.sep, "/") + "/"
         below = "" if below == "./" else below
         if CATALOG in names and SHARDS in folders and below:
@@ -54,15 +46,24 @@ def in_folder(folder: Path, passed_over: PassedOver, is_mask: Callable[[str], bo
                 passed_over.add(SPECIAL, path)
 
 
-def walk(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(
+    folder: str | Path, twice: Callable[[str], object] = lambda again: None
+) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each folder below and with this one, and the names of its folders and of its files, sorted.
 
-    Folders are followed that the caller leaves in the list, links too. Unlike `os.walk`, this raises InputError for a
-    folder that cannot be read, and takes folders of any depth.
+    Folders are followed that the caller leaves in the list, links too; `twice` is told of those that links lead to
+    again. Unlike `os.walk`, this raises InputError for a folder that cannot be read, and takes folders of any depth.
     """
     waiting = [os.fspath(folder)]
+    seen = set()
     while waiting:
         root = waiting.pop()
+        status = status_of(root)
+        place = root if status is None else (status.st_dev, status.st_ino)
+        if place in seen:  # a link to a folder above
+            twice(root)
+            continue
+        seen.add(place)
         folders: list[str] = []
         names: list[str] = []
         try:

@@ -6,29 +6,39 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from spade_index.errors import ImageError, InputError
 
-from .files import ImageFile, as_path, as_text, has_image_suffix, is_drawn, is_regular, on_disk, status_of
+from .files import ImageFile, as_spelled, as_text, has_image_suffix, is_drawn, is_regular, on_disk, status_of
 from .passed_over import COMMENT, SPECIAL, PassedOver
 
 LIST_SUFFIXES = frozenset({".txt", ".lst"})
 STDIN = "-"
-MOST_BYTES = 1 << 30  # of a list: millions of paths
+MOST_BYTES = 1 << 30  # of a list: ten million paths
 STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # where shells put pipes: `<(find ...)`
 
 
 @dataclass(frozen=True)
 class TextList:
-    """The lines of a list, which are read once: a pipe cannot be read again."""
+    """A list, which is read once: a pipe cannot be read again. A line takes its bytes, and no more memory."""
 
     name: str
     folder: str  # that the paths in it are relative to
-    lines: tuple[str, ...]
+    text: bytes = field(repr=False)  # of file names
+    separator: bytes
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines."""
+        at = 0
+        while at <= len(self.text):
+            end = self.text.find(self.separator, at)
+            end = len(self.text) if end < 0 else end
+            yield os.fsdecode(self.text[at:end])
+            at = end + 1
 
 
 def is_stream(path: str | Path) -> bool:
@@ -44,22 +54,22 @@ def read_list(path: str | Path) -> TextList:
     name = str(path)
     shown = "standard input" if name == STDIN else as_text(name)
     try:
-        text = as_path(decoded(_standard_input() if name == STDIN else _contents(path)))
+        text = _as_names(_standard_input() if name == STDIN else _contents(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{shown}: not a text list of image paths ({error})") from error
     piped = name == STDIN or is_stream(path)
-    separator = "\n" if "\n" in text else "\r"
-    if piped and text.endswith("\0"):  # as `find -print0` writes names, which may hold line ends
-        separator = "\0"
-    elif "\0" in text:
+    separator = b"\n" if b"\n" in text else b"\r"
+    if piped and text.endswith(b"\0"):  # as `find -print0` writes names, which may hold line ends
+        separator = b"\0"
+    elif b"\0" in text:
         raise InputError(f"{shown}: not a text list of image paths (it has NUL bytes: write one path per line)")
     folder = "" if piped else os.path.dirname(name)
-    return TextList(shown if name == STDIN else name, folder, tuple(text.split(separator)))
+    return TextList(shown if name == STDIN else name, folder, text, separator)
 
 
 def in_list(paths: TextList, passed_over: PassedOver) -> Iterator[ImageFile]:
     """Yield the images that a list names; those that are not there raise ImageError when they are read."""
-    for number, line in enumerate(paths.lines, start=1):
+    for number, line in enumerate(paths.lines(), start=1):
         name, status = _found(paths.folder, line.removesuffix("\r"))
         if not name:
             continue
@@ -100,13 +110,24 @@ def _bounded(file: BinaryIO) -> bytes:
 def _found(folder: str, line: str) -> tuple[str, os.stat_result | None]:
     """Return the path that a line names, and the file's status, or None if it is not there.
 
-    The line itself comes first, then what is left without spaces at its ends, then that with `~` as the home folder.
+    The line itself comes first, then what is left without spaces at its ends, then that with `~` as the home folder,
+    then that in another of Unicode's forms.
     """
     name = line.strip()
-    for candidate in dict.fromkeys((line, name, os.path.expanduser(name))):
+    home = os.path.expanduser(name)
+    for candidate in dict.fromkeys((line, name, home)):
         if candidate and not candidate.isspace() and (status := status_of(os.path.join(folder, candidate))) is not None:
             return candidate, status
-    return os.path.expanduser(name), None
+    spelled = as_spelled(folder, home).removeprefix(os.path.join(folder, "")) if home else home
+    status = None if spelled == home else status_of(os.path.join(folder, spelled))
+    return home if status is None else spelled, status
+
+
+def _as_names(data: bytes) -> bytes:
+    """Return the text of a list as names of files are stored: in UTF-8, whatever bytes are none."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return decoded(data).encode()
+    return data.removeprefix(codecs.BOM_UTF8)
 
 
 def decoded(data: bytes) -> str:

@@ -111,8 +111,8 @@ def _decode_here(read: Callable[[], bytes], path: str, pixels: int) -> Plain:
             require_undamaged(image, data)
             levels = _levels(image, data)  # [H, W]
             lossy = image.format in ("JPEG", "MPO") or b"VP8 " in data[12:64]
-            if np.isnan(levels).any():
-                raise InputError(f"{path}: some of its values are not numbers (NaN): write 0 where normal, else 1")
+            if not np.isfinite(levels).all():
+                raise InputError(f"{path}: some of its values are NaN or infinite: write 0 where normal, else 1")
             highest = levels.max() if levels.size else 0
             defective = levels > highest / 2 if lossy and highest > 0 else levels != 0
             facts = {"size": defective.shape, "highest": int(highest), "orientation": orientation_in(image)}

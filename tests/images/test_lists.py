@@ -1,14 +1,21 @@
 """Text lists in the encodings that programs write, with names that look like something else."""
 
 import codecs
+import io
 import os
+import sys
 import threading
+import tracemalloc
+import unicodedata
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from spade_index.errors import ImageError
 from spade_index.images import find_images, load
+from spade_index.images.lists import STDIN, read_list
 from spade_index.images.passed_over import PassedOver
 from spade_index.settings import Preprocessing
 
@@ -114,3 +121,22 @@ def test_a_listed_pipe_is_counted(folder: Path) -> None:
     passed_over = PassedOver()
     assert [file.id for file in find_images(folder / "some.txt", passed_over=passed_over)] == ["000.png"]
     assert "1 pipes" in str(passed_over)
+
+
+def test_a_name_in_another_of_unicodes_forms_is_that_of_its_file(folder: Path) -> None:
+    apart = unicodedata.normalize("NFD", "häle")
+    (folder / apart).mkdir()
+    (folder / "000.png").rename(folder / apart / "ä.png")
+    assert listed(folder / "some.txt", "häle/ä.png\n".encode()) == [f"{apart}/ä.png"]
+
+
+def test_a_list_from_a_pipe_takes_no_more_memory_than_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"\n" * (8 << 20)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    tracemalloc.start()
+    try:
+        found = read_list(STDIN)
+        assert [*islice(found.lines(), 1000)] == [""] * 1000
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(data)
+    finally:
+        tracemalloc.stop()

@@ -208,9 +208,10 @@ def test_an_image_without_a_mask_has_no_defective_pixel():
     assert not read_mask(None, geometry, (16, 16)).any()
 
 
-def test_a_mask_of_values_that_are_not_numbers_is_named(tmp_path):
-    Image.fromarray(np.where(levels(1, np.float32) > 0, np.nan, 0).astype(np.float32)).save(tmp_path / "m.tiff")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_mask_of_values_that_are_not_numbers_is_named(tmp_path, value):
+    Image.fromarray(np.where(levels(1, np.float32) > 0, value, 0).astype(np.float32)).save(tmp_path / "m.tiff")
     height, width = levels(1).shape
     geometry = covered(width, height, Preprocessing(input_size=(16, 16)))
-    with pytest.raises(InputError, match=r"m\.tiff: some of its values are not numbers"):
+    with pytest.raises(InputError, match=r"m\.tiff: some of its values are NaN or infinite"):
         read_mask(tmp_path / "m.tiff", geometry, (16, 16))

@@ -180,6 +180,12 @@ def test_visa_without_its_split_is_refused(tmp_path):
             [["image", "label", "split"], ["1.png", "good", "train"], ["1.png", "good", "test"]],
             "another label or split",
         ),
+        ([["image", "label"], ["1.png", "hole"], ["link.png", "dent"]], "labels.csv line 3: link.png is in"),
+        ([["image", "label", "mask"], ["1.png", "hole", "1.png"], ["1.png", "hole", "link.png"]], "another mask"),
+        ([["image", "label", "label"], ["1.png", "good", "hole"]], "has the column label more than once"),
+        ([["image", "label"], ["1", "5.png", "good"]], "line 2: has more cells than the first line"),
+        ([["image", "label", "split"], ["1.png", "good"]], "line 2: has no split"),
+        ([["image", "label"], ["1.png", "None"]], "line 2: the label none may mean"),
         ([["image", "label"], ["", "good"], ["1.png", "hole"]], "is not an image"),
         ([["image", "label"], [".", "good"], ["1.png", "hole"]], "is not an image"),
         ([["image", "label", "mask"], ["1.png", "good", ""], ["1.png", "hole", "gone.png"]], "gone.png"),
@@ -187,6 +193,7 @@ def test_visa_without_its_split_is_refused(tmp_path):
 )
 def test_a_table_that_is_wrong_is_named(tmp_path, rows, words):
     Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    (tmp_path / "link.png").symlink_to("1.png")
     write_table(tmp_path / "labels.csv", rows)
     with pytest.raises(InputError) as raised:
         find_dataset(tmp_path)
@@ -207,8 +214,10 @@ def test_rows_that_repeat_another_count_once_and_are_counted(tmp_path):
 def test_labels_of_a_table_may_be_numbers_or_masks(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "empty.png")
     Image.new("L", (8, 8), 1).save(tmp_path / "full.png")
-    rows = [["image_path", "label", "mask_path"], ["empty.png", "0", ""], ["full.png", "1", "full.png"]]
-    rows += [["empty.png", "", "empty.png"], ["full.png", "", "full.png"], ["full.png", "-1", ""]]
+    for at in range(4):
+        Image.new("L", (8, 8)).save(tmp_path / f"{at}.png")
+    rows = [["image_path", "label", "mask_path"], ["0.png", "0", "nan"], ["1.png", "1.0", "full.png"]]
+    rows += [["2.png", "NaN", "empty.png"], ["3.png", "", "full.png"], ["full.png", "-1", ""]]
     write_table(tmp_path / "labels.csv", rows)
     dataset = find_dataset(tmp_path / "labels.csv")
     assert [image.kind for image in dataset.test] == ["good", "defect", "good", "defect"]
@@ -223,9 +232,17 @@ def test_labels_of_a_table_may_be_numbers_or_masks(tmp_path):
         ({"train": [], "test": []}, "lists no images"),
         ({"test": [{"image_path": "gone.png"}]}, "gone.png"),
         ({"test": [{"mask_path": "1.png"}]}, "image_path"),
+        ({"test": {"image_path": "1.png"}, "train": []}, "has no lists"),
+        ({"test": [{"image_path": "1.png"}], "meta": ["OK"]}, "its `meta` is no object"),
+        ({"test": [{"image_path": "1.png"}]}, "anomaly_class"),
+        ({"test": [{"image_path": "1.png", "anomaly_class": "OK"}] * 2}, "1.png more than once"),
+        ({"test": [{"image_path": "1.png", "anomaly_class": "BX", "mask_path": "gone"}]}, "gone does not exist"),
+        ({"test": [{"image_path": "list.txt", "anomaly_class": "OK"}]}, "list.txt is not an image"),
     ],
 )
 def test_a_list_of_real_iad_that_is_wrong_is_named(tmp_path, content, words):
+    Image.new("L", (8, 8)).save(tmp_path / "1.png")
+    (tmp_path / "list.txt").write_text("1.png")
     (tmp_path / "part.json").write_text(json.dumps(content))
     with pytest.raises(InputError) as raised:
         find_dataset(tmp_path / "part.json")

@@ -7,10 +7,10 @@ from spade_index.errors import InputError
 from spade_index.exact import read_json
 from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images, is_archive
-from spade_index.images.folders import walk
 from spade_index.images.passed_over import PassedOver, is_debris
 
 from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage, Saturation
+from .masks import Masks
 from .names import below, plain
 
 GOOD_FOLDERS = (GOOD, "ok", "normal")
@@ -97,9 +97,9 @@ def labelled(
     found = []
     for kind in (path for path in _folders(test) if path != ground_truth):
         good = kind.name.casefold() in GOOD_FOLDERS
-        masks = {} if good else _masks(below(ground_truth, kind.name))
+        masks = Masks(below(ground_truth, kind.name))
         for file in find_images(kind, f"{kind.name}/", passed_over, pages=False):
-            mask = None if good else _mask_of(masks, Path(file.id).relative_to(kind.name))
+            mask = masks.of(Path(file.id).relative_to(kind.name), MASK_ENDINGS)
             found.append(LabelledImage(file, GOOD if good else kind.name, mask, saturations))
     return found
 
@@ -133,26 +133,6 @@ def _others(root: Path) -> list[str]:
         for entry in root.iterdir()
         if (entry.is_dir() or is_archive(entry.name)) and not is_debris(entry.name) and plain(entry.name) not in known
     )
-
-
-def _masks(folder: Path) -> dict[str, Path]:
-    """Return the masks below a folder, and its folders, by their path in it: without suffix, and without capitals."""
-    found: dict[str, Path] = {}
-    for parent, folders, names in walk(folder) if folder.is_dir() else ():
-        here = Path(parent)
-        folders[:] = [name for name in folders if not is_debris(name)]
-        for name in folders:
-            found[(here / name).relative_to(folder).as_posix().casefold()] = here / name
-        for name in sorted(names, key=lambda name: (not name.lower().endswith(".png"), name)):
-            path = here / name
-            if path.suffix.lower() in SUFFIXES:
-                found.setdefault(path.relative_to(folder).with_suffix("").as_posix().casefold(), path)
-    return found
-
-
-def _mask_of(masks: dict[str, Path], image: Path) -> Path | None:
-    stem = image.with_suffix("").as_posix().casefold()
-    return next((masks[stem + ending] for ending in MASK_ENDINGS if stem + ending in masks), None)
 
 
 def _saturations(path: Path) -> dict[int, Saturation]:

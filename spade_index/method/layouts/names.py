@@ -1,6 +1,12 @@
-"""Folders of datasets by their names, whatever the capitals: `Train`, `GROUND_TRUTH`, `ground truth`."""
+"""What datasets name: folders, whatever the capitals (`Train`, `GROUND_TRUTH`, `ground truth`), and images of lists."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
+
+from spade_index.errors import InputError
+from spade_index.images.files import as_path, as_spelled, as_text, one_spelling
+from spade_index.images.find import ImageFile, find_images
 
 
 def below(folder: Path, *names: str) -> Path:
@@ -13,9 +19,31 @@ def below(folder: Path, *names: str) -> Path:
     return folder
 
 
+def spelled_in(folder: Path, name: str) -> Path:
+    """Return the path that a list names, relative to a folder or to `~`, whether it is there or not."""
+    return Path(as_spelled(folder, os.path.expanduser(as_path(name))))
+
+
+def listed(folder: Path, name: str, where: str) -> Path:
+    """Return the file or folder that a list names. Raises InputError, by `where` it is named, if it is not there."""
+    path = spelled_in(folder, name)
+    if not path.exists():
+        raise InputError(f"{where}: {path} does not exist")
+    return path
+
+
+def listed_image(folder: Path, name: str, where: str) -> ImageFile:
+    """Return the image that a list names, which is its id, too. Raises InputError as `listed`, and for another file."""
+    path = listed(folder, name, where)
+    file = next(find_images(path, pages=False), None) if path.is_file() else None
+    if file is None or file.path != as_text(os.path.abspath(path)):  # that of a list or an archive is of another file
+        raise InputError(f"{where}: {path} is not an image")
+    return replace(file, id=as_text(as_path(Path(name).as_posix())))
+
+
 def plain(name: str) -> str:
     """Return what spellings of a name have in common."""
-    return name.casefold().replace("_", "").replace("-", "").replace(" ", "")
+    return one_spelling(name).casefold().replace("_", "").replace("-", "").replace(" ", "")
 
 
 def _spelled(folder: Path, name: str) -> Path:

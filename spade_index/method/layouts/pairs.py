@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from spade_index.errors import InputError
 from spade_index.images.files import SUFFIXES
 from spade_index.images.find import ImageFile, find_images
 from spade_index.images.masks import marks_anything
 from spade_index.images.passed_over import PassedOver
 
 from ..labelled import GOOD, Dataset, LabelledImage
+from .masks import Masks
 from .names import below
 
 ENDING = "_gt"
@@ -41,15 +43,21 @@ def is_kolektor(root: Path) -> bool:
 
 
 def _pairs(folder: Path, passed_over: PassedOver) -> list[tuple[ImageFile, Path | None, bool]]:
-    """Return each image of a folder, its mask, and whether that marks anything."""
+    """Return each image of a folder, its mask, and whether that marks anything.
+
+    Raises InputError if some images have masks and others not: nobody says whether those are normal.
+    """
     if not folder.is_dir():
         return []
-    masks = {path.stem.casefold().removesuffix(ENDING): path for path in sorted(folder.iterdir()) if _is_mask(path)}
-    found = []
+    masks = Masks(folder)
+    found: list[tuple[ImageFile, Path | None, bool]] = []
     for file in find_images(folder, passed_over=passed_over, pages=False):
         if not _is_mask(Path(file.id)):
-            mask = masks.get(Path(file.id).stem.casefold())
+            mask = masks.of(Path(file.id), (ENDING,))
             found.append((file, mask, mask is not None and marks_anything(mask)))
+    without = next((file for file, mask, _ in found if mask is None), None)
+    if without is not None and any(mask for _, mask, _ in found):
+        raise InputError(f"{without.path}: has no mask *_GT.png beside it, though other images of {folder} have one")
     return found
 
 

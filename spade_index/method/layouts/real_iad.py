@@ -1,16 +1,14 @@
 """Real-IAD: a JSON file for each category lists images and masks, which lie in a folder of one of several sizes."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from spade_index.errors import InputError
 from spade_index.exact import read_json
-from spade_index.images.files import as_path
-from spade_index.images.find import ImageFile, find_images
 from spade_index.images.passed_over import PassedOver
 
 from ..labelled import GOOD, Dataset, LabelledImage
+from .names import listed, listed_image, spelled_in
 
 LISTS = ("realiad_jsons", "realiad_jsons/realiad_jsons", ".")  # folders of JSON files, below the root
 SIZES = (
@@ -29,6 +27,8 @@ def real_iad(path: Path, passed_over: PassedOver) -> Dataset:
         raise InputError(f"{path}: no {path.name}.json with `train` and `test` in {_near(path)}")
     content = read_list(file)
     meta = content.get("meta") or {}
+    if not isinstance(meta, dict):
+        raise InputError(f"{file}: its `meta` is no object")
     normal_class = str(meta.get("normal_class", "OK"))
     entries = {split: content.get(split) or [] for split in ("train", "test")}
     for split, of in entries.items():
@@ -36,6 +36,7 @@ def real_iad(path: Path, passed_over: PassedOver) -> Dataset:
     base = _base(file, path, str(meta.get("prefix", "")), [*entries["test"], *entries["train"]])
     test = [_labelled(file, base, entry, normal_class) for entry in entries["test"]]
     train = [_labelled(file, base, entry, normal_class) for entry in entries["train"]]
+    _require_once(file, [*test, *train])
     normal = [image.file for image in train if image.kind == GOOD]
     left_out = (f"{len(train) - len(normal)} defective training images",) if len(normal) < len(train) else ()
     found = Dataset(file.stem, "real-iad", path, test, normal, normal_from=f"`train` of {file}", left_out=left_out)
@@ -78,7 +79,8 @@ def read_list(file: Path) -> dict[str, Any]:
         content = read_json(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not a JSON file ({error})") from error
-    if not isinstance(content, dict) or not any(isinstance(content.get(split), list) for split in ("train", "test")):
+    splits = [content.get(split) for split in ("train", "test")] if isinstance(content, dict) else []
+    if splits.count(None) == len(splits) or not all(split is None or isinstance(split, list) for split in splits):
         raise InputError(f"{file}: has no lists `train` and `test`")
     return content
 
@@ -91,27 +93,28 @@ def _base(file: Path, path: Path, prefix: str, entries: list[dict[str, Any]]) ->
     roots = [path] if path.is_dir() else []
     roots += [parent / size for parent in (file.parent, *list(file.parents)[1:3]) for size in SIZES]
     places = [place for root in roots for place in (root / prefix, root / file.stem, root)]
-    found = next((place for place in places if (place / as_path(name)).is_file()), None)
+    found = next((place for place in places if spelled_in(place, name).is_file()), None)
     if found is None:
         raise InputError(f"{file}: its first image, {name}, is in none of {', '.join(map(str, dict.fromkeys(roots)))}")
     return found
 
 
 def _labelled(file: Path, base: Path, entry: dict[str, Any], normal_class: str) -> LabelledImage:
-    name, mask = _name(file, entry, "image_path"), entry.get("mask_path")
-    kind = str(entry.get("anomaly_class", normal_class))
-    return LabelledImage(
-        _image(file, base, name),
-        GOOD if kind == normal_class else kind,
-        base / as_path(str(mask)) if mask and kind != normal_class else None,
-    )
+    image = listed_image(base, _name(file, entry, "image_path"), str(file))
+    kind = _name(file, entry, "anomaly_class")
+    if kind == normal_class:
+        return LabelledImage(image, GOOD, None)
+    mask = listed(base, _name(file, entry, "mask_path"), str(file)) if entry.get("mask_path") else None
+    return LabelledImage(image, kind, mask)
 
 
-def _image(file: Path, base: Path, name: str) -> ImageFile:
-    path = base / as_path(name)
-    if not path.is_file():
-        raise InputError(f"{file}: {path} does not exist")
-    return replace(next(find_images(path, pages=False)), id=Path(name).as_posix())
+def _require_once(file: Path, images: list[LabelledImage]) -> None:
+    """Raise InputError if an image is listed twice: it would count twice, or be normal and tested."""
+    known = set()
+    for image in images:
+        if image.file.path in known:
+            raise InputError(f"{file}: lists {image.file.path} more than once")
+        known.add(image.file.path)
 
 
 def _name(file: Path, entry: Any, key: str) -> str:

@@ -2,22 +2,23 @@
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import TextIO
 
 from spade_index.errors import InputError
 from spade_index.images.files import as_path, as_text
-from spade_index.images.find import ImageFile, find_images
+from spade_index.images.find import ImageFile
 from spade_index.images.lists import decoded
 from spade_index.images.masks import marks_anything
 from spade_index.images.passed_over import PassedOver
 
 from ..labelled import GOOD, UNLABELLED, Dataset, LabelledImage
-from .names import below
+from .names import below, listed, listed_image, spelled_in
 
 COLUMNS = {  # names that a column may have
     "image": ("image", "image_path", "path", "file", "filename"),
@@ -26,15 +27,18 @@ COLUMNS = {  # names that a column may have
     "split": ("split", "set"),
     "object": ("object", "category"),
 }
-GOOD_LABELS = frozenset({"0", "good", "ok", "normal", "false"})
-DEFECT_LABELS = frozenset({"1", "true"})  # any other names the kind of defect
-NO_LABELS = frozenset({"-1", "unknown", "unlabelled"})
+GOOD_LABELS = frozenset({"0", "0.0", "good", "ok", "normal", "false"})
+DEFECT_LABELS = frozenset({"1", "1.0", "true"})  # any other names the kind of defect
+NO_LABELS = frozenset({"-1", "-1.0", "unknown", "unlabelled"})
+NOTHING = frozenset({"nan", "null", "n/a"})  # as programs write an empty cell
 DEFECT = "defect"
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
 }
+SEPARATORS = ",;\t"
+SEPARATOR = re.compile(f'"?sep=([{SEPARATORS}])"?', re.IGNORECASE)
 VISA_SPLIT = Path("split_csv", "1cls.csv")
 
 
@@ -54,7 +58,6 @@ class Row:
 class Claim:
     """What a row says of its image."""
 
-    label: str
     kind: str
     mask: Path | None
     split: str
@@ -64,9 +67,14 @@ class Claim:
         """Return whether this says again what the first row of the image says. Raises InputError if they disagree."""
         if self is first or UNLABELLED in (self.kind, first.kind):
             return False
-        if self.split != first.split or (self.kind == GOOD) != (first.kind == GOOD):
+        if (self.kind, self.split) != (first.kind, first.split):
             raise InputError(f"{self.where}: {image} is in {first.where} with another label or split")
-        return (self.label, self.mask) == (first.label, first.mask)
+        if self.kind != GOOD and self.mask != first.mask:
+            raise InputError(
+                f"{self.where}: {image} is in {first.where} with another mask: give it one row, with one mask or a "
+                "folder of masks"
+            )
+        return True
 
 
 def table(path: Path, passed_over: PassedOver, only: str | None = None) -> Dataset:
@@ -78,7 +86,7 @@ def table(path: Path, passed_over: PassedOver, only: str | None = None) -> Datas
     rows = [row for row in read_rows(file) if only in (None, row.object)]
     name = only or (path if path.is_dir() else path.with_suffix("")).resolve().name
     # The table of VisA lies in a folder beside those that its paths begin with.
-    bases = [base for base in (file.parent, file.parent.parent) if rows and (base / rows[0].image).exists()]
+    bases = [base for base in (file.parent, file.parent.parent) if rows and spelled_in(base, rows[0].image).exists()]
     return _dataset(name, "csv", path if only is None else file, rows, file, (*bases, file.parent)[0], passed_over)
 
 
@@ -132,13 +140,22 @@ def read_rows(file: Path) -> list[Row]:
     columns = _header(file)
     if "image" not in columns or not {"label", "mask"} & columns.keys():
         raise InputError(f"{file}: its first line must name the columns image, label, mask and split (image and label)")
-    rows = []
+    rows, most = [], 0
     with _opened(file) as lines:
-        for number, cells in enumerate(_cells(file, lines), start=1):
-            if number == 1 or not any(cells):
+        for number, cells in _cells(file, lines):
+            where = f"{file} line {number}"
+            if not most:
+                most, names = len(cells), [_column(cell) for cell in cells]
+                twice = next((name for at in columns.values() if names.count(name := names[at]) > 1), None)
+                if twice is not None:
+                    raise InputError(f"{where}: has the column {twice} more than once")
                 continue
-            row = {name: _shown(name, cells[at].strip()) if at < len(cells) else "" for name, at in columns.items()}
-            rows.append(Row(f"{file} line {number}", **{name: row.get(name, "") for name in COLUMNS}))
+            if any(cells[most:]):
+                raise InputError(f"{where}: has more cells than the first line: quote names with the separator in them")
+            row = {name: _said(name, cells[at]) if at < len(cells) else "" for name, at in columns.items()}
+            if "split" in columns and not row["split"]:
+                raise InputError(f"{where}: has no split, though the table has that column")
+            rows.append(Row(where, **{name: row.get(name, "") for name in COLUMNS}))
     return rows
 
 
@@ -154,15 +171,15 @@ def _dataset(
         split = SPLITS.get(row.split.casefold()) if row.split else "test"
         if split is None:
             raise InputError(f"{row.where}: the split {row.split!r} is none of {', '.join(SPLITS)}")
-        mask = _below(base, row.mask, row.where) if row.mask else None
+        mask = listed(base, row.mask, row.where) if row.mask else None
         if passed_over.excludes(row.image):
             continue
         kind = _kind(row, mask)
-        claim = Claim(row.label.casefold(), kind, mask, split, row.where)
-        if claim.repeats(known.setdefault(os.path.abspath(_below(base, row.image, row.where)), claim), row.image):
+        image = LabelledImage(listed_image(base, row.image, row.where), kind, mask)
+        claim = Claim(kind, mask, split, row.where)
+        if claim.repeats(known.setdefault(os.path.realpath(as_path(image.file.path)), claim), row.image):
             left_out["rows that repeat another"] += 1
             continue
-        image = LabelledImage(_image(base, row), kind, mask)
         if split == "train" and kind == GOOD:
             normal.append(image.file)
         elif split == "test":
@@ -178,6 +195,8 @@ def _kind(row: Row, mask: Path | None) -> str:
     label = row.label.casefold()
     if not label and mask is not None:
         return DEFECT if marks_anything(mask) else GOOD
+    if label == "none":
+        raise InputError(f"{row.where}: the label none may mean no defect, or nothing known: write good, or unknown")
     if label in GOOD_LABELS:
         return GOOD
     if label in NO_LABELS or not label:
@@ -185,35 +204,33 @@ def _kind(row: Row, mask: Path | None) -> str:
     return DEFECT if label in DEFECT_LABELS else row.label
 
 
-def _image(base: Path, row: Row) -> ImageFile:
-    path = _below(base, row.image, row.where)
-    file = next(find_images(path, pages=False), None) if path.is_file() else None
-    if file is None or file.path != as_text(os.path.abspath(path)):  # that of a list or an archive is of another file
-        raise InputError(f"{row.where}: {path} is not an image")
-    return replace(file, id=as_text(as_path(Path(row.image).as_posix())))
+def _said(column: str, cell: str) -> str:
+    """Return what a cell says: nothing where a program wrote that it is empty, and paths with our slashes.
 
-
-def _shown(column: str, cell: str) -> str:
-    """Return a cell; what is no path is shown to people, so bytes that are not UTF-8 are escaped."""
-    return cell if column in ("image", "mask") else as_text(as_path(cell))
-
-
-def _below(base: Path, name: str, where: str) -> Path:
-    path = base / as_path(name.replace("\\", "/"))
-    if not path.exists():
-        raise InputError(f"{where}: {path} does not exist")
-    return path
+    What is no path is shown to people, so bytes that are not UTF-8 are escaped.
+    """
+    if column == "image":
+        return cell.replace("\\", "/")
+    if cell.casefold() in NOTHING:
+        return ""
+    return cell.replace("\\", "/") if column == "mask" else as_text(as_path(cell))
 
 
 def _header(file: Path) -> dict[str, int]:
     """Return the columns of a CSV file by our names for them."""
     with _opened(file) as lines:
-        names = [cell.strip().casefold() for cell in next(_cells(file, lines), [])]
-    return {
-        ours: names.index(found)
-        for ours, theirs in COLUMNS.items()
-        if (found := next((name for name in theirs if name in names), None)) is not None
-    }
+        _, cells = next(_cells(file, lines), (1, []))
+    names = [_column(cell) for cell in cells]
+    columns = {}
+    for ours, theirs in COLUMNS.items():
+        found = next((name for name in theirs if name in names), None)
+        if found is not None:
+            columns[ours] = names.index(found)
+    return columns
+
+
+def _column(cell: str) -> str:
+    return cell.casefold().replace(" ", "_")
 
 
 def _opened(file: Path) -> TextIO:
@@ -225,12 +242,21 @@ def _opened(file: Path) -> TextIO:
         raise InputError(f"{file}: not a CSV file ({error})") from error
 
 
-def _cells(file: Path, lines: Iterator[str]) -> Iterator[list[str]]:
-    """Yield the cells of each line; the separator is the one that the first line has most of."""
+def _cells(file: Path, lines: TextIO) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of each line that has any.
+
+    The separator is the one that the first line has most of, or the one that it states alone, as Excel does: `sep=;`.
+    """
+    number, first = next(((number, line) for number, line in enumerate(lines, 1) if line.strip()), (1, ""))
+    stated = SEPARATOR.fullmatch(first.strip("\r\n"))
+    separator = stated[1] if stated else max(SEPARATORS, key=first.count)
+    if stated is None:
+        lines.seek(0)
+        number = 0
+    read = csv.reader(lines, delimiter=separator, skipinitialspace=True)
     try:
-        first = next(lines, "")
-        separator = max(",;\t", key=first.count)
-        yield from csv.reader([first], delimiter=separator)
-        yield from csv.reader(lines, delimiter=separator)
+        for cells in read:
+            if any(plain := [cell.strip() for cell in cells]):
+                yield number + read.line_num, plain
     except csv.Error as error:
         raise InputError(f"{file}: not a CSV file ({error})") from error
