@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from durability import program
-from helpers.broker import Broker, Subscriber
+from helpers.broker import Broker, Subscriber, free_port
 from helpers.cli_runs import BACKBONE, normal, run, write_normal
 from helpers.receiver import receiver
 from helpers.waiting import eventually
@@ -73,8 +73,7 @@ class Receiving:
         self._posts: list[tuple[str, dict[str, str], bytes]] = []  # also those that were answered 503, or not at all
         self.absences = 0
         self.stays = threading.Event()
-        with receiver() as server:
-            self.port = server.server_port
+        self.port = free_port()
         self._random = random.Random(seed)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._done = threading.Event()

@@ -14,10 +14,10 @@ class Receiver(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, statuses: list[int], port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
         self.statuses = statuses
         self.got: list[tuple[str, dict[str, str], bytes]] = []
         self._open: list[socket.socket] = []
+        super().__init__(("127.0.0.1", port), Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a connection in a thread of its own, and remember it."""
