@@ -25,6 +25,7 @@ FILES = {  # by path: file and media type
     "/list.js": ("list.js", "text/javascript; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/preview.js": ("preview.js", "text/javascript; charset=utf-8"),
     "/shown.js": ("shown.js", "text/javascript; charset=utf-8"),
     "/service.js": ("service.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -33,6 +33,7 @@ OPEN = {
     "/openapi.json",
     "/page.css",
     "/page.js",
+    "/preview.js",
     "/service.js",
     "/shown.js",
     "/v2",

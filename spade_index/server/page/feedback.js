@@ -1,12 +1,12 @@
 // Feedback on the image on display: "This one is fine" makes it a normal image, once it was shown which verdicts that
 // changes; what shows a defect makes that known; and "Undo" takes it back.
 
-import { number, text } from "./language.js";
+import { text } from "./language.js";
+import { showPreview } from "./preview.js";
 import { ask, galleryPath } from "./service.js";
-import { page, pictureAt, shown } from "./shown.js";
+import { page, shown } from "./shown.js";
 
 const MARKS = 25; // the cursor's mark across an image
-const VERDICT = { true: "anomalous", false: "normal", null: "unknown" };
 const PAUSE = 300; // milliseconds between two looks at a job
 const DEFECTIVE = { anomalous: text("feedback.defect"), normal: text("feedback.missed") }; // by the verdict
 
@@ -63,39 +63,6 @@ async function previewFine(item) {
     item.preview = { gallery, note, found: job.previewed, error: whyNot(job) };
     return "";
   });
-}
-
-function showPreview(item) {
-  const { preview, saying } = item;
-  page.preview.hidden = preview?.gallery !== item.gallery || Boolean(saying);
-  page.previewed.replaceChildren();
-  if (page.preview.hidden) return;
-  if (!preview.found) {
-    page.previewWords.textContent = text("preview.failed", { why: preview.error });
-    return;
-  }
-  const { kept, replayed, changes } = preview.found;
-  const others = changes.filter(({ given }) => !given);
-  const found = !changes.length ? "none" : others.length < changes.length ? "own" : "others";
-  const late = replayed < kept ? text("preview.late", { judged: replayed, all: kept }) : "";
-  const counts = { gallery: preview.gallery, differ: changes.length, count: replayed };
-  page.previewWords.textContent = `${text(`preview.${found}`, counts)} ${late}`;
-  page.previewed.replaceChildren(...others.map(newChange));
-}
-
-function newChange({ image, before, after, picture }) {
-  const entry = page.changed.content.cloneNode(true).firstElementChild;
-  const name = image ?? text("preview.nameless");
-  const verdict = ({ anomalous }) => text(`verdict.${VERDICT[anomalous]}`);
-  entry.querySelector(".name").textContent = name;
-  const scores = { scoreBefore: number(before.score), scoreAfter: number(after.score) };
-  entry.querySelector(".distance").textContent =
-    text("preview.change", { before: verdict(before), after: verdict(after), ...scores });
-  entry.querySelector("img").alt = text("preview.image", { name });
-  pictureAt(picture.replace(/^\/v1/, "")).then((url) => {
-    entry.querySelector("img").src = entry.querySelector("a").href = url;
-  }, () => {});
-  return entry;
 }
 
 async function sayFine(item) {

@@ -1,5 +1,6 @@
 """The page in a browser: an image that was called anomalous is fine, and is normal until that is undone."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,7 +75,16 @@ def test_what_would_change_is_shown_first_and_can_be_left(page: Page, serve: Cal
     expect(change).to_have_count(1)
     expect(change).to_contain_text("odd.png")
     expect(change).to_contain_text("Anomalous now, Normal then")
-    expect(change.get_by_role("img")).not_to_have_js_property("naturalWidth", 0)
+    change.get_by_role("button", name="Image odd.png").click()
+    looked = page.get_by_role("dialog", name="odd.png")
+    expect(looked.get_by_role("img")).not_to_have_js_property("naturalWidth", 0)
+    row = server.query("calibrated", odd_image(shade=250), maps="always")
+    assert row["anomalous"]
+    score = re.escape(f"{row['score']:,.4g}")
+    expect(looked.locator(".before")).to_have_text(re.compile(rf"Anomalous score {score}, threshold \S+"))
+    expect(looked.locator(".after")).to_have_text(re.compile(r"Normal score \S+, threshold \S+"))
+    looked.get_by_role("button", name="Close").click()
+    expect(looked).to_be_hidden()
     page.get_by_role("button", name="Cancel").click()
     expect(change).to_be_hidden()
     expect(page.get_by_role("button", name="This one is fine")).to_be_visible()
