@@ -67,6 +67,7 @@ setup(
         "bench": ["matplotlib>=3.9", "psutil>=6.0", "scikit-image>=0.25"],
         "test": [
             "adeval>=1.1",
+            "axe-playwright-python>=0.1.8",  # whose axe-core the tests pass
             "hypothesis>=6.100",
             "matplotlib>=3.9",
             "playwright>=1.49",
