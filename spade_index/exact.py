@@ -14,6 +14,7 @@ A time is of UTC: a date, or a date, `T` and a time to the minute or second, wit
 import json
 import math
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -116,8 +117,8 @@ def strict_json(value: Any, indent: int | None = None) -> str:
 def _sound(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
+        times = Counter(name for name, _ in pairs)
+        twice = next(name for name in found if times[name] > 1)
         raise RepeatedName(f"an object has the name {twice[:100]!a} twice")
     for name, value in pairs:
         if isinstance(value, float) and math.isinf(value):

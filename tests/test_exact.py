@@ -129,3 +129,9 @@ def test_texts_that_are_no_json(text: str, says: str) -> None:
 @pytest.mark.parametrize("text", ['{"a": [1, -0.5, 1e3, "\\ud83d\\ude00", null, true]}', '[{"a": 1}, {"a": 2}]', " 5 "])
 def test_json(text: str) -> None:
     read_json(text)
+
+
+def test_the_last_of_many_names_is_found_twice_without_comparing_all_pairs() -> None:
+    names = ", ".join(f'"{number}": 1' for number in range(200_000))
+    with pytest.raises(RepeatedName, match="'199999' twice"):
+        read_json(f'{{{names}, "199999": 2}}')
