@@ -56,12 +56,21 @@ def read_own_region(
     return _region_in(mask, drawn)
 
 
-def own_region(file: ImageFile, shown: Geometry, decoders: DecoderPool | None = None) -> RegionOfInterest | None:
-    """Return the region of interest that is an image's own; None if it has none. Raises ImageError, NoDecoder."""
+def own_region(
+    file: ImageFile,
+    shown: Geometry,
+    decoders: DecoderPool | None = None,
+    orientation: Callable[[], int] | None = None,
+) -> RegionOfInterest | None:
+    """Return the region of interest that is an image's own; None if it has none. Raises ImageError, NoDecoder.
+
+    `orientation` returns EXIF's orientation of the image, by default as its file says.
+    """
     if file.region is None:
         return None
     try:
-        return read_own_region(file.region, shown, lambda: orientation_of(file.read(), decoders), decoders)
+        turned = orientation or (lambda: orientation_of(file.read(), decoders))
+        return read_own_region(file.region, shown, turned, decoders)
     except NoDecoder:
         raise
     except (InputError, OSError) as error:

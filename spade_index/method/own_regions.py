@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import PurePosixPath
 
@@ -11,8 +12,10 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.images.archive_masks import ArchiveMasks
 from spade_index.images.files import ImageFile, MaskFile, as_path, is_regular, read_any, status_of
+from spade_index.images.find import find_images
 from spade_index.images.geometry import Geometry
 from spade_index.images.interest import PackedRegion
+from spade_index.images.mask_pixels import orientation_of
 from spade_index.images.pages import without_page
 from spade_index.images.region_files import own_region
 from spade_index.images.region_rule import RegionRule
@@ -33,7 +36,7 @@ def regions_by_rule(
     """
     found: dict[int, PackedRegion | None] = {}
     wrong: list[str] = []
-    archives: dict[str, ArchiveMasks] = {}
+    archives: dict[str, _Archive] = {}
     last: tuple[tuple[str, int, int], PackedRegion | None] | None = None  # of the picture before: tiles share it
     for row in chain(gallery.images(), gallery.removed_images()):
         picture = row.path, row.width, row.height
@@ -51,23 +54,54 @@ def regions_by_rule(
     return found
 
 
-def _region_of(
-    gallery: Gallery, row: ImageRow, rule: RegionRule, archives: dict[str, ArchiveMasks]
-) -> PackedRegion | None:
+class _Archive:
+    """An archive that images of a gallery were added from."""
+
+    def __init__(self, path: str, rule: RegionRule) -> None:
+        self.masks = ArchiveMasks(path, rule)
+        self._path = path
+
+    def orientation(self, image: str) -> int:
+        """Return EXIF's orientation of an image in it, 1 to 8; 1 if it is not there any more."""
+        return self._orientations[image]() if image in self._orientations else 1
+
+    @cached_property
+    def _orientations(self) -> dict[str, Callable[[], int]]:
+        """How to find the orientation of each image; those of a packed archive are read once, one by one."""
+        found: dict[str, Callable[[], int]] = {}
+        for file in find_images(self._path, pages=False) if os.path.exists(self._path) else ():
+            turned = partial(_orientation, file)
+            found[file.path] = partial(int, turned()) if file.held else turned
+        return found
+
+
+def _orientation(file: ImageFile) -> int:
+    try:
+        return orientation_of(file.read())
+    except (ImageError, OSError):  # it was not so when it was added
+        return 1
+
+
+def _region_of(gallery: Gallery, row: ImageRow, rule: RegionRule, archives: dict[str, _Archive]) -> PackedRegion | None:
     below, root = place_in_source(
         row.id if gallery.settings.preprocessing.tile is None else picture_of(row.id), row.path
     )
-    file = ImageFile(row.id, row.path, row.size, row.mtime_ns, lambda: _contents(row.path))
+    file = ImageFile(row.id, row.path, row.size, row.mtime_ns, partial(_contents, row.path))
+    shown = Geometry.of_size(row.width, row.height)
     archive, inside, _ = row.path.partition("::")
-    if inside and archive not in archives:
-        archives[archive] = ArchiveMasks(as_path(archive), rule)
-    mask = archives[archive].of(below) if inside else MaskFile.at(rule.path_of(below, root))
-    region = own_region(replace(file, region=mask), Geometry.of_size(row.width, row.height))
+    if inside:
+        if archive not in archives:
+            archives[archive] = _Archive(as_path(archive), rule)
+        file = replace(file, region=archives[archive].masks.of(below))
+        turned = partial(archives[archive].orientation, without_page(row.path))
+        region = own_region(file, shown, orientation=turned)
+    else:
+        region = own_region(replace(file, region=MaskFile.at(rule.path_of(below, root))), shown)
     return None if region is None else region.packed
 
 
 def _contents(path: str) -> bytes:
-    """Return the bytes of an image, for its orientation; nothing of one that is gone, or within another file."""
+    """Return the bytes of an image, for its orientation; nothing of one that is gone."""
     path = as_path(without_page(path))
     status = status_of(path)
     return read_any(path) if status is not None and is_regular(status) else b""

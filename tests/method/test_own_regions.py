@@ -1,5 +1,6 @@
 """Images with regions of interest of their own: cells outside neither score nor are matched, as if not there."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,14 @@ from spade_index.images.find import find_images
 from spade_index.images.geometry import Geometry
 from spade_index.images.interest import RegionOfInterest
 from spade_index.images.loading import load_all
+from spade_index.images.region_rule import RegionRule
 from spade_index.method.calibration import calibrate
 from spade_index.method.detector import Detector
+from spade_index.method.own_regions import regions_by_rule
 from spade_index.settings import SearchSettings
 
 from helpers.brute import PlainGallery, upsampled
-from helpers.tiny import build, new_image, tiny_backbone, write_images
+from helpers.tiny import build, new_image, random_image, tiny_backbone, write_images
 
 SETTINGS = tiny_backbone().settings  # levels of 8x8, 4x4 and 2x2
 GRID = SETTINGS.sizes[0]
@@ -214,3 +217,27 @@ def test_rules_are_refused_that_name_nothing(tmp_path: Path) -> None:
     path = gallery_of(tmp_path / "g", [features(np.random.default_rng(0))], [None])
     with GalleryWriter(path) as writer, pytest.raises(InputError, match="stands for nothing"):
         writer.set_region_rule("{nonsense}")
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_masks_of_an_archive_are_turned_as_its_images_also_later(tmp_path: Path, kind: str) -> None:
+    """A mask has no orientation of its own; one of 180 degrees would fit wrongly without a word."""
+    (tmp_path / "in" / "masks").mkdir(parents=True)
+    for orientation in (1, 3, 6):
+        mask, exif = Image.new("L", (48, 40)), Image.Exif()
+        mask.paste(1, (0, 0, 12, 40))
+        exif[0x112] = orientation
+        random_image(orientation, (48, 40)).save(tmp_path / "in" / f"{orientation}.png", exif=exif)
+        mask.save(tmp_path / "in" / "masks" / f"{orientation}.png")
+    archive, rule = shutil.make_archive(str(tmp_path / "parts"), kind, tmp_path / "in"), RegionRule.of("masks/{name}")
+    at_once, later = (GalleryWriter(tmp_path / name, SETTINGS) for name in ("at-once", "later"))
+    with at_once, later:
+        at_once.set_region_rule(rule.text)
+        at_once.add(find_images(archive, rule=rule), tiny_backbone())
+        images = [file for file in find_images(archive) if "masks" not in file.id]
+        later.add(iter(images), tiny_backbone())
+        ids = {row.key: row.id for row in later.gallery.images()}
+        found = {ids[key]: region for key, region in regions_by_rule(later.gallery, rule).items()}
+        expected = {row.id: at_once.gallery.own_region(row.key).packed for row in at_once.gallery.images()}
+    assert found == expected
+    assert len(expected) == 3
