@@ -85,6 +85,8 @@ def _rectangle(left: Any, top: Any, right: Any, bottom: Any) -> list[list[Any]]:
 
 
 def _size(width: Any, height: Any) -> tuple[float, float]:
+    if any(isinstance(edge, bool) or not isinstance(edge, int | float) for edge in (width, height)):
+        raise ValueError("the size of a picture is two numbers")
     size = (math.inf, math.inf) if max(width, height) > LARGEST else (float(width), float(height))
     if not all(math.isfinite(edge) and edge > 0 for edge in size):
         raise ValueError(f"a picture of {width}x{height}")

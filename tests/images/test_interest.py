@@ -138,6 +138,7 @@ REFUSED: dict[str, tuple[object, str]] = {
     "pixels": ({"polygons": [[[0, 0], [300, 0], [300, 200]]]}, '"size"'),
     "outside": ({"polygons": [[[0, 0], [700, 0], [300, 200]]], "size": [600, 400]}, "outside of the picture"),
     "size": ({"polygons": [[[0, 0], [1, 0], [1, 1]]], "size": [0, 4]}, "picture of 0x4"),
+    "size of flags": ({"polygons": [[[0, 0], [1, 0], [1, 1]]], "size": [True, True]}, "is two numbers"),
     "sizes": ({"polygons": [[[0, 0], [1, 0], [1, 1]]], "size": 7}, "cannot be read"),
     "huge_size": ({"polygons": [[[0, 0], [1, 0], [1, 1]]], "size": [10**400, 4]}, "cannot be read"),
     "two_images": ({"annotations": [], "images": [{}, {}]}, "cannot be read"),
