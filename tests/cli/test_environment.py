@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,15 +20,20 @@ from spade_index.images.workers import limit_decoding, process
 from spade_index.settings import DecodeLimits, Preprocessing
 
 from helpers.cli_runs import BACKBONE, write_normal
-from helpers.waiting import eventually
 from helpers.warm import PROGRAM, Warm, ran
 
-SLOW = """
-import time
+SIGNALLED = """
+import itertools, os
 from spade_index.images import loading
 
-decoded = loading.decoded
-loading.decoded = lambda *arguments: (time.sleep(0.02), decoded(*arguments))[1]
+decoded, numbers = loading.decoded, itertools.count(1)
+
+def signalled(*arguments):
+    if next(numbers) == 190:
+        os.kill(os.getpid(), %d)
+    return decoded(*arguments)
+
+loading.decoded = signalled
 from spade_index.cli import main
 
 main()
@@ -127,6 +131,7 @@ def test_a_signal_while_a_command_imports_is_no_exception_there(number: signal.S
 import os, signal, sys
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where nohup started the tests
 
 class Finder:
     def find_spec(self, name, *others):
@@ -149,10 +154,8 @@ def test_a_signal_keeps_what_was_done(tmp_path: Path, number: int) -> None:
     folder = write_normal(tmp_path / "images", 200)
     hanging_up = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # also where nohup started the tests
     with open(tmp_path / "said", "w+") as said:
-        process = Warm(hanging_up + SLOW, "build", folder, tmp_path / "g", *BACKBONE, "--no-tune", stderr=said)
-        eventually(lambda: list((tmp_path / "g" / "shards").glob("*")))
-        time.sleep(0.5)
-        process.send_signal(number)
+        code = hanging_up + SIGNALLED % number
+        process = Warm(code, "build", folder, tmp_path / "g", *BACKBONE, "--no-tune", stderr=said)
         assert process.wait(60) == 128 + number
         said.seek(0)  # the process has written to the same open file
         assert "what was committed is safe" in said.read()

@@ -107,7 +107,7 @@ def test_a_refusal_of_a_busy_service_is_retried(serve: Callable[..., Server]) ->
         assert caught.value.retry_after is not None
         assert caught.value.retry_after >= 1
         asking[1].start()
-        eventually(lambda: server.metric('spade_index_refused_total{reason="queue"}') == 2)
+        eventually(lambda: server.metric('spade_index_refused_total{reason="queue"}') >= 2)
     for thread in asking:
         thread.join()
     assert scores[0] == scores[1]

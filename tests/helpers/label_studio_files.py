@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from .waiting import PATIENCE
+
 LEGACY, PERSONAL, ACCESS = "legacy-0123456789", "header.personal.signature", "header.access.signature"
 
 
@@ -24,7 +26,8 @@ class Files(ThreadingHTTPServer):
         self.redirects: dict[str, str] = {}
         self.pause = 0.0  # seconds between two bytes
         self.now = self.most = 0  # requests at a time
-        self.lock = threading.Lock()
+        self.awaited = 0  # requests at a time, until which none is answered
+        self.changed = threading.Condition()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -34,14 +37,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send a file."""
-        with self.server.lock:
+        with self.server.changed:
             self.server.asked.append(self.path)
             self.server.now += 1
             self.server.most = max(self.server.most, self.server.now)
+            self.server.changed.notify_all()
+            self.server.changed.wait_for(lambda: self.server.most >= self.server.awaited, PATIENCE)
         try:
             self._get()
         finally:
-            with self.server.lock:
+            with self.server.changed:
                 self.server.now -= 1
 
     def _get(self) -> None:

@@ -20,7 +20,7 @@ from helpers.s3_server import BUCKET, S3, SECRET
 from helpers.tiny import build, files_of, tiny_backbone, write_images
 
 URL = Location.parse(f"s3://{BUCKET}/line 1/gallery")
-QUICK = Patience(retries=2, first_wait=0.01, longest_wait=0.05, request=0.4, in_all=5.0)
+QUICK = Patience(retries=4, first_wait=0.01, longest_wait=0.05, request=0.4, in_all=5.0)
 HELD = {"writer.lock"}
 
 

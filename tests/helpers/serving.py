@@ -78,6 +78,11 @@ class Server:
         """Wait until at least this number of images is decoded and queued."""
         eventually(lambda: len(self.service.engine._waiting) >= images)
 
+    def age_waiting(self, seconds: float) -> None:
+        """Let the images that are queued have waited for some seconds more."""
+        for ask in self.service.engine._waiting:
+            ask.arrived -= seconds
+
     def middleware_held(self) -> int:
         """Return the bytes of request bodies in memory."""
         layer = self.app.middleware_stack

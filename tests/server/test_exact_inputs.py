@@ -17,6 +17,9 @@ from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import png
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
+
+
 OLD, NEW = "an-old-key-0123456789", "a-new-key-0123456789"
 
 

@@ -9,6 +9,7 @@ from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import png
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 AT = "/v1/galleries/plain"
 NO_WHOLES = ["1.0", "+5", " 5", "5 ", "5e0", "1_0", "05", "0x5", "٣", "５", "5\n", "", "5,5", "true"]
 NO_REALS = [

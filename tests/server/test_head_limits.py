@@ -10,6 +10,7 @@ from helpers.serving import Server
 from helpers.tiny import png
 from helpers.waiting import PATIENCE
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 QUERY = "/v1/galleries/plain/query"
 
 
@@ -34,7 +35,7 @@ def test_a_dripping_head_times_out(serve) -> None:
 
 
 def test_the_head_of_a_second_request_times_out(serve) -> None:
-    server = serve(head_seconds=0.5)
+    server = serve(head_seconds=1)
     with server.connect() as connection:
         assert connection.request("GET", "/v1").status_code == 200
         connection.send(b"GET / HTTP/1.1\r\nHost:")
@@ -42,15 +43,14 @@ def test_the_head_of_a_second_request_times_out(serve) -> None:
 
 
 def test_the_time_limit_of_the_head_does_not_apply_to_the_rest(serve) -> None:
-    server = serve(head_seconds=0.3)
-    with server.connect() as connection:
-        data = png(3)
-        with server.watch.held():
-            connection.send(connection.head("POST", QUERY, Content_Length=str(len(data))))
-            for start in range(0, len(data), 1000):
-                connection.send(data[start : start + 1000])
-                time.sleep(0.1)
-            time.sleep(0.5)
+    server, data = serve(head_seconds=1), png(3)
+    with server.watch.held(), server.connect() as connection:
+        connection.send(connection.head("POST", QUERY, Content_Length=str(len(data))) + data[:1000])
+        time.sleep(1.1)
+        connection.send(data[1000:])
+        server.watch.wait_until_entered()
+        time.sleep(1.1)
+        server.watch.release()
         assert connection.answer().status_code == 200
 
 

@@ -1,14 +1,9 @@
-"""Limits of images: how many, how large, and how many are rendered at once."""
+"""Limits of images: how many, and how large."""
 
 import struct
-import threading
-import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
-from spade_index.server.results import Result
 
 from helpers.http_answers import problem
 from helpers.tiny import png
@@ -61,25 +56,3 @@ def test_the_pixel_limit_is_a_setting(serve, root) -> None:
     exact = serve(image_pixels=40 * 36)
     told = exact.query("plain", png(3))
     assert exact.http.get(told["score_map"]["overlay"]).status_code == 200
-
-
-def test_the_number_of_images_rendered_at_once_is_limited(serve, monkeypatch) -> None:
-    """Each takes a whole image's memory."""
-    server = serve(decoders=2)
-    link = server.query("plain", png(3))["score_map"]["overlay"]
-    drawn, lock, draw = [0, 0], threading.Lock(), Result.overlay
-
-    def counted(self: Result, opacity: float) -> object:
-        with lock:
-            drawn[0] += 1
-            drawn[1] = max(drawn)
-        time.sleep(0.05)
-        with lock:
-            drawn[0] -= 1
-        return draw(self, opacity)
-
-    monkeypatch.setattr(Result, "overlay", counted)
-    with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda _: server.http.get(link).status_code, range(20)))
-    assert answers == [200] * 20
-    assert drawn[1] == 2

@@ -18,6 +18,7 @@ from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import files_of, png
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 ID = "0123456789abcdef"
 
 

@@ -74,7 +74,8 @@ def test_a_job_can_be_cancelled_during_its_upload(server: Server, root: Path) ->
 def test_a_job_waits_for_another_writer(server: Server, root: Path) -> None:
     with GalleryWriter(root / "plain"):
         job = add(server, new_images(3))
-        time.sleep(0.5)
+        eventually(lambda: server.http.get(f"/v1/jobs/{job}").json()["state"] == "running")
+        time.sleep(0.2)
         assert server.http.get(f"/v1/jobs/{job}").json()["state"] == "running"
     assert server.finished(job)["report"]["added"] == 3
 

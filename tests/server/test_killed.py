@@ -18,21 +18,43 @@ from helpers.service_process import Process
 from helpers.uploads import encoded, parts
 from helpers.waiting import PATIENCE, eventually
 
-# Commits after every 8 images, and time in between to be killed in.
-SLOWLY = """
-import time, spade_index.gallery.write.session as session, spade_index.images.loading as loading
-session.SHARD_ROWS = 8
-decoded = loading.decoded
-loading.decoded = lambda *arguments: (time.sleep(SECONDS), decoded(*arguments))[1]
+START, SENT, SHARD = 4, 32, 8  # images that are there, that are added, and of a shard
+# Commits the first shard and waits for ever.
+COMMITS_ONCE = f"""
+import itertools, threading
+import spade_index.gallery.write.ingest as ingest, spade_index.gallery.write.session as session
+
+session.SHARD_ROWS = {SHARD}
+commit, numbers = ingest.commit_shard, itertools.count()
+ingest.commit_shard = lambda *arguments: commit(*arguments) if next(numbers) == 0 else threading.Event().wait()
 """
+# Reads the last images of a job once it is told to stop (those of the batch at hand are still added), and those of a
+# query once the service is told to end.
+ENDS_FIRST = f"""
+import threading
+import spade_index.gallery.write.session as session, spade_index.images.loading as loading
+from spade_index.server.decoding import Decoders
+from spade_index.server.stopping import PunctualServer
+from spade_index.server.worker import Worker
 
+session.SHARD_ROWS = {SHARD}
+stopping, ending = threading.Event(), threading.Event()
+decoded, join, whole, handle_exit = loading.decoded, Worker.join, Decoders._whole, PunctualServer.handle_exit
 
-def slowly(seconds: float) -> str:
-    """Return code that makes a service take `seconds` to read each image that it adds."""
-    return SLOWLY.replace("SECONDS", str(seconds))
+def read(file, *arguments):
+    if int(file.id.removesuffix(".png")) >= 20:
+        stopping.wait()
+    return decoded(file, *arguments)
 
+def joined(worker, *seconds):
+    if worker.name == "jobs":
+        stopping.set()
+    return join(worker, *seconds)
 
-START, SENT = 4, 24  # images that are there, and that are added
+loading.decoded, Worker.join = read, joined
+Decoders._whole = lambda *arguments: (ending.wait(), whole(*arguments))[1]
+PunctualServer.handle_exit = lambda *arguments: (handle_exit(*arguments), ending.set())[0]
+"""
 AT = "/v1/galleries/tiles"
 
 
@@ -60,21 +82,19 @@ def committed(root: Path) -> int:
         return len(gallery) - START
 
 
-def started(served: Process, files: list, done: int) -> str:
-    """Start a job, and return its id when `done` images are done."""
-    job = served.http.post(f"{AT}/images", files=files).json()["id"]
-    eventually(lambda: served.http.get(f"/v1/jobs/{job}").json()["done"] >= done)
-    return job
+def started(served: Process, files: list) -> str:
+    """Start a job, and return its id."""
+    return str(served.http.post(f"{AT}/images", files=files).json()["id"])
 
 
 def test_a_killed_job_is_interrupted_and_can_be_resumed(root: Path, files: list) -> None:
-    with Process(root, before=slowly(0.2)) as first:
-        job = started(first, files, 9)
-        behind = first.http.post(f"{AT}/images", files=parts(("more.png", encoded(normal(5000))))).json()["id"]
+    with Process(root, before=COMMITS_ONCE) as first:
+        job = started(first, files)
+        behind = started(first, parts(("more.png", encoded(normal(5000)))))
+        eventually(lambda: committed(root))
         first.kill()
     there = committed(root)
-    assert 0 < there < SENT
-    assert there % 8 == 0
+    assert there == SHARD
 
     with Process(root) as second:
         told = second.http.get(f"/v1/jobs/{job}").json()
@@ -97,13 +117,14 @@ def test_a_killed_job_is_interrupted_and_can_be_resumed(root: Path, files: list)
 
 def test_sigterm_drains_requests_and_requeues_the_job(root: Path, files: list) -> None:
     with (
-        Process(root, before=slowly(0.5)) as first,
+        Process(root, before=ENDS_FIRST) as first,
         httpx.Client(base_url=first.http.base_url, timeout=PATIENCE) as http,
     ):
-        large = parts(*[("a", encoded(normal(7).resize((1600, 1200))))] * 8)
-        job = started(first, files, 1)
+        asked = parts(*[("a", encoded(normal(7)))] * 8)
+        job = started(first, files)
+        eventually(lambda: first.http.get(f"/v1/jobs/{job}").json()["done"] > 0)
         with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(http.post, f"{AT}/query", files=large)
+            answer = pool.submit(http.post, f"{AT}/query", files=asked)
             eventually(lambda: "spade_index_queue_images 8.0" in first.http.get("/metrics").text)
             first.terminate()
             assert len(answer.result().json()["results"]) == 8

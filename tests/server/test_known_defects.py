@@ -22,6 +22,7 @@ from helpers.serving import Server
 from helpers.tiny import image_file, png, tiny_backbone
 from helpers.uploads import odd, parts
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 PATH = "/v1/galleries/calibrated"
 READER, WRITER = "a-key-that-only-reads", "a-key-that-may-write"
 

@@ -14,6 +14,7 @@ from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import png
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 KEY = "key-of-the-screen-1"
 AT = "/v1/models/plain:predict"
 TEXT = base64.b64encode(png(3)).decode()

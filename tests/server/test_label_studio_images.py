@@ -111,8 +111,8 @@ def test_an_image_larger_than_a_query_is_refused(studio: Files) -> None:
 
 def test_limit_fetch_seconds(studio: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits.FETCH_SECONDS == images.FETCH_SECONDS
-    monkeypatch.setattr(images, "FETCH_SECONDS", 0.3)
     assert of(studio).get(PATH).data == png(3)
+    monkeypatch.setattr(images, "FETCH_SECONDS", 0.3)
     studio.pause = 0.05  # each byte comes in time, all of them do not
     with pytest.raises(InputError, match=r"within 0\.3 seconds|cannot be asked"):
         of(studio).get(PATH)
@@ -120,7 +120,7 @@ def test_limit_fetch_seconds(studio: Files, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_limit_fetches(serve: Callable[..., Server], studio: Files) -> None:
     studio.files["/data/a"] = b"x" * 5
-    studio.pause = 0.02
+    studio.pause, studio.awaited = 0.02, limits.FETCHES
     server = serve(label_studio=studio.url, label_studio_token=LEGACY)
     told = server.http.post(PREDICT, json=asking(*["/data/a"] * 12)).json()
     assert len(told["notices"]) == 12

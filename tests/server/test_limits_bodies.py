@@ -22,7 +22,7 @@ from helpers.limit_table import status
 from helpers.serving import Server
 from helpers.tiny import png, random_image
 from helpers.uploads import encoded, parts
-from helpers.waiting import eventually
+from helpers.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.usefixtures("decoding_here")
 QUERY = "/v1/galleries/plain/query"
@@ -111,8 +111,7 @@ def test_limit_staged_bytes(serve: Callable[..., Server], root: Path) -> None:
 
 
 def test_limit_body_seconds(serve: Callable[..., Server]) -> None:
-    server = serve(body_seconds=0.6)
-    with server.connect() as slow, server.connect() as silent:
+    with serve(body_seconds=PATIENCE).connect() as slow, serve(body_seconds=0.2).connect() as silent:
         for connection in (slow, silent):
             connection.send(connection.head("POST", QUERY, Content_Length=str(len(PNG))) + PNG[:100])
         time.sleep(0.3)
@@ -124,11 +123,11 @@ def test_limit_body_seconds(serve: Callable[..., Server]) -> None:
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_limit_body_rate(serve: Callable[..., Server], fast: bool) -> None:
-    server = serve(body_seconds=0.4, body_rate=20_000)
+    server = serve(body_seconds=0.4, body_rate=2000)
     with server.connect() as connection:
-        connection.send(connection.head("POST", QUERY, Content_Length="40000"))
+        connection.send(connection.head("POST", QUERY, Content_Length="60000"))  # which may take 30 seconds more
         stop = threading.Event()
-        pieces = iter([b"x" * (4000 if fast else 400)] * (10 if fast else 99))
+        pieces = iter([b"x" * (6000 if fast else 10)] * (10 if fast else 999))
 
         def drip() -> None:
             while not stop.wait(0.1) and (piece := next(pieces, None)):
@@ -277,9 +276,9 @@ def test_limit_tensor_id_length(shared_server: Server) -> None:
 def test_a_tensor_of_other_values_takes_little(shared_server: Server, data: Any) -> None:
     """NumPy makes strings of all values if one is a string, each as long as the longest: 31 KB took 228 MB."""
     tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 2, 2, 3], "data": data}
-    begun = time.monotonic()
+    begun = time.process_time()
     protocol_error(infer(shared_server, {"inputs": [tensor]}), 400)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_many_tensors_take_little_time(shared_server: Server) -> None:
@@ -290,7 +289,7 @@ def test_many_tensors_take_little_time(shared_server: Server) -> None:
     ]
     head = json.dumps({"inputs": tensors}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
-    begun = time.monotonic()
+    begun = time.process_time()
     assert "`inputs`" in protocol_error(infer(shared_server, head + bytes(30 << 20), headers), 400)
     assert "`outputs`" in protocol_error(infer(shared_server, {"outputs": [{}] * 100_000}), 400)
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10

@@ -15,8 +15,9 @@ from helpers.http_answers import problem
 from helpers.limit_table import status
 from helpers.serving import Server
 from helpers.tiny import png
-from helpers.waiting import eventually
+from helpers.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 QUERY = "/v1/galleries/plain/query"
 REMOVE = "/v1/galleries/plain/remove"
 
@@ -62,23 +63,20 @@ def test_limit_head_bytes(shared_server: Server, piece: int) -> None:
 
 
 def test_limit_head_seconds(serve: Callable[..., Server]) -> None:
-    server = serve(head_seconds=0.6)
-    with server.connect() as late, server.connect() as timely:
+    with serve(head_seconds=0.2).connect() as late, serve(head_seconds=PATIENCE).connect() as timely:
         late.send(b"GET /v1 HTTP/1.1\r\n")
         timely.send(b"GET /v1 HTTP/1.1\r\n")
-        time.sleep(0.3)
+        assert late.is_closed()
         timely.send(b"Host: localhost\r\n\r\n")
         assert timely.answer().status_code == 200
-        assert late.is_closed(2)
 
 
 def test_limit_keep_seconds(serve: Callable[..., Server]) -> None:
-    server = serve(keep_seconds=0.6)
-    with server.connect() as connection:
-        for _ in range(3):
+    with serve(keep_seconds=PATIENCE).connect() as kept, serve(keep_seconds=0.2).connect() as closed:
+        for connection in (kept, closed):
             assert connection.request("GET", "/v1").status_code == 200
-            time.sleep(0.3)
-        assert connection.is_closed(2)
+        assert closed.is_closed()
+        assert kept.request("GET", "/v1").status_code == 200
 
 
 def unread(server: Server) -> socket.socket:
@@ -98,23 +96,22 @@ def closed_unread(server: Server) -> float:
 
 
 def test_limit_write_seconds(serve: Callable[..., Server]) -> None:
-    server = serve(write_seconds=1)
-    with unread(server) as client:
+    patient, hasty = serve(write_seconds=4), serve(write_seconds=0.5)
+    with unread(patient) as client, unread(hasty):
         begun = time.monotonic()
-        while time.monotonic() < begun + 3:  # reads a little, all the time: the system's buffers stay full
+        while time.monotonic() < begun + 4.5:  # reads a little, all the time: the system's buffers stay full
             assert client.recv(1 << 16)
             time.sleep(0.05)
-        assert closed_unread(server) == 0
-    with unread(server):
-        eventually(lambda: closed_unread(server) == 1, 5)
+        assert closed_unread(patient) == 0
+        eventually(lambda: closed_unread(hasty) == 1)
 
 
 def test_limit_write_rate(serve: Callable[..., Server]) -> None:
-    server = serve(write_seconds=1, write_rate=40 << 10)
-    for rate, slow in ((120 << 10, False), (10 << 10, True)):
+    for seconds, due, rate, slow in ((4, 4 << 10, 120 << 10, False), (0.5, 40 << 10, 10 << 10, True)):
+        server = serve(write_seconds=seconds, write_rate=due)
         with unread(server) as client, suppress(ConnectionError):
             begun, read = time.monotonic(), 0
-            while time.monotonic() < begun + 3:
+            while time.monotonic() < begun + 4.5 and closed_unread(server) == 0:
                 read += len(client.recv(1 << 11))
                 time.sleep(max(0.0, begun + read / rate - time.monotonic()))
         assert closed_unread(server) == slow

@@ -18,7 +18,9 @@ from helpers.limit_table import status
 from helpers.serving import Server
 from helpers.tiny import png
 from helpers.uploads import parts
-from helpers.waiting import eventually
+from helpers.waiting import PATIENCE, eventually
+
+pytestmark = pytest.mark.usefixtures("decoding_here")
 
 
 def test_limit_jobs_waiting(serve: Callable[..., Server]) -> None:
@@ -35,11 +37,11 @@ def test_limit_jobs_waiting(serve: Callable[..., Server]) -> None:
 
 
 def test_limit_job_seconds(serve: Callable[..., Server], root: Path) -> None:
-    server = serve(job_seconds=1)
+    patient, hasty = serve(job_seconds=PATIENCE), serve(job_seconds=0.2)
     with locked(root, 0.4):
-        server.finished(add(server, new_images(1)))
+        patient.finished(add(patient, new_images(1)))
     with locked(root):
-        assert "writing" in server.finished(add(server, new_images(1, 200)), state="failed")["error"]
+        assert "writing" in hasty.finished(add(hasty, new_images(1, 200)), state="failed")["error"]
 
 
 def test_limit_jobs_kept(serve: Callable[..., Server]) -> None:
@@ -71,24 +73,23 @@ def test_limit_notice_length(server: Server, monkeypatch: pytest.MonkeyPatch) ->
         assert noticed(server, ["a.png"]) == [whole[:length]]
 
 
-@pytest.mark.parametrize("step", [0.3, 3.0])
-def test_limit_stop_seconds(server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
-    monkeypatch.setattr(jobs, "STOP_SECONDS", 1.5)
-    entered = threading.Event()
+@pytest.mark.parametrize("ends", [True, False])
+def test_limit_stop_seconds(server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
+    monkeypatch.setattr(jobs, "STOP_SECONDS", PATIENCE if ends else 0.2)
+    entered, end = threading.Event(), threading.Event()
     decoded = loading.decoded
 
     def slow(*arguments: Any) -> Any:
         entered.set()
-        time.sleep(step)
+        end.wait(0.3 if ends else PATIENCE)
         return decoded(*arguments)
 
     monkeypatch.setattr(loading, "decoded", slow)
     job = add(server, new_images(1))
-    assert entered.wait(10)
-    begun = time.monotonic()
+    assert entered.wait(PATIENCE)
     server.service.jobs.stop()
-    assert time.monotonic() - begun < 2.5
     state = json.loads((root / ".spade-index" / "jobs" / job / "job.json").read_text())["state"]
-    assert state in (("queued", "done") if step < 1 else ("queued",))
-    assert server.service.jobs.worker.alive == (step > 1)
-    server.service.jobs.worker.join(10)
+    assert state in (("queued", "done") if ends else ("queued",))
+    assert server.service.jobs.worker.alive != ends
+    end.set()
+    server.service.jobs.worker.join(PATIENCE)

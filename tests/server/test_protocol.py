@@ -10,6 +10,7 @@ from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import png
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 QUERY = "/v1/galleries/plain/query"
 
 

@@ -1,15 +1,16 @@
 """Limits of the queue, expired requests and disconnected clients."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from helpers.http_answers import problem
 from helpers.tiny import png
 from helpers.uploads import parts
 from helpers.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 QUERY = "/v1/galleries/plain/query"
 
 
@@ -45,7 +46,7 @@ def test_a_request_that_does_not_fit_the_queue_is_refused_whole(serve) -> None:
 
 
 def test_an_expired_request_is_refused_and_not_computed(serve) -> None:
-    server = serve(request_seconds=0.3, batch_images=1)
+    server = serve(request_seconds=60, batch_images=1)
     server.query("plain", png(3))
     before = server.watch.images
     with server.watch.held(), ThreadPoolExecutor(2) as pool:
@@ -53,7 +54,7 @@ def test_an_expired_request_is_refused_and_not_computed(serve) -> None:
         server.watch.wait_until_entered()
         late = pool.submit(server.http.post, QUERY, content=png(4))
         server.wait_until_waiting(1)
-        time.sleep(0.5)
+        server.age_waiting(60)
         server.watch.release()
         assert first.result().status_code == 200
         answer = late.result()
@@ -87,7 +88,7 @@ def test_requests_of_disconnected_clients_are_not_computed(serve) -> None:
 
 
 def test_a_failed_request_leaves_nothing_in_the_queue(serve) -> None:
-    server = serve(batch_images=1, request_seconds=0.3)
+    server = serve(batch_images=1, request_seconds=60)
     server.query("plain", png(3))
     before = server.watch.images
     files = parts(*[(f"{n}.png", png(n)) for n in range(6)])
@@ -96,7 +97,7 @@ def test_a_failed_request_leaves_nothing_in_the_queue(serve) -> None:
         server.watch.wait_until_entered()
         late = pool.submit(server.http.post, QUERY, files=files)
         server.wait_until_waiting(6)
-        time.sleep(0.5)
+        server.age_waiting(60)
         server.watch.release()
         assert first.result().status_code == 200
         problem(late.result(), 503)

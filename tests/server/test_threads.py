@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,9 @@ from helpers.service_process import Process
 from helpers.serving import Server
 from helpers.tiny import png
 from helpers.uploads import encoded, parts
-from helpers.waiting import eventually
+from helpers.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FEW = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -160,14 +162,15 @@ def test_a_running_job_that_was_cancelled_stays_cancelled_when_the_service_stops
 def test_a_stop_does_not_wait_for_an_index(server: Server, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spade_index.server.jobs.STOP_SECONDS", 0.3)
     monkeypatch.setattr(GalleryWriter, "index_is_stale", lambda self: True)
-    monkeypatch.setattr(GalleryWriter, "build_index", lambda self: time.sleep(3))
+    entered, built = threading.Event(), threading.Event()
+    monkeypatch.setattr(GalleryWriter, "build_index", lambda self: entered.set() or built.wait(PATIENCE))
     job = add(server, new_images(1))
-    eventually(lambda: server.http.get(f"/v1/jobs/{job}").json()["done"] == 1)
-    begun = time.monotonic()
+    assert entered.wait(PATIENCE)
     server.service.jobs.stop()
-    assert time.monotonic() - begun < 2
+    assert server.service.jobs.worker.alive
     told = json.loads((root / ".spade-index" / "jobs" / job / "job.json").read_text())
     assert told["state"] == "queued"
+    built.set()
     eventually(lambda: not server.service.jobs.worker.alive)
 
 

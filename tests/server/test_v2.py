@@ -17,6 +17,8 @@ from spade_index.gallery import Gallery
 from helpers.serving import Server
 from helpers.tiny import png, random_image, tiny_backbone, write_images
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
+
 
 @pytest.fixture
 def client(shared_server):
