@@ -12,6 +12,7 @@ from spade_index.method.outline import fill
 from spade_index.method.regions import Region
 
 CATEGORY = {"id": 1, "name": "defect", "supercategory": ""}
+INFO = {"description": "Regions whose scores are above the threshold of a gallery, found by spade_index"}
 
 
 def outline(picture: Image.Image, regions: Iterable[Region], geometry: Geometry) -> Image.Image:
@@ -77,4 +78,6 @@ def coco(images: Iterable[tuple[str, Geometry, Sequence[Region]]]) -> dict[str, 
             }
             for number, region in enumerate(regions, len(annotations) + 1)
         ]
-    return {"images": entries, "annotations": annotations, "categories": [CATEGORY]}
+    # Some readers fail without `info` and `licenses`.
+    parts = {"images": entries, "annotations": annotations, "categories": [CATEGORY]}
+    return {"info": INFO, "licenses": [], **parts}

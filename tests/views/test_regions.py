@@ -88,6 +88,7 @@ def test_coco_has_every_image_and_numbers_from_1() -> None:
     ring = Region(SQUARE.polygon, SQUARE.box, 800.0, 7.5, (HOLE,))
     images = [("a.png", GEOMETRY, [SQUARE, ring]), ("b.png", GEOMETRY, []), ("c.png", GEOMETRY, [SQUARE])]
     written = json.loads(json.dumps(coco(images)))
+    assert list(written) == ["info", "licenses", "images", "annotations", "categories"]
     assert written["images"][2] == {"id": 3, "file_name": "c.png", "width": 200, "height": 100}
     assert [entry["image_id"] for entry in written["annotations"]] == [1, 1, 3]
     assert [entry["id"] for entry in written["annotations"]] == [1, 2, 3]
