@@ -130,6 +130,11 @@ class _Form:
         field = _text(parameters.get(b"name", b""))
         if self._disposition and kind != b"form-data":
             raise Problem(422, "the Content-Disposition of a part is form-data", field=FIELD)
+        if field == MASKS and field not in self._begins:
+            detail = (
+                f"unknown field: `{MASKS}` come with queries and score maps of one gallery: here, images count whole"
+            )
+            raise Problem(422, detail, field=field)
         if field not in self._begins:
             raise Problem(422, f"unknown field: send images in the field `{FIELD}`", field=field[:100] or FIELD)
         extended = EXTENDED.search(QUOTED.sub(b'""', self._disposition))

@@ -177,7 +177,10 @@ def test_where_masks_cannot_count_they_are_refused(server: Server) -> None:
     told = problem(server.http.post("/v1/galleries/other/query", files=sent), 422, "masks")
     assert told["detail"] == "gallery 'other' has no region of interest, so its images cannot have one"
     for path in ("/v1/query", "/v1/galleries/plain/images", "/v1/galleries/plain/feedback?verdict=false_alarm"):
-        assert "unknown field" in problem(server.http.post(path, files=sent), 422, "masks")["detail"]
+        assert (
+            "unknown field: `masks` come with queries"
+            in problem(server.http.post(path, files=sent), 422, "masks")["detail"]
+        )
     many = form([png(3)], [mask(0, 20)] * 33)
     assert "more masks than the limit of 32" in problem(server.http.post(QUERY, files=many), 422, "masks")["detail"]
     problem(server.http.post(QUERY, files=form([], [mask(0, 20)])), 422, "images")
