@@ -218,19 +218,18 @@ class Campaign:
             tally.crashes += 1
             return
         headers = {"X-Api-Key": KEYS["tiles"]}
-        for _ in range(600):  # jobs may still run
+        for _ in range(600):  # the last may still be at work
             jobs = process.http.get("/v1/jobs", headers={"X-Api-Key": KEYS["bolts"]}).json()["jobs"]
-            if not (left := [job["id"] for job in jobs if job["state"] in ("receiving", "queued", "running")]):
+            left = [job["id"] for job in jobs if job["state"] in ("receiving", "queued", "running")]
+            lines = process.http.get("/metrics", headers=headers).text
+            kept = [name for name in ("queue_images", "unsent_bytes") if f"spade_index_{name} 0.0" not in lines]
+            if not left and not kept:
                 break
             time.sleep(0.1)
-        tally.left += [f"job {id}" for id in left]
+        tally.left += [*kept, *(f"job {id}" for id in left)]
         tally.memory_after = self.memory()
         if process.http.get("/v2/health/ready").status_code != 200:
             tally.left.append("not ready")
-        lines = process.http.get("/metrics", headers=headers).text
-        for name in ("queue_images", "unsent_bytes"):
-            if f"spade_index_{name} 0.0" not in lines:
-                tally.left.append(name)
         tally.left += [str(path) for path in (self.root / ".spade-index").glob("jobs/*/images/*")]
         lines_of_log = process.log_text().splitlines()
         records = [json.loads(line) for line in lines_of_log if line.startswith("{")]

