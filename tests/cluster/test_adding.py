@@ -148,7 +148,7 @@ def test_what_a_worker_raises_is_raised_here(tmp_path: Path, sources: Path) -> N
 def test_workers_that_do_not_start_in_time(
     tmp_path: Path, sources: Path, cluster: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "PATIENCE", 0.2)
+    monkeypatch.setattr(crew, "PATIENCE", 0.0)
     with pytest.raises(ClusterError, match=r"0 of 2 workers have started within 0 s: .* ask for fewer --workers"):
         build_there(tmp_path / "gallery", sources)
 
