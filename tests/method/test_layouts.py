@@ -184,7 +184,7 @@ def test_visa_without_its_split_is_refused(tmp_path):
         ([["image", "label", "mask"], ["1.png", "hole", "1.png"], ["1.png", "hole", "link.png"]], "another mask"),
         ([["image", "label", "label"], ["1.png", "good", "hole"]], "has the column label more than once"),
         ([["image", "label"], ["1", "5.png", "good"]], "line 2: has more cells than the first line"),
-        ([["image", "label", "split"], ["1.png", "good"]], "line 2: has no split"),
+        ([["image", "label", "split"], ["1.png", "good"]], "line 2: ends before its split"),
         ([["image", "label"], ["1.png", "None"]], "line 2: the label none may mean"),
         ([["image", "label"], ["", "good"], ["1.png", "hole"]], "is not an image"),
         ([["image", "label"], [".", "good"], ["1.png", "hole"]], "is not an image"),

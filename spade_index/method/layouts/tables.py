@@ -153,8 +153,8 @@ def read_rows(file: Path) -> list[Row]:
             if any(cells[most:]):
                 raise InputError(f"{where}: has more cells than the first line: quote names with the separator in them")
             row = {name: _said(name, cells[at]) if at < len(cells) else "" for name, at in columns.items()}
-            if "split" in columns and not row["split"]:
-                raise InputError(f"{where}: has no split, though the table has that column")
+            if columns.get("split", 0) >= len(cells):  # it would be tested, also where it is of train
+                raise InputError(f"{where}: ends before its split, though the table has that column")
             rows.append(Row(where, **{name: row.get(name, "") for name in COLUMNS}))
     return rows
 
