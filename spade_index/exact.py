@@ -15,8 +15,11 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
+
+from spade_index.errors import InputError
 
 DIGITS = 1000  # of a whole number
 WHOLE = re.compile(rf"-?(?:0|[1-9][0-9]{{0,{DIGITS - 1}}})")
@@ -76,6 +79,25 @@ def _second(text: str, minute: str, second: str) -> str:
     except ValueError:
         message = f"{text[:100]!a} is not a date or time: write 2026-11-29, or 2026-11-29T14:20:00Z in UTC"
         raise ValueError(message) from None
+
+
+def require_kinds(settings: Any) -> None:
+    """Raise InputError if a number or a flag of a dataclass is none, by the annotation of its field.
+
+    Whole numbers have 64 bits, others are finite. What is true or false is no number, as in JSON.
+    """
+    for field in fields(settings):
+        kinds, value = {*get_args(field.type)} or {field.type}, getattr(settings, field.name)
+        if value is None and type(None) in kinds:
+            continue
+        if bool in kinds and not isinstance(value, bool):
+            raise InputError(f"{field.name} must be True or False, not {value!r}")
+        if int in kinds and (type(value) is not int or abs(value) >= 2**63):
+            raise InputError(f"{field.name} must be a whole number (int), not {value!r}")
+        if float in kinds and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+        ):
+            raise InputError(f"{field.name} must be a finite number, not {value!r}")
 
 
 def read_json(text: str) -> Any:

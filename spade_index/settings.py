@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from .errors import InputError, SettingsMismatch
-from .exact import read_json
+from .exact import read_json, require_kinds
 
 DEFAULT_BACKBONE = "wide_resnet50_2"
 MODES = ("concat-nearest", "concat-bilinear", "per-level")
@@ -196,6 +196,7 @@ class SearchSettings:
     maps: Maps = "always"
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         for name in ("score_neighbours", "gallery_neighbours", "pixel_neighbours"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -266,6 +267,7 @@ class IndexSettings:
     memory: int = 4 << 30  # bytes that building may take
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if self.storage not in STORAGES:
             raise InputError(f"the index storage must be one of {', '.join(STORAGES)}, not {self.storage!r}")
         if not 0 < self.recall <= 1:

@@ -78,7 +78,7 @@ class Gallery:
         lock = self._locked()  # before anything is read: from now on it stays
         oldest = self.catalog.oldest_snapshot()
         snapshot = self.catalog.latest_snapshot() if snapshot is None else snapshot
-        row = self.catalog.snapshot(snapshot) if oldest <= snapshot <= LATEST else None
+        row = self.catalog.snapshot(snapshot) if type(snapshot) is int and oldest <= snapshot <= LATEST else None
         if row is None:
             raise InputError(f"{self.path}: there is no snapshot {snapshot}; `spade-index info` lists them")
         self._lock = lock

@@ -32,6 +32,7 @@ from .by_neighbours import ByNeighbours
 from .commands import calibrate_command
 from .comparison import Comparison
 from .detection import Detection, PixelDetection, Question
+from .given import require_features, require_images, require_parts
 from .interest import interest_of, require_countable
 from .known_defects import Sample, known_defects_of
 from .normal_scores import Stored
@@ -77,13 +78,14 @@ class Detector:
             elsewhere: where maps are searched, such as the workers of a cluster; None: here.
 
         Raises:
-            SettingsMismatch: the backbone is not the gallery's.
+            SettingsMismatch: the backbone is not the gallery's; TypeError: it is of another kind.
             GalleryError: the gallery is empty.
             InputError: `maps="auto"` has no threshold, the levels or their weights do not fit, what the
                 neighbours themselves score is taken and not known, or there is no such kernel.
         """
         if threshold is not None and not math.isfinite(threshold):
             raise InputError(f"the threshold must be a finite number, not {threshold}")
+        require_parts(gallery, backbone, search)
         self.search = interested(gallery, search or tuned_search(gallery))
         if backbone is not None:
             gallery.settings.require_equal(backbone.settings, str(gallery.path))
@@ -124,10 +126,12 @@ class Detector:
     def features(self, images: Sequence[DecodedImage]) -> tuple[np.ndarray, list[Tensor]]:
         """Return descriptors, float32 [B, D], and levels [B, H*W, C], of images.
 
-        Raises ValueError without a backbone, or for an image not cut into the gallery's tiles; and `require_countable`.
+        Raises ValueError without a backbone or for an image not cut into the gallery's tiles, TypeError for what is no
+        image, and as `require_countable`.
         """
         if self.backbone is None:
             raise ValueError("this detector has no backbone")
+        require_images(images)
         if self.gallery.settings.preprocessing.tile and not all(image.tile for image in images):
             raise ValueError("the gallery's pictures are cut into tiles: load images with `load_parts`")
         require_countable(self.gallery, self.interest, images)
@@ -141,7 +145,7 @@ class Detector:
         without: Collection[int] = (),
         places: Sequence[Geometry] | None = None,
     ) -> list[Detection]:
-        """Return the detections of features.
+        """Return the detections of features. Raises ValueError for levels that do not fit or are not finite.
 
         Args:
             pooled: float32 [B, D].
@@ -149,6 +153,7 @@ class Detector:
             without: keys of images that are not searched: the query itself, where it is in the gallery.
             places: of the queries in their pictures; needed for tiles, and for crops within a region of interest.
         """
+        require_features(self.gallery.settings, pooled, pyramid)
         nearest = self.nearest_images(pooled, without, places=places)
         judged = dict(self.judge(nearest, pyramid, [Question()] * len(nearest), places))
         return [judged[query] for query in range(len(nearest))]
