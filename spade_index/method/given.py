@@ -31,7 +31,15 @@ def require_images(images: Sequence[object]) -> None:
 
 
 def require_features(settings: ExtractionSettings, pooled: np.ndarray, pyramid: Sequence[Tensor]) -> None:
-    """Raise ValueError if levels are not [B, H*W, C] of finite values, one for each level of a gallery."""
+    """Raise ValueError if features are not those of B images, of finite values.
+
+    Args:
+        settings: of the gallery, which has as many levels.
+        pooled: descriptors [B, D].
+        pyramid: levels [B, H*W, C].
+    """
+    if not np.isfinite(pooled).all():
+        raise ValueError("the descriptors have values that are NaN or infinite")
     if len(pyramid) != len(settings.levels):
         raise ValueError(f"{len(pyramid)} levels of features, but the gallery has {len(settings.levels)}")
     for number, level in enumerate(pyramid):

@@ -74,3 +74,5 @@ def test_features_that_do_not_fit_are_refused(gallery: Gallery) -> None:
     ):
         with pytest.raises(ValueError, match=says):
             detector.detect_features(pooled, pyramid)
+    with pytest.raises(ValueError, match="descriptors have values that are NaN"):
+        detector.detect_features(np.full_like(pooled, NAN), levels)
