@@ -31,7 +31,8 @@ class FeedbackInfo:
     note: str
     given: str  # when: ISO 8601, UTC
     there: bool
-    kind: str | None = None  # of known defects; empty where none was said
+    kind: str | None = None  # of known defects; of several kinds, all of them; empty where none was said
+    kinds: tuple[str, ...] = ()  # the same one by one, each once
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class FeedbackFilters(TypedDict, total=False):
     """Which feedback a client looks for: what fulfils all that is given."""
 
     verdict: Said
-    kind: str  # of the defects, exactly; empty: none was said
+    kind: str  # of any of the defects, exactly; empty: none was said
     who: str  # exactly
     since: str  # a date or time (ISO 8601, UTC), included
     until: str  # the same, included to its end

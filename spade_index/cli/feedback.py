@@ -30,14 +30,27 @@ MOST_NOTE, MOST_NAME = 1000, 200  # characters
 @click.argument("images", type=PATH, nargs=-1)
 @click.option("--false-alarm", is_flag=True, help="IMAGES are fine: add them to the gallery, and note why.")
 @click.option("--missed", is_flag=True, help="IMAGES have defects that were not found: know these from now on.")
-@click.option("--defect", metavar="KIND", type=TEXT, help="IMAGES have defects of this kind: know these from now on.")
-@click.option("--kind", type=TEXT, help="With --missed: of which kind the defects are; with --list: only this kind.")
+@click.option(
+    "--defect",
+    metavar="KIND",
+    type=TEXT,
+    multiple=True,
+    help="IMAGES have defects of this kind: know these from now on; repeatable, once for each --box.",
+)
+@click.option(
+    "--kind",
+    type=TEXT,
+    multiple=True,
+    help="With --missed: of which kind the defects are, repeatable like --defect; with --list: only this kind.",
+)
 @click.option(
     "--box",
     type=REAL,
     nargs=4,
+    multiple=True,
     metavar="X Y WIDTH HEIGHT",
-    help="Where the defect of the one image lies, in its pixels [its regions, or the place of its highest score]",
+    help="Where a defect of the one image lies, in its pixels; repeatable [its regions, or the place of its highest "
+    "score]",
 )
 @click.option(
     "--preview",
@@ -62,9 +75,9 @@ def feedback(
     images: tuple[Path, ...],
     false_alarm: bool,
     missed: bool,
-    defect: str | None,
-    kind: str | None,
-    box: tuple[float, float, float, float] | None,
+    defect: tuple[str, ...],
+    kind: tuple[str, ...],
+    box: tuple[tuple[float, float, float, float], ...],
     preview: tuple[Path, ...],
     note: str,
     by: str | None,
@@ -84,22 +97,25 @@ def feedback(
     defects, which later queries name, and which are never compared with as normal. Ids begin with `feedback/` and the
     time. --preview tells beforehand which verdicts --false-alarm would change.
     """
-    named = missed or defect is not None
-    if false_alarm + missed + (defect is not None) + list_ + (undo is not None) != 1:
+    named = missed or bool(defect)
+    if false_alarm + missed + bool(defect) + list_ + (undo is not None) != 1:
         raise click.UsageError("give one of --false-alarm, --missed, --defect KIND, --list and --undo ID")
     if bool(images) != (false_alarm or named):
         raise click.UsageError("IMAGES belong to --false-alarm, --missed and --defect, which need some")
     if filters.given and not list_:
         raise click.UsageError("--contains, --verdict, --who, --since, --until and --undone belong to --list")
-    if (kind is not None and not (missed or list_)) or (box is not None and not named):
+    if (kind and not (missed or list_)) or (box and not named):
         raise click.UsageError("--kind belongs to --missed or --list, and --box to --missed or --defect")
+    kinds = kind or defect or ("",)
+    if len(kinds) > 1 and len(kinds) != len(box):
+        raise click.UsageError("give one kind, or one for each --box")
     if preview and not false_alarm:
         raise click.UsageError("--preview belongs to --false-alarm: known defects change no verdict")
     if preview:
         judged = Sources(preview, sources)
         preview_false_alarm(gallery, Sources(images, sources), backbone, device, loading, roi, judged)
     elif list_:
-        list_feedback(gallery, filters, kind, as_json)
+        list_feedback(gallery, filters, kind[0] if kind else None, as_json)
     elif undo is not None:
         _undo(gallery, undo)
     else:
@@ -112,10 +128,10 @@ def feedback(
         if false_alarm:
             _add(gallery, *given, who, note)
             return
-        of_kind = (kind if missed else defect) or ""
-        if (defect is not None and not defect) or not of_kind.isprintable():
+        if not all(defect) or not all(map(str.isprintable, kinds)):
             raise InputError("the name of a kind of defect must not be empty, and be printable")
-        add_defects(gallery, *given, (MISSED if missed else DEFECT, who, note), of_kind, box)
+        boxes = list(zip(box, kinds if len(kinds) > 1 else kinds * len(box), strict=True))
+        add_defects(gallery, *given, (MISSED if missed else DEFECT, who, note), kinds[0], boxes)
 
 
 def _add(

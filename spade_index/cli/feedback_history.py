@@ -52,13 +52,15 @@ class FilterOptions:
 
 def list_feedback(path: Path, options: FilterOptions, kind: str | None, as_json: bool) -> None:
     """Print the feedback that is looked for, the oldest first."""
-    from spade_index.gallery.feedback import FeedbackFilter, history, is_there
+    from spade_index.gallery.feedback import FeedbackFilter, history, in_words, is_there
     from spade_index.gallery.reader import Gallery
 
     wanted = FeedbackFilter(**vars(options) | {"contains": options.contains or "", "kind": kind})
     with Gallery(path) as opened:
-        for row, of_kind in history(opened, wanted):
-            values: dict[str, Any] = vars(row) | {"kind": of_kind, "there": is_there(opened, row.id)}
+        for row, kinds in history(opened, wanted):
+            of_kind = in_words(kinds)
+            told = {"kind": of_kind, "kinds": kinds, "there": is_there(opened, row.id)}
+            values: dict[str, Any] = vars(row) | told
             if as_json:
                 click.echo(strict_json(values))
             else:

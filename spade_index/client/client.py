@@ -38,6 +38,7 @@ from .answers import (
     checked,
     result_of,
 )
+from .boxes import Box, Kind, of_kind
 from .images import Images, form_of, named_files, with_names
 from .paths import at, of_job, part
 from .refusals import error_of, retry_after
@@ -45,7 +46,6 @@ from .refusals import error_of, retry_after
 LONGEST_WAIT = 30.0  # seconds between two tries
 IDLE = 2.0  # seconds that an unused connection is kept: fewer than the service keeps it
 PAGE = 1000  # images
-Box = tuple[float, float, float, float]  # x, y, width, height in pixels of the image
 
 
 class Client:
@@ -174,14 +174,17 @@ class Client:
         options = {"verdict": "false_alarm", "preview": True}
         return checked(Job, self._json("POST", at(gallery, "feedback"), with_names(images), **options))
 
-    def say_defect(self, gallery: str, images: Images, kind: str, note: str = "", box: Box | None = None) -> Job:
-        """Say that images show a defect of a kind: their regions, or the `box` of one, become known defects."""
-        options = {"verdict": "defect", "kind": kind, "note": note, "box": _box(box)}
+    def say_defect(self, gallery: str, images: Images, kind: Kind, note: str = "", box: Box | None = None) -> Job:
+        """Say that images show a defect of a kind: their regions, or the `box` of one, become known defects.
+
+        Of one image with several defects, `kind` may be {box: kind}.
+        """
+        options = {"verdict": "defect", "note": note, **of_kind(kind, box)}
         return checked(Job, self._json("POST", at(gallery, "feedback"), with_names(images), **options))
 
-    def say_missed(self, gallery: str, images: Images, kind: str = "", note: str = "", box: Box | None = None) -> Job:
+    def say_missed(self, gallery: str, images: Images, kind: Kind = "", note: str = "", box: Box | None = None) -> Job:
         """Say that images were called normal and show a defect: so are their regions, or else their worst places."""
-        options = {"verdict": "missed", "kind": kind, "note": note, "box": _box(box)}
+        options = {"verdict": "missed", "note": note, **of_kind(kind, box)}
         return checked(Job, self._json("POST", at(gallery, "feedback"), with_names(images), **options))
 
     def feedback(
@@ -285,7 +288,3 @@ def _picture(response: httpx.Response) -> Image.Image:
     picture = Image.open(io.BytesIO(response.content))
     picture.load()
     return picture
-
-
-def _box(box: Box | None) -> str | None:
-    return None if box is None else ",".join(map(str, box))

@@ -50,13 +50,15 @@ class DefectNamer:
         self,
         gallery: Gallery,
         backbone: Backbone,
-        boxes: Sequence[Place] = (),
+        kind: str = "",
+        boxes: Sequence[tuple[Place, str]] = (),
         map_memory: int | None = None,
         decoders: DecoderPool | None = None,
     ) -> None:
         """Prepare to search a gallery by its tuned settings. Raises what `Detector` does.
 
-        `boxes` are places in each image, MOST_PLACES of which are taken.
+        `boxes` are places in each image, MOST_PLACES of which are taken, each with the kind of its defect. `kind` is
+        that of the defects in images without.
         Pictures are drawn in processes of `decoders`, by default the program's own.
         """
         self._decoders = decoders
@@ -65,7 +67,7 @@ class DefectNamer:
         calibrated = True if calibration is None else calibration
         self._detector = Detector(gallery, backbone, search, calibrated=calibrated, map_memory=map_memory)
         self._detector.known = KnownDefects(gallery, [], None if boxes else MOST_CELLS)
-        self._boxes = boxes[:MOST_PLACES]
+        self._kind, self._boxes = kind, boxes[:MOST_PLACES]
 
     def named(self, images: Iterable[DecodedImage]) -> Iterator[NamedDefects]:
         """Yield the defects of images, one after the other. All tiles of a picture must come, in raster order.
@@ -84,15 +86,15 @@ class DefectNamer:
         """Return the places of an image, without pictures."""
         assert detection.pixels is not None
         samples = Samples(detection.pixels.samples(geometry.box))
-        for box in self._boxes:
+        found: list[NewDefect] = []
+        for box, kind in self._boxes:
             _require_inside(path, box, geometry)
-        found = [_new("box", box, _rectangle(box), _peak(detection, box, geometry), geometry) for box in self._boxes]
+            found.append(_new("box", kind, box, _rectangle(box), _peak(detection, box, geometry), geometry))
         if not found:
-            regions = regions_of(detection, geometry) or []
-            found = [_new("region", one.box, one.polygon, one.score, geometry) for one in regions[:MOST_PLACES]]
-        if not found:
-            worst = samples.highest()
-            found = [_new("highest", worst, _rectangle(worst), detection.pixels.peak, geometry)] if worst else []
+            regions = (regions_of(detection, geometry) or [])[:MOST_PLACES]
+            found = [_new("region", self._kind, one.box, one.polygon, one.score, geometry) for one in regions]
+        if not found and (worst := samples.highest()):
+            found.append(_new("highest", self._kind, worst, _rectangle(worst), detection.pixels.peak, geometry))
         named = [(place, samples.worst(place.place.box, place.place.polygon)) for place in found]
         there = [replace(place, features=features) for place, features in named if features is not None]
         if not there:
@@ -100,9 +102,9 @@ class DefectNamer:
         return there
 
 
-def _new(found: Found, box: Place, polygon: Polygon, score: float, geometry: Geometry) -> NewDefect:
+def _new(found: Found, kind: str, box: Place, polygon: Polygon, score: float, geometry: Geometry) -> NewDefect:
     place = DefectPlace(found, box, polygon, (geometry.width, geometry.height))
-    return NewDefect(place, float(score), np.empty(0, "<f2"), b"")
+    return NewDefect(place, kind, float(score), np.empty(0, "<f2"), b"")
 
 
 def _require_inside(path: str, box: Place, geometry: Geometry) -> None:

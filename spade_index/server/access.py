@@ -7,7 +7,7 @@ router names it once, for all its handlers.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from fastapi import Depends, Request, Response
 from fastapi.dependencies.models import Dependant
@@ -106,17 +106,22 @@ def require_single_headers(request: Request, names: Sequence[str] = SINGLE_HEADE
 
 
 def require_known_parameters(request: Request, known: Mapping[str, FieldInfo]) -> None:
-    """Raise Problem (422) for a query parameter that the route does not have, that is there twice, or misspelt."""
+    """Raise Problem (422) for a query parameter that the route does not have, that is misspelt, or there too often."""
     given = request.query_params.multi_items()
     names = [name for name, _ in given]
     for name in names:
         if name not in known:
             there = f"there are {', '.join(sorted(known))}" if known else "there is none"
             raise Problem(422, f"unknown parameter {name[:100]!r}: {there}", field=name[:100])
-        if names.count(name) > 1:
+        if names.count(name) > 1 and not _is_repeatable(known[name]):
             raise Problem(422, f"parameter {name!r} is given more than once", field=name)
     if any(_misspelling(known[name], text) for name, text in given):  # others are named with them
         raise InvalidFields([error for name, text in given for error in _errors(known[name], name, text)])
+
+
+def _is_repeatable(parameter: FieldInfo) -> bool:
+    """Return whether a parameter is a tuple: each time that it is given, it adds an item."""
+    return get_origin(parameter.annotation) is tuple
 
 
 def _misspelling(parameter: FieldInfo, text: str) -> str | None:
@@ -137,7 +142,7 @@ def _errors(parameter: FieldInfo, name: str, text: str) -> list[Any]:
         return [{"loc": ("query", name), "msg": said}]
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(Annotated[parameter.annotation, parameter])  # type: ignore[arg-type]
-        adapter.validate_python(text)
+        adapter.validate_python([text] if _is_repeatable(parameter) else text)
     except ValidationError as error:
         return [{"loc": ("query", name), "msg": found["msg"]} for found in error.errors()]
     return []

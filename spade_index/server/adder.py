@@ -81,7 +81,8 @@ class Adder:
                 namer = DefectNamer(
                     writer.gallery,
                     backbone,
-                    job.boxes,
+                    job.kind,
+                    list(zip(job.boxes, job.kinds, strict=True)),
                     map_memory=self._settings.map_memory,
                     decoders=self._decoders,
                 )
@@ -136,7 +137,7 @@ class Adder:
             for named in namer.named(loaded):
                 said = Feedback(job.verdict, job.who, job.note)
                 try:
-                    writer.add_known_defects(said, named.file.id, job.kind, named.digest, named.defects)
+                    writer.add_known_defects(said, named.file.id, named.digest, named.defects)
                     report["known_defects"] += 1
                 except InputError as error:  # of a known defect, or a normal image
                     left_out("copies", error)

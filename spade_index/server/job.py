@@ -1,6 +1,7 @@
 """The record of a request to add images."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
@@ -22,13 +23,16 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
-def kind_fault(verdict: Said | None, kind: str) -> str | None:
-    """Return what is wrong with the kind of a defect, of feedback with this verdict; None: nothing."""
-    if verdict == "defect" and not kind:
+def kind_fault(verdict: Said | None, kind: str, kinds: Sequence[str]) -> str | None:
+    """Return what is wrong with the kind of defects, of feedback with this verdict; None: nothing.
+
+    `kinds` are those of the defects in boxes, if there are any.
+    """
+    if verdict == "defect" and not all(kinds or [kind]):
         return "say of which kind the defect is"
-    if verdict not in ("missed", "defect") and kind:
+    if verdict not in ("missed", "defect") and any((kind, *kinds)):
         return "it belongs to the verdicts `missed` and `defect`"
-    return None if kind.isprintable() else "it is not printable"
+    return None if all(map(str.isprintable, (kind, *kinds))) else "it is not printable"
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,9 @@ class Job:
     verdict: Said | None = None  # of feedback
     who: str = ""
     note: str = ""
-    kind: str = ""  # of the defects that are to be known
+    kind: str = ""  # of the defects that are to be known, unless there are boxes
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)  # of these, in the one image
+    kinds: list[str] = field(default_factory=list)  # of the defect in each box
     told: list[str] | None = None  # ids of what feedback added, once it is done
     preview: bool = False  # of feedback: the gallery stays as it is
     previewed: PreviewInfo | None = None  # what would change, once it is done

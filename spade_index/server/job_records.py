@@ -54,6 +54,7 @@ Time = Annotated[str, Field(max_length=40), AfterValidator(_time)]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), AfterValidator(_printable)]
 Id = Annotated[str, Field(max_length=PREFIX_LENGTH + NAME_LENGTH), AfterValidator(_printable)]
 Notice = Annotated[str, Field(max_length=NOTICE_LENGTH)]
+Kind = Annotated[str, Field(max_length=KIND_LENGTH), AfterValidator(_printable)]
 Edge = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 
@@ -81,8 +82,9 @@ class Record:
     verdict: Said | None = None
     who: Annotated[str, Field(max_length=WHO_LENGTH), AfterValidator(_printable)] = ""
     note: Annotated[str, Field(max_length=NOTE_LENGTH), AfterValidator(_printable)] = ""
-    kind: Annotated[str, Field(max_length=KIND_LENGTH), AfterValidator(_printable)] = ""
+    kind: Kind = ""
     boxes: Annotated[list[tuple[Edge, Edge, Edge, Edge]], Field(max_length=MOST_PLACES)] = Field(default_factory=list)
+    kinds: Annotated[list[Kind], Field(max_length=MOST_PLACES)] = Field(default_factory=list)
     told: Annotated[list[Id], Field(max_length=MOST_ADDED), AfterValidator(_distinct)] | None = None
     preview: bool = False
     previewed: PreviewInfo | None = None
@@ -105,6 +107,10 @@ def read_record(path: Path) -> Job:
         raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'the record'}: {first['msg']}") from None
     if values["id"] != path.parent.name:
         raise ValueError("id: it is not the name of its folder")
-    if (fault := kind_fault(values["verdict"], values["kind"])) is not None:
+    if not values["kinds"]:  # in earlier versions, all defects were of one kind
+        values["kinds"] = [values["kind"]] * len(values["boxes"])
+    if len(values["kinds"]) != len(values["boxes"]):
+        raise ValueError("kinds: there is not one for each box")
+    if (fault := kind_fault(values["verdict"], values["kind"], values["kinds"])) is not None:
         raise ValueError(f"kind: {fault}")
     return Job(**{name: values[name] for name in Record.__dataclass_fields__})

@@ -14,9 +14,10 @@ from spade_index import wire
 from spade_index.errors import ImageError
 from spade_index.exact import first_second, last_second, number
 from spade_index.gallery.catalog.defects import KIND_LENGTH
-from spade_index.gallery.feedback import FeedbackFilter, history, is_there
+from spade_index.gallery.feedback import FeedbackFilter, history, in_words, is_there
 from spade_index.gallery.store.defect import LARGEST
 from spade_index.method.known_defects import Place
+from spade_index.method.named_defects import MOST_PLACES
 from spade_index.settings import Preprocessing
 from spade_index.views.text import cell_of
 from spade_index.wire_feedback import DriftInfo, FeedbackInfo, FeedbackList, Said
@@ -36,7 +37,6 @@ from .v1_changes import received
 from .writing import open_writer
 
 COLUMNS = ("given", "who", "verdict", "id", "there", "note", "kind")
-BOX_LENGTH = 100  # characters
 SMALL_EDGE = 256  # pixels of a small picture
 TABLE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
@@ -54,11 +54,19 @@ async def say(
     gallery: GalleryName,
     key: RequestKey,
     verdict: Annotated[Said, Query(description="The images are fine, or show a defect")] = "false_alarm",
-    kind: Annotated[str, Query(max_length=KIND_LENGTH, description="Of the defect; `defect` needs it")] = "",
+    kind: Annotated[
+        str,
+        Query(max_length=KIND_LENGTH, description="Of the defects; `defect` needs it, unless each `box` says its own"),
+    ] = "",
     note: Annotated[str, Query(max_length=NOTE_LENGTH, description="Why, in words")] = "",
     box: Annotated[
-        str, Query(max_length=BOX_LENGTH, description="X,Y,WIDTH,HEIGHT of the defect in the one image, in its pixels")
-    ] = "",
+        tuple[str, ...],
+        Query(
+            max_length=MOST_PLACES,
+            description="X,Y,WIDTH,HEIGHT of a defect in the one image, in its pixels, or X,Y,WIDTH,HEIGHT:KIND of one "
+            "that is not of `kind`; repeatable",
+        ),
+    ] = (),
     preview: Annotated[
         bool, Query(description="Change nothing: tell which verdicts of the images judged last would change")
     ] = False,
@@ -71,19 +79,19 @@ async def say(
     """
     if not note.isprintable():
         raise Problem(422, "it is not printable", field="note")
-    if (fault := kind_fault(verdict, kind)) is not None:
+    if box and verdict == "false_alarm":
+        raise Problem(422, "it belongs to the verdicts `missed` and `defect`", field="box")
+    boxes = [_box(text) for text in box]
+    kinds = [kind if own is None else own for _, own in boxes]
+    if (fault := kind_fault(verdict, kind, kinds)) is not None:
         raise Problem(422, fault, field="kind")
     # A camera names all its images alike, so the time tells them apart. Copies are found by their contents.
     prefix = f"feedback/{datetime.now(UTC):%Y%m%dT%H%M%S.%f}/"
     said = Job(new_id(), gallery, False, prefix, again=True, verdict=verdict, who=key.name, note=note, kind=kind)
     if preview and said.names_defects:
         raise Problem(422, "known defects change no verdict: there is nothing to preview", field="preview")
-    said = replace(said, preview=preview)
-    if not box:
-        return await received(request, response, said, service_of(request).settings.request_images)
-    if not said.names_defects:
-        raise Problem(422, "it belongs to the verdicts `missed` and `defect`", field="box")
-    return await received(request, response, replace(said, boxes=[_box(box)]), 1)
+    said = replace(said, preview=preview, boxes=[place for place, _ in boxes], kinds=kinds)
+    return await received(request, response, said, 1 if boxes else service_of(request).settings.request_images)
 
 
 @reading.get("/galleries/{gallery}/feedback", response_model=FeedbackList, responses=TABLE, tags=["images"])
@@ -95,7 +103,7 @@ def feedback(
     ] = "",
     verdict: Annotated[Said | None, Query(description="What was said")] = None,
     kind: Annotated[
-        str | None, Query(max_length=KIND_LENGTH, description="Of the defect, exactly; empty: none was said")
+        str | None, Query(max_length=KIND_LENGTH, description="Of any of its defects, exactly; empty: none was said")
     ] = None,
     who: Annotated[str | None, Query(max_length=NAME_LENGTH, description="Who said it, exactly")] = None,
     since: Annotated[str | None, Query(description="Date or time (ISO 8601, UTC), included")] = None,
@@ -110,8 +118,8 @@ def feedback(
     with service_of(request).galleries.open(gallery) as opened:
         found = history(opened, wanted)
         listed = tuple(
-            FeedbackInfo(**vars(row), there=is_there(opened, row.id), kind=kind)
-            for row, kind in found[: -limit - 1 : -1]
+            FeedbackInfo(**vars(row), there=is_there(opened, row.id), kind=in_words(kinds), kinds=tuple(kinds))
+            for row, kinds in found[: -limit - 1 : -1]
         )
     if format == "csv":
         return Response(_table(listed), media_type="text/csv")
@@ -189,15 +197,20 @@ def _drawn(kept: Kept, how: Preprocessing) -> bytes:
     return buffer.getvalue()
 
 
-def _box(text: str) -> Place:
-    """Return a box as a parameter gives it. Raises Problem (422)."""
+def _box(text: str) -> tuple[Place, str | None]:
+    """Return a box as a parameter gives it, and the kind of its defect if it says one. Raises Problem (422)."""
+    place, says_kind, kind = text.partition(":")
     try:
-        x, y, width, height = map(number, text.split(","))
+        x, y, width, height = map(number, place.split(","))
         if min(x, y) < 0 or min(width, height) < 1 or max(x, y, width, height) > LARGEST:
             raise ValueError
     except ValueError:
-        raise Problem(422, "write X,Y,WIDTH,HEIGHT in pixels of the image, such as 10,20,32,32", field="box") from None
-    return x, y, width, height
+        example = "10,20,32,32 or 10,20,32,32:scratch"
+        raise Problem(422, f"write X,Y,WIDTH,HEIGHT in pixels of the image, such as {example}", field="box") from None
+    if says_kind and not (kind.isprintable() and 0 < len(kind) <= KIND_LENGTH):
+        fault = f"the kind after the colon must be printable, and have 1 to {KIND_LENGTH} characters"
+        raise Problem(422, fault, field="box")
+    return (x, y, width, height), kind if says_kind else None
 
 
 def _second(name: str, text: str | None, read: Callable[[str], str]) -> str | None:

@@ -41,7 +41,8 @@ def test_a_false_alarm_is_normal_until_it_is_undone(gallery: Path, alarm: Path) 
     assert not verdict(gallery, alarm)[0]
     (said,) = listed(gallery)
     assert said.pop("given")
-    assert said == {"id": id, "verdict": "false_alarm", "who": "Ada", "note": "a shadow", "kind": None, "there": True}
+    noted = {"id": id, "verdict": "false_alarm", "who": "Ada", "note": "a shadow"}
+    assert said == {**noted, "kind": None, "kinds": [], "there": True}
     undone = run("feedback", gallery, "--undo", id).stdout
     assert undone.startswith(f"{id} removed again")
     assert undone.endswith("; 12 images at snapshot 3\n")

@@ -109,6 +109,20 @@ def test_a_missed_defect_lies_where_a_person_says_or_where_the_score_is_highest(
     assert "is not in an image of 90x70 pixels" in outside.stderr
 
 
+def test_each_box_has_a_kind_of_its_own(gallery: Path, tmp_path: Path) -> None:
+    image, boxes = with_defect(tmp_path, "hole", 300), ("--box", 10, 12, 30, 20, "--box", 50, 12, 20, 20)
+    told = run("feedback", gallery, image, "--defect", "a", "--defect", "b", "--defect", "c", *boxes, status=2).stderr
+    assert "one for each --box" in told
+    told = run("feedback", gallery, image, "--defect", "hole", "--defect", "dent", *boxes, "--workers", 1).stdout
+    assert told.startswith("noted as known defects of the kinds hole, dent: feedback/")
+    with Gallery(gallery) as opened:
+        known = opened.catalog.known_defects(opened.catalog.channels)
+    assert [(one.kind, one.place.box) for one in known] == [("hole", (10, 12, 30, 20)), ("dent", (50, 12, 20, 20))]
+    for kind in ("hole", "dent"):
+        (said,) = objects(run("feedback", gallery, "--list", "--json", "--kind", kind))
+        assert (said["kind"], said["kinds"]) == ("hole, dent", ["hole", "dent"])
+
+
 def test_an_image_is_known_once_and_no_normal_one(gallery: Path, dataset: Path, tmp_path: Path) -> None:
     image = with_defect(tmp_path, "hole", 300)
     say(gallery, image, "--defect", "hole")

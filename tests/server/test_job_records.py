@@ -46,6 +46,7 @@ WRONG: dict[str, list[Any]] = {
     "again": ["yes", 1, None],
     "verdict": ["fine", "", 1],
     "boxes": [None, [[1, 2, 3]], [[1, 2, 3, "4"]], [[-1, 2, 3, 4]], [[1, 2, 3, 1e9]], [[1, 2, 3, 4]] * 11],
+    "kinds": [None, "hole", ["hole"], [1], ["a\nb"], ["k" * 101]],
     "kind": ["hole", "a\nb", "k" * 101, 1],
     "who": [5, None, "a\nb", "x" * 201],
     "note": [5, None, "a\nb", "x" * 1001],
@@ -92,6 +93,23 @@ def test_a_record_of_an_earlier_version_is_read(jobs: Path) -> None:
     path.write_text(json.dumps(record))
     (job,) = JobFiles(jobs.parents[1]).load()
     assert not job.again
+
+
+def test_boxes_of_an_earlier_version_are_all_of_one_kind(jobs: Path) -> None:
+    path = write(jobs, verdict="defect", kind="hole", boxes=[[1, 2, 3, 4], [5, 6, 7, 8]])
+    record = json.loads(path.read_text())
+    del record["kinds"]
+    path.write_text(json.dumps(record))
+    (job,) = JobFiles(jobs.parents[1]).load()
+    assert job.kinds == ["hole", "hole"]
+
+
+def test_boxes_have_kinds_of_their_own(jobs: Path) -> None:
+    path = write(jobs, verdict="defect", boxes=[[1, 2, 3, 4], [5, 6, 7, 8]], kinds=["hole", "dent"])
+    (job,) = JobFiles(jobs.parents[1]).load()
+    assert (job.kind, job.kinds) == ("", ["hole", "dent"])
+    path.write_text(path.read_text().replace('"dent"', '""'))
+    assert list(JobFiles(jobs.parents[1]).load()) == []
 
 
 @pytest.mark.parametrize("ruin", ["link", "pipe", "folder", "large", "deep"])

@@ -31,8 +31,8 @@ def test_a_region_is_like_a_defect_that_another_program_made_known(server: Serve
     assert server.query("calibrated", odd())["regions"][0]["known_defect"] is None
     with GalleryWriter(root / "calibrated") as writer:
         image = load(image_file("odd.png", odd()), writer.settings.preprocessing)
-        for named in DefectNamer(writer.gallery, tiny_backbone()).named([image]):
-            writer.add_known_defects(Feedback("defect", "Ada", ""), "said", "hole", named.digest, named.defects)
+        for named in DefectNamer(writer.gallery, tiny_backbone(), "hole").named([image]):
+            writer.add_known_defects(Feedback("defect", "Ada", ""), "said", named.digest, named.defects)
     known = server.query("calibrated", odd())["regions"][0]["known_defect"]
     assert (known["id"], known["kind"], known["alike"], known["seen"]) == ("said", "hole", True, 1)
     assert known["distance"] < 0.01 < known["limit"]
@@ -100,6 +100,44 @@ def test_a_box_is_where_the_defect_of_one_image_lies(server: Server, root: Path)
         problem(server.http.post(path + wrong, files=one), 422, "box")
     problem(server.http.post(f"{PATH}/feedback?box=1,2,3,4", files=one), 422, "box")
     problem(server.http.post(f"{path}1,2,3,4", files=parts(("a.png", png(3)), ("b.png", png(4)))), 422, "images")
+
+
+def known(root: Path) -> list[tuple[str, tuple[float, ...]]]:
+    """Return the kinds and boxes of the gallery's known defects, the oldest first."""
+    with Gallery(root / "calibrated") as gallery:
+        return [(one.kind, one.place.box) for one in gallery.catalog.known_defects(gallery.catalog.channels)]
+
+
+def test_each_region_of_an_image_has_a_kind_of_its_own(server: Server, root: Path) -> None:
+    boxes = {(4.0, 4.0, 9.0, 8.0): "scratch", (20.0, 4.0, 9.0, 8.0): "dent", (4.0, 20.0, 9.5, 8.0): "scratch"}
+    with Client(server.url) as client:
+        job = client.wait(client.say_defect("calibrated", {"c.png": odd()}, boxes))
+        assert (job.report, job.kinds) == ({"known_defects": 1}, ["scratch", "dent", "scratch"])
+        assert known(root) == [(kind, box) for box, kind in boxes.items()]
+        for kind in ("scratch", "dent"):
+            (row,) = client.feedback("calibrated", kind=kind)
+            assert (row.kind, row.kinds) == ("scratch, dent", ("scratch", "dent"))
+        assert client.feedback("calibrated", kind="scratch, dent") == []
+        (result,) = client.query("calibrated", {"a.png": odd()})
+        assert result.regions[0].known_defect.kind in ("scratch", "dent")
+        client.undo_feedback("calibrated", *job.feedback_ids)
+        assert known(root) == []
+        client.wait(client.say_missed("calibrated", {"d.png": png(77)}, {(4, 4, 9, 8): "", (20, 4, 9, 8): "dent"}))
+        (row,) = client.feedback("calibrated", kind="", undone=False)
+        assert (row.kind, row.kinds) == ("dent", ("", "dent"))
+
+
+def test_a_box_without_a_kind_is_of_the_kind_of_the_request(server: Server, root: Path) -> None:
+    path, files = f"{PATH}/feedback?verdict=defect", parts(("a.png", png(3)))
+    for wrong in ("", "1,2,3,4:", ":dent", "1,2,3:dent", "1,2,3,4:a%0Ab", f"1,2,3,4:{'k' * 101}"):
+        problem(server.http.post(f"{path}&kind=hole&box=1,2,3,4&box={wrong}", files=files), 422, "box")
+    problem(server.http.post(f"{path}&kind=hole{'&box=1,2,3,4' * 11}", files=files), 422, "box")
+    problem(server.http.post(f"{path}&box=1,2,3,4:dent&box=1,2,3,4", files=files), 422, "kind")
+    problem(server.http.post(f"{PATH}/feedback?box=1,2,3,4:dent", files=files), 422, "box")
+    problem(server.http.post(f"{path}&kind=a&kind=b&box=1,2,3,4&box=5,6,7,8", files=files), 422, "kind")
+    said = server.http.post(f"{path}&kind=hole&box=1,2,3,4&box=5,6,7,8:a: b,c", files=parts(("a.png", odd())))
+    server.finished(said.json()["id"])
+    assert known(root) == [("hole", (1, 2, 3, 4)), ("a: b,c", (5, 6, 7, 8))]
 
 
 def test_a_kind_belongs_to_defects_and_is_one_line(shared_server: Server) -> None:

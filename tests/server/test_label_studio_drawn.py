@@ -13,10 +13,9 @@ SIZE = (40, 20)
 
 def box(kind: str, **value: object) -> list[tuple[float, ...]]:
     """Return the boxes in pixels of one region with the label `scratch`."""
-    found = drawn([region(kind, {**value, kind: ["scratch"]}, SIZE)], "image")
-    assert found is not None
+    (found,) = drawn([region(kind, {**value, kind: ["scratch"]}, SIZE)], "image")
     assert found.label == "scratch"
-    return in_pixels(found.boxes, Geometry.of_size(*SIZE))
+    return in_pixels([] if found.box is None else [found.box], Geometry.of_size(*SIZE))
 
 
 def test_each_way_to_draw_gives_the_box_around_it() -> None:
@@ -33,19 +32,17 @@ def test_a_box_lies_in_the_image_and_has_a_pixel() -> None:
     assert box("polygonlabels", points=[[100, 100], [100, 100], [100, 100]]) == [(39, 19, 1, 1)]
 
 
-def test_what_was_drawn_twice_is_one_region_and_other_labels_are_left_out() -> None:
+def test_what_was_drawn_twice_is_one_region_and_each_has_its_label() -> None:
     polygon = region("polygonlabels", {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "polygonlabels": ["a"]}, SIZE)
     brush = region("brushlabels", {"rle": packed([[True] * 19] * 9, (0, 0), SIZE), "brushlabels": ["a"]}, SIZE)
     other = region("rectanglelabels", {"x": 60, "y": 0, "width": 9, "height": 9, "rectanglelabels": ["b"]}, SIZE)
     found = drawn([polygon, brush, other], "image")
-    assert found is not None
-    assert (found.label, len(found.boxes)) == ("a", 1)
-    assert drawn([other | {"to_name": "elsewhere"}, {"type": "choices"}, 5], "image") is None
-    assert drawn(None, "image") is None
+    assert [one.label for one in found] == ["a", "b"]
+    assert found[1].box == pytest.approx((0.6, 0, 0.09, 0.09))
+    assert drawn([other | {"to_name": "elsewhere"}, {"type": "choices"}, 5], "image") == ()
+    assert drawn(None, "image") == ()
     many = [region("polygonlabels", {"points": [[n, n], [n + 1, n + 1]], "polygonlabels": ["a"]}) for n in range(30)]
-    found = drawn(many, "image")
-    assert found is not None
-    assert len(found.boxes) == 10
+    assert len(drawn(many, "image")) == 10
 
 
 @pytest.mark.parametrize(

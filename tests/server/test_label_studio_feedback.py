@@ -153,14 +153,19 @@ def test_what_was_missed_becomes_known_and_is_taken_back(studio: Studio) -> None
 def test_regions_become_known_defects_of_the_kind_that_is_their_label(studio: Studio) -> None:
     corner = {"points": [[0, 0], [25, 0], [25, 50]], "polygonlabels": ["scratch"]}
     other = {"points": [[50, 50], [75, 50], [75, 100]], "polygonlabels": ["dent"]}
-    regions = [region("polygonlabels", value) for value in (corner, other)]
+    third = {"points": [[50, 0], [75, 0], [75, 50]], "polygonlabels": ["scratch"]}
+    regions = [region("polygonlabels", value) for value in (corner, other, third)]
     studio.send(drawing(*regions, choice=None, id=41))
     studio.looked_at(defect=1)
     (row,) = known(studio)
-    assert (row["verdict"], row["kind"]) == ("defect", "scratch")
+    assert (row["verdict"], row["kinds"]) == ("defect", ["scratch", "dent"])
+    (job,) = [job for job in studio.jobs() if row["id"] in job["feedback_ids"]]
+    assert job["kinds"] == ["scratch", "dent", "scratch"]
     found = studio.server.query("calibrated", odd())["regions"][0]["known_defect"]
-    assert (found["kind"], found["seen"]) == ("scratch", 1)
-    studio.send(drawing(*regions[::-1], id=41, action="updated"))  # the first one is a dent now
+    assert (found["kind"] in row["kinds"], found["seen"]) == (True, 1)
+    for one in regions:
+        one["value"]["polygonlabels"] = ["dent"]
+    studio.send(drawing(*regions, id=41, action="updated"))
     studio.looked_at(defect=2)
     assert [row["kind"] for row in known(studio)] == ["dent"]
     studio.send(drawing(*regions, choice="Normal", id=41, action="updated"))

@@ -51,18 +51,25 @@ class DefectQueries(CatalogFile):
             return 0
         return self._value(f"SELECT count(*) FROM {DefectRow.table} WHERE NOT undone", int) or 0
 
-    def defects_told(self, id: str) -> tuple[str, bool] | None:
-        """Return the kind of the defects that feedback told of, and whether they are known still; None: of none."""
+    def defects_told(self, id: str) -> bool | None:
+        """Return whether the defects that feedback told of are known still; None: it told of none."""
         if not self._has_table(DefectRow.table):
             return None
-        rows = self._typed((str, int), f"SELECT kind, undone FROM {DefectRow.table} WHERE id = ? LIMIT 1", (id,))
-        return next(((kind, not undone) for kind, undone in rows), None)
+        rows = self._typed((int,), f"SELECT undone FROM {DefectRow.table} WHERE id = ? LIMIT 1", (id,))
+        return next((not undone for (undone,) in rows), None)
 
-    def kinds_told(self) -> dict[str, str]:
-        """Return the kind of all defects that feedback told of, also of those that were undone, by its id."""
+    def kinds_told(self) -> dict[str, list[str]]:
+        """Return the kinds of all defects that feedback told of, also of those that were undone, by its id.
+
+        Each kind is there once, in the order of the defects.
+        """
         if not self._has_table(DefectRow.table):
             return {}
-        return dict(self._typed((str, str), f"SELECT DISTINCT id, kind FROM {DefectRow.table}"))
+        query = f"SELECT id, kind FROM {DefectRow.table} GROUP BY id, kind ORDER BY min(defect)"
+        told: dict[str, list[str]] = {}
+        for id, kind in self._typed((str, str), query):
+            told.setdefault(id, []).append(kind)
+        return told
 
     def defect_picture(self, defect: int) -> bytes | None:
         """Return the small JPEG of a known defect by its number, or None. Raises GalleryDamaged."""

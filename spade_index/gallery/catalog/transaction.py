@@ -120,15 +120,13 @@ class Transaction:
         for id in ids:
             self._insert(FeedbackRow(**vars(feedback), id=id, given=now()), "INSERT OR REPLACE")
 
-    def add_known_defects(
-        self, feedback: Feedback, id: str, kind: str, digest: bytes, defects: Iterable[NewDefect]
-    ) -> None:
+    def add_known_defects(self, feedback: Feedback, id: str, digest: bytes, defects: Iterable[NewDefect]) -> None:
         """Add the defects of an image, by its file's digest, under the id of this feedback."""
         self.note_feedback(feedback, [id])
         names = tuple(name for name in columns(DefectRow) if name != "defect")
         for new in defects:
             features = np.ascontiguousarray(new.features, "<f2").tobytes()
-            values = (id, kind, digest, new.place.to_json(), new.score, features, 0, new.picture)
+            values = (id, new.kind, digest, new.place.to_json(), new.score, features, 0, new.picture)
             self._db.execute(insert(DefectRow.table, (*names, "picture")), values)
 
     def undo_known_defects(self, id: str) -> None:

@@ -67,6 +67,7 @@ class NewDefect:
     """A place that a person called defective, with what tells it from others."""
 
     place: DefectPlace
+    kind: str  # as the person named it; empty where no kind was said
     score: float  # the score map's maximum there
     features: np.ndarray  # float16 [D], the levels' vectors, the finest level first
     picture: bytes  # a small JPEG of the place

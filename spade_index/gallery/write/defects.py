@@ -11,11 +11,11 @@ from .session import Session
 
 
 def add_known_defects(
-    session: Session, feedback: Feedback, id: str, kind: str, digest: bytes, defects: Sequence[NewDefect]
+    session: Session, feedback: Feedback, id: str, digest: bytes, defects: Sequence[NewDefect]
 ) -> None:
     """See `GalleryWriter.add_known_defects`."""
     require_new_defect(session, digest)
-    if len(kind) > KIND_LENGTH:
+    if any(len(defect.kind) > KIND_LENGTH for defect in defects):
         raise InputError(f"the kind of a defect is longer than {KIND_LENGTH} characters")
     there = session.gallery.catalog.known_defect_count()
     if there + len(defects) > MOST_DEFECTS:
@@ -23,7 +23,7 @@ def add_known_defects(
     if any(len(defect.picture) > MOST_PICTURE for defect in defects):
         raise ValueError("the picture of a defect is too large")
     with session.commit() as changes:
-        changes.add_known_defects(feedback, id, kind, digest, defects)
+        changes.add_known_defects(feedback, id, digest, defects)
 
 
 def require_new_defect(session: Session, digest: bytes) -> None:
@@ -39,8 +39,7 @@ def require_new_defect(session: Session, digest: bytes) -> None:
 
 def undo_known_defects(session: Session, id: str) -> None:
     """Take back known defects by the id of their feedback. Raises UnknownImage where they were taken back."""
-    told = session.gallery.catalog.defects_told(id)
-    if told is None or not told[1]:
+    if not session.gallery.catalog.defects_told(id):
         raise UnknownImage(f"{session.path}: feedback {id!r} was undone already")
     with session.commit() as changes:
         changes.undo_known_defects(id)

@@ -132,15 +132,13 @@ class GalleryWriter(Session):
             )
         return self.remove([id])
 
-    def add_known_defects(
-        self, feedback: Feedback, id: str, kind: str, digest: bytes, defects: Sequence[NewDefect]
-    ) -> None:
+    def add_known_defects(self, feedback: Feedback, id: str, digest: bytes, defects: Sequence[NewDefect]) -> None:
         """Add the defective places of one image, in one commit, under the id of the feedback that named them.
 
         They are no images, and no snapshot begins. `digest` is xxh3_128 of the image's file. Raises InputError where
         the file is a known defect or a normal image already, or for too many or a kind with too long a name.
         """
-        add_known_defects(self, feedback, id, kind, digest, defects)
+        add_known_defects(self, feedback, id, digest, defects)
 
     def restore(self, ids: Iterable[str]) -> int:
         """Restore removed images by id, all or none, each as it was when it was last removed; return the new snapshot.

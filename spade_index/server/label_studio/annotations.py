@@ -41,8 +41,8 @@ class Statement:
     id: int  # of the annotation
     image: str | None  # that it tells of, as its task names it; None: what it has said is taken back
     client: str  # whose turn it is when the image is decoded
-    is_normal: bool = False  # else it has a defect
-    drawn: Drawn | None = None  # the defect's regions
+    is_normal: bool = False  # else it has defects
+    drawn: tuple[Drawn, ...] = ()  # the regions of its defects
     who: str = ""
     note: str = ""
 
@@ -130,7 +130,7 @@ class Annotations:
         before = await self._taken_back(one)
         upload = await self._get(image)
         anomalous, geometry = await self._judged(one, upload)
-        if anomalous == (not one.is_normal) and not (one.drawn and one.drawn.boxes):
+        if anomalous == (not one.is_normal) and not any(region.box for region in one.drawn):
             return before
         verdict: Said = "false_alarm" if one.is_normal else "defect" if anomalous else "missed"
         await asyncio.to_thread(self._submit, one, upload, verdict, geometry)
@@ -159,8 +159,10 @@ class Annotations:
         # It may be said, undone and said again.
         prefix = f"{one.prefix}{datetime.now(UTC):%Y%m%dT%H%M%S.%f}{one.mark}/"
         job = Job(new_id(), one.gallery, False, prefix, again=True, verdict=verdict, who=one.who, note=one.note)
-        if one.drawn is not None:
-            job = replace(job, kind=one.drawn.label, boxes=in_pixels(one.drawn.boxes, geometry))
+        if one.drawn:
+            placed = [(region.box, region.label) for region in one.drawn if region.box]
+            boxes = in_pixels([box for box, _ in placed], geometry)
+            job = replace(job, kind=one.drawn[0].label, boxes=boxes, kinds=[kind for _, kind in placed])
         with self._served.jobs.new(job) as staging:
             file = staging.begin(0, upload.name or "image")
             try:

@@ -18,16 +18,16 @@ SAME = 0.5  # share of two boxes' union that both cover, from which they are of 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Regions with one label."""
+    """A region with its label."""
 
     label: str
-    boxes: tuple[Place, ...]  # x, y, width, height as shares of the image; may reach beyond it
+    box: Place | None  # x, y, width, height as shares of the image; may reach beyond it; None: the region is empty
 
 
-def drawn(result: Any, image: str) -> Drawn | None:
-    """Return the regions that a result has in an image, or None: those that have the first one's label.
+def drawn(result: Any, image: str) -> tuple[Drawn, ...]:
+    """Return the regions that a result has in an image, MOST_PLACES at most.
 
-    A region that was drawn twice, as predictions have each with a brush and as a polygon, is taken once.
+    A region that was drawn twice, as predictions have each with a brush and as a polygon, is taken once: the first.
 
     Args:
         result: of an annotation, as Label Studio sent it.
@@ -36,21 +36,20 @@ def drawn(result: Any, image: str) -> Drawn | None:
     Raises:
         ValueError: a region cannot be read.
     """
-    label, boxes = None, list[Place]()
+    found: list[Drawn] = []
     for item in result if isinstance(result, list) else []:
         if not isinstance(item, dict) or item.get("type") not in TYPES or item.get("to_name") != image:
             continue
         value = item.get("value")
         if not isinstance(value, dict):
             continue
-        named = _label(value, item["type"])
-        if named is None or (label or named) != named or len(boxes) == MOST_PLACES:
+        label = _label(value, item["type"])
+        if label is None or len(found) == MOST_PLACES:
             continue
-        label = named
         box = _box(item, value)
-        if box is not None and all(_overlap(box, other) < SAME for other in boxes):
-            boxes.append(box)
-    return None if label is None else Drawn(label, tuple(boxes))
+        if box is None or all(other.box is None or _overlap(box, other.box) < SAME for other in found):
+            found.append(Drawn(label, box))
+    return tuple(found)
 
 
 def in_pixels(boxes: Sequence[Place], geometry: Geometry) -> list[Place]:

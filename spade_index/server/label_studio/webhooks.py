@@ -32,7 +32,7 @@ class Heard:
     changes: bool  # whether there is something to do, or may be
     image: str | None = None  # that it tells of, as its task names it; None: it tells of none
     is_normal: bool = False
-    drawn: Drawn | None = None  # regions of a defective image
+    drawn: tuple[Drawn, ...] = ()  # regions of a defective image
     note: str = ""
 
 
@@ -67,7 +67,7 @@ def _heard(annotation: dict[str, Any], task: dict[str, Any], config: Any, action
     return Heard(number, "taken_back" if renewed else "ignored", renewed)
 
 
-def _said(result: Any, controls: Controls) -> tuple[bool, bool, Drawn | None]:
+def _said(result: Any, controls: Controls) -> tuple[bool, bool, tuple[Drawn, ...]]:
     """Return whether a result calls an image normal, whether it calls it defective, and the regions of a defective one.
 
     The choice goes before regions, which may have been left there from the prediction. Raises EventError.
@@ -75,14 +75,14 @@ def _said(result: Any, controls: Controls) -> tuple[bool, bool, Drawn | None]:
     tag = controls.choice
     answer = None if tag is None else _answer(result, tag.name)
     if tag is not None and answer == tag.normal:
-        return True, False, None
+        return True, False, ()
     if answer is not None and (tag is None or answer != tag.anomalous):
-        return False, False, None
+        return False, False, ()
     try:
         found = drawn(result, controls.image)
     except ValueError as error:
         raise EventError(str(error)) from error
-    return False, answer is not None or found is not None, found
+    return False, answer is not None or bool(found), found
 
 
 def _answer(result: Any, name: str) -> str | None:
