@@ -271,8 +271,8 @@ class JobInfo:
     verdict: Said | None = None  # of feedback; the images are noted with it
     who: str = ""
     note: str = ""
-    kind: str = ""  # of the defects, of `missed` and `defect`, unless they lie in boxes
-    kinds: list[str] = field(default_factory=list)  # of the defect in each box that was given
+    kind: str = ""  # of the defects, of `missed` and `defect`, unless boxes were given
+    kinds: list[str] = field(default_factory=list)  # of the defect in each box
     feedback_ids: tuple[str, ...] = ()  # which undo it: those its images get and, when it is done, of what was added
     preview: bool = False  # the gallery stays as it is; what would change is told in `previewed`
     previewed: PreviewInfo | None = None

@@ -20,7 +20,7 @@ class FeedbackFilter:
 
     def takes(self, row: FeedbackRow, kinds: list[str]) -> bool:
         """Return whether feedback about defects of these kinds (none: no defects) is looked for, but for `undone`."""
-        texts = row.id, row.who, row.note, *kinds
+        texts = row.id, row.who, row.note, in_words(kinds) or ""
         return (
             self.verdict in (None, row.verdict)
             and (self.kind is None or self.kind in kinds)

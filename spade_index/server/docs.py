@@ -106,7 +106,7 @@ def _parameter(parameter: Json) -> dict[str, Any]:
         "name": parameter["name"],
         "where": parameter["in"],
         "type": _type(schema),
-        "default": "" if schema.get("default") is None else str(schema["default"]).lower(),
+        "default": "" if schema.get("default") in (None, []) else str(schema["default"]).lower(),
         "required": parameter.get("required", False),
         "text": _text(parameter.get("description", "")),
     }
