@@ -118,6 +118,7 @@ def test_each_region_of_an_image_has_a_kind_of_its_own(server: Server, root: Pat
             (row,) = client.feedback("calibrated", kind=kind)
             assert (row.kind, row.kinds) == ("scratch, dent", ("scratch", "dent"))
         assert client.feedback("calibrated", kind="scratch, dent") == []
+        assert len(client.feedback("calibrated", contains="SCRATCH, d")) == 1  # as a table shows them
         (result,) = client.query("calibrated", {"a.png": odd()})
         assert result.regions[0].known_defect.kind in ("scratch", "dent")
         client.undo_feedback("calibrated", *job.feedback_ids)
