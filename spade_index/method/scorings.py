@@ -4,6 +4,7 @@ The share of the neighbours' own maps that is subtracted, the smoothing, the sha
 over those of the neighbours, and its product with the pooled score.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -25,7 +26,9 @@ SIGMAS = (1.0, 2.0, 4.0, 8.0)  # of the smoothing
 TOP_SHARES = (0.0, 0.003, 0.01, 0.03)
 SUBTRACTED = (0.0, 0.5, 1.0)
 MAPPED: tuple[ImageScore, ...] = ("map", "both")
+AT_ONCE = 256  # queries whose score maps are in memory
 EVERY = 21  # of the normal pixels, one in so many counts for the pixel ROC AUC: the others are like it
+MOST_PIXELS = 1 << 20  # normal pixels that count, at most
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,12 @@ def scorings(detector: Detector, search: SearchSettings, searched: Searched, kno
         searched: what it found.
         known: whether what the neighbours themselves score can be taken.
     """
-    counted = _Counted(detector, searched)
+    shown = _Shown(detector, searched)
     mapped_scores = MAPPED if detector.interest is None else ("map",)
     scale = max(detector.gallery.settings.preprocessing.input_size) / REFERENCE
     for subtracted, sigma in product(SUBTRACTED if known else (0.0,), SIGMAS):
-        maps = counted.maps(searched.distances - subtracted * counted.of_others, sigma)
-        pixel_roc_auc = counted.pixel_roc_auc(maps)
-        for top_share, absolute in counted.map_scores(maps):
+        pixel_roc_auc, map_scores = shown.figures(searched.distances - subtracted * shown.of_others, sigma)
+        for top_share, absolute in zip(TOP_SHARES, map_scores, strict=True):
             of_maps = {False: absolute}
             if known:
                 means = np.array([absolute[rows].mean() for rows in searched.near])
@@ -86,56 +88,72 @@ def scorings(detector: Detector, search: SearchSettings, searched: Searched, kno
                 yield Scoring(chosen, final, pixel_roc_auc)
 
 
-class _Counted:
-    """Score maps of what was found, of the masks' size, and what of them counts."""
+class _Shown:
+    """Score maps of what was found, of the masks' size, some at a time: a picture may have a thousand tiles."""
 
     def __init__(self, detector: Detector, searched: Searched) -> None:
-        self._size, self._grid = searched.masks.shape[1:], detector.comparison.size
-        self._lit = np.concatenate([np.zeros((searched.plain, *self._size), bool), searched.masks])
-        self._cells, self._counts = _counting(detector, searched.places, self._size)
-        self._pixels = self._lit.copy()
-        self._pixels.reshape(-1)[::EVERY] = True
-        if self._counts is not None:
-            self._pixels &= self._counts
+        self._detector, self._searched, self._size = detector, searched, searched.masks.shape[1:]
+        pixels = len(searched.distances) * math.prod(self._size)
+        self._every = EVERY * (math.ceil(pixels / (EVERY * MOST_PIXELS)) | 1)  # odd: else in one column of each map
         mean = np.mean if detector.gallery.region_rule is None else counted_mean
         self.of_others = np.stack([mean(searched.distances[rows], 0) for rows in searched.near])  # [n + m, P]
 
-    def maps(self, distances: np.ndarray, sigma: float) -> np.ndarray:
-        """Return score maps float32 [n + m, h, w]; sigma is for an input of the reference size."""
-        smoothing = sigma * max(self._size) / REFERENCE
-        height, width = self._size
-        return score_maps(torch.from_numpy(distances), self._grid, (height, width), smoothing, self._cells)
+    def figures(self, distances: np.ndarray, sigma: float) -> tuple[float, np.ndarray]:
+        """Return what the score maps of distances float32 [n + m, P] are worth; sigma is for the reference size.
 
-    def pixel_roc_auc(self, maps: np.ndarray) -> float:
-        """Return how well score maps tell defects from other pixels."""
-        return roc_auc(self._lit[self._pixels], maps[self._pixels])
+        Returns:
+            How well they tell defects from other pixels, and the mean of each of TOP_SHARES of each map, of what
+            counts: float64 [shares, n + m].
+        """
+        lit, values, means = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+        for start in range(0, len(distances), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            cells, counts = self._counting(self._searched.places[some])
+            maps = self._maps(distances[some], sigma, cells)
+            pixels, defective = self._pixels(start, len(maps), counts)
+            lit.append(defective[pixels])
+            values.append(maps[pixels])
+            means.append(_means_of_highest(maps, counts))
+        return roc_auc(np.concatenate(lit), np.concatenate(values)), np.concatenate(means, 1)
 
-    def map_scores(self, maps: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
-        """Yield each share and the mean of that highest share of each map, of what counts: float64 [n + m]."""
-        values = (maps if self._counts is None else np.where(self._counts, maps, -np.inf)).reshape(len(maps), -1)
-        numbers = np.full(len(maps), values.shape[1]) if self._counts is None else self._counts.sum((1, 2))
-        most = max(1, round(max(TOP_SHARES) * values.shape[1]))
-        highest = -np.sort(-np.partition(values, values.shape[1] - most, axis=1)[:, -most:], axis=1)
-        sums = highest.cumsum(1, dtype=np.float64)
-        for share in TOP_SHARES:
-            many = np.maximum(1, np.round(share * numbers)).astype(np.int64)
-            yield share, sums[np.arange(len(sums)), many - 1] / many
+    def _maps(self, distances: np.ndarray, sigma: float, cells: Tensor | None) -> np.ndarray:
+        smoothing, (height, width) = sigma * max(self._size) / REFERENCE, self._size
+        size = height, width
+        return score_maps(torch.from_numpy(distances), self._detector.comparison.size, size, smoothing, cells)
+
+    def _pixels(self, start: int, many: int, counts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pixels that are compared, and the defective ones, bool [many, h, w], from query `start` on."""
+        plain = self._searched.plain
+        defective = np.zeros((many, *self._size), bool)
+        of_copies = self._searched.masks[max(0, start - plain) : max(0, start + many - plain)]
+        defective[many - len(of_copies) :] = of_copies
+        pixels = defective.copy()
+        pixels.reshape(-1)[-start * math.prod(self._size) % self._every :: self._every] = True
+        return (pixels if counts is None else pixels & counts), defective
+
+    def _counting(self, places: Sequence[Geometry]) -> tuple[Tensor | None, np.ndarray | None]:
+        """Return the cells, bool [q, P], and the pixels, bool [q, h, w], of queries that count; None where all do.
+
+        Pixels that another tile of the picture sees better do not count.
+        """
+        how, interest = self._detector.gallery.settings.preprocessing, self._detector.interest
+        if how.tile is None and interest is None:
+            return None, None
+        counts = np.zeros((len(places), *self._size), bool)
+        for query, place in enumerate(places):
+            counts[query][own_slices(place, self._size, how)] = True
+        if interest is None:
+            return None, counts
+        cells = torch.from_numpy(np.stack([interest.cells(place) for place in places]))
+        return cells, counts & enlarged(cells, self._detector.comparison.size, self._size)
 
 
-def _counting(
-    detector: Detector, places: Sequence[Geometry], size: Sequence[int]
-) -> tuple[Tensor | None, np.ndarray | None]:
-    """Return the cells, bool [q, P], and the pixels, bool [q, h, w], of queries that count; None where all do.
-
-    Pixels that another tile of the picture sees better do not count.
-    """
-    how = detector.gallery.settings.preprocessing
-    if how.tile is None and detector.interest is None:
-        return None, None
-    counts = np.zeros((len(places), *size), bool)
-    for query, place in enumerate(places):
-        counts[query][own_slices(place, size, how)] = True
-    if detector.interest is None:
-        return None, counts
-    cells = torch.from_numpy(np.stack([detector.interest.cells(place) for place in places]))
-    return cells, counts & enlarged(cells, detector.comparison.size, size)
+def _means_of_highest(maps: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+    """Return the mean of each of TOP_SHARES of each map, of what counts: float64 [shares, q]."""
+    values = (maps if counts is None else np.where(counts, maps, -np.inf)).reshape(len(maps), -1)
+    numbers = np.full(len(maps), values.shape[1]) if counts is None else counts.sum((1, 2))
+    most = max(1, round(max(TOP_SHARES) * values.shape[1]))
+    highest = -np.sort(-np.partition(values, values.shape[1] - most, axis=1)[:, -most:], axis=1)
+    sums = highest.cumsum(1, dtype=np.float64)
+    many = [np.maximum(1, np.round(share * numbers)).astype(np.int64) for share in TOP_SHARES]
+    return np.stack([sums[np.arange(len(sums)), of - 1] / of for of in many])

@@ -1,5 +1,7 @@
 """How scores are made of distances is chosen by the hits at shares of false alarms, as calibration defines them."""
 
+import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,14 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.find import find_images
 from spade_index.images.interest import RegionOfInterest
-from spade_index.method import calibration
+from spade_index.method import calibration, scorings
 from spade_index.method.by_neighbours import plain_search
 from spade_index.method.calibration import Alone, calibrate, near_distance, search_alone
 from spade_index.method.detection import Question
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import NormalScores, Stored
 from spade_index.method.score_choice import RATES, choose_scores
-from spade_index.method.siblings import others
+from spade_index.method.siblings import others, place_of_row
 from spade_index.method.synthetic import draw_sample
 from spade_index.settings import SearchSettings
 
@@ -84,3 +86,35 @@ def test_what_was_searched_for_is_not_searched_for_again(tiled: Path, monkeypatc
     assert not {*searched} & {image.key for image in alone}
     np.testing.assert_array_equal(carried.found.keys, anew.found.keys)
     np.testing.assert_array_equal(carried.found.scores["map"], anew.found.scores["map"])
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_score_maps_of_some_queries_are_in_memory(
+    request: pytest.FixtureRequest, tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path: Path = request.getfixturevalue("tiled" if tiles else "gallery_path")
+    random = np.random.default_rng(0)
+    with Gallery(path) as gallery:
+        detector = Detector(gallery, search=SEARCH, calibrated=False)
+        rows = gallery.sample(1000)
+        plain, copies = [rows[number % len(rows)] for number in range(300)], rows[:5]
+        cells, count = math.prod(detector.comparison.size), len(plain) + len(copies)
+        found = scorings.Searched(
+            distances=random.random((count, cells), np.float32),
+            pooled=random.random(count),
+            near=[random.integers(0, len(plain), 4) for _ in range(count)],
+            masks=random.random((len(copies), 112, 112)) < 0.1,
+            places=[place_of_row(gallery, row) for row in (*plain, *copies)],
+        )
+        figures, memory = [], []
+        monkeypatch.setattr(scorings, "SIGMAS", (2.0,))
+        monkeypatch.setattr(scorings, "MOST_PIXELS", 10_000)
+        for at_once in (count, 16):
+            monkeypatch.setattr(scorings, "AT_ONCE", at_once)
+            tracemalloc.start()
+            tried = list(scorings.scorings(detector, SEARCH, found, known=True))
+            memory.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            figures.append([(one.search, one.pixel_roc_auc, one.scores.tolist()) for one in tried])
+    assert figures[0] == figures[1]
+    assert memory[1] < memory[0] / 3
