@@ -20,6 +20,7 @@ TRUTH = "Ground truth"
 COLUMNS = ("Image", "Heat map", TRUTH, "Matched normal image")
 TOLD = 5  # regions of an image whose known defects are shown, those with the highest scores
 SMALLEST_EDGE = 240  # pixels; smaller pictures are enlarged
+KEPT_EDGE = 640  # pixels, at most, of the pictures of an example: a page has sixty, of any size
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def example_of(
     Args:
         gallery: that the image was compared with.
         detection: of the image.
-        image: the upright original, RGB.
+        image: the upright original, RGB, or a smaller copy of it.
         image_id: its name on the page.
         geometry: where the backbone's input lies in the image.
         limits: (low, high) of the heat map's colours.
@@ -79,6 +80,7 @@ def example_of(
         mask: the ground truth.
         regions: outlined on the heat map.
     """
+    image, mask = _at_most(image, KEPT_EDGE), None if mask is None else _at_most(mask, KEPT_EDGE)
     verdict = {None: None, True: "anomalous", False: "normal"}[detection.anomalous]
     shown = Example(
         image_id,
@@ -99,16 +101,27 @@ def example_of(
         return shown
     row = gallery.image(evidence.neighbour)
     thumbnail = Image.open(io.BytesIO(gallery.thumbnail(row)))
-    x, y = evidence.neighbour_pixel
+    (across, down), (x, y) = evidence.pixel, evidence.neighbour_pixel
     left, top, right, bottom = place_of(row.id, row.width, row.height, gallery.settings.preprocessing).box
     return replace(
         shown,
         heatmap=heatmap(image, detection.pixels.score_map, geometry, limits, inside=detection.pixels.inside),
-        worst=evidence.pixel,
+        worst=(
+            (across + 0.5) * image.width / geometry.width - 0.5,
+            (down + 0.5) * image.height / geometry.height - 0.5,
+        ),
         match=thumbnail,
         match_id=evidence.neighbour,
         matched=((x - left) * thumbnail.width / (right - left), (y - top) * thumbnail.height / (bottom - top)),
     )
+
+
+def _at_most(picture: Image.Image, edge: int) -> Image.Image:
+    """Return a picture, or a smaller copy of one whose longer edge has more pixels than this."""
+    scale = edge / max(picture.size)
+    if scale >= 1:
+        return picture
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
 def _alikes(gallery: Gallery, regions: Sequence[Region]) -> list[Alike]:

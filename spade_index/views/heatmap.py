@@ -25,6 +25,7 @@ def _shades() -> NDArray[np.uint8]:
 
 SHADES = _shades()
 
+ROWS = 128  # that are drawn at a time: of a large picture, all of them would take a gigabyte
 OUTSIDE_DIMMED = 0.35  # opacity of the black over what the backbone did not see, and what does not count
 
 
@@ -87,7 +88,9 @@ def heatmap(
         RGB, of the image's size.
     """
     overlay = heat(image.size, score_map, geometry, limits, opacity, inside)
-    return Image.composite(overlay.convert("RGB"), image.convert("RGB"), overlay.getchannel("A"))
+    drawn = image.convert("RGB")  # a copy
+    drawn.paste(overlay.convert("RGB"), mask=overlay.getchannel("A"))
+    return drawn
 
 
 def heat(
@@ -102,11 +105,15 @@ def heat(
     scores, seen = on_image(score_map, geometry, size)
     if inside is not None:
         seen &= on_image(inside.astype(np.float32), geometry, size)[0] >= 0.5
-    colours = colourise(scores, limits)
-    colours[~seen] = 0
-    level = _fraction(scores, limits)
-    cover = np.where(seen, 1 - (1 - opacity) ** (2 * level), OUTSIDE_DIMMED)
-    return Image.fromarray(np.dstack([colours, np.rint(cover * 255).astype(np.uint8)]))
+    drawn = np.empty((*scores.shape, 4), np.uint8)
+    for top in range(0, len(scores), ROWS):
+        rows = slice(top, top + ROWS)
+        level = _fraction(scores[rows], limits)
+        cover = np.where(seen[rows], 1 - (1 - opacity) ** (2 * level), OUTSIDE_DIMMED)
+        drawn[rows, :, :3] = colourise(scores[rows], limits)
+        drawn[rows, :, :3][~seen[rows]] = 0
+        drawn[rows, :, 3] = np.rint(cover * 255)
+    return Image.fromarray(drawn)
 
 
 def _fraction(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.float32]:

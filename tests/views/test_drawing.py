@@ -10,11 +10,12 @@ from PIL import Image
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.images import DecodedImage
+from spade_index.images import DecodedImage, Geometry
 from spade_index.method.detector import Detector
 from spade_index.method.regions import Region
 from spade_index.settings import SearchSettings
 from spade_index.views.drawing import Drawing
+from spade_index.views.example import example_of
 
 Decoded = Callable[..., list[DecodedImage]]
 
@@ -87,3 +88,21 @@ def test_regions_are_drawn_and_written_as_masks_and_coco(
     written = json.loads((out / "regions.coco.json").read_text())
     assert [entry["file_name"] for entry in written["images"]] == [image.file.id for image in images[:2]]
     assert [entry["bbox"] for entry in written["annotations"]] == [[4.0, 6.0, 8.0, 8.0]]
+
+
+def test_a_page_keeps_small_copies_of_large_pictures(gallery_path: Path, backbone: Backbone, decoded: Decoded) -> None:
+    (image,) = decoded(1)
+    with Gallery(gallery_path) as gallery:
+        (found,) = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3)).detect([image])
+        shown = {}
+        for edge in (300, 3000):
+            original, mask = Image.new("RGB", (edge, edge // 3)), Image.new("L", (edge, edge // 3))
+            geometry = Geometry.of_size(*original.size)
+            shown[edge] = example_of(gallery, found, original, "x.png", geometry, (0.0, 1.0), mask=mask)
+    for example in shown.values():
+        pictures = example.image, example.heatmap, example.mask
+        assert {picture.size for picture in pictures if picture is not None} == {example.image.size}
+    assert shown[300].image.size == (300, 100)
+    assert shown[3000].image.size == (640, 213)
+    worst = {edge: np.divide(np.add(example.worst, 0.5), example.image.size) for edge, example in shown.items()}
+    assert worst[3000] == pytest.approx(worst[300], abs=0.005)
