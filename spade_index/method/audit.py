@@ -103,7 +103,7 @@ def without_itself(detector: Detector, row: ImageRow, near: float) -> Detection:
     """Search for an image of the gallery as `calibrate` does: without itself and images nearer than `near`."""
     gallery = detector.gallery
     pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key])]
-    nearest = nearest_others(detector, row, near)
+    nearest = nearest_others(detector, [row], near)
     places = [place_of_row(gallery, row)]
     ((_, detection),) = detector.judge(nearest, pyramid, [Question(maps="always")], places)
     return detection

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import LeaveOneOut, as_stored
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.geometry import Geometry
+from spade_index.images.loading import in_lots
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 from spade_index.wording import too_few
 
@@ -31,6 +33,7 @@ from .thresholds import require_share
 
 RULE = "conformal: leave-one-out scores of the gallery's own images"
 MINIMUM = 10  # images, or pictures; the scores of fewer say nothing
+AT_ONCE = 256  # tiles of a picture whose nearest images are found together
 AT_LEAST = 100  # images that are scored, however long that takes; of pictures that are cut into tiles, what is needed
 
 
@@ -196,36 +199,39 @@ def search_alone(
         if not goes_on(number):
             break
         own = {image.key for image in pictures[place]}
-        for image in pictures[place]:
-            if detector.interest is None or detector.interest.counts(place_of_row(detector.gallery, image)):
-                alone += _search_without(detector, image, near, own)
-            progress(1)
+        for _, of_scale in groupby(pictures[place], lambda image: place_of_row(detector.gallery, image).whole):
+            for some in in_lots(of_scale, AT_ONCE):
+                for image, nearest in zip(some, nearest_others(detector, some, near, own), strict=True):
+                    alone += _search_without(detector, image, nearest)
+                    progress(1)
     return alone
 
 
 def nearest_others(
-    detector: Detector, image: ImageRow, near: float, own: Collection[int] | None = None
+    detector: Detector, images: Sequence[ImageRow], near: float, own: Collection[int] | None = None
 ) -> list[list[Neighbour]]:
-    """Return the nearest images of one of the gallery: without its picture, and images nearer than `near`.
+    """Return the nearest images of some of the gallery: without their picture, and images nearer than `near`.
 
-    `own` are the keys of its picture's tiles, where they are known. `near` is that of tiles, at two scales.
+    The images are tiles of one picture, or that picture at the other scale. `own` are the keys of all of its tiles,
+    where they are known. `near` is that of tiles, at two scales.
     """
-    gallery, place = detector.gallery, place_of_row(detector.gallery, image)
+    gallery, places = detector.gallery, [place_of_row(detector.gallery, image) for image in images]
     if own is None:
-        own = {sibling.key for sibling in siblings(gallery, image)}
-    if place.whole and detector.scales is not None:
+        own = {sibling.key for sibling in siblings(gallery, images[0])}
+    if places[0].whole and detector.scales is not None:
         near = detector.scales.near
-    return detector.nearest_images(gallery.pooled([image]), own, near, [place])
+    return detector.nearest_images(gallery.pooled(images), own, near, places)
 
 
-def _search_without(detector: Detector, image: ImageRow, near: float, own: Collection[int]) -> list[Alone]:
+def _search_without(detector: Detector, image: ImageRow, nearest: list[Neighbour]) -> list[Alone]:
     """Search for an image without itself; return nothing where none of it can be compared with anything."""
-    pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([image.key])]
-    nearest = nearest_others(detector, image, near, own)
     place = place_of_row(detector.gallery, image)
-    (pixels,) = detector.nearest_pixels(pyramid, nearest, [place])
+    if detector.interest is not None and not detector.interest.counts(place):
+        return []
+    pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([image.key])]
+    (pixels,) = detector.nearest_pixels(pyramid, [nearest], [place])
     neighbours = [neighbour.key for neighbour in pixels.neighbours]
-    distances, pooled = pixels.distances.mean(1), detector.pooled_score(nearest[0])
+    distances, pooled = pixels.distances.mean(1), detector.pooled_score(nearest)
     return [Alone(image.key, pooled, neighbours, distances, place, pixels.cells)] if pixels.counts else []
 
 

@@ -208,7 +208,7 @@ class _Scoring:
         """Score a piece of the gallery."""
         gallery = self._detector.gallery
         pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key])]
-        nearest = nearest_others(self._detector, row, self._near, own)
+        nearest = nearest_others(self._detector, [row], self._near, own)
         (pixels,) = self._detector.nearest_pixels(pyramid, nearest, [place_of_row(gallery, row)])
         return self._of(nearest[0], pixels)
 

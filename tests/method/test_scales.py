@@ -104,7 +104,7 @@ def test_rows_are_compared_with_their_own_scale_only(gallery: Gallery) -> None:
             assert len(detection.pixels.neighbours) == SEARCH.gallery_neighbours
     detector = Detector(gallery, tiny_backbone(), SEARCH)
     for row in gallery.images():
-        (nearest,) = calibration.nearest_others(detector, row, near=0.0)
+        (nearest,) = calibration.nearest_others(detector, [row], near=0.0)
         assert {is_whole(neighbour.id) for neighbour in nearest} == {is_whole(row.id)}
         assert picture_of(row.id) not in {picture_of(neighbour.id) for neighbour in nearest}
 

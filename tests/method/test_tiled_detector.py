@@ -47,7 +47,7 @@ def test_a_tile_is_searched_for_without_its_picture(tiled: Path) -> None:
         for row in gallery.sample(20):
             own = siblings(gallery, row)
             assert [sibling.id for sibling in own] == tiles(picture_of(row.id), 1 if "other" in row.id else 0)
-            (nearest,) = calibration.nearest_others(detector, row, near=0.0)
+            (nearest,) = calibration.nearest_others(detector, [row], near=0.0)
             assert len(nearest) == SEARCH.gallery_neighbours
             assert picture_of(row.id) not in {picture_of(neighbour.id) for neighbour in nearest}
 
