@@ -80,6 +80,7 @@ class DriftInfo:
     """Whether the `images` that were judged last are like those of the calibration."""
 
     images: int
+    least: int  # images: of fewer, none is a warning
     calibrated: bool
     score: DriftOf | None  # None: no image was judged, or the gallery is not calibrated
     brightness: DriftOf | None  # the same, or the gallery's images have no thumbnails

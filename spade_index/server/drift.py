@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from spade_index.errors import SpadeIndexError
-from spade_index.method.drift import Drift, drift_of, normal_brightness, rank_of, ranks_among
+from spade_index.method.drift import LEAST, Drift, drift_of, normal_brightness, rank_of, ranks_among
 from spade_index.method.normal_scores import stored_calibration
 from spade_index.method.tuned import tuned_search
 from spade_index.wire_feedback import DriftInfo, DriftOf
@@ -65,13 +65,13 @@ class DriftWatch(Collector):
             window = list(self._windows.get(gallery, {}).values())
         normal = self._normal_of(gallery)
         if not window or normal is None:
-            return DriftInfo(len(window), normal is not None, None, None)
+            return DriftInfo(len(window), LEAST, normal is not None, None, None)
         p_values, brightness = zip(*window, strict=True)
         score = drift_of([rank_of(p_value, normal.images) for p_value in p_values], normal.images)
         bright = None
         if normal.brightness is not None:
             bright = drift_of(ranks_among(brightness, normal.brightness), len(normal.brightness))
-        return DriftInfo(len(window), True, _info(score), None if bright is None else _info(bright))
+        return DriftInfo(len(window), LEAST, True, _info(score), None if bright is None else _info(bright))
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges of the galleries that have judged images."""

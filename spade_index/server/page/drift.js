@@ -33,26 +33,29 @@ export function closeDrift() {
   page.queries.hidden = false;
 }
 
-function showDrift({ images, calibrated, score, brightness }) {
+function showDrift({ images, least, calibrated, score, brightness }) {
   page.driftWords.textContent =
     !calibrated ? text("drift.uncalibrated", { gallery: watched })
     : !images ? text("drift.noImages")
     : `${text("drift.expected")} ${brightness ? "" : text("drift.noBrightness")}`;
   const found = Object.entries({ score, brightness }).filter(([, of]) => of);
-  page.charts.replaceChildren(...found.map(([kind, of]) => newChart(kind, images, of)));
+  page.charts.replaceChildren(...found.map(([kind, of]) => newChart(kind, images, least, of)));
 }
 
-function newChart(kind, images, { mean_rank: mean, warns, p_value: chance, bins }) {
+function newChart(kind, images, least, { mean_rank: mean, warns, p_value: chance, bins }) {
   const entry = page.chart.content.cloneNode(true).firstElementChild;
   entry.querySelector("h3").textContent = text(`drift.${kind}`);
   entry.querySelector(".words").textContent =
     text(`drift.words.${kind}`, { count: images, percent: number(100 * mean, 3) });
   const verdict = entry.querySelector(".verdict");
-  verdict.textContent = text(warns ? "drift.warns" : "drift.calm");
-  verdict.dataset.state = warns ? "anomalous" : "normal";
-  entry.querySelector(".chance").textContent = warns
-    ? text("drift.moreThanChance")
-    : text("drift.chance", { percent: number(100 * chance, 2) });
+  const state = images < least ? "few" : warns ? "warns" : "calm";
+  verdict.textContent = text(`drift.${state}`);
+  verdict.dataset.state = { few: "unknown", warns: "anomalous", calm: "normal" }[state];
+  entry.querySelector(".chance").textContent = {
+    few: text("drift.fromLeast", { least }),
+    warns: text("drift.moreThanChance"),
+    calm: text("drift.chance", { percent: number(100 * chance, 2) }),
+  }[state];
   const chart = entry.querySelector("svg");
   chart.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
   chart.setAttribute("aria-label", text("drift.chart", { counts: bins.join(", ") }));

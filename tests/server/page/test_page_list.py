@@ -4,6 +4,8 @@ import json
 
 from playwright.sync_api import Page, Route, expect
 
+from spade_index.client import Client
+
 from helpers.browser import ANY_QUERY, as_file, give, good, odd, opened
 from helpers.tiny import png
 
@@ -71,7 +73,7 @@ def test_feedback_is_given_by_keys_of_the_list_alone(page: Page, serve) -> None:
     expect(page.locator("#said")).to_contain_text("It is no normal image of calibrated any more.")
 
 
-def test_drift_is_told_in_words_and_drawn(page: Page, service: str) -> None:
+def test_drift_is_drawn_and_told_of_enough_images(page: Page, service: str) -> None:
     opened(page, service)
     give(page, odd(), good())
     expect(page.locator("#progress")).to_have_text("2 of 2 judged, 1 anomalous")
@@ -80,7 +82,15 @@ def test_drift_is_told_in_words_and_drawn(page: Page, service: str) -> None:
     expect(charts.locator("h3")).to_have_text(["Score", "Brightness"])
     expect(charts.first).to_contain_text("images score higher than")
     expect(charts.first).to_contain_text("50 % is expected.")
-    expect(charts.first.locator(".verdict")).to_have_text("No drift")
+    expect(charts.first.locator(".verdict")).to_have_text("Too few images")
+    expect(charts.first.locator(".chance")).to_have_text("From 30 images on, this page says whether they drift.")
     expect(charts.first.locator("rect.count")).to_have_count(10)
+    with Client(service) as client:
+        for first in (500, 520):
+            client.query("calibrated", [png(seed) for seed in range(first, first + 20)], maps="never")
+    page.get_by_role("button", name="Drift").click()
+    page.get_by_role("button", name="Drift").click()
+    expect(charts.last.locator(".verdict")).to_have_text("No drift")
+    expect(charts.last.locator(".chance")).to_contain_text("Chance alone is as far off in")
     page.get_by_role("button", name="Drift").click()
     expect(page.locator("#drop")).to_be_visible()
