@@ -120,8 +120,10 @@ def read_json(text: str) -> Any:
         raise JsonError("a string has half of a surrogate pair, which is no text") from error
     except RecursionError as error:
         raise JsonError("not JSON that can be read: it is nested too deeply") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise JsonError(f"not JSON: {error}") from error
+    except ValueError as error:  # of `int`
+        raise JsonError("not JSON that can be read: a whole number has too many digits") from error
     if large:
         raise JsonError(f"{large[0]} is not finite: it is beyond the largest number")
     return value

@@ -62,7 +62,7 @@ class Problem(HTTPException):
         headers = dict(headers or {})
         if retry_after is not None:
             headers["Retry-After"] = str(max(1, round(retry_after)))
-        super().__init__(status, detail, headers)
+        super().__init__(status, _naming(field, detail), headers)
         self.fields = [{"field": field, "detail": detail}] if field else []
 
 
@@ -77,6 +77,12 @@ class InvalidFields(Problem):
         ]
         super().__init__(422, "; ".join(f"{found['field']}: {found['detail']}" for found in fields))
         self.fields = fields
+
+
+def _naming(field: str | None, detail: str) -> str:
+    """Return a detail that names the field at fault: the protocols under /v2 and people read nothing else."""
+    named = field is None or field.lower() in detail.lower() or not field.isprintable()
+    return detail if named else f"{field}: {detail}"
 
 
 def _field(place: Sequence[str | int]) -> str:

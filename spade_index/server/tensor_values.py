@@ -1,6 +1,6 @@
 """Values in the JSON of an inference, each of the type that the protocol gives it."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from .limits import TENSOR_ID_LENGTH
@@ -63,6 +63,14 @@ def flag(of: Mapping[str, Any], name: str, default: bool) -> bool:
     return value
 
 
+def require_ignored(parameters: Mapping[str, Any]) -> None:
+    """Raise TensorError for a parameter of Triton's that changes nothing, and is not of its type."""
+    for name, (is_right, what) in IGNORED.items():
+        value = parameters.get(name)
+        if value is not None and not is_right(value):
+            raise TensorError(f"parameter `{name}` must be {what}")
+
+
 def entries(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
     """Return the objects of a list, at most so many; of none without it. Raises TensorError."""
     values = request.get(name)
@@ -78,3 +86,20 @@ def entries(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
 def is_count(value: Any) -> bool:
     """Return whether a value is a whole number from 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str) or is_count(value)
+
+
+IGNORED: dict[str, tuple[Callable[[Any], bool], str]] = {  # parameters of Triton's that change nothing, and their types
+    "priority": (is_count, "a whole number from 0"),
+    "timeout": (is_count, "a whole number from 0"),
+    "sequence_id": (_is_label, "a string, or a whole number from 0"),
+    "sequence_start": (_is_flag, "true or false"),
+    "sequence_end": (_is_flag, "true or false"),
+}

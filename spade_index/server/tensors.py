@@ -9,7 +9,7 @@ files, and text for outputs, which are names.
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -21,20 +21,27 @@ from spade_index.exact import JsonError, RepeatedName
 from .json_bodies import parse_json
 from .limits import TENSOR_RANK
 from .settings import ServeSettings
-from .tensor_values import TensorError, WrongName, entries, flag, id_of, is_count, known, name_of, parameters_of
+from .tensor_values import (
+    IGNORED,
+    TensorError,
+    WrongName,
+    entries,
+    flag,
+    id_of,
+    is_count,
+    known,
+    name_of,
+    parameters_of,
+    require_ignored,
+)
 
 HEADER = "Inference-Header-Content-Length"
-PARAMETERS = {"maps", "threshold", "binary_data_output"} | {
-    "priority",  # these of Triton's change nothing
-    "timeout",
-    "sequence_id",
-    "sequence_start",
-    "sequence_end",
-}
+PARAMETERS = {"maps", "threshold", "binary_data_output"} | IGNORED.keys()
 REQUEST = {"id", "parameters", "inputs", "outputs"}
 TENSOR = {"name", "shape", "datatype", "parameters", "data"}
 MOST_INPUTS = 2  # that models have
 MOST_OUTPUTS = 6
+DATATYPES = ("BYTES", "UINT8")
 LENGTH = 4  # bytes that the length of an element takes
 
 Tensor = np.ndarray | list[bytes]  # uint8 of any shape, or the elements of type BYTES
@@ -89,12 +96,15 @@ def parse_request(
         raise (WrongName if isinstance(error, RepeatedName) else TensorError)(str(error)) from error
     rest = memoryview(body)[json_length:]
     parameters = parameters_of(request, PARAMETERS)
+    require_ignored(parameters)
     inputs: dict[str, Tensor] = {}
     for entry in entries(request, "inputs", MOST_INPUTS) if request.get("inputs") != {} else []:
         tensor = known(entry, "an input", TENSOR)
         name = name_of(tensor)
         if name in inputs:
             raise WrongName(f"input {name!r} is there twice")
+        if tensor.get("datatype") not in DATATYPES:
+            raise TensorError(f"input {name!r}: its datatype is neither BYTES nor UINT8")
         size = parameters_of(tensor, {"binary_data_size"}).get("binary_data_size")
         if size is not None and "data" in tensor:
             raise TensorError(f"input {name!r}: give either its data or its binary_data_size")
@@ -102,7 +112,8 @@ def parse_request(
             inputs[name] = _from_json(name, tensor, most_images)
         else:
             if not is_count(size) or size > len(rest):
-                raise TensorError(f"input {name!r}: its binary_data_size is not there")
+                found = f"the whole number of bytes that it says is not there: {len(rest)} follow"
+                raise TensorError(f"input {name!r}: binary_data_size: {found}")
             inputs[name], rest = _from_bytes(name, tensor, rest[:size], most_images), rest[size:]
     if rest:
         raise TensorError(f"{len(rest)} bytes behind the last input")
@@ -132,30 +143,42 @@ def render_response(facts: Mapping[str, Any], outputs: Sequence[Output]) -> tupl
 
 def _from_json(name: str, tensor: Mapping[str, Any], most_images: int) -> Tensor:
     shape, data = _shape(name, tensor), tensor.get("data")
-    if tensor.get("datatype") == "BYTES":
+    if tensor["datatype"] == "BYTES":
         if not isinstance(data, list):
             raise TensorError(f"input {name!r}: in JSON, its data is a list of strings in base64")
-        elements = list(_flat(data, TENSOR_RANK))
-        _require_count(name, shape, len(elements))
+        elements = _flat(name, shape, data)
         _require_few(len(elements), most_images)
         try:
             return [base64.b64decode(_text(element), validate=True) for element in elements]
         except (TypeError, ValueError) as error:
             raise TensorError(f"input {name!r}: in JSON, an element of BYTES is a string in base64") from error
-    numbers = _numbers(name, data)
-    _require_uint8(name, tensor)
-    _require_count(name, shape, len(numbers))
-    return np.frombuffer(numbers, np.uint8).reshape(shape)
+    return np.frombuffer(_numbers(name, _flat(name, shape, data)), np.uint8).reshape(shape)
 
 
-def _numbers(name: str, data: Any) -> bytes:
-    """Return the numbers of nested lists; NumPy would make strings of them all if one is a string, as long as it."""
-    while isinstance(data, list) and data and isinstance(data[0], list):
-        if not all(isinstance(row, list) and len(row) == len(data[0]) for row in data):
+def _flat(name: str, shape: list[int], data: Any) -> list[Any]:
+    """Return the elements of a tensor's data in JSON, in raster order.
+
+    They are in one list, or nested as the shape says; dimensions of 1 may be left out, or added. Raises TensorError.
+    """
+    if not isinstance(data, list):
+        raise TensorError(f"input {name!r}: its data is no list")
+    lengths = [len(data)]
+    while data and isinstance(data[0], list):
+        length = len(data[0])
+        if len(lengths) == TENSOR_RANK or not all(isinstance(row, list) and len(row) == length for row in data):
             raise TensorError(f"input {name!r}: its data is no array")
+        lengths.append(length)
         data = list(chain.from_iterable(data))
+    _require_count(name, shape, len(data))
+    if len(lengths) > 1 and [size for size in lengths if size != 1] != [size for size in shape if size != 1]:
+        raise TensorError(f"input {name!r}: its data is nested as {lengths}, and its shape is {shape}")
+    return data
+
+
+def _numbers(name: str, data: list[Any]) -> bytes:
+    """Return the bytes of numbers; NumPy would make strings of them all if one is a string, as long as it."""
     try:
-        if not isinstance(data, list) or set(map(type, data)) != {int}:
+        if {*map(type, data)} != {int}:
             raise TypeError
         return bytes(data)
     except (TypeError, ValueError, OverflowError) as error:
@@ -164,22 +187,12 @@ def _numbers(name: str, data: Any) -> bytes:
 
 def _from_bytes(name: str, tensor: Mapping[str, Any], data: memoryview, most_images: int) -> Tensor:
     shape = _shape(name, tensor)
-    if tensor.get("datatype") == "BYTES":
+    if tensor["datatype"] == "BYTES":
         elements = _elements(name, data, most_images)
         _require_count(name, shape, len(elements))
         return elements
-    _require_uint8(name, tensor)
     _require_count(name, shape, len(data))
     return np.frombuffer(data, np.uint8).reshape(shape)
-
-
-def _flat(data: Any, depth: int) -> Iterator[Any]:
-    """Yield the elements of lists within lists, at most so deep, in raster order."""
-    if isinstance(data, list) and depth:
-        for element in data:
-            yield from _flat(element, depth - 1)
-    else:
-        yield data
 
 
 def _elements(name: str, data: memoryview, most: int) -> list[bytes]:
@@ -216,7 +229,7 @@ def _wish(entry: Any, binary_by_default: bool) -> OutputWish:
 def _shape(name: str, tensor: Mapping[str, Any]) -> list[int]:
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not 0 < len(shape) <= TENSOR_RANK or not all(map(is_count, shape)):
-        raise TensorError(f"input {name!r}: its shape is no list of whole numbers")
+        raise TensorError(f"input {name!r}: its shape is no list of whole numbers: 1 to {TENSOR_RANK} of them, from 0")
     return shape
 
 
@@ -228,11 +241,6 @@ def _require_count(name: str, shape: list[int], count: int) -> None:
 def _require_few(images: int, most: int) -> None:
     if images > most:
         raise TensorError(f"more images than the limit of {most:,} of a request")
-
-
-def _require_uint8(name: str, tensor: Mapping[str, Any]) -> None:
-    if tensor.get("datatype") != "UINT8":
-        raise TensorError(f"input {name!r}: its datatype is neither BYTES nor UINT8")
 
 
 def _text(value: Any) -> str:

@@ -4,11 +4,11 @@ https://github.com/kserve/open-inference-protocol, and Triton's extension for bi
 """
 
 import math
-import sys
 from importlib.metadata import version
 from typing import Any
 
 import anyio
+import numpy as np
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
@@ -24,7 +24,7 @@ from .tensors import HEADER, InferRequest, Output, OutputWish, TensorError, pars
 from .v2_models import IMAGE, NUMBER, PIXELS, PROBLEMS, Model, Version, snapshot_of
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
-LARGEST = sys.float_info.max
+LARGEST = float(np.finfo(np.float32).max)  # the output `threshold` is FP32
 # Who asks whether the service lives needs no key.
 health = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS)
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS, route_class=ReadRoute)
@@ -155,5 +155,5 @@ def _threshold(asked: InferRequest) -> float | None:
     if threshold is None:
         return None
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not abs(threshold) <= LARGEST:
-        raise Problem(400, "parameter `threshold` must be a number, and finite")
+        raise Problem(400, f"parameter `threshold` must be a number, and finite as FP32 (at most {LARGEST:.7g})")
     return float(threshold)

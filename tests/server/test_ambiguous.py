@@ -32,6 +32,7 @@ def test_headers_that_say_how_to_read_a_body_are_there_once(shared_server: Serve
     headers = [(name, values.get(name, "2"))] * 2
     answer = shared_server.http.post(QUERY, content=png(3), headers=headers)
     problem(answer, 400, name)
+    assert name in shared_server.http.post(INFER, content=b"{}", headers=headers).json()["error"]
     assert shared_server.http.post(QUERY, content=png(3), headers=headers[:1]).status_code == 200
 
 
@@ -98,6 +99,13 @@ def test_an_inference_has_no_names_that_are_passed_over(
     answer = shared_server.http.post(INFER, content=json.dumps({"inputs": [IMAGE], **changes}))
     assert answer.status_code == status, answer.text
     assert status == 200 or says in answer.json()["error"]
+
+
+@pytest.mark.parametrize("threshold", [1e39, -1e39, 10**40, True, "5"])
+def test_a_threshold_of_an_inference_is_finite_in_its_output(shared_server: Server, threshold: object) -> None:
+    changes = {"parameters": {"threshold": threshold}, "outputs": [{"name": "threshold"}]}
+    answer = shared_server.http.post(INFER, content=json.dumps({"inputs": [IMAGE], **changes}))
+    assert (answer.status_code, "`threshold`" in answer.json()["error"]) == (400, True)
 
 
 @pytest.mark.parametrize(

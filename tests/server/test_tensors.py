@@ -11,6 +11,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from spade_index.server.tensors import Output, TensorError, parse_request, render_response
 
 
+def nested(data: object, times: int) -> object:
+    return nested([data], times - 1) if times else data
+
+
 def request(*inputs: dict, behind: bytes = b"", **more: object) -> tuple[bytes, int]:
     head = json.dumps({"inputs": list(inputs), **more}).encode()
     return head + behind, len(head)
@@ -45,6 +49,14 @@ def test_the_same_tensors_in_json():
     np.testing.assert_array_equal(parsed.inputs["pixels"], pixels)
     np.testing.assert_array_equal(parse_request(nested, None).inputs["pixels"], pixels)
     assert parsed.outputs is None
+
+
+@pytest.mark.parametrize("shape", [[2, 2, 1, 3], [1, 4, 1, 3]])
+def test_data_may_be_nested_as_the_shape_says_without_dimensions_of_1(shape):
+    values = np.arange(12, dtype=np.uint8)
+    data = values.reshape([size for size in shape if size != 1]).tolist()
+    body, _ = request({"name": "pixels", "datatype": "UINT8", "shape": shape, "data": data})
+    np.testing.assert_array_equal(parse_request(body, None).inputs["pixels"], values.reshape(shape))
 
 
 def test_outputs_are_binary_where_the_request_says_so_for_all():
@@ -90,6 +102,21 @@ FILES = {"name": "image", "datatype": "BYTES", "shape": [1]}
         (*request(FILES | {"parameters": {"binary_data_size": 5}}, behind=b"\x09\x00\x00\x00a"), "cut off"),
         (*request(FILES | {"parameters": {"binary_data_size": -1}}), "is not there"),
         (*request(FILES | {"parameters": {"binary_data_size": 0}}), "0 elements"),
+        (*request(FILES | {"parameters": {"binary_data_size": 5.0}}, behind=b"\0\0\0\0a"), "binary_data_size"),
+        (*request(FILES | {"datatype": "bytes", "data": ["AAAA"]})[:1], None, "its datatype is neither"),
+        (*request(FILES | {"data": [["AAAA"], []]})[:1], None, "its data is no array"),
+        (*request(FILES | {"data": [[], "AAAA"]})[:1], None, "its data is no array"),
+        (*request(FILES | {"shape": [2], "data": ["AAAA", ["AAAA"]]})[:1], None, "base64"),
+        (*request(FILES | {"shape": [4], "data": [["AAAA"] * 2] * 2})[:1], None, "nested as [2, 2]"),
+        (*request(PIXELS | {"shape": [1, 1, 2, 3], "data": [[1, 2], [3, 4], [5, 6]]})[:1], None, "nested as [3, 2]"),
+        (*request(PIXELS | {"data": nested([1, 2, 3], 8)})[:1], None, "its data is no array"),
+        (b'{"inputs": [{"name": "pixels", "shape": [%s]}]}' % (b"9" * 5000), None, "too many digits"),
+        (*request(parameters={"priority": "high"})[:1], None, "`priority` must be a whole number"),
+        (*request(parameters={"timeout": -1})[:1], None, "`timeout` must be a whole number"),
+        (*request(parameters={"timeout": True})[:1], None, "`timeout` must be a whole number"),
+        (*request(parameters={"sequence_id": 0.5})[:1], None, "`sequence_id` must be a string"),
+        (*request(parameters={"sequence_start": 1})[:1], None, "`sequence_start` must be true or false"),
+        (*request(parameters={"sequence_end": "no"})[:1], None, "`sequence_end` must be true or false"),
     ],
 )
 def test_invalid_requests_are_refused_in_one_line(body, head, says):
