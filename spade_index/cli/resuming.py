@@ -57,7 +57,7 @@ class Finished:
                 str(name): {"images": str(of["images"]), "figures": dict(of["figures"])}
                 for name, of in content["categories"].items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}  # damaged, or not ours: everything is done again
 
 

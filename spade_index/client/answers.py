@@ -1,7 +1,6 @@
 """The answers of a service as the Python client returns them: those of `wire`, and what can be done with them."""
 
-from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from spade_index.wire import (
     MatchInfo,
     NeighbourInfo,
     RegionInfo,
+    ResultInfo,
     ScoreMap,
     ServiceInfo,
     Verdict,
@@ -38,6 +38,7 @@ __all__ = [
     "GalleryInfo",
     "GallerySummary",
     "Job",
+    "Jobs",
     "JudgedInfo",
     "KnownDefectInfo",
     "MatchInfo",
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+KEPT = {field.name for field in fields(Verdict)}
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class Job(JobInfo):
     def over(self) -> bool:
         """True if the job has ended (an interrupted job can be resumed)."""
         return self.state not in ("receiving", "queued", "running")
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """All jobs, the newest first."""
+
+    jobs: tuple[Job, ...]
 
 
 class Pictures(Protocol):
@@ -107,6 +116,8 @@ class Result(Verdict):
 
     def thumbnail(self, id: str | None = None) -> Image.Image:
         """Return a small picture of a neighbour, by its id; by default, of the one matched with the worst place."""
+        if id is None and not self.evidence and not self.neighbours:
+            raise InputError(f"{self.image or 'this image'} has no neighbours")
         if id is None:
             id = self.evidence.neighbour if self.evidence else self.neighbours[0].id
         return self._pictures.thumbnail(self.gallery, id, self.snapshot)
@@ -130,7 +141,7 @@ def checked(kind: type[T], values: Any) -> T:
         raise ServiceError(f"the answer is not one of spade_index ({error.error_count()} unexpected fields)") from error
 
 
-def result_of(client: Pictures, gallery: str, image: str | None, values: Mapping[str, Any]) -> Result:
+def result_of(client: Pictures, gallery: str, image: str | None, told: ResultInfo) -> Result:
     """Return one of the results of a query."""
-    own = {"gallery": gallery, "image": image, "kept": values.get("score_map"), "_client": client}
-    return checked(Result, {**{name: of for name, of in values.items() if name != "score_map"}, **own})
+    own = {"gallery": gallery, "image": image, "kept": told.score_map, "_client": client}
+    return Result(**{name: value for name, value in vars(told).items() if name in KEPT} | own)

@@ -9,7 +9,7 @@ An image is a path, a file's bytes, a PIL image or a NumPy array (uint8, [H, W] 
 sent as PNG, without loss. Errors are ServiceError, or InputError if nothing could be sent.
 """
 
-import io
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spade_index.errors import InputError, JobFailed, ServiceError, Unavailable
-from spade_index.wire_feedback import FeedbackFilters
+from spade_index.wire import GalleryImages, GalleryList, QueryAnswer
+from spade_index.wire_feedback import FeedbackFilters, FeedbackList
 
 from .answers import (
     AuditInfo,
@@ -32,15 +33,18 @@ from .answers import (
     GalleryInfo,
     GallerySummary,
     Job,
+    Jobs,
     MatchInfo,
     Result,
     ServiceInfo,
     checked,
     result_of,
 )
+from .arguments import address, ids_of, key_headers, parameters, require_count, require_seconds, shown
 from .boxes import Box, Kind, of_kind
 from .images import Images, form_of, named_files, with_names
 from .paths import at, of_job, part
+from .received import json_of, map_of, picture_of, received
 from .refusals import error_of, retry_after
 
 LONGEST_WAIT = 30.0  # seconds between two tries
@@ -56,15 +60,12 @@ class Client:
 
         A request that a busy service refuses (503) is sent `tries` times in all, after the delays that it asks for.
         """
-        if not url.startswith(("http://", "https://")):
-            raise InputError(f"{url}: not the address of a service: it begins with http:// or https://")
+        require_seconds("timeout", timeout, least=0.001)
+        require_count("tries", tries)
         self._tries = tries
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {"Accept-Encoding": "identity", **key_headers(api_key)}
         limits = httpx.Limits(keepalive_expiry=IDLE)
-        try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, limits=limits)
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise InputError(f"{url}: not the address or the key of a service ({error})") from error
+        self._http = httpx.Client(base_url=address(url), headers=headers, timeout=timeout, limits=limits)
 
     def __enter__(self) -> "Client":
         return self
@@ -89,7 +90,7 @@ class Client:
 
     def galleries(self) -> list[GallerySummary]:
         """Return all galleries that the key may read."""
-        return [checked(GallerySummary, one) for one in self._json("GET", "v1/galleries")["galleries"]]
+        return [*checked(GalleryList, self._json("GET", "v1/galleries")).galleries]
 
     def gallery(self, name: str) -> GalleryInfo:
         """Return one gallery."""
@@ -103,13 +104,17 @@ class Client:
         """Yield the images of a gallery in the order in which they were added, or those that `restore` can restore."""
         after: int | None = -1
         while after is not None:
-            page = self._json("GET", at(gallery, "images"), after=after, limit=PAGE, removed=removed)
-            yield from (checked(GalleryImage, one) for one in page["images"])
-            after = page["next"]
+            page = checked(
+                GalleryImages, self._json("GET", at(gallery, "images"), after=after, limit=PAGE, removed=removed)
+            )
+            yield from page.images
+            if page.next is not None and page.next <= after:
+                raise ServiceError(f"the next page after {after} begins at {page.next}: not an answer of spade_index")
+            after = page.next
 
     def thumbnail(self, gallery: str, id: str, snapshot: int | None = None) -> Image.Image:
         """Return a small picture of an image of a gallery."""
-        return _picture(self._asked("GET", at(gallery, "thumbnail"), id=id, snapshot=snapshot))
+        return picture_of(self._asked("GET", at(gallery, "thumbnail"), id=id, snapshot=snapshot))
 
     def query(
         self,
@@ -128,22 +133,21 @@ class Client:
         """
         named = named_files(images)
         files = form_of("images", named) + ([] if masks is None else form_of("masks", named_files(masks)))
-        answer = self._json("POST", at(gallery, "query"), files, maps=maps, threshold=threshold, snapshot=snapshot)
-        return [
-            result_of(self, gallery, name, values) for (name, _), values in zip(named, answer["results"], strict=True)
-        ]
+        told = self._json("POST", at(gallery, "query"), files, maps=maps, threshold=threshold, snapshot=snapshot)
+        results = checked(QueryAnswer, told).results
+        if len(results) != len(named):
+            raise ServiceError(f"{len(results)} results of {len(named)} images: not an answer of spade_index")
+        return [result_of(self, gallery, name, result) for (name, _), result in zip(named, results, strict=True)]
 
     def score_map(self, result_id: str) -> NDArray[np.float32]:
         """Return the score map of a kept result."""
-        response = self._asked("GET", f"v1/results/{part(result_id)}/score_map.npy")
-        values: NDArray[np.float32] = np.load(io.BytesIO(response.content), allow_pickle=False)
-        return values
+        return map_of(self._asked("GET", f"v1/results/{part(result_id)}/score_map.npy"))
 
     def picture(
         self, result_id: str, kind: Literal["overlay", "heat", "grey"], opacity: float | None = None
     ) -> Image.Image:
         """Return the score map of a kept result as a picture; `opacity` is that of the overlay."""
-        return _picture(self._asked("GET", f"v1/results/{part(result_id)}/{kind}.png", opacity=opacity))
+        return picture_of(self._asked("GET", f"v1/results/{part(result_id)}/{kind}.png", opacity=opacity))
 
     def match(self, result_id: str, x: int, y: int) -> MatchInfo:
         """Return what a pixel of the image of a kept result was matched with."""
@@ -191,8 +195,8 @@ class Client:
         self, gallery: str, contains: str = "", limit: int = PAGE, **filters: Unpack[FeedbackFilters]
     ) -> list[FeedbackInfo]:
         """Return what was said, the newest first; `contains` is looked for in ids, names, notes and kinds."""
-        found = self._json("GET", at(gallery, "feedback"), contains=contains, limit=limit, **filters)["feedback"]
-        return [checked(FeedbackInfo, one) for one in found]
+        told = self._json("GET", at(gallery, "feedback"), contains=contains, limit=limit, **filters)
+        return [*checked(FeedbackList, told).feedback]
 
     def undo_feedback(self, gallery: str, id: str) -> Changed:
         """Remove an image that feedback added."""
@@ -208,15 +212,15 @@ class Client:
 
     def remove(self, gallery: str, ids: Iterable[str]) -> Changed:
         """Remove images, all or none."""
-        return checked(Changed, self._json("POST", at(gallery, "remove"), body={"ids": list(ids)}))
+        return checked(Changed, self._json("POST", at(gallery, "remove"), body={"ids": ids_of(ids)}))
 
     def restore(self, gallery: str, ids: Iterable[str]) -> Changed:
         """Restore removed images, all or none."""
-        return checked(Changed, self._json("POST", at(gallery, "restore"), body={"ids": list(ids)}))
+        return checked(Changed, self._json("POST", at(gallery, "restore"), body={"ids": ids_of(ids)}))
 
     def jobs(self) -> list[Job]:
         """Return all jobs of galleries that the key may read, the newest first."""
-        return [checked(Job, one) for one in self._json("GET", "v1/jobs")["jobs"]]
+        return [*checked(Jobs, self._json("GET", "v1/jobs")).jobs]
 
     def job(self, job: Job | str) -> Job:
         """Return the current state of a job."""
@@ -237,7 +241,9 @@ class Client:
 
         Raises JobFailed if it ends otherwise, Unavailable if it takes longer than `timeout` seconds.
         """
-        until = time.monotonic() + (timeout or float("inf"))
+        if timeout is not None:
+            require_seconds("timeout", timeout)
+        until = math.inf if timeout is None else time.monotonic() + timeout
         before, pause = None, 0.05
         while True:
             now = self.job(job)
@@ -253,38 +259,30 @@ class Client:
             time.sleep(pause)
 
     def _json(self, method: str, path: str, files: Any = None, body: Any = None, **parameters: Any) -> Any:
-        response = self._asked(method, path, files, body, **parameters)
-        try:
-            return response.json()
-        except ValueError:
-            message = f"{response.url}: the answer is not JSON: not the address of a service"
-            raise ServiceError(message, status=response.status_code) from None
+        """Return the value of a successful answer in JSON. Raises ServiceError."""
+        return json_of(self._asked(method, path, files, body, **parameters))
 
-    def _asked(self, method: str, path: str, files: Any = None, body: Any = None, **parameters: Any) -> httpx.Response:
+    def _asked(self, method: str, path: str, files: Any = None, body: Any = None, **given: Any) -> httpx.Response:
         """Return a successful answer. Raises ServiceError."""
-        given = {name: value for name, value in parameters.items() if value is not None}
-        response = self._sent(method, path, params=given, files=files, json=body)
+        response = self._sent(method, path, params=parameters(given), files=files, json=body)
         if not response.is_success:
             raise error_of(response)
         return response
 
     def _sent(self, method: str, path: str, *, tries: int | None = None, **request: Any) -> httpx.Response:
         """Return an answer; a request that is refused (503) is sent again a few times. Raises Unavailable."""
-        left = tries or self._tries
+        left, service = tries or self._tries, shown(self._http.base_url)
         while True:
             try:
-                response = self._http.request(method, path, **request)
+                with self._http.stream(method, path, **request) as response:
+                    answer = received(response)
             except httpx.TimeoutException as error:
-                raise Unavailable(f"{self._http.base_url}: no answer to {method} {path} in time") from error
-            except httpx.TransportError as error:
-                raise Unavailable(f"{self._http.base_url}: cannot be reached ({error})") from error
+                raise Unavailable(f"{service}: no answer to {method} {path} in time") from error
+            except httpx.RequestError as error:
+                raise Unavailable(f"{service}: cannot be reached ({error})") from error
+            except (httpx.InvalidURL, UnicodeEncodeError) as error:
+                raise InputError(f"what was to be sent to {path} is no text, or too long ({error})") from error
             left -= 1
-            if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or left <= 0:
-                return response
-            time.sleep(min(retry_after(response) or 1.0, LONGEST_WAIT))
-
-
-def _picture(response: httpx.Response) -> Image.Image:
-    picture = Image.open(io.BytesIO(response.content))
-    picture.load()
-    return picture
+            if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE or left <= 0:
+                return answer
+            time.sleep(min(retry_after(answer) or 1.0, LONGEST_WAIT))

@@ -17,13 +17,19 @@ AnyImage = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image
 Form = list[tuple[str, tuple[str, bytes]]]  # files, with their names, of fields
 Images = AnyImage | Iterable[AnyImage] | Mapping[str, AnyImage]  # one, some, or some by their names
 
+NOT_AN_IMAGE = "not an image: a path, bytes, a PIL image or a NumPy array"
+
 
 def named_files(images: Images) -> list[tuple[str | None, bytes]]:
     """Return images as files, with their names if they have any. Raises InputError."""
     if isinstance(images, Mapping):
+        if not all(isinstance(name, str) for name in images):
+            raise InputError("the names of images are texts")
         files: list[tuple[str | None, bytes]] = [(name, _file(image, name)[1]) for name, image in images.items()]
     elif isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray | IOBase):
         files = [_file(images, "the image")]
+    elif not isinstance(images, Iterable):
+        raise InputError(f"{NOT_AN_IMAGE}, not {type(images)}")
     else:
         files = [_file(image, f"images[{number}]") for number, image in enumerate(images)]
     if not files:
@@ -50,10 +56,14 @@ def _file(image: AnyImage, name: str) -> tuple[str | None, bytes]:
     if isinstance(image, str | os.PathLike):
         try:
             return Path(image).name, Path(image).read_bytes()
-        except OSError as error:
-            raise InputError(f"{image}: cannot be read ({error.strerror or error})") from error
+        except (OSError, ValueError, TypeError) as error:  # such as a null character
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise InputError(f"{image!s}: cannot be read ({reason})") from error
     if isinstance(image, IOBase):
-        data = image.read() if hasattr(image, "read") else None
+        try:
+            data = image.read() if hasattr(image, "read") else None
+        except (OSError, ValueError) as error:  # such as one that is closed
+            raise InputError(f"{name}: a file that cannot be read ({error})") from error
         if not isinstance(data, bytes):
             raise InputError(f"{name}: a file that is not open for reading bytes: open it with mode 'rb'")
         own = getattr(image, "name", None)
@@ -63,10 +73,12 @@ def _file(image: AnyImage, name: str) -> tuple[str | None, bytes]:
             raise InputError(f"{name}: an array must be uint8 [H, W] or [H, W, 3], not {image.dtype} {image.shape}")
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
-        raise InputError(f"{name}: not an image: a path, bytes, a PIL image or a NumPy array, not {type(image)}")
+        raise InputError(f"{name}: {NOT_AN_IMAGE}, not {type(image)}")
     buffer = io.BytesIO()
     try:
         image.save(buffer, "PNG", compress_level=1, exif=image.getexif())  # which may say how it is turned
     except OSError as error:
         raise InputError(f"{name}: a PIL image of mode {image.mode} has no PNG: convert it to RGB") from error
+    except ValueError as error:  # of one that is empty or closed
+        raise InputError(f"{name}: an image that cannot be sent ({error})") from error
     return None, buffer.getvalue()

@@ -23,6 +23,7 @@ class Files(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.files: dict[str, bytes] = {}  # by path and query
         self.asked: list[str] = []
+        self.access: bytes | None = None  # what a personal access token gets in place of another one
         self.redirects: dict[str, str] = {}
         self.pause = 0.0  # seconds between two bytes
         self.now = self.most = 0  # requests at a time
@@ -76,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
         given: Any = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         known = self.path == "/api/token/refresh" and given == {"refresh": PERSONAL}
         body = json.dumps({"access": ACCESS} if known else {"detail": "no"}).encode()
+        body = self.server.access or body
         self.send_response(200 if known else 401)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

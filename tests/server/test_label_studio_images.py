@@ -45,6 +45,20 @@ def test_an_image_is_fetched_with_the_token(studio: Files, token: str) -> None:
     assert studio.asked.count("/api/token/refresh") == (token == PERSONAL)  # its answer is kept
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"null", b"[]", b"{}", b"\xff", b"[" * 10_000, b"9" * 5000, b'{"access": null}', b'{"access": {}}'),
+        *(b'{"access": ""}', b'{"access": "a\\r\\nX-Other: b"}', b'{"access": "\\ud800"}'),
+    ],
+    ids=lambda answer: repr(answer)[:30],
+)
+def test_an_answer_without_a_token_is_told(studio: Files, answer: bytes) -> None:
+    studio.access = answer
+    with pytest.raises(InputError, match="answers the personal access token with no other one"):
+        of(studio, PERSONAL).get(PATH)
+
+
 def test_an_image_is_fetched_below_the_path_of_label_studio(studio: Files) -> None:
     studio.files[f"/studio{PATH}"] = png(4)
     for reference in (PATH, f"/studio{PATH}"):

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import re
 import socket
 import ssl
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from spade_index.errors import InputError
+from spade_index.exact import read_json
 
 from ..decoding import Upload
 from ..forms import file_name
@@ -20,6 +22,7 @@ from .address import OPTION, Address, name_of
 PIECE = 1 << 20  # bytes that are read at a time
 ACCESS_SECONDS = 120.0  # that an access token is used; Label Studio's are valid for five minutes
 ACCESS_BYTES = 64 << 10  # of the answer that has one
+ACCESS = re.compile("[!-~]+")  # what a header may have
 REFUSED = {401: "refuses the token", 403: "refuses the token", 404: "has no such file"}
 
 
@@ -60,8 +63,10 @@ class TaskImages:
             body = json.dumps({"refresh": token}).encode()
             answer = self._asked(address, f"{address.base}/api/token/refresh", None, ACCESS_BYTES, body)
             try:
-                access = json.loads(answer)["access"]
-                self._access = str(access).encode("ascii").decode(), time.monotonic()
+                access = read_json(answer.decode())["access"]
+                if not isinstance(access, str) or not ACCESS.fullmatch(access):
+                    raise ValueError
+                self._access = access, time.monotonic()
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError("Label Studio answers the personal access token with no other one") from error
         return f"Bearer {self._access[0]}"
