@@ -62,7 +62,7 @@ class Problem(HTTPException):
         headers = dict(headers or {})
         if retry_after is not None:
             headers["Retry-After"] = str(max(1, round(retry_after)))
-        super().__init__(status, _naming(field, detail), headers)
+        super().__init__(status, detail, headers)
         self.fields = [{"field": field, "detail": detail}] if field else []
 
 
@@ -77,12 +77,6 @@ class InvalidFields(Problem):
         ]
         super().__init__(422, "; ".join(f"{found['field']}: {found['detail']}" for found in fields))
         self.fields = fields
-
-
-def _naming(field: str | None, detail: str) -> str:
-    """Return a detail that names the field at fault: the protocols under /v2 and people read nothing else."""
-    named = field is None or field.lower() in detail.lower() or not field.isprintable()
-    return detail if named else f"{field}: {detail}"
 
 
 def _field(place: Sequence[str | int]) -> str:
@@ -122,11 +116,18 @@ def cut(text: str) -> str:
     return text if len(text) <= DETAIL_LENGTH else f"{text[: DETAIL_LENGTH - 1]}…"
 
 
+def _naming(problem: Problem) -> str:
+    """Return a detail that names the field at fault, where nothing else of an answer does."""
+    field = problem.fields[0]["field"] if problem.fields else ""
+    named = field.lower() in problem.detail.lower() or not field.isprintable()
+    return problem.detail if named else f"{field}: {problem.detail}"
+
+
 def problem_response(problem: Problem, path: str, request_id: str) -> JSONResponse:
     """Return a problem as the answer to a request for `path`."""
     headers, detail = dict(problem.headers or {}), cut(problem.detail)
     if path.startswith("/v2"):  # as the Open Inference Protocol says
-        return JSONResponse({"error": detail}, problem.status_code, headers)
+        return JSONResponse({"error": cut(_naming(problem))}, problem.status_code, headers)
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status_code).phrase,
