@@ -15,6 +15,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, NoReturn, get_args
@@ -98,6 +99,27 @@ def require_kinds(settings: Any) -> None:
             isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
         ):
             raise InputError(f"{field.name} must be a finite number, not {value!r}")
+
+
+def require_whole(name: str, value: object, least: int) -> None:
+    """Raise InputError if a value is no whole number of 64 bits (int), or is less."""
+    if type(value) is not int or not least <= value < 2**63:
+        raise InputError(f"{name} must be a whole number from {least}, not {value!r:.100}")
+
+
+def require_real(name: str, value: object, least: float) -> None:
+    """Raise InputError if a value is no finite number, or is less."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not least <= value < math.inf:  # type: ignore[operator]
+        raise InputError(f"{name} must be a finite number from {least:g}, not {value!r:.100}")
+
+
+def require_texts(name: str, values: object) -> list[str]:
+    """Return texts as a list. Raises InputError: one text alone would be taken for its letters."""
+    found = [*values] if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [None]
+    if not all(isinstance(value, str) for value in found):
+        raise InputError(f"{name} must be a list of texts, not {values!r:.100}")
+    return found
 
 
 def read_json(text: str) -> Any:

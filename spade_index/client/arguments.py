@@ -1,12 +1,13 @@
 """Arguments of the client's calls: checked before anything is sent."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import numpy as np
 
 from spade_index.errors import InputError
+from spade_index.exact import require_real
 
 LONGEST = 1e9  # seconds that the system can wait
 REPEATED = "box"  # the one parameter that may be there more than once
@@ -40,16 +41,10 @@ def key_headers(api_key: str | None) -> dict[str, str]:
 
 
 def require_seconds(name: str, value: float, least: float = 0.0) -> None:
-    """Raise InputError unless a value is a number of seconds."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    if not known or not least <= value <= LONGEST:
-        raise InputError(f"{name} must be a number of seconds, {least:g} to {LONGEST:,.0f}, not {value!r}")
-
-
-def require_count(name: str, value: int) -> None:
-    """Raise InputError unless a value is a whole number from 1."""
-    if type(value) is not int or value < 1:
-        raise InputError(f"{name} must be a whole number from 1, not {value!r}")
+    """Raise InputError unless a value is a number of seconds that the system can wait."""
+    require_real(name, value, least)
+    if value > LONGEST:
+        raise InputError(f"{name} must be at most {LONGEST:,.0f} seconds, not {value!r}")
 
 
 def parameters(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,14 +54,6 @@ def parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, str | int | float | None) and name != REPEATED:
             raise InputError(f"{name} must be text, a number, True or False, not {value!r:.100}")
     return {name: value for name, value in plain.items() if value is not None}
-
-
-def ids_of(ids: Iterable[str]) -> list[str]:
-    """Return the ids of images. Raises InputError: a text alone would be taken for its letters."""
-    found = [] if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) else [*ids]
-    if not found or not all(isinstance(id, str) for id in found):
-        raise InputError(f"ids must be a list of ids of images, not {ids!r:.100}")
-    return found
 
 
 def _open(url: object) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spade_index.errors import InputError, JobFailed, ServiceError, Unavailable
+from spade_index.exact import require_texts, require_whole
 from spade_index.wire import GalleryImages, GalleryList, QueryAnswer
 from spade_index.wire_feedback import FeedbackFilters, FeedbackList
 
@@ -40,7 +41,7 @@ from .answers import (
     checked,
     result_of,
 )
-from .arguments import address, ids_of, key_headers, parameters, require_count, require_seconds, shown
+from .arguments import address, key_headers, parameters, require_seconds, shown
 from .boxes import Box, Kind, of_kind
 from .images import Images, form_of, named_files, with_names
 from .paths import at, of_job, part
@@ -61,7 +62,7 @@ class Client:
         A request that a busy service refuses (503) is sent `tries` times in all, after the delays that it asks for.
         """
         require_seconds("timeout", timeout, least=0.001)
-        require_count("tries", tries)
+        require_whole("tries", tries, 1)
         self._tries = tries
         headers = {"Accept-Encoding": "identity", **key_headers(api_key)}
         limits = httpx.Limits(keepalive_expiry=IDLE)
@@ -212,11 +213,11 @@ class Client:
 
     def remove(self, gallery: str, ids: Iterable[str]) -> Changed:
         """Remove images, all or none."""
-        return checked(Changed, self._json("POST", at(gallery, "remove"), body={"ids": ids_of(ids)}))
+        return checked(Changed, self._json("POST", at(gallery, "remove"), body={"ids": require_texts("ids", ids)}))
 
     def restore(self, gallery: str, ids: Iterable[str]) -> Changed:
         """Restore removed images, all or none."""
-        return checked(Changed, self._json("POST", at(gallery, "restore"), body={"ids": ids_of(ids)}))
+        return checked(Changed, self._json("POST", at(gallery, "restore"), body={"ids": require_texts("ids", ids)}))
 
     def jobs(self) -> list[Job]:
         """Return all jobs of galleries that the key may read, the newest first."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from spade_index.errors import InputError
+from spade_index.exact import require_whole
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore
@@ -20,6 +21,7 @@ from spade_index.settings import ImageScore
 from .calibration import near_distance, nearest_others
 from .detection import Detection, Question
 from .detector import Detector
+from .given import require_kind
 from .normal_scores import NormalScores, stored_calibration
 from .scales import Scales, scales_of
 from .siblings import are_siblings, place_of_row
@@ -72,8 +74,11 @@ def audit(
         progress: called with the number of images scored.
 
     Raises:
-        InputError: the gallery is not calibrated.
+        InputError: the gallery is not calibrated, or `count` is no number from 1.
+        TypeError: `gallery` is none.
     """
+    require_kind("gallery", gallery, Gallery)
+    require_whole("count", count, 1)
     search = tuned_search(gallery)
     stored = stored_calibration(gallery, search)
     if stored is None or stored.scores is None:

@@ -23,6 +23,7 @@ from spade_index.wording import too_few
 
 from .by_neighbours import plain_search
 from .detector import Detector
+from .given import require_calibrating
 from .near_duplicates import PAIRS, near_of
 from .normal_scores import NormalScores, images_needed
 from .quiet_clock import QuietClock
@@ -108,8 +109,10 @@ def calibrate(
         map_memory: as for `Detector`.
 
     Raises:
-        InputError: `false_alarms` is out of range, or the gallery has too few images.
+        InputError: `false_alarms` is out of range, another number is none, or the gallery has too few images.
+        TypeError: `gallery` or `search` is of another kind.
     """
+    require_calibrating(gallery, search, sample, seconds)
     require_share(false_alarms)
     if len(gallery) < MINIMUM:
         raise InputError(f"{gallery.path}: {too_few(len(gallery), 'image')} to calibrate on; add at least {MINIMUM}")

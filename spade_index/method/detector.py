@@ -85,7 +85,7 @@ class Detector:
         """
         if threshold is not None and not math.isfinite(threshold):
             raise InputError(f"the threshold must be a finite number, not {threshold}")
-        require_parts(gallery, backbone, search)
+        require_parts(gallery, backbone, search, device, map_memory)
         self.search = interested(gallery, search or tuned_search(gallery))
         if backbone is not None:
             gallery.settings.require_equal(backbone.settings, str(gallery.path))

@@ -23,6 +23,7 @@ from spade_index.settings import BATCH_SIZE, WORKERS, ImageScore
 from .dataset import GOOD, UNLABELLED, LabelledImage
 from .detection import Detection
 from .detector import Detector
+from .given import require_test_set
 from .interest import countable
 from .metrics import PixelMetrics
 from .outcomes import SCORES, Outcomes
@@ -188,11 +189,10 @@ def evaluate(
         each: called with every image, also with those without a label, which are in no figure.
 
     Raises:
-        InputError: a mask does not fit, or no good or no defective image could be decoded.
+        InputError: a mask does not fit, no good or no defective image could be decoded, or a number is none.
         ValueError: the detector has no backbone, or does not make a score map of every image.
     """
-    if detector.backbone is None:
-        raise ValueError("this detector has no backbone")
+    require_test_set(detector, images, metric_size, batch_size, workers)
     evaluation = Evaluation(most=max(1 << 14, min(MOST, (8 * MOST) // (1 + len({image.kind for image in images})))))
     by_file = {id(image.file): image for image in images}
     preprocessing = detector.gallery.settings.preprocessing

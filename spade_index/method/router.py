@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spade_index.errors import InputError
+from spade_index.exact import require_kinds
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ExtractionSettings
 
+from .given import require_kind
 from .near_duplicates import near_of
 from .siblings import others
 
@@ -40,6 +42,7 @@ class RouterSettings:
     reach: float = 4.0  # times the gallery's largest own distance; squared: twice as far
 
     def __post_init__(self) -> None:
+        require_kinds(self)
         if not self.reach > 0:
             raise InputError(f"reach must be above 0, not {self.reach}")
 
@@ -127,9 +130,15 @@ class Router:
     """Routes images to galleries. The galleries stay the caller's, and open."""
 
     def __init__(self, galleries: Mapping[str, Gallery], settings: RouterSettings | None = None) -> None:
-        """Find the own distances of every gallery. Raises InputError if one cannot be asked, GalleryError."""
+        """Find the own distances of every gallery.
+
+        Raises InputError if one cannot be asked, TypeError if one is none, GalleryError.
+        """
         self.settings = settings or RouterSettings()
+        require_kind("settings", self.settings, RouterSettings)
+        require_kind("galleries", galleries, Mapping)
         for name, gallery in galleries.items():
+            require_kind(str(name), gallery, Gallery)
             if (reason := why_not(gallery)) is not None:
                 raise InputError(f"{name}: {reason}")
         if len({gallery.settings for gallery in galleries.values()}) != 1:

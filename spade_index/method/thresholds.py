@@ -58,5 +58,8 @@ def find_thresholds(
 
 def require_share(false_alarms: float | None) -> None:
     """Raise InputError unless a share of false alarms is in (0, 1), or None."""
-    if false_alarms is not None and not 0 < false_alarms < 1:
+    if false_alarms is None:
+        return
+    known = isinstance(false_alarms, int | float) and not isinstance(false_alarms, bool)
+    if not known or not 0 < false_alarms < 1:
         raise InputError(f"the share of false alarms must be above 0 and below 1, not {false_alarms}")

@@ -23,6 +23,7 @@ from spade_index.wording import too_few
 
 from .calibration import Alone, can_calibrate
 from .contest import Outcome, hold
+from .given import require_tuning
 from .quiet_clock import QuietClock
 from .scales import scales_of
 from .score_choice import RATES, ScoreChoice, choose_scores
@@ -94,8 +95,10 @@ def tune(
         map_memory: as for `Detector`.
 
     Raises:
-        InputError: the gallery has too few images, or their files cannot be read.
+        InputError: the gallery has too few images, their files cannot be read, or a number is none.
+        TypeError: `gallery` or `backbone` is of another kind.
     """
+    require_tuning(gallery, backbone, seconds, ways, images)
     if len(gallery) < TUNE_FROM:
         raise InputError(f"{gallery.path}: {too_few(len(gallery), 'image')} to tune on; add at least {TUNE_FROM}")
     clock, scales = QuietClock(), scales_of(gallery)

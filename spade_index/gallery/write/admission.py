@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.record import ImageOrigin
@@ -82,8 +83,12 @@ class Admission:
         self._outdated: dict[str, list[ImageRow]] = {}  # the images that they replace
 
     def unknown(self, files: Iterable[ImageFile]) -> Iterator[ImageFile]:
-        """Yield the files that are not there already, by path, size and time; none of them is read."""
+        """Yield the files that are not there already, by path, size and time; none is read. Raises InputError."""
+        if isinstance(files, str | bytes) or not isinstance(files, Iterable):
+            raise InputError(f"files must be a list of them, as `find_images` returns it, not {files!r:.100}")
         for some in in_lots(files, LOOKED_UP):
+            if not all(isinstance(file, ImageFile) for file in some):
+                raise InputError("a file is no ImageFile, as `find_images` returns it")
             stored = self._stored([file.id for file in some])
             for file in some:
                 there, gone = stored.get(file.id, []), self._removed.of(file)

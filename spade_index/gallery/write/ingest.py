@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from spade_index.errors import ImageError, InputError, StorageError, storage_errors
+from spade_index.exact import require_whole
 from spade_index.gallery.store.record import Feedback, ImageOrigin, NewImage, StoredImage
 from spade_index.gallery.store.stream import StreamedShard
 from spade_index.images.decode import DecodedImage
@@ -94,7 +95,9 @@ class Ingest:
         decoders: DecoderPool | None,
         elsewhere: Elsewhere | None,
     ) -> AddReport:
-        """Add all files, here or elsewhere. Shards that were committed stay, however it ends."""
+        """Add all files, here or elsewhere. Shards that were committed stay, however it ends. Raises InputError."""
+        require_whole("batch_size", batch_size, 1)
+        require_whole("workers", workers, 1)
         unknown = self._admission.unknown(files)
         if elsewhere is not None:
             lanes = 1 if elsewhere.on_gpus else self._backbone.lanes(batch_size)

@@ -42,8 +42,9 @@ def rebuild_index(
     images, dim = len(gallery), session.settings.pooled_dim
     if not images:
         raise InputError(f"{session.path}: the gallery is empty, there is nothing to index")
-    settings = settings or index_settings(session)
+    settings = index_settings(session) if settings is None else settings
     queries = gallery.index_queries() if queries is None else queries
+    _require_kinds(settings, queries, dim)
     path = _new_path(session.path, gallery.snapshot)
     with storage_errors(session.path):
         path.parent.mkdir(exist_ok=True)
@@ -60,6 +61,17 @@ def rebuild_index(
             changes.replace_index(IndexRow(gallery.snapshot, path.name, digest, description.to_json()))
     session.delete_unused()
     return description
+
+
+def _require_kinds(settings: object, queries: object, dim: int) -> None:
+    """Raise InputError for settings that are none, or queries that no index can be measured with."""
+    if not isinstance(settings, IndexSettings):
+        raise InputError(f"settings is {type(settings).__name__}, not IndexSettings")
+    if queries is None:
+        return
+    known = isinstance(queries, np.ndarray) and queries.dtype == np.float32 and queries.ndim == 2
+    if not known or not len(queries) or queries.shape[1] != dim or not np.isfinite(queries).all():
+        raise InputError(f"queries must be descriptors, float32 [q, {dim}], at least one, all finite")
 
 
 def _new_path(gallery: Path, snapshot: int) -> Path:

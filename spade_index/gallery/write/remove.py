@@ -6,6 +6,7 @@ In a gallery of tiles, the id of a picture stands for all of its tiles, and the 
 from collections.abc import Iterable
 
 from spade_index.errors import InputError, UnknownImage, storage_errors
+from spade_index.exact import require_texts
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.images.tiles import picture_of
 
@@ -14,7 +15,7 @@ from .session import Session
 
 def remove(session: Session, ids: Iterable[str]) -> int:
     """See `GalleryWriter.remove`."""
-    gallery = session.gallery
+    gallery, ids = session.gallery, require_texts("ids", ids)
     with storage_errors(session.path):
         rows = _distinct(_images(session, id) for id in ids)
         totals = gallery.totals
@@ -27,7 +28,7 @@ def remove(session: Session, ids: Iterable[str]) -> int:
 
 def restore(session: Session, ids: Iterable[str]) -> int:
     """See `GalleryWriter.restore`."""
-    gallery = session.gallery
+    gallery, ids = session.gallery, require_texts("ids", ids)
     with storage_errors(session.path):
         rows = _distinct(_removed_images(session, id) for id in ids)
         _require_no_copies(session, rows)
