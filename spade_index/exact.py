@@ -116,7 +116,7 @@ def require_real(name: str, value: object, least: float) -> None:
 
 def require_texts(name: str, values: object) -> list[str]:
     """Return texts as a list. Raises InputError: one text alone would be taken for its letters."""
-    found = [*values] if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [None]
+    found: list[Any] = [*values] if isinstance(values, Iterable) and not isinstance(values, str | bytes) else [None]
     if not all(isinstance(value, str) for value in found):
         raise InputError(f"{name} must be a list of texts, not {values!r:.100}")
     return found

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def rebuild_index(
     return description
 
 
-def _require_kinds(settings: object, queries: object, dim: int) -> None:
+def _require_kinds(settings: Any, queries: Any, dim: int) -> None:
     """Raise InputError for settings that are none, or queries that no index can be measured with."""
     if not isinstance(settings, IndexSettings):
         raise InputError(f"settings is {type(settings).__name__}, not IndexSettings")
