@@ -196,8 +196,7 @@ def search_alone(
     pictures = pictures_of(detector.gallery, (image for image in images if image.key not in known))
     pictures = [images for images in pictures if not any(image.key in known for image in images)]
     order = np.random.default_rng(0).permutation(len(pictures))
-    alone: list[Alone] = []
-    near = near_distance(detector.gallery)
+    alone, near = list[Alone](), near_distance(detector.gallery)
     for number, place in enumerate(order):
         if not goes_on(number):
             break
