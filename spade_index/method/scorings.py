@@ -95,6 +95,8 @@ class _Shown:
         self._detector, self._searched, self._size = detector, searched, searched.masks.shape[1:]
         pixels = len(searched.distances) * math.prod(self._size)
         self._every = EVERY * (math.ceil(pixels / (EVERY * MOST_PIXELS)) | 1)  # odd: else in one column of each map
+        cells = None if detector.interest is None else map(detector.interest.cells, searched.places)
+        self._cells = None if cells is None else torch.from_numpy(np.stack([*cells]))  # bool [n + m, P]
         mean = np.mean if detector.gallery.region_rule is None else counted_mean
         self.of_others = np.stack([mean(searched.distances[rows], 0) for rows in searched.near])  # [n + m, P]
 
@@ -108,7 +110,7 @@ class _Shown:
         lit, values, means = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
         for start in range(0, len(distances), AT_ONCE):
             some = slice(start, start + AT_ONCE)
-            cells, counts = self._counting(self._searched.places[some])
+            cells, counts = self._counting(some)
             maps = self._maps(distances[some], sigma, cells)
             pixels, defective = self._pixels(start, len(maps), counts)
             lit.append(defective[pixels])
@@ -131,20 +133,20 @@ class _Shown:
         pixels.reshape(-1)[-start * math.prod(self._size) % self._every :: self._every] = True
         return (pixels if counts is None else pixels & counts), defective
 
-    def _counting(self, places: Sequence[Geometry]) -> tuple[Tensor | None, np.ndarray | None]:
-        """Return the cells, bool [q, P], and the pixels, bool [q, h, w], of queries that count; None where all do.
+    def _counting(self, some: slice) -> tuple[Tensor | None, np.ndarray | None]:
+        """Return the cells, bool [q, P], and the pixels, bool [q, h, w], of some queries that count; None: all do.
 
         Pixels that another tile of the picture sees better do not count.
         """
-        how, interest = self._detector.gallery.settings.preprocessing, self._detector.interest
-        if how.tile is None and interest is None:
+        how, places = self._detector.gallery.settings.preprocessing, self._searched.places[some]
+        if how.tile is None and self._cells is None:
             return None, None
         counts = np.zeros((len(places), *self._size), bool)
         for query, place in enumerate(places):
             counts[query][own_slices(place, self._size, how)] = True
-        if interest is None:
+        if self._cells is None:
             return None, counts
-        cells = torch.from_numpy(np.stack([interest.cells(place) for place in places]))
+        cells = self._cells[some]
         return cells, counts & enlarged(cells, self._detector.comparison.size, self._size)
 
 
