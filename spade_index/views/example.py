@@ -1,23 +1,25 @@
 """An image with its heat map, ground truth and evidence, as pictures for people to look at."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image, ImageDraw
 
 from spade_index.gallery.reader import Gallery
 from spade_index.images.geometry import Geometry, place_of
+from spade_index.images.tiles import tile_size
 from spade_index.method.detection import Detection
 from spade_index.method.evidence import worst_evidence
 from spade_index.method.regions import Region
+from spade_index.settings import Preprocessing
 
 from .heatmap import heatmap
 from .regions import outline
 from .text import likeness_of, worse_than
 
-TRUTH = "Ground truth"
-COLUMNS = ("Image", "Heat map", TRUTH, "Matched normal image")
+IMAGE, HEAT_MAP, CLOSE_UP, TRUTH, MATCH = "Image", "Heat map", "Worst place", "Ground truth", "Matched normal image"
+COLUMNS = (IMAGE, HEAT_MAP, CLOSE_UP, TRUTH, MATCH)
 TOLD = 5  # regions of an image whose known defects are shown, those with the highest scores
 SMALLEST_EDGE = 240  # pixels; smaller pictures are enlarged
 KEPT_EDGE = 640  # pixels, at most, of the pictures of an example: a page has sixty, of any size
@@ -44,10 +46,14 @@ class Example:
     meaning: str | None = None  # of the score: "looks worse than 98 % of good parts"
     verdict: str | None = None  # "anomalous" and "normal" are coloured; other words are shown as they are
     heatmap: Image.Image | None = None
+    close_up: Image.Image | None = (
+        None  # of a picture that is cut into tiles: as much around its worst place as one shows
+    )
     mask: Image.Image | None = None
     match: Image.Image | None = None  # the normal image with the matched place
     match_id: str | None = None
     worst: tuple[float, float] | None = None  # pixel (x, y) of `image`
+    worst_close: tuple[float, float] | None = None  # pixel (x, y) of `close_up`
     matched: tuple[float, float] | None = None  # pixel (x, y) of `match`
     neighbours: Sequence[tuple[str, float]] = ()  # (id, distance), nearest first
     regions: Sequence[Region] = ()  # in pixels of the original
@@ -80,6 +86,7 @@ def example_of(
         mask: the ground truth.
         regions: outlined on the heat map.
     """
+    original = image
     image, mask = _at_most(image, KEPT_EDGE), None if mask is None else _at_most(mask, KEPT_EDGE)
     verdict = {None: None, True: "anomalous", False: "normal"}[detection.anomalous]
     shown = Example(
@@ -103,8 +110,11 @@ def example_of(
     thumbnail = Image.open(io.BytesIO(gallery.thumbnail(row)))
     (across, down), (x, y) = evidence.pixel, evidence.neighbour_pixel
     left, top, right, bottom = place_of(row.id, row.width, row.height, gallery.settings.preprocessing).box
+    close_up, close = _close_up(original, (across, down), gallery.settings.preprocessing)
     return replace(
         shown,
+        close_up=close_up,
+        worst_close=close,
         heatmap=heatmap(image, detection.pixels.score_map, geometry, limits, inside=detection.pixels.inside),
         worst=(
             (across + 0.5) * image.width / geometry.width - 0.5,
@@ -114,6 +124,22 @@ def example_of(
         match_id=evidence.neighbour,
         matched=((x - left) * thumbnail.width / (right - left), (y - top) * thumbnail.height / (bottom - top)),
     )
+
+
+def _close_up(
+    picture: Image.Image, worst: tuple[float, float], how: Preprocessing
+) -> tuple[Image.Image | None, tuple[float, float] | None]:
+    """Return the part around a pixel (x, y) of a picture that is larger than a tile, and where the pixel is in it."""
+    if how.tile is None:
+        return None, None
+    size = [min(edge, of) for edge, of in zip(tile_size(how), picture.size, strict=True)]
+    if size == [*picture.size]:
+        return None, None
+    left, top = (
+        round(min(max(place - edge / 2, 0), of - edge))
+        for place, edge, of in zip(worst, size, picture.size, strict=True)
+    )
+    return picture.crop((left, top, left + size[0], top + size[1])), (worst[0] - left, worst[1] - top)
 
 
 def _at_most(picture: Image.Image, edge: int) -> Image.Image:
@@ -134,8 +160,14 @@ def _alikes(gallery: Gallery, regions: Sequence[Region]) -> list[Alike]:
     return found
 
 
-def pictures_of(example: Example, edge: int) -> list[Image.Image | None]:
-    """Return the pictures of COLUMNS, RGB with the places marked, at most `edge` pixels; None for a missing one."""
+def columns_of(examples: Iterable[Example]) -> list[str]:
+    """Return those of COLUMNS that examples have: all but CLOSE_UP, unless one has that."""
+    close = any(example.close_up is not None for example in examples)
+    return [column for column in COLUMNS if close or column != CLOSE_UP]
+
+
+def pictures_of(example: Example, edge: int) -> dict[str, Image.Image | None]:
+    """Return the pictures by COLUMNS, RGB with the places marked, at most `edge` pixels; None for a missing one."""
 
     def fitted(picture: Image.Image | None, place: tuple[float, float] | None = None) -> Image.Image | None:
         if picture is None:
@@ -151,12 +183,13 @@ def pictures_of(example: Example, edge: int) -> list[Image.Image | None]:
     heat = fitted(example.heatmap)
     if heat is not None and example.geometry is not None:  # lines that were drawn before would be resized, too
         heat = outline(heat, example.regions, example.geometry)
-    return [
-        fitted(example.image, example.worst),
-        heat,
-        fitted(example.mask),
-        fitted(example.match, example.matched),
-    ]
+    return {
+        IMAGE: fitted(example.image, example.worst),
+        HEAT_MAP: heat,
+        CLOSE_UP: fitted(example.close_up, example.worst_close),
+        TRUTH: fitted(example.mask),
+        MATCH: fitted(example.match, example.matched),
+    }
 
 
 def mark(image: Image.Image, xy: tuple[float, float], size: float) -> Image.Image:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .example import COLUMNS, Example, pictures_of
+from .example import HEAT_MAP, IMAGE, MATCH, Example, columns_of, pictures_of
 from .files import encode, write_whole
 from .text import text_of
 
@@ -22,14 +22,17 @@ def montage(examples: Sequence[Example], path: str | Path, edge: int = 220) -> N
         OSError: the file cannot be written.
     """
     gap, label, head = 12, 24, 30
-    size = (gap + len(COLUMNS) * (edge + gap), head + len(examples) * (edge + label + gap))
+    columns = columns_of(examples)
+    size = (gap + len(columns) * (edge + gap), head + len(examples) * (edge + label + gap))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for column, name in enumerate(COLUMNS):
+    for column, name in enumerate(columns):
         draw.text((gap + column * (edge + gap), 7), name, fill="#1b1f24", font=ImageFont.load_default(15))
     for row, example in enumerate(examples):
-        captions = (example.kind, f"score {text_of(example.score)}", "", example.match_id or "")
-        for column, (picture, caption) in enumerate(zip(pictures_of(example, edge), captions, strict=True)):
+        pictures = pictures_of(example, edge)
+        captions = {IMAGE: example.kind, HEAT_MAP: f"score {text_of(example.score)}", MATCH: example.match_id or ""}
+        for column, name in enumerate(columns):
+            picture, caption = pictures[name], captions.get(name, "")
             left, top = gap + column * (edge + gap), head + row * (edge + label + gap)
             draw.rectangle((left, top, left + edge - 1, top + edge - 1), fill="#f0f1f3")
             if picture is not None:

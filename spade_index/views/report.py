@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .charts import Chart
-from .example import COLUMNS, TRUTH, Example, pictures_of
+from .example import CLOSE_UP, HEAT_MAP, IMAGE, MATCH, TRUTH, Example, columns_of, pictures_of
 from .files import data_uri, uri_of, write_whole
 from .heatmap import ANCHORS
 from .text import text_of
@@ -70,7 +70,8 @@ def write_report(
     Raises:
         OSError: the file cannot be written.
     """
-    columns = [column for column in COLUMNS if column != TRUTH or truth]
+    every = [*examples, *(example for group in groups for example in group.examples)]
+    columns = [column for column in columns_of(every) if column != TRUTH or truth]
     page = TEMPLATES.get_template("report.html").render(
         title=title,
         summary=[(name, text, len(text) > LONG) for name, value in summary for text in [text_of(value)]],
@@ -88,13 +89,14 @@ def write_report(
 
 
 def _example_cells(example: Example, columns: Sequence[str]) -> dict[str, Any]:
-    image, heat, mask, match = pictures_of(example, PICTURE_EDGE)
+    shown = pictures_of(example, PICTURE_EDGE)
     name, kind = example.image_id, example.kind
     pictures = [
-        (COLUMNS[0], data_uri(image, "JPEG"), f"{name}, {kind}" if kind else name, None),
-        (COLUMNS[1], data_uri(heat, "JPEG"), f"Heat map of {name}", None),
-        (TRUTH, data_uri(mask, "PNG"), f"Ground truth of {name}: defects are white", None),
-        (COLUMNS[3], data_uri(match, "JPEG"), f"Normal image matched with {name}", example.match_id),
+        (IMAGE, data_uri(shown[IMAGE], "JPEG"), f"{name}, {kind}" if kind else name, None),
+        (HEAT_MAP, data_uri(shown[HEAT_MAP], "JPEG"), f"Heat map of {name}", None),
+        (CLOSE_UP, data_uri(shown[CLOSE_UP], "JPEG"), f"The worst place of {name}, close up", None),
+        (TRUTH, data_uri(shown[TRUTH], "PNG"), f"Ground truth of {name}: defects are white", None),
+        (MATCH, data_uri(shown[MATCH], "JPEG"), f"Normal image matched with {name}", example.match_id),
     ]
     return {
         "name": name,

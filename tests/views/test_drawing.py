@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,22 @@ from PIL import Image
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
+from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage, Geometry
+from spade_index.images.decode import load_parts
+from spade_index.images.find import find_images
+from spade_index.images.tiles import tile_size
 from spade_index.method.detector import Detector
+from spade_index.method.evidence import worst_evidence
+from spade_index.method.pictures import detect_parts
 from spade_index.method.regions import Region
 from spade_index.settings import SearchSettings
 from spade_index.views.drawing import Drawing
 from spade_index.views.example import example_of
+from spade_index.views.report import write_report
+
+from helpers.tiled import tiled_settings
+from helpers.tiny import TinyCNN, write_images
 
 Decoded = Callable[..., list[DecodedImage]]
 
@@ -106,3 +117,23 @@ def test_a_page_keeps_small_copies_of_large_pictures(gallery_path: Path, backbon
     assert shown[3000].image.size == (640, 213)
     worst = {edge: np.divide(np.add(example.worst, 0.5), example.image.size) for edge, example in shown.items()}
     assert worst[3000] == pytest.approx(worst[300], abs=0.005)
+
+
+def test_the_worst_place_of_a_picture_in_tiles_is_shown_close_up(tmp_path: Path) -> None:
+    backbone = Backbone("tiny-0", TinyCNN(0), tiled_settings().preprocessing, device="cpu", precision="float32")
+    (tested,) = find_images(write_images(tmp_path / "tested", 1, size=(120, 90)))
+    with GalleryWriter(tmp_path / "g", backbone.settings) as writer:
+        writer.add(find_images(write_images(tmp_path / "images", 12, size=(120, 90))), backbone)
+    with Gallery(tmp_path / "g") as gallery, Image.open(tested.path) as opened:
+        detector = Detector(gallery, backbone, SearchSettings(gallery_neighbours=3), calibrated=False)
+        found = detect_parts(detector, load_parts(tested, backbone.settings.preprocessing))
+        original, geometry = opened.convert("RGB"), Geometry.of_size(120, 90)
+        example = example_of(gallery, found, original, tested.id, geometry, (0.0, 1.0))
+        evidence = worst_evidence(gallery, found, geometry)
+    assert example.close_up is not None
+    assert example.close_up.size == tile_size(backbone.settings.preprocessing)
+    x, y = map(round, example.worst_close)
+    assert example.close_up.getpixel((x, y)) == original.getpixel(tuple(map(round, evidence.pixel)))
+    for name, examples, columns in (("close", [example], 1), ("far", [replace(example, close_up=None)], 0)):
+        write_report(tmp_path / f"{name}.html", title=name, summary=[], examples=examples)
+        assert (tmp_path / f"{name}.html").read_text().count("<figcaption>Worst place") == columns

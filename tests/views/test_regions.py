@@ -117,7 +117,7 @@ def test_a_page_tells_the_number_of_regions(tmp_path: Path) -> None:
 def test_a_page_outlines_regions_on_the_heat_map_only() -> None:
     picture = Image.new("RGB", (200, 100), "grey")
     shown = Example("a.png", "", picture, 1.0, heatmap=picture, regions=[SQUARE], geometry=GEOMETRY)
-    image, heat, *_ = pictures_of(shown, 320)
+    image, heat, *_ = pictures_of(shown, 320).values()
     assert image is not None
     assert heat is not None
     assert not changed(image, picture.resize(image.size)).any()
