@@ -92,7 +92,9 @@ class _Shown:
     """Score maps of what was found, of the masks' size, some at a time: a picture may have a thousand tiles."""
 
     def __init__(self, detector: Detector, searched: Searched) -> None:
-        self._detector, self._searched, self._size = detector, searched, searched.masks.shape[1:]
+        self._detector, self._searched = detector, searched
+        height, width = searched.masks.shape[1:]
+        self._size = height, width
         pixels = len(searched.distances) * math.prod(self._size)
         self._every = EVERY * (math.ceil(pixels / (EVERY * MOST_PIXELS)) | 1)  # odd: else in one column of each map
         cells = None if detector.interest is None else map(detector.interest.cells, searched.places)
@@ -119,9 +121,8 @@ class _Shown:
         return roc_auc(np.concatenate(lit), np.concatenate(values)), np.concatenate(means, 1)
 
     def _maps(self, distances: np.ndarray, sigma: float, cells: Tensor | None) -> np.ndarray:
-        smoothing, (height, width) = sigma * max(self._size) / REFERENCE, self._size
-        size = height, width
-        return score_maps(torch.from_numpy(distances), self._detector.comparison.size, size, smoothing, cells)
+        smoothing = sigma * max(self._size) / REFERENCE
+        return score_maps(torch.from_numpy(distances), self._detector.comparison.size, self._size, smoothing, cells)
 
     def _pixels(self, start: int, many: int, counts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the pixels that are compared, and the defective ones, bool [many, h, w], from query `start` on."""

@@ -46,9 +46,7 @@ class Example:
     meaning: str | None = None  # of the score: "looks worse than 98 % of good parts"
     verdict: str | None = None  # "anomalous" and "normal" are coloured; other words are shown as they are
     heatmap: Image.Image | None = None
-    close_up: Image.Image | None = (
-        None  # of a picture that is cut into tiles: as much around its worst place as one shows
-    )
+    close_up: Image.Image | None = None  # of a picture in tiles: as much around its worst place as a tile shows
     mask: Image.Image | None = None
     match: Image.Image | None = None  # the normal image with the matched place
     match_id: str | None = None
@@ -78,7 +76,7 @@ def example_of(
     Args:
         gallery: that the image was compared with.
         detection: of the image.
-        image: the upright original, RGB, or a smaller copy of it.
+        image: the upright original, RGB.
         image_id: its name on the page.
         geometry: where the backbone's input lies in the image.
         limits: (low, high) of the heat map's colours.
@@ -86,7 +84,7 @@ def example_of(
         mask: the ground truth.
         regions: outlined on the heat map.
     """
-    original = image
+    original, size = image, image.size
     image, mask = _at_most(image, KEPT_EDGE), None if mask is None else _at_most(mask, KEPT_EDGE)
     verdict = {None: None, True: "anomalous", False: "normal"}[detection.anomalous]
     shown = Example(
@@ -108,18 +106,15 @@ def example_of(
         return shown
     row = gallery.image(evidence.neighbour)
     thumbnail = Image.open(io.BytesIO(gallery.thumbnail(row)))
-    (across, down), (x, y) = evidence.pixel, evidence.neighbour_pixel
+    x, y = evidence.neighbour_pixel
     left, top, right, bottom = place_of(row.id, row.width, row.height, gallery.settings.preprocessing).box
-    close_up, close = _close_up(original, (across, down), gallery.settings.preprocessing)
+    close_up, worst_close = _close_up(original, evidence.pixel, gallery.settings.preprocessing)
     return replace(
         shown,
         close_up=close_up,
-        worst_close=close,
+        worst_close=worst_close,
         heatmap=heatmap(image, detection.pixels.score_map, geometry, limits, inside=detection.pixels.inside),
-        worst=(
-            (across + 0.5) * image.width / geometry.width - 0.5,
-            (down + 0.5) * image.height / geometry.height - 0.5,
-        ),
+        worst=_resized(evidence.pixel, size, image.size),
         match=thumbnail,
         match_id=evidence.neighbour,
         matched=((x - left) * thumbnail.width / (right - left), (y - top) * thumbnail.height / (bottom - top)),
@@ -139,7 +134,9 @@ def _close_up(
         round(min(max(place - edge / 2, 0), of - edge))
         for place, edge, of in zip(worst, size, picture.size, strict=True)
     )
-    return picture.crop((left, top, left + size[0], top + size[1])), (worst[0] - left, worst[1] - top)
+    part = picture.crop((left, top, left + size[0], top + size[1]))
+    shown = _at_most(part, KEPT_EDGE)
+    return shown, _resized((worst[0] - left, worst[1] - top), part.size, shown.size)
 
 
 def _at_most(picture: Image.Image, edge: int) -> Image.Image:
@@ -148,6 +145,11 @@ def _at_most(picture: Image.Image, edge: int) -> Image.Image:
     if scale >= 1:
         return picture
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+
+
+def _resized(place: tuple[float, float], size: tuple[int, int], to: tuple[int, int]) -> tuple[float, float]:
+    """Return where the centre of a pixel (x, y) of a picture of this (width, height) is in a resized copy of it."""
+    return (place[0] + 0.5) * to[0] / size[0] - 0.5, (place[1] + 0.5) * to[1] / size[1] - 0.5
 
 
 def _alikes(gallery: Gallery, regions: Sequence[Region]) -> list[Alike]:

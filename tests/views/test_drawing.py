@@ -119,7 +119,9 @@ def test_a_page_keeps_small_copies_of_large_pictures(gallery_path: Path, backbon
     assert worst[3000] == pytest.approx(worst[300], abs=0.005)
 
 
-def test_the_worst_place_of_a_picture_in_tiles_is_shown_close_up(tmp_path: Path) -> None:
+def test_the_worst_place_of_a_picture_in_tiles_is_shown_close_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone = Backbone("tiny-0", TinyCNN(0), tiled_settings().preprocessing, device="cpu", precision="float32")
     (tested,) = find_images(write_images(tmp_path / "tested", 1, size=(120, 90)))
     with GalleryWriter(tmp_path / "g", backbone.settings) as writer:
@@ -130,7 +132,13 @@ def test_the_worst_place_of_a_picture_in_tiles_is_shown_close_up(tmp_path: Path)
         original, geometry = opened.convert("RGB"), Geometry.of_size(120, 90)
         example = example_of(gallery, found, original, tested.id, geometry, (0.0, 1.0))
         evidence = worst_evidence(gallery, found, geometry)
+        monkeypatch.setattr("spade_index.views.example.KEPT_EDGE", 20)  # as where tiles are large
+        small = example_of(gallery, found, original, tested.id, geometry, (0.0, 1.0))
     assert example.close_up is not None
+    assert small.close_up is not None
+    assert max(small.close_up.size) == 20
+    places = [np.divide(np.add(one.worst_close, 0.5), one.close_up.size) for one in (example, small)]
+    assert places[0] == pytest.approx(places[1])
     assert example.close_up.size == tile_size(backbone.settings.preprocessing)
     x, y = map(round, example.worst_close)
     assert example.close_up.getpixel((x, y)) == original.getpixel(tuple(map(round, evidence.pixel)))
