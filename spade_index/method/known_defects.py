@@ -28,7 +28,7 @@ Place = tuple[float, float, float, float]  # x, y, width, height, in pixels of t
 
 SAMPLE = 16  # images of the gallery, for the channels' means and deviations
 SMALLEST = 1e-6  # deviation of a channel, and length of a vector
-MOST_CELLS = 64  # of an image whose features are kept until its regions are known
+MOST_CELLS = 64  # local maxima of an image whose features are kept until its regions are known
 ENOUGH = 3  # images of a kind, from which on its own distances say how far is too far
 FAR = 0.5  # else
 BLOCK = 256  # defects whose distances to all others are in memory together
@@ -36,13 +36,14 @@ BLOCK = 256  # defects whose distances to all others are in memory together
 
 @dataclass(frozen=True)
 class Sample:
-    """Cells of one image, the highest first, with their features."""
+    """Cells of one image with their features: its peaks, the highest first; then others, the highest first, too."""
 
     x: np.ndarray  # float64 [n], of the cell's centre: fraction of the input's width
     y: np.ndarray  # float64 [n]
     heights: np.ndarray  # float32 [n], the mean distances by which they are ranked
     features: np.ndarray  # float16 [n, D]
     cell: tuple[float, float]  # width and height of a cell, as fractions
+    peaks: int  # of the cells: the local maxima that may be the worst of a region
 
     @property
     def nbytes(self) -> int:
@@ -55,28 +56,33 @@ class Samples:
 
     def __init__(self, sampled: Sequence[tuple[Box, Sample]]) -> None:
         """Take cells with the part of the picture that each sample is of."""
-        points, cells, ranks = [np.empty((0, 2))], [np.empty((0, 2))], [np.empty(0)]
+        points, cells, ranks, peaks = [np.empty((0, 2))], [np.empty((0, 2))], [np.empty(0)], [np.empty(0, bool)]
         for (left, top, right, bottom), sample in sampled:
             edges = np.array([right - left, bottom - top])
             points.append(np.stack([sample.x, sample.y], 1) * edges + (left, top))
             cells.append(np.broadcast_to(edges * sample.cell, points[-1].shape))
             ranks.append(sample.heights)
-        self._points, self._cells, self._heights = (np.concatenate(parts) for parts in (points, cells, ranks))
+            peaks.append(np.arange(len(sample.heights)) < sample.peaks)
+        self._points, self._cells = np.concatenate(points), np.concatenate(cells)
+        self._heights, self._peaks = np.concatenate(ranks), np.concatenate(peaks)
         self._features = [features for _, sample in sampled for features in sample.features]
 
-    def worst(self, box: Sequence[float], polygon: Sequence[Sequence[float]]) -> np.ndarray | None:
-        """Return the features float16 [D] of the worst cell of a region; None where none was sampled there.
+    def worst(
+        self, box: Sequence[float], polygon: Sequence[Sequence[float]], *, peaks: bool = True
+    ) -> np.ndarray | None:
+        """Return the features float16 [D] of the worst cell of a place; None where none was sampled there.
 
         Args:
-            box: of the region: x, y, width, height in pixels. A cell may lie beyond it by its own size.
-            polygon: of the region; cells with their centres inside go before others.
+            box: of the place: x, y, width, height in pixels. A cell may lie beyond it by its own size.
+            polygon: of the place; cells with their centres inside go before others.
+            peaks: whether local maxima go before all others, as in a region.
         """
         low, high = np.array(box[:2]), np.add(box[:2], box[2:])
         near = np.flatnonzero(((self._points >= low - self._cells) & (self._points <= high + self._cells)).all(1))
         if not len(near):
             return None
         inside = _encloses(np.array(polygon), self._points[near])
-        return self._features[near[np.lexsort([self._heights[near], inside])[-1]]]
+        return self._features[near[np.lexsort([self._heights[near], inside, self._peaks[near] & peaks])[-1]]]
 
     def highest(self) -> Place | None:
         """Return the place of the cell that is the worst of all; None where none was sampled."""
@@ -113,13 +119,13 @@ class Likeness:
 class KnownDefects:
     """The known defects of a gallery, in memory; for any thread."""
 
-    def __init__(self, gallery: Gallery, known: Sequence[KnownDefect], most_cells: int | None = MOST_CELLS) -> None:
-        """Read what comparing depends on: maps of up to 16 images. `most_cells` are sampled of an image; None: all.
+    def __init__(self, gallery: Gallery, known: Sequence[KnownDefect], *, everywhere: bool = False) -> None:
+        """Read what comparing depends on: maps of up to 16 images. `everywhere`: all cells of an image are sampled.
 
         Raises GalleryDamaged.
         """
         self._settings = gallery.settings
-        self._most = most_cells
+        self._everywhere = everywhere
         self._level = gallery.stored_levels[-1]
         self._moments = _moments(gallery, self._level)
         self._known = known
@@ -147,7 +153,7 @@ class KnownDefects:
         size: Size,
         cells: Tensor | None,
     ) -> list[Sample]:
-        """Return the cells of queries that may be the worst of a region: the local maxima, the highest first.
+        """Return the cells of queries that may be the worst of a region, the local maxima; or all, those first.
 
         Args:
             pyramid: all levels [B, H*W, C].
@@ -165,13 +171,13 @@ class KnownDefects:
     def _sample(self, levels: Sequence[Tensor], heights: np.ndarray, size: Size) -> Sample:
         height, width = size
         order = np.argsort(-heights, kind="stable")
-        if self._most is not None:
-            is_peak = (maximum_filter(heights.reshape(size), 3) == heights.reshape(size)).ravel()
-            order = order[is_peak[order]][: self._most]
         order = order[np.isfinite(heights[order])]
+        is_peak = (maximum_filter(heights.reshape(size), 3) == heights.reshape(size)).ravel()
+        peaks = order[is_peak[order]][:MOST_CELLS]
+        order = np.concatenate([peaks, order[~np.isin(order, peaks)]]) if self._everywhere else peaks
         rows, columns = np.divmod(order, width)
         y, x = (rows + 0.5) / height, (columns + 0.5) / width
-        return Sample(x, y, heights[order], self._features(levels, size, y, x), (1 / width, 1 / height))
+        return Sample(x, y, heights[order], self._features(levels, size, y, x), (1 / width, 1 / height), len(peaks))
 
     def _features(self, levels: Sequence[Tensor], grid: Size, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Return the vectors of levels [H*W, C] at places, float16 [n, D]; finer levels averaged to the grid."""

@@ -20,9 +20,9 @@ from spade_index.images.workers import DecoderPool
 from .at_once import calibrate_at_once
 from .detection import Detection
 from .detector import Detector
-from .known_defects import MOST_CELLS, KnownDefects, Place, Samples
+from .known_defects import KnownDefects, Place, Samples
 from .pictures import Joining, Pictures
-from .regions import Polygon, regions_of
+from .regions import Polygon, Region, regions_of
 from .tuned import tuned_search
 
 MOST_PLACES = 10  # of an image, those with the highest scores
@@ -43,7 +43,8 @@ class NamedDefects:
 class DefectNamer:
     """Finds the places that feedback about defects is of. They are the regions of a query.
 
-    An image without regions, a missed defect, has the place of its highest score. Boxes that a person gives go before.
+    An image without regions, a missed defect, has the place of its highest score. Boxes that a person gives go before;
+    one that is a region's own stands for that region.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class DefectNamer:
         calibration = calibrate_at_once(gallery, search, device=backbone.device, map_memory=map_memory)
         calibrated = True if calibration is None else calibration
         self._detector = Detector(gallery, backbone, search, calibrated=calibrated, map_memory=map_memory)
-        self._detector.known = KnownDefects(gallery, [], None if boxes else MOST_CELLS)
+        self._detector.known = KnownDefects(gallery, [], everywhere=bool(boxes))
         self._kind, self._boxes = kind, boxes[:MOST_PLACES]
 
     def named(self, images: Iterable[DecodedImage]) -> Iterator[NamedDefects]:
@@ -86,17 +87,24 @@ class DefectNamer:
         """Return the places of an image, without pictures."""
         assert detection.pixels is not None
         samples = Samples(detection.pixels.samples(geometry.box))
+        regions = regions_of(detection, geometry) or []
+        with_box = {region.box: region for region in regions}
         found: list[NewDefect] = []
         for box, kind in self._boxes:
             _require_inside(path, box, geometry)
-            found.append(_new("box", kind, box, _rectangle(box), _peak(detection, box, geometry), geometry))
+            if box in with_box:  # not what else lies in its box
+                found.append(_of_region(with_box[box], kind, geometry))
+            else:
+                found.append(_new("box", kind, box, _rectangle(box), _peak(detection, box, geometry), geometry))
         if not found:
-            regions = (regions_of(detection, geometry) or [])[:MOST_PLACES]
-            found = [_new("region", self._kind, one.box, one.polygon, one.score, geometry) for one in regions]
+            found = [_of_region(region, self._kind, geometry) for region in regions[:MOST_PLACES]]
         if not found and (worst := samples.highest()):
             found.append(_new("highest", self._kind, worst, _rectangle(worst), detection.pixels.peak, geometry))
-        named = [(place, samples.worst(place.place.box, place.place.polygon)) for place in found]
-        there = [replace(place, features=features) for place, features in named if features is not None]
+        there = []
+        for new in found:
+            features = samples.worst(new.place.box, new.place.polygon, peaks=new.place.found != "box")
+            if features is not None:
+                there.append(replace(new, features=features))
         if not there:
             raise InputError(f"{path}: nothing of that place is searched: see `spade-index roi`")
         return there
@@ -105,6 +113,10 @@ class DefectNamer:
 def _new(found: Found, kind: str, box: Place, polygon: Polygon, score: float, geometry: Geometry) -> NewDefect:
     place = DefectPlace(found, box, polygon, (geometry.width, geometry.height))
     return NewDefect(place, kind, float(score), np.empty(0, "<f2"), b"")
+
+
+def _of_region(region: Region, kind: str, geometry: Geometry) -> NewDefect:
+    return _new("region", kind, region.box, region.polygon, region.score, geometry)
 
 
 def _require_inside(path: str, box: Place, geometry: Geometry) -> None:

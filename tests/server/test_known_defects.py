@@ -20,7 +20,7 @@ from spade_index.method.named_defects import DefectNamer
 from helpers.http_answers import problem
 from helpers.serving import Server
 from helpers.tiny import image_file, png, tiny_backbone
-from helpers.uploads import odd, parts
+from helpers.uploads import odd, parts, spotted
 
 pytestmark = pytest.mark.usefixtures("decoding_here")
 PATH = "/v1/galleries/calibrated"
@@ -126,6 +126,22 @@ def test_each_region_of_an_image_has_a_kind_of_its_own(server: Server, root: Pat
         client.wait(client.say_missed("calibrated", {"d.png": png(77)}, {(4, 4, 9, 8): "", (20, 4, 9, 8): "dent"}))
         (row,) = client.feedback("calibrated", kind="", undone=False)
         assert (row.kind, row.kinds) == ("dent", ("", "dent"))
+
+
+def test_the_boxes_of_the_regions_say_what_no_boxes_say(server: Server, root: Path) -> None:
+    image = spotted()
+    boxes = [tuple(region["box"]) for region in server.query("calibrated", image, maps="always")["regions"]]
+    assert len(boxes) > 1
+    told = []
+    with Client(server.url) as client:
+        for kinds in ("dent", dict.fromkeys(boxes, "dent"), dict.fromkeys([(0, 0, 40, 36), *boxes[1:]], "dent")):
+            job = client.wait(client.say_defect("calibrated", {"c.png": image}, kinds))
+            with Gallery(root / "calibrated") as gallery:
+                found = gallery.catalog.known_defects(gallery.catalog.channels)
+            told.append([(one.place, one.score, one.kind, one.features.tobytes()) for one in found])
+            client.undo_feedback("calibrated", *job.feedback_ids)
+    assert told[0] == told[1]
+    assert [place.found for place, *_ in told[2]] == ["box", *["region"] * (len(boxes) - 1)]
 
 
 def test_a_box_without_a_kind_is_of_the_kind_of_the_request(server: Server, root: Path) -> None:
