@@ -12,7 +12,6 @@ sent as PNG, without loss. Errors are ServiceError, or InputError if nothing cou
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from http import HTTPStatus
 from typing import Any, Literal, Unpack
 
 import httpx
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spade_index.errors import InputError, JobFailed, ServiceError, Unavailable
+from spade_index.errors import JobFailed, ServiceError, Unavailable
 from spade_index.exact import require_texts, require_whole
 from spade_index.wire import GalleryImages, GalleryList, QueryAnswer
 from spade_index.wire_feedback import FeedbackFilters, FeedbackList
@@ -41,32 +40,33 @@ from .answers import (
     checked,
     result_of,
 )
-from .arguments import address, key_headers, parameters, require_seconds, shown
+from .arguments import parameters, require_seconds
 from .boxes import Box, Kind, of_kind
+from .exchange import Service
 from .images import Images, form_of, named_files, with_names
 from .paths import at, of_job, part
-from .received import json_of, map_of, picture_of, received
-from .refusals import error_of, retry_after
+from .received import json_of, map_of, picture_of
+from .refusals import error_of
 
-LONGEST_WAIT = 30.0  # seconds between two tries
-IDLE = 2.0  # seconds that an unused connection is kept: fewer than the service keeps it
 PAGE = 1000  # images
 
 
 class Client:
     """A service. Use as a context manager, or call `close`."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout: float = 120, tries: int = 5) -> None:
+    def __init__(
+        self, url: str, api_key: str | None = None, timeout: float = 120, tries: int = 5, longest: float = 600
+    ) -> None:
         """`timeout`: seconds without data from the service, where a query may wait in the queue for 60.
 
-        A request that a busy service refuses (503) is sent `tries` times in all, after the delays that it asks for.
+        `longest`: seconds until an answer is there as a whole, beyond what the request takes at 32 KiB/s, however
+        slowly it comes. An answer has 1 GiB at most. A request that a busy service refuses (503) is sent `tries` times
+        in all, after the delays that it asks for.
         """
         require_seconds("timeout", timeout, least=0.001)
+        require_seconds("longest", longest, least=0.001)
         require_whole("tries", tries, 1)
-        self._tries = tries
-        headers = {"Accept-Encoding": "identity", **key_headers(api_key)}
-        limits = httpx.Limits(keepalive_expiry=IDLE)
-        self._http = httpx.Client(base_url=address(url), headers=headers, timeout=timeout, limits=limits)
+        self._service = Service(url, api_key, timeout, tries, longest)
 
     def __enter__(self) -> "Client":
         return self
@@ -76,12 +76,12 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._service.close()
 
     def ready(self) -> bool:
         """Return whether the service is there and takes queries."""
         try:
-            return self._sent("GET", "v2/health/ready", tries=1).is_success
+            return self._service.answer("GET", "v2/health/ready", tries=1).is_success
         except ServiceError:
             return False
 
@@ -265,25 +265,7 @@ class Client:
 
     def _asked(self, method: str, path: str, files: Any = None, body: Any = None, **given: Any) -> httpx.Response:
         """Return a successful answer. Raises ServiceError."""
-        response = self._sent(method, path, params=parameters(given), files=files, json=body)
+        response = self._service.answer(method, path, params=parameters(given), files=files, json=body)
         if not response.is_success:
             raise error_of(response)
         return response
-
-    def _sent(self, method: str, path: str, *, tries: int | None = None, **request: Any) -> httpx.Response:
-        """Return an answer; a request that is refused (503) is sent again a few times. Raises Unavailable."""
-        left, service = tries or self._tries, shown(self._http.base_url)
-        while True:
-            try:
-                with self._http.stream(method, path, **request) as response:
-                    answer = received(response)
-            except httpx.TimeoutException as error:
-                raise Unavailable(f"{service}: no answer to {method} {path} in time") from error
-            except httpx.RequestError as error:
-                raise Unavailable(f"{service}: cannot be reached ({error})") from error
-            except (httpx.InvalidURL, UnicodeEncodeError) as error:
-                raise InputError(f"what was to be sent to {path} is no text, or too long ({error})") from error
-            left -= 1
-            if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE or left <= 0:
-                return answer
-            time.sleep(min(retry_after(answer) or 1.0, LONGEST_WAIT))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spade_index.errors import InputError
+from spade_index.paths import path_of
 
 OpenFile = IOBase  # for reading bytes
 AnyImage = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8] | OpenFile
@@ -54,11 +55,11 @@ def _file(image: AnyImage, name: str) -> tuple[str | None, bytes]:
     if isinstance(image, bytes | bytearray | memoryview):
         return None, bytes(image)
     if isinstance(image, str | os.PathLike):
+        path = path_of(image, name)
         try:
-            return Path(image).name, Path(image).read_bytes()
-        except (OSError, ValueError, TypeError) as error:  # such as a null character
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise InputError(f"{image!s}: cannot be read ({reason})") from error
+            return path.name, path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if isinstance(image, IOBase):
         try:
             data = image.read() if hasattr(image, "read") else None

@@ -165,7 +165,7 @@ def load_backbone(
     """Load a pretrained backbone by name: `efficientnet-lite0`, `timm:NAME`, or a torchvision CNN.
 
     `weights` is a file (safetensors, or a .pth of tensors only) that replaces the published ones; `preprocessing`
-    changes the backbone's own; see `Backbone` for the others. Raises BackboneError.
+    changes the backbone's own; see `Backbone` for the others. Raises BackboneError, InputError for what is no path.
     """
     model, default = load_model(name, weights)
     return Backbone(

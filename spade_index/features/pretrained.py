@@ -12,14 +12,18 @@ import xxhash
 from torch import Tensor, nn
 
 from spade_index.errors import BackboneError
+from spade_index.paths import path_of
 from spade_index.settings import Preprocessing
 
 
 def load_model(name: str, weights: str | Path | None = None) -> tuple[nn.Module, Preprocessing]:
     """Return a model with its weights, those of the file `weights` if given, and its own preprocessing.
 
-    `efficientnet-lite0`, `timm:NAME`, or a torchvision model's name. Raises BackboneError.
+    `efficientnet-lite0`, `timm:NAME`, or a torchvision model's name. Raises BackboneError, and InputError for what is
+    no path of a file.
     """
+    if not isinstance(name, str):
+        raise BackboneError(f"a backbone is given by its name (str), not {name!r:.100}")
     if name == "efficientnet-lite0":
         return _efficientnet_lite0(weights)
     if name.startswith("timm:"):
@@ -41,7 +45,11 @@ def _efficientnet_lite0(weights: str | Path | None) -> tuple[nn.Module, Preproce
     from efficientnet_lite_pytorch import EfficientNet
 
     model = EfficientNet.from_name("efficientnet-lite0")
-    _load_state(model, _read_state(weights or EfficientnetLite0ModelFile.get_model_file_path()), "efficientnet-lite0")
+    _load_state(
+        model,
+        _read_state(EfficientnetLite0ModelFile.get_model_file_path() if weights is None else weights),
+        "efficientnet-lite0",
+    )
     # Trained on (x - 127) / 128; ImageNet's usual mean and deviation cost it ten points of top-1.
     return model, Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
@@ -109,7 +117,7 @@ def _no_download(name: str, error: Exception) -> BackboneError:
 
 def _read_state(path: str | Path) -> dict[str, Tensor]:
     """Read tensors by name from a safetensors or .pth file; nothing else is unpickled. Raises BackboneError."""
-    path = Path(path)
+    path = path_of(path, "the file of weights")
     if not path.is_file():
         raise BackboneError(f"{path}: no such weights file")
     state: Any

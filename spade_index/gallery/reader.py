@@ -28,6 +28,7 @@ from spade_index.gallery.store.moments import Totals, moments_variance, read_mom
 from spade_index.gallery.store.record import StoredImage
 from spade_index.gallery.store.storage import MapStorage, require_stored
 from spade_index.images.interest import RegionOfInterest
+from spade_index.paths import path_of
 from spade_index.settings import SearchSettings
 
 from . import generations
@@ -52,9 +53,10 @@ class Gallery:
     def __init__(self, path: str | Path, snapshot: int | None = None) -> None:
         """Open a gallery at its latest snapshot, or at an earlier one.
 
-        Raises GalleryNotFound, FormatTooNew, GalleryDamaged, or InputError if there is no such snapshot.
+        Raises GalleryNotFound, FormatTooNew, GalleryDamaged, StorageError where it cannot be read now, or InputError if
+        there is no such snapshot, or no gallery can be at such a path.
         """
-        self.folder = Path(path)
+        self.folder = path_of(path, "the gallery")
         catalog = Catalog(self.folder / CATALOG)
         self._open(self.folder, catalog, Shards(self.folder / "shards", catalog), snapshot)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spade_index.errors import InputError
+from spade_index.paths import path_of
 
 from .archive_masks import ArchiveMasks, holds_members
 from .files import SUFFIXES, ImageFile, MaskFile, as_text, is_drawn, on_disk, status_of, suffix_of
@@ -48,7 +49,7 @@ def find_images(
 
 def _masks_of(source: str | Path | TextList, rule: RegionRule) -> Callable[[str], MaskFile]:
     """Return a function that returns the mask of an image, of its path below the source. Raises InputError."""
-    if not isinstance(source, TextList) and holds_members(Path(source)):
+    if not isinstance(source, TextList) and holds_members(path_of(source, "the path of the images")):
         return ArchiveMasks(source, rule).of
     root = root_of(source)
     return lambda image: MaskFile.at(rule.path_of(image, root))
@@ -73,9 +74,7 @@ def _found(
 ) -> Iterator[ImageFile]:
     if isinstance(source, TextList):
         return in_list(source, passed_over)
-    if not os.fspath(source):
-        raise InputError("the path of the images is empty; the current folder is `.`")
-    path = Path(source)
+    path = path_of(source, "the path of the images")
     if path.is_dir():
         return in_folder(path, passed_over, no_mask if rule is None else rule.masks_below(str(path)))
     if not path.exists():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from spade_index.errors import ImageError, InputError
+from spade_index.paths import path_of
 
 from .files import ImageFile, as_spelled, as_text, has_image_suffix, is_drawn, is_regular, on_disk, status_of
 from .passed_over import COMMENT, SPECIAL, PassedOver
@@ -51,13 +52,13 @@ def is_stream(path: str | Path) -> bool:
 
 def read_list(path: str | Path) -> TextList:
     """Read a list: a file, a pipe, or `-` for standard input. Raises InputError."""
-    name = str(path)
+    name = STDIN if path == STDIN else str(path_of(path, "the list"))
     shown = "standard input" if name == STDIN else as_text(name)
     try:
-        text = _as_names(_standard_input() if name == STDIN else _contents(path))
+        text = _as_names(_standard_input() if name == STDIN else _contents(name))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{shown}: not a text list of image paths ({error})") from error
-    piped = name == STDIN or is_stream(path)
+    piped = name == STDIN or is_stream(name)
     separator = b"\n" if b"\n" in text else b"\r"
     if piped and text.endswith(b"\0"):  # as `find -print0` writes names, which may hold line ends
         separator = b"\0"

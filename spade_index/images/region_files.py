@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from spade_index.errors import ImageError, InputError
 from spade_index.exact import read_json
+from spade_index.paths import path_of
 
 from .files import ImageFile, MaskFile
 from .geometry import Geometry
@@ -32,7 +33,7 @@ def read_region(path: Path) -> RegionOfInterest:
 
     Raises InputError naming the file.
     """
-    mask = MaskFile.at(path)
+    mask = MaskFile.at(path_of(path, "the region"))
     return _region_in(mask, _polygons(mask)[0] if mask.polygons else read_whole_mask(mask))
 
 

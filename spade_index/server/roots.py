@@ -76,17 +76,16 @@ class FolderRoot:
         """Return the names of all galleries, sorted."""
         if self._is_gallery:
             return [self.folder.name]
-        with os.scandir(self.folder) as entries:
-            folders = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
-        return sorted(name for name in folders if (self.path(name) / CATALOG).is_file() and name.isprintable())
+        return sorted(name for name in os.listdir(self.folder) if self._has(name))
 
     def holds(self, name: str) -> bool:
         """Return whether there is a gallery of this name."""
-        if self._is_gallery:
-            return name == self.folder.name
-        with suppress(OSError):  # a name that is too long for one
-            plain = bool(name) and not name.startswith(".") and "/" not in name and name.isprintable()
-            return plain and (self.path(name) / CATALOG).is_file()
+        return name == self.folder.name if self._is_gallery else self._has(name)
+
+    def _has(self, name: str) -> bool:
+        plain = bool(name) and not name.startswith(".") and "/" not in name and name.isprintable()
+        with suppress(OSError):  # a name that is too long for one, or a folder that is closed to this user
+            return plain and (self.folder / name / CATALOG).is_file()
         return False
 
     def path(self, name: str) -> Path:

@@ -26,6 +26,7 @@ Version = Annotated[str, Path(description="One of its snapshots")]
 Facts = dict[str, Any]
 
 IMAGE, PIXELS = "image", "pixels"
+STATS = "stats"  # the name of a model that Triton's address of all statistics hides
 INPUTS: dict[str, tuple[str, list[int]]] = {
     IMAGE: ("BYTES", [-1]),  # files; or
     PIXELS: ("UINT8", [-1, -1, -1, 3]),  # B, H, W, RGB
@@ -61,14 +62,21 @@ def repository(request: Request, key: RequestKey, wanted: Wanted | None = None) 
 
 @router.get("/models/stats")
 def all_statistics(request: Request, key: RequestKey) -> Facts:
-    """Return the statistics of all models that the key may read and that have answered an inference."""
+    """Return the statistics of all models that the key may read and that have answered an inference.
+
+    A model may be called `stats`: its metadata has the same address, and is told besides.
+    """
     served = service_of(request)
     found: list[Facts] = []
+    facts: Facts = {}
+    if key.allows(STATS, write=False):
+        with suppress(SpadeIndexError, Problem):  # there is none, or it is damaged
+            facts = metadata(request, STATS)
     for name in served.metrics.models.names():
         if key.allows(name, write=False):
             with suppress(SpadeIndexError, Problem):  # it is damaged, or gone
                 found += _statistics(served, name)
-    return {"model_stats": found}
+    return {**facts, "model_stats": found}
 
 
 @router.get("/models/{model}")

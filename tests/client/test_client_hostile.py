@@ -185,6 +185,7 @@ URL = "http://127.0.0.1:9"
     [
         *({"timeout": value} for value in (0, -1, float("nan"), float("inf"), 1e10, "5", None, True)),
         *({"tries": value} for value in (0, -1, 1.0, "5", None, True)),
+        *({"longest": value} for value in (0, -1, float("nan"), float("inf"), 1e10, "5", None, True)),
         *({"api_key": value} for value in ("a secret", "secret\n", "secretä", b"secret", 5)),
         *({"url": value} for value in (None, 5, b"http://x", "http://", "http:///x", "http://s:secret@h:port")),
         *({"url": f"http://{rest}"} for rest in ("x?secret", "x/#secret", "s:secret@h/?x", "x\n", "x" * 70_000)),

@@ -1,8 +1,10 @@
 """Tests of errors: problem details that name the field, and tell nothing of the inside."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -58,11 +60,34 @@ def test_links_and_files_beside_the_galleries_are_not_galleries(serve, root: Pat
     (root / "empty").mkdir()
     (root / "dangling").symlink_to("/nowhere")
     (root / ".hidden").symlink_to("plain")
+    (root / "loop").symlink_to("loop")
+    os.mkdir(os.fsencode(root / "no text ") + b"\xff")
     server = serve()
     names = [gallery["name"] for gallery in server.http.get("/v1/galleries").json()["galleries"]]
     assert names == ["calibrated", "cropped", "other", "plain"]
-    for name in ("file", "empty", "dangling", ".hidden"):
+    for name in ("file", "empty", "dangling", ".hidden", "loop"):
         problem(server.http.get(f"/v1/galleries/{name}"), 404, "gallery")
+
+
+def test_a_folder_that_is_closed_to_the_service_is_no_matter_of_others(
+    serve, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = os.stat
+
+    def refusing(path: Any, *options: Any, **more: Any) -> os.stat_result:
+        if isinstance(path, str | Path) and os.fspath(path).startswith(f"{root / 'other'}/"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return stat(path, *options, **more)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    server = serve()
+    told = server.http.get("/v1/galleries").json()["galleries"]
+    assert [gallery["name"] for gallery in told] == ["calibrated", "cropped", "plain"]
+    assert server.http.get("/v1").json()["galleries"] == 3
+    assert server.http.get("/v1/models").json() == {"models": ["calibrated", "cropped", "plain"]}
+    assert len(server.http.post("/v2/repository/index").json()) == 3
+    assert server.query("plain", png(1))["score"] > 0
+    problem(server.http.get("/v1/galleries/other"), 404, "gallery")
 
 
 @pytest.mark.parametrize(

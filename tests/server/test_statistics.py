@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,24 @@ def test_all_statistics_are_of_models_that_the_key_may_read(serve: Callable[...,
     for end in ("stats", "config", "versions/1/stats", "versions/1/config"):
         answer = server.http.get(f"/v2/models/plain/{end}", headers={"X-Api-Key": one})
         assert answer.status_code == 403
+
+
+def test_a_model_may_be_called_stats(serve: Callable[..., Server], root: Path) -> None:
+    one, all_ = "one-key-0123456789", "all-key-0123456789"
+    (root / "other").rename(root / "stats")
+    server = serve(keys=f"{one} plain read; {all_} * read")
+    headers = {"X-Api-Key": all_}
+    for name in ("plain", "stats"):
+        assert server.http.post(f"/v1/galleries/{name}/query", content=png(1), headers=headers).status_code == 200
+    told = server.http.get("/v2/models/stats", headers=headers).json()
+    assert [stats["name"] for stats in told.pop("model_stats")] == ["plain", "stats"]
+    of_plain = server.http.get("/v2/models/plain", headers=headers).json()
+    assert told["name"] == "stats"
+    assert told.keys() == of_plain.keys()
+    assert told["inputs"] == of_plain["inputs"]
+    told = server.http.get("/v2/models/stats", headers={"X-Api-Key": one}).json()
+    assert told.keys() == {"model_stats"}
+    assert [stats["name"] for stats in told["model_stats"]] == ["plain"]
 
 
 def test_limit_statistics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,9 @@ class CatalogFile:
     """An open catalog. Errors in reading it are raised as GalleryErrors: see `meanings`."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file. Raises GalleryNotFound, GalleryDamaged."""
+        """Open the file. Raises GalleryNotFound, GalleryDamaged, StorageError."""
         self.path = path
-        if not path.is_file():
+        if not self._is_there():
             raise GalleryNotFound(f"{path.parent}: no gallery there; make one with `spade-index build IMAGES GALLERY`")
         self._db = self._connected()
         try:
@@ -77,6 +77,12 @@ class CatalogFile:
     def _has_table(self, name: str) -> bool:
         """Return whether there is a table, which catalogs of earlier versions may lack."""
         return self._value("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", int, name) is not None
+
+    def _is_there(self) -> bool:
+        try:
+            return self.path.is_file()
+        except OSError as error:  # its folder is closed to this user, or its name is too long
+            raise StorageError(f"{self.path}: the catalog cannot be looked for ({error.strerror})") from error
 
     def _connected(self) -> sqlite3.Connection:
         try:

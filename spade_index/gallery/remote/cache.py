@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Lock
 
 from spade_index.errors import InputError, storage_errors
+from spade_index.paths import path_of
 
 from .sums import MOST_BYTES
 
@@ -63,8 +64,8 @@ class Cache:
     """Reads and writes the folder. Bytes of blocks may be any: the caller compares them with sums."""
 
     def __init__(self, settings: CacheSettings) -> None:
-        """Make the folder. Raises StorageError."""
-        self.folder = Path(os.path.abspath(settings.folder))
+        """Make the folder. Raises StorageError, and InputError for a path that none can have."""
+        self.folder = Path(os.path.abspath(path_of(settings.folder, "the cache")))
         self._most = settings.bytes
         self._written = settings.bytes  # since room was made
         self._making_room = Lock()

@@ -16,6 +16,7 @@ from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.location import Location
 from spade_index.gallery.reader import CATALOG
 from spade_index.gallery.write.lock import WriterLock
+from spade_index.paths import path_of
 
 from .download import Progress, download, has_digest
 from .failures import Damaged
@@ -34,7 +35,7 @@ class Pull:
         Raises GalleryNotFound, GalleryLocked while another pull goes on, InputError if something else is there,
         GalleryError if a later state is, RemoteError.
         """
-        self._target = Path(os.path.abspath(target))
+        self._target = Path(os.path.abspath(path_of(target, "the gallery")))
         self._remote = Remote(location, patience)
         self.state = pushed_state(self._remote)
         self.before = _state_at(self._target)

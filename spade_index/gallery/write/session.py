@@ -14,6 +14,7 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.store.codecs import NAMES
 from spade_index.gallery.store.moments import Moments, Totals, maps_moments
+from spade_index.paths import path_of
 from spade_index.settings import ExtractionSettings
 
 from .cleanup import begin_generation, delete_unused, settle_shards
@@ -43,9 +44,9 @@ class Session:
         codec `maps`: float16, int8 (a new gallery's default) or int4. Files that a crash left
         behind or that have fallen out of use are deleted. Raises GalleryNotFound, GalleryLocked, StorageError,
         SettingsMismatch (the gallery has other settings, or stores maps otherwise), or InputError (the
-        folder holds something else, or there is no such codec).
+        folder holds something else, no gallery can be at such a path, or there is no such codec).
         """
-        self.path = Path(path)
+        self.path = path_of(path, "the gallery")
         if maps is not None and maps not in NAMES:
             raise InputError(f"maps must be one of {', '.join(NAMES)}, not {maps!r}")
         self._shard_rows: int | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from spade_index.errors import InputError
 from spade_index.images.find import is_archive
 from spade_index.images.passed_over import PassedOver
+from spade_index.paths import path_of
 from spade_index.settings import LAYOUTS
 
 from ..labelled import Dataset
@@ -66,7 +67,7 @@ def find_datasets(path: str | Path, layout: str | None = None, passed_over: Pass
         OSError: folders cannot be read, so that no layout is found.
         InputError: the path looks like no layout, or like one that is not complete; of a root, no category is.
     """
-    root, left = Path(path), PassedOver() if passed_over is None else passed_over
+    root, left = path_of(path, "the dataset"), PassedOver() if passed_over is None else passed_over
     if not root.exists():
         raise InputError(f"{root}: no such file or folder")
     names = [layout] if layout is not None else list(KNOWN)
