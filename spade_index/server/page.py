@@ -20,6 +20,7 @@ FILES = {  # by path: file and media type
     "/en.json": ("en.json", "application/json"),
     "/feedback.js": ("feedback.js", "text/javascript; charset=utf-8"),
     "/history.js": ("history.js", "text/javascript; charset=utf-8"),
+    "/kinds.js": ("kinds.js", "text/javascript; charset=utf-8"),
     "/known.js": ("known.js", "text/javascript; charset=utf-8"),
     "/language.js": ("language.js", "text/javascript; charset=utf-8"),
     "/list.js": ("list.js", "text/javascript; charset=utf-8"),

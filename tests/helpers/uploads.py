@@ -22,9 +22,9 @@ def odd(shade: int = 255) -> bytes:
     return encoded(Image.fromarray(stripes.astype(np.uint8)).convert("RGB"))
 
 
-def spotted() -> bytes:
-    """Return an image file of 40x36 pixels with patterns in its corners: the galleries find several regions in it."""
-    pixels = np.array(random_image(4))
+def spotted(seed: int = 4) -> bytes:
+    """Return an image file of 40x36 pixels with patterns in its corners: several regions; `seed` is of the rest."""
+    pixels = np.array(random_image(seed))
     checks, stripes = (np.indices((9, 10)).sum(0) // 2 % 2, np.indices((9, 10))[1] // 2 % 2)
     for x, y, pattern in ((0, 0, checks), (30, 0, stripes), (0, 27, checks), (30, 27, stripes)):
         pixels[y : y + 9, x : x + 10] = 255 * pattern[..., None]

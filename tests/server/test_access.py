@@ -25,6 +25,7 @@ OPEN = {
     "/drift.js",
     "/en.json",
     "/feedback.js",
+    "/kinds.js",
     "/known.js",
     "/history.js",
     "/icon.svg",

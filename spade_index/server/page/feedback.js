@@ -1,6 +1,7 @@
 // Feedback on the image on display: "This one is fine" makes it a normal image, once it was shown which verdicts that
 // changes; what shows a defect makes that known; and "Undo" takes it back.
 
+import { boxesOf, faultOf, forgetEach, showEach } from "./kinds.js";
 import { text } from "./language.js";
 import { showPreview } from "./preview.js";
 import { ask, galleryPath } from "./service.js";
@@ -22,9 +23,10 @@ export async function showFeedback(item) {
   const isNoted = feedback?.gallery === gallery; // the image may have been compared with another one since
   page.said.textContent = item.said ?? "";
   page.undo.hidden = !isNoted;
-  for (const control of [page.fine, page.defect, page.undo]) control.disabled = Boolean(saying);
+  for (const control of [page.fine, page.defect, page.undo, page.eachRegions]) control.disabled = Boolean(saying);
   page.fine.hidden = page.defective.hidden = page.why.hidden = true;
   page.feedback.hidden = !isNoted && !item.said;
+  showEach(null);
   showPreview(item);
   if (item.preview || isNoted || !(state in DEFECTIVE) || !(await mayWrite(gallery))) return;
   if (item !== shown || item.state !== state || item.feedback !== feedback) return; // it has changed meanwhile
@@ -33,6 +35,7 @@ export async function showFeedback(item) {
   page.kind.placeholder = text(state === "normal" ? "feedback.ofKindOptional" : "feedback.ofKind");
   page.defective.hidden = page.why.hidden = page.feedback.hidden = false;
   showKinds(item);
+  if (state === "anomalous") showEach(item);
 }
 
 async function mayWrite(gallery) {
@@ -87,22 +90,26 @@ function whyNot({ error, state }) {
 }
 
 async function sayDefect(item) {
-  const { gallery, state } = item;
+  const { gallery, state, result } = item;
+  const isMissed = state === "normal";
   const kind = page.kind.value.trim();
-  if (state === "anomalous" && !kind) {
-    page.said.textContent = text("feedback.nameKind");
-    page.kind.focus();
+  const fault = isMissed ? null : faultOf(item, kind);
+  if (fault) {
+    page.said.textContent = fault.why;
+    if (page.each.contains(fault.field)) page.each.open = true;
+    fault.field.focus();
     return;
   }
-  page.kind.value = "";
+  const boxes = isMissed ? [boxAt(item)] : boxesOf(item);
+  const note = page.why.value;
+  page.kind.value = page.why.value = "";
   await change(item, text("feedback.noting", { gallery }), async (busy) => {
-    const verdict = state === "normal" ? { verdict: "missed", box: boxAt(item) } : { verdict: "defect" };
-    const note = page.why.value;
-    page.why.value = "";
-    const job = await said(item, { ...verdict, kind, note }, busy);
+    const what = Object.entries({ verdict: isMissed ? "missed" : "defect", kind, note });
+    const job = await said(item, [...what, ...boxes.map((box) => ["box", box])], busy);
     if (job.state !== "done") return text("feedback.notNoted", { why: whyNot(job) });
     if (!job.report.known_defects) return text("feedback.notNoted", { why: job.notices[0] ?? text("feedback.known") });
     item.feedback = { gallery, id: job.feedback_ids[0], isDefect: true };
+    forgetEach(result);
     return text("feedback.noted", { gallery });
   });
 }
@@ -165,5 +172,5 @@ page.dismiss.onclick = () => {
   shown.preview = null;
   showFeedback(shown);
 };
-page.defect.onclick = () => sayDefect(shown);
+page.defect.onclick = page.eachSay.onclick = () => sayDefect(shown);
 page.undo.onclick = () => undo(shown);

@@ -4,6 +4,7 @@ import { number, text } from "./language.js";
 import { moveCursor, page, pictureAt } from "./shown.js";
 
 const TOLD = 12; // regions whose known defects are shown, those with the highest scores
+export const LISTED = 10; // regions that become known defects: the service takes no more
 const NO_KIND = text("regions.noKind");
 
 export function showRegions(item) {
@@ -13,11 +14,25 @@ export function showRegions(item) {
   page.regionCount.textContent = text(regions.length ? "regions.some" : "regions.none", { count: regions.length });
   page.outlined.disabled = !regions.length;
   outline(regions, result);
-  const told = regions.slice(0, TOLD).filter(({ known_defect: known }) => known);
+  const told = [...regions.entries()].slice(0, TOLD).filter(([, { known_defect: known }]) => known);
   page.known.hidden = !told.length;
-  page.labels.replaceChildren(...told.map((region, place) => newLabel(region, place + 1, result)));
-  page.alikes.replaceChildren(...told.map((region, place) => newEntry(region, place + 1)));
+  page.alikes.replaceChildren(...told.map(([place, region]) => newEntry(region, place + 1)));
+  showLabels(item);
   showOutlined();
+}
+
+// Labels the regions of which a known defect is told, and all that are listed to be named.
+export function showLabels(item) {
+  const listed = page.each.open && !page.each.hidden ? LISTED : 0;
+  const labelled = [...(item?.result?.regions ?? []).entries()].filter(([place, { known_defect: known }]) =>
+    place < (known ? TOLD : listed));
+  page.labels.replaceChildren(...labelled.map(([place, region]) => newLabel(region, place + 1, item.result)));
+}
+
+// Moves the cursor to a region, and the picture into sight.
+export function lookAt({ box: [x, y, width, height] }) {
+  moveCursor([x + width / 2, y + height / 2]);
+  page.query.scrollIntoView({ block: "nearest" });
 }
 
 // Outlines regions: white lines on dark ones, visible on any image.
@@ -32,19 +47,20 @@ function outline(regions, result) {
 }
 
 // A label at a region: its number, and the kind of the known defect that it is like.
-function newLabel({ box: [x, y], known_defect: { alike, kind } }, place, { width, height }) {
+function newLabel({ box: [x, y], known_defect: known }, place, { width, height }) {
   const label = document.createElement("span");
-  label.textContent = alike ? `${place} ${kind || NO_KIND}` : `${place}`;
+  label.textContent = known?.alike ? `${place} ${known.kind || NO_KIND}` : `${place}`;
   label.style.left = `${(100 * x) / width}%`;
   label.style.top = `max(0.9rem, ${(100 * y) / height}%)`; // inside of the picture
   return label;
 }
 
-function newEntry({ box: [x, y, width, height], known_defect: known }, place) {
+function newEntry(region, place) {
+  const { known_defect: known } = region;
   const entry = page.alike.content.cloneNode(true).firstElementChild;
   const nearest = known.alike ? "alike" : "unlike";
   entry.querySelector("button").textContent = text("regions.region", { place });
-  entry.querySelector("button").onclick = () => moveCursor([x + width / 2, y + height / 2]);
+  entry.querySelector("button").onclick = () => lookAt(region);
   entry.querySelector(".name").textContent =
     text(known.kind ? `regions.${nearest}` : `regions.kindless.${nearest}`, { kind: known.kind, count: known.seen });
   entry.querySelector(".distance").textContent =

@@ -10,7 +10,7 @@ from helpers.browser import as_file, expect_verdict, give, good, odd, opened
 from helpers.serving import Server
 from helpers.tiny import png
 from helpers.uploads import odd as odd_image
-from helpers.uploads import parts
+from helpers.uploads import parts, spotted
 
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
 LOOKS = (({"width": 1440, "height": 900}, "light"), ({"width": 390, "height": 844}, "dark"))  # a desk's, a phone's
@@ -27,6 +27,18 @@ def results(page: Page, server: Server) -> Iterator[None]:
     expect(page.locator("#alikes li").first).to_be_visible()
     expect(page.get_by_role("button", name="This one is fine")).to_be_visible()
     expect(page.locator("#progress")).to_have_text("2 of 3 judged, 1 anomalous")
+    yield
+
+
+def kinds(page: Page, server: Server) -> Iterator[None]:
+    """Open the regions of an image, to give each a kind of its own; leave one out."""
+    give(page, as_file("spots.png", spotted()))
+    expect_verdict(page, "Anomalous")
+    page.get_by_text("A kind for each region").click()
+    page.get_by_label("Kind of region 1").fill("scratch")
+    page.get_by_label("Region 2 is a defect").uncheck()
+    page.get_by_role("button", name="These are the defects").click()
+    expect(page.locator("#said")).to_have_text("Name the kind of region 3 first, or one for all.")
     yield
 
 
@@ -74,7 +86,7 @@ def violations(page: Page) -> str:
 
 
 @pytest.mark.usefixtures("decoding_here")
-@pytest.mark.parametrize("states", [results, preview, views])
+@pytest.mark.parametrize("states", [results, kinds, preview, views])
 def test_each_state_of_the_page_is_accessible(page: Page, server: Server, states: States) -> None:
     opened(page, f"{server.url}/")
     for _ in states(page, server):
@@ -87,8 +99,10 @@ def test_each_state_of_the_page_is_accessible(page: Page, server: Server, states
 def test_the_page_in_german_is_accessible(chromium: Browser, service: str) -> None:
     context = chromium.new_context(locale="de-DE", reduced_motion="reduce")
     page = opened(context.new_page(), service)
-    give(page, odd(), good())
+    give(page, as_file("spots.png", spotted()), good())
     expect(page.locator("#match")).to_contain_text("Abstand")
+    page.get_by_text("Eine Fehlerart je Region").click()
+    expect(page.get_by_label("Fehlerart von Region 2")).to_be_visible()
     assert violations(page) == ""
     page.evaluate("document.querySelector('label[for=gallery]').remove()")
     assert "#gallery" in violations(page)  # axe does look

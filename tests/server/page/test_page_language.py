@@ -9,7 +9,8 @@ from playwright.sync_api import Browser, expect
 
 from spade_index.server.page import FILES, FOLDER
 
-from helpers.browser import give, good, odd, opened
+from helpers.browser import as_file, give, good, odd, opened
+from helpers.uploads import spotted
 
 LANGUAGES = ("en", "de")
 SCRIPTS = [FOLDER / name for name, _ in FILES.values() if name.endswith(".js")]
@@ -110,6 +111,14 @@ def test_a_german_browser_shows_german(chromium: Browser, service: str) -> None:
     expect(page.locator("#score")).to_have_text(re.compile(r"^Score [\d.]*\d(,\d+)?$"))
     expect(page.get_by_role("button", name="Erneut prüfen")).to_be_visible()
     expect(page.get_by_label("Grund")).to_have_attribute("placeholder", "Grund (optional)")
+    give(page, as_file("spots.png", spotted()))
+    expect(page.locator("#verdict")).to_have_text("Auffällig")
+    page.get_by_text("Eine Fehlerart je Region").click()
+    page.get_by_label("Fehlerart von Region 1").fill("Delle")
+    page.get_by_label("Region 2 ist ein Fehler").uncheck()
+    expect(page.get_by_text("(1 mit eigener, 1 ausgelassen)")).to_be_visible()
+    page.get_by_role("button", name="Das sind die Fehler").click()
+    expect(page.locator("#said")).to_have_text("Geben Sie zuerst die Fehlerart von Region 3 an, oder eine für alle.")
     page.get_by_role("button", name="Drift").click()
     expect(page.locator("#charts section").first).to_contain_text("Erwartet werden 50 %.")
     context.close()
