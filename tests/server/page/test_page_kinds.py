@@ -8,7 +8,7 @@ from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from helpers.browser import ANY_QUERY, as_file, expect_verdict, give, odd, opened
 from helpers.serving import Server
-from helpers.uploads import spotted
+from helpers.uploads import parts, spotted
 
 pytestmark = pytest.mark.usefixtures("decoding_here")
 SAID = "**/feedback?*"
@@ -242,6 +242,21 @@ def test_of_more_than_ten_regions_the_first_ten_are_listed(page: Page, server: S
     assert [name for name, _ in sent] == ["verdict", *["box"] * 10]
     (told,) = server.http.get("/v1/galleries/calibrated/feedback").json()["feedback"]
     assert told["kinds"] == [f"kind {place}" for place in range(1, 11)]
+
+
+def test_a_region_has_one_number_wherever_it_is_told(page: Page, server: Server) -> None:
+    def without_the_first(route: Route) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        told["results"][0]["regions"][0]["known_defect"] = None  # nothing of it is searched
+        route.fulfill(response=answer, json=told)
+
+    files, path = parts(("a.png", spotted())), "/v1/galleries/calibrated/feedback?verdict=defect&kind=hole"
+    server.finished(server.http.post(path, files=files).json()["id"])
+    page.route(ANY_QUERY, without_the_first)
+    shown(page, server)
+    expect(page.locator("#labels span")).to_have_text(["1", "2 hole", "3 hole", "4 hole"])
+    expect(page.locator("#alikes button")).to_have_text(["Region 2", "Region 3", "Region 4"])
 
 
 def test_a_key_that_only_reads_is_not_asked_for_kinds(page: Page, serve: Callable[..., Server]) -> None:
