@@ -1,7 +1,7 @@
 """The catalog as one SQLite file: its connection, transactions, typed rows, and the meaning of its errors."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,8 @@ class CatalogFile:
     def __init__(self, path: Path) -> None:
         """Open the file. Raises GalleryNotFound, GalleryDamaged, StorageError."""
         self.path = path
+        self.guard: Callable[[sqlite3.Connection], None] = lambda db: None
+        """Called at the beginning of each transaction; what it raises ends that: see `lease`."""
         if not self._is_there():
             raise GalleryNotFound(f"{path.parent}: no gallery there; make one with `spade-index build IMAGES GALLERY`")
         self._db = self._connected()
@@ -43,6 +45,7 @@ class CatalogFile:
         """Commit all changes that are made inside, durably, or none of them if anything is raised."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
+            self.guard(self._db)
             yield Transaction(self._db)
             self._db.execute("COMMIT")
         except BaseException:

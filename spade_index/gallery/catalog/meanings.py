@@ -18,6 +18,13 @@ DAMAGE = (
     sqlite3.SQLITE_CONSTRAINT,
     sqlite3.SQLITE_TOOBIG,
 )
+NO_LOCKS = (
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_IOERR_LOCK,
+    sqlite3.SQLITE_IOERR_UNLOCK,
+    sqlite3.SQLITE_IOERR_RDLOCK,
+    sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
+)
 WHY = {
     sqlite3.SQLITE_READONLY: "a writer was interrupted, and its change cannot be undone in a folder that is read-only: "
     "open the gallery once where it can be written",
@@ -35,6 +42,8 @@ def unreadable(path: Path, error: Exception) -> GalleryError:
     if code is None or code & 0xFF in DAMAGE:
         return damaged(path, str(error))
     remedy = WHY.get(code & 0xFF, "try again")
+    if code in NO_LOCKS:
+        remedy = "its file system has no locks: mount it with locks, or copy the gallery to a disk of this machine"
     return StorageError(f"{path}: the catalog cannot be read ({' '.join(str(error).split())}): {remedy}")
 
 

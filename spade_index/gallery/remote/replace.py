@@ -9,6 +9,7 @@ from pathlib import Path
 from spade_index.errors import GalleryError
 from spade_index.gallery import generations
 from spade_index.gallery.catalog import check
+from spade_index.gallery.catalog.lease import require_free
 from spade_index.gallery.reader import CATALOG
 from spade_index.gallery.store.names import CALIBRATION, DESCRIPTORS, INDEX, SHARD
 from spade_index.gallery.write.lock import LOCK, WriterLock
@@ -34,6 +35,7 @@ def put_in_place(folder: Path, target: Path, before: State | None) -> None:
     lock = WriterLock(target)
     lock.take()
     try:
+        require_free(target / CATALOG)
         if State.here(target / CATALOG) != before:
             raise GalleryError(f"{target}: has changed meanwhile: run the same command again")
         _delete_gallery(aside)

@@ -5,6 +5,7 @@
 A writer that was killed leaves the number there: from it the next one knows which shards no commit names yet.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -15,6 +16,7 @@ from spade_index.gallery.store.files import write_at
 
 LOCK = "writer.lock"
 SIZE = 64  # bytes that are read of it
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
 class WriterLock:
@@ -42,6 +44,13 @@ class WriterLock:
             raise GalleryLocked(
                 f"{self._gallery}: another process (pid {words[0] if words else 'unknown'}) is writing to it: "
                 "wait until it is done"
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise StorageError(
+                f"{self._gallery}: its file system has no locks ({error.strerror}), so two processes could write at a "
+                "time: mount it with locks, or write the gallery on a disk of this machine and copy it there"
             ) from error
         words = os.pread(self._fd, SIZE, 0).decode("ascii", "replace").split()
         self.note(int(words[1]) if len(words) == 2 and words[1].isdecimal() else None)

@@ -7,6 +7,7 @@ from spade_index.errors import GalleryDamaged, InputError, SettingsMismatch, Sto
 from spade_index.gallery import generations
 from spade_index.gallery.catalog import check
 from spade_index.gallery.catalog.catalog import Catalog
+from spade_index.gallery.catalog.lease import Lease
 from spade_index.gallery.catalog.schema import leftovers
 from spade_index.gallery.reader import CATALOG, Gallery
 from spade_index.gallery.store import leave_one_out
@@ -15,15 +16,23 @@ from spade_index.settings import ExtractionSettings
 
 from .cleanup import ASIDE, INCOMING, settle_shards
 from .lock import LOCK, WriterLock
+from .shared import is_shared
 
 FOREIGN = {"lost+found"}  # of the file system
 FOLDERS = ("shards", "index", leave_one_out.FOLDER, generations.FOLDER, ASIDE, INCOMING)
 
 
 def open_for_writing(
-    path: Path, lock: WriterLock, settings: ExtractionSettings | None, weights_file: str | None, codec: str | None
+    path: Path,
+    lock: WriterLock,
+    lease: Lease,
+    settings: ExtractionSettings | None,
+    weights_file: str | None,
+    codec: str | None,
 ) -> Gallery:
-    """Open a gallery as `Session` does, and take its lock. One that never held an image takes the settings as its own.
+    """Open a gallery as `Session` does, and take its lock and, where machines may share it, its lease.
+
+    A gallery that never held an image takes the settings as its own.
 
     Raises OSError besides.
     """
@@ -39,12 +48,17 @@ def open_for_writing(
         _require_codec(gallery, codec)
     _require_own_files(path)
     _require_sound(gallery.catalog)
+    if is_shared(path):
+        lease.take()
+        gallery.catalog.guard = lease.require
     gallery.catalog.complete()
     if settings is not None and gallery.never_used and _differs(gallery, settings, codec):
         with gallery.catalog.transaction() as changes:
             changes.set_settings(settings, weights_file, codec or FOR_NEW_GALLERIES)
+        guard = gallery.catalog.guard
         gallery.close()
         gallery = Gallery(path)
+        gallery.catalog.guard = guard
     generations.prepare(path, gallery.catalog.generation())
     gallery.at()
     settle_shards(gallery, lock)

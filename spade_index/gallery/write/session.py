@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spade_index.errors import GalleryDamaged, InputError, StorageError, storage_errors
+from spade_index.errors import GalleryDamaged, GalleryLocked, InputError, StorageError, storage_errors
+from spade_index.gallery.catalog.lease import Lease
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.catalog.transaction import Transaction
+from spade_index.gallery.reader import CATALOG
 from spade_index.gallery.store.codecs import NAMES
 from spade_index.gallery.store.moments import Moments, Totals, maps_moments
 from spade_index.paths import path_of
@@ -50,13 +52,13 @@ class Session:
         if maps is not None and maps not in NAMES:
             raise InputError(f"maps must be one of {', '.join(NAMES)}, not {maps!r}")
         self._shard_rows: int | None = None
-        self._lock = WriterLock(self.path)
+        self._lock, self._lease = WriterLock(self.path), Lease(self.path / CATALOG)
         try:
             with storage_errors(self.path):
-                self.gallery = open_for_writing(self.path, self._lock, settings, weights_file, maps)
+                self.gallery = open_for_writing(self.path, self._lock, self._lease, settings, weights_file, maps)
                 self.delete_unused()
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
         self.settings = self.gallery.settings
 
@@ -76,15 +78,21 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
         try:
-            with suppress(StorageError):  # then the next writer does it
+            with suppress(StorageError, GalleryLocked):  # then the next writer does it
                 with storage_errors(self.path):
+                    self._lease.check()
                     settle_shards(self.gallery, self._lock)
                 self.delete_unused()
+                self._lease.release()
                 if kind is None or not issubclass(kind, GalleryDamaged):
                     note_catalog(self.gallery.catalog)
         finally:
             self.gallery.close()
-            self._lock.release()
+            self._release()
+
+    def _release(self) -> None:
+        self._lease.release()
+        self._lock.release()
 
     @contextmanager
     def commit(
@@ -111,8 +119,19 @@ class Session:
             return delete_unused(self.gallery)
 
     def note_shards(self, first: int | None) -> None:
-        """Note that shards from this number on are being written, or that all are committed. Raises OSError."""
+        """Note that shards from this number on are being written, or that all are committed.
+
+        Raises GalleryLocked if the lease is another machine's by now, OSError, sqlite3.Error.
+        """
+        self.require_lease()
         self._lock.note(first)
+
+    def require_lease(self) -> None:
+        """Raise GalleryLocked before a file gets a name that the writer of another machine may be using by now.
+
+        Raises sqlite3.Error.
+        """
+        self._lease.check()
 
     def stored_moments(self, image: ImageRow) -> Moments:
         """Return the moments of a stored image's maps. Raises GalleryDamaged if they have changed."""
