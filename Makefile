@@ -8,6 +8,8 @@ LABEL_STUDIO := .venv-label-studio
 CHROMIUM := /usr/bin/chromium
 MOSQUITTO := /usr/sbin/mosquitto
 PODMAN := /usr/bin/podman
+# Modules are compiled once, and not by each process that a test starts, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 # What a lower bound may break: every package that setup.py names is used as the product uses it, by the tests of the
 # module that calls it. What tests the project's own rules only (damage, caches, kills, hostile input) is left out.
 QUICK := tests/features tests/views tests/test_settings.py \
