@@ -93,7 +93,8 @@ def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str |
     for leftover in leftovers(path):
         leftover.unlink(missing_ok=True)
     with closing(connect(temporary)) as db:
-        db.executescript(SCHEMA + ADDITIONS)
+        db.execute("PRAGMA synchronous = OFF")  # what is flushed is the whole file, in the end
+        db.executescript(f"BEGIN; {SCHEMA}{ADDITIONS}")
         meta = {"format": FORMAT, "version": str(PLAIN), "settings": settings.to_json(), "created": now()}
         if codec != DEFAULT:
             meta |= {"version": str(MapStorage.named(codec).version), MAPS: codec}
@@ -102,6 +103,7 @@ def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str |
         db.executemany(insert("meta", ("name", "value")), meta.items())
         created = SnapshotRow(snapshot=0, created=now(), action="create", images=0, moments="[]")
         db.execute(insert(SnapshotRow.table, columns(SnapshotRow)), astuple(created))
+        db.execute("COMMIT")
     make_durable(temporary, path)
 
 
