@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,12 +14,17 @@ import pytest
 import torch
 
 from spade_index.cluster.connection import connected
+from spade_index.features import backbone as features
 from spade_index.features.backbone import Backbone
+from spade_index.features.pretrained import load_model
 from spade_index.images import DecodedImage, find_images, load
 from spade_index.method import tuning
+from spade_index.settings import DEFAULT_BACKBONE, Preprocessing
 
 from helpers.s3_server import S3, s3_server
 from helpers.tiny import build, tiny_backbone, write_images
+
+LITE0 = "efficientnet-lite0"
 
 # Several tests run at a time: none takes more than a core, nor does a process that one starts.
 torch.set_num_threads(1)
@@ -34,6 +40,34 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         return write_images(tmp_path / name, count, seed, size)
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loaded_once() -> Iterator[None]:
+    """Commands in this process load the backbone that comes with the installation once for each way to use it.
+
+    It does not change. Loading takes a third of the time of a command, and is tested in tests/features.
+    """
+    load, model, kept = features.load_backbone, cache(load_model), dict[str, Backbone]()
+
+    def loaded(
+        name: str = DEFAULT_BACKBONE,
+        *,
+        weights: str | Path | None = None,
+        preprocessing: Callable[[Preprocessing], Preprocessing] = lambda own: own,
+        **how: Any,
+    ) -> Backbone:
+        if name != LITE0 or weights is not None:
+            return load(name, weights=weights, preprocessing=preprocessing, **how)
+        # As text: backbones that differ in how files are decoded have equal settings.
+        key = repr((preprocessing(model(name)[1]), sorted(how.items())))
+        if key not in kept:
+            kept[key] = load(name, preprocessing=preprocessing, **how)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "load_backbone", loaded)
+        yield
 
 
 @pytest.fixture(scope="session")
