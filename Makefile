@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 LABEL_STUDIO := .venv-label-studio
-CHROMIUM := /usr/bin/chromium
+CHROMIUM := /usr/bin/chromium-headless-shell
 MOSQUITTO := /usr/sbin/mosquitto
 PODMAN := /usr/bin/podman
 # Modules are compiled once, and not by each process that a test starts, whatever the environment says.
