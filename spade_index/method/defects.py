@@ -33,11 +33,13 @@ class _Canvas:
     image: np.ndarray
     other: np.ndarray
     random: np.random.Generator
+    inside: np.ndarray | None = None  # bool [H, W], where defects lie; None: anywhere
 
     @property
     def edge(self) -> int:
-        """The shorter edge, in pixels."""
-        return min(self.image.shape[:2])
+        """The length of which sizes are shares, in pixels: the shorter edge; of a small object, twice its root area."""
+        whole = min(self.image.shape[:2])
+        return whole if self.inside is None else min(whole, round(2 * np.count_nonzero(self.inside) ** 0.5))
 
     def along(self, place: tuple[float, float], angle: float) -> tuple[np.ndarray, np.ndarray]:
         """Return each pixel's coordinates [H, W] along a direction and across it, from a place (x, y)."""
@@ -47,7 +49,10 @@ class _Canvas:
         return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
     def place(self) -> tuple[float, float]:
-        """Draw a place (x, y), not close to the border."""
+        """Draw a place (x, y): in the part where defects lie, or not close to the border."""
+        if self.inside is not None:
+            y, x = np.unravel_index(self.random.choice(np.flatnonzero(self.inside)), self.inside.shape)
+            return float(x), float(y)
         height, width = self.image.shape[:2]
         return float(self.random.uniform(0.1, 0.9) * width), float(self.random.uniform(0.1, 0.9) * height)
 
@@ -157,7 +162,9 @@ def paste(
         The changed image, or None if no visible defect could be drawn (the images are of one colour).
     """
     random = np.random.default_rng(seed)
-    canvas = _Canvas(image.astype(np.float32), other.astype(np.float32), random)
+    if inside is not None and not inside.any():
+        return None
+    canvas = _Canvas(image.astype(np.float32), other.astype(np.float32), random, inside)
     for _ in range(ATTEMPTS if inside is None else ATTEMPTS_INSIDE):
         kind = str(random.choice(list(KINDS)))
         opacity, shown = KINDS[kind](canvas)

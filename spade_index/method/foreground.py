@@ -48,6 +48,23 @@ def foreground(gallery: Gallery) -> RegionOfInterest:
     return RegionOfInterest(_whole(above), f"foreground of {number_of(min(SAMPLE, len(gallery)), 'image')}")
 
 
+def own_foreground(image: np.ndarray) -> np.ndarray | None:
+    """Return the foreground of one image by the same rule, bool [H, W]; None where there is no clear one.
+
+    Args:
+        image: uint8 [H, W, 3].
+    """
+    shown = Image.fromarray(image)
+    scale = min(1.0, EDGE / max(shown.size))
+    size = max(1, round(shown.width * scale)), max(1, round(shown.height * scale))
+    distances = _distances_to_border(shown.resize(size, Image.Resampling.BILINEAR))
+    above = distances > otsu(distances)
+    if _unclear(distances, above) is not None:
+        return None
+    found = Image.fromarray(_whole(above)).resize(shown.size, Image.Resampling.NEAREST)
+    return np.asarray(found)
+
+
 def otsu(values: np.ndarray) -> float:
     """Return the threshold that splits values into two groups with the largest variance between them (Otsu 1979)."""
     counts, edges = np.histogram(values, LEVELS)
@@ -72,10 +89,16 @@ def _mean_distances(gallery: Gallery) -> np.ndarray:
     total = np.zeros((size[1], size[0]))
     for row in rows:
         thumbnail = _thumbnail(gallery, row)
-        pixels = np.asarray(thumbnail.resize(size, Image.Resampling.BILINEAR)).astype(np.float64)
-        colour = np.median(pixels[_border(total.shape)], axis=0)
-        total += np.sqrt(((pixels - colour) ** 2).sum(2))
+        total += _distances_to_border(thumbnail.resize(size, Image.Resampling.BILINEAR))
     return total / len(rows)
+
+
+def _distances_to_border(image: Image.Image) -> np.ndarray:
+    """Return the distance of each pixel's colour to the median colour of the border, float64 [H, W]."""
+    pixels = np.asarray(image).astype(np.float64)
+    colour = np.median(pixels[_border(pixels.shape[:2])], axis=0)
+    distances: np.ndarray = np.sqrt(((pixels - colour) ** 2).sum(2))
+    return distances
 
 
 def _thumbnail(gallery: Gallery, row: ImageRow) -> Image.Image:

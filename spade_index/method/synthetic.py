@@ -19,6 +19,7 @@ from spade_index.images.tiles import box_of
 from spade_index.settings import BATCH_SIZE
 
 from .defects import paste
+from .foreground import own_foreground
 from .interest import cells_inside
 from .originals import originals
 from .planned import PlannedClock, seconds_of_backbone
@@ -32,6 +33,7 @@ LEAST = 10  # images; a choice by fewer is chance
 EDGE = 640  # pixels: defects are pasted into images of at most this edge
 SHOWN = 112  # longer edge of the masks, in pixels
 LIT = 0.25  # share of a pixel of the smaller mask that the defect covers
+OBJECTS = 0.9  # share of the images with a clear foreground, from which on they are taken to show objects
 BYTES = 512 << 20  # of pasted images' feature maps in memory
 QUIET = 0.2  # quantile of times that counts: other work on the machine lengthens the others
 
@@ -90,7 +92,7 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int 
             f"{gallery.path}: only {len(images)} of its images can be read where they were added from, unchanged; "
             f"tuning needs {LEAST} of them"
         )
-    pasted = _paste_all([pixels for _, pixels in images], [_inside(gallery, *of) for of in images])
+    pasted = _paste_all([pixels for _, pixels in images], _where(gallery, images))
     if not pasted:
         raise InputError(f"{gallery.path}: its images are of one colour: no synthetic defect can be seen in them")
     how = gallery.settings.preprocessing
@@ -140,6 +142,19 @@ def _counts(gallery: Gallery, row: ImageRow) -> bool:
     """Return whether anything of an image is in the region of interest: of a tile, there may be nothing."""
     cells = cells_inside(gallery, place_of_row(gallery, row), (16, 16))
     return cells is None or bool(cells.any())
+
+
+def _where(gallery: Gallery, images: Sequence[tuple[ImageRow, np.ndarray]]) -> list[np.ndarray | None]:
+    """Return where defects may lie in each image, bool [H, W]; None: anywhere.
+
+    That is the region of interest, or the object, where images show objects before a plain background: a defect beside
+    the object is found by any way.
+    """
+    if gallery.is_limited:
+        return [_inside(gallery, *of) for of in images]
+    objects = [own_foreground(pixels) for _, pixels in images]
+    clear = sum(one is not None for one in objects)
+    return objects if clear >= OBJECTS * len(images) else [None] * len(images)
 
 
 def _inside(gallery: Gallery, row: ImageRow, pixels: np.ndarray) -> np.ndarray | None:

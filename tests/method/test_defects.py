@@ -48,3 +48,13 @@ def test_nothing_is_pasted_where_nothing_can_be_seen(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(defects, "KINDS", {"patch": KINDS["patch"], "missing": KINDS["missing"]})
     black = np.zeros((40, 40, 3), np.uint8)
     assert paste(black, black, (1,)) is None
+
+
+def test_the_size_of_defects_follows_the_part_where_they_lie() -> None:
+    small, whole = np.zeros((200, 200), bool), np.ones((200, 200), bool)
+    small[80:120, 80:120] = True
+    areas = []
+    for inside in (small, whole):
+        made = [paste(picture(1, (200, 200)), picture(2, (200, 200)), (seed,), inside) for seed in range(40)]
+        areas.append(np.median([one.mask.sum() for one in made if one]))
+    assert areas[0] < areas[1] / 3

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from spade_index.errors import GalleryDamaged, InputError
 from spade_index.features.backbone import Backbone
@@ -56,6 +57,40 @@ def test_a_sample_is_the_same_each_time_and_names_its_owners(path: Path, tiny: B
     np.testing.assert_array_equal(one.masks, again.masks)
     assert one.masks.shape[1:] == (32, 32)
     assert one.masks.any((1, 2)).mean() > 0.9
+
+
+def objects(folder: Path, count: int, textured: int = 0) -> Path:
+    """Draw objects anywhere before a plain background; the first few images are of a texture."""
+    folder.mkdir()
+    for number in range(count):
+        random = np.random.default_rng(number)
+        pixels = 200 + random.normal(0, 2, (96, 96, 3))
+        left, top = random.integers(10, 56, 2)
+        pixels[top : top + 30, left : left + 30] = random.integers(20, 120, (30, 30, 3))
+        if number < textured:
+            pixels = random.integers(0, 256, pixels.shape)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03}.png")
+    return folder
+
+
+def test_defects_lie_on_objects_before_a_plain_background(tiny: Backbone, tmp_path: Path) -> None:
+    build(tmp_path / "gallery", objects(tmp_path / "images", 24), tiny)
+    with Gallery(tmp_path / "gallery") as gallery:
+        sample = draw_sample(gallery, tiny, 60)
+        shown = [np.asarray(Image.open(sample.plain[owner].path).resize((32, 32))) for owner in sample.owner]
+    beside = np.stack(shown).mean(3) > 180
+    assert sample.masks.any((1, 2)).mean() > 0.9
+    assert (sample.masks & beside).sum() < 0.5 * sample.masks.sum()
+    assert len(np.unique(np.argwhere(sample.masks)[:, 1:] // 8, axis=0)) > 8  # wherever the objects lie
+
+
+def test_defects_lie_anywhere_where_some_images_show_no_object(tiny: Backbone, tmp_path: Path) -> None:
+    build(tmp_path / "gallery", objects(tmp_path / "images", 24, textured=4), tiny)
+    with Gallery(tmp_path / "gallery") as gallery:
+        sample = draw_sample(gallery, tiny, 60)
+        shown = [np.asarray(Image.open(sample.plain[owner].path).resize((32, 32))) for owner in sample.owner]
+    beside = np.stack(shown).mean(3) > 180
+    assert (sample.masks & beside).sum() > 0.5 * sample.masks.sum()
 
 
 def test_a_sample_needs_the_files_as_they_were(path: Path, tiny: Backbone, tmp_path: Path) -> None:
