@@ -152,7 +152,11 @@ class StoreRoot:
     def identity(self, name: str) -> Hashable:
         """Return the state that is served; look for another in a thread, if it is time to."""
         if time.monotonic() - self._looked > LOOK_SECONDS and self._looking.acquire(blocking=False):
-            threading.Thread(target=self._look, daemon=True).start()
+            try:
+                threading.Thread(target=self._look, daemon=True).start()
+            except RuntimeError as error:  # there are too many: the next use tries again
+                self._looking.release()
+                log.warning("the gallery stays as it was: %s", error)
         return self._state
 
     def written(self, name: str) -> Hashable:
@@ -168,6 +172,8 @@ class StoreRoot:
             self._state = self._brought(self._state)
         except SpadeIndexError as error:
             log.warning("the gallery stays as it was: %s", error)
+        except Exception:
+            log.exception("the gallery stays as it was")
         finally:
             self._looked = time.monotonic()
             self._looking.release()

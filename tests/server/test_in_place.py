@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,3 +115,36 @@ def test_a_gallery_that_cannot_be_opened_is_one_line(s3: S3, tmp_path: Path, roo
         del s3.objects[key]
     with pytest.raises(RemoteError, match="missing"):
         Server(URL, cache=CacheSettings(tmp_path / "cache"))
+
+
+def test_without_another_thread_the_state_before_is_served(
+    in_place: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    first = answer(in_place)
+    grow(root / "calibrated", tmp_path, 1)
+    push(root / "calibrated")
+    monkeypatch.setattr(roots, "LOOK_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(roots, "threading", SimpleNamespace(Thread=fails))
+        assert answer(in_place) == first
+    eventually(lambda: in_place.http.get("/v1/galleries/calibrated").json()["images"] == 15)
+
+
+def test_what_nobody_foresaw_ends_no_later_look(
+    in_place: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise ValueError("unforeseen")
+
+    first = answer(in_place)
+    grow(root / "calibrated", tmp_path, 1)
+    push(root / "calibrated")
+    monkeypatch.setattr(roots, "LOOK_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(roots.StoreRoot, "_brought", fails)
+        assert answer(in_place) == first
+        eventually(lambda: "the gallery stays as it was" in caplog.text)
+    eventually(lambda: in_place.http.get("/v1/galleries/calibrated").json()["images"] == 15)
