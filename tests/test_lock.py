@@ -1,6 +1,8 @@
 """The constraints files hold what setup.py requires; `make lock` writes them."""
 
+import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,46 @@ def parts(version: str) -> list[int]:
     while numbers and not numbers[-1]:
         numbers.pop()
     return numbers
+
+
+PROMISED = {
+    "faiss-cpu": "1.15",  # earlier ones open a truncated index, and answer wrongly
+    "faiss-gpu": "1.15",
+    "h11": "0.16",  # earlier ones take chunks that end otherwise
+    "h5py": "3.16",  # earlier ones break files that two threads write
+    "pillow": "13.0",  # earlier ones write beyond buffers, and take 480 MB for a TIFF of 1 MB
+    "pillow-heif": "1.8.1",
+    "python-multipart": "0.0.30",  # earlier ones take quadratic time for a header
+}
+
+
+def test_no_bound_is_below_what_the_promises_need() -> None:
+    for name, least in PROMISED.items():
+        assert parts(BOUNDS[name]) >= parts(least), name
+
+
+NAMES = {  # of packages, by what is imported of them
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "paho": "paho-mqtt",
+    "skimage": "scikit-image",
+}
+OF_OTHERS = {"anyio": "fastapi", "starlette": "fastapi", "markupsafe": "jinja2"}  # part of what these give
+
+
+def test_what_is_imported_is_required() -> None:
+    for name in imported(ROOT / "spade_index"):
+        package = OF_OTHERS.get(name) or NAMES.get(name) or name.replace("_", "-")
+        assert package in BOUNDS, name
+
+
+def imported(folder: Path) -> set[str]:
+    """Return the names of the packages of others that modules below a folder import, anywhere in them."""
+    modules: set[str] = set()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {one.name for one in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules.add(str(node.module))
+    return {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"spade_index"}

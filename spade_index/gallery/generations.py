@@ -83,5 +83,5 @@ def is_held(file: Path) -> bool:
 
 
 def _numbers(gallery: Path) -> list[int]:
-    files = (file for file in (gallery / FOLDER).glob("*") if NUMBER.fullmatch(file.name))
-    return sorted(int(file.name) for file in files if stat.S_ISREG(file.lstat().st_mode))
+    found = ((file, file.lstat()) for file in (gallery / FOLDER).glob("*") if NUMBER.fullmatch(file.name))
+    return sorted(int(file.name) for file, status in found if stat.S_ISREG(status.st_mode) and not status.st_size)

@@ -172,6 +172,27 @@ def test_newer_shards_of_a_restored_gallery_are_set_aside(
         assert list(gallery.verify()) == []
 
 
+UNKNOWN = ["shards/000099.h5", "index/000099.faiss", "index/000099-2.h5", "calibrations/000099.h5", "readers/99"]
+
+
+def test_files_of_numbers_that_the_catalog_never_issued_stay(gallery_path: Path) -> None:
+    """They are set aside, where a writer would give their names to files of its own."""
+    for name in UNKNOWN:
+        (gallery_path / name).parent.mkdir(exist_ok=True)
+        (gallery_path / name).write_text(name)
+    change(gallery_path)
+    aside = gallery_path / "set-aside"
+    assert {file.name: file.read_text() for file in aside.iterdir()} == {
+        "000099.h5": "shards/000099.h5",
+        "index-000099.faiss": "index/000099.faiss",
+        "index-000099-2.h5": "index/000099-2.h5",
+        "calibrations-000099.h5": "calibrations/000099.h5",
+    }
+    assert (gallery_path / "readers" / "99").read_text() == "readers/99"
+    with Gallery(gallery_path) as gallery:
+        assert list(gallery.verify()) == []
+
+
 def test_shards_that_a_killed_writer_began_are_deleted(gallery_path: Path, backbone: Backbone) -> None:
     files = [image_file(f"new-{number}.png", png(70 + number)) for number in range(6)]
 

@@ -66,11 +66,12 @@ def test_leftovers_go_at_the_next_write(gallery_path: Path) -> None:
     for name in (
         "shards/000004.h5",
         "shards/000004.h5.tmp",
-        "index/000009.faiss",
-        "index/000009.h5",
+        "index/000001-9.faiss",
+        "index/000001-9.h5",
         "index/000009.h5.tmp",
     ):
         (gallery_path / name).write_bytes(b"left by a crash")
+    (gallery_path / "writer.lock").write_text("1 4\n")  # of the writer that was killed
     with Gallery(gallery_path) as gallery:
         assert len(gallery) == 12
     with GalleryWriter(gallery_path):

@@ -1,6 +1,7 @@
 """Limits of request bodies: size, speed, and memory in all."""
 
 import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -115,6 +116,22 @@ def test_the_bodies_of_all_requests_have_a_common_limit(serve) -> None:
     first.close()
     eventually(lambda: server.middleware_held() == 0)
     assert server.query("plain", png(3))["neighbours"]
+
+
+@pytest.mark.parametrize("path", [QUERY, "/v1/galleries/plain/remove", "/v2/models/plain/infer", "/v1/query"])
+def test_bodies_without_a_key_take_no_room_and_no_work(serve, path: str) -> None:
+    key = "key-0123456789abcdef"
+    server = serve(held_bytes=50_000, body_bytes=40_000, keys=f"{key} plain write")
+    ids = b'{"ids": [%s]}' % b",".join([b"1"] * 19_000)
+    with ExitStack() as stack:
+        for _ in range(9):
+            half = stack.enter_context(server.connect())
+            half.send(half.head("POST", path, Content_Length="39000", Content_Type="application/json") + ids[:39_000])
+            answer = half.answer()
+            assert (answer.status_code, len(answer.content) < 500) == (401, True)
+        assert server.middleware_held() == 0
+        answer = server.http.post(QUERY, content=png(3), headers={"X-Api-Key": key})
+        assert answer.status_code == 200
 
 
 def test_a_client_that_disconnects_during_its_body_is_not_an_error(serve, caplog) -> None:

@@ -1,12 +1,13 @@
 """Delete what has fallen out of use, once no reader may need it: see `generations`.
 
-Only regular files of a name that a writer gives are ever deleted, and shards only if the catalog has issued their
-number, or if a writer that was killed had begun them. A whole shard with a later number is of a later state of the
-gallery, whose catalog was restored from a copy: it is set aside, since the next shard would take its name.
+Only regular files of a name that a writer gives are ever deleted, of a number that the catalog has issued, or that a
+writer which was killed had begun. One with a later number is of a later state of the gallery, whose catalog was
+restored from a copy, or of somebody else: it is set aside, since the next file would take its name.
 """
 
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,11 +17,8 @@ from spade_index.gallery import generations
 from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.index.descriptors import descriptors_file
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.store.format import FORMAT
-from spade_index.gallery.store.hdf5 import attribute, is_named
 from spade_index.gallery.store.leave_one_out import FOLDER
 from spade_index.gallery.store.names import CALIBRATION, DESCRIPTORS, INDEX, MAKER, SHARD
-from spade_index.gallery.store.rows import LocalFile
 
 from .lock import WriterLock
 
@@ -38,21 +36,29 @@ def begin_generation(gallery: Gallery, changes: Transaction) -> None:
 
 
 def settle_shards(gallery: Gallery, lock: WriterLock) -> None:
-    """Delete the shards that a writer began and no commit names, and set others aside that the catalog lacks.
+    """Delete the shards that a writer began and no commit names, and set files aside that the catalog lacks.
 
     Nothing else may be writing shards. Raises OSError.
     """
-    following = gallery.catalog.next_shard()
-    for path in _files(gallery.folder / "shards"):
-        found = SHARD.fullmatch(path.name)
-        if found is None or int(found[1]) < following:
-            continue
-        begun = lock.unfinished is not None and int(found[1]) >= lock.unfinished
-        if begun or not _is_shard(path):
+    begun = lock.unfinished
+    for path in _later(gallery.folder / "shards", SHARD, gallery.catalog.next_shard()):
+        if begun is not None and int(path.stem) >= begun:
             path.unlink()
         else:
-            _set_aside(path)
+            _set_aside(path, path.name)
+    following = gallery.catalog.latest_snapshot() + 1
+    for folder, pattern in (("index", INDEX), ("index", DESCRIPTORS), (FOLDER, CALIBRATION)):
+        for path in _later(gallery.folder / folder, pattern, following):
+            _set_aside(path, f"{folder}-{path.name}")
     lock.note(None)
+
+
+def _later(folder: Path, pattern: re.Pattern[str], following: int) -> Iterator[Path]:
+    """Yield the files of a folder whose names have this number, or one beyond it."""
+    for path in _files(folder):
+        found = pattern.fullmatch(path.name)
+        if found is not None and int(found[1]) >= following:
+            yield path
 
 
 def delete_unused(gallery: Gallery) -> bool:
@@ -122,21 +128,12 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _is_shard(path: Path) -> bool:
-    """Return whether a file is a shard as a writer completes it."""
-    try:
-        with LocalFile(path).opened() as file:
-            return attribute(file, "format") == FORMAT and is_named(file, "checksum")
-    except Exception:  # h5py raises exceptions of any kind on other files
-        return False
-
-
-def _set_aside(path: Path) -> None:
+def _set_aside(path: Path, name: str) -> None:
     folder = path.parent.parent / ASIDE
     folder.mkdir(exist_ok=True)
-    free = next(name for name in _names(path.name) if not os.path.lexists(folder / name))
+    free = next(name for name in _names(name) if not os.path.lexists(folder / name))
     path.rename(folder / free)
-    log.warning("%s: the catalog does not know this shard: set aside as %s", path, folder / free)
+    log.warning("%s: the catalog does not know this file: set aside as %s", path, folder / free)
 
 
 def _names(name: str) -> Iterator[str]:
