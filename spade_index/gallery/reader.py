@@ -174,7 +174,8 @@ class Gallery:
     def _searched(self, search: Callable[[ImageSearch], list[list[Neighbour]]]) -> list[list[Neighbour]]:
         self._view.require_kept()
         if self._search is None:
-            self._search = ImageSearch(self._view, self.file, self._index_row)
+            with self._shards.in_place():
+                self._search = ImageSearch(self._view, self.file, self._index_row)
         found = search(self._search)
         self._view.require_kept()
         return found

@@ -7,7 +7,8 @@ shard is opened, stays in memory when the shard is closed again, and is compared
 
 import resource
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class Shards:
         self._layouts: dict[int, ShardLayout] = {}  # of all that were ever open
 
     def get(self, number: int) -> Shard | None:
-        """Return a shard, open; None if the catalog does not name it any more. Raises GalleryDamaged."""
+        """Return a shard, open; None if the catalog does not name it any more. Raises GalleryDamaged, StorageError."""
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
@@ -48,7 +49,17 @@ class Shards:
         return shard
 
     def _opened(self, number: int, path: Path) -> Shard:
-        return Shard(path, self._settings, self._layouts.get(number) or self.recalled_layout(number, path))
+        with self.in_place():
+            return Shard(path, self._settings, self._layouts.get(number) or self.recalled_layout(number, path))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Raise StorageError, whatever else is raised, if what is opened inside is of another gallery with the name."""
+        try:
+            yield
+        finally:
+            if not self.are_elsewhere:
+                self._catalog.require_in_place()
 
     def expect(self, places: Iterable[tuple[int, int]], levels: Sequence[int] | None = None) -> None:
         """Prepare for maps of these shards and rows to be read: nothing to do where they are on this machine."""

@@ -32,6 +32,7 @@ class CatalogFile:
         self._db = self._connected()
         try:
             self._require_own_kind()
+            self._identity = self._found()
         except BaseException:
             self.close()
             raise
@@ -80,6 +81,22 @@ class CatalogFile:
     def _has_table(self, name: str) -> bool:
         """Return whether there is a table, which catalogs of earlier versions may lack."""
         return self._value("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", int, name) is not None
+
+    def require_in_place(self) -> None:
+        """Raise StorageError unless this file is still at its path: else other files there are of another gallery."""
+        try:
+            own = self._found() == self._identity
+        except OSError:  # it is gone
+            own = False
+        if not own:
+            raise StorageError(
+                f"{self.path.parent}: another folder has its name, or it is gone, since it was opened: open it again"
+            )
+
+    def _found(self) -> tuple[int, int]:
+        """Return what tells the file at the path from others. Raises OSError."""
+        status = self.path.lstat()
+        return status.st_dev, status.st_ino
 
     def _is_there(self) -> bool:
         try:

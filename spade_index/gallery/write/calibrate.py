@@ -72,6 +72,7 @@ def _drop_removed(session: Session, value: Mapping[str, Any]) -> int:
 
 def _written(session: Session, found: LeaveOneOut, rows: np.ndarray | None = None) -> dict[str, str]:
     """Write scores, of all images or those in some rows, to a new file; return its name and digest."""
+    session.require_own()
     path = _new_path(session.path, session.gallery.snapshot)
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")

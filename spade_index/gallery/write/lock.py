@@ -55,6 +55,18 @@ class WriterLock:
         words = os.pread(self._fd, SIZE, 0).decode("ascii", "replace").split()
         self.note(int(words[1]) if len(words) == 2 and words[1].isdecimal() else None)
 
+    def require_own(self) -> None:
+        """Raise StorageError unless the folder is still the one that was locked: another may have its name by now."""
+        try:
+            own = os.path.samestat(os.stat(self._gallery / LOCK, follow_symlinks=False), os.fstat(self._fd))
+        except OSError:  # it is gone
+            own = False
+        if not own:
+            raise StorageError(
+                f"{self._gallery}: another folder has its name, or it is gone, since it was opened: nothing more is "
+                "written; what was committed is where it was moved to"
+            )
+
     def note(self, shard: int | None) -> None:
         """Note that shards from this number on are being written, or that none are. Raises OSError."""
         text = f"{os.getpid()}\n" if shard is None else f"{os.getpid()} {shard}\n"

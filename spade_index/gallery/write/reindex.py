@@ -46,6 +46,7 @@ def rebuild_index(
     settings = index_settings(session) if settings is None else settings
     queries = gallery.index_queries() if queries is None else queries
     _require_kinds(settings, queries, dim)
+    session.require_own()
     path = _new_path(session.path, gallery.snapshot)
     with storage_errors(session.path):
         path.parent.mkdir(exist_ok=True)

@@ -76,9 +76,14 @@ class Session:
     def shard_rows(self, rows: int) -> None:
         self._shard_rows = rows
 
-    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None = None, error: BaseException | None = None, *traceback: object
+    ) -> None:
         try:
+            if isinstance(error, GalleryDamaged):
+                self.require_own()  # else it is of the files of another
             with suppress(StorageError, GalleryLocked):  # then the next writer does it
+                self.require_own()
                 with storage_errors(self.path):
                     self._lease.check()
                     settle_shards(self.gallery, self._lock)
@@ -104,6 +109,7 @@ class Session:
         With `retires` they take something out of use, so the next generation begins: readers of earlier ones may
         still need it.
         """
+        self.require_own()
         with storage_errors(self.path), self.gallery.catalog.transaction() as changes:
             if action is not None:
                 totals = totals or self.gallery.totals
@@ -115,15 +121,23 @@ class Session:
 
     def delete_unused(self) -> bool:
         """Delete what has fallen out of use, and what a crash left; return False if a reader may still need it."""
+        self.require_own()
         with storage_errors(self.path):
             return delete_unused(self.gallery)
+
+    def require_own(self) -> None:
+        """Raise StorageError unless the folder is still the one that was opened, before files of it are written."""
+        self._lock.require_own()
 
     def note_shards(self, first: int | None) -> None:
         """Note that shards from this number on are being written, or that all are committed.
 
-        Raises GalleryLocked if the lease is another machine's by now, OSError, sqlite3.Error.
+        Raises StorageError if another folder has its name, GalleryLocked if the lease is another machine's by now, OSError,
+        sqlite3.Error.
         """
         self.require_lease()
+        if first is not None:
+            self.require_own()
         self._lock.note(first)
 
     def require_lease(self) -> None:
