@@ -254,36 +254,3 @@ def test_a_service_without_file_descriptors_recovers(tiles: Path) -> None:
         assert process.finished(job.json()["id"])["report"]["added"] == 1
         assert process.http.post("/v1/galleries/tiles/query", content=png(3)).status_code == 200
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_a_service_without_threads_recovers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No thread of any kind can be started, as at the limit of a user's processes."""
-
-    def fails(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with ThreadPoolExecutor(24) as clients:  # more than the threads that are idle
-
-        def asked(number: int) -> int:
-            with server.connect() as connection:
-                answer = connection.request(*ASKED[number % len(ASKED)])
-            assert answer.status_code != 503 or int(answer.headers["retry-after"]) >= 1
-            return answer.status_code
-
-        all_begun = threading.Barrier(24)
-        list(clients.map(lambda number: all_begun.wait(), range(24)))
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", fails)
-            statuses = set(clients.map(asked, range(96)))
-        assert statuses <= {200, 202, 503}
-        assert 503 in statuses
-        assert set(clients.map(asked, range(48))) <= {200, 202}
-    assert alive(server)
-
-
-ASKED = [
-    ("POST", "/v1/galleries/plain/query", png(3)),
-    ("GET", "/v1/galleries", b""),
-    ("GET", "/v1/galleries/plain/images", b""),
-    ("GET", "/v1/galleries/plain/thumbnail?id=000.png", b""),
-]
