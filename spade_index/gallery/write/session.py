@@ -132,8 +132,8 @@ class Session:
     def note_shards(self, first: int | None) -> None:
         """Note that shards from this number on are being written, or that all are committed.
 
-        Raises StorageError if another folder has its name, GalleryLocked if the lease is another machine's by now, OSError,
-        sqlite3.Error.
+        Raises StorageError if another folder has its name, GalleryLocked if the lease is another machine's by now,
+        OSError, sqlite3.Error.
         """
         self.require_lease()
         if first is not None:
