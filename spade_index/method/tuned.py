@@ -99,5 +99,5 @@ def why_searched(gallery: Gallery, search: SearchSettings) -> str:
     """Return in one line why a gallery is searched with these settings: as it was tuned, or as they were given."""
     tuned = gallery.catalog.tuned()
     if tuned is not None and tuned_search(gallery).calibration_key() == search.calibration_key():
-        return str(tuned.get("why", "tuned"))
+        return str(tuned["why"])
     return "settings that were given" if search.calibration_key() != SearchSettings().calibration_key() else "defaults"

@@ -7,7 +7,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from spade_index.cli import main
 from spade_index.errors import GalleryDamaged
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
@@ -111,6 +113,8 @@ FACTS: list[dict[str, Any]] = [
     {"images": -1},
     {"snapshot": None},
     {"search": []},
+    {"why": None},
+    {"why": ["x"]},
     {"noted": None},
     {"noted": {}},
     {"noted": NOTED | {"changes": "1"}},
@@ -124,6 +128,14 @@ def test_facts_of_tuning_are_checked(gallery_path: Path, change: dict[str, Any])
     change_catalog(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
     with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match="tuned search settings cannot be read"):
         tuned_search(gallery)
+
+
+def test_tuned_settings_without_a_reason_are_told(gallery_path: Path) -> None:
+    value = {"search": {}, "images": 12, "snapshot": 1}
+    change_catalog(gallery_path, "INSERT INTO meta VALUES ('tuned', ?)", json.dumps(value))
+    ran = CliRunner().invoke(main, ["info", str(gallery_path)])
+    assert ran.exit_code == 0, ran.output
+    assert "tuned        tuned" in ran.output
 
 
 @pytest.mark.parametrize(

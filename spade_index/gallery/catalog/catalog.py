@@ -181,15 +181,15 @@ class Catalog(ImageQueries, RegionQueries, FeedbackQueries, DefectQueries):
         if text is None:
             return None
         try:
-            value = read_json(text)
+            value = {"why": "tuned", **read_json(text)}
             noted = value.get("noted", {"changes": 0, **value})  # see `changes`
             counts = [of[name] for of in (value, noted) for name in ("images", "snapshot")] + [noted["changes"]]
-            if not isinstance(value["search"], dict) or not all(type(n) is int and 0 <= n < 2**62 for n in counts):
+            kinds_fit = isinstance(value["search"], dict) and isinstance(value["why"], str)
+            if not kinds_fit or not all(type(n) is int and 0 <= n < 2**62 for n in counts):
                 raise TypeError("it has other values")
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise self._damaged(f"the tuned search settings cannot be read ({error})") from error
-        found: dict[str, Any] = value
-        return found
+        return value
 
     def interest(self) -> RegionOfInterest | None:
         """Return the part of every picture that counts, or None if it is all. Raises GalleryDamaged."""
