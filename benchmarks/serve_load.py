@@ -6,17 +6,23 @@ The plain loop decodes an image, computes its features, searches the gallery and
 other in one process. The service does the same for 1, 8 and 64 clients that each wait for their answer. The service's
 answers are compared with the plain loop's before anything is timed. Then images arrive at four times the rate that the
 service can handle: each must be answered, the queue must stay within its limit, and memory must not grow.
+
+With `--before CHECKOUT`, the service of an earlier checkout takes turns with it, on a copy of the same gallery, and
+every figure is given as a share of that one's in the same round. The gallery must be one that both can read.
 """
 
 import json
 import math
+import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
@@ -32,14 +38,12 @@ from spade_index.benchmarks.harness import (
     Figures,
     WrongResult,
     environment,
-    medians,
-    ratios,
-    table,
     take_turns,
     timed,
     write_json,
 )
 from spade_index.benchmarks.processes import Failed, resident_mb
+from spade_index.benchmarks.serve_report import BEFORE, PLAIN, report, summaries
 from spade_index.client import Client
 from spade_index.gallery import Gallery
 from spade_index.images import decode, find_images, preprocess
@@ -48,7 +52,6 @@ from spade_index.method.detector import Detector
 from spade_index.server.galleries import backbone_of
 
 CLIENTS = (1, 8, 64)
-PLAIN = "plain"
 QUEUE = 128  # images
 OVERLOAD = 4  # times the service's rate
 TOLERANCE = 1e-4  # relative, of scores: the backbone rounds differently in a batch
@@ -98,18 +101,20 @@ def _with_status(answers: Sequence[httpx.Response | None], status: int) -> list[
 
 
 @contextmanager
-def service(gallery: Path, maps: str) -> Iterator[Service]:
-    """Run `spade-index serve` on the folder of a gallery in its own process."""
+def service(gallery: Path, maps: str, checkout: Path | None = None) -> Iterator[Service]:
+    """Run `spade-index serve` on the folder of a gallery in its own process; `checkout`: of whose code."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "spade_index", "serve", str(gallery.parent)]
     address = f"http://127.0.0.1:{port}"
+    command += ["--port", str(port), "--queue", str(QUEUE)]
+    variables = os.environ if checkout is None else os.environ | {"PYTHONPATH": str(checkout)}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_S)
     with (
         Client(address) as client,
         httpx.Client(base_url=address, timeout=TIMEOUT_S, limits=limits, trust_env=False) as http,
-        subprocess.Popen([*command, "--port", str(port), "--queue", str(QUEUE)], stderr=subprocess.DEVNULL) as process,
+        subprocess.Popen(command, stderr=subprocess.DEVNULL, env=variables, cwd=checkout) as process,
     ):
         try:
             until = time.monotonic() + START_S
@@ -138,25 +143,35 @@ def plain_loop(gallery: Gallery, maps: Any) -> Callable[[Sequence[bytes]], list[
     return lambda bodies: [score(body) for body in bodies]
 
 
-def measure(gallery: Gallery, bodies: Sequence[bytes], maps: str, rounds: int, requests: int) -> Figures:
-    """Verify the service, time it and the plain loop in turn, then overload the service."""
+def measure(
+    gallery: Gallery, bodies: Sequence[bytes], maps: str, rounds: int, requests: int, before: Path | None
+) -> Figures:
+    """Verify the service, time it, the plain loop and the service of `before` in turn, then overload the service."""
     plain = plain_loop(gallery, maps)
     sent = list(islice(cycle(bodies), requests))
 
     def loop() -> Figures:
         return {"rate": requests / timed(partial(plain, sent))[1]}
 
-    def load(clients: int) -> Figures:
+    def load(served: Service, clients: int) -> Figures:
         answers, seconds = timed(partial(served.results, sent, clients))
         return {"rate": requests / seconds, **_latency(answers)}
 
-    with service(gallery.folder, maps) as served:
-        verify(served, bodies[:16], plain(bodies[:16]))
-        served.results(sent, max(CLIENTS))  # warm up
-        runs = {PLAIN: loop} | {str(clients): partial(load, clients) for clients in CLIENTS}
+    with ExitStack() as stack:
+        services = {"": stack.enter_context(service(gallery.folder, maps))}
+        if before is not None:
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory()), "galleries", gallery.folder.name)
+            shutil.copytree(gallery.folder, copy)
+            services[BEFORE] = stack.enter_context(service(copy, maps, before))
+        for served in services.values():
+            verify(served, bodies[:16], plain(bodies[:16]))
+            served.results(sent, max(CLIENTS))  # warm up
+        runs = {PLAIN: loop} | {
+            f"{clients}{of}": partial(load, served, clients) for clients in CLIENTS for of, served in services.items()
+        }
         rows = take_turns(runs, rounds, lambda line: click.echo(f"maps={maps}: {line}", err=True))
         contenders = summaries(rows)
-        overloaded = overload(served, OVERLOAD * sent, OVERLOAD * contenders["8"]["rate"])
+        overloaded = overload(services[""], OVERLOAD * sent, OVERLOAD * contenders["8"]["rate"])
     return {"maps": maps, "requests": requests, "contenders": contenders, "overload": overloaded}
 
 
@@ -173,12 +188,6 @@ def _latency(answers: Sequence[httpx.Response]) -> dict[str, float]:
     """Return the median and the 99th percentile in seconds."""
     seconds = [answer.elapsed.total_seconds() for answer in answers]
     return {"p50": float(np.quantile(seconds, 0.5)), "p99": float(np.quantile(seconds, 0.99))}
-
-
-def summaries(rounds: dict[str, list[Figures]]) -> dict[str, Figures]:
-    """Return the medians of each contender, its rates as ratios to the plain loop's, and all its rounds."""
-    rates = {name: [found["rate"] for found in of] for name, of in rounds.items()}
-    return {name: {**medians(of), **ratios(rates[name], rates[PLAIN]), "rounds": of} for name, of in rounds.items()}
 
 
 def overload(served: Service, bodies: Sequence[bytes], rate: float) -> Figures:
@@ -207,43 +216,34 @@ def overload(served: Service, bodies: Sequence[bytes], rate: float) -> Figures:
     }
 
 
-def report(run: Figures) -> str:
-    """Return the measurements of one kind of answer as a table."""
-    rows = [["", "images/s", "ratio", "min", "max", "p50 ms", "p99 ms"]]
-    for name, row in run["contenders"].items():
-        label = "plain loop" if name == PLAIN else f"{name} client{'s' * (name != '1')}"
-        shares = [f"{row[key]:.2f}" for key in ("ratio", "ratio_min", "ratio_max")]
-        latency = [f"{1e3 * row[key]:.0f}" if key in row else "" for key in ("p50", "p99")]
-        rows.append([label, f"{row['rate']:.1f}", *shares, *latency])
-    return "\n".join(
-        [
-            f"maps={run['maps']}: {run['requests']} requests a round",
-            *table(rows),
-            "a lone client gets {ratio:.2f} of the plain loop's rate ({ratio_min:.2f} to {ratio_max:.2f})".format(
-                **run["contenders"]["1"]
-            ),
-            "overload: {requests} images at {rate:.0f}/s: {answered} answered, {refused} refused, {lost} lost; at most "
-            "{queue_most:.0f} in a queue of {queue_limit}; memory {memory_before_mb:.0f} MB before, at most "
-            "{memory_most_mb:.0f} MB".format(**run["overload"]),
-        ]
-    )
-
-
 @click.command(help=__doc__)
 @click.argument("gallery", type=click.Path(exists=True, path_type=Path))
 @click.argument("images", type=click.Path(exists=True, path_type=Path))
 @click.option("--maps", multiple=True, default=("never", "always"), show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 20), default=5, show_default=True)
 @click.option("--requests", type=click.IntRange(64, 2000), default=128, show_default=True, help="Of each round.")
+@click.option(
+    "--before",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+    help="An earlier checkout, whose service is measured, too.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
-def main(gallery: Path, images: Path, maps: Sequence[str], rounds: int, requests: int, json_file: Path | None) -> None:
+def main(
+    gallery: Path,
+    images: Path,
+    maps: Sequence[str],
+    rounds: int,
+    requests: int,
+    before: Path | None,
+    json_file: Path | None,
+) -> None:
     """Measure each kind of answer, print the tables and write JSON."""
     bodies = [file.read() for file in islice(find_images(images), 256)]
     with Gallery(gallery.resolve()) as opened:
         settings = opened.settings
         about = {"images": len(opened), "backbone": settings.backbone, "queries": len(bodies)}
         about |= {"input": list(settings.preprocessing.input_size)}
-        runs = [measure(opened, bodies, kind, rounds, requests) for kind in maps]
+        runs = [measure(opened, bodies, kind, rounds, requests, before) for kind in maps]
     write_json(json_file, {**environment(), "gallery": about, "runs": runs})
     click.echo("\n".join(map(report, runs)))
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from spade_index.benchmarks import gallery_growth, ingest_report, pixel_report, serve_load
+from spade_index.benchmarks import gallery_growth, ingest_report, pixel_report, serve_report
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -37,7 +37,7 @@ def test_ingest_results_are_reported():
 
 
 def test_load_test_results_are_reported():
-    report = "\n".join(map(serve_load.report, committed("serve_load")["runs"]))
+    report = "\n".join(map(serve_report.report, committed("serve_load")["runs"]))
     assert "8 clients       65.1   1.37" in report
     assert "maps=always: 64 requests a round" in report
     assert report.count("a lone client gets 0.") == 2
