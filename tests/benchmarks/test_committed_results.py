@@ -43,6 +43,12 @@ def test_load_test_results_are_reported():
     assert report.count("a lone client gets 0.") == 2
 
 
+def test_the_service_beside_an_earlier_one_is_reported():
+    report = "\n".join(map(serve_report.report, committed("serve_before")["runs"]))
+    assert "1 client, to before: rate 1.93 (1.88 to 2.30)" in report
+    assert "64 clients, before" in report
+
+
 def test_campaigns_found_nothing_that_was_left():
     crashes, hostile = committed("crashes"), committed("hostile")
     assert (crashes["images_lost"], crashes["broken_states"], hostile["touched"]) == (0, 0, 0)
