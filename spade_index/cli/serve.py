@@ -107,7 +107,9 @@ class ServeOptions:
         click.option("--label-studio-token", type=PATH, help="File of its token [$SPADE_INDEX_LABEL_STUDIO_TOKEN]"),
     ]
     memory: Annotated[int, whole_option("--memory", ServeSettings.memory // MIB, "MiB of open galleries.", least=64)]
-    batch_size: Annotated[int, whole_option("--batch-size", ServeSettings.batch_images, "Images computed together.")]
+    batch_size: Annotated[
+        int | None, whole_option("--batch-size", None, "Images computed together [4 for each core, 8 to 32]")
+    ]
     queue: Annotated[int, whole_option("--queue", ServeSettings.queue_images, "Images that may wait.")]
     max_body: Annotated[int, whole_option("--max-body", ServeSettings.body_bytes // MIB, "MiB of a query's body.")]
     max_upload: Annotated[int, whole_option("--max-upload", ServeSettings.add_bytes // MIB, "MiB of images to add.")]
@@ -164,7 +166,7 @@ class ServeOptions:
             label_studio_token=None if self.label_studio is None else read_token(self.label_studio_token),
             device=device,
             memory=self.memory * MIB,
-            batch_images=self.batch_size,
+            batch_images=self.batch_size or ServeSettings.batch_images,
             queue_images=self.queue,
             body_bytes=self.max_body * MIB,
             add_bytes=self.max_upload * MIB,

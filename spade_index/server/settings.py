@@ -36,7 +36,9 @@ class ServeSettings:
     memory: int = 2048 * MIB  # of all open galleries
     idle_seconds: float = 600  # after which an unused gallery is closed
 
-    batch_images: int = 16  # that share a pass through the backbone
+    # Images that share a pass through the backbone. Its threads each take a part of them, and larger parts take longer
+    # for an image: they leave the cache.
+    batch_images: int = min(32, max(8, 4 * (os.cpu_count() or 2)))
     batch_window: float = 0.005  # to wait for images that are being decoded
     queue_images: int = 256  # admitted and not answered; beyond it requests are refused
     decoders: int = os.cpu_count() or 2
