@@ -49,6 +49,13 @@ def test_the_service_beside_an_earlier_one_is_reported():
     assert "64 clients, before" in report
 
 
+def test_routing_is_as_asked():
+    routing = committed("routing")
+    assert routing["galleries"] >= 20
+    assert routing["routed_right"] >= routing["asked"]["routed_right"]
+    assert routing["cost"]["ratio"] <= routing["asked"]["cost"]
+
+
 def test_campaigns_found_nothing_that_was_left():
     crashes, hostile = committed("crashes"), committed("hostile")
     assert (crashes["images_lost"], crashes["broken_states"], hostile["touched"]) == (0, 0, 0)
