@@ -45,7 +45,7 @@ def test_load_test_results_are_reported():
 
 def test_the_service_beside_an_earlier_one_is_reported():
     report = "\n".join(map(serve_report.report, committed("serve_before")["runs"]))
-    assert "1 client, to before: rate 1.93 (1.88 to 2.30)" in report
+    assert "1 client, to before: rate 2.09 (1.85 to 2.18)" in report
     assert "64 clients, before" in report
 
 
