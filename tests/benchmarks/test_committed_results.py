@@ -47,6 +47,8 @@ def test_the_service_beside_an_earlier_one_is_reported():
     report = "\n".join(map(serve_report.report, committed("serve_before")["runs"]))
     assert "1 client, to before: rate 2.09 (1.85 to 2.18)" in report
     assert "64 clients, before" in report
+    (run,) = committed("serve_before_feedback")["runs"]
+    assert all(run["contenders"][clients]["to_before"]["rate"]["ratio"] > 0.95 for clients in ("1", "8", "64"))
 
 
 def test_routing_is_as_asked():
