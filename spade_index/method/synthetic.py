@@ -159,8 +159,6 @@ def _where(gallery: Gallery, images: Sequence[tuple[ImageRow, np.ndarray]]) -> l
 
 def _inside(gallery: Gallery, row: ImageRow, pixels: np.ndarray) -> np.ndarray | None:
     """Return which pixels of an image lie in the region of interest, bool [H, W]; None where all count."""
-    if not gallery.is_limited:
-        return None
     box = box_of(row.id, row.width, row.height, gallery.settings.preprocessing)
     return cells_inside(gallery, replace(place_of_row(gallery, row), box=box), pixels.shape[:2])
 

@@ -77,7 +77,7 @@ def _written(session: Session, found: LeaveOneOut, rows: np.ndarray | None = Non
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
     found.write(temporary, rows)
-    session.require_lease()
+    session.require_own()
     return {"file": path.name, "digest": make_durable(temporary, path)}
 
 

@@ -53,13 +53,13 @@ def rebuild_index(
         beside = descriptors_file(path)
         temporary = beside.with_suffix(".h5.tmp")
         write_descriptors(temporary, gallery.blocks(), images, dim, queries)
-        session.require_lease()
+        session.require_own()
         digest = make_durable(temporary, beside)
         blocks = Descriptors(beside).blocks
         temporary = path.with_suffix(".faiss.tmp")
         description = build_index(temporary, blocks, images, dim, settings, queries, say)
         description = replace(description, descriptors=digest)
-        session.require_lease()
+        session.require_own()
         digest = make_durable(temporary, path)
         with session.commit(retires=True) as changes:
             changes.replace_index(IndexRow(gallery.snapshot, path.name, digest, description.to_json()))

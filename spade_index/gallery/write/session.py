@@ -85,7 +85,6 @@ class Session:
             with suppress(StorageError, GalleryLocked):  # then the next writer does it
                 self.require_own()
                 with storage_errors(self.path):
-                    self._lease.check()
                     settle_shards(self.gallery, self._lock)
                 self.delete_unused()
                 self._lease.release()
@@ -126,26 +125,22 @@ class Session:
             return delete_unused(self.gallery)
 
     def require_own(self) -> None:
-        """Raise StorageError unless the folder is still the one that was opened, before files of it are written."""
+        """Require that the gallery is still this writer's, before a file of it is written, named or deleted.
+
+        Raises StorageError if another folder has its name by now, or it cannot be read; GalleryLocked if the writer of
+        another machine has taken over.
+        """
         self._lock.require_own()
+        with storage_errors(self.path):
+            self._lease.check()
 
     def note_shards(self, first: int | None) -> None:
         """Note that shards from this number on are being written, or that all are committed.
 
-        Raises StorageError if another folder has its name, GalleryLocked if the lease is another machine's by now,
-        OSError, sqlite3.Error.
+        Raises what `require_own` does, OSError.
         """
-        self.require_lease()
-        if first is not None:
-            self.require_own()
+        self.require_own()
         self._lock.note(first)
-
-    def require_lease(self) -> None:
-        """Raise GalleryLocked before a file gets a name that the writer of another machine may be using by now.
-
-        Raises sqlite3.Error.
-        """
-        self._lease.check()
 
     def stored_moments(self, image: ImageRow) -> Moments:
         """Return the moments of a stored image's maps. Raises GalleryDamaged if they have changed."""
