@@ -6,6 +6,7 @@ Level 0 is the finest. A pixel is a row number in raster order, y * W + x.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby, pairwise
 
 import torch
@@ -105,8 +106,14 @@ class Layout:
 def make_layout(sizes: Sequence[Size], bilinear: bool = False, raster: bool = False) -> Layout:
     """Return the layout of a pyramid. Without coarse levels, or with interpolated ones, cells are the finest pixels.
 
-    Cells are in raster order if `raster`; otherwise their order makes the places of nested levels periodic.
+    Cells are in raster order if `raster`; otherwise their order makes the places of nested levels periodic. The layout
+    is kept for later calls: do not change its tensors.
     """
+    return _make_layout(tuple(sizes), bilinear, raster)
+
+
+@lru_cache(maxsize=64)
+def _make_layout(sizes: tuple[Size, ...], bilinear: bool, raster: bool) -> Layout:
     coarse = [] if bilinear else list(sizes[1:])
     y, x = (_cells_of_axis(sizes[0][axis], [size[axis] for size in coarse]) for axis in (0, 1))
     grid = (y.shape[1], x.shape[1])

@@ -43,7 +43,6 @@ class Geometry:
         return self.sizes[0][0] * self.sizes[0][1]
 
 
-@lru_cache(maxsize=16)
 def raster_layout(sizes: tuple[Size, ...]) -> Layout:
     """Return a pyramid's layout with cells in raster order, on the CPU."""
     return make_layout(sizes, raster=True)

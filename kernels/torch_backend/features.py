@@ -120,13 +120,13 @@ def prepare_query(plan: Plan, levels: Sequence[Tensor]) -> Query:
 
 
 def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: bool = False) -> tuple[Tensor, Tensor]:
-    """Write features [n, C] into `out` as rows [n, columns], of the query's side or the gallery's.
+    """Write features [..., C] into `out` as rows [..., columns], of the query's side or the gallery's.
 
-    Returns squared norms [n], and the squared norms [n] of what rounding to the rows' type took away.
+    Returns squared norms [...], and the squared norms [...] of what rounding to the rows' type took away.
     """
-    channels = features.shape[1]
+    channels = features.shape[-1]
     factor = plan.weights[level] ** 0.5 * (-2 if query else 1)
-    target = out[:, :channels]
+    target = out[..., :channels]
     centred = target if out.dtype == torch.float32 else torch.empty(features.shape, device=out.device)
     # One operation at a time: operations that also convert are several times slower.
     centred.copy_(features)
@@ -135,23 +135,23 @@ def write_rows(plan: Plan, level: int, features: Tensor, out: Tensor, query: boo
         centred.nan_to_num_(0.0, 0.0, 0.0)
     if factor != 1:
         centred.mul_(factor)
-    moved = torch.zeros(len(features), device=out.device)
+    moved = torch.zeros(features.shape[:-1], device=out.device)
     if centred is not target:
         target.copy_(centred)
         rounded = target.float()
-        moved = torch.linalg.vector_norm(centred.sub_(rounded), dim=1).square_()
+        moved = torch.linalg.vector_norm(centred.sub_(rounded), dim=-1).square_()
         centred = rounded  # norms are those of the rounded features
-    norms = torch.linalg.vector_norm(centred, dim=1).square_()
+    norms = torch.linalg.vector_norm(centred, dim=-1).square_()
     if query:
         norms, moved = norms / 4, moved / 4
     parts = NORM_COLUMNS[out.dtype]
     first = channels + (parts if query else 0)
     rest = norms
     for column in range(first, first + parts):
-        out[:, column] = rest
-        rest = rest - out[:, column]
+        out[..., column] = rest
+        rest = rest - out[..., column]
     ones = channels + (0 if query else parts)
-    out[:, ones : ones + parts] = 1.0
+    out[..., ones : ones + parts] = 1.0
     return norms, moved
 
 

@@ -32,19 +32,17 @@ class Pruner:
         self.scanner, layout = scanner, scanner.layout
         sizes = [len(tile) for tile in layout.tiles]
         self.tiles = torch.arange(layout.cells, device=scanner.plan.device).split(sizes)  # of the query's cells
-        columns = scanner.gallery[0].shape[2]
+        _, maps, cells, columns = scanner.gallery[0].shape
         rows, gathered = layout.planes * max(sizes), layout.planes * GATHERED
         self.gathered = scanner.gallery[0].new_empty(gathered, columns)
         self.products = scanner.gallery[0].new_empty(rows * gathered)
         self.distances = torch.empty(rows * GATHERED, device=scanner.plan.device)
         self.least = scanner.gallery[0].new_empty(rows * GATHERED)
-        planes = torch.arange(layout.planes, device=scanner.plan.device)[:, None] * layout.cells
-        cell = torch.arange(len(scanner.gallery[0]) * layout.cells, device=scanner.plan.device)
-        self.children = planes + cell // layout.cells * (layout.planes * layout.cells) + cell % layout.cells
+        self.children = torch.arange(layout.planes * maps * cells, device=scanner.plan.device).view(layout.planes, -1)
 
     def seed(self, query: Query, found: Found, coarse: Tensor) -> None:
         """Compare the cells with the lowest coarse distances to bound the k-th distances, unless all are bounded."""
-        layout, finest = self.scanner.layout, self.scanner.gallery[0].flatten(0, 1)
+        layout, finest = self.scanner.layout, self.scanner.gallery[0].flatten(0, 2)
         blocks = coarse.unflatten(1, (-1, BLOCK))  # [cells, blocks, BLOCK]
         count = max(SEEDS, found.k)
         if not found.blind or blocks.shape[1] < count:
@@ -89,7 +87,7 @@ class Pruner:
     def compare(self, query: Query, found: Found, coarse: Tensor, survivors: list[Tensor], ids: Tensor) -> None:
         """Sift the distances of every pixel to the cells that survive for its tile."""
         layout = self.scanner.layout
-        finest, by_plane = self.scanner.gallery[0].flatten(0, 1), query.rows[0].view(layout.planes, layout.cells, -1)
+        finest, by_plane = self.scanner.gallery[0].flatten(0, 2), query.rows[0].view(layout.planes, layout.cells, -1)
         planes = torch.arange(layout.planes, device=coarse.device)[:, None] * layout.cells
         for tile, cells in zip(self.tiles, survivors, strict=True):
             here = slice(int(tile[0]), int(tile[-1]) + 1)

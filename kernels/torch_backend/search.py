@@ -1,8 +1,7 @@
 """The search of the torch backend.
 
-1. Scan: compute distances as matrix products, decomposed into levels (scan.py; of a single level, single.py). Where
-   the coarse levels alone rule out most of the gallery, compare only the rest (prune.py). All keep every cell that may
-   hold a nearest pixel.
+1. Scan: compute distances as matrix products, decomposed into levels (scan.py). Where the coarse levels alone rule out
+   most of the gallery, compare only the rest (prune.py). Both keep every cell that may hold a nearest pixel.
 2. Measure: compute the distances of these candidates as float32 differences, which do not cancel (found.py).
 """
 
@@ -24,10 +23,11 @@ from .features import Plan, Query, make_plan, prepare_query
 from .found import Found, Limits, candidates, measure
 from .prune import Pruner
 from .scan import TILE_BYTES, Scanner
-from .single import SingleLevel
 from .window import nearest_in_window
 
 MAPS = 10  # gallery maps that a thread loads at a time, so that operations are few and large
+CELLS = 4096  # cells of the maps that a thread loads at a time, if they are more maps than that
+PAIRS = 1 << 20  # of a query pixel and a cell: fewer are searched by one thread
 DEEP = 64  # channels of the finest level from which its products are faster in bfloat16
 WORKING_MEMORY = 256 << 20
 
@@ -148,17 +148,13 @@ class _Chunk:
     wanted: list[tuple[int, list[int]]]  # a query, and the positions of these slots in its page
 
 
-def _scanner_of(plan: Plan) -> type[Scanner] | type[SingleLevel]:
-    return SingleLevel if len(plan.pool) == 1 else Scanner
-
-
 class _Worker:
     """The buffers and results of one thread, which searches maps for a group of queries."""
 
     def __init__(self, plan: Plan, queries: list[Query], found: list[Found], maps: int, tile_bytes: int) -> None:
         self.queries, self.found = queries, found
-        self.scanner = _scanner_of(plan)(plan, maps, tile_bytes)
-        self.pruner = Pruner(self.scanner) if isinstance(self.scanner, Scanner) and plan.layout.places else None
+        self.scanner = Scanner(plan, maps, tile_bytes)
+        self.pruner = Pruner(self.scanner) if plan.layout.places else None
         self.pairs, self.compared = 0, 0
 
     def search(self, chunk: _Chunk, prune: bool | None) -> None:
@@ -249,14 +245,19 @@ class _Search:
         """Return the threads, the most maps that each loads at a time, and the bytes of a tile, so that buffers fit."""
         on_cpu, slots = self.plan.device.type == "cpu", len(self.pages.unique())
         threads = torch.get_num_threads() if on_cpu else 1
-        if threads > slots:
+        if threads > slots or self._pairs() < PAIRS:
             threads = 1  # too few maps for the threads: torch spreads its operations over them instead
-        for_map = _scanner_of(self.plan).bytes_of(self.plan)
+        for_map = Scanner.bytes_of(self.plan)
         others = Pruner.bytes_of(self.plan) if self.plan.layout.places else 0
         threads = max(1, min(threads, memory // (2 * (for_map + others))))
         mine = memory // threads - others
         tile_bytes = max(1, min(TILE_BYTES, mine // 4) if on_cpu else mine // 4)
-        return threads, max(1, min(MAPS, (mine - tile_bytes) // for_map)), tile_bytes
+        most = max(MAPS, CELLS // self.plan.layout.cells)
+        return threads, max(1, min(most, (mine - tile_bytes) // for_map)), tile_bytes
+
+    def _pairs(self) -> int:
+        """Return the number of pairs of a query pixel and a gallery cell."""
+        return self.pages.numel() * self.plan.layout.members.numel() * self.plan.layout.cells
 
     def _chunks(self, maps: int, threads: int) -> Iterator[_Chunk]:
         """Yield the maps of all pages, in order; those that the same queries want are together."""

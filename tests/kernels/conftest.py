@@ -23,6 +23,12 @@ def bfloat16_at_any_depth(monkeypatch):
     monkeypatch.setattr(torch_backend, "DEEP", 1)
 
 
+@pytest.fixture(autouse=True)
+def threads_for_any_work(monkeypatch):
+    """Let the torch backend use all of its threads, though little work is quicker in one."""
+    monkeypatch.setattr(torch_backend, "PAIRS", 0)
+
+
 @pytest.fixture(scope="session")
 def interpreter():
     """Triton's interpreter, in one process for all tests that need it."""

@@ -11,6 +11,7 @@ import torch
 from spade_index.kernels import nearest_pixels
 from spade_index.kernels.torch_backend import found as torch_found
 from spade_index.kernels.torch_backend import prune as torch_prune
+from spade_index.kernels.torch_backend import scan as torch_scan
 from spade_index.kernels.torch_backend import search as torch_backend
 
 from helpers.kernel_cases import MODES, NESTED, OTHER, PRUNE, alike_search, assert_same, random_search
@@ -52,6 +53,8 @@ def test_tiles_of_any_width_give_the_same(sizes, mode, prune, monkeypatch):
     for tile, few in ((1, 1), (4 * 7 * sizes[0][0] * sizes[0][1], 2)):
         monkeypatch.setattr(torch_backend, "TILE_BYTES", tile)
         monkeypatch.setattr(torch_backend, "MAPS", few)
+        monkeypatch.setattr(torch_backend, "CELLS", 1)
+        monkeypatch.setattr(torch_scan, "SMALL", 1)
         monkeypatch.setattr(torch_found, "GATHER", 20 * few)
         monkeypatch.setattr(torch_prune, "GATHERED", few * torch_found.BLOCK)
         assert_same(nearest_pixels(query, pool, **arguments, backend="torch"), expected)
