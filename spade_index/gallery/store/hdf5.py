@@ -35,9 +35,15 @@ def opened(source: Readable) -> Iterator[h5py.File]:
         with h5py.File(stream, "r") as file:
             yield file
     except Exception:
-        if stream.failure is not None:  # which HDF5 does not tell
-            raise stream.failure from None
-        raise
+        # HDF5 does not tell the failure. It holds the stream, and its traceback holds HDF5's: let go of it, or none of
+        # them is ever freed, and HDF5 ends the interpreter's exit with a segmentation fault.
+        failure, stream.failure = stream.failure, None
+        if failure is None:
+            raise
+        try:
+            raise failure from None
+        finally:
+            del failure
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:
