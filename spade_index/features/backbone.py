@@ -12,6 +12,7 @@ from spade_index.errors import BackboneError
 from spade_index.kernels.threads import pipelined
 from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
 
+from .allocator import keep_freed_memory
 from .grids import average, averaged
 from .levels import Reader, finest_first
 from .maps import MapReader
@@ -52,10 +53,14 @@ class Backbone:
         are interpolated to the input size.
 
         Bfloat16 is up to twice as fast on processors with AMX, but it costs the map score on magnetic tiles 0.004 of
-        ROC AUC and pixels 0.001 (benchmarks/results/magnetic_tiles_bfloat16.json), so it is not the
-        default. Raises BackboneError if a level is unknown or no feature map, or the device cannot be used.
+        ROC AUC and pixels 0.001 (benchmarks/results/magnetic_tiles_bfloat16.json), so it is not the default.
+
+        On a CPU, the process keeps more of its freed memory from then on (allocator.py). Raises BackboneError if a
+        level is unknown or no feature map, or the device cannot be used.
         """
         self.device = choose_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.precision = precision
         digest = weights_digest(model)
         set_input_size(model, preprocessing.input_size)
