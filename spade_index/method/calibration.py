@@ -104,12 +104,10 @@ def calibrate(
         searched: what `search_alone` found of this gallery by the same way of comparing: these images are not
             searched for again, and as many are enough.
         progress: called with 1 after each image.
-        device: of the pixel search, as for `Detector`.
-        kernel: as for `Detector`.
-        map_memory: as for `Detector`.
+        device, kernel, map_memory: of the pixel search, as for `Detector`.
 
     Raises:
-        InputError: `false_alarms` is out of range, another number is none, or the gallery has too few images.
+        InputError: `false_alarms` is out of range, another number is none, or too few images can be compared.
         TypeError: `gallery` or `search` is of another kind.
     """
     require_calibrating(gallery, search, sample, seconds)
@@ -129,6 +127,8 @@ def calibrate(
         return (number < least and not searched) or clock.seconds() <= until
 
     alone += search_alone(detector, gallery.sample(sample), goes_on, progress, known)
+    if not alone and not known:
+        raise InputError(f"{gallery.path}: none of its images can be compared with others; `verify` may say why")
     found = _joined(_scored(detector, search, sorted(alone), kept), kept)
     normal = NormalScores.of_gallery(gallery, found, search)
     if gallery.settings.preprocessing.tile is not None and len(normal) < MINIMUM:

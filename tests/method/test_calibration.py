@@ -48,6 +48,13 @@ def as_dicts(calibration: Calibration) -> list[dict[str, float]]:
     return [{kind: float(values[row]) for kind, values in scores.items()} for row in range(len(calibration.found))]
 
 
+def test_images_that_cannot_be_compared_are_refused(gallery_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a catalog that was changed counts images that it does not list."""
+    monkeypatch.setattr(Gallery, "sample", lambda gallery, count: [])
+    with Gallery(gallery_path) as gallery, pytest.raises(InputError, match="none of its images can be compared"):
+        calibrate(gallery, SearchSettings())
+
+
 @pytest.mark.parametrize("false_alarms", [0.1, 0.25, 0.5])
 def test_scores_and_thresholds_by_definition(
     gallery_path: Path, by_definition: list[dict[str, float]], false_alarms: float
