@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from spade_index.cli import main
-from spade_index.errors import GalleryDamaged
+from spade_index.errors import GalleryDamaged, StorageError
+from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.interest import RegionOfInterest
@@ -18,6 +19,8 @@ from spade_index.method import calibration
 from spade_index.method.tuned import tuned_search
 
 from helpers.damage import SEARCH, change_catalog
+from helpers.decoding_here import HERE
+from helpers.tiny import image_file, png
 
 
 @pytest.mark.parametrize(
@@ -228,3 +231,14 @@ def test_moments_in_the_catalog_are_checked(calibrated: Path, moments: str) -> N
     change_catalog(calibrated, "UPDATE snapshots SET moments = ?", moments)
     with pytest.raises(GalleryDamaged, match="moments"):
         Gallery(calibrated)
+
+
+def test_numbers_that_have_come_to_an_end_are_one_line(calibrated: Path, backbone: Backbone) -> None:
+    change_catalog(calibrated, "UPDATE sqlite_sequence SET seq = ?", 2**63 - 1)
+    files = {path.name for path in calibrated.rglob("*.h5")}
+    with GalleryWriter(calibrated) as writer, pytest.raises((GalleryDamaged, StorageError)) as raised:
+        writer.add([image_file("new.png", png(99))], backbone, workers=1, decoders=HERE)
+    assert "\n" not in str(raised.value)
+    with Gallery(calibrated) as gallery:
+        assert "new.png" not in [row.id for row in gallery.images()]
+    assert {path.name for path in calibrated.rglob("*.h5")} == files

@@ -43,15 +43,20 @@ class CatalogFile:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Commit all changes that are made inside, durably, or none of them if anything is raised."""
+        """Commit all changes that are made inside, durably, or none of them if anything is raised.
+
+        Raises GalleryDamaged for numbers that go on from one that SQLite cannot count up.
+        """
         self._db.execute("BEGIN IMMEDIATE")
         try:
             self.guard(self._db)
             yield Transaction(self._db)
             self._db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            if isinstance(error, OverflowError):
+                raise self._damaged("a number that it has issued is too large to go on from") from error
             raise
 
     def meta(self, name: str) -> str | None:
