@@ -1,6 +1,7 @@
 """`spade-index calibrate`: score the gallery's own images."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ import click
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, SearchSettings
 from spade_index.wording import number_of, too_few
 
+from .cluster_options import OwnClusterOptions
 from .options import KernelOptions, device_option, false_alarms_option, gallery_argument, preset_option, takes
 from .outputs import require_writable
 from .progress import Progress
 from .search_options import SearchOptions
 from .values import PATH, REAL, WholeRange
 
-if TYPE_CHECKING:  # it takes long to import
+if TYPE_CHECKING:  # they take long to import
+    from spade_index.method.calibration import Calibration
     from spade_index.method.splits import Kept
 
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:  # it takes long to import
 @preset_option
 @device_option
 @takes("kernel", KernelOptions)
+@takes("cluster", OwnClusterOptions)
 @false_alarms_option
 @click.option(
     "--quantile",
@@ -51,6 +55,7 @@ def calibrate(
     preset: str | None,
     device: str,
     kernel: KernelOptions,
+    cluster: OwnClusterOptions,
     false_alarms: float | None,
     quantile: float | None,
     sample: int,
@@ -62,7 +67,6 @@ def calibrate(
     from spade_index.features.backbone import choose_device
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method import calibration
-    from spade_index.method.normal_scores import images_needed
     from spade_index.method.origin import origin
     from spade_index.method.tuned import tuned_search
     from spade_index.views.files import write_whole
@@ -71,29 +75,27 @@ def calibrate(
         raise InputError("give --quantile or --false-alarms, not both")
     if quantile is not None and not 0 < quantile < 1:
         raise InputError(f"the quantile must be above 0 and below 1, not {quantile}")
+    cluster.require()
     require_writable([json_file], inputs=[gallery])
     rate = FALSE_ALARMS if false_alarms is None else false_alarms
     options: dict[str, Any] = {"device": choose_device(device), "kernel": kernel.kernel, "map_memory": kernel.map_bytes}
-    with GalleryWriter(gallery) as writer:
-        settings = search.choice(preset).settings(tuned_search(writer.gallery))
-        with Progress("calibrate", min(sample, len(writer.gallery))) as progress:
-            chosen = calibration.calibrate(
-                writer.gallery,
-                settings,
-                false_alarms=rate if quantile is None else 1 - quantile,
-                sample=sample,
-                progress=progress,
-                **options,
-            )
-        calibration.store(writer, settings, chosen)
-        extraction = writer.gallery.settings
-    click.echo(f"{chosen.rule} ({number_of(chosen.images, 'image')}; false alarms {chosen.false_alarms:g})")
-    for kind, threshold in chosen.thresholds.items():
-        click.echo(f"{kind:8} {threshold:.6g}")
-    if not chosen.thresholds:
-        needed = images_needed(chosen.false_alarms)
-        click.echo(f"{too_few(chosen.images, 'image')} for {chosen.false_alarms:g}: {needed} are needed", err=True)
-    kept = [] if check_splits is None else _check(gallery, settings, check_splits, options)
+    with ExitStack() as workers:
+        with GalleryWriter(gallery) as writer:
+            options["elsewhere"] = workers.enter_context(cluster.searching(device, kernel))
+            settings = search.choice(preset).settings(tuned_search(writer.gallery))
+            with Progress("calibrate", min(sample, len(writer.gallery))) as progress:
+                chosen = calibration.calibrate(
+                    writer.gallery,
+                    settings,
+                    false_alarms=rate if quantile is None else 1 - quantile,
+                    sample=sample,
+                    progress=progress,
+                    **options,
+                )
+            calibration.store(writer, settings, chosen)
+            extraction = writer.gallery.settings
+        _say(chosen)
+        kept = [] if check_splits is None else _check(gallery, settings, check_splits, options)
     if json_file is not None:
         found = {
             **origin(),
@@ -103,6 +105,18 @@ def calibrate(
             "kept": [asdict(one) for one in kept],
         }
         write_whole(json_file, (json.dumps(found, indent=2) + "\n").encode())
+
+
+def _say(chosen: "Calibration") -> None:
+    """Say what was calibrated on how many images."""
+    from spade_index.method.normal_scores import images_needed
+
+    click.echo(f"{chosen.rule} ({number_of(chosen.images, 'image')}; false alarms {chosen.false_alarms:g})")
+    for kind, threshold in chosen.thresholds.items():
+        click.echo(f"{kind:8} {threshold:.6g}")
+    if not chosen.thresholds:
+        needed = images_needed(chosen.false_alarms)
+        click.echo(f"{too_few(chosen.images, 'image')} for {chosen.false_alarms:g}: {needed} are needed", err=True)
 
 
 def _check(path: Path, search: SearchSettings, splits: int, options: dict[str, Any]) -> "list[Kept]":

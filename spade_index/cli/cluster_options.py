@@ -11,9 +11,9 @@ import click
 from click.core import ParameterSource
 
 from .cache_options import CacheOptions
-from .options import KernelOptions, LoadingOptions
+from .options import KernelOptions, LoadingOptions, whole_option
 from .progress import Progress
-from .values import TEXT, RealRange
+from .values import MOST_WORKERS, TEXT, RealRange
 
 if TYPE_CHECKING:  # all take long to import
     from spade_index.cluster.elsewhere import OnCrew
@@ -81,9 +81,16 @@ class SearchClusterOptions:
         return loading if self.ray is None else replace(loading, workers=os.cpu_count() or 2)
 
     def searching(
-        self, device: str, kernel: KernelOptions, cache: CacheOptions, say: Callable[[str], None] = Progress.say
+        self,
+        device: str,
+        kernel: KernelOptions,
+        cache: CacheOptions | None = None,
+        say: Callable[[str], None] = Progress.say,
     ) -> "AbstractContextManager[SearchOnCrew | None]":
-        """Return the workers of the cluster; None without one. `say` is told which ones are lost."""
+        """Return the workers of the cluster; None without one. `say` is told which ones are lost.
+
+        `cache` is that of galleries in object stores.
+        """
         if self.ray is None:
             return nullcontext()
         from spade_index.cluster.searching import searching_on
@@ -95,7 +102,7 @@ class SearchClusterOptions:
             gpus=_gpus(self.gpus_per_worker, choose_device(device).type),
             kernel=kernel.kernel,
             map_memory=kernel.map_bytes,
-            cache=cache.settings(),
+            cache=None if cache is None else cache.settings(),
             say=say,
         )
 
@@ -107,6 +114,22 @@ class SearchClusterOptions:
                 f"pixel search by workers ({info['workers']:,}): for each query {there:,.0f} bytes went to them, and "
                 f"{back:,.0f} bytes came back"
             )
+
+
+@dataclass(frozen=True)
+class OwnClusterOptions(SearchClusterOptions):
+    """The same, of commands that have no other `--workers`."""
+
+    workers: Annotated[
+        int | None,
+        whole_option("--workers", None, "With --ray: number of workers [one per machine or GPU]", most=MOST_WORKERS),
+    ]
+
+    def require(self) -> None:
+        """Raise ClusterError if a cluster is asked for and not there, and UsageError for lack of `--ray`."""
+        super().require()
+        if self.workers is not None and self.ray is None:
+            raise click.UsageError("--workers needs --ray")
 
 
 def _require(ray: str | None, gpus_per_worker: float | None) -> None:

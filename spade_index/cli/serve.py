@@ -17,13 +17,13 @@ from spade_index.server.settings import MIB, ServeSettings
 from spade_index.settings import DecodeLimits
 
 from .cache_options import CacheOptions, local
-from .cluster_options import SearchClusterOptions
+from .cluster_options import OwnClusterOptions
 from .options import KernelOptions, device_option, preset_option, takes, whole_option
 from .outputs import require_writable
 from .search_options import SearchOptions
 from .sink_options import SinkOptions
 from .streams import default_signals
-from .values import ANY_GALLERY, MOST_WORKERS, PATH, RealRange, any_number
+from .values import ANY_GALLERY, PATH, RealRange, any_number
 
 if TYPE_CHECKING:  # they take long to import
     from spade_index.gallery.location import Location
@@ -129,10 +129,6 @@ class ServeOptions:
             help="Any other limit, as docs/serve.md names it; in bytes, seconds or pieces.",
         ),
     ]
-    workers: Annotated[
-        int | None,
-        whole_option("--workers", None, "With --ray: number of workers [one per machine or GPU]", most=MOST_WORKERS),
-    ]
     timeout: Annotated[
         float,
         click.option(
@@ -190,7 +186,7 @@ class ServeOptions:
 @device_option
 @takes("kernel", KernelOptions)
 @takes("cache", CacheOptions)
-@takes("cluster", SearchClusterOptions)
+@takes("cluster", OwnClusterOptions)
 @click.option("--verdicts", type=PATH, help="Append the verdict of each query to this file, one line each.")
 @takes("receivers", SinkOptions)
 def serve(
@@ -201,7 +197,7 @@ def serve(
     device: str,
     kernel: KernelOptions,
     cache: CacheOptions,
-    cluster: SearchClusterOptions,
+    cluster: OwnClusterOptions,
     verdicts: Path | None,
     receivers: SinkOptions,
 ) -> None:
@@ -224,8 +220,6 @@ def serve(
 
     default_signals()  # uvicorn handles them
     cluster.require()
-    if options.workers is not None and cluster.ray is None:
-        raise click.UsageError("--workers needs --ray")
     keys = read_keys(options.api_keys)
     settings = options.settings(root, search, preset, device, kernel, cache)
     if not settings.on_loopback and not keys:

@@ -36,6 +36,8 @@ from .crew import Call, Crew
 from .parts import Parts
 from .searcher import Nearest, Search, Searcher, SearchOrder, identity_of
 
+LOTS = 4  # times as many queries are handed over as are searched at a time: workers seldom wait for more
+
 Asked = list[tuple[list[int], Call]]  # calls for a query, and which of its neighbours each is about
 
 
@@ -111,6 +113,10 @@ class CrewPixelSearch:
         self._gallery, self._search, self._parts = gallery, search, parts
         self._device, self._interest = device, interest
         self._cells = cells_at_corner(comparison.size, search.settings.window)
+        sizes = zip(comparison.sizes, comparison.channels, strict=True)
+        query = 4 * sum(height * width * channels for (height, width), channels in sizes)  # bytes
+        self._ahead = max(1, min(2 * self._crew.count, STORE_BYTES // 2 // query))  # searched at a time: Ray's store
+        self.at_once = LOTS * self._ahead
         self.map_stats = PoolStats()  # of the workers
         self.map_bytes = 0  # of this process
 
@@ -130,7 +136,7 @@ class CrewPixelSearch:
             for query, near in enumerate(candidates):
                 levels = [level[query].float().cpu().numpy() for level in pyramid]
                 waiting.append((query, self._ask(levels, near)))
-                if len(waiting) > self._ahead(levels):
+                if len(waiting) > self._ahead:
                     yield within(self._interest, self._answered(*waiting.popleft(), candidates), candidates, places)
             while waiting:
                 yield within(self._interest, self._answered(*waiting.popleft(), candidates), candidates, places)
@@ -138,11 +144,6 @@ class CrewPixelSearch:
             for _, asked in waiting:
                 for _, call in asked:
                     self._crew.forget(call)
-
-    def _ahead(self, levels: Sequence[np.ndarray]) -> int:
-        """Return how many queries are searched at a time, at most: their levels fit into Ray's store."""
-        most = STORE_BYTES // 2 // sum(level.nbytes for level in levels)
-        return max(1, min(2 * self._crew.count, most))
 
     def _ask(self, levels: list[np.ndarray], near: Sequence[Neighbour]) -> Asked:
         """Ask each worker for the neighbours that are in its part."""

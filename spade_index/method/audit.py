@@ -18,7 +18,7 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import ImageScore
 
-from .calibration import near_distance, nearest_others
+from .alone import near_distance, nearest_others
 from .detection import Detection, Question
 from .detector import Detector
 from .given import require_kind

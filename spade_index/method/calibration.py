@@ -1,40 +1,34 @@
 """Calibration: score the gallery's own images, each searched for without itself and its near-duplicates."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from spade_index.errors import InputError
-from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import LeaveOneOut, as_stored
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.geometry import Geometry
-from spade_index.images.loading import in_lots
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, ImageScore, SearchSettings
 from spade_index.wording import too_few
 
+from .alone import Alone, search_alone
 from .by_neighbours import plain_search
 from .detector import Detector
 from .given import require_calibrating
-from .near_duplicates import PAIRS, near_of
 from .normal_scores import NormalScores, images_needed
+from .pixel_search import Elsewhere
 from .quiet_clock import QuietClock
-from .scales import scales_of
 from .scores import PEAK, UNDIVIDED, enlarged, image_scores, map_score
-from .siblings import own_slices, pictures_of, place_of_row, siblings, whole_flags
+from .siblings import own_slices, whole_flags
 from .thresholds import require_share
 
 RULE = "conformal: leave-one-out scores of the gallery's own images"
 MINIMUM = 10  # images, or pictures; the scores of fewer say nothing
-AT_ONCE = 256  # tiles of a picture whose nearest images are found together
 AT_LEAST = 100  # images that are scored, however long that takes; of pictures that are cut into tiles, what is needed
 
 
@@ -63,17 +57,6 @@ class Calibration:
         return {**values, "quantile": self.quantile}
 
 
-class Alone(NamedTuple):
-    """An image of the gallery, searched for without itself and its near-duplicates, whatever the neighbours score."""
-
-    key: int
-    pooled: float
-    neighbours: list[int]  # keys of the images whose pixels were searched
-    distances: np.ndarray  # float32 [P], on the grid of comparison
-    place: Geometry  # in its picture
-    cells: np.ndarray | None  # bool [P], those that count; None: all
-
-
 def calibrate(
     gallery: Gallery,
     search: SearchSettings,
@@ -87,6 +70,7 @@ def calibrate(
     device: torch.device | str | None = None,
     kernel: str | None = None,
     map_memory: int | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Calibration:
     """Score up to `sample` of the gallery's images, each against all others but its near-duplicates.
 
@@ -104,7 +88,7 @@ def calibrate(
         searched: what `search_alone` found of this gallery by the same way of comparing: these images are not
             searched for again, and as many are enough.
         progress: called with 1 after each image.
-        device, kernel, map_memory: of the pixel search, as for `Detector`.
+        device, kernel, map_memory, elsewhere: of the pixel search, as for `Detector`.
 
     Raises:
         InputError: `false_alarms` is out of range, another number is none, or too few images can be compared.
@@ -114,8 +98,15 @@ def calibrate(
     require_share(false_alarms)
     if len(gallery) < MINIMUM:
         raise InputError(f"{gallery.path}: {too_few(len(gallery), 'image')} to calibrate on; add at least {MINIMUM}")
-    plain = plain_search(search)
-    detector = Detector(gallery, search=plain, calibrated=False, device=device, kernel=kernel, map_memory=map_memory)
+    detector = Detector(
+        gallery,
+        search=plain_search(search),
+        calibrated=False,
+        device=device,
+        kernel=kernel,
+        map_memory=map_memory,
+        elsewhere=elsewhere,
+    )
     kept = _still_there(gallery, earlier) if earlier is not None else None
     known = set() if kept is None else set(kept.keys.tolist())
     alone = [image for image in searched if image.key not in known]
@@ -166,75 +157,6 @@ def counted_scores(detector: Detector, distances: np.ndarray, cells: np.ndarray 
     if counting is None:
         return score_map[part]
     return score_map[part][enlarged(counting, size, score_map.shape)[0][part]]
-
-
-def near_distance(gallery: Gallery) -> float:
-    """Return the squared distance of pooled descriptors below which two images are near-duplicates.
-
-    At two scales, it is that of tiles (see `Scales.near`).
-    """
-    rows, scales = gallery.sample(PAIRS), scales_of(gallery)
-    return near_of(gallery.pooled(rows if scales is None else scales.tiles(rows)))
-
-
-def search_alone(
-    detector: Detector,
-    images: Iterable[ImageRow],
-    goes_on: Callable[[int], bool],
-    progress: Callable[[int], None] = lambda images: None,
-    known: Collection[int] = (),
-) -> list[Alone]:
-    """Search for images of a gallery, and for all tiles of their pictures, each without itself.
-
-    Args:
-        detector: of the gallery, whose settings do not take what the neighbours themselves score.
-        images: of the gallery.
-        goes_on: called with the number of pictures done; False ends it. Those done are as evenly spread as all are.
-        progress: called with 1 after each image.
-        known: keys of images that were searched for before: their pictures are left out.
-    """
-    pictures = pictures_of(detector.gallery, (image for image in images if image.key not in known))
-    pictures = [images for images in pictures if not any(image.key in known for image in images)]
-    order = np.random.default_rng(0).permutation(len(pictures))
-    alone, near = list[Alone](), near_distance(detector.gallery)
-    for number, place in enumerate(order):
-        if not goes_on(number):
-            break
-        own = {image.key for image in pictures[place]}
-        for _, of_scale in groupby(pictures[place], lambda image: place_of_row(detector.gallery, image).whole):
-            for some in in_lots(of_scale, AT_ONCE):
-                for image, nearest in zip(some, nearest_others(detector, some, near, own), strict=True):
-                    alone += _search_without(detector, image, nearest)
-                    progress(1)
-    return alone
-
-
-def nearest_others(
-    detector: Detector, images: Sequence[ImageRow], near: float, own: Collection[int] | None = None
-) -> list[list[Neighbour]]:
-    """Return the nearest images of some of the gallery: without their picture, and images nearer than `near`.
-
-    The images are tiles of one picture, or that picture at the other scale. `own` are the keys of all of its tiles,
-    where they are known. `near` is that of tiles, at two scales.
-    """
-    gallery, places = detector.gallery, [place_of_row(detector.gallery, image) for image in images]
-    if own is None:
-        own = {sibling.key for sibling in siblings(gallery, images[0])}
-    if places[0].whole and detector.scales is not None:
-        near = detector.scales.near
-    return detector.nearest_images(gallery.pooled(images), own, near, places)
-
-
-def _search_without(detector: Detector, image: ImageRow, nearest: list[Neighbour]) -> list[Alone]:
-    """Search for an image without itself; return nothing where none of it can be compared with anything."""
-    place = place_of_row(detector.gallery, image)
-    if detector.interest is not None and not detector.interest.counts(place):
-        return []
-    pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([image.key])]
-    (pixels,) = detector.nearest_pixels(pyramid, [nearest], [place])
-    neighbours = [neighbour.key for neighbour in pixels.neighbours]
-    distances, pooled = pixels.distances.mean(1), detector.pooled_score(nearest)
-    return [Alone(image.key, pooled, neighbours, distances, place, pixels.cells)] if pixels.counts else []
 
 
 def _scored(

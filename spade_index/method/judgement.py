@@ -13,6 +13,7 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import FALSE_ALARMS, TUNE_FROM, TUNE_SECONDS, SearchSettings
 
 from . import calibration, tuning
+from .alone import Alone
 from .tuned import calibration_for, tuned_search
 
 CALIBRATE_SECONDS = 60.0  # that calibrating may take at the end of `build`
@@ -45,7 +46,7 @@ def tune_and_calibrate(
     """
     if len(writer.gallery) < TUNE_FROM:
         return
-    alone: Sequence[calibration.Alone] = ()
+    alone: Sequence[Alone] = ()
     try:
         found = tuning.tune(writer.gallery, backbone, seconds=seconds, searched=progress, device=device, kernel=kernel)
     except InputError as error:
@@ -77,7 +78,7 @@ def carry_on(
     search: SearchSettings,
     *,
     false_alarms: float = FALSE_ALARMS,
-    searched: Sequence[calibration.Alone] = (),
+    searched: Sequence[Alone] = (),
     progress: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,

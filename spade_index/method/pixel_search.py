@@ -51,6 +51,10 @@ class PixelSearcher(Protocol):
         """Find nearest pixels: see `PixelSearch.nearest`."""
 
     @property
+    def at_once(self) -> int:
+        """Number of queries to hand over together, where there are many."""
+
+    @property
     def map_bytes(self) -> int:
         """Memory of this process that maps take, in bytes."""
 
@@ -87,6 +91,8 @@ class PixelSearch:
 
     For one thread at a time.
     """
+
+    at_once = 1  # nothing is gained by more: there is no way there and back
 
     def __init__(
         self,

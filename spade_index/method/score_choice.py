@@ -15,7 +15,8 @@ from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.leave_one_out import threshold_of
 from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, SearchSettings
 
-from .calibration import AT_LEAST, MINIMUM, Alone, search_alone
+from .alone import Alone, search_alone
+from .calibration import AT_LEAST, MINIMUM
 from .contest import is_usual
 from .metrics import roc_auc
 from .normal_scores import ENOUGH, images_needed

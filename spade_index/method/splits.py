@@ -18,8 +18,8 @@ from spade_index.gallery.store.leave_one_out import LARGEST, LeaveOneOut
 from spade_index.settings import CALIBRATION_SAMPLE, SearchSettings
 from spade_index.wording import too_few
 
+from .alone import near_distance
 from .by_neighbours import ByNeighbours
-from .calibration import near_distance
 from .detector import Detector
 from .normal_scores import NormalScores
 from .scores import UNDIVIDED, enlarged, image_scores, map_score

@@ -12,8 +12,9 @@ from spade_index.gallery.reader import Gallery
 from spade_index.images.geometry import Geometry
 from spade_index.settings import SearchSettings
 
+from .alone import near_distance
 from .by_neighbours import plain_search
-from .calibration import can_calibrate, near_distance
+from .calibration import can_calibrate
 from .comparison import compared_sizes
 from .detector import Detector
 from .planned import seconds_of_search

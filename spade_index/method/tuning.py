@@ -21,7 +21,8 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.settings import TUNE_FROM, TUNE_SECONDS, SearchSettings
 from spade_index.wording import too_few
 
-from .calibration import Alone, can_calibrate
+from .alone import Alone
+from .calibration import can_calibrate
 from .contest import Outcome, hold
 from .given import require_tuning
 from .quiet_clock import QuietClock

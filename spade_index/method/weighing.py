@@ -25,8 +25,8 @@ from spade_index.images.loading import in_lots
 from spade_index.images.tiles import Box, crop, picture_of, pieces_of
 from spade_index.settings import BATCH_SIZE, SearchSettings
 
+from .alone import near_distance, nearest_others
 from .by_neighbours import plain_search
-from .calibration import near_distance, nearest_others
 from .defects import paste
 from .detection import PixelDetection
 from .detector import Detector

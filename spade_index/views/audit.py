@@ -10,8 +10,8 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.images.geometry import covered
 from spade_index.images.tiles import box_of
+from spade_index.method.alone import near_distance
 from spade_index.method.audit import Audit, OddImage, without_itself
-from spade_index.method.calibration import near_distance
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.originals import originals

@@ -10,7 +10,9 @@ from types import ModuleType
 import psutil
 import pytest
 
-from helpers.cli_runs import BACKBONE, refused, run, write_dataset, write_normal
+from spade_index.gallery.store.leave_one_out import FOLDER
+
+from helpers.cli_runs import BACKBONE, copied, refused, run, write_dataset, write_normal
 from helpers.clusters import require_same
 from helpers.warm import PROGRAM, Warm
 
@@ -78,13 +80,36 @@ def test_query_and_evaluate_as_without_ray(tmp_path: Path) -> None:
     assert figures[0] == figures[1]
 
 
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two galleries of the same images."""
+    folder = tmp_path_factory.mktemp("alike")
+    run("build", write_normal(folder / "images", 16), folder / "whole", *BACKBONE, "--no-tune")
+    return [folder / "whole", copied(folder / "whole", folder / "gallery")]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_calibrate_as_without_ray(alike: list[Path], tmp_path: Path) -> None:
+    lines, records, stored = [], [], []
+    for gallery, options in zip(alike, ([], ON_RAY), strict=True):
+        told = run("calibrate", gallery, "--check-splits", 2, "--json", tmp_path / "found.json", *options)
+        lines.append(told.stdout)
+        records.append(json.loads((tmp_path / "found.json").read_text()))
+        del records[-1]["created"]
+        stored.append([file.read_bytes() for file in (gallery / FOLDER).iterdir()])
+    assert lines[0] == lines[1]
+    assert records[0] == records[1]
+    assert stored[0] == stored[1] != []
+
+
 def test_what_is_not_searched_on_a_cluster(photographs: Path, tmp_path: Path) -> None:
     run("build", photographs / "first", tmp_path / "galleries" / "one", *BACKBONE, "--no-tune")
     told = refused("query", tmp_path / "galleries", photographs / "first", "--ray", "local")
     assert "--ray need one gallery" in told
     told = run("evaluate", tmp_path / "dataset", "--ray", "local", status=2).stderr
     assert "--ray needs --gallery" in told
-    assert "--workers needs --ray" in run("serve", tmp_path / "galleries", "--workers", "2", status=2).stderr
+    for command in ("serve", "calibrate"):
+        assert "--workers needs --ray" in run(command, tmp_path / "galleries", "--workers", "2", status=2).stderr
 
 
 def listening(pid: int) -> set[str]:

@@ -1,78 +1,35 @@
 """Workers of a cluster find what one process finds, to the bit, also where one of them is killed."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-import psutil
 import pytest
 
 from spade_index.cluster import crew
-from spade_index.cluster.searching import SearchOnCrew, searching_on
+from spade_index.cluster.searching import SearchOnCrew
 from spade_index.errors import ClusterError, GalleryError, InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.location import Location
-from spade_index.gallery.remote.cache import CacheSettings
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage, find_images, load
 from spade_index.images.interest import RegionOfInterest
-from spade_index.method.calibration import calibrate, store
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 
+from helpers.clusters import SEARCH, WAYS, searchers
 from helpers.remote import opened, push
 from helpers.serving import Server
 from helpers.tiny import build, png, tiny_backbone, write_images
-
-SEARCH = SearchSettings(gallery_neighbours=6, smoothing=1.0)
-WAYS = {
-    "plain": SEARCH,
-    "window": replace(SEARCH, pixel_neighbours=3, window=0),  # a part may have fewer pixels than are wanted
-    "scaled": replace(SEARCH, mode="concat-bilinear", scaling="root", grid=4, pixel_neighbours=2),
-    "subtracted": replace(SEARCH, subtract_neighbours=0.5, compared_levels=(0, 2)),
-}
-
-
-@pytest.fixture(scope="module")
-def told() -> list[str]:
-    """What was said of workers that were lost."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def elsewhere(cluster: ModuleType, told: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchOnCrew]:
-    """Two workers."""
-    cache = CacheSettings(tmp_path_factory.mktemp("cache"))
-    with searching_on("local", workers=2, cache=cache, say=told.append) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A gallery of 12 images in shards of two, calibrated for the ways that need it."""
-    folder = tmp_path_factory.mktemp("searched")
-    build(folder / "gallery", write_images(folder / "images", 12), tiny_backbone(), shard_rows=2, batch_size=2)
-    with GalleryWriter(folder / "gallery") as writer:
-        for way in (WAYS["plain"], WAYS["subtracted"]):
-            store(writer, way, calibrate(writer.gallery, way, false_alarms=0.1))
-    return folder / "gallery"
 
 
 @pytest.fixture(scope="module")
 def queries(tmp_path_factory: pytest.TempPathFactory) -> list[DecodedImage]:
     folder = write_images(tmp_path_factory.mktemp("queries"), 3, seed=9)
     return [load(file, tiny_backbone().settings.preprocessing) for file in find_images(folder)]
-
-
-def searchers() -> list[psutil.Process]:
-    """Return the processes of the workers."""
-    every = psutil.Process().children(recursive=True)
-    return [process for process in every if "".join(process.cmdline()[:1]).startswith("ray::Searcher")]
 
 
 def assert_same(found: list[Detection], whole: list[Detection]) -> None:

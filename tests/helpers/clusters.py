@@ -1,13 +1,15 @@
-"""Builds by workers of a cluster, and the same builds by one process."""
+"""Builds and searches by workers of a cluster, and the same builds by one process."""
 
 import os
 import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from torch import Tensor
 
 from spade_index.cluster.elsewhere import workers_of
@@ -16,11 +18,18 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery.write.admission import AddReport
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
-from spade_index.settings import Preprocessing
+from spade_index.settings import Preprocessing, SearchSettings
 
 from helpers.tiny import TinyCNN, files_of, tiny_backbone, write_images
 
 IMAGES, ROWS, BATCH = 20, 3, 2  # a batch may be in two shards
+SEARCH = SearchSettings(gallery_neighbours=6, smoothing=1.0)
+WAYS = {
+    "plain": SEARCH,
+    "window": replace(SEARCH, pixel_neighbours=3, window=0),  # a part may have fewer pixels than are wanted
+    "scaled": replace(SEARCH, mode="concat-bilinear", scaling="root", grid=4, pixel_neighbours=2),
+    "subtracted": replace(SEARCH, subtract_neighbours=0.5, compared_levels=(0, 2)),
+}
 TILED = Preprocessing(input_size=(32, 32), tile=20)
 
 
@@ -99,6 +108,12 @@ def build_there(
             report = writer.add(find_images(images), loaded, batch_size=BATCH, elsewhere=elsewhere, **options)
         writer.build_index()
     return report
+
+
+def searchers() -> list[psutil.Process]:
+    """Return the processes of workers that search."""
+    every = psutil.Process().children(recursive=True)
+    return [process for process in every if "".join(process.cmdline()[:1]).startswith("ray::Searcher")]
 
 
 def rows_of(path: Path) -> dict[str, list[Any]]:

@@ -11,7 +11,8 @@ from spade_index.errors import InputError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.method.calibration import calibrate, near_distance, store
+from spade_index.method.alone import near_distance
+from spade_index.method.calibration import calibrate, store
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 

@@ -14,6 +14,7 @@ from spade_index.images.decode import load_parts
 from spade_index.images.files import ImageFile
 from spade_index.images.tiles import picture_of
 from spade_index.method import calibration
+from spade_index.method.alone import near_distance, nearest_others
 from spade_index.method.audit import audit, without_itself
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
@@ -104,7 +105,7 @@ def test_rows_are_compared_with_their_own_scale_only(gallery: Gallery) -> None:
             assert len(detection.pixels.neighbours) == SEARCH.gallery_neighbours
     detector = Detector(gallery, tiny_backbone(), SEARCH)
     for row in gallery.images():
-        (nearest,) = calibration.nearest_others(detector, [row], near=0.0)
+        (nearest,) = nearest_others(detector, [row], near=0.0)
         assert {is_whole(neighbour.id) for neighbour in nearest} == {is_whole(row.id)}
         assert picture_of(row.id) not in {picture_of(neighbour.id) for neighbour in nearest}
 
@@ -130,7 +131,7 @@ def test_without_weight_all_is_as_in_a_gallery_of_tiles_alone(
             assert one.pixels is not None
             assert other.pixels is not None
             np.testing.assert_array_equal(one.pixels.score_map, other.pixels.score_map)
-        monkeypatch.setattr(calibration, "near_distance", lambda gallery: 0.0)  # which is that of a sample of rows
+        monkeypatch.setattr("spade_index.method.alone.near_distance", lambda gallery: 0.0)  # that of a sample of rows
         found, wanted = calibration.calibrate(gallery, TILES), calibration.calibrate(alone, SEARCH)
         assert found.thresholds == wanted.thresholds
 
@@ -180,7 +181,7 @@ def test_an_audit_ranks_both_scales_in_one_unit(path: Path, tmp_path: Path) -> N
         assert "b.png" in [picture_of(odd.id) for odd in found.odd]
         assert all(len({is_whole(id) for id in group}) == 1 for group in found.doubled)
         detector = Detector(writer.gallery, tiny_backbone(), search)
-        near = calibration.near_distance(writer.gallery)
+        near = near_distance(writer.gallery)
         for odd in found.odd:
             again = without_itself(detector, writer.gallery.image(odd.id), near)
             assert again.scores["map"] == pytest.approx(odd.score, rel=1e-3)

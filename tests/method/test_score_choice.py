@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
-from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.find import find_images
 from spade_index.images.interest import RegionOfInterest
-from spade_index.method import calibration, scorings
+from spade_index.method import alone as method_alone
+from spade_index.method import scorings
+from spade_index.method.alone import Alone, Beside, near_distance, search_alone
 from spade_index.method.by_neighbours import plain_search
-from spade_index.method.calibration import Alone, calibrate, near_distance, search_alone
+from spade_index.method.calibration import calibrate
 from spade_index.method.detection import Question
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import NormalScores, Stored
@@ -74,13 +76,13 @@ def test_what_was_searched_for_is_not_searched_for_again(tiled: Path, monkeypatc
         assert len(alone) < len(images)
         anew = calibrate(gallery, SEARCH)
         searched = []
-        inner = calibration._search_without
+        inner = method_alone._search_without
 
-        def counted(detector: Detector, image: ImageRow, *rest: object) -> list[Alone]:
-            searched.append(image.key)
-            return inner(detector, image, *rest)
+        def counted(detector: Detector, images: Sequence[Beside]) -> list[Alone]:
+            searched.extend(image.key for image, _ in images)
+            return inner(detector, images)
 
-        monkeypatch.setattr(calibration, "_search_without", counted)
+        monkeypatch.setattr(method_alone, "_search_without", counted)
         carried = calibrate(gallery, SEARCH, searched=alone)
     assert searched
     assert not {*searched} & {image.key for image in alone}

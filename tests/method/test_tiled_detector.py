@@ -15,6 +15,7 @@ from spade_index.images.decode import load, load_parts
 from spade_index.images.files import ImageFile
 from spade_index.images.tiles import box_of, own_part, picture_of
 from spade_index.method import calibration
+from spade_index.method.alone import near_distance, nearest_others
 from spade_index.method.audit import audit, without_itself
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import stored_calibration
@@ -47,7 +48,7 @@ def test_a_tile_is_searched_for_without_its_picture(tiled: Path) -> None:
         for row in gallery.sample(20):
             own = siblings(gallery, row)
             assert [sibling.id for sibling in own] == tiles(picture_of(row.id), 1 if "other" in row.id else 0)
-            (nearest,) = calibration.nearest_others(detector, [row], near=0.0)
+            (nearest,) = nearest_others(detector, [row], near=0.0)
             assert len(nearest) == SEARCH.gallery_neighbours
             assert picture_of(row.id) not in {picture_of(neighbour.id) for neighbour in nearest}
 
@@ -73,7 +74,7 @@ def test_the_score_of_a_picture_is_calibrated(tiled: Path) -> None:
         assert stored is not None
         assert stored.scores is not None
         detector = Detector(writer.gallery, tiny_backbone(), SEARCH)
-        near = calibration.near_distance(writer.gallery)
+        near = near_distance(writer.gallery)
         highest: dict[str, float] = {}
         for row in writer.gallery.images():
             score = without_itself(detector, row, near).scores["map"]
