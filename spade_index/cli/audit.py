@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from .cluster_options import OwnClusterOptions
 from .lines import printable
-from .options import gallery_argument
+from .options import KernelOptions, gallery_argument, takes
 from .outputs import require_writable
 from .progress import Progress
 from .strict import strict_json
@@ -20,19 +21,26 @@ from .values import PATH, WholeRange
 @click.option("--report", type=PATH, help="Write a page with maps and evidence to this file.")
 @click.option("--count", type=WholeRange(1), help="Number of odd images, at most [20]")
 @click.option("--all", "every", is_flag=True, help="Score every image, not only those that `calibrate` scored.")
-def audit(gallery: Path, as_json: bool, report: Path | None, count: int | None, every: bool) -> None:
+@takes("cluster", OwnClusterOptions, without=["gpus_per_worker"])
+def audit(
+    gallery: Path, as_json: bool, report: Path | None, count: int | None, every: bool, cluster: OwnClusterOptions
+) -> None:
     """Rank GALLERY's odd images by what each scores without itself, and list near-duplicates."""
     from spade_index.gallery.reader import Gallery
     from spade_index.method import audit as method
     from spade_index.views.audit import ranked, write_audit
     from spade_index.views.text import text_of
 
+    cluster.require()
+    if cluster.ray is not None and not every and report is None:
+        raise click.UsageError("--ray needs --all or --report: without them, no map is searched")
     require_writable([report], inputs=[gallery])
-    with Gallery(gallery) as opened:
+    number = method.COUNT if count is None else count
+    with Gallery(gallery) as opened, cluster.searching("cpu", KernelOptions(None, None)) as elsewhere:
         with Progress("audit", len(opened) if every else 0) as progress:
-            found = method.audit(opened, method.COUNT if count is None else count, every=every, progress=progress)
+            found = method.audit(opened, number, every=every, progress=progress, elsewhere=elsewhere)
         if report is not None:
-            write_audit(report, opened, found)
+            write_audit(report, opened, found, elsewhere)
     if as_json:
         click.echo(strict_json(asdict(found)))
         return

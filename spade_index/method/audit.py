@@ -16,6 +16,7 @@ from spade_index.errors import InputError
 from spade_index.exact import require_whole
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
+from spade_index.images.loading import in_lots
 from spade_index.settings import ImageScore
 
 from .alone import near_distance, nearest_others
@@ -23,6 +24,7 @@ from .detection import Detection, Question
 from .detector import Detector
 from .given import require_kind
 from .normal_scores import NormalScores, stored_calibration
+from .pixel_search import Elsewhere
 from .scales import Scales, scales_of
 from .siblings import are_siblings, place_of_row
 from .tuned import tuned_search
@@ -61,6 +63,7 @@ def audit(
     *,
     every: bool = False,
     progress: Callable[[int], None] = lambda images: None,
+    elsewhere: Elsewhere | None = None,
 ) -> Audit:
     """Rank a gallery's images by their leave-one-out scores, and group near-duplicates.
 
@@ -72,6 +75,7 @@ def audit(
         count: number of odd images to return, at most.
         every: score and compare every image of the gallery.
         progress: called with the number of images scored.
+        elsewhere: where maps are searched, as for `Detector`.
 
     Raises:
         InputError: the gallery is not calibrated, or `count` is no number from 1.
@@ -89,7 +93,8 @@ def audit(
     keys, scores = _still_there(gallery, stored.scores, kind)
     if every:
         progress(len(keys))
-        more_keys, more_scores = _scored(gallery, kind, set(keys.tolist()), progress)
+        detector, known = Detector(gallery, elsewhere=elsewhere), set(keys.tolist())
+        more_keys, more_scores = _scored(detector, kind, known, progress)
         keys, scores = np.concatenate([keys, more_keys]), np.concatenate([scores, more_scores])
     highest = np.argsort(-scores, kind="stable")[:count]
     rows = gallery.catalog.images_by_key(keys[highest].tolist())
@@ -104,14 +109,15 @@ def audit(
     return Audit(gallery.snapshot, kind, len(gallery), len(scores), compared, odd, doubled)
 
 
-def without_itself(detector: Detector, row: ImageRow, near: float) -> Detection:
-    """Search for an image of the gallery as `calibrate` does: without itself and images nearer than `near`."""
-    gallery = detector.gallery
-    pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key])]
-    nearest = nearest_others(detector, [row], near)
-    places = [place_of_row(gallery, row)]
-    ((_, detection),) = detector.judge(nearest, pyramid, [Question(maps="always")], places)
-    return detection
+def without_themselves(detector: Detector, rows: Iterable[ImageRow]) -> Iterator[tuple[ImageRow, Detection]]:
+    """Search for images of the gallery as `calibrate` does: each without itself and its near-duplicates."""
+    gallery, near = detector.gallery, near_distance(detector.gallery)
+    for some in in_lots(rows, detector.pixel_search.at_once):
+        pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key for row in some])]
+        nearest = [neighbours for row in some for neighbours in nearest_others(detector, [row], near)]
+        questions, places = [Question(maps="always")] * len(some), [place_of_row(gallery, row) for row in some]
+        for query, detection in detector.judge(nearest, pyramid, questions, places):
+            yield some[query], detection
 
 
 def _still_there(gallery: Gallery, stored: NormalScores, kind: ImageScore) -> tuple[np.ndarray, np.ndarray]:
@@ -122,16 +128,15 @@ def _still_there(gallery: Gallery, stored: NormalScores, kind: ImageScore) -> tu
 
 
 def _scored(
-    gallery: Gallery, kind: ImageScore, known: set[int], progress: Callable[[int], None]
+    detector: Detector, kind: ImageScore, known: set[int], progress: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score the images whose keys are not known; return their keys int64 [n] and scores float64 [n]."""
-    detector, near = Detector(gallery), near_distance(gallery)
     keys, scores = array("q"), array("d")
-    for row in gallery.images():
-        if row.key not in known:
-            keys.append(row.key)
-            scores.append(without_itself(detector, row, near).scores[kind])
-            progress(1)
+    others = (row for row in detector.gallery.images() if row.key not in known)
+    for row, detection in without_themselves(detector, others):
+        keys.append(row.key)
+        scores.append(detection.scores[kind])
+        progress(1)
     return np.array(keys, np.int64), np.array(scores, np.float64)
 
 

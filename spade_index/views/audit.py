@@ -10,11 +10,11 @@ from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.reader import Gallery
 from spade_index.images.geometry import covered
 from spade_index.images.tiles import box_of
-from spade_index.method.alone import near_distance
-from spade_index.method.audit import Audit, OddImage, without_itself
+from spade_index.method.audit import Audit, OddImage, without_themselves
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.originals import originals
+from spade_index.method.pixel_search import Elsewhere
 from spade_index.method.tuned import why_searched
 from spade_index.wording import number_of
 
@@ -24,13 +24,12 @@ from .report import Table, write_report
 from .text import size_of
 
 
-def write_audit(path: Path, gallery: Gallery, found: Audit) -> None:
-    """Write one HTML page about an audit of a gallery. Raises OSError."""
-    detector = Detector(gallery)  # searches as the gallery was tuned
-    near = near_distance(gallery)
+def write_audit(path: Path, gallery: Gallery, found: Audit, elsewhere: Elsewhere | None = None) -> None:
+    """Write one HTML page about an audit of a gallery. Maps are searched `elsewhere`, or here. Raises OSError."""
+    detector = Detector(gallery, elsewhere=elsewhere)  # searches as the gallery was tuned
     rows = [gallery.image(odd.id) for odd in found.odd]
     files = {row.key: image for row, image in originals(rows, gallery.settings.preprocessing)}
-    detections = [without_itself(detector, row, near) for row in rows]
+    detections = [detection for _, detection in without_themselves(detector, rows)]
     peaks = [detection.pixels.peak for detection in detections if detection.pixels is not None]
     doubled = [[", ".join(group)] for group in found.doubled]
     limits = score_limits(peaks, detector.pixel_threshold)

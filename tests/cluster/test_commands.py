@@ -84,22 +84,29 @@ def test_query_and_evaluate_as_without_ray(tmp_path: Path) -> None:
 def alike(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two galleries of the same images."""
     folder = tmp_path_factory.mktemp("alike")
-    run("build", write_normal(folder / "images", 16), folder / "whole", *BACKBONE, "--no-tune")
-    return [folder / "whole", copied(folder / "whole", folder / "gallery")]
+    run("build", write_normal(folder / "images", 16), folder / "here" / "gallery", *BACKBONE, "--no-tune")
+    return [folder / "here" / "gallery", copied(folder / "here" / "gallery", folder / "there" / "gallery")]
 
 
 @pytest.mark.usefixtures("cluster")
-def test_calibrate_as_without_ray(alike: list[Path], tmp_path: Path) -> None:
-    lines, records, stored = [], [], []
+def test_calibrate_and_audit_as_without_ray(alike: list[Path], tmp_path: Path) -> None:
+    lines, records, stored, audits = [], [], [], []
     for gallery, options in zip(alike, ([], ON_RAY), strict=True):
         told = run("calibrate", gallery, "--check-splits", 2, "--json", tmp_path / "found.json", *options)
         lines.append(told.stdout)
         records.append(json.loads((tmp_path / "found.json").read_text()))
         del records[-1]["created"]
         stored.append([file.read_bytes() for file in (gallery / FOLDER).iterdir()])
+        run("calibrate", gallery, "--sample", "10")
+        told = run("audit", gallery, "--all", "--json", "--report", tmp_path / "page.html", *options)
+        audits.append([told.stdout, (tmp_path / "page.html").read_text().replace(str(gallery), "GALLERY")])
     assert lines[0] == lines[1]
     assert records[0] == records[1]
     assert stored[0] == stored[1] != []
+    assert audits[0] == audits[1]
+    assert json.loads(audits[0][0])["scored"] == 16
+    told = run("audit", gallery, "--ray", "local", status=2)
+    assert "--ray needs --all or --report" in told.stderr
 
 
 def test_what_is_not_searched_on_a_cluster(photographs: Path, tmp_path: Path) -> None:
@@ -108,7 +115,7 @@ def test_what_is_not_searched_on_a_cluster(photographs: Path, tmp_path: Path) ->
     assert "--ray need one gallery" in told
     told = run("evaluate", tmp_path / "dataset", "--ray", "local", status=2).stderr
     assert "--ray needs --gallery" in told
-    for command in ("serve", "calibrate"):
+    for command in ("serve", "calibrate", "audit"):
         assert "--workers needs --ray" in run(command, tmp_path / "galleries", "--workers", "2", status=2).stderr
 
 

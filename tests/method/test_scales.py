@@ -14,8 +14,8 @@ from spade_index.images.decode import load_parts
 from spade_index.images.files import ImageFile
 from spade_index.images.tiles import picture_of
 from spade_index.method import calibration
-from spade_index.method.alone import near_distance, nearest_others
-from spade_index.method.audit import audit, without_itself
+from spade_index.method.alone import nearest_others
+from spade_index.method.audit import audit, without_themselves
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.method.evidence import worst_evidence
@@ -181,9 +181,8 @@ def test_an_audit_ranks_both_scales_in_one_unit(path: Path, tmp_path: Path) -> N
         assert "b.png" in [picture_of(odd.id) for odd in found.odd]
         assert all(len({is_whole(id) for id in group}) == 1 for group in found.doubled)
         detector = Detector(writer.gallery, tiny_backbone(), search)
-        near = near_distance(writer.gallery)
-        for odd in found.odd:
-            again = without_itself(detector, writer.gallery.image(odd.id), near)
+        rows = [writer.gallery.image(odd.id) for odd in found.odd]
+        for odd, (_, again) in zip(found.odd, without_themselves(detector, rows), strict=True):
             assert again.scores["map"] == pytest.approx(odd.score, rel=1e-3)
 
 

@@ -15,8 +15,8 @@ from spade_index.images.decode import load, load_parts
 from spade_index.images.files import ImageFile
 from spade_index.images.tiles import box_of, own_part, picture_of
 from spade_index.method import calibration
-from spade_index.method.alone import near_distance, nearest_others
-from spade_index.method.audit import audit, without_itself
+from spade_index.method.alone import nearest_others
+from spade_index.method.audit import audit, without_themselves
 from spade_index.method.detector import Detector
 from spade_index.method.normal_scores import stored_calibration
 from spade_index.method.pictures import detect_parts
@@ -74,12 +74,10 @@ def test_the_score_of_a_picture_is_calibrated(tiled: Path) -> None:
         assert stored is not None
         assert stored.scores is not None
         detector = Detector(writer.gallery, tiny_backbone(), SEARCH)
-        near = near_distance(writer.gallery)
         highest: dict[str, float] = {}
-        for row in writer.gallery.images():
-            score = without_itself(detector, row, near).scores["map"]
+        for row, detection in without_themselves(detector, writer.gallery.images()):
             name = picture_of(row.id)
-            highest[name] = max(highest.get(name, 0.0), score)
+            highest[name] = max(highest.get(name, 0.0), detection.scores["map"])
         assert len(stored.scores) == len(highest)
         ascending = sorted(highest.values())
         assert stored.thresholds["map"] == pytest.approx(ascending[-1], rel=1e-5)
