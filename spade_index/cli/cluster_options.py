@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # all take long to import
     from spade_index.cluster.elsewhere import OnCrew
     from spade_index.cluster.searching import SearchOnCrew
     from spade_index.features.backbone import Backbone
+    from spade_index.gallery.reader import Gallery
+    from spade_index.gallery.verify import Checks
     from spade_index.gallery.write.writer import GalleryWriter
     from spade_index.method.detector import Detector
 
@@ -130,6 +132,14 @@ class OwnClusterOptions(SearchClusterOptions):
         super().require()
         if self.workers is not None and self.ray is None:
             raise click.UsageError("--workers needs --ray")
+
+    def checking(self, gallery: "Gallery") -> "AbstractContextManager[Checks | None]":
+        """Return the workers of the cluster that check a gallery's shards; None without one."""
+        if self.ray is None:
+            return nullcontext()
+        from spade_index.cluster.checking import checking_on
+
+        return checking_on(self.ray, gallery, workers=_asked_for(), say=Progress.say)
 
 
 def _require(ray: str | None, gpus_per_worker: float | None) -> None:

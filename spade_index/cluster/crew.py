@@ -2,11 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from spade_index.errors import ClusterError
+
+from .connection import connected, divide
 
 TRIES = 5  # of a call whose worker is lost
 PATIENCE = 60.0  # seconds until a worker has started
@@ -36,7 +40,7 @@ class Call:
 
 
 class Crew:
-    """Workers of Ray that are alike. Threads may call them."""
+    """Workers of Ray that are alike. Threads may call them. Use as a context manager, which starts and ends them."""
 
     def __init__(
         self,
@@ -58,7 +62,7 @@ class Crew:
             require: raises ClusterError for the facts of a worker that cannot be used.
             lanes: methods that are concurrency groups of the workers.
         """
-        self._ray = ray
+        self.ray = ray
         self._new = new
         self._say = say
         self._require = require
@@ -69,11 +73,22 @@ class Crew:
         self._coming: list[Member] = []
         self.count = count
 
+    def __enter__(self) -> "Crew":
+        try:
+            self.start()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+
     def start(self) -> None:
         """Start the workers, and wait for their facts. Raises ClusterError, and what these raise, as BackboneError."""
         self._coming = [self._started(place) for place in range(self.count)]
         started = [member.actor.node.remote() for member in self._coming]
-        there, missing = self._ray.wait(started, num_returns=self.count, timeout=PATIENCE)
+        there, missing = self.ray.wait(started, num_returns=self.count, timeout=PATIENCE)
         if missing:
             raise ClusterError(
                 f"{len(there):,} of {self.count:,} workers have started within {PATIENCE:.0f} s: others may use the "
@@ -82,7 +97,7 @@ class Crew:
         try:
             for member in self._coming:
                 self._welcome(member)
-        except self._ray.exceptions.RayActorError as error:
+        except self.ray.exceptions.RayActorError as error:
             reason = str(error).strip().rpartition("\n")[2]
             raise ClusterError(f"a worker was lost while it started: {reason}") from error
         self._members, self._coming = self._coming, []
@@ -93,7 +108,7 @@ class Crew:
         with self._lock:
             everyone = [*self._members, *self._coming]
         for member in everyone:
-            self._ray.kill(member.actor)
+            self.ray.kill(member.actor)
 
     def call(self, what: str, method: str, *arguments: object, prefer: Member | None = None) -> tuple[Any, Member]:
         """Have a worker do something, the preferred one if it is there; return the result, and which one did it.
@@ -113,7 +128,7 @@ class Crew:
         for left in reversed(range(TRIES)):
             try:
                 return self._result(call.result), call.member
-            except self._ray.exceptions.RayError as error:
+            except self.ray.exceptions.RayError as error:
                 self._lost(call.member, error)
             finally:
                 self.forget(call)
@@ -146,8 +161,8 @@ class Crew:
 
     def _result(self, result: Any) -> Any:
         try:
-            return self._ray.get(result)
-        except self._ray.exceptions.RayTaskError as error:  # of the worker, not of Ray
+            return self.ray.get(result)
+        except self.ray.exceptions.RayTaskError as error:  # of the worker, not of Ray
             raise error.cause from error
 
     def _chosen(self, prefer: Member | None) -> Member:
@@ -175,13 +190,13 @@ class Crew:
         deadline = time.monotonic() + timeout
         while self._coming:
             left = max(0.0, deadline - time.monotonic())
-            ready, _ = self._ray.wait([member.facts for member in self._coming], timeout=min(left, 1.0))
+            ready, _ = self.ray.wait([member.facts for member in self._coming], timeout=min(left, 1.0))
             for member in [member for member in self._coming if member.facts in ready]:
                 self._coming.remove(member)
                 try:
                     self._welcome(member)
                     self._members.append(member)
-                except self._ray.exceptions.RayActorError:  # lost before it could begin
+                except self.ray.exceptions.RayActorError:  # lost before it could begin
                     self._coming.append(self._started(member.place))
             if self._members or self._ended or not left:
                 return
@@ -205,3 +220,34 @@ class Crew:
     def _started(self, place: int) -> Member:
         actor = self._new()
         return Member(actor, actor.facts.remote(), place)
+
+
+@contextmanager
+def crew_on(
+    address: str,
+    kind: type,
+    order: Callable[[int], object],
+    *,
+    workers: int | None = None,
+    gpus: float = 0.0,
+    lanes: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Iterator[Crew]:
+    """Connect to a Ray cluster, and give a crew that has not started.
+
+    Args:
+        address: HOST:PORT of the cluster, or `local`.
+        kind: class of the workers.
+        order: of the cores of a worker, returns what it is made with.
+        workers: their number; None: one for each share of a GPU, or one for each machine.
+        gpus: what a worker needs of GPUs.
+        lanes: how many calls of these methods a worker does at a time, beside others; as of `Crew`.
+        options: `say` and `require`, as of `Crew`.
+
+    Raises:
+        ClusterError: Ray is not installed, there is no cluster, or it has no room for the workers.
+    """
+    with connected(address) as ray:
+        count, cores = divide([node["Resources"] for node in ray.nodes() if node["Alive"]], workers, gpus)
+        remote = ray.remote(num_cpus=cores, num_gpus=gpus, concurrency_groups=lanes or {})(kind)
+        yield Crew(ray, partial(remote.remote, order(cores)), count, lanes=lanes or {}, **options)

@@ -25,8 +25,7 @@ from spade_index.images.files import ImageFile
 from spade_index.images.loading import in_lots, load_all, started_ahead
 from spade_index.settings import DecodeLimits
 
-from .connection import connected, divide
-from .crew import Crew, Member
+from .crew import Crew, Member, crew_on
 from .worker import Batch, Facts, Order, Wanted, Worker, writer_of
 
 LANES = {"look": 1, "make": 1}  # calls of a worker at a time
@@ -186,17 +185,17 @@ def workers_of(
     Raises:
         ClusterError: Ray is not installed, there is no cluster, or it has no room for the workers.
     """
-    with connected(address) as ray:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        count, cores = divide(nodes, workers, gpus)
-        order = Order(
-            session.path.absolute(), os.getcwd(), session.gallery.storage.name, load, cores, limits or DecodeLimits()
-        )
-        kind = ray.remote(num_cpus=cores, num_gpus=gpus, concurrency_groups=LANES)(Worker)
-        require = partial(_require_alike, session.path.absolute(), session.settings.to_json())
-        crew = Crew(ray, partial(kind.remote, order), count, say=say, require=require, lanes=LANES)
-        with OnCrew(session, crew, on_gpus=gpus > 0) as elsewhere:
-            yield elsewhere
+    gallery, folder, storage = session.path.absolute(), os.getcwd(), session.gallery.storage.name
+    require = partial(_require_alike, gallery, session.settings.to_json())
+
+    def order(cores: int) -> Order:
+        return Order(gallery, folder, storage, load, cores, limits or DecodeLimits())
+
+    with (
+        crew_on(address, Worker, order, workers=workers, gpus=gpus, lanes=LANES, say=say, require=require) as crew,
+        OnCrew(session, crew, on_gpus=gpus > 0) as elsewhere,
+    ):
+        yield elsewhere
 
 
 def _require_alike(gallery: Path, settings: str, facts: Facts) -> None:

@@ -4,9 +4,7 @@ It opens the gallery when it is first asked, reads the maps that it is asked for
 is asked for the images of its part of the shards; it could read all of them, so it can stand in for another one.
 """
 
-import hashlib
 import os
-import socket
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from spade_index.errors import ClusterError, GalleryError, GalleryNotFound, InputError
+from spade_index.errors import InputError
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.location import Location
-from spade_index.gallery.opening import open_gallery
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.remote.cache import CacheSettings
 from spade_index.kernels import choose_kernel
@@ -28,6 +25,8 @@ from spade_index.method.comparison import Comparison
 from spade_index.method.interest import interest_of
 from spade_index.method.pixel_search import PixelSearch
 from spade_index.settings import SearchSettings
+
+from .there import Reader
 
 OPEN = 4  # searches that are open at a time
 
@@ -54,13 +53,6 @@ class Search:
     settings: SearchSettings
 
 
-@dataclass(frozen=True)
-class SearcherFacts:
-    """What is known of a worker that has started."""
-
-    node: str
-
-
 class Nearest(NamedTuple):
     """The nearest pixels of one query among those of a worker's images."""
 
@@ -75,7 +67,7 @@ class Nearest(NamedTuple):
         return self.distances.nbytes + self.matches.nbytes
 
 
-class Searcher:
+class Searcher(Reader):
     """Searches one query at a time."""
 
     def __init__(self, order: SearchOrder) -> None:
@@ -83,14 +75,6 @@ class Searcher:
         self._open: OrderedDict[Search, tuple[Gallery, PixelSearch]] = OrderedDict()  # the least recently used first
         with suppress(OSError):
             os.chdir(order.folder)
-
-    def node(self) -> str:
-        """Return the name of the machine: the worker has started."""
-        return socket.gethostname()
-
-    def facts(self) -> SearcherFacts:
-        """Return what the program that asks wants to know."""
-        return SearcherFacts(self.node())
 
     def search(self, of: Search, keys: Sequence[int], levels: Sequence[np.ndarray]) -> Nearest:
         """Find the nearest pixels of a query among those of images.
@@ -127,7 +111,7 @@ class Searcher:
         if of not in self._open:
             while len(self._open) >= OPEN:
                 self.close(next(iter(self._open)))
-            gallery = self._gallery(of)
+            gallery = self.open(of.gallery, of.snapshot, of.identity, self._order.cache)
             try:
                 self._open[of] = gallery, self._pixel_search(gallery, of.settings)
             except BaseException:
@@ -135,25 +119,6 @@ class Searcher:
                 raise
         self._open.move_to_end(of)
         return self._open[of][1]
-
-    def _gallery(self, of: Search) -> Gallery:
-        elsewhere = ClusterError(
-            f"{of.gallery}: the worker on {self.node()} does not see this gallery: put it on a file system that all "
-            "machines share, or in an object store"
-        )
-        try:
-            gallery = open_gallery(of.gallery, of.snapshot, self._order.cache)
-        except GalleryNotFound as error:
-            raise elsewhere from error
-        except InputError as error:  # no such snapshot
-            raise GalleryError(
-                f"{of.gallery}: snapshot {of.snapshot} is not there for the worker on {self.node()}: if it was deleted "
-                "since it was opened, open the gallery again"
-            ) from error
-        if identity_of(gallery) != of.identity:
-            gallery.close()
-            raise elsewhere
-        return gallery
 
     def _pixel_search(self, gallery: Gallery, settings: SearchSettings) -> PixelSearch:
         comparison, device = Comparison(gallery, settings), torch.device(self._order.device)
@@ -163,16 +128,3 @@ class Searcher:
             raise InputError(str(error)) from error
         interest = interest_of(gallery, comparison, settings)
         return PixelSearch(gallery, settings, comparison, kernel, device, self._order.map_memory, interest)
-
-
-def identity_of(gallery: Gallery) -> str:
-    """Return a digest of what the maps that are searched depend on: settings, snapshot and regions of interest."""
-    region, rule = gallery.interest, gallery.region_rule
-    of = (
-        gallery.settings.to_json(),
-        gallery.catalog.snapshot(gallery.snapshot),
-        gallery.storage.name,
-        region and region.digest,
-        rule and rule.digest,
-    )
-    return hashlib.sha256(repr(of).encode()).hexdigest()

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,11 @@ from spade_index.method.interest import Interest
 from spade_index.method.pixel_search import Found, within
 from spade_index.settings import SearchSettings
 
-from .connection import STORE_BYTES, connected, divide
-from .crew import Call, Crew
+from .connection import STORE_BYTES
+from .crew import Call, Crew, crew_on
 from .parts import Parts
-from .searcher import Nearest, Search, Searcher, SearchOrder, identity_of
+from .searcher import Nearest, Search, Searcher, SearchOrder
+from .there import identity_of
 
 LOTS = 4  # times as many queries are handed over as are searched at a time: workers seldom wait for more
 
@@ -52,24 +52,12 @@ class Travelled:
 
 
 class SearchOnCrew:
-    """What `Detector` takes as `elsewhere`; several may share it. Use as a context manager, which starts the crew."""
+    """What `Detector` takes as `elsewhere`; several may share it."""
 
-    def __init__(self, ray: Any, crew: Crew) -> None:
+    def __init__(self, crew: Crew) -> None:
         self.crew = crew
-        self.ray = ray
         self.travelled = Travelled()
         self._parts: dict[Path | Location, Parts] = {}
-
-    def __enter__(self) -> "SearchOnCrew":
-        try:
-            self.crew.start()
-        except BaseException:
-            self.crew.end()
-            raise
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.crew.end()
 
     def pixel_search(
         self,
@@ -153,7 +141,7 @@ class CrewPixelSearch:
                 f"{self._gallery.path}: the pixel search refuses these settings: {kappa} nearest pixels of "
                 f"{len(near) * self._cells}"
             )
-        stored, travelled = self._on.ray.put(levels), self._on.travelled
+        stored, travelled = self._crew.ray.put(levels), self._on.travelled
         travelled.queries += 1
         asked = []
         for place, positions in self._parts.of(rows[n.key].shard if n.key in rows else 0 for n in near).items():
@@ -218,10 +206,10 @@ def searching_on(
     Raises:
         ClusterError: Ray is not installed, there is no cluster, or it has no room for the workers.
     """
-    with connected(address) as ray:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        count, cores = divide(nodes, workers, gpus)
-        order = SearchOrder(os.getcwd(), "cuda" if gpus else "cpu", kernel, map_memory, cores, cache)
-        kind = ray.remote(num_cpus=cores, num_gpus=gpus)(Searcher)
-        with SearchOnCrew(ray, Crew(ray, partial(kind.remote, order), count, say=say)) as elsewhere:
-            yield elsewhere
+    folder, device = os.getcwd(), "cuda" if gpus else "cpu"
+
+    def order(cores: int) -> SearchOrder:
+        return SearchOrder(folder, device, kernel, map_memory, cores, cache)
+
+    with crew_on(address, Searcher, order, workers=workers, gpus=gpus, say=say) as crew, crew:
+        yield SearchOnCrew(crew)

@@ -20,7 +20,7 @@ import numpy as np
 from spade_index.errors import GalleryDamaged, InputError, UnknownImage
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import REMEDY
-from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.catalog.tables import ImageRow, ShardRow
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
 from spade_index.gallery.index.search import ImageSearch, Neighbour
 from spade_index.gallery.index.state import index_state
@@ -36,7 +36,7 @@ from .described import described
 from .location import Location
 from .shards import Shards
 from .snapshot import SnapshotView
-from .verify import Problem, bytes_to_check, find_problems
+from .verify import Checks, Problem, Progress, bytes_to_check, find_problems, shard_problems
 
 CATALOG = "catalog.sqlite"
 LATEST = 2**63 - 1  # snapshot that a catalog can hold
@@ -282,16 +282,17 @@ class Gallery:
         """Yield keys int64 [n] and pooled descriptors float32 [n, D] of all images, shard by shard."""
         return self._view.blocks()
 
-    def verify(self, progress: Callable[[int], None] = lambda count: None) -> Iterator[str]:
-        """Check every file against what was committed; yield one line per problem.
-
-        `progress` is called with the number of bytes of each block that was checked.
-        """
+    def verify(self, progress: Progress = lambda count: None) -> Iterator[str]:
+        """Check every file against what was committed; yield one line per problem; `progress` is called with bytes."""
         yield from (problem.line for problem in self.problems(progress))
 
-    def problems(self, progress: Callable[[int], None] = lambda count: None) -> Iterator[Problem]:
-        """Yield what `verify` finds, as `GalleryWriter.repair` takes it."""
-        return find_problems(self._view, progress)
+    def problems(self, progress: Progress = lambda count: None, elsewhere: Checks | None = None) -> Iterator[Problem]:
+        """Yield what `verify` finds, as `GalleryWriter.repair` takes it; shards are checked `elsewhere`, or here."""
+        return find_problems(self._view, progress, elsewhere)
+
+    def problems_of(self, shard: ShardRow, progress: Progress) -> Iterator[Problem]:
+        """Yield the problems of one shard."""
+        return shard_problems(self._view, shard, progress)
 
     def bytes_to_check(self) -> int:
         """Return the number of bytes that `verify` reads."""

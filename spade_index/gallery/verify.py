@@ -1,7 +1,7 @@
 """Check every file of a gallery against what was committed."""
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .snapshot import SnapshotView
 NAMED = 5  # images of a shard that one line names
 
 Progress = Callable[[int], None]
+Checks = Callable[[Iterable[ShardRow], Progress], "Iterator[Problem]"]  # as `shard_problems` does, of several shards
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,19 @@ class Problem:
     calibration: str | None = None  # the file of a calibration, which can be made again
 
 
-def find_problems(view: SnapshotView, progress: Progress) -> Iterator[Problem]:
-    """Yield all problems of a gallery; `progress` is called with the bytes checked, `bytes_to_check` in all."""
+def find_problems(view: SnapshotView, progress: Progress, elsewhere: Checks | None = None) -> Iterator[Problem]:
+    """Yield all problems of a gallery; `progress` is called with the bytes checked, `bytes_to_check` in all.
+
+    Shards are checked `elsewhere`, or here.
+    """
     try:
         yield from map(Problem, view.catalog.problems())
-        for row in view.catalog.shards().values():
-            if images := view.catalog.images_in(row.shard):  # one without images waits to be deleted
-                yield from _shard_problems(view, row, images, progress)
+        shards = view.catalog.shards().values()
+        if elsewhere is not None:
+            yield from elsewhere(shards, progress)
+        else:
+            for row in shards:
+                yield from shard_problems(view, row, progress)
         yield from _index_problems(view, progress)
         yield from _calibration_problems(view, progress)
     except GalleryDamaged as error:  # the catalog
@@ -54,7 +61,10 @@ def bytes_to_check(view: SnapshotView) -> int:
     return sum(path.stat().st_size for path in files if path.is_file()) + shards
 
 
-def _shard_problems(view: SnapshotView, row: ShardRow, images: list[ImageRow], progress: Progress) -> Iterator[Problem]:
+def shard_problems(view: SnapshotView, row: ShardRow, progress: Progress) -> Iterator[Problem]:
+    """Yield the problems of a shard; one without images waits to be deleted."""
+    if not (images := view.catalog.images_in(row.shard)):
+        return
     path = view.shards.folder / row.file
     try:
         if path.lstat().st_size == row.bytes and file_digest(path, progress) == row.digest:

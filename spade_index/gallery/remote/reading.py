@@ -19,7 +19,7 @@ from spade_index.gallery.store.leave_one_out import FOLDER
 from spade_index.gallery.store.names import shard_name
 from spade_index.gallery.store.rows import RowsFile
 from spade_index.gallery.store.shard import Shard
-from spade_index.gallery.verify import Problem
+from spade_index.gallery.verify import Checks, Problem
 
 from .blocks import AT_ONCE, RemoteFile, Run, bring
 from .cache import Cache, CacheSettings
@@ -103,7 +103,7 @@ class RemoteGallery(Gallery):
             with suppress(FileNotFoundError):  # an index of earlier versions has no descriptors
                 self._shards.open_rows(f"index/{descriptors_file(Path(self._index_row.file))}")
 
-    def problems(self, progress: Progress = lambda count: None) -> Iterator[Problem]:
+    def problems(self, progress: Progress = lambda count: None, elsewhere: Checks | None = None) -> Iterator[Problem]:
         """Raise GalleryError: it is checked where it was pushed from, and when it is pulled."""
         raise GalleryError(f"{self.path}: every byte is checked by `spade-index pull {self.path} GALLERY`")
 
