@@ -75,7 +75,7 @@ def _session(address: str, **options: Any) -> "Iterator[types.ModuleType]":
         ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False, **options)
         with suppress(ValueError, TypeError):  # not the main thread, or a handler that is not Python's
             signal.signal(signal.SIGTERM, ending)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises just this where a cluster takes longer than half a minute to start
         reason = str(error.__cause__ or error).strip().rpartition("\n")[2][:200]  # the last line of a traceback
         raise ClusterError(f"no Ray cluster at {address}: {reason}") from error
     try:

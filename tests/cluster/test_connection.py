@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,6 +50,17 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     told = refused("build", tmp_path, tmp_path / "gallery", *BACKBONE, "--ray", "local")
     assert told == "Ray is not installed: pip install 'spade_index[ray]'"
     assert not (tmp_path / "gallery").exists()
+
+
+def test_a_cluster_that_does_not_start_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(**options: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    unloaded = importlib.util.find_spec("ray")  # Ray takes settings from the environment when it is imported
+    module = SimpleNamespace(init=slow, is_initialized=lambda: False, __spec__=unloaded)
+    monkeypatch.setitem(sys.modules, "ray", module)
+    with pytest.raises(ClusterError, match="no Ray cluster at local: The current node timed out"), connected("local"):
+        pass
 
 
 def test_a_folder_whose_name_is_too_long_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
