@@ -43,7 +43,7 @@ class ClusterOptions:
 
     def require(self) -> None:
         """Raise ClusterError if a cluster is asked for and not there, and UsageError for lack of `--ray`."""
-        _require(self.ray, self.gpus_per_worker)
+        _require(self.ray, gpus_per_worker=self.gpus_per_worker)
 
     def workers(
         self, writer: "GalleryWriter", backbone: "Backbone", weights: str | None
@@ -74,9 +74,14 @@ class SearchClusterOptions:
     ray: Annotated[str | None, _ray_option("Search")]
     gpus_per_worker: Annotated[float | None, gpus_option]
 
+    replicas: Annotated[
+        int | None,
+        whole_option("--replicas", None, "With --ray: workers that have each part of the maps [1]", most=MOST_WORKERS),
+    ]
+
     def require(self) -> None:
         """Raise ClusterError if a cluster is asked for and not there, and UsageError for lack of `--ray`."""
-        _require(self.ray, self.gpus_per_worker)
+        _require(self.ray, gpus_per_worker=self.gpus_per_worker, replicas=self.replicas)
 
     def decoding(self, loading: LoadingOptions) -> LoadingOptions:
         """Return the options of decoding, which is done here: on a cluster, `--workers` are those that search."""
@@ -101,6 +106,7 @@ class SearchClusterOptions:
         return searching_on(
             self.ray,
             workers=_asked_for(),
+            replicas=self.replicas or 1,
             gpus=_gpus(self.gpus_per_worker, choose_device(device).type),
             kernel=kernel.kernel,
             map_memory=kernel.map_bytes,
@@ -130,8 +136,7 @@ class OwnClusterOptions(SearchClusterOptions):
     def require(self) -> None:
         """Raise ClusterError if a cluster is asked for and not there, and UsageError for lack of `--ray`."""
         super().require()
-        if self.workers is not None and self.ray is None:
-            raise click.UsageError("--workers needs --ray")
+        _require(self.ray, workers=self.workers)
 
     def checking(self, gallery: "Gallery") -> "AbstractContextManager[Checks | None]":
         """Return the workers of the cluster that check a gallery's shards; None without one."""
@@ -142,13 +147,13 @@ class OwnClusterOptions(SearchClusterOptions):
         return checking_on(self.ray, gallery, workers=_asked_for(), say=Progress.say)
 
 
-def _require(ray: str | None, gpus_per_worker: float | None) -> None:
+def _require(ray: str | None, **others: float | None) -> None:
     if ray is not None:
         from spade_index.cluster.connection import require_cluster
 
         require_cluster(ray)
-    elif gpus_per_worker is not None:
-        raise click.UsageError("--gpus-per-worker needs --ray")
+    elif given := [name for name, value in others.items() if value is not None]:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} needs --ray")
 
 
 def _gpus(given: float | None, device: str) -> float:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # both take long to import
 @click.command()
 @gallery_argument
 @click.option("--repair", is_flag=True, help="Drop damaged images, name them, and keep the rest usable.")
-@takes("cluster", OwnClusterOptions, without=["gpus_per_worker"])
+@takes("cluster", OwnClusterOptions, without=["gpus_per_worker", "replicas"])
 def verify(gallery: Path, repair: bool, cluster: OwnClusterOptions) -> None:
     """Check every file of GALLERY against what was committed."""
     from spade_index.gallery.reader import Gallery

@@ -35,6 +35,7 @@ class Call:
     what: str  # it is about
     method: str
     arguments: Sequence[object]
+    prefer: Collection[int]  # places of workers
     member: Member
     result: Any  # Ray's reference
 
@@ -110,18 +111,18 @@ class Crew:
         for member in everyone:
             self.ray.kill(member.actor)
 
-    def call(self, what: str, method: str, *arguments: object, prefer: Member | None = None) -> tuple[Any, Member]:
-        """Have a worker do something, the preferred one if it is there; return the result, and which one did it.
+    def call(self, what: str, method: str, *arguments: object, prefer: Collection[int] = ()) -> tuple[Any, Member]:
+        """Have a worker do something, one at these places if any is there; return the result, and which one did it.
 
         Where a worker is lost, another one does it. Raises what the worker raises, and ClusterError that names `what`
         where too many are lost.
         """
         return self.answer(self.ask(what, method, *arguments, prefer=prefer))
 
-    def ask(self, what: str, method: str, *arguments: object, prefer: Member | None = None) -> Call:
+    def ask(self, what: str, method: str, *arguments: object, prefer: Collection[int] = ()) -> Call:
         """Begin what `call` does. `answer` returns its result; without, `forget` ends it."""
         member = self._chosen(prefer)
-        return Call(what, method, arguments, member, self._begun(member, method, arguments))
+        return Call(what, method, arguments, prefer, member, self._begun(member, method, arguments))
 
     def answer(self, call: Call) -> tuple[Any, Member]:
         """Return the result of what was asked, and which worker did it. Raises as `call` does."""
@@ -133,7 +134,7 @@ class Crew:
             finally:
                 self.forget(call)
             if left:
-                call = self.ask(call.what, call.method, *call.arguments)
+                call = self.ask(call.what, call.method, *call.arguments, prefer=call.prefer)
         raise ClusterError(
             f"{call.what}: {TRIES} workers were lost over it, the last one on {call.member.node}: see the logs of Ray"
         )
@@ -149,12 +150,6 @@ class Crew:
             for member in [] if self._ended else self._members:
                 self._begun(member, method, arguments)
 
-    def at(self, place: int) -> Member | None:
-        """Return the worker at a place, if it is there."""
-        with self._lock:
-            self._welcome_some(0.0)
-            return next((member for member in self._members if member.place == place), None)
-
     def _begun(self, member: Member, method: str, arguments: Sequence[object]) -> Any:
         call = getattr(member.actor, method)
         return (call.options(concurrency_group=method) if method in self._lanes else call).remote(*arguments)
@@ -165,8 +160,8 @@ class Crew:
         except self.ray.exceptions.RayTaskError as error:  # of the worker, not of Ray
             raise error.cause from error
 
-    def _chosen(self, prefer: Member | None) -> Member:
-        """Return a worker to call: the preferred one, or one with the fewest calls.
+    def _chosen(self, prefer: Collection[int]) -> Member:
+        """Return a worker to call: of those at the preferred places, or of all, one with the fewest calls.
 
         Of several, it is the one that was given the fewest: calls to look are short, and the first worker would get all
         of them, and with them the shards that it then has to make.
@@ -175,12 +170,8 @@ class Crew:
             self._welcome_some(0.0 if self._members else PATIENCE)
             if not self._members:
                 raise ClusterError(f"all workers were lost, and none has started within {PATIENCE:.0f} s")
-            member = (
-                prefer
-                if prefer in self._members
-                else min(self._members, key=lambda member: (member.calls, member.given))
-            )
-            assert member is not None
+            some = [member for member in self._members if member.place in prefer] or self._members
+            member = min(some, key=lambda member: (member.calls, member.given))
             member.calls += 1
             member.given += 1
             return member

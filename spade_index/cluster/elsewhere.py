@@ -50,7 +50,7 @@ class OnCrew:
         self._crew = crew
         self._ahead = 2 * crew.count  # shards in work, and as many that are decoded
         self._threads = ThreadPoolExecutor(2 * self._ahead, thread_name_prefix="crew")
-        self._keepers: dict[str, Member] = {}  # of images that were decoded, by id
+        self._keepers: dict[str, int] = {}  # places of the workers that decoded images, by id
         self._lock = threading.Lock()
 
     def __enter__(self) -> "OnCrew":
@@ -95,7 +95,7 @@ class OnCrew:
         def look() -> tuple[list[DecodedImage | ImageError], Member]:
             found, worker = self._crew.call(f"what begins with {lot[0].id}", "look", lot)
             with self._lock:
-                self._keepers |= {image.id: worker for image in found if isinstance(image, DecodedImage)}
+                self._keepers |= {image.id: worker.place for image in found if isinstance(image, DecodedImage)}
             return found, worker
 
         return self._threads.submit(look)
@@ -103,17 +103,17 @@ class OnCrew:
     def _make(self, plan: Plan) -> Future[StreamedShard]:
         def make() -> StreamedShard:
             what = f"shard {plan.number}"
-            shard, _ = self._crew.call(what, "make", plan.number, plan.batches, prefer=self._keeper(plan))
+            shard, _ = self._crew.call(what, "make", plan.number, plan.batches, prefer=self._keepers_of(plan))
             return shard
 
         return self._threads.submit(make)
 
-    def _keeper(self, plan: Plan) -> Member | None:
-        """Return the worker that has most of a shard's images."""
+    def _keepers_of(self, plan: Plan) -> list[int]:
+        """Return the place of the worker that has most of a shard's images."""
         ids = [image.id for batch in plan.batches for image in batch.images[batch.first : batch.last]]
         with self._lock:
             keepers = Counter(self._keepers.pop(id) for id in ids if id in self._keepers)
-        return keepers.most_common(1)[0][0] if keepers else None
+        return [place for place, _ in keepers.most_common(1)]
 
     def _taken(self, streamed: StreamedShard) -> StreamedShard:
         """Give a shard that a worker has made its name. Raises StorageError."""

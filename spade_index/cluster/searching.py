@@ -1,8 +1,9 @@
 """Search for pixels by the workers of a crew, where the maps are: only what was found travels back, and is merged.
 
 The image level, calibrations and score maps are this process's: the index reads few lists of its file for a query, and
-its proposals are those of one process. Every worker gets a query's prepared levels, searches the neighbours in its part
-of the shards, and returns the nearest pixels of each pixel. The merge of them is what one search returns, to the bit.
+its proposals are those of one process. A worker of each part of the shards gets a query's prepared levels, searches the
+neighbours in its part, and returns the nearest pixels of each pixel. The merge of them is what one search returns, to
+the bit. A part may have several workers, its replicas.
 """
 
 import os
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spade_index.errors import InputError
+from spade_index.errors import ClusterError, InputError
 from spade_index.gallery.index.search import Neighbour
 from spade_index.gallery.location import Location
 from spade_index.gallery.reader import Gallery
@@ -54,10 +55,17 @@ class Travelled:
 class SearchOnCrew:
     """What `Detector` takes as `elsewhere`; several may share it."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: Crew, replicas: int = 1) -> None:
+        """Search by a crew, each part of the shards by at least so many workers. Raises ClusterError for too many."""
+        if replicas > crew.count:
+            raise ClusterError(
+                f"{replicas:,} replicas need as many workers, and there are {crew.count:,}: ask for fewer --replicas, "
+                "or more --workers"
+            )
         self.crew = crew
+        self.parts = crew.count // replicas  # of a gallery; the worker at a place has the part place % parts
         self.travelled = Travelled()
-        self._parts: dict[Path | Location, Parts] = {}
+        self._divided: dict[Path | Location, Parts] = {}
 
     def pixel_search(
         self,
@@ -71,7 +79,7 @@ class SearchOnCrew:
         if search.mode == "per-level":
             raise InputError(f"{gallery.path}: the mode `per-level` is searched by one process: leave out --ray")
         where = gallery.path if isinstance(gallery.path, Location) else gallery.path.absolute()
-        parts = self._parts.setdefault(where, Parts(self.crew.count))
+        parts = self._divided.setdefault(where, Parts(self.parts))
         parts.divide({row.shard: row.bytes for row in gallery.catalog.used_shards()})
         return CrewPixelSearch(
             self,
@@ -134,7 +142,7 @@ class CrewPixelSearch:
                     self._crew.forget(call)
 
     def _ask(self, levels: list[np.ndarray], near: Sequence[Neighbour]) -> Asked:
-        """Ask each worker for the neighbours that are in its part."""
+        """Ask a worker of each part for the neighbours that are in it."""
         kappa, rows = self._search.settings.pixel_neighbours, self._gallery.catalog.images_by_key([n.key for n in near])
         if kappa > len(near) * self._cells:
             raise InputError(
@@ -144,11 +152,12 @@ class CrewPixelSearch:
         stored, travelled = self._crew.ray.put(levels), self._on.travelled
         travelled.queries += 1
         asked = []
-        for place, positions in self._parts.of(rows[n.key].shard if n.key in rows else 0 for n in near).items():
+        for part, positions in self._parts.of(rows[n.key].shard if n.key in rows else 0 for n in near).items():
             few = min(kappa, len(positions) * self._cells)
             what = replace(self._search, settings=replace(self._search.settings, pixel_neighbours=few))
             keys = [near[position].key for position in positions]
-            call = self._crew.ask("a query", "search", what, keys, stored, prefer=self._crew.at(place))
+            having = range(part, self._crew.count, self._on.parts)
+            call = self._crew.ask("a query", "search", what, keys, stored, prefer=having)
             asked.append((positions, call))
             travelled.calls += 1
             travelled.bytes_to_workers += sum(level.nbytes for level in levels)
@@ -186,6 +195,7 @@ def searching_on(
     address: str,
     *,
     workers: int | None = None,
+    replicas: int = 1,
     gpus: float = 0.0,
     kernel: str | None = None,
     map_memory: int | None = None,
@@ -197,6 +207,7 @@ def searching_on(
     Args:
         address: HOST:PORT of the cluster, or `local`.
         workers: their number; None: one for each share of a GPU, or one for each machine.
+        replicas: workers that each part of a gallery's shards is searched by.
         gpus: what a worker needs of GPUs.
         kernel: backend of the pixel search on the workers; None: the best for their device.
         map_memory: bytes of maps that a worker keeps of a gallery; as for `Detector`.
@@ -204,12 +215,15 @@ def searching_on(
         say: is called with a line for each worker that is lost.
 
     Raises:
-        ClusterError: Ray is not installed, there is no cluster, or it has no room for the workers.
+        ClusterError: Ray is not installed, there is no cluster, it has no room for the workers, or there are fewer
+            workers than replicas.
     """
     folder, device = os.getcwd(), "cuda" if gpus else "cpu"
 
     def order(cores: int) -> SearchOrder:
         return SearchOrder(folder, device, kernel, map_memory, cores, cache)
 
-    with crew_on(address, Searcher, order, workers=workers, gpus=gpus, say=say) as crew, crew:
-        yield SearchOnCrew(crew)
+    with crew_on(address, Searcher, order, workers=workers, gpus=gpus, say=say) as crew:
+        elsewhere = SearchOnCrew(crew, replicas)
+        with crew:
+            yield elsewhere

@@ -54,9 +54,11 @@ def test_build_and_add_as_without_ray(photographs: Path, tmp_path: Path) -> None
     require_same(tmp_path / "gallery", tmp_path / "whole")
 
 
-def test_a_share_of_a_gpu_is_of_a_cluster(photographs: Path, tmp_path: Path) -> None:
+def test_a_share_of_a_gpu_and_replicas_are_of_a_cluster(photographs: Path, tmp_path: Path) -> None:
     told = run("build", photographs / "first", tmp_path / "gallery", "--gpus-per-worker", "1", status=2)
     assert "--gpus-per-worker needs --ray" in told.stderr
+    told = run("query", tmp_path, photographs / "first", "--replicas", "2", status=2)
+    assert "--replicas needs --ray" in told.stderr
 
 
 @pytest.mark.usefixtures("cluster")

@@ -96,6 +96,22 @@ def test_a_killed_worker_is_replaced_while_queries_wait(
     assert "was lost" in line
 
 
+def test_replicas_share_the_queries_and_one_answers_while_the_other_is_replaced(
+    gallery: Path, tmp_path: Path, queries: list[DecodedImage], elsewhere: SearchOnCrew, told: list[str]
+) -> None:
+    path, replicas = shutil.copytree(gallery, tmp_path / "gallery"), SearchOnCrew(elsewhere.crew, replicas=2)
+    told.clear()
+    assert_same(*both(path, queries, replicas))
+    assert replicas.travelled.calls == len(queries)  # one for each
+    open_there = [[file.path for file in process.open_files()] for process in searchers()]
+    assert all(any(file.startswith(str(path / "shards")) for file in files) for files in open_there)
+    searchers()[0].kill()
+    assert_same(*both(path, queries, replicas))
+    assert len(told) == 1
+    with pytest.raises(ClusterError, match="3 replicas need as many workers, and there are 2: ask for fewer"):
+        SearchOnCrew(elsewhere.crew, replicas=3)
+
+
 def test_what_a_writer_adds_is_found_without_a_new_start(
     gallery: Path, tmp_path: Path, queries: list[DecodedImage], elsewhere: SearchOnCrew, backbone: Backbone
 ) -> None:
