@@ -7,6 +7,7 @@ import click
 from spade_index.settings import TUNE_SECONDS
 
 from .backbone_options import BackboneOptions
+from .cluster_options import OwnClusterOptions
 from .options import KernelOptions, device_option, gallery_argument, takes
 from .outputs import require_writable
 from .progress import Progress
@@ -28,6 +29,7 @@ from .values import PATH, RealRange
 @takes("backbone", BackboneOptions)
 @device_option
 @takes("kernel", KernelOptions)
+@takes("cluster", OwnClusterOptions)
 def tune(
     gallery: Path,
     json_file: Path | None,
@@ -36,6 +38,7 @@ def tune(
     backbone: BackboneOptions,
     device: str,
     kernel: KernelOptions,
+    cluster: OwnClusterOptions,
 ) -> None:
     """Choose how GALLERY is searched, by synthetic defects pasted into its own images; no label is needed.
 
@@ -46,8 +49,9 @@ def tune(
     from spade_index.method.judgement import carry_on
     from spade_index.views.files import write_whole
 
+    cluster.require()
     require_writable([json_file], inputs=[gallery])
-    with GalleryWriter(gallery) as writer:
+    with GalleryWriter(gallery) as writer, cluster.searching(device, kernel) as elsewhere:
         loaded = backbone.load(device, writer.gallery)
         writer.settings.require_equal(loaded.settings, str(gallery))
         found = tuning.tune(
@@ -57,6 +61,7 @@ def tune(
             progress=click.echo,
             kernel=kernel.kernel,
             map_memory=kernel.map_bytes,
+            elsewhere=elsewhere,
         )
         tuning.store(writer, found)
         if json_file is not None:
@@ -71,4 +76,5 @@ def tune(
                     progress=progress,
                     device=loaded.device,
                     kernel=kernel.kernel,
+                    elsewhere=elsewhere,
                 )

@@ -66,7 +66,7 @@ def hold(
         seconds: that it is planned to take; on a slow machine it takes longer, and at most about five times as long.
         ways: number of kinds of ways to try on the whole sample, the most promising first; None: as time allows.
         progress: told of each way when it has been tried, in one line.
-        options: device, kernel and map_memory, as for `Detector`.
+        options: device, kernel, map_memory and elsewhere, as for `Detector`.
 
     Returns:
         What was chosen, and all that was tried.

@@ -14,6 +14,7 @@ from spade_index.settings import FALSE_ALARMS, TUNE_FROM, TUNE_SECONDS, SearchSe
 
 from . import calibration, tuning
 from .alone import Alone
+from .pixel_search import Elsewhere
 from .tuned import calibration_for, tuned_search
 
 CALIBRATE_SECONDS = 60.0  # that calibrating may take at the end of `build`
@@ -82,10 +83,11 @@ def carry_on(
     progress: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Calibrate a gallery for search settings; images that were scored for them before are not scored again.
 
-    Nor are images searched for that were `searched` (see `calibrate`).
+    Nor are images searched for that were `searched` (see `calibrate`). Maps are searched `elsewhere`, or here.
 
     The share of false alarms stays as it was asked for before; if it never was, it is `false_alarms`.
     """
@@ -103,5 +105,6 @@ def carry_on(
         progress=progress,
         device=device,
         kernel=kernel,
+        elsewhere=elsewhere,
     )
     calibration.store(writer, search, found)

@@ -65,7 +65,7 @@ def choose_scores(
         seconds: that searching is planned to take, but not before 10 images of the sample are searched for, and as
             many of the gallery as `calibrate` scores at least.
         searched: called with 1 after each of the gallery's images.
-        options: device, kernel and map_memory, as for `Detector`.
+        options: device, kernel, map_memory and elsewhere, as for `Detector`.
 
     Returns:
         The choice, None where fewer than 10 pictures can be scored; and what was found of the gallery's images, which

@@ -56,7 +56,7 @@ def false_alarms_kept(
         search: settings to search with.
         splits: number of splits.
         progress: called with 1 after each.
-        options: device, kernel and map_memory, as for `Detector`.
+        options: device, kernel, map_memory and elsewhere, as for `Detector`.
 
     Raises:
         InputError: the gallery has too few images, or they are tiles.

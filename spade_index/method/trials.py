@@ -75,7 +75,7 @@ class Trials:
         Args:
             gallery: that the sample was drawn from.
             sample: plain images and copies.
-            options: device, kernel and map_memory, as for `Detector`.
+            options: device, kernel, map_memory and elsewhere, as for `Detector`.
         """
         self._gallery, self._sample, self._options = gallery, sample, options
         self._known = can_calibrate(gallery)  # whether what the neighbours themselves score will be

@@ -25,6 +25,7 @@ from .alone import Alone
 from .calibration import can_calibrate
 from .contest import Outcome, hold
 from .given import require_tuning
+from .pixel_search import Elsewhere
 from .quiet_clock import QuietClock
 from .scales import scales_of
 from .score_choice import RATES, ScoreChoice, choose_scores
@@ -78,6 +79,7 @@ def tune(
     device: torch.device | str | None = None,
     kernel: str | None = None,
     map_memory: int | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Tuning:
     """Choose search settings for a gallery by synthetic defects on its own images.
 
@@ -94,6 +96,7 @@ def tune(
         device: of the pixel search, as for `Detector`.
         kernel: as for `Detector`.
         map_memory: as for `Detector`.
+        elsewhere: where maps are searched, as for `Detector`.
 
     Raises:
         InputError: the gallery has too few images, their files cannot be read, or a number is none.
@@ -106,7 +109,8 @@ def tune(
     if images is not None:
         seconds = math.inf
     sample = draw_sample(gallery, backbone, SHARE_OF_BACKBONE * seconds, images or IMAGES)
-    options = {"device": device or backbone.device, "kernel": kernel, "map_memory": map_memory}
+    device = device or backbone.device
+    options = {"device": device, "kernel": kernel, "map_memory": map_memory, "elsewhere": elsewhere}
     of_contest = (SHARE_OF_CONTEST - (SHARE_OF_WEIGHING if scales is not None else 0)) * seconds
     outcome = hold(gallery, sample, of_contest, ways=ways, progress=progress, **options)
     chosen: ScoreChoice | None = None

@@ -84,7 +84,7 @@ def weigh(
         scales: the gallery's.
         search: the way of comparing.
         seconds: that it may take; not before 10 pictures are done.
-        options: device, kernel and map_memory, as for `Detector`.
+        options: device, kernel, map_memory and elsewhere, as for `Detector`.
     """
     detector = Detector(gallery, backbone, plain_search(search), calibrated=False, **options)
     scoring, clock, found = _Scoring(detector, backbone, scales), QuietClock(), list[Pieces]()

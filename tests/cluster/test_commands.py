@@ -86,7 +86,7 @@ def test_query_and_evaluate_as_without_ray(tmp_path: Path) -> None:
 def alike(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two galleries of the same images."""
     folder = tmp_path_factory.mktemp("alike")
-    run("build", write_normal(folder / "images", 16), folder / "here" / "gallery", *BACKBONE, "--no-tune")
+    run("build", write_normal(folder / "images", 20), folder / "here" / "gallery", *BACKBONE, "--no-tune")
     return [folder / "here" / "gallery", copied(folder / "here" / "gallery", folder / "there" / "gallery")]
 
 
@@ -106,9 +106,18 @@ def test_calibrate_and_audit_as_without_ray(alike: list[Path], tmp_path: Path) -
     assert records[0] == records[1]
     assert stored[0] == stored[1] != []
     assert audits[0] == audits[1]
-    assert json.loads(audits[0][0])["scored"] == 16
+    assert json.loads(audits[0][0])["scored"] == 20
     told = run("audit", gallery, "--ray", "local", status=2)
     assert "--ray needs --all or --report" in told.stderr
+
+
+@pytest.mark.usefixtures("cluster")
+def test_tune_calibrates_as_without_ray(alike: list[Path]) -> None:
+    _, gallery = alike
+    run("tune", gallery, "--seconds", 1, *ON_RAY)
+    found = [file.read_bytes() for file in (gallery / FOLDER).iterdir()]
+    run("calibrate", gallery)
+    assert found == [file.read_bytes() for file in (gallery / FOLDER).iterdir()]
 
 
 def test_what_is_not_searched_on_a_cluster(photographs: Path, tmp_path: Path) -> None:
@@ -117,7 +126,7 @@ def test_what_is_not_searched_on_a_cluster(photographs: Path, tmp_path: Path) ->
     assert "--ray need one gallery" in told
     told = run("evaluate", tmp_path / "dataset", "--ray", "local", status=2).stderr
     assert "--ray needs --gallery" in told
-    for command in ("serve", "calibrate", "audit"):
+    for command in ("serve", "calibrate", "audit", "tune"):
         assert "--workers needs --ray" in run(command, tmp_path / "galleries", "--workers", "2", status=2).stderr
 
 

@@ -12,9 +12,10 @@ from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.interest import RegionOfInterest
 from spade_index.method.calibration import Calibration, calibrate
+from spade_index.method.tuning import tune
 
 from helpers.clusters import SEARCH, WAYS, searchers, tiled_backbone
-from helpers.tiny import build, write_images
+from helpers.tiny import build, tiny_backbone, write_images
 
 
 def assert_same_scores(found: Calibration, whole: Calibration) -> None:
@@ -52,3 +53,15 @@ def test_a_calibration_of_tiles_that_count_in_part(
         assert len(found.found) < len(seen) == sum(done)  # nothing counts of some tiles
         assert_same_scores(found, calibrate(seen, SEARCH, false_alarms=0.1))
     assert len(told) == 1
+
+
+def test_tuning_chooses_the_same(tmp_path: Path, elsewhere: SearchOnCrew) -> None:
+    backbone = tiny_backbone()
+    build(tmp_path / "gallery", write_images(tmp_path / "images", 20), backbone, shard_rows=5)
+    records = []
+    with Gallery(tmp_path / "gallery") as seen:
+        for where in (elsewhere, None):
+            record = tune(seen, backbone, images=10, ways=1, elsewhere=where).record()
+            tried = [{**one, "ms": 0.0} for one in record["tried"]]  # which differs from run to run
+            records.append([record[name] for name in ("search", "sample", "pasted", "quality")] + tried)
+    assert records[0] == records[1]
