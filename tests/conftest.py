@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +50,7 @@ def _loaded_once() -> Iterator[None]:
     """
     load, model, kept = features.load_backbone, cache(load_model), dict[str, Backbone]()
 
+    @wraps(load)
     def loaded(
         name: str = DEFAULT_BACKBONE,
         *,
