@@ -45,8 +45,14 @@ def test_load_test_results_are_reported():
 
 def test_the_service_beside_an_earlier_one_is_reported():
     report = "\n".join(map(serve_report.report, committed("serve_before")["runs"]))
-    assert "1 client, to before: rate 2.09 (1.85 to 2.18)" in report
+    assert "1 client, to before: rate 2.31 (2.05 to 4.45)" in report
     assert "64 clients, before" in report
+    every = [
+        run["contenders"][clients]["to_before"]["rate"]["ratio"]
+        for run in committed("serve_before")["runs"]
+        for clients in ("1", "8", "64")
+    ]
+    assert min(every) > 1  # docs/benchmarks.md says so
     (run,) = committed("serve_before_feedback")["runs"]
     assert all(run["contenders"][clients]["to_before"]["rate"]["ratio"] > 0.95 for clients in ("1", "8", "64"))
 
