@@ -105,9 +105,11 @@ class Scanner:
         self.coarse[:, columns : padded(columns)] = math.inf
         for level in range(1, len(self.gallery)):
             q, gallery = query.rows[level], self.gallery[level][: self.maps]
-            for maps in torch.arange(self.maps).split(_together(len(q) * gallery.shape[1])):
-                first, last = int(maps[0]), int(maps[-1]) + 1
-                self._add_level(self.coarse[:, first * self.cells : last * self.cells], q, gallery[first:last], level)
+            step = _together(len(q) * gallery.shape[1])
+            for first in range(0, self.maps, step):
+                some = gallery[first : first + step]
+                here = self.coarse.narrow(1, first * self.cells, len(some) * self.cells)
+                self._add_level(here, q, some, level)
         return self.coarse[:, : padded(columns)]
 
     def _add_level(self, coarse: Tensor, q: Tensor, g: Tensor, level: int) -> None:

@@ -246,7 +246,7 @@ class _Search:
         on_cpu, slots = self.plan.device.type == "cpu", len(self.pages.unique())
         threads = torch.get_num_threads() if on_cpu else 1
         if threads > slots or self._pairs() < PAIRS:
-            threads = 1  # too few maps for the threads: torch spreads its operations over them instead
+            threads = 1  # too few maps, or too little work: torch spreads larger operations over the threads instead
         for_map = Scanner.bytes_of(self.plan)
         others = Pruner.bytes_of(self.plan) if self.plan.layout.places else 0
         threads = max(1, min(threads, memory // (2 * (for_map + others))))
