@@ -11,7 +11,7 @@ import resource
 import torch
 from spade_index.features.allocator import keep_freed_memory
 keep_freed_memory()
-for _ in range(2):  # the first takes the memory, the second may use it again
+for _ in range(4):  # the first takes the memory, often some of the second, too; then it is there
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(8):
         torch.ones(40 << 18)  # float32: 40 MB
