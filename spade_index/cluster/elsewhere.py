@@ -5,8 +5,6 @@ admitted, and in which batches and shards. So the batches and shards are those o
 """
 
 import os
-import threading
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,9 +24,10 @@ from spade_index.images.loading import in_lots, load_all, started_ahead
 from spade_index.settings import DecodeLimits
 
 from .crew import Crew, Member, crew_on
+from .lots import Lots
 from .worker import Batch, Facts, Order, Wanted, Worker, writer_of
 
-LANES = {"look": 1, "make": 1}  # calls of a worker at a time
+LANES = {"look": 1, "make": 2}  # calls of a worker at a time
 PICTURES = 8  # that are cut into tiles: decoded at a time
 
 
@@ -50,8 +49,7 @@ class OnCrew:
         self._crew = crew
         self._ahead = 2 * crew.count  # shards in work, and as many that are decoded
         self._threads = ThreadPoolExecutor(2 * self._ahead, thread_name_prefix="crew")
-        self._keepers: dict[str, int] = {}  # places of the workers that decoded images, by id
-        self._lock = threading.Lock()
+        self._lots = Lots(crew.count)
 
     def __enter__(self) -> "OnCrew":
         with storage_errors(self._session.path):
@@ -91,29 +89,28 @@ class OnCrew:
         for _, future in started_ahead(planned(batches, first, self._session.shard_rows), self._make, self._ahead):
             yield self._taken(future.result())
 
-    def _look(self, lot: list[ImageFile]) -> Future[tuple[list[DecodedImage | ImageError], Member]]:
+    def _look(self, files: list[ImageFile]) -> Future[tuple[list[DecodedImage | ImageError], Member]]:
+        lot = self._lots.give()
+
         def look() -> tuple[list[DecodedImage | ImageError], Member]:
-            found, worker = self._crew.call(f"what begins with {lot[0].id}", "look", lot)
-            with self._lock:
-                self._keepers |= {image.id: worker.place for image in found if isinstance(image, DecodedImage)}
+            found, worker = self._crew.call(f"what begins with {files[0].id}", "look", files, prefer=[lot.place])
+            self._lots.decoded(lot, worker.place, [image.id for image in found if isinstance(image, DecodedImage)])
             return found, worker
 
         return self._threads.submit(look)
 
     def _make(self, plan: Plan) -> Future[StreamedShard]:
+        ids = [image.id for batch in plan.batches for image in batch.images[batch.first : batch.last]]
+        place = self._lots.begin(plan.number, ids)
+
         def make() -> StreamedShard:
-            what = f"shard {plan.number}"
-            shard, _ = self._crew.call(what, "make", plan.number, plan.batches, prefer=self._keepers_of(plan))
+            try:
+                shard, _ = self._crew.call(f"shard {plan.number}", "make", plan.number, plan.batches, prefer=[place])
+            finally:
+                self._lots.end(place)
             return shard
 
         return self._threads.submit(make)
-
-    def _keepers_of(self, plan: Plan) -> list[int]:
-        """Return the place of the worker that has most of a shard's images."""
-        ids = [image.id for batch in plan.batches for image in batch.images[batch.first : batch.last]]
-        with self._lock:
-            keepers = Counter(self._keepers.pop(id) for id in ids if id in self._keepers)
-        return [place for place, _ in keepers.most_common(1)]
 
     def _taken(self, streamed: StreamedShard) -> StreamedShard:
         """Give a shard that a worker has made its name. Raises StorageError."""

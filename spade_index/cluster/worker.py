@@ -77,7 +77,7 @@ class Batch:
 
 
 class Worker:
-    """Decodes and makes shards, one call of each at a time."""
+    """Decodes, and makes shards: while one is completed on disk, the backbone works for the next one."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -85,6 +85,8 @@ class Worker:
         self._kept: dict[str, DecodedImage] = {}  # by id, in the order in which they were decoded
         self._kept_bytes = 0
         self._lock = threading.Lock()
+        self._computing = threading.Lock()
+        self._decoders = DecoderPool(order.limits)
         with suppress(OSError):  # then reading an image by a relative path will tell
             os.chdir(order.folder)
 
@@ -117,7 +119,8 @@ class Worker:
                 folder, self._backbone.settings, number, rows, WAITING * lanes, MapStorage.named(self._order.storage)
             )
             try:
-                self._write(stream, batches, images, lanes)
+                with self._computing:
+                    self._write(stream, batches, images, lanes)
                 (shard,) = stream.close()
             except BaseException:
                 stream.abandon()
@@ -172,10 +175,6 @@ class Worker:
     @cached_property
     def _backbone(self) -> Backbone:
         return self._order.load()
-
-    @cached_property
-    def _decoders(self) -> DecoderPool:
-        return DecoderPool(self._order.limits)
 
 
 def writer_of(gallery: Path) -> bytes | None:

@@ -1,8 +1,10 @@
 """What a worker decodes, keeps and writes, and how images are planned into shards; without a cluster."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from spade_index.cluster import worker
 from spade_index.cluster.elsewhere import Plan, planned
 from spade_index.cluster.worker import Batch, Order, Wanted, Worker
 from spade_index.errors import ImageError, InputError, StorageError
+from spade_index.gallery.store.stream import ShardStream, StreamedShard
 from spade_index.gallery.write.cleanup import INCOMING
 from spade_index.images import DecodedImage, find_images, load
 from spade_index.settings import DecodeLimits
@@ -65,6 +68,29 @@ def test_a_shard_is_the_same_whether_images_were_kept_or_not(
     assert made.shard.path != again.shard.path
     assert made.shard.path.read_bytes() == again.shard.path.read_bytes()
     assert replace(again, shard=replace(again.shard, path=made.shard.path)) == made
+
+
+def test_the_backbone_works_while_a_shard_is_completed(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, begun, close = Worker(order), threading.Event(), ShardStream.close
+    images = wanted(looked_at(at_work, write_images(tmp_path / "images", 4)))
+
+    def first_waits(stream: ShardStream) -> Iterator[StreamedShard]:
+        if not begun.is_set():
+            begun.set()
+            assert other.result(60).shard.number == 2  # which needs the backbone
+        return close(stream)
+
+    def make_other() -> StreamedShard:
+        assert begun.wait(60)
+        return at_work.make(2, [Batch(images[2:], 0, 2)])
+
+    monkeypatch.setattr(ShardStream, "close", first_waits)
+    with ThreadPoolExecutor() as threads:
+        other = threads.submit(make_other)
+        made = at_work.make(1, [Batch(images[:2], 0, 2)])
+    assert [image.id for image in made.shard.images] == ["000.png", "001.png"]
 
 
 def test_an_image_that_changes_after_it_was_admitted(order: Order, tmp_path: Path) -> None:
