@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What a lower bound may break: every package that setup.py names is used as the product uses it, by the tests of the
 # module that calls it. What tests the project's own rules only (damage, caches, kills, hostile input) is left out.
 QUICK := tests/features tests/views tests/test_settings.py \
-	$(addprefix tests/gallery/test_,catalog.py codecs.py gallery.py index.py reading.py remote.py shard.py writer.py) \
+	$(addprefix tests/gallery/test_,catalog.py codecs.py gallery.py index.py reading.py remote.py remote_moto.py shard.py writer.py) \
 	$(addprefix tests/images/test_,formats.py images.py images_decode.py loading.py region_rule.py sources.py tiles.py) \
 	$(addprefix tests/method/test_,calibration.py defects.py detector.py interest.py metrics.py origin.py regions.py) \
 	$(addprefix tests/server/test_,connections.py docs.py figures.py native.py v2.py) tests/sinks/test_mqtt.py

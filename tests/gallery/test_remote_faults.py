@@ -103,6 +103,17 @@ def test_a_fault_that_stays_is_one_line_without_secrets(fault: object, line: str
     assert not gallery_path.with_name("back").exists()
 
 
+def test_a_list_that_is_refused_is_told_as_access_that_is_refused(s3: S3, gallery_path: Path) -> None:
+    def refuse(handler: Handler) -> bool:
+        if lists := "list-type" in handler.query:
+            handler.fail(403, "AccessDenied")
+        return lists
+
+    s3.fault = refuse
+    with pytest.raises(RemoteError, match=r"access is refused \(403 AccessDenied\): check \$AWS_"):
+        push(gallery_path)
+
+
 def test_wrong_credentials_and_a_missing_bucket(s3: S3, gallery_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RemoteError, match="no bucket 'elsewhere'"):
         push(gallery_path, Location.parse("s3://elsewhere/gallery"))

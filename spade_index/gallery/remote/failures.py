@@ -76,7 +76,7 @@ def meaning(location: Location, error: Exception) -> RemoteError:
         return RemoteError(f"{location}: there is no bucket {location.bucket!r}: make it, or correct the URL")
     if any(name in text for name in METADATA) or "Account must be specified" in text:
         return RemoteError(f"{location}: no credentials were found: set {VARIABLES[location.scheme]}")
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or codes[:1] in (["401"], ["403"]):
         return RemoteError(f"{location}: access is refused{shown}: check {VARIABLES[location.scheme]}")
     if "redirect" in text:
         return RemoteError(f"{location}: the bucket is in another region: set $AWS_REGION")
