@@ -12,11 +12,11 @@ from unittest.mock import patch
 
 from spade_index.cluster.crew import Crew
 from spade_index.cluster.elsewhere import workers_of
+from spade_index.features.backbone import Backbone
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images
 
 from .harness import Figures, timed
-from .waiting import waiting_backbone
 
 Rows = dict[str, tuple[Any, ...]]
 
@@ -27,19 +27,19 @@ class Task:
 
     images: Path
     rows: int  # of a shard
-    wait: float  # seconds for each image
+    load: Callable[[], Backbone]  # can be pickled
     warm: int = 0  # images that are added before the clock starts
     travelled: list[int] = field(default_factory=list)  # bytes, of calls
 
     def build(self, gallery: Path, address: str = "", workers: int = 1) -> Figures:
         """Build a gallery, or carry on, by workers of a cluster or, without an address, here."""
-        load, files, started = partial(waiting_backbone, self.wait), list(find_images(self.images)), time.perf_counter()
-        with GalleryWriter(gallery, load().settings) as writer:
+        files, started, backbone = list(find_images(self.images)), time.perf_counter(), self.load()
+        with GalleryWriter(gallery, backbone.settings) as writer:
             writer.shard_rows = self.rows
-            add = partial(writer.add, backbone=load(), batch_size=self.rows)
+            add = partial(writer.add, backbone=backbone, batch_size=self.rows)
             if not address:
                 return self._timed(add, files, started)
-            with workers_of(writer, load, address=address, workers=workers) as elsewhere:
+            with workers_of(writer, self.load, address=address, workers=workers) as elsewhere:
                 return self._timed(partial(add, elsewhere=elsewhere), files, started)
 
     def _timed(self, add: Callable[[list[ImageFile]], Any], files: list[ImageFile], started: float) -> Figures:

@@ -1,14 +1,16 @@
 """Does adding images scale with the workers of a cluster, and is anything lost where they are killed?
 
-The backbone waits as a GPU's would, so that few cores can show it. A gallery whose bits differ has no figures.
+The backbone waits as a GPU's would, so that few cores can show it; a real one computes, on a core for each worker. A
+gallery whose bits differ has no figures.
 
-python benchmarks/cluster_ingest.py --kills 20 --driver-kills 4 --json benchmarks/results/cluster_ingest.json
+python benchmarks/cluster_ingest.py --real 400 --kills 50 --driver-kills 10 --json benchmarks/results/cluster_ingest.json
 """
 
 import random
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,14 +23,18 @@ from spade_index.benchmarks.cluster_builds import Task, counted, lost_and_differ
 from spade_index.benchmarks.harness import Figures, WrongResult, environment, table, write_json
 from spade_index.benchmarks.photographs import make_photographs
 from spade_index.benchmarks.processes import Failed
+from spade_index.benchmarks.waiting import waiting_backbone
 from spade_index.cluster.connection import connected
+from spade_index.features.backbone import load_backbone
 
 COLUMNS = ("workers", "rate", "share_of_linear", "start_s", "first_s", "bytes_per_image")
+REAL, EDGE = "efficientnet-lite0", 224
 EVERY = 2.0  # seconds from one kill to the next, on average
 
 
-def scaling(task: Task, counts: list[int], work: Path) -> list[Figures]:
-    """Build by one process and by each number of workers. Raises WrongResult if the galleries differ."""
+def scaling(task: Task, images: int, edge: int, counts: list[int], work: Path) -> list[Figures]:
+    """Build, of so many images of `edge` pixels besides those to warm up, by one process and by each number of workers. Raises WrongResult if the galleries differ."""
+    make_photographs(task.images, images + task.warm, edge)
     found: list[Figures] = [{"workers": 0, **task.build(work / "here")}]
     whole = rows_of(work / "here")
     for count in counts:
@@ -51,7 +57,7 @@ def campaign(task: Task, kills: list[str], workers: int, work: Path) -> Figures:
 
     Raises Failed if a build fails that nobody disturbed.
     """
-    replace(task, wait=0).build(work / "whole")
+    replace(task, load=partial(waiting_backbone, 0)).build(work / "whole")
     whole, chance, left, context = rows_of(work / "whole"), random.Random(0), kills[:], get_context("spawn")
     chance.shuffle(left)
     figures: Figures = dict.fromkeys(("galleries", "runs", "images", "lost", "different"), 0)
@@ -93,30 +99,53 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 @click.command(help=__doc__)
-@click.option("--images", default=640, show_default=True, help="Images that are timed.")
+@click.option("--images", default=1280, show_default=True, help="Images that are timed.")
 @click.option("--rows", default=10, show_default=True, help="Images of a batch and of a shard.")
 @click.option("--wait", default=0.05, show_default=True, help="Seconds for each image.")
 @click.option("--workers", "counts", multiple=True, type=int, default=[1, 2, 4, 8], show_default=True)
+@click.option("--real", default=0, show_default=True, help=f"Images that are timed with {REAL}, by 1 and 2 workers.")
 @click.option("--kills", default=0, show_default=True, help="Workers that are killed.")
 @click.option("--driver-kills", default=0, show_default=True)
+@click.option("--kill-images", default=2000, show_default=True, help="Images of each gallery whose builds are killed.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(
-    images: int, rows: int, wait: float, counts: list[int], kills: int, driver_kills: int, json_file: Path | None
+    images: int,
+    rows: int,
+    wait: float,
+    counts: list[int],
+    real: int,
+    kills: int,
+    driver_kills: int,
+    kill_images: int,
+    json_file: Path | None,
 ) -> None:
-    """Measure, print a table, and write the figures."""
-    figures: Figures = {**environment(), "images": images, "rows": rows, "wait_s": wait}
+    """Measure, print tables, and write the figures."""
+    figures: Figures = {**environment(), "images": images, "rows": rows, "wait_s": wait, "real_images": real}
+    load = partial(waiting_backbone, wait)
     with TemporaryDirectory(prefix="spade-index-") as folder:
         work = Path(folder)
-        task = Task(work / "images", rows, wait, warm=rows * max(counts))
-        make_photographs(task.images, images + task.warm, 96)
-        figures["scaling"] = scaling(task, list(counts), work)
-        lines = [[f"{row[name]:.3g}" if name in row else "" for name in COLUMNS] for row in figures["scaling"]]
-        click.echo("\n".join(table([COLUMNS, *lines])))
+        task = Task(work / "waiting" / "images", rows, load, warm=rows * max(counts))
+        figures["scaling"] = scaling(task, images, 96, list(counts), work / "waiting")
+        show(figures["scaling"])
         write_json(json_file, figures)
+        if real:
+            computing = partial(load_backbone, REAL, device="cpu")
+            task = Task(work / "real" / "images", rows, computing, warm=2 * rows)
+            figures["real"] = scaling(task, real, EDGE, [1, 2], work / "real")
+            show(figures["real"])
+            write_json(json_file, figures)
         if killed := ["worker"] * kills + ["driver"] * driver_kills:
-            figures["kills"] = campaign(replace(task, warm=0), killed, min(4, max(counts)), work)
+            task = Task(work / "killed" / "images", rows, load)
+            make_photographs(task.images, kill_images, 96)
+            figures["kills"] = campaign(task, killed, min(4, max(counts)), work / "killed")
             click.echo(", ".join(f"{name} {value}" for name, value in figures["kills"].items()))
             write_json(json_file, figures)
+
+
+def show(rows: list[Figures]) -> None:
+    """Print a table."""
+    lines = [[f"{row[name]:.3g}" if name in row else "" for name in COLUMNS] for row in rows]
+    click.echo("\n".join(table([COLUMNS, *lines])))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """How fast do the workers of a cluster search the maps of a gallery, and how many bytes travel for a query?
 
 Every number of workers first answers all queries, and has no figures unless the answers are those of one process, to
-the bit. Then it is timed: the image level, the pixel level and the score maps of features that are there.
+the bit. Then it is timed: the image level, the pixel level and the score maps of features that are there. Workers that
+wait for each map, as for a GPU, let few cores show it; real ones have a core each.
 
 python benchmarks/cluster_search.py --json benchmarks/results/cluster_search.json
 """
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -18,7 +21,10 @@ from torch import Tensor
 
 from spade_index.benchmarks.harness import Figures, WrongResult, environment, spread, table, timed, write_json
 from spade_index.benchmarks.photographs import make_photographs
+from spade_index.benchmarks.waiting import waiting_backbone
+from spade_index.cluster import searching
 from spade_index.cluster.connection import connected
+from spade_index.cluster.searcher import Nearest, Search, Searcher
 from spade_index.cluster.searching import searching_on
 from spade_index.features.backbone import Backbone, load_backbone
 from spade_index.gallery import Gallery
@@ -32,20 +38,46 @@ TRAVELLED = {"to_workers": "bytes_to_workers", "back": "bytes_back"}  # columns,
 COLUMNS = ("workers", "ms", "share_of_linear", "to_workers", "back", "start_s")
 
 
-def build(gallery: Path, images: Path, backbone: Backbone, rows: int, maps: str) -> None:
-    """Build a gallery by one process."""
-    with GalleryWriter(gallery, backbone.settings, maps=maps) as writer:
-        writer.shard_rows = rows
-        writer.add(find_images(images), backbone)
+@dataclass(frozen=True)
+class Task:
+    """What is searched: the images of a gallery, and queries, of `edge` pixels."""
+
+    images: int
+    queries: int
+    edge: int
+    rows: int  # of a shard
+    maps: str  # how they are stored
+    backbone: Backbone
+
+    def build(self, work: Path) -> None:
+        """Make the images, and the gallery by one process."""
+        make_photographs(work / "images", self.images, self.edge)
+        make_photographs(work / "queries", self.queries, self.edge, seed=1)
+        with GalleryWriter(work / "gallery", self.backbone.settings, maps=self.maps) as writer:
+            writer.shard_rows = self.rows
+            writer.add(find_images(work / "images"), self.backbone)
 
 
-def compared(
-    gallery: Path, queries: Path, backbone: Backbone, counts: list[int], search: SearchSettings, rounds: int
-) -> list[Figures]:
+def waiting_searcher(seconds: float) -> type[Searcher]:
+    """Return a worker that waits for each map that it searches."""
+
+    class Waiting(Searcher):
+        """Waits, and searches."""
+
+        def search(self, of: Search, keys: Sequence[int], levels: Sequence[np.ndarray]) -> Nearest:
+            """Find the nearest pixels of a query among those of images, but wait first."""
+            time.sleep(seconds * len(keys))
+            return super().search(of, keys, levels)
+
+    return Waiting
+
+
+def compared(task: Task, counts: list[int], search: SearchSettings, rounds: int, work: Path) -> list[Figures]:
     """Search by one process and by each number of workers. Raises WrongResult if answers differ."""
-    images = [load(file, backbone.settings.preprocessing) for file in find_images(queries)]
-    with Gallery(gallery) as opened:
-        here = Detector(opened, backbone, search, calibrated=False)
+    task.build(work)
+    images = [load(file, task.backbone.settings.preprocessing) for file in find_images(work / "queries")]
+    with Gallery(work / "gallery") as opened:
+        here = Detector(opened, task.backbone, search, calibrated=False)
         features = here.features(images)
         expected = here.detect_features(*features)
         found: list[Figures] = [{"workers": 0, **timed_search(here, features, rounds)}]
@@ -54,7 +86,7 @@ def compared(
                 started = time.perf_counter()
                 with searching_on("local", workers=count) as elsewhere:
                     ready = time.perf_counter()
-                    there = Detector(opened, backbone, search, calibrated=False, elsewhere=elsewhere)
+                    there = Detector(opened, task.backbone, search, calibrated=False, elsewhere=elsewhere)
                     require_same(there.detect_features(*features), expected, count)
                     info = there.pixel_search.info()
                     row: Figures = {"workers": count, "start_s": ready - started}
@@ -92,7 +124,9 @@ def require_same(found: list[Detection], expected: list[Detection], count: int) 
 @click.option("--edge", default=224, show_default=True, help="Pixels of the backbone's input.")
 @click.option("--neighbours", default=50, show_default=True, help="Images whose maps are searched for a query.")
 @click.option("--maps", default="float16", show_default=True)
-@click.option("--workers", "counts", multiple=True, type=int, default=[1, 2, 4], show_default=True)
+@click.option("--wait", default=0.01, show_default=True, help="Seconds for each map, by workers that wait.")
+@click.option("--waiting", multiple=True, type=int, default=[1, 2, 4, 8], show_default=True, help="How many wait.")
+@click.option("--real", multiple=True, type=int, default=[1, 2], show_default=True, help="How many do not.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(
     images: int,
@@ -102,25 +136,33 @@ def main(
     edge: int,
     neighbours: int,
     maps: str,
-    counts: list[int],
+    wait: float,
+    waiting: list[int],
+    real: list[int],
     json_file: Path | None,
 ) -> None:
-    """Measure, print a table, and write the figures."""
+    """Measure, print tables, and write the figures."""
     figures: Figures = {**environment(), "images": images, "queries": queries, "edge": edge, "neighbours": neighbours}
+    figures |= {"maps": maps, "wait_s": wait}
+    search = SearchSettings(gallery_neighbours=neighbours)
     with TemporaryDirectory(prefix="spade-index-") as folder:
-        work = Path(folder)
-        make_photographs(work / "images", images, edge)
-        make_photographs(work / "queries", queries, edge, seed=1)
-        backbone = load_backbone(
-            "efficientnet-lite0", preprocessing=partial(replace, input_size=(edge, edge)), device="cpu"
-        )
-        build(work / "gallery", work / "images", backbone, rows, maps)
-        search = SearchSettings(gallery_neighbours=neighbours)
-        figures["maps"] = maps
-        figures["search"] = compared(work / "gallery", work / "queries", backbone, list(counts), search, rounds)
-    lines = [[f"{row[name]:.3g}" if name in row else "" for name in COLUMNS] for row in figures["search"]]
-    click.echo("\n".join(table([COLUMNS, *lines])))
+        task = Task(images, queries, 64, rows, maps, waiting_backbone(0))
+        with patch.object(searching, "Searcher", waiting_searcher(wait)):
+            figures["waiting"] = compared(task, list(waiting), search, rounds, Path(folder, "waiting"))
+        show(figures["waiting"])
+        write_json(json_file, figures)
+        preprocessing = partial(replace, input_size=(edge, edge))
+        backbone = load_backbone("efficientnet-lite0", preprocessing=preprocessing, device="cpu")
+        task = replace(task, edge=edge, backbone=backbone)
+        figures["real"] = compared(task, list(real), search, rounds, Path(folder, "real"))
+    show(figures["real"])
     write_json(json_file, figures)
+
+
+def show(rows: list[Figures]) -> None:
+    """Print a table."""
+    lines = [[f"{row[name]:.3g}" if name in row else "" for name in COLUMNS] for row in rows]
+    click.echo("\n".join(table([COLUMNS, *lines])))
 
 
 if __name__ == "__main__":

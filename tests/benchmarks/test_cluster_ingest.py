@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from spade_index.benchmarks import cluster_ingest
 
-FEW = ["--images", "8", "--rows", "2", "--wait", "0.02", "--workers", "1", "--kills", "1"]
+FEW = ["--images", "8", "--rows", "2", "--wait", "0.02", "--workers", "1", "--kills", "1", "--kill-images", "10"]
 
 
 @pytest.mark.usefixtures("cluster")

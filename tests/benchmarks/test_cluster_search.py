@@ -17,10 +17,14 @@ FEW = ["--images", "6", "--rows", "2", "--queries", "2", "--rounds", "1", "--edg
 @pytest.mark.usefixtures("cluster")
 def test_the_command_measures_and_writes_json(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    CliRunner().invoke(cluster_search.main, [*FEW, "--workers", "1", "--json", str(file)], catch_exceptions=False)
-    here, there = json.loads(file.read_text())["search"]
-    assert (here["workers"], there["workers"], there["share_of_linear"]) == (0, 1, 1)
-    assert 0 < there["back"] < there["to_workers"]
+    workers = ["--waiting", "1", "--real", "1", "--wait", "0.05"]
+    CliRunner().invoke(cluster_search.main, [*FEW, *workers, "--json", str(file)], catch_exceptions=False)
+    figures = json.loads(file.read_text())
+    for kind in ("waiting", "real"):
+        here, there = figures[kind]
+        assert (here["workers"], there["workers"], there["share_of_linear"]) == (0, 1, 1)
+        assert 0 < there["back"] < there["to_workers"]
+    assert figures["waiting"][1]["ms"] >= 3 * 50
 
 
 def test_other_answers_have_no_figures(gallery_path: Path, decoded, backbone) -> None:
