@@ -64,7 +64,14 @@ setup(
             "python-multipart>=0.0.30",
             "uvicorn>=0.32",
         ],
-        "bench": ["matplotlib>=3.9", "psutil>=6.0", "scikit-image>=0.25"],
+        "bench": [
+            "flask>=3.0",
+            "flask-cors>=4.0",
+            "matplotlib>=3.9",
+            "moto[s3]>=5.2",
+            "psutil>=6.0",
+            "scikit-image>=0.25",
+        ],
         "test": [
             "adeval>=1.1",
             "axe-playwright-python>=0.1.8",  # whose axe-core the tests pass

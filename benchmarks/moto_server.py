@@ -6,6 +6,7 @@ milliseconds of a core. `wait` adds those that a request takes on the way to a r
 
 import json
 import multiprocessing
+import os
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,6 +43,20 @@ class MotoServer:
         """Return the variables by which clients find it."""
         names = {"AWS_ENDPOINT_URL": self.url, "AWS_REGION": "us-east-1"}
         return {**names, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Name it in this process's environment until the block ends."""
+        before = {name: os.environ.get(name) for name in self.environment()}
+        os.environ |= self.environment()
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
     def counts(self) -> Counts:
         """Return what was asked of it; this is not counted."""

@@ -1,5 +1,6 @@
 """Galleries in object stores: what is pushed comes back to the bit, and nothing else is replaced."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from spade_index.gallery.remote import push as pushing
 from spade_index.gallery.remote import store
 from spade_index.gallery.remote.pull import Pull
 from spade_index.gallery.remote.push import Push
+from spade_index.gallery.remote.store import Patience
 from spade_index.gallery.write.lock import WriterLock
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images.interest import RegionOfInterest
 
 from helpers.remote import QUICK, URL, contents, grow, pull, push
-from helpers.s3_server import S3
+from helpers.s3_server import S3, Handler
 from helpers.tiny import build, tiny_backbone, write_images
 
 
@@ -91,6 +93,29 @@ def test_large_files_are_sent_and_received_in_parts(
     push(gallery_path)
     assert sum("shards/" in key and method == "PUT" for method, key in s3.requests) > 3
     pull(tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(gallery_path)
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET"])
+def test_small_files_travel_several_at_a_time(method: str, gallery_path: Path, s3: S3, tmp_path: Path) -> None:
+    together = threading.Barrier(3)  # shards; a request that is alone stays so, and fails the test
+
+    def meet(handler: Handler) -> bool:
+        if handler.command == method and handler.key.endswith(".h5") and "/shards/" in handler.key:
+            together.wait(20)
+        return False
+
+    if method == "GET":
+        push(gallery_path)
+    s3.fault = meet
+    told: list[int] = []
+    with Push(gallery_path, URL, Patience()) as pushed:
+        pushed.send(told.append)
+        assert sum(told) == pushed.bytes_to_send
+    told.clear()
+    with Pull(URL, tmp_path / "back", Patience()) as pulled:
+        came = pulled.fetch(told.append)
+        assert sum(told) == pulled.bytes == came
     assert contents(tmp_path / "back") == contents(gallery_path)
 
 

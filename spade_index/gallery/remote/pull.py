@@ -23,7 +23,7 @@ from .failures import Damaged
 from .files import FOLDERS, NamedFile, catalog_object, named_files
 from .manifest import State, described_catalog, images_of, pushed_state, require_successor
 from .replace import put_in_place
-from .store import Patience, Remote
+from .store import Patience, Remote, by_size, in_turn
 
 
 class Pull:
@@ -73,19 +73,20 @@ class Pull:
 
         `progress` is called with bytes, `bytes` in all, also for what was there. Raises GalleryError.
         """
-        came = 0
         there = (self.folder, self._target)
         missing = [file for file in self._files if not any((folder / file.path).exists() for folder in there)]
         with storage_errors(self.folder):
             self._require_room(sum(self._sizes[file.object] for file in missing))
-            for file in self._files:
-                came += self._fetch_file(file, progress)
+            progress = in_turn(progress)
+            came = by_size(
+                lambda file: self._fetch_file(file, progress), self._files, lambda file: self._sizes[file.object]
+            )
             self._delete_others()
             generations.prepare(self.folder, self._catalog.generation())
             check.write(self._catalog.path)
             self._catalog.close()
             put_in_place(self.folder, self._target, self.before)
-        return came
+        return sum(came)
 
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

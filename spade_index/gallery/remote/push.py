@@ -19,7 +19,7 @@ from spade_index.gallery.store.files import BLOCK, open_regular
 from .failures import Damaged
 from .files import OBJECT, NamedFile, catalog_object, copied_catalog, named_files
 from .manifest import MOST_BYTES, NAME, State, images_of, require_successor
-from .store import Patience, Remote
+from .store import Patience, Remote, by_size, in_turn
 from .sums import SumsOfBytes, sums_bytes
 
 Progress = Callable[[int], None]
@@ -95,20 +95,26 @@ class Push:
 
         Interrupted at any moment, it leaves the gallery that was there before. Raises GalleryError.
         """
-        for source in self._sources:
-            sums = SumsOfBytes()
-            if source in self._missing:
-                self._remote.put(source.object, partial(_checked_blocks, source, progress, sums), source.bytes)
-            elif source in self._without_sums:  # it was pushed by an earlier version, or the push was interrupted
-                deque(_checked_blocks(source, lambda count: None, sums), maxlen=0)
-            if source.sums and source in self._without_sums:
-                data = sums.to_bytes(source.digest)
-                self._remote.put(source.sums, lambda: [data], len(data))  # noqa: B023
+        *files, catalog = self._sources
+        progress = in_turn(progress)
+        by_size(lambda source: self._send(source, progress), files, lambda source: source.bytes)
+        self._send(catalog, progress)
         there = self._remote.sizes()
         for source in self._sources:
             if there.get(source.object) != source.bytes or not _has_sums(source, there):
                 raise Damaged(f"{self._remote.location}/{source.object}: was deleted meanwhile: run this command again")
         self._remote.replace(NAME, self.state.to_json(), self._version)
+
+    def _send(self, source: Source, progress: Progress) -> None:
+        """Send a file, and the sums of its blocks, as far as they are not there. Raises GalleryError."""
+        sums = SumsOfBytes()
+        if source in self._missing:
+            self._remote.put(source.object, partial(_checked_blocks, source, progress, sums), source.bytes)
+        elif source in self._without_sums:  # it was pushed by an earlier version, or the push was interrupted
+            deque(_checked_blocks(source, lambda count: None, sums), maxlen=0)
+        if source.sums and source in self._without_sums:
+            data = sums.to_bytes(source.digest)
+            self._remote.put(source.sums, lambda: [data], len(data))
 
     def _require_replaceable(self) -> dict[str, object] | None:
         """Return the version of the gallery.json that is there. Raises unless it is of this gallery, and no later."""

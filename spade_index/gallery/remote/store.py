@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 from spade_index.errors import GalleryNotFound, InputError
@@ -28,7 +29,7 @@ ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 PAGE = 1000  # objects that are listed at a time
 MOST_OBJECTS = 1_000_000  # of a gallery: of 100 million images in small shards
 PIECE = 1 << 20  # bytes of an answer that are taken at a time
-REQUESTS = 8  # for ranges of one object, at a time
+REQUESTS = 8  # for ranges of one object, or for small objects, at a time
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -175,6 +176,26 @@ def at_once(call: Callable[[A], R], arguments: Sequence[A], most: int) -> list[R
         return list(pool.map(call, arguments))
     finally:  # after a failure, those that have not begun would most likely wait as long for the same
         pool.shutdown(cancel_futures=True)
+
+
+def by_size(call: Callable[[A], R], arguments: Sequence[A], size: Callable[[A], int]) -> list[R]:
+    """Call a function with each object to be sent or brought: several of one request each at a time, then large ones.
+
+    `size` returns the bytes of an object, whose parts are several requests if it is large.
+    """
+    small = [one for one in arguments if size(one) <= PART]
+    return at_once(call, small, REQUESTS) + [call(one) for one in arguments if size(one) > PART]
+
+
+def in_turn(progress: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function that several threads may call, and which calls another for one of them at a time."""
+    lock = Lock()
+
+    def call(count: int) -> None:
+        with lock:
+            progress(count)
+
+    return call
 
 
 def _close_together(ranges: Sequence[Range]) -> list[Range]:
