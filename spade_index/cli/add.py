@@ -46,7 +46,7 @@ def add(
     with Gallery(gallery) as recorded:
         limit_sources(found, recorded, roi)
         loaded = backbone.load(device, recorded)
-    with GalleryWriter(gallery) as writer:
+    with cluster.connected(), GalleryWriter(gallery) as writer:
         weights = str(backbone.weights or "") or writer.gallery.catalog.meta("weights_file")
         add_images(writer, found, loaded, loading, adding, elsewhere=cluster.workers(writer, loaded, weights))
-        keep_calibrated(writer, loaded.device)
+        keep_calibrated(writer, loaded.device, cluster.searching(loaded))

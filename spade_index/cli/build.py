@@ -93,7 +93,7 @@ def build(
             loaded = sized_backbone(backbone, device, found.files(), of)
         tiles.say_size(found.files(), loaded.settings, maps)
     weights = None if backbone.weights is None else str(backbone.weights)
-    with GalleryWriter(gallery, loaded.settings, weights, maps=maps) as writer:
+    with cluster.connected(), GalleryWriter(gallery, loaded.settings, weights, maps=maps) as writer:
         if writer.gallery.never_used and writer.gallery.is_limited:  # of a build that failed
             writer.set_interest(None)
         if region is not None:
@@ -107,4 +107,4 @@ def build(
         if roi is not None and not writer.gallery.is_limited:
             set_region(writer, found_region(writer.gallery))
         if not no_tune and preset is None:
-            judge_gallery(writer, loaded)
+            judge_gallery(writer, loaded, elsewhere=cluster.searching(loaded))

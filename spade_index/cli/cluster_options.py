@@ -36,7 +36,7 @@ def _ray_option(does: str) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where images become shards; without `ray`, in this process."""
+    """Where images become shards, and where the gallery is tuned and calibrated; without `ray`, in this process."""
 
     ray: Annotated[str | None, _ray_option("Add images")]
     gpus_per_worker: Annotated[float | None, gpus_option]
@@ -65,6 +65,23 @@ class ClusterOptions:
             limits=shared_pool().limits,
             say=Progress.say,
         )
+
+    def connected(self) -> AbstractContextManager[object]:
+        """Keep the connection to the cluster until the block ends: `workers` and `searching` then use the same."""
+        if self.ray is None:
+            return nullcontext()
+        from spade_index.cluster.connection import connected
+
+        return connected(self.ray)
+
+    def searching(self, backbone: "Backbone") -> "AbstractContextManager[SearchOnCrew | None]":
+        """Return the workers that tune and calibrate, once those that add have ended; None without a cluster."""
+        if self.ray is None:
+            return nullcontext()
+        from spade_index.cluster.searching import searching_on
+
+        gpus = _gpus(self.gpus_per_worker, backbone.device.type)
+        return searching_on(self.ray, workers=_asked_for(), gpus=gpus, say=Progress.say)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ def tune_and_calibrate(
     progress: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
     kernel: str | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Tune a gallery and calibrate it for the settings chosen; do neither where it has fewer than 20 images.
 
@@ -44,12 +46,14 @@ def tune_and_calibrate(
         progress: called with the number of images calibrated on.
         device: of the pixel search, as for `Detector`.
         kernel: as for `Detector`.
+        elsewhere: where maps are searched, as for `Detector`.
     """
     if len(writer.gallery) < TUNE_FROM:
         return
+    how: dict[str, Any] = {"device": device or backbone.device, "kernel": kernel, "elsewhere": elsewhere}
     alone: Sequence[Alone] = ()
     try:
-        found = tuning.tune(writer.gallery, backbone, seconds=seconds, searched=progress, device=device, kernel=kernel)
+        found = tuning.tune(writer.gallery, backbone, seconds=seconds, searched=progress, **how)
     except InputError as error:
         say(f"not tuned: {error}")
     else:
@@ -58,9 +62,7 @@ def tune_and_calibrate(
         say(f"tuned: {found.why}")
     if not calibration.can_calibrate(writer.gallery):
         return
-    search = tuned_search(writer.gallery)
-    device = device or backbone.device
-    carry_on(writer, search, searched=alone, progress=progress, device=device, kernel=kernel)
+    carry_on(writer, tuned_search(writer.gallery), searched=alone, progress=progress, **how)
 
 
 def can_judge(gallery: Gallery) -> bool:

@@ -6,10 +6,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 import pytest
 
+from spade_index.cluster import searching
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.files import file_digest
 from spade_index.gallery.store.leave_one_out import FOLDER
@@ -126,6 +128,35 @@ def test_tune_calibrates_as_without_ray(alike: list[Path]) -> None:
     found = calibrated(gallery)
     run("calibrate", gallery)
     assert found == calibrated(gallery)
+
+
+@pytest.mark.usefixtures("cluster", "quick_tuning")
+def test_build_tunes_and_calibrates_and_add_calibrates_on_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched, found = [], []
+
+    class Watched(searching.SearchOnCrew):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            searched.append(self)
+
+    monkeypatch.setattr(searching, "SearchOnCrew", Watched)
+    images, gallery = write_normal(tmp_path / "images", 20), tmp_path / "gallery"
+    more = write_normal(tmp_path / "more" / "b", 2, start=20).parent
+    built = run("build", images, gallery, *BACKBONE, *ON_RAY)
+    assert "tuned: " in built.stdout
+    (judging,) = searched
+    assert judging.travelled.queries > 20
+    here = copied(gallery, tmp_path / "here" / "gallery")
+    built_here = calibrated(gallery)
+    run("calibrate", here)
+    assert calibrated(here) == built_here
+    for path, options in ((here, []), (gallery, ON_RAY)):
+        run("add", path, more, *options)
+        found.append(calibrated(path))
+    assert found[0] == found[1] != built_here
+    assert [one.travelled.queries for one in searched[1:]] == [2]  # those that came
 
 
 def test_what_is_not_searched_on_a_cluster(photographs: Path, tmp_path: Path) -> None:
