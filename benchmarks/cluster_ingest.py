@@ -3,7 +3,8 @@
 The backbone waits as a GPU's would, so that few cores can show it; a real one computes, on a core for each worker. A
 gallery whose bits differ has no figures.
 
-python benchmarks/cluster_ingest.py --real 400 --kills 50 --driver-kills 10 --json benchmarks/results/cluster_ingest.json
+python benchmarks/cluster_ingest.py --real 400 --kills 50 --driver-kills 10 \\
+    --json benchmarks/results/cluster_ingest.json
 """
 
 import random
@@ -33,7 +34,10 @@ EVERY = 2.0  # seconds from one kill to the next, on average
 
 
 def scaling(task: Task, images: int, edge: int, counts: list[int], work: Path) -> list[Figures]:
-    """Build, of so many images of `edge` pixels besides those to warm up, by one process and by each number of workers. Raises WrongResult if the galleries differ."""
+    """Build, of so many images of `edge` pixels besides those to warm up, by one process and by each number of workers.
+
+    Raises WrongResult if the galleries differ.
+    """
     make_photographs(task.images, images + task.warm, edge)
     found: list[Figures] = [{"workers": 0, **task.build(work / "here")}]
     whole = rows_of(work / "here")
