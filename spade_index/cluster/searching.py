@@ -111,7 +111,7 @@ class CrewPixelSearch:
         self._cells = cells_at_corner(comparison.size, search.settings.window)
         sizes = zip(comparison.sizes, comparison.channels, strict=True)
         query = 4 * sum(height * width * channels for (height, width), channels in sizes)  # bytes
-        self._ahead = max(1, min(2 * self._crew.count, STORE_BYTES // 2 // query))  # searched at a time: Ray's store
+        self._ahead = max(1, min(4 * self._crew.count, STORE_BYTES // 2 // query))  # searched at a time: Ray's store
         self.at_once = LOTS * self._ahead
         self.map_stats = PoolStats()  # of the workers
         self.map_bytes = 0  # of this process
