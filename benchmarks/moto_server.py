@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any
 
+from spade_index.benchmarks.processes import Failed
+
 BUCKET = "parts"
 KEY, SECRET = "AKIDOFTHETESTS", "a-secret-that-nothing-may-print"
 COUNTS = "/counts"
@@ -79,12 +81,20 @@ def moto_server(wait: float = 0.0) -> Iterator[MotoServer]:
     process.start()
     sender.close()
     try:
-        server = MotoServer(f"http://127.0.0.1:{receiver.recv()}")
+        server = MotoServer(f"http://127.0.0.1:{_received(receiver)}")
         server.ask("PUT", f"/{BUCKET}")
         yield server
     finally:
         process.kill()
         process.join()
+
+
+def _received(receiver: Connection) -> int:
+    try:
+        port: int = receiver.recv()
+    except EOFError:
+        raise Failed("moto did not start, for the reason above: it needs pip install 'spade_index[bench]'") from None
+    return port
 
 
 def _serve(port: Connection, wait: float) -> None:
