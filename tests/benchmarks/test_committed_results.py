@@ -88,6 +88,32 @@ def test_the_arithmetic_of_larger_galleries_follows_from_results():
     assert f"{2 * maps / 1e3:.0f} kB, which each worker that is asked is sent" in page
 
 
+def test_the_page_tells_what_a_gallery_in_s3_took():
+    page = (RESULTS.parents[1] / "docs" / "stores.md").read_text()
+    figures = committed("object_store")
+    disk, *stores = figures["disk"], *figures["stores"]
+    steps = {
+        "opened": "open",
+        "first query": "first",
+        "another one": "other",
+        "the first again": "again",
+        "opened by another process": "reopen",
+        "the first query, there": "restarted",
+    }
+    for said, step in steps.items():
+        times = " | ".join(f"{place[step]['ms']:,.0f} ms" for place in (disk, *stores))
+        for store in stores:  # what is asked for does not depend on the time that it takes
+            asked = f"{store[step]['requests']:,.0f} | {store[step]['bytes'] / 1e6:,.1f}"
+            assert f"| {said} | {times} | {asked} |" in page
+    for step in ("push", "pull"):
+        times = " | ".join(f"{store[step]['ms'] / 1e3:,.1f} s" for store in stores)
+        assert (
+            f"| {step} |  | {times} | {stores[0][step]['requests']:,} | {stores[0][step]['bytes'] / 1e6:,.1f} |" in page
+        )
+    single = " and ".join(f"{store['request']['ms']:.0f}" for store in stores)
+    assert f"a request alone takes {single} ms" in page
+
+
 def scaled(count: float) -> str:
     """Return bytes as the page writes them."""
     unit, power = ("TB", 1e12) if count >= 1e12 else ("GB", 1e9)
