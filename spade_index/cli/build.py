@@ -24,7 +24,7 @@ from .region_rules import require_same_rule, rule_in
 from .roi import found_region, require_new_region, require_region, roi_option, say_turned, set_region
 from .sources import SourceOptions, Sources
 from .tile_options import TileOptions
-from .values import CODEC
+from .values import FIRST_CODEC
 
 
 @click.command()
@@ -39,7 +39,9 @@ from .values import CODEC
 @takes("loading", LoadingOptions)
 @takes("adding", AddingOptions)
 @takes("cluster", ClusterOptions)
-@click.option("--maps", type=CODEC, help="How to store maps [as the gallery does; new: int8, or float16 with --preset]")
+@click.option(
+    "--maps", type=FIRST_CODEC, help="How to store maps [as the gallery does; new: int8, or float16 with --preset]"
+)
 @roi_option
 @tune_option
 def build(

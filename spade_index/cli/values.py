@@ -17,6 +17,7 @@ LARGEST = 2**31 - 1  # integer; what FAISS, SQLite and the kernels take
 MOST_IMAGES = 4096  # of a batch, several of which are in memory
 MOST_WORKERS = 1024
 CODECS = ("float16", "int8", "int4")  # `store.codecs.NAMES`, which take long to import
+TRAINED = "pq"  # the one with tables that are trained on a gallery
 
 
 class FilePath(click.Path):
@@ -172,7 +173,24 @@ class Second(click.ParamType):
             raise click.BadParameter(f"{error}.", ctx, param) from error
 
 
-CODEC = click.Choice(CODECS)
+class FirstCodec(click.Choice[str]):
+    """How a new gallery stores maps: it has no images yet that tables could be trained on."""
+
+    def __init__(self) -> None:
+        super().__init__(CODECS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the codec. Raises BadParameter."""
+        if value == TRAINED:
+            later = "`spade-index compact GALLERY --levels tuned --maps pq`"
+            raise click.BadParameter(
+                f"its tables are trained on a gallery's images: build it, then {later}", ctx, param
+            )
+        return super().convert(value, param, ctx)
+
+
+CODEC = click.Choice((*CODECS, TRAINED))
+FIRST_CODEC = FirstCodec()
 PATH = FilePath()
 GALLERY = GalleryPath()
 ANY_GALLERY = GalleryPath(remote=True)

@@ -182,7 +182,7 @@ def workers_of(
     Raises:
         ClusterError: Ray is not installed, there is no cluster, or it has no room for the workers.
     """
-    gallery, folder, storage = session.path.absolute(), os.getcwd(), session.gallery.storage.name
+    gallery, folder, storage = session.path.absolute(), os.getcwd(), session.gallery.storage
     require = partial(_require_alike, gallery, session.settings.to_json())
 
     def order(cores: int) -> Order:

@@ -43,7 +43,7 @@ class Order:
 
     gallery: Path  # absolute
     folder: str  # that paths of images may be relative to
-    storage: str  # of maps
+    storage: MapStorage
     load: Callable[[], Backbone]
     cores: int
     limits: DecodeLimits
@@ -115,9 +115,7 @@ class Worker:
         folder = self._order.gallery / INCOMING / self._name
         images = self._images([image for batch in batches for image in batch.images])
         with storage_errors(self._order.gallery):
-            stream = ShardStream(
-                folder, self._backbone.settings, number, rows, WAITING * lanes, MapStorage.named(self._order.storage)
-            )
+            stream = ShardStream(folder, self._backbone.settings, number, rows, WAITING * lanes, self._order.storage)
             try:
                 with self._computing:
                     self._write(stream, batches, images, lanes)

@@ -85,7 +85,7 @@ class Gallery:
             raise InputError(f"{self.path}: there is no snapshot {snapshot}; `spade-index info` lists them")
         self._lock = lock
         self.storage = self.catalog.storage()  # of the maps of images that are added; after the row: newer or the same
-        self.codec, self.stored_levels = self.storage.codec.name, self.storage.levels_of(self.settings)
+        self.codec, self.stored_levels = self.storage.codec.kind, self.storage.levels_of(self.settings)
         try:
             moments = read_moments(row.moments, len(self.settings.levels), row.images, self.stored_levels)
         except ValueError as error:

@@ -50,7 +50,8 @@ class Shards:
 
     def _opened(self, number: int, path: Path) -> Shard:
         with self.in_place():
-            return Shard(path, self._settings, self._layouts.get(number) or self.recalled_layout(number, path))
+            layout = self._layouts.get(number) or self.recalled_layout(number, path)
+            return Shard(path, self._settings, layout, with_tables=self._catalog.with_tables)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

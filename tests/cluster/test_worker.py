@@ -1,6 +1,7 @@
 """What a worker decodes, keeps and writes, and how images are planned into shards; without a cluster."""
 
 import os
+import pickle
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -8,14 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spade_index.cluster import worker
 from spade_index.cluster.elsewhere import Plan, planned
 from spade_index.cluster.worker import Batch, Order, Wanted, Worker
 from spade_index.errors import ImageError, InputError, StorageError
+from spade_index.gallery.store.quantizer import Quantized
+from spade_index.gallery.store.shard import Shard
+from spade_index.gallery.store.storage import MapStorage
 from spade_index.gallery.store.stream import ShardStream, StreamedShard
 from spade_index.gallery.write.cleanup import INCOMING
+from spade_index.gallery.write.train import tables_of
 from spade_index.images import DecodedImage, find_images, load
 from spade_index.settings import DecodeLimits
 
@@ -27,7 +33,7 @@ from helpers.tiny import tiny_backbone, write_images
 def order(tmp_path: Path) -> Order:
     """The order of a gallery's writer."""
     (tmp_path / "gallery" / INCOMING).mkdir(parents=True)
-    return Order(tmp_path / "gallery", os.getcwd(), "float16", blended_backbone, 1, DecodeLimits())
+    return Order(tmp_path / "gallery", os.getcwd(), MapStorage.FLOAT16, blended_backbone, 1, DecodeLimits())
 
 
 def looked_at(at_work: Worker, folder: Path) -> list[DecodedImage | ImageError]:
@@ -111,6 +117,23 @@ def test_a_worker_that_was_given_up_writes_nothing(order: Order, tmp_path: Path)
     with pytest.raises(StorageError):
         at_work.make(1, [Batch(images, 0, 2)])
     assert list(order.gallery.iterdir()) == []
+
+
+def test_a_worker_stores_maps_by_the_tables_that_it_was_told(order: Order, tmp_path: Path) -> None:
+    folder, settings = write_images(tmp_path / "images", 3), blended_backbone().settings
+    random = np.random.default_rng(0)
+    maps = [random.normal(size=(300, channels)).astype("<f2") for channels, _, _ in settings.level_shapes]
+    storage = MapStorage(Quantized.by([tables_of(values, 3) for values in maps]))
+    made = []
+    for of in (MapStorage.FLOAT16, storage):
+        at_work = Worker(pickle.loads(pickle.dumps(replace(order, storage=of))))
+        made.append(at_work.make(1, [Batch(wanted(looked_at(at_work, folder)), 0, 3)]).shard.path)
+    plain, quantized = Shard(made[0], settings), Shard(made[1], settings)
+    assert quantized.storage == storage
+    for row in range(3):
+        stored = plain.read_checked(row, f"{row:03d}.png").encoded(storage)
+        for mine, theirs in zip(stored.maps, quantized.read_checked(row, f"{row:03d}.png").maps, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])

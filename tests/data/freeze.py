@@ -1,6 +1,6 @@
 """Makes the frozen gallery of the current format version: run once per version, commit what it writes, never change it.
 
-Its maps are codes, which version 2 of the format adds, of some levels, as version 3 allows.
+Its maps are codes by tables of the catalog, which version 4 of the format adds, of some levels, as version 3 allows.
 
 python tests/data/freeze.py
 """
@@ -32,11 +32,11 @@ def main() -> None:
         for number in range(6):
             crop = photograph[70 * number : 70 * number + EDGE, 40 * number : 40 * number + EDGE]
             Image.fromarray(crop).save(Path(folder, f"{number}.png"))
-        with GalleryWriter(here, backbone.settings, maps="int4") as writer:
+        with GalleryWriter(here, backbone.settings, maps="int8") as writer:
             writer.add(find_images(folder), backbone)
             tuned = {"search": {"compared_levels": KEPT}, "why": "frozen", "images": 6}
             writer.set_tuned({**tuned, "snapshot": writer.gallery.snapshot})
-            writer.compact(levels=KEPT)
+            writer.compact(maps="pq", levels=KEPT)
             writer.build_index()
             writer.remove(["5.png"])
     (here / "writer.lock").unlink()

@@ -11,7 +11,7 @@ from spade_index.gallery import Gallery
 from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.changes import changes_since_tuning
 from spade_index.gallery.store.shard_writer import ShardWriter
-from spade_index.gallery.write import reindex, transcode
+from spade_index.gallery.write import reindex, train, transcode
 from spade_index.gallery.write.session import Session
 from spade_index.gallery.write.writer import GalleryWriter
 
@@ -110,3 +110,51 @@ def test_killed_while_transcoding(
     assert files_of(path) == parts_of(path)
     with Gallery(path) as gallery:
         assert changes_since_tuning(gallery) == 2
+
+
+TRAINED = [
+    ((train, "tables_of"), 2, False),
+    ((Transaction, "set_storage"), 1, False),
+    ((Transaction, "delete_calibrations"), 1, False),
+    ((ShardWriter, "append"), 2, False),
+    ((ShardWriter, "commit"), 3, False),
+    ((Transaction, "add_images"), 2, False),
+    ((Session, "delete_unused"), 4, False),
+    ((Transaction, "delete_meta"), 1, False),
+    ((reindex, "build_index"), 1, False),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> list[Any]:
+    """What a gallery answers whose maps were stored by tables, without an interruption."""
+    path = tmp_path_factory.mktemp("trained") / "gallery"
+    tuned(path, whole, KEPT)
+    compact(path, "pq", KEPT)
+    return without_keys(path, KEPT)
+
+
+@pytest.mark.parametrize(("target", "call", "before"), TRAINED)
+def test_killed_while_storing_by_tables(
+    tmp_path: Path, whole: Path, trained: list[Any], target: Target, call: int, before: bool
+) -> None:
+    path = tmp_path / "gallery"
+    tuned(path, whole, KEPT)
+
+    def run() -> None:
+        die_at(target, call, before)
+        compact(path, "pq", KEPT)
+
+    assert killed(forked(run))
+    assert committed(path) == IMAGES
+    with Gallery(path) as gallery:
+        name = gallery.storage.name if gallery.codec == "pq" else None
+    compact(path, None)  # goes on, if it had begun
+    compact(path, "pq", KEPT)
+    assert committed(path) == IMAGES
+    assert without_keys(path, KEPT) == trained
+    with Gallery(path) as gallery:
+        assert name in (None, gallery.storage.name)
+    with GalleryWriter(path):
+        pass
+    assert files_of(path) == parts_of(path)

@@ -8,6 +8,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.gallery.store.defect import channels_of
 from spade_index.gallery.store.format import FORMAT, VERSION, is_too_new
 from spade_index.gallery.store.names import INDEX, shard_name
+from spade_index.gallery.store.quantizer import Quantized
 from spade_index.gallery.store.storage import MapStorage
 from spade_index.images.interest import RegionOfInterest
 from spade_index.settings import ExtractionSettings
@@ -41,6 +43,7 @@ class Catalog(ImageQueries, RegionQueries, FeedbackQueries, DefectQueries):
     def __init__(self, path: Path) -> None:
         """Open the file. Raises GalleryNotFound, FormatTooNew, GalleryDamaged."""
         super().__init__(path)
+        self._quantized: dict[str, Quantized] = {}  # with tables, by name
         if self.meta("format") != FORMAT:
             raise GalleryDamaged(f"{path}: not the catalog of a gallery; {REMEDY}")
         if is_too_new(self._number("version")):
@@ -164,11 +167,24 @@ class Catalog(ImageQueries, RegionQueries, FeedbackQueries, DefectQueries):
         try:
             storage = MapStorage.named(self.meta(MAPS) or DEFAULT)
             storage.levels_of(self.settings)
+            storage = self.with_tables(storage)
         except ValueError as error:
             raise self._damaged(str(error)) from error
         if storage.version > self._number("version"):
             raise self._damaged(f"its format version knows no maps as {storage.name}")
         return storage
+
+    def with_tables(self, storage: MapStorage) -> MapStorage:
+        """Return it with the tables that its codec needs. Raises ValueError if they are not what was written."""
+        codec = storage.codec
+        if not isinstance(codec, Quantized):
+            return storage
+        if codec.name not in self._quantized:
+            query = "SELECT tables FROM quantizers WHERE name = ? AND length(tables) = ?"
+            of = (codec.name, codec.bytes_for(self.settings))
+            data = self._value(query, bytes, *of) if self._has_table("quantizers") else None
+            self._quantized[codec.name] = codec.with_tables(data or b"", self.settings)
+        return replace(storage, codec=self._quantized[codec.name])
 
     @property
     def transcoding(self) -> bool:

@@ -11,7 +11,8 @@ restored, and their rows are deleted as soon as no reader may need them.
 when their folder is added again. `regions` holds regions of interest, each once, and `image_regions` says which image
 has which as its own, by the digest of the rule that names them. `layouts` is a cache (see `store.layout`), which a
 shard can do without. `feedback` says why an image was added, by whom and when; it stays when the image is removed.
-`known_defects` holds places that people called defective; these are never among the images.
+`known_defects` holds places that people called defective; these are never among the images. `quantizers`, which is made
+with the first row, holds the tables of a codec that has some, by its name (see `store.quantizer`).
 """
 
 import os

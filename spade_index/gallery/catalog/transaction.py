@@ -13,6 +13,7 @@ import numpy as np
 from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.gallery.store.defect import NewDefect
 from spade_index.gallery.store.format import REGIONS
+from spade_index.gallery.store.quantizer import Quantized
 from spade_index.gallery.store.record import Feedback, ImageOrigin
 from spade_index.gallery.store.shard_writer import WrittenShard
 from spade_index.gallery.store.storage import MapStorage
@@ -63,6 +64,10 @@ class Transaction:
             self.delete_meta("maps")
         else:
             self.set_meta("maps", storage.name)
+        if isinstance(storage.codec, Quantized):
+            self._db.execute("CREATE TABLE IF NOT EXISTS quantizers (name TEXT PRIMARY KEY, tables BLOB NOT NULL)")
+            values = (storage.codec.name, storage.codec.to_bytes())
+            self._db.execute("INSERT OR IGNORE INTO quantizers (name, tables) VALUES (?, ?)", values)
         self._set_version()
 
     def _set_version(self) -> None:

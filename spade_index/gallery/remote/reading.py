@@ -175,7 +175,7 @@ class RemoteShards(Shards):
     def _opened(self, number: int, path: Path) -> Shard:
         file = self._found.pop(number, None) or self._file(number)
         layout = self._layouts.get(number) or self.recalled_layout(number, None)
-        return Shard(file.path, self._settings, layout, file)
+        return Shard(file.path, self._settings, layout, file, self._catalog.with_tables)
 
     def _file(self, number: int) -> RemoteFile:
         return RemoteFile(self._remote, self._cache, self._named[self._name(number)])

@@ -4,39 +4,31 @@
     int8     of each channel its lowest and highest value, float16; then one byte for each value
     int4     the same, with two values in a byte
 
-Codes depend on nothing but the map, so any writer gives the same bytes, and no image added later lies out of range.
-A codec with trained tables, kept once for a gallery, has a name of its own for each set of tables: a shard states it.
+    pq       rows of tables that were trained on a gallery's own images, in a twentieth of the bytes: see `quantizer`
+
+Codes depend on nothing but the map and the tables, so any writer gives the same bytes. Of all but `pq`, no image added
+later lies out of range. `pq` has a name of its own for each set of tables: a shard states it.
 """
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
 from spade_index.settings import ExtractionSettings
 
+from .quantizer import KIND, Quantized
 from .widened import widened
 
 DEFAULT = "float16"  # where nothing else is stated
 FOR_NEW_GALLERIES = "int8"  # half the bytes; changed no ROC AUC that we measured by more than 0.0004
 
 
-class Codec(Protocol):
+class LevelCodec(Protocol):
     """How a level's map is stored."""
-
-    @property
-    def name(self) -> str:
-        """What a shard and a catalog state."""
-
-    @property
-    def dtype(self) -> str:
-        """The type of what is stored."""
-
-    @property
-    def version(self) -> int:
-        """The first version of the format that knows this codec."""
 
     def stored_shape(self, points: int, channels: int) -> tuple[int, ...]:
         """Return the shape of what is stored of a map [P, C]."""
@@ -51,11 +43,53 @@ class Codec(Protocol):
         """Return what a dataset of such maps states of itself in its file."""
 
 
+class MapCodec(Protocol):
+    """How the maps of all levels are stored."""
+
+    @property
+    def name(self) -> str:
+        """What a shard and a catalog state."""
+
+    @property
+    def kind(self) -> str:
+        """What people call it: a codec with tables has a name for each set of them."""
+
+    @property
+    def dtype(self) -> str:
+        """The type of what is stored."""
+
+    @property
+    def version(self) -> int:
+        """The first version of the format that knows this codec."""
+
+    def of_level(self, level: int) -> LevelCodec:
+        """Return how a level's map is stored."""
+
+    def require_fit(self, settings: ExtractionSettings, levels: Sequence[int]) -> None:
+        """Raise ValueError unless it can store these levels of such maps."""
+
+
+class Codec(MapCodec, LevelCodec, Protocol):
+    """A codec that stores all levels alike."""
+
+
+class _Alike:
+    """What is the same for all codecs that store all levels alike, of any shape."""
+
+    def of_level(self, level: int) -> Self:
+        """Return the codec."""
+        return self
+
+    def require_fit(self, settings: ExtractionSettings, levels: Sequence[int]) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True)
-class Float16:
+class Float16(_Alike):
     """The values as they are."""
 
     name: ClassVar[str] = DEFAULT
+    kind: ClassVar[str] = DEFAULT
     dtype: ClassVar[str] = "<f2"
     version: ClassVar[int] = 1
 
@@ -77,7 +111,7 @@ class Float16:
 
 
 @dataclass(frozen=True)
-class Affine:
+class Affine(_Alike):
     """Whole numbers of 8 or 4 bits between each channel's lowest and highest value.
 
     A value differs from what is decoded by half a step at most, besides rounding to float16, and the lowest, the
@@ -88,6 +122,11 @@ class Affine:
     bits: int
     dtype: ClassVar[str] = "|u1"
     version: ClassVar[int] = 2
+
+    @property
+    def kind(self) -> str:
+        """Its name."""
+        return self.name
 
     @property
     def steps(self) -> int:
@@ -147,10 +186,13 @@ class Affine:
 
 CODECS: tuple[Codec, ...] = (Float16(), Affine("int8", 8), Affine("int4", 4))  # the finest first
 NAMES = tuple(codec.name for codec in CODECS)
+KINDS = (*NAMES, KIND)  # the finest first
 
 
-def codec_named(name: str) -> Codec:
-    """Return a codec. Raises ValueError for a name that this version does not know."""
+def codec_named(name: str) -> MapCodec:
+    """Return a codec, without its tables. Raises ValueError for a name that this version does not know."""
+    if (quantized := Quantized.named(name)) is not None:
+        return quantized
     if name not in NAMES:
         raise ValueError(f"its maps are stored as {name[:40]!r}, which this spade_index does not know")
     return CODECS[NAMES.index(name)]

@@ -24,7 +24,7 @@ import xxhash
 
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, NAMES, Codec, codec_named, map_shapes
+from .codecs import DEFAULT, NAMES, MapCodec, codec_named, map_shapes
 from .files import open_regular
 from .hdf5 import array, attribute, dataset, is_named
 from .rows import LocalFile, RowsFile
@@ -150,8 +150,10 @@ def _storage(file: h5py.File, settings: ExtractionSettings) -> tuple[MapStorage,
     stated = [name for of in (file, *maps.values()) if (name := _text(of, "maps" if of is file else "codec"))]
     known = _known(stated, settings) or [MapStorage(codec_named(name)) for name in NAMES]
     for storage in known:
-        fits = all(_fits(of, storage.codec, shapes[level]) for level, of in maps.items())
-        if fits and storage.levels_of(settings) == tuple(maps):
+        fits = tuple(maps) == storage.levels_of(settings) and all(
+            _fits(of, storage.codec, level, shapes[level]) for level, of in maps.items()
+        )
+        if fits:
             return storage, [maps.get(level) for level in range(len(shapes))]
     any_of = " or ".join(storage.name for storage in known)
     raise ValueError(f"maps are not what {any_of} makes of {list(map(list, shapes))}")
@@ -173,12 +175,12 @@ def _known(stated: Sequence[str], settings: ExtractionSettings) -> list[MapStora
     return known
 
 
-def _fits(maps: h5py.Dataset, codec: Codec, shape: tuple[int, int]) -> bool:
+def _fits(maps: h5py.Dataset, codec: MapCodec, level: int, shape: tuple[int, int]) -> bool:
     """Return whether a dataset may hold what a codec makes of maps of this shape, [P, C]."""
     try:
         if maps.dtype != np.uint8:
             return codec.name == DEFAULT
-        row = codec.stored_shape(*shape)
+        row = codec.of_level(level).stored_shape(*shape)
         return codec.name != DEFAULT and maps.shape[1:] == row and maps.chunks == (1, *row)
     except Exception:  # its description is damaged: rows have checksums
         return True

@@ -49,6 +49,12 @@ class StoredImage:
         maps = [storage.encode(values, level) for level, values in enumerate(self.maps)]
         return replace(self, maps=maps, storage=storage)
 
+    def of_levels(self, storage: MapStorage, settings: ExtractionSettings) -> "StoredImage":
+        """Return the image with the levels of a storage that has the same codec, as they are stored."""
+        kept = storage.levels_of(settings)
+        maps = [codes if level in kept else codes[:0].ravel() for level, codes in enumerate(self.maps)]
+        return replace(self, maps=maps, storage=storage)
+
     def decoded(self, settings: ExtractionSettings) -> "StoredImage":
         """Return the image with its maps as float16 [H*W, C], without points where a level is not stored.
 
@@ -56,9 +62,9 @@ class StoredImage:
         """
         plain = replace(MapStorage.FLOAT16, levels=self.storage.levels)
         maps = [np.empty(shape, "<f2") for shape in self.storage.value_shapes(settings)]
-        for stored, values in zip(self.maps, maps, strict=True):
+        for level, (stored, values) in enumerate(zip(self.maps, maps, strict=True)):
             if values.size:
-                self.storage.codec.decode(stored, values)
+                self.storage.codec.of_level(level).decode(stored, values)
         return replace(self, maps=maps, storage=plain)
 
 

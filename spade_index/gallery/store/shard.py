@@ -46,11 +46,13 @@ class Shard:
         settings: ExtractionSettings,
         layout: ShardLayout | None = None,
         file: RowsFile | None = None,
+        with_tables: Callable[[MapStorage], MapStorage] = lambda storage: storage,
     ) -> None:
         """Open a shard with its layout; where that is None, HDF5 is asked for it.
 
-        With `file`, it is read from there, and `path` is how errors name it. Raises GalleryDamaged if the file is
-        missing, truncated, or not a shard.
+        With `file`, it is read from there, and `path` is how errors name it. `with_tables` adds the tables that its
+        codec needs; without them, codes are read as they are stored. Raises GalleryDamaged if the file is missing,
+        truncated, or not a shard.
         """
         self.path = path
         try:
@@ -58,6 +60,7 @@ class Shard:
             self.layout = layout or ShardLayout.read(self.file, settings)
             self.rows = self.layout.rows
             self._dim = settings.pooled_dim
+            self.storage = with_tables(self.layout.storage)  # of the maps
             self._codec = self.storage.codec
             self._stored_shapes = self.storage.stored_shapes(settings)
             self._sizes = [math.prod(shape) * np.dtype(self._codec.dtype).itemsize for shape in self._stored_shapes]
@@ -69,11 +72,6 @@ class Shard:
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
             raise _unreadable(path, error) from error
         self._foreign = self.layout.settings != settings.to_json()
-
-    @property
-    def storage(self) -> MapStorage:
-        """How the maps are stored."""
-        return self.layout.storage
 
     def pooled(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Return the pooled descriptors of these rows int64 [n], or all, float32 [n, D]. Raises GalleryDamaged."""
@@ -100,9 +98,9 @@ class Shard:
         stored = [np.empty(self._stored_shapes[level], np.uint8) for level in chosen]
         self._read_maps(row, stored, levels)
         try:
-            for codes, values in zip(stored, out, strict=True):
+            for level, codes, values in zip(chosen, stored, out, strict=True):
                 if values.size:
-                    self._codec.decode(codes, values)
+                    self._codec.of_level(level).decode(codes, values)
         except ValueError as error:
             raise _unreadable(self.path, error) from error
 

@@ -15,12 +15,14 @@ from .files import make_durable
 from .format import FORMAT
 from .layout import layout_to_keep
 from .names import shard_name
+from .quantizer import Quantized
 from .record import ImageOrigin, NewImage
 from .shard import row_checksum
 from .sink import Sink
 from .storage import MapStorage
 
 PAGE = 4096  # bytes; rows start on pages
+SHORT = 16 * PAGE  # bytes; shorter rows of `pq` do not, as up to half of the file would be empty
 FIRST_ROWS = 64  # rows that the datasets have room for at first
 
 
@@ -63,7 +65,8 @@ class ShardWriter:
         self._temporary = self.path.with_suffix(".h5.tmp")
         self._rows: list[_Row] = []
         self._sink = Sink(self._temporary)
-        self._file = h5py.File(self._sink, "w", alignment_threshold=PAGE, alignment_interval=PAGE)
+        aligned = SHORT if isinstance(storage.codec, Quantized) else PAGE
+        self._file = h5py.File(self._sink, "w", alignment_threshold=aligned, alignment_interval=PAGE)
         self._file.attrs["format"] = FORMAT
         self._file.attrs["version"] = storage.version
         if storage != MapStorage.FLOAT16:
@@ -71,14 +74,14 @@ class ShardWriter:
         self._file.attrs["settings"] = settings.to_json()
         self._capacity = 0  # rows that the datasets of maps have
         self._levels, shapes = storage.levels_of(settings), map_shapes(settings)
-        self._maps = [self._create_maps(f"maps/{level}", shapes[level]) for level in self._levels]
+        self._maps = [self._create_maps(level, shapes[level]) for level in self._levels]
 
-    def _create_maps(self, name: str, shape: tuple[int, int]) -> h5py.Dataset:
+    def _create_maps(self, level: int, shape: tuple[int, int]) -> h5py.Dataset:
         """Create the dataset of a level's maps [P, C]: one image in each chunk."""
-        codec = self._storage.codec
+        dtype, codec = self._storage.codec.dtype, self._storage.codec.of_level(level)
         row = codec.stored_shape(*shape)
         dataset = self._file.create_dataset(
-            name, (0, *row), codec.dtype, maxshape=(None, *row), chunks=(1, *row), fillvalue=None
+            f"maps/{level}", (0, *row), dtype, maxshape=(None, *row), chunks=(1, *row), fillvalue=None
         )
         dataset.attrs.update(codec.attributes(*shape))
         if self._storage.levels is not None:  # each dataset names them all, lest one damaged attribute cost an image

@@ -15,7 +15,7 @@ import numpy as np
 from spade_index.errors import InputError
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT, FOR_NEW_GALLERIES, Codec, codec_named, map_shapes
+from .codecs import DEFAULT, FOR_NEW_GALLERIES, MapCodec, codec_named, map_shapes
 from .format import SOME_LEVELS
 
 NAME = re.compile(r"([^@]+)@((?:0|[1-9][0-9]{0,2})(?:,[1-9][0-9]{0,2})*)", re.ASCII)
@@ -26,7 +26,7 @@ SHOWN = 40  # characters of a name that nobody gave
 class MapStorage:
     """A codec, and the levels that are stored."""
 
-    codec: Codec
+    codec: MapCodec
     levels: tuple[int, ...] | None = None  # ascending; None: all
 
     FLOAT16: ClassVar["MapStorage"]  # all levels, as they are
@@ -49,14 +49,16 @@ class MapStorage:
     @property
     def version(self) -> int:
         """The first version of the format that knows this."""
-        return self.codec.version if self.levels is None else SOME_LEVELS
+        return self.codec.version if self.levels is None else max(self.codec.version, SOME_LEVELS)
 
     def levels_of(self, settings: ExtractionSettings) -> tuple[int, ...]:
-        """Return the levels that are stored. Raises ValueError for levels that the settings do not have."""
+        """Return the levels that are stored. Raises ValueError for settings that do not have them, or do not fit."""
         number = len(settings.level_shapes)
         if self.levels is not None and self.levels[-1] >= number:
             raise ValueError(f"its maps are stored as {self.name[:SHOWN]!r}, and there are {number} levels")
-        return tuple(range(number)) if self.levels is None else self.levels
+        levels = tuple(range(number)) if self.levels is None else self.levels
+        self.codec.require_fit(settings, levels)
+        return levels
 
     def of_levels(self, levels: Sequence[int], settings: ExtractionSettings) -> "MapStorage":
         """Return the same codec with these levels, ascending."""
@@ -69,7 +71,8 @@ class MapStorage:
 
     def stored_shapes(self, settings: ExtractionSettings) -> list[tuple[int, ...]]:
         """Return the shape of what is stored of each level's map, or [0]."""
-        return [self.codec.stored_shape(*shape) if shape[0] else (0,) for shape in self.value_shapes(settings)]
+        shapes = enumerate(self.value_shapes(settings))
+        return [self.codec.of_level(level).stored_shape(*shape) if shape[0] else (0,) for level, shape in shapes]
 
     def map_bytes(self, settings: ExtractionSettings) -> int:
         """Return the bytes that an image's maps take."""
@@ -81,7 +84,7 @@ class MapStorage:
             return np.empty(0, self.codec.dtype)
         if not len(values):
             raise ValueError(f"level {level} was dropped: it cannot be stored as {self.name}")
-        return self.codec.encode(values)
+        return self.codec.of_level(level).encode(values)
 
 
 MapStorage.FLOAT16 = MapStorage(codec_named(DEFAULT))

@@ -16,6 +16,7 @@ from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.reader import CATALOG
 from spade_index.gallery.store.codecs import NAMES
 from spade_index.gallery.store.moments import Moments, Totals, maps_moments
+from spade_index.gallery.store.quantizer import KIND
 from spade_index.paths import path_of
 from spade_index.settings import ExtractionSettings
 
@@ -50,7 +51,8 @@ class Session:
         """
         self.path = path_of(path, "the gallery")
         if maps is not None and maps not in NAMES:
-            raise InputError(f"maps must be one of {', '.join(NAMES)}, not {maps!r}")
+            later = ": its tables are trained on images, by `compact --maps pq`" if maps == KIND else ""
+            raise InputError(f"maps must be one of {', '.join(NAMES)}, not {maps!r}{later}")
         self._shard_rows: int | None = None
         self._lock, self._lease = WriterLock(self.path), Lease(self.path / CATALOG)
         try:

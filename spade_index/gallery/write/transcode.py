@@ -18,14 +18,16 @@ from spade_index.gallery.catalog.schema import TRANSCODING, TUNED
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.changes import tuned_with_changes
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.store.codecs import NAMES, Codec, codec_named
+from spade_index.gallery.store.codecs import KINDS, MapCodec, codec_named
 from spade_index.gallery.store.moments import Totals, maps_moments
+from spade_index.gallery.store.quantizer import KIND, UNTRAINED
 from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.store.shard_writer import ShardWriter, WrittenShard
 from spade_index.gallery.store.storage import MapStorage
 
 from .levels import levels_to_keep
 from .session import Session
+from .train import trained
 
 
 def wanted_storage(session: Session, codec: str | None, levels: Sequence[int] | None) -> MapStorage:
@@ -48,8 +50,10 @@ def to_transcode(session: Session, storage: MapStorage) -> dict[int, int]:
 
 
 def transcode(session: Session, storage: MapStorage, progress: Callable[[int], None]) -> int:
-    """Store all maps so, or go on with that; return the bytes that become free."""
+    """Store all maps so, or go on with that; return the bytes that become free. Tables that it lacks are trained."""
     gallery = session.gallery
+    if storage.codec == UNTRAINED:
+        storage = replace(storage, codec=trained(gallery, storage.levels or gallery.stored_levels))
     other = to_transcode(session, storage)
     if storage != gallery.storage or (other and gallery.catalog.calibrations()):  # made after an interruption
         _begin(session, storage)
@@ -65,15 +69,17 @@ def transcode(session: Session, storage: MapStorage, progress: Callable[[int], N
     return freed
 
 
-def _coarser(gallery: Gallery, codec: str) -> Codec:
-    if codec not in NAMES:
-        raise InputError(f"maps must be one of {', '.join(NAMES)}, not {codec!r}")
-    if NAMES.index(codec) < NAMES.index(gallery.codec):
+def _coarser(gallery: Gallery, codec: str) -> MapCodec:
+    if codec not in KINDS:
+        raise InputError(f"maps must be one of {', '.join(KINDS)}, not {codec!r}")
+    if KINDS.index(codec) < KINDS.index(gallery.codec):
         raise InputError(
             f"{gallery.path}: its maps are {gallery.codec}: {codec} would take more bytes, and what was lost "
             "stays lost; build another gallery of the same images instead"
         )
-    return codec_named(codec)
+    if codec == gallery.codec:
+        return gallery.storage.codec
+    return UNTRAINED if codec == KIND else codec_named(codec)
 
 
 def _begin(session: Session, storage: MapStorage) -> None:
@@ -103,10 +109,14 @@ def _replace(session: Session, images: list[ImageRow]) -> int:
 
 def _written(session: Session, writer: ShardWriter, images: list[ImageRow]) -> Totals:
     """Write images as the gallery stores them; return the totals of the gallery with what they then are."""
-    totals = session.gallery.totals
+    gallery, storage = session.gallery, session.gallery.storage
+    totals = gallery.totals
     for image in images:
-        before = session.gallery.decoded(image)
-        stored = before.encoded(session.gallery.storage)
+        before = gallery.decoded(image)
+        if gallery.storage_of(image.shard).codec == storage.codec:  # codes are never encoded again
+            stored = gallery.stored(image).of_levels(storage, session.settings)
+        else:
+            stored = before.encoded(storage)
         writer.append(NewImage(image, stored))
         after = stored.decoded(session.settings)
         totals = totals.minus(maps_moments(before.maps)).plus(maps_moments(after.maps))

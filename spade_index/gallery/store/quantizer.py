@@ -1,0 +1,277 @@
+"""The codec `pq`: the vector of each place is a sum of rows of tables that were trained on a gallery's own images.
+
+A level's places take the same number of bytes each. The first three bytes name rows of tables over all channels: of the
+nearest vector, then of the nearest to what is left, and so on. Each further byte names a row of a table over a few
+channels, which are cut into parts of one width, the last of them narrower.
+
+Tables hold whole numbers of a unit, a power of two. Sums of them are exact, in any order and on any machine, so codes
+and values are the same to the bit everywhere. A gallery's catalog keeps the tables, and the codec's name their digest.
+"""
+
+import hashlib
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from spade_index.settings import ExtractionSettings
+
+from .widened import widened
+
+KIND = "pq"
+ROWS = 256  # of a table
+WHOLE = 3  # bytes of a place at most that name rows over all channels
+NARROWEST = 4  # channels of a part
+TWENTIETH = 20  # of the bytes of all levels as float16: what the codes of an image may take
+LARGEST = 1 << 16  # units that a value is cut off at, when it is encoded
+HALF = 65504.0  # the largest float16
+NAME = re.compile(rf"{KIND}((?:\.[0-9]{{1,5}}){{1,99}})\.([0-9a-f]{{32}})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the bytes of a place are."""
+
+    whole: int  # that name rows over all channels
+    number: int  # of parts of channels
+    width: int  # of a part
+
+    @classmethod
+    def of(cls, channels: int, size: int) -> "Parts":
+        """Return the parts of up to `size` bytes, at least one."""
+        whole = min(size, WHOLE)
+        width = max(NARROWEST, math.ceil(channels / (size - whole))) if size > whole else 0
+        return cls(whole, math.ceil(channels / width) if width else 0, width)
+
+    @property
+    def size(self) -> int:
+        """The bytes of a place."""
+        return self.whole + self.number
+
+
+def sizes_for(settings: ExtractionSettings, levels: Sequence[int]) -> tuple[int, ...]:
+    """Return the bytes of a place of each level; zero for one that is not among `levels`.
+
+    Together they take a twentieth of what all levels take as float16, each level as much as the others, but a byte for
+    each place at least. What a level does not need is left to finer ones.
+    """
+    shapes = [(channels, height * width) for channels, height, width in settings.level_shapes]
+    left = sum(2 * channels * points for channels, points in shapes) / TWENTIETH
+    sizes = [0] * len(shapes)
+    for done, level in enumerate(sorted(levels, reverse=True)):
+        channels, points = shapes[level]
+        finest = WHOLE + math.ceil(channels / NARROWEST)
+        share = int(left / (len(levels) - done) / points)
+        sizes[level] = Parts.of(channels, min(max(share, 1), finest)).size
+        left -= sizes[level] * points
+    return tuple(sizes)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a level."""
+
+    unit: float  # a power of two
+    whole: np.ndarray  # int16 [tables, 256, C]
+    parts: np.ndarray  # int16 [parts, 256, width]; zeros beyond the last channel
+
+    @classmethod
+    def from_bytes(cls, data: bytes, channels: int, size: int) -> "Tables":
+        """Read what `to_bytes` wrote, for places of `size` bytes. Raises ValueError."""
+        parts = Parts.of(channels, size)
+        unit = float(np.frombuffer(data[:8], "<f8")[0])
+        if not 2.0**-40 <= unit <= 2.0**8 or math.frexp(unit)[0] != 0.5:
+            raise ValueError("the unit of its tables is none")
+        values = np.frombuffer(data[8:], "<i2")
+        whole, rest = np.split(values, [parts.whole * ROWS * channels])
+        return cls(unit, whole.reshape(-1, ROWS, channels), rest.reshape(parts.number, ROWS, parts.width))
+
+    @staticmethod
+    def bytes_for(channels: int, size: int) -> int:
+        """Return how many bytes `to_bytes` returns."""
+        parts = Parts.of(channels, size)
+        return 8 + 2 * ROWS * (parts.whole * channels + parts.number * parts.width)
+
+    def to_bytes(self) -> bytes:
+        """Return the unit as float64, then all tables, in raster order, little-endian."""
+        return np.array([self.unit], "<f8").tobytes() + self.whole.tobytes() + self.parts.tobytes()
+
+    @property
+    def size(self) -> int:
+        """The bytes of a place."""
+        return len(self.whole) + len(self.parts)
+
+    def units(self, values: np.ndarray) -> np.ndarray:
+        """Return float16 [P, C] as whole numbers of the unit, float64."""
+        wide = widened(values, np.float64)
+        wide /= self.unit
+        return np.clip(np.rint(wide, out=wide), -LARGEST, LARGEST, out=wide)
+
+    @cached_property
+    def scaled(self) -> tuple[np.ndarray, np.ndarray]:
+        """The tables as float32 values: over all channels, and [parts * 256, width]."""
+        whole, parts = (np.float32(self.unit) * tables.astype(np.float32) for tables in (self.whole, self.parts))
+        return whole, parts.reshape(len(parts) * ROWS, parts.shape[-1])
+
+    @cached_property
+    def within_half(self) -> bool:
+        """Whether no sum of rows is beyond the largest float16."""
+        most = np.abs(self.whole.astype(np.int64)).max((1, 2)).sum() + np.abs(self.parts.astype(np.int64)).max(
+            initial=0
+        )
+        return bool(most * self.unit <= HALF)
+
+
+@dataclass(frozen=True)
+class LevelQuantizer:
+    """How a level's map is stored: see the module."""
+
+    name: str
+    size: int  # bytes of a place
+    tables: Tables | None  # None: only shapes are known
+
+    def stored_shape(self, points: int, channels: int) -> tuple[int, ...]:
+        """Return [bytes]."""
+        return (points * self.size,)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Return uint8 [bytes]: those of each place, in raster order."""
+        tables = self._tables()
+        left = tables.units(values)  # [P, C]
+        codes = np.empty((len(left), tables.size), np.uint8)
+        for number, table in enumerate(tables.whole):
+            codes[:, number] = chosen = nearest(left, table)
+            left -= table[chosen]
+        width = tables.parts.shape[-1]
+        for number, table in enumerate(tables.parts):
+            part = left[:, number * width : (number + 1) * width]
+            codes[:, len(tables.whole) + number] = nearest(part, table[:, : part.shape[1]])
+        return codes.ravel()
+
+    def decode(self, stored: np.ndarray, out: np.ndarray) -> None:
+        """Write the sums of the rows that codes name."""
+        tables = self._tables()
+        whole, parts = tables.scaled
+        codes = stored.reshape(-1, self.size).astype(np.intp)
+        values = whole[0].take(codes[:, 0], 0)
+        for number in range(1, len(whole)):
+            values += whole[number].take(codes[:, number], 0)
+        if number := len(tables.parts):
+            rows = codes[:, len(whole) :] + np.arange(0, number * ROWS, ROWS)
+            values += parts.take(rows, 0).reshape(len(codes), -1)[:, : out.shape[1]]
+        if not tables.within_half:
+            np.clip(values, -HALF, HALF, out=values)
+        if (torch := sys.modules.get("torch")) is not None and out.flags.c_contiguous:  # see `codecs`
+            torch.from_numpy(out).copy_(torch.from_numpy(values))
+        else:
+            out[:] = values
+
+    def attributes(self, points: int, channels: int) -> dict[str, Any]:
+        """Return what a stranger needs to decode a row, besides the tables in the catalog."""
+        parts = Parts.of(channels, self.size)
+        each = f", then for each {parts.width} channels a row of a table [256, {parts.width}]" if parts.number else ""
+        return {
+            "codec": self.name,
+            "shape": np.array([points, channels], "<i8"),
+            "row": f"{self.size} codes of 8 bits for each place, raster order",
+            "value": f"unit * sum of a row of each of {parts.whole} tables [256, {channels}]{each}; the table "
+            "`quantizers` of the catalog holds them by the codec's name: of each level unit <f8, then all tables <i2",
+        }
+
+    def _tables(self) -> Tables:
+        if self.tables is None:
+            raise ValueError(f"the tables of {self.name} are not at hand")
+        return self.tables
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The codec `pq` with one set of tables, which may not be at hand: then shapes are all that it knows."""
+
+    sizes: tuple[int, ...]  # bytes of a place of each level; zero for a level without tables
+    digest: str  # of the tables
+    tables: tuple[Tables | None, ...] = field(default=(), compare=False, repr=False)  # of each level
+    kind: ClassVar[str] = KIND
+    dtype: ClassVar[str] = "|u1"
+    version: ClassVar[int] = 4
+
+    @classmethod
+    def by(cls, tables: Sequence[Tables | None]) -> "Quantized":
+        """Return the codec with these tables of each level; None: it is not stored."""
+        sizes = tuple(of.size if of else 0 for of in tables)
+        return cls(sizes, _digest(_bytes(tables)), tuple(tables))
+
+    @classmethod
+    def named(cls, name: str) -> "Quantized | None":
+        """Return the codec of a name without its tables; None for another codec's."""
+        found = NAME.fullmatch(name)
+        codec = found and cls(tuple(map(int, found[1].split(".")[1:])), found[2])
+        return codec if codec and codec.name == name else None
+
+    @property
+    def name(self) -> str:
+        """What a shard and a catalog state: the bytes of a place of each level, and the digest of the tables."""
+        return ".".join([KIND, *map(str, self.sizes), self.digest])
+
+    def of_level(self, level: int) -> LevelQuantizer:
+        """Return how a level's map is stored."""
+        return LevelQuantizer(self.name, self.sizes[level], self.tables[level] if self.tables else None)
+
+    def require_fit(self, settings: ExtractionSettings, levels: Sequence[int]) -> None:
+        """Raise ValueError unless it can store these levels of such maps."""
+        channels = [shape[0] for shape in settings.level_shapes]
+        fit = len(channels) == len(self.sizes) and all(
+            not size or Parts.of(of, size).size == size for of, size in zip(channels, self.sizes, strict=True)
+        )
+        if not fit or not all(self.sizes[level] for level in levels):
+            raise ValueError(f"its maps are stored as {self.name[:40]!r}, which does not fit its levels")
+
+    def bytes_for(self, settings: ExtractionSettings) -> int:
+        """Return the size of its tables, as `to_bytes` returns them."""
+        return sum(self._lengths(settings))
+
+    def to_bytes(self) -> bytes:
+        """Return its tables, for the catalog."""
+        return _bytes(self.tables)
+
+    def with_tables(self, data: bytes, settings: ExtractionSettings) -> "Quantized":
+        """Return the codec with its tables, as `to_bytes` returned them. Raises ValueError if they are others."""
+        if len(data) != self.bytes_for(settings) or _digest(data) != self.digest:
+            raise ValueError("the tables of its maps have changed since they were written")
+        tables: list[Tables | None] = []
+        for size, length, shape in zip(self.sizes, self._lengths(settings), settings.level_shapes, strict=True):
+            tables.append(Tables.from_bytes(data[:length], shape[0], size) if size else None)
+            data = data[length:]
+        return replace(self, tables=tuple(tables))
+
+    def _lengths(self, settings: ExtractionSettings) -> list[int]:
+        of = zip(self.sizes, settings.level_shapes, strict=True)
+        return [Tables.bytes_for(shape[0], size) if size else 0 for size, shape in of]
+
+
+UNTRAINED = Quantized((), "")  # what is asked for before there are tables
+
+
+def nearest(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return the row of a table int16 [256, C] that is nearest to each vector float64 [P, C]: the lowest of equals.
+
+    Vectors are whole numbers, so float64 holds all sums exactly.
+    """
+    rows = table.astype(np.float64)
+    distances = values @ (-2 * rows.T)
+    distances += (rows * rows).sum(1)
+    found: np.ndarray = distances.argmin(1)
+    return found
+
+
+def _bytes(tables: Sequence[Tables | None]) -> bytes:
+    return b"".join(of.to_bytes() for of in tables if of)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
