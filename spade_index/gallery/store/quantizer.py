@@ -157,13 +157,14 @@ class LevelQuantizer:
         """Write the sums of the rows that codes name."""
         tables = self._tables()
         whole, parts = tables.scaled
-        codes = stored.reshape(-1, self.size).astype(np.intp)
-        values = whole[0].take(codes[:, 0], 0)
-        for number in range(1, len(whole)):
-            values += whole[number].take(codes[:, number], 0)
+        codes = stored.reshape(-1, self.size)
         if number := len(tables.parts):
             rows = codes[:, len(whole) :] + np.arange(0, number * ROWS, ROWS)
-            values += parts.take(rows, 0).reshape(len(codes), -1)[:, : out.shape[1]]
+            values = parts.take(rows, 0, mode="clip").reshape(len(codes), -1)[:, : out.shape[1]]
+        else:
+            values = np.zeros(out.shape, np.float32)
+        for table, rows in zip(whole, codes[:, : len(whole)].T.astype(np.intp), strict=True):
+            values += table.take(rows, 0, mode="clip")  # no code is beyond: `clip` saves a copy
         if not tables.within_half:
             np.clip(values, -HALF, HALF, out=values)
         if (torch := sys.modules.get("torch")) is not None and out.flags.c_contiguous:  # see `codecs`
@@ -213,14 +214,19 @@ class Quantized:
         codec = found and cls(tuple(map(int, found[1].split(".")[1:])), found[2])
         return codec if codec and codec.name == name else None
 
-    @property
+    @cached_property
     def name(self) -> str:
         """What a shard and a catalog state: the bytes of a place of each level, and the digest of the tables."""
         return ".".join([KIND, *map(str, self.sizes), self.digest])
 
     def of_level(self, level: int) -> LevelQuantizer:
         """Return how a level's map is stored."""
-        return LevelQuantizer(self.name, self.sizes[level], self.tables[level] if self.tables else None)
+        return self._levels[level]
+
+    @cached_property
+    def _levels(self) -> list[LevelQuantizer]:
+        tables = self.tables or (None,) * len(self.sizes)
+        return [LevelQuantizer(self.name, *of) for of in zip(self.sizes, tables, strict=True)]
 
     def require_fit(self, settings: ExtractionSettings, levels: Sequence[int]) -> None:
         """Raise ValueError unless it can store these levels of such maps."""
