@@ -6,7 +6,6 @@
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 from ..per_level import search_levels
 from ..pyramid import Size
 from ..threads import spread
+from .chunks import Chunk, chunks_of
 from .features import Plan, Query, make_plan, prepare_query
 from .found import Found, Limits, candidates, measure
 from .prune import Pruner
@@ -140,14 +140,6 @@ def _has_bfloat16(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Maps that are scanned together because the same queries want them."""
-
-    slots: list[int]
-    wanted: list[tuple[int, list[int]]]  # a query, and the positions of these slots in its page
-
-
 class _Worker:
     """The buffers and results of one thread, which searches maps for a group of queries."""
 
@@ -157,7 +149,7 @@ class _Worker:
         self.pruner = Pruner(self.scanner) if plan.layout.places else None
         self.pairs, self.compared = 0, 0
 
-    def search(self, chunk: _Chunk, prune: bool | None) -> None:
+    def search(self, chunk: Chunk, prune: bool | None) -> None:
         """Search the chunk's maps for the queries that want them."""
         plan, cells = self.scanner.plan, self.scanner.cells
         largest = self.scanner.load(chunk.slots)
@@ -202,14 +194,15 @@ class _Search:
             idle.put(self.workers[-1])
 
         @torch.no_grad()
-        def search(chunk: _Chunk) -> None:
+        def search(chunk: Chunk) -> None:
             worker = idle.get()
             try:
                 worker.search(chunk, prune)
             finally:
                 idle.put(worker)
 
-        spread(search, self._chunks(maps, threads), threads)
+        values = sum(level.shape[1] * level.shape[2] for level in self.plan.pool)
+        spread(search, chunks_of(self.pages.tolist(), maps, threads, values), threads)
 
     def crowded(self) -> Tensor:
         """Return which queries had more candidates than were kept: bool [queries]."""
@@ -258,22 +251,6 @@ class _Search:
     def _pairs(self) -> int:
         """Return the number of pairs of a query pixel and a gallery cell."""
         return self.pages.numel() * self.plan.layout.members.numel() * self.plan.layout.cells
-
-    def _chunks(self, maps: int, threads: int) -> Iterator[_Chunk]:
-        """Yield the maps of all pages, in order; those that the same queries want are together."""
-        users: dict[int, list[tuple[int, int]]] = defaultdict(list)  # slot -> (query, position in its page)
-        for query, page in enumerate(self.pages.tolist()):
-            for position, slot in enumerate(page):
-                users[slot].append((query, position))
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for slot, wanted in users.items():
-            alike[tuple(query for query, _ in wanted)].append(slot)
-        for queries, slots in alike.items():
-            # The same number of chunks for every thread, all of about the same size.
-            count = min(len(slots), math.ceil(len(slots) / (maps * threads)) * threads)
-            for places in torch.arange(len(slots)).tensor_split(count):
-                some = [slots[place] for place in places]
-                yield _Chunk(some, [(q, [users[slot][i][1] for slot in some]) for i, q in enumerate(queries)])
 
 
 def _allow(plan: Plan, kth: Tensor, norms: Tensor) -> Tensor:

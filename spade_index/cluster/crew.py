@@ -12,7 +12,7 @@ from spade_index.errors import ClusterError
 
 from .connection import connected, divide
 
-TRIES = 5  # of a call whose worker is lost
+TRIES = 5  # of a call whose worker is lost, and of a start
 PATIENCE = 60.0  # seconds until a worker has started
 
 
@@ -95,12 +95,8 @@ class Crew:
                 f"{len(there):,} of {self.count:,} workers have started within {PATIENCE:.0f} s: others may use the "
                 "cluster; ask for fewer --workers, or wait"
             )
-        try:
-            for member in self._coming:
-                self._welcome(member)
-        except self.ray.exceptions.RayActorError as error:
-            reason = str(error).strip().rpartition("\n")[2]
-            raise ClusterError(f"a worker was lost while it started: {reason}") from error
+        for place in range(self.count):
+            self._await(place)
         self._members, self._coming = self._coming, []
 
     def end(self) -> None:
@@ -190,6 +186,20 @@ class Crew:
                 except self.ray.exceptions.RayActorError:  # lost before it could begin
                     self._coming.append(self._started(member.place))
             if self._members or self._ended or not left:
+                return
+
+    def _await(self, place: int) -> None:
+        """Wait for the facts of a worker; where it is lost before, another one starts."""
+        for left in reversed(range(TRIES)):
+            try:
+                self._welcome(self._coming[place])
+            except self.ray.exceptions.RayActorError as error:
+                if not left:
+                    reason = str(error).strip().rpartition("\n")[2]
+                    raise ClusterError(f"{TRIES} workers were lost while they started: {reason}") from error
+                self._say("a worker was lost while it started: another one starts")
+                self._coming[place] = self._started(place)
+            else:
                 return
 
     def _welcome(self, member: Member) -> None:

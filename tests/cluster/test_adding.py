@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ import pytest
 from spade_index.cluster import crew
 from spade_index.cluster.elsewhere import workers_of
 from spade_index.errors import BackboneError, ClusterError, ImageError
+from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.cleanup import INCOMING
 from spade_index.gallery.write.writer import GalleryWriter
@@ -22,6 +24,7 @@ from spade_index.images import ImageFile
 
 from helpers.clusters import (
     IMAGES,
+    blended_backbone,
     build_here,
     build_there,
     overflowing_backbone,
@@ -86,6 +89,27 @@ def test_a_killed_worker_has_its_shard_made_by_another(tmp_path: Path, capfd: py
     assert said == ["killed", f"a worker on {node} was lost: what it had in work is done again"]
     assert capfd.readouterr() == ("", "")
     require_same(tmp_path / "gallery", tmp_path / "whole")
+
+
+def dying(marker: Path) -> Backbone:
+    """Kill the worker that loads this backbone while there is a file, which it deletes unless it is a folder."""
+    if marker.exists():
+        with suppress(OSError):
+            marker.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return blended_backbone()
+
+
+def test_a_worker_that_dies_while_it_starts_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, said = write_images(tmp_path / "images", 4), []
+    build_here(tmp_path / "whole", images)
+    (tmp_path / "marker").touch()
+    build_there(tmp_path / "gallery", images, workers=1, there=partial(dying, tmp_path / "marker"), say=said.append)
+    assert said == ["a worker was lost while it started: another one starts"]
+    require_same(tmp_path / "gallery", tmp_path / "whole")
+    monkeypatch.setattr(crew, "TRIES", 1)
+    with pytest.raises(ClusterError, match=r"^1 workers were lost while they started: The actor is dead because"):
+        build_there(tmp_path / "other", images, workers=1, there=partial(dying, tmp_path))
 
 
 def test_a_killed_writer_is_carried_on(tmp_path: Path, sources: Path, cluster: ModuleType) -> None:
