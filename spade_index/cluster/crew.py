@@ -13,6 +13,7 @@ from spade_index.errors import ClusterError
 from .connection import connected, divide
 
 TRIES = 5  # of a call whose worker is lost, and of a start
+LEAD = 3  # calls more than the idlest worker that one is given because it is preferred
 PATIENCE = 60.0  # seconds until a worker has started
 
 
@@ -159,6 +160,7 @@ class Crew:
     def _chosen(self, prefer: Collection[int]) -> Member:
         """Return a worker to call: of those at the preferred places, or of all, one with the fewest calls.
 
+        Where these have many more calls than another one, it helps: some images are neighbours of many queries.
         Of several, it is the one that was given the fewest: calls to look are short, and the first worker would get all
         of them, and with them the shards that it then has to make.
         """
@@ -167,7 +169,9 @@ class Crew:
             if not self._members:
                 raise ClusterError(f"all workers were lost, and none has started within {PATIENCE:.0f} s")
             some = [member for member in self._members if member.place in prefer] or self._members
-            member = min(some, key=lambda member: (member.calls, member.given))
+            member, idlest = (min(of, key=lambda member: (member.calls, member.given)) for of in (some, self._members))
+            if member.calls > idlest.calls + LEAD:
+                member = idlest
             member.calls += 1
             member.given += 1
             return member

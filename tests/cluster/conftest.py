@@ -1,5 +1,6 @@
 """Galleries that one process has built, and workers that search."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,22 @@ from spade_index.method.calibration import calibrate, store
 
 from helpers.clusters import WAYS, build_here, write_sources
 from helpers.tiny import build, tiny_backbone, write_images
+
+LIMIT = 300  # seconds of a test, ten times as many as the slowest takes: a worker may never answer
+
+
+@pytest.fixture(autouse=True)
+def _limited() -> Iterator[None]:
+    """Fail a test in place of waiting for a cluster for ever."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"the test took more than {LIMIT} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(LIMIT)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module")
