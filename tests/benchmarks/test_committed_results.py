@@ -118,3 +118,13 @@ def scaled(count: float) -> str:
     """Return bytes as the page writes them."""
     unit, power = ("TB", 1e12) if count >= 1e12 else ("GB", 1e9)
     return f"{count / power:.3g} {unit}"
+
+
+def test_pq_takes_a_twentieth_and_loses_little():
+    for of in committed("codecs")["datasets"].values():
+        plain, *rows = of["rows"]
+        assert plain["maps"] == "float16"
+        (tuned,) = [row for row in rows if row["maps"] == "pq" and len(row["levels"]) < len(plain["levels"])]
+        assert 20 * tuned["map_bytes_per_image"] <= plain["map_bytes_per_image"]
+        for figure in ("image_roc_auc", "pixel_roc_auc"):
+            assert tuned[figure] >= plain[figure] - 0.002  # docs/scale.md tells it
