@@ -13,7 +13,7 @@ from spade_index.errors import ClusterError
 from .connection import connected, divide
 
 TRIES = 5  # of a call whose worker is lost, and of a start
-LEAD = 3  # calls more than the idlest worker that one is given because it is preferred
+LEAD = 2  # times the size of a call that a preferred worker has more to do than the idlest one, which then helps
 PATIENCE = 60.0  # seconds until a worker has started
 
 
@@ -26,6 +26,7 @@ class Member:
     place: int  # in the crew, 0..count-1; who replaces it has the same
     node: str = ""
     calls: int = 0  # that are under way
+    load: int = 0  # the sizes of these
     given: int = 0  # calls so far
 
 
@@ -37,6 +38,7 @@ class Call:
     method: str
     arguments: Sequence[object]
     prefer: Collection[int]  # places of workers
+    size: int
     member: Member
     result: Any  # Ray's reference
 
@@ -116,10 +118,13 @@ class Crew:
         """
         return self.answer(self.ask(what, method, *arguments, prefer=prefer))
 
-    def ask(self, what: str, method: str, *arguments: object, prefer: Collection[int] = ()) -> Call:
-        """Begin what `call` does. `answer` returns its result; without, `forget` ends it."""
-        member = self._chosen(prefer)
-        return Call(what, method, arguments, prefer, member, self._begun(member, method, arguments))
+    def ask(self, what: str, method: str, *arguments: object, prefer: Collection[int] = (), size: int = 0) -> Call:
+        """Begin what `call` does. `answer` returns its result; without, `forget` ends it.
+
+        A call that has a size, beside others that have one, may go to another worker than those that are preferred.
+        """
+        member = self._chosen(prefer, size)
+        return Call(what, method, arguments, prefer, size, member, self._begun(member, method, arguments))
 
     def answer(self, call: Call) -> tuple[Any, Member]:
         """Return the result of what was asked, and which worker did it. Raises as `call` does."""
@@ -131,7 +136,7 @@ class Crew:
             finally:
                 self.forget(call)
             if left:
-                call = self.ask(call.what, call.method, *call.arguments, prefer=call.prefer)
+                call = self.ask(call.what, call.method, *call.arguments, prefer=call.prefer, size=call.size)
         raise ClusterError(
             f"{call.what}: {TRIES} workers were lost over it, the last one on {call.member.node}: see the logs of Ray"
         )
@@ -140,6 +145,7 @@ class Crew:
         """Note that a call is not waited for."""
         with self._lock:
             call.member.calls -= 1
+            call.member.load -= call.size
 
     def tell(self, method: str, *arguments: object) -> None:
         """Have all workers do something whose result nobody waits for."""
@@ -157,22 +163,25 @@ class Crew:
         except self.ray.exceptions.RayTaskError as error:  # of the worker, not of Ray
             raise error.cause from error
 
-    def _chosen(self, prefer: Collection[int]) -> Member:
-        """Return a worker to call: of those at the preferred places, or of all, one with the fewest calls.
+    def _chosen(self, prefer: Collection[int], size: int) -> Member:
+        """Return a worker to call: of those at the preferred places, or of all, the one with the least to do.
 
-        Where these have many more calls than another one, it helps: some images are neighbours of many queries.
         Of several, it is the one that was given the fewest: calls to look are short, and the first worker would get all
-        of them, and with them the shards that it then has to make.
+        of them, and with them the shards that it then has to make. Where a call has a size and the preferred workers
+        have much more to do, the idlest one helps: some images are neighbours of many queries.
         """
         with self._lock:
             self._welcome_some(0.0 if self._members else PATIENCE)
             if not self._members:
                 raise ClusterError(f"all workers were lost, and none has started within {PATIENCE:.0f} s")
             some = [member for member in self._members if member.place in prefer] or self._members
-            member, idlest = (min(of, key=lambda member: (member.calls, member.given)) for of in (some, self._members))
-            if member.calls > idlest.calls + LEAD:
+            member, idlest = (
+                min(of, key=lambda member: (member.load, member.calls, member.given)) for of in (some, self._members)
+            )
+            if size and member.load > idlest.load + LEAD * size:
                 member = idlest
             member.calls += 1
+            member.load += size
             member.given += 1
             return member
 

@@ -157,7 +157,7 @@ class CrewPixelSearch:
             what = replace(self._search, settings=replace(self._search.settings, pixel_neighbours=few))
             keys = [near[position].key for position in positions]
             having = range(part, self._crew.count, self._on.parts)
-            call = self._crew.ask("a query", "search", what, keys, stored, prefer=having)
+            call = self._crew.ask("a query", "search", what, keys, stored, prefer=having, size=len(keys))
             asked.append((positions, call))
             travelled.calls += 1
             travelled.bytes_to_workers += sum(level.nbytes for level in levels)

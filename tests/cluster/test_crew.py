@@ -24,13 +24,18 @@ def stand_in() -> SimpleNamespace:
 
 def test_a_preferred_worker_is_helped_by_idle_ones() -> None:
     with Crew(RAY, stand_in, 3, say=lambda line: None) as crew:
-        asked = [crew.ask("a query", "search", prefer=[1]) for _ in range(12)]
+        asked = [crew.ask("a query", "search", prefer=[1], size=5) for _ in range(12)]
         places = [call.member.place for call in asked]
         assert places[: LEAD + 1] == [1] * (LEAD + 1)
-        assert Counter(places) == {1: 2 + LEAD + 1, 0: 3, 2: 3}
+        assert Counter(places) == {1: 6, 0: 3, 2: 3}
         for call in asked:
             assert crew.answer(call)[0] == "found"
-        assert crew.ask("a query", "search", prefer=[1]).member.place == 1
+        assert crew.ask("a query", "search", prefer=[1], size=5).member.place == 1
+
+
+def test_who_has_kept_images_is_not_helped() -> None:
+    with Crew(RAY, stand_in, 3, say=lambda line: None) as crew:
+        assert {crew.ask("shard 1", "search", prefer=[1]).member.place for _ in range(12)} == {1}
 
 
 def test_calls_without_a_preference_are_spread() -> None:
