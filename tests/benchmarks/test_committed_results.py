@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from spade_index.benchmarks import gallery_growth, ingest_report, pixel_report, serve_report
+from spade_index.benchmarks import cluster_report, gallery_growth, ingest_report, pixel_report, serve_report
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -112,6 +112,23 @@ def test_the_page_tells_what_a_gallery_in_s3_took():
         )
     single = " and ".join(f"{store['request']['ms']:.0f}" for store in stores)
     assert f"a request alone takes {single} ms" in page
+
+
+def test_the_page_tells_what_workers_gain(tmp_path):
+    page = (RESULTS.parents[1] / "docs" / "scale.md").read_text()
+    adding, searching = committed("cluster_ingest"), committed("cluster_search")
+    for row in adding["scaling"][1:]:
+        assert row["workers"] == 1 or row["share_of_linear"] >= cluster_report.AIM
+        cells = [str(row["workers"]), f"{row['rate']:.1f}", f"{row['share_of_linear']:.0%}".replace("%", " %")]
+        assert f"| {' | '.join(cells)} | {row['start_s']:.0f} |" in page
+    for row in searching["waiting"][1:]:
+        cells = [str(row["workers"]), f"{row['ms']:,.0f}", f"{row['share_of_linear']:.0%}".replace("%", " %")]
+        assert f"| {' | '.join(cells)} | {row['to_workers'] / 1e3:.0f}, {row['back'] / 1e3:.1f} |" in page
+    killed = adding["kills"]
+    assert f"{killed['workers_killed']} workers and {killed['drivers_killed']} times the command itself" in page
+    assert (killed["lost"], killed["different"]) == (0, 0)
+    cluster_report.draw(adding, searching, tmp_path / "cluster.png")
+    assert (tmp_path / "cluster.png").read_bytes().startswith(b"\x89PNG")
 
 
 def scaled(count: float) -> str:
