@@ -21,7 +21,7 @@ import click
 import psutil
 
 from spade_index.benchmarks.cluster_builds import Task, counted, lost_and_different, rows_of
-from spade_index.benchmarks.harness import Figures, WrongResult, environment, table, write_json
+from spade_index.benchmarks.harness import Figures, WrongResult, environment, measured, write_json
 from spade_index.benchmarks.photographs import make_photographs
 from spade_index.benchmarks.processes import Failed
 from spade_index.benchmarks.waiting import waiting_backbone
@@ -130,13 +130,13 @@ def main(
         work = Path(folder)
         task = Task(work / "waiting" / "images", rows, load, warm=rows * max(counts))
         figures["scaling"] = scaling(task, images, 96, list(counts), work / "waiting")
-        show(figures["scaling"])
+        click.echo(measured(COLUMNS, figures["scaling"]))
         write_json(json_file, figures)
         if real:
             computing = partial(load_backbone, REAL, device="cpu")
             task = Task(work / "real" / "images", rows, computing, warm=2 * rows)
             figures["real"] = scaling(task, real, EDGE, [1, 2], work / "real")
-            show(figures["real"])
+            click.echo(measured(COLUMNS, figures["real"]))
             write_json(json_file, figures)
         if killed := ["worker"] * kills + ["driver"] * driver_kills:
             task = Task(work / "killed" / "images", rows, load)
@@ -144,12 +144,6 @@ def main(
             figures["kills"] = campaign(task, killed, min(4, max(counts)), work / "killed")
             click.echo(", ".join(f"{name} {value}" for name, value in figures["kills"].items()))
             write_json(json_file, figures)
-
-
-def show(rows: list[Figures]) -> None:
-    """Print a table."""
-    lines = [[f"{row[name]:.3g}" if name in row else "" for name in COLUMNS] for row in rows]
-    click.echo("\n".join(table([COLUMNS, *lines])))
 
 
 if __name__ == "__main__":

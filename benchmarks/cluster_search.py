@@ -19,7 +19,7 @@ import click
 import numpy as np
 from torch import Tensor
 
-from spade_index.benchmarks.harness import Figures, WrongResult, environment, spread, table, timed, write_json
+from spade_index.benchmarks.harness import Figures, WrongResult, environment, measured, spread, timed, write_json
 from spade_index.benchmarks.photographs import make_photographs
 from spade_index.cluster import searching
 from spade_index.cluster.connection import connected
@@ -154,17 +154,11 @@ def main(
         task = Task(images, queries, SMALL, rows, maps)
         with patch.object(searching, "Searcher", waiting_searcher(wait)):
             figures["waiting"] = compared(task, list(waiting), search, rounds, Path(folder, "waiting"))
-        show(figures["waiting"])
+        click.echo(measured(COLUMNS, figures["waiting"]))
         write_json(json_file, figures)
         figures["real"] = compared(replace(task, edge=edge), list(real), search, rounds, Path(folder, "real"))
-    show(figures["real"])
+    click.echo(measured(COLUMNS, figures["real"]))
     write_json(json_file, figures)
-
-
-def show(rows: list[Figures]) -> None:
-    """Print a table."""
-    lines = [[f"{row[name]:.3g}" if name in row else "" for name in COLUMNS] for row in rows]
-    click.echo("\n".join(table([COLUMNS, *lines])))
 
 
 if __name__ == "__main__":

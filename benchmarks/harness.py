@@ -134,6 +134,11 @@ def table(rows: Sequence[Sequence[str]], left: Iterable[int] = (0,)) -> list[str
     return [form.format(*row).rstrip() for row in rows]
 
 
+def measured(columns: Sequence[str], rows: Sequence[Figures]) -> str:
+    """Return a table of figures; a cell is empty where a row lacks one."""
+    return "\n".join(table([columns, *([number(row.get(name), "{:.3g}") for name in columns] for row in rows)]))
+
+
 def number(value: float | None, form: str = "{:,.0f}") -> str:
     """Return a table's cell: empty for None."""
     return "" if value is None else form.format(value)

@@ -5,8 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 OVERHEAD = 1 << 19  # values of maps that are loaded in the time that a chunk takes for a query beside its products
 
 
@@ -53,10 +51,10 @@ def _apart(pages: Sequence[Sequence[int]], maps: int, threads: int) -> Iterator[
     """Yield the maps of one query after the other: few chunks, where queries share some of their maps only."""
     for query, page in enumerate(pages):
         for positions in _divided(len(page), maps, threads if len(pages) < threads else 1):
-            yield Chunk([page[position] for position in positions], [(query, positions)])
+            yield Chunk([page[position] for position in positions], [(query, list(positions))])
 
 
-def _divided(count: int, most: int, threads: int) -> list[list[int]]:
+def _divided(count: int, most: int, threads: int) -> list[range]:
     """Divide 0..count-1 into the same number of parts for every thread, all of about the same size, `most` at most."""
     parts = min(count, math.ceil(count / (most * threads)) * threads)
-    return [part.tolist() for part in torch.arange(count).tensor_split(parts)]
+    return [range(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
