@@ -63,8 +63,9 @@ def nearest_pixels(
     float32 [B, P, k] and matches int64 [B, P, k].
 
     The batch is cut into groups of queries that fit into `working_memory` (bytes), of one query at least. Maps that
-    queries of a group share are read and converted once, unless that takes more time (chunks.py). On a CPU, maps are spread over `torch.get_num_threads()`
-    threads, or fewer if their buffers do not fit. A query's result does not depend on the others.
+    queries of a group share are read and converted once, unless that takes more time (chunks.py). On a CPU, maps are
+    spread over `torch.get_num_threads()` threads, or fewer if their buffers do not fit. A query's result does not
+    depend on the others.
 
     Distances are float32 differences, accurate to about 1e-6 of their value (interpolated features: of their squared
     norm). Matches are the k nearest. Where the scan's rounding leaves open which those are, all candidates are
