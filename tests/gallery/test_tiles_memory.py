@@ -53,5 +53,5 @@ def growth(path: Path, pictures: int, workers: int) -> int:
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
-        grown = child.submit(partial(growth, tmp_path / "gallery", 4 * PICTURES, workers=16)).result()
-    assert grown < 2 * PICTURES * PICTURE  # freed memory that the C library keeps is among it
+        grown = child.submit(partial(growth, tmp_path / "gallery", 8 * PICTURES, workers=16)).result()
+    assert grown < 4 * PICTURES * PICTURE  # freed memory that the C library keeps is among it: up to 2.1 times was seen
