@@ -3,9 +3,9 @@
 1. The first photographs are added, and stored by tables that are trained on them (`compact --maps pq --levels`). Others
    are added through the backbone, then crops, turns and shifts of them, up to --real images. Beyond that, images are
    drawn around them, as descriptors and codes (growth_data.py). Photographs that are queries are never in the gallery.
-2. At each size the index is built as `spade-index index --queries` does, and queries are measured, warm and cold, each
-   in a process of its own (maps_measure.py). At the largest, every byte is verified, some images are removed, and a
-   compaction is killed at several moments and carried on.
+2. At each size, of which a copy is kept, the index is built as `spade-index index --queries` does, and queries are
+   measured, warm and cold, each in a process of its own; sizes take turns (maps_measure.py). At the largest, every byte
+   is verified, some images are removed, and a compaction is killed at several moments and carried on.
 3. Figures are kept in WORK after each step, and the same command carries on after an interruption, or after --minutes.
 
 python benchmarks/gallery_maps.py cifar10.tar WORK --json benchmarks/results/gallery_maps.json
@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ import psutil
 from spade_index.benchmarks import maps_measure
 from spade_index.benchmarks.gallery_growth import disk
 from spade_index.benchmarks.growth_data import shuffled
-from spade_index.benchmarks.harness import Figures, environment, plain, table, write_json
+from spade_index.benchmarks.harness import Figures, environment, medians, plain, table, write_json
 from spade_index.benchmarks.processes import in_own_process
 
 REAL_STEP, DRAWN_STEP = 10_000, 50_000  # images that are added between two notes of figures
@@ -48,6 +49,7 @@ class Settings:
     levels: tuple[int, ...]
     removed: int  # images before the compaction that is killed
     kills: tuple[float, ...]  # seconds after which it is
+    turns: int  # of measuring queries
 
     @property
     def held(self) -> int:
@@ -58,6 +60,10 @@ class Settings:
     def gallery(self) -> Path:
         """Where it grows."""
         return self.work / "gallery"
+
+    def at(self, images: int) -> Path:
+        """The gallery as it was at a size: a copy, but for the largest."""
+        return self.gallery if images == max(self.sizes) else self.work / f"gallery-{images}"
 
 
 class Steps:
@@ -87,16 +93,15 @@ def run(of: Settings, steps: Steps) -> Figures:
     do("queries", measure.write_queries, queries, of.photographs, size, of.held)
     first, *larger = sorted(of.sizes)
     begun = do("begin", measure.begin, of.gallery, of.photographs, size, of.held, of.levels, first)
-    entries = [measured(of, steps, first)]
-    for upto in larger:
+    for before, upto in pairwise([first, *larger]):
+        do(f"keep {before}", measure.keep, of.gallery, of.at(before))
         for to in stops(upto, of.real):
             if to <= of.real:
                 do(f"add to {to}", measure.add, of.gallery, of.photographs, size, of.held, of.work, to)
             else:
                 do(f"draw to {to}", measure.draw, of.gallery, of.work, to)
-        entries.append(measured(of, steps, upto))
-    largest = max(of.sizes)
-    crash: Figures = {"verified": do(f"verify {largest}", measure.verify, of.gallery)}
+    entries = measured(of, steps)
+    crash: Figures = {"verified": do("verify", measure.verify, of.gallery)}
     if of.removed:
         crash["removed"] = do("remove", measure.remove, of.gallery, of.removed)
         crash["kills"] = [do(f"kill after {s:g} s", measure.killed, of.gallery, s) for s in of.kills]
@@ -121,17 +126,27 @@ def rate(rows: Sequence[Figures]) -> Figures:
     return {"images": images, "seconds": seconds, "per_second": images / seconds if seconds else None}
 
 
-def measured(of: Settings, steps: Steps, images: int) -> Figures:
-    """Build the index at a size, and measure queries."""
-    queries = of.work / "queries.npz"
-    counted = steps.do(f"count {images}", maps_measure.counts, of.gallery)
-    built = steps.do(f"index {images}", maps_measure.index, of.gallery, queries)
-    taken = steps.do(f"disk {images}", disk, of.gallery)
-    warm = steps.do(f"search {images}", maps_measure.search, of.gallery, queries, of.input_size)
-    cold = steps.do(f"cold {images}", maps_measure.cold, of.gallery, queries, of.input_size)
-    files = {name: taken[name] for name in ("shards", "descriptors", "index", "catalog")}
-    total = sum(files.values())
-    return {**counted, "index": built, "disk": {**files, "total": total}, "search": warm, "cold": cold}
+def measured(of: Settings, steps: Steps) -> list[Figures]:
+    """Build the index at each size, and measure queries; sizes take turns."""
+    queries, sizes = of.work / "queries.npz", sorted(of.sizes)
+    entries: list[Figures] = []
+    for images in sizes:
+        path = of.at(images)
+        counted = steps.do(f"count {images}", maps_measure.counts, path)
+        built = steps.do(f"index {images}", maps_measure.index, path, queries)
+        taken = steps.do(f"disk {images}", disk, path)
+        files = {name: taken[name] for name in ("shards", "descriptors", "index", "catalog")}
+        entries.append({**counted, "index": built, "disk": {**files, "total": sum(files.values())}})
+    for kind, ask in (("search", maps_measure.search), ("cold", maps_measure.cold)):
+        for turn in range(of.turns):
+            for images, entry in zip(sizes, entries, strict=True):
+                found = steps.do(f"{kind} {images}, turn {turn + 1}", ask, of.at(images), queries, of.input_size)
+                entry.setdefault(f"{kind}_turns", []).append(found)
+    for entry in entries:
+        for kind in ("search", "cold"):
+            turns = [{k: v for k, v in one.items() if isinstance(v, float)} for one in entry[f"{kind}_turns"]]
+            entry[kind] = medians(turns)
+    return entries
 
 
 def report(results: Figures) -> str:
@@ -145,7 +160,7 @@ def report(results: Figures) -> str:
         sizes = f"{total / 1e9:.2f}", f"{total / entry['images'] / 1e3:.1f}"
         lines.append((f"{entry['images']:,}", f"{entry['real']:,}", *sizes, *(f"{ms:.1f}" for ms in times), read))
     rates, crash = results["rates"], results["crash"]
-    last = results["sizes"][-1]["search"]
+    last = results["sizes"][-1]["search_turns"][-1]
     said = [
         f"{rates[kind]['per_second']:,.0f} images/s {how}"
         for kind, how in zip(RATES, ("through the backbone", "drawn"), strict=True)
@@ -175,6 +190,7 @@ def numbers(text: str) -> tuple[int, ...]:
 @click.option("--levels", default="1,2", show_default=True, help="Levels that are stored and compared.")
 @click.option("--removed", default=5_000, show_default=True, help="Images removed before the compaction.")
 @click.option("--kills", default="3,30,90", show_default=True, help="Seconds after which it is killed.")
+@click.option("--turns", default=3, show_default=True, help="Of measuring queries at each size.")
 @click.option("--minutes", type=float, help="Begin no step after this time; the same command carries on.")
 @click.option("--keep", is_flag=True, help="Keep WORK at the end.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
@@ -188,13 +204,14 @@ def main(
     levels: str,
     removed: int,
     kills: str,
+    turns: int,
     minutes: float | None,
     keep: bool,
     json_file: Path | None,
 ) -> None:
     """Grow and measure the gallery, or carry on; print the figures, and write them."""
     of = Settings(
-        photographs, work, numbers(sizes), real, queries, input_size, numbers(levels), removed, numbers(kills)
+        photographs, work, numbers(sizes), real, queries, input_size, numbers(levels), removed, numbers(kills), turns
     )
     work.mkdir(parents=True, exist_ok=True)
     results: Figures = {**environment(), "settings": plain(of), "memory_gb": psutil.virtual_memory().total / 1e9}

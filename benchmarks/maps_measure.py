@@ -5,13 +5,14 @@ Photographs are added through the backbone. Images beyond them are drawn around 
 
 import gc
 import multiprocessing
+import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +30,9 @@ from .growth_data import DRAWN, Around, altered, make_backbone, shuffled
 from .growth_measure import K, index_file, test_of, tuning_of
 from .harness import Figures, WrongResult, medians, timed
 from .processes import above, forget, read_from_disk, resident
+
+if TYPE_CHECKING:
+    from spade_index.features.backbone import Backbone
 
 FIRST = "int8"  # how maps are stored until there are images to train tables on
 COLD = 10  # queries for which the system's cache is emptied
@@ -86,6 +90,13 @@ def draw(gallery: Path, work: Path, upto: int) -> Figures:
         return {"images": len(writer.gallery) - before, "seconds": seconds}
 
 
+def keep(gallery: Path, copy: Path) -> Figures:
+    """Copy the gallery as it is now, to be measured beside a larger one."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(gallery, copy)
+    return counts(copy)
+
+
 def counts(gallery: Path) -> Figures:
     """Return the number of images, by where they come from."""
     with Gallery(gallery) as opened:
@@ -116,7 +127,8 @@ def write_queries(path: Path, photographs: Path, input_size: int, held: int) -> 
 class Asked:
     """A gallery that is opened and asked, step by step."""
 
-    def __init__(self, gallery: Path, backbone: Any) -> None:
+    def __init__(self, gallery: Path, backbone: "Backbone") -> None:
+        self._backbone = backbone
         self._gallery = Gallery(gallery)
         self._detector = Detector(self._gallery, backbone, calibrated=False)
 
@@ -128,7 +140,7 @@ class Asked:
 
     def ask(self, pixels: np.ndarray) -> dict[str, float]:
         """Return the milliseconds of a query [H, W, 3]: of the backbone, of the image level, of the pixel level."""
-        features, backbone = timed(partial(self._detector.backbone, pixels[None]))  # type: ignore[arg-type]
+        features, backbone = timed(partial(self._backbone, pixels[None]))
         pooled = features.pooled.numpy()
         nearest, image = timed(partial(self._detector.nearest_images, pooled))
         if len(nearest[0]) != K:
@@ -204,7 +216,7 @@ def remove(gallery: Path, count: int) -> Figures:
         return {"removed": count, "seconds": seconds, "snapshot": snapshot, "images": len(writer.gallery)}
 
 
-def compact(gallery: Path, _: int = 0) -> Figures:
+def compact(gallery: Path) -> Figures:
     """Compact the gallery, or carry on."""
     with GalleryWriter(gallery) as writer:
         moved = writer.images_to_move()
@@ -234,12 +246,3 @@ def killed(gallery: Path, seconds: float) -> Figures:
             "indexed": opened.index_info() is not None,
             "open_ms": 1e3 * (time.perf_counter() - started),
         }
-
-
-def once(done: Figures, keep: Callable[[], None], name: str, function: Callable[[], Figures]) -> Figures:
-    """Return the figures of a step: those that are there, else new ones, which are kept."""
-    if name not in done:
-        done[name] = function()
-        keep()
-    figures: Figures = done[name]
-    return figures

@@ -1,6 +1,7 @@
 """`spade-index build`: create a gallery."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,11 +21,15 @@ from .options import (
     tune_option,
 )
 from .pixel_options import PixelOptions
+from .progress import Progress
 from .region_rules import require_same_rule, rule_in
 from .roi import found_region, require_new_region, require_region, roi_option, say_turned, set_region
 from .sources import SourceOptions, Sources
 from .tile_options import TileOptions
-from .values import FIRST_CODEC
+from .values import CODEC, TRAINED
+
+if TYPE_CHECKING:  # it takes long to import
+    from spade_index.gallery.store.quantizer import Quantized
 
 
 @click.command()
@@ -40,7 +45,11 @@ from .values import FIRST_CODEC
 @takes("adding", AddingOptions)
 @takes("cluster", ClusterOptions)
 @click.option(
-    "--maps", type=FIRST_CODEC, help="How to store maps [as the gallery does; new: int8, or float16 with --preset]"
+    "--maps",
+    type=CODEC,
+    help="How to store maps [as the gallery does; new: int8, or float16 with --preset]. pq takes a twentieth of "
+    "float16, and is trained on a sample of IMAGES first, of at least 20; without them, build otherwise, and "
+    "`compact --maps pq` later.",
 )
 @roi_option
 @tune_option
@@ -66,6 +75,7 @@ def build(
     It ends with `tune` and `calibrate`, from 20 images on.
     """
     from spade_index.gallery.reader import CATALOG, Gallery
+    from spade_index.gallery.write.train import trained_on
     from spade_index.gallery.write.writer import GalleryWriter
 
     from .judging import judge_gallery, sized_backbone
@@ -73,6 +83,7 @@ def build(
     cluster.require()
     loading.limit_decoding()
     found = Sources([images], sources)
+    stored: str | Quantized | None = maps
     loaded, region, rule = None, require_region(roi), rule_in(roi)
     found.limit_to(rule)
     found.require_images()
@@ -86,16 +97,19 @@ def build(
                 found.limit_to(begun.region_rule)
                 loaded = backbone.load(device, begun, preset)
     if loaded is None:
-        maps = maps or (PAPER_MAPS if preset == "paper" else None)
+        stored = maps or (PAPER_MAPS if preset == "paper" else None)
         cut = tiles.given(cropped=preset is not None or backbone.resize is not None)
         of = pixels.found_in(found.files()) | cut
         if no_tune or preset is not None or not backbone.leaves_size_open:
             loaded = backbone.load(device, preset=preset, pixels=of)
         else:
             loaded = sized_backbone(backbone, device, found.files(), of)
-        tiles.say_size(found.files(), loaded.settings, maps)
+        if stored == TRAINED:
+            Progress.note(f"training the tables of {TRAINED} on a sample of the images")
+            stored = trained_on(found.files(), loaded)
+        tiles.say_size(found.files(), loaded.settings, stored)
     weights = None if backbone.weights is None else str(backbone.weights)
-    with cluster.connected(), GalleryWriter(gallery, loaded.settings, weights, maps=maps) as writer:
+    with cluster.connected(), GalleryWriter(gallery, loaded.settings, weights, maps=stored) as writer:
         if writer.gallery.never_used and writer.gallery.is_limited:  # of a build that failed
             writer.set_interest(None)
         if region is not None:

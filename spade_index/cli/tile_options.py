@@ -15,6 +15,7 @@ from .values import RealRange
 
 if TYPE_CHECKING:  # both take long to import
     from spade_index.gallery.reader import Gallery
+    from spade_index.gallery.store.quantizer import Quantized
     from spade_index.images.files import ImageFile
 
 
@@ -71,14 +72,14 @@ class TileOptions:
         return {"tile": self.tile, "overlap": overlap, "whole": self.whole}
 
     @staticmethod
-    def say_size(files: "Iterable[ImageFile]", settings: ExtractionSettings, maps: str | None) -> None:
+    def say_size(files: "Iterable[ImageFile]", settings: ExtractionSettings, maps: "str | Quantized | None") -> None:
         """Say what becomes of the first of these pictures in a new gallery.
 
         If it is cut, that is the number of its tiles and what they take on disk; if it is not, whether it is shrunk so
         much that small defects are lost. `maps` is the codec that was asked for.
         """
-        from spade_index.gallery.store.codecs import FOR_NEW_GALLERIES
-        from spade_index.gallery.store.storage import MapStorage
+        from spade_index.gallery.store.storage import NEW_MAPS, MapStorage
+        from spade_index.gallery.write.opening import asked_codec
         from spade_index.images.tiles import pieces_of
 
         file = next(iter(files), None)
@@ -89,7 +90,8 @@ class TileOptions:
         picture = f"{file.id} of {size[0]}x{size[1]} pixels"
         if how.tile is not None:
             tiles = len(pieces_of(*size, how))
-            maps_of = MapStorage.named(maps or FOR_NEW_GALLERIES).map_bytes(settings)
+            codec = asked_codec(maps)
+            maps_of = (MapStorage(codec) if codec else NEW_MAPS).map_bytes(settings)
             megabytes = tiles * (maps_of + 4 * settings.pooled_dim) / 1e6
             Progress.note(f"{picture} is {tiles:,} tiles, which take {megabytes:,.1f} MB")
             return

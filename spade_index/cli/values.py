@@ -173,24 +173,7 @@ class Second(click.ParamType):
             raise click.BadParameter(f"{error}.", ctx, param) from error
 
 
-class FirstCodec(click.Choice[str]):
-    """How a new gallery stores maps: it has no images yet that tables could be trained on."""
-
-    def __init__(self) -> None:
-        super().__init__(CODECS)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the codec. Raises BadParameter."""
-        if value == TRAINED:
-            later = "`spade-index compact GALLERY --levels tuned --maps pq`"
-            raise click.BadParameter(
-                f"its tables are trained on a gallery's images: build it, then {later}", ctx, param
-            )
-        return super().convert(value, param, ctx)
-
-
 CODEC = click.Choice((*CODECS, TRAINED))
-FIRST_CODEC = FirstCodec()
 PATH = FilePath()
 GALLERY = GalleryPath()
 ANY_GALLERY = GalleryPath(remote=True)

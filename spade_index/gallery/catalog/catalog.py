@@ -63,10 +63,14 @@ class Catalog(ImageQueries, RegionQueries, FeedbackQueries, DefectQueries):
 
     @classmethod
     def create(
-        cls, path: Path, settings: ExtractionSettings, weights_file: str | None = None, codec: str = DEFAULT
+        cls,
+        path: Path,
+        settings: ExtractionSettings,
+        weights_file: str | None = None,
+        storage: MapStorage = MapStorage.FLOAT16,
     ) -> "Catalog":
         """Create an empty catalog at snapshot 0, atomically, and open it."""
-        create_catalog(path, settings, weights_file, codec)
+        create_catalog(path, settings, weights_file, storage)
         return cls(path)
 
     def complete(self) -> None:

@@ -20,7 +20,6 @@ from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
 
-from spade_index.gallery.store.codecs import DEFAULT
 from spade_index.gallery.store.files import make_durable
 from spade_index.gallery.store.format import FORMAT, PLAIN
 from spade_index.gallery.store.storage import MapStorage
@@ -28,7 +27,7 @@ from spade_index.settings import ExtractionSettings
 
 from .connection import connect
 from .tables import SnapshotRow, columns, insert
-from .transaction import now
+from .transaction import Transaction, now
 
 INTEREST = "region_of_interest"  # the name in `meta` of the part of every picture that counts, if it is not all
 MAPS = "maps"  # the name in `meta` of how maps are stored that are written, if not as float16 of all levels
@@ -88,8 +87,11 @@ CREATE INDEX IF NOT EXISTS told ON known_defects (id);
 """
 
 
-def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str | None, codec: str) -> None:
-    """Write an empty catalog at snapshot 0, atomically. Raises OSError, sqlite3.Error."""
+def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str | None, storage: MapStorage) -> None:
+    """Write an empty catalog at snapshot 0, atomically, of a gallery that stores maps so.
+
+    Raises OSError, sqlite3.Error.
+    """
     temporary = path.with_suffix(".tmp")
     for leftover in leftovers(path):
         leftover.unlink(missing_ok=True)
@@ -97,11 +99,10 @@ def create_catalog(path: Path, settings: ExtractionSettings, weights_file: str |
         db.execute("PRAGMA synchronous = OFF")  # what is flushed is the whole file, in the end
         db.executescript(f"BEGIN; {SCHEMA}{ADDITIONS}")
         meta = {"format": FORMAT, "version": str(PLAIN), "settings": settings.to_json(), "created": now()}
-        if codec != DEFAULT:
-            meta |= {"version": str(MapStorage.named(codec).version), MAPS: codec}
         if weights_file:
             meta["weights_file"] = os.path.abspath(weights_file)
         db.executemany(insert("meta", ("name", "value")), meta.items())
+        Transaction(db).set_storage(storage)
         created = SnapshotRow(snapshot=0, created=now(), action="create", images=0, moments="[]")
         db.execute(insert(SnapshotRow.table, columns(SnapshotRow)), astuple(created))
         db.execute("COMMIT")

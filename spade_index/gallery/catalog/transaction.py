@@ -76,9 +76,10 @@ class Transaction:
         version = MapStorage.named(known.get("maps", DEFAULT)).version
         self.set_meta("version", str(version + REGIONS if REGION_RULE in known else version))
 
-    def set_settings(self, settings: ExtractionSettings, weights_file: str | None, codec: str) -> None:
+    def set_settings(self, settings: ExtractionSettings, weights_file: str | None, storage: MapStorage) -> None:
         """Give other settings to a gallery that never held an image."""
-        self.set_storage(MapStorage.named(codec))
+        self._db.execute("DROP TABLE IF EXISTS quantizers")  # of other images
+        self.set_storage(storage)
         self.set_meta("settings", settings.to_json())
         self._db.execute("DELETE FROM meta WHERE name = 'weights_file'")
         if weights_file:

@@ -30,6 +30,7 @@ NARROWEST = 4  # channels of a part
 TWENTIETH = 20  # of the bytes of all levels as float16: what the codes of an image may take
 LARGEST = 1 << 16  # units that a value is cut off at, when it is encoded
 HALF = 65504.0  # the largest float16
+ALONE = 1 << 18  # multiplications of a product up to which OpenBLAS starts no threads: the backbone has the cores
 NAME = re.compile(rf"{KIND}((?:\.[0-9]{{1,5}}){{1,99}})\.([0-9a-f]{{32}})", re.ASCII)
 
 
@@ -266,12 +267,16 @@ UNTRAINED = Quantized((), "")  # what is asked for before there are tables
 def nearest(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Return the row of a table int16 [256, C] that is nearest to each vector float64 [P, C]: the lowest of equals.
 
-    Vectors are whole numbers, so float64 holds all sums exactly.
+    Vectors are whole numbers, so float64 holds all sums exactly, in whatever order they are added.
     """
     rows = table.astype(np.float64)
-    distances = values @ (-2 * rows.T)
-    distances += (rows * rows).sum(1)
-    found: np.ndarray = distances.argmin(1)
+    turned, squares = -2 * rows.T, (rows * rows).sum(1)
+    found = np.empty(len(values), np.intp)
+    step = max(1, ALONE // rows.size)
+    for start in range(0, len(values), step):
+        distances = values[start : start + step] @ turned
+        distances += squares
+        found[start : start + step] = distances.argmin(1)
     return found
 
 

@@ -11,7 +11,9 @@ from spade_index.gallery.catalog.lease import Lease
 from spade_index.gallery.catalog.schema import leftovers
 from spade_index.gallery.reader import CATALOG, Gallery
 from spade_index.gallery.store import leave_one_out
-from spade_index.gallery.store.codecs import FOR_NEW_GALLERIES
+from spade_index.gallery.store.codecs import FOR_NEW_GALLERIES, KINDS, MapCodec, codec_named
+from spade_index.gallery.store.quantizer import KIND, UNTRAINED, Quantized
+from spade_index.gallery.store.storage import MapStorage
 from spade_index.settings import ExtractionSettings
 
 from .cleanup import ASIDE, INCOMING, settle_shards
@@ -28,7 +30,7 @@ def open_for_writing(
     lease: Lease,
     settings: ExtractionSettings | None,
     weights_file: str | None,
-    codec: str | None,
+    codec: MapCodec | None,
 ) -> Gallery:
     """Open a gallery as `Session` does, and take its lock and, where machines may share it, its lease.
 
@@ -37,10 +39,11 @@ def open_for_writing(
     Raises OSError besides.
     """
     if settings is not None and not (path / CATALOG).exists():
+        first = _first_codec(path, codec)
         _make_folder(path)
         lock.take()
         if not (path / CATALOG).exists():
-            Catalog.create(path / CATALOG, settings, weights_file, codec or FOR_NEW_GALLERIES).close()
+            Catalog.create(path / CATALOG, settings, weights_file, MapStorage(first)).close()
     gallery = Gallery(path)  # before the lock, so that a folder that is no gallery is left alone
     lock.take()
     if settings is not None and not gallery.never_used:
@@ -52,9 +55,9 @@ def open_for_writing(
         lease.take()
         gallery.catalog.guard = lease.require
     gallery.catalog.complete()
-    if settings is not None and gallery.never_used and _differs(gallery, settings, codec):
+    if settings is not None and gallery.never_used and _differs(gallery, settings, _first_codec(path, codec)):
         with gallery.catalog.transaction() as changes:
-            changes.set_settings(settings, weights_file, codec or FOR_NEW_GALLERIES)
+            changes.set_settings(settings, weights_file, MapStorage(_first_codec(path, codec)))
         guard = gallery.catalog.guard
         gallery.close()
         gallery = Gallery(path)
@@ -65,15 +68,31 @@ def open_for_writing(
     return gallery
 
 
-def _differs(gallery: Gallery, settings: ExtractionSettings, codec: str | None) -> bool:
-    return gallery.settings.to_json() != settings.to_json() or gallery.codec != (codec or FOR_NEW_GALLERIES)
+def asked_codec(maps: str | Quantized | None) -> MapCodec | None:
+    """Return the codec that is asked for by its name, or with tables. Raises InputError if there is none."""
+    if maps is None or isinstance(maps, Quantized):
+        return maps
+    if maps not in KINDS:
+        raise InputError(f"maps must be one of {', '.join(KINDS)}, not {maps!r}")
+    return UNTRAINED if maps == KIND else codec_named(maps)
 
 
-def _require_codec(gallery: Gallery, codec: str | None) -> None:
-    if codec not in (None, gallery.codec):
+def _first_codec(path: Path, codec: MapCodec | None) -> MapCodec:
+    """Return how a new gallery stores maps. Raises InputError if that needs tables and has none."""
+    if codec == UNTRAINED:
+        raise InputError(f"{path}: a new gallery stores maps as {KIND} by tables: give what `trained_on` returns")
+    return codec or codec_named(FOR_NEW_GALLERIES)
+
+
+def _differs(gallery: Gallery, settings: ExtractionSettings, codec: MapCodec) -> bool:
+    return gallery.settings.to_json() != settings.to_json() or gallery.storage.codec != codec
+
+
+def _require_codec(gallery: Gallery, codec: MapCodec | None) -> None:
+    if codec is not None and codec.kind != gallery.codec:
         raise SettingsMismatch(
-            f"{gallery.path} stores maps as {gallery.codec}, not {codec}: `spade-index compact {gallery.path} --maps "
-            f"{codec}` stores them otherwise, if that is smaller"
+            f"{gallery.path} stores maps as {gallery.codec}, not {codec.kind}: `spade-index compact {gallery.path} "
+            f"--maps {codec.kind}` stores them otherwise, if that is smaller"
         )
 
 

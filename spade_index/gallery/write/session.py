@@ -9,20 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spade_index.errors import GalleryDamaged, GalleryLocked, InputError, StorageError, storage_errors
+from spade_index.errors import GalleryDamaged, GalleryLocked, StorageError, storage_errors
 from spade_index.gallery.catalog.lease import Lease
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.catalog.transaction import Transaction
 from spade_index.gallery.reader import CATALOG
-from spade_index.gallery.store.codecs import NAMES
 from spade_index.gallery.store.moments import Moments, Totals, maps_moments
-from spade_index.gallery.store.quantizer import KIND
+from spade_index.gallery.store.quantizer import Quantized
 from spade_index.paths import path_of
 from spade_index.settings import ExtractionSettings
 
 from .cleanup import begin_generation, delete_unused, settle_shards
 from .lock import WriterLock
-from .opening import note_catalog, open_for_writing
+from .opening import asked_codec, note_catalog, open_for_writing
 
 SHARD_BYTES = 512 << 20  # of maps; a crash loses at most one shard's work
 SHARD_ROWS = 1024
@@ -39,25 +38,24 @@ class Session:
         settings: ExtractionSettings | None = None,
         weights_file: str | None = None,
         *,
-        maps: str | None = None,
+        maps: str | Quantized | None = None,
     ) -> None:
         """Open a gallery for writing; with `settings`, create it if there is none.
 
         A new gallery records `weights_file` as the place to look for its backbone's weights, and stores maps by the
-        codec `maps`: float16, int8 (a new gallery's default) or int4. Files that a crash left
-        behind or that have fallen out of use are deleted. Raises GalleryNotFound, GalleryLocked, StorageError,
-        SettingsMismatch (the gallery has other settings, or stores maps otherwise), or InputError (the
-        folder holds something else, no gallery can be at such a path, or there is no such codec).
+        codec `maps`: float16, int8 (a new gallery's default), int4, or what `train.trained_on` returns, which is pq
+        with tables. Files that a crash left behind or that have fallen out of use are deleted. Raises GalleryNotFound,
+        GalleryLocked, StorageError, SettingsMismatch (the gallery has other settings, or stores maps otherwise), or
+        InputError (the folder holds something else, no gallery can be at such a path, there is no such codec, or it
+        lacks tables).
         """
         self.path = path_of(path, "the gallery")
-        if maps is not None and maps not in NAMES:
-            later = ": its tables are trained on images, by `compact --maps pq`" if maps == KIND else ""
-            raise InputError(f"maps must be one of {', '.join(NAMES)}, not {maps!r}{later}")
+        codec = asked_codec(maps)
         self._shard_rows: int | None = None
         self._lock, self._lease = WriterLock(self.path), Lease(self.path / CATALOG)
         try:
             with storage_errors(self.path):
-                self.gallery = open_for_writing(self.path, self._lock, self._lease, settings, weights_file, maps)
+                self.gallery = open_for_writing(self.path, self._lock, self._lease, settings, weights_file, codec)
                 self.delete_unused()
         except BaseException:
             self._release()
