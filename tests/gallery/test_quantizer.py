@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.store.codecs import codec_named
-from spade_index.gallery.store.quantizer import LevelQuantizer, Parts, Quantized, Tables, sizes_for
+from spade_index.gallery.store.quantizer import LevelQuantizer, Parts, Quantized, Tables, nearest, sizes_for
 from spade_index.gallery.store.storage import MapStorage
 from spade_index.gallery.write.train import tables_of
 from spade_index.settings import ExtractionSettings
@@ -208,3 +208,14 @@ def of_levels(extraction: ExtractionSettings) -> Quantized:
     """Return a codec with tables for two of three levels."""
     channels = [shape[0] for shape in extraction.level_shapes]
     return Quantized.by([None, tables_of(normal((300, channels[1])), 3), tables_of(normal((300, channels[2])), 5)])
+
+
+def test_rows_are_the_nearest_however_many_vectors_there_are() -> None:
+    random = np.random.default_rng(3)
+    table = random.integers(-900, 900, (256, 24)).astype("<i2")
+    table[7] = table[3]  # equals: the lowest is taken
+    for count in (0, 1, 41, 42, 43, 1000):
+        values = np.round(random.normal(size=(count, 24)) * 500)
+        values[::5] = table[7]
+        expected = [int(np.square(table.astype(np.int64) - value.astype(np.int64)).sum(1).argmin()) for value in values]
+        assert nearest(values, table).tolist() == expected
