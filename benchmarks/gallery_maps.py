@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import psutil
@@ -28,7 +29,9 @@ from spade_index.benchmarks.growth_data import shuffled
 from spade_index.benchmarks.harness import Figures, environment, medians, plain, table, write_json
 from spade_index.benchmarks.processes import in_own_process
 
-REAL_STEP, DRAWN_STEP = 10_000, 50_000  # images that are added between two notes of figures
+T = TypeVar("T")
+
+REAL_STEP, DRAWN_STEP = 10_000, 200_000  # images that are added between two notes of figures
 COLUMNS = ("images", "real", "GB", "kB each", "whole ms", "backbone", "image", "pixel", "cold ms", "reading", "MB read")
 
 
@@ -175,9 +178,12 @@ def report(results: Figures) -> str:
     return "\n".join([*table(lines), *said])
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Return whole numbers that are parted by commas."""
-    return tuple(map(int, text.split(","))) if text else ()
+def numbers(text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
+    """Return numbers that are parted by commas. Raises BadParameter."""
+    try:
+        return tuple(map(kind, text.split(","))) if text else ()
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} are no numbers, parted by commas") from error
 
 
 @click.command(help=__doc__)
@@ -211,7 +217,16 @@ def main(
 ) -> None:
     """Grow and measure the gallery, or carry on; print the figures, and write them."""
     of = Settings(
-        photographs, work, numbers(sizes), real, queries, input_size, numbers(levels), removed, numbers(kills), turns
+        photographs=photographs,
+        work=work,
+        sizes=numbers(sizes, int),
+        real=real,
+        queries=queries,
+        input_size=input_size,
+        levels=numbers(levels, int),
+        removed=removed,
+        kills=numbers(kills, float),
+        turns=turns,
     )
     work.mkdir(parents=True, exist_ok=True)
     results: Figures = {**environment(), "settings": plain(of), "memory_gb": psutil.virtual_memory().total / 1e9}

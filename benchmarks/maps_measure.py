@@ -237,8 +237,8 @@ def killed(gallery: Path, seconds: float) -> Figures:
     started = time.perf_counter()
     with Gallery(gallery) as opened:
         last = opened.catalog.snapshots()[-1].action
-        if len(opened) != expected:
-            raise WrongResult(f"{len(opened)} images after a kill, not {expected}")
+        if (there := len(opened)) != expected:
+            raise WrongResult(f"{there} images after a kill, not {expected}")
         return {
             "after_s": seconds,
             "killed": running and process.exitcode == -signal.SIGKILL,
