@@ -13,7 +13,7 @@ import faiss
 import pytest
 import torch
 
-from spade_index.cluster.connection import connected
+from spade_index.cluster.connection import ALONE, QUIET, connected
 from spade_index.features import backbone as features
 from spade_index.features.backbone import Backbone
 from spade_index.features.pretrained import load_model
@@ -21,6 +21,7 @@ from spade_index.images import DecodedImage, find_images, load
 from spade_index.method import tuning
 from spade_index.settings import DEFAULT_BACKBONE, Preprocessing
 
+from helpers.ray_workers import forking
 from helpers.s3_server import S3, s3_server
 from helpers.tiny import build, tiny_backbone, write_images
 
@@ -111,11 +112,13 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[ModuleType]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The module `ray`, connected to a cluster with two cores, whatever the machine has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # workers import the tests' backbone
-        with connected("local", cores=2) as ray:
+        for name, value in (QUIET | ALONE).items():  # before Ray is imported
+            patch.setenv(name, value)
+        with forking(tmp_path_factory.mktemp("forks")), connected("local", cores=2) as ray:
             yield ray
 
 
