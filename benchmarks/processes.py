@@ -19,6 +19,7 @@ from spade_index.errors import SpadeIndexError
 from .harness import Figures, one_line
 
 MB = 1e6
+PROCESSES = multiprocessing.get_context("spawn")
 
 
 class Failed(SpadeIndexError):
@@ -31,9 +32,8 @@ def in_own_process(function: Callable[..., Figures], *arguments: object, limit_s
     The function and its arguments are pickled. `peak_mb` is added to them, the peak of memory above that of the
     libraries. Raises Failed if the process fails or takes longer than `limit_s` seconds.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, function, arguments))
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=_child, args=(sender, function, arguments))
     process.start()
     sender.close()
     try:

@@ -1,7 +1,6 @@
 """Tests of the growth benchmark at small sizes: figures, real and drawn images, peers."""
 
 import json
-import os
 from importlib.util import find_spec
 
 import faiss
@@ -9,17 +8,18 @@ import numpy as np
 import pytest
 
 from spade_index import Gallery
-from spade_index.benchmarks import gallery_growth, growth_data, growth_measure
+from spade_index.benchmarks import gallery_growth, growth_data, growth_measure, processes
 from spade_index.benchmarks.growth_measure import recalls
 from spade_index.benchmarks.harness import WrongResult
 from spade_index.benchmarks.processes import Failed, in_own_process
 from spade_index.gallery.index.descriptors import Descriptors, descriptors_file
 
 from helpers.cli_runs import refused, run
+from helpers.growth import in_limited_process
 from helpers.tiny import write_images
+from helpers.warm import FORKS
 
 PHOTOGRAPHS, HELD, REAL = 200, 30, 170
-EXACT = 200  # EXACT_LIMIT of the index in the processes of the benchmark
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +27,12 @@ def measured(tmp_path_factory):
     """The folder of the work and the JSON, what the command printed, and its figures."""
     folder = tmp_path_factory.mktemp("growth")
     write_images(folder / "photographs", PHOTOGRAPHS, size=(32, 32))
-    (folder / "sitecustomize.py").write_text(
-        "import sys\n"
-        "if '-c' in sys.orig_argv:\n"
-        "    from spade_index.gallery.index import build\n"
-        f"    build.EXACT_LIMIT = {EXACT}\n"
-    )
     arguments = ["--photographs", folder / "photographs", "--work", folder / "work", "--sizes", "400,100"]
     arguments += ["--queries", 20, "--input-size", 32, "--peers", "flat", "--keep"]
     arguments += ["--json", folder / "growth.json", "--picture", folder / "growth.png"]
     with pytest.MonkeyPatch.context() as patch:
-        path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-        patch.setenv("PYTHONPATH", path)
-        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(gallery_growth, "in_own_process", in_limited_process)
+        patch.setattr(processes, "PROCESSES", FORKS)
         result = run("benchmark", "gallery", *arguments)
     return folder, result.stdout, json.loads((folder / "growth.json").read_text())
 

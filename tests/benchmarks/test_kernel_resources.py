@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from spade_index.kernels import BACKENDS
+
+from helpers.warm import Warm
 
 CAPABILITIES = [80, 90]
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}  # CUDA C++ Programming Guide: the most for a block
@@ -27,21 +27,17 @@ print(json.dumps(list(kernel_resources.measure((int(sys.argv[2]),)))))
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """Rows of the benchmark by compute capability; each has a process of its own, in which Triton compiles."""
+    folder = tmp_path_factory.mktemp("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    compiling = {
-        capability: subprocess.Popen(
-            [sys.executable, "-c", MEASURE, json.dumps(CASES), str(capability)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for capability in CAPABILITIES
-    }  # fmt: skip
-    rows = {}
+    environment["TRITON_CACHE_DIR"] = str(folder / "cache")
+    compiling = {}
+    for capability in CAPABILITIES:
+        with open(folder / f"{capability}.json", "w") as out, open(folder / f"{capability}.txt", "w") as errors:
+            arguments = json.dumps(CASES), capability
+            compiling[capability] = Warm(MEASURE, *arguments, stdout=out, stderr=errors, environment=environment)
     for capability, process in compiling.items():
-        out, errors = process.communicate()
-        assert process.returncode == 0, errors
-        rows[capability] = json.loads(out)
-    return rows
+        assert process.wait() == 0, (folder / f"{capability}.txt").read_text()
+    return {capability: json.loads((folder / f"{capability}.json").read_text()) for capability in CAPABILITIES}
 
 
 @pytest.fixture(params=CAPABILITIES)

@@ -28,8 +28,8 @@ IMPORTED = [
     "spade_index.server.app",
     "uvicorn",
 ]
-_forks = get_context("forkserver")
-_forks.set_forkserver_preload(IMPORTED)
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(IMPORTED)
 
 
 class HasFile(Protocol):
@@ -72,7 +72,7 @@ class Warm:
             files = [(file or null).fileno() for file in (stdin, stdout, stderr)]
             streams = Streams({number: None if number in closed else file for number, file in enumerate(files)})
             given = (code, [str(argument) for argument in arguments], dict(environment), os.getcwd(), streams)
-            self._process = _forks.Process(target=_run, args=given, daemon=True)
+            self._process = FORKS.Process(target=_run, args=given, daemon=True)
             self._process.start()
 
     def __enter__(self) -> "Warm":
