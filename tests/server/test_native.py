@@ -11,6 +11,7 @@ from helpers.serving import Server
 from helpers.tiny import INPUT, png, random_image
 from helpers.uploads import odd, parts
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 MAPS = ("always", "auto", "never")
 
 

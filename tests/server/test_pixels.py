@@ -15,6 +15,8 @@ from helpers.serving import Server
 from helpers.tiny import png, random_image, tiny_backbone, write_images
 from helpers.uploads import encoded
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
+
 
 @pytest.fixture
 def twelve(root: Path, tmp_path: Path) -> str:

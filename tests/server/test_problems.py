@@ -16,6 +16,7 @@ from helpers.serving import Server
 from helpers.tiny import png
 from helpers.uploads import parts
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 QUERY = "/v1/galleries/plain/query"
 
 LEAVING = [

@@ -27,6 +27,7 @@ from helpers.tiny import png
 from helpers.uploads import odd
 from helpers.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("decoding_here")
 KEY = "a-key-of-16-bytes-or-more"
 Serve = Callable[..., Server]
 
