@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,11 +19,12 @@ import numpy as np
 
 from spade_index.gallery import CATALOG, Gallery
 from spade_index.gallery.index.descriptors import descriptors_file
+from spade_index.gallery.store.record import NewImage
 from spade_index.gallery.write.add_features import BATCH
 from spade_index.gallery.write.append import Appender, commit_shard
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile
-from spade_index.images.loading import in_lots
+from spade_index.images.loading import in_lots, started_ahead
 from spade_index.method.detector import Detector
 from spade_index.settings import IndexSettings
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from spade_index.features.backbone import Backbone
 
 FIRST = "int8"  # how maps are stored until there are images to train tables on
+DRAWERS = 2  # processes that draw images
 COLD = 10  # queries for which the system's cache is emptied
 
 
@@ -81,13 +84,29 @@ def draw(gallery: Path, work: Path, upto: int) -> Figures:
         around, before = Around.photographs(writer.gallery, work / "nearest.npy"), len(writer.gallery)
 
         def put() -> None:
-            with Appender(writer, partial(commit_shard, writer)) as appender:
-                for batch in in_lots(map(around.drawn, range(before, upto)), BATCH):
-                    writer.require_room(len(batch))
-                    appender.put(batch)
+            lots = in_lots(range(before, upto), BATCH)
+            # Processes that are forked have the photographs without a copy.
+            with (
+                ProcessPoolExecutor(DRAWERS, multiprocessing.get_context("fork"), _use, (around,)) as pool,
+                Appender(writer, partial(commit_shard, writer)) as appender,
+            ):
+                for lot, batch in started_ahead(lots, lambda numbers: pool.submit(_drawn, numbers), 4 * DRAWERS):
+                    writer.require_room(len(lot))
+                    appender.put(batch.result())
 
         _, seconds = timed(put)
         return {"images": len(writer.gallery) - before, "seconds": seconds}
+
+
+_around: list[Around] = []  # of a process that draws
+
+
+def _use(around: Around) -> None:
+    _around.append(around)
+
+
+def _drawn(numbers: list[int]) -> list[NewImage]:
+    return [_around[0].drawn(number) for number in numbers]
 
 
 def keep(gallery: Path, copy: Path) -> Figures:
