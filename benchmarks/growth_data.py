@@ -108,7 +108,8 @@ class Around:
     def photographs(cls, gallery: Gallery, kept: Path) -> "Around":
         """Read all that were not drawn; their nearest are read from a file, or kept in it."""
         rows = [row for row in gallery.images() if not row.id.startswith(DRAWN)]
-        stored = [gallery.stored(row) for row in rows]
+        with gallery.in_turn():
+            stored = [gallery.stored(row) for row in rows]
         pooled = np.stack([one.pooled for one in stored])
         if not kept.exists() or len(np.load(kept)) != len(rows):
             np.save(kept, faiss.knn(pooled, pooled, AROUND + 1)[1][:, 1:])

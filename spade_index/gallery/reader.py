@@ -2,14 +2,13 @@
 
 GALLERY/
   catalog.sqlite        images, shards, snapshots, settings: the only mutable file, and the commit point
-  shards/000001.h5      immutable once committed
-  index/000007.faiss    the FAISS index of snapshot 7; immutable; rebuilt, never edited
-  index/000007.h5       the descriptors that its proposals are ranked by, in one file
+  shards/, index/       files that never change once they are committed: features, the index of a snapshot
   readers/3             locked by the readers of generation 3 (see `generations`)
 """
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -162,8 +161,8 @@ class Gallery:
     def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
         """Return the k nearest images of each query descriptor, float32 [B, D]: exact distances, ties to the lowest id.
 
-        FAISS proposes; distances are computed again from the stored descriptors, so they do not depend on the index
-        or on the size of the batch. Fewer than k where the gallery holds fewer. Raises GalleryDamaged.
+        FAISS proposes; distances are of the stored descriptors, and do not depend on the index or the batch. Fewer than
+        k where the gallery holds fewer. Raises GalleryDamaged.
         """
         return self._searched(lambda search: search.nearest(pooled, min(k, len(self))))
 
@@ -187,8 +186,7 @@ class Gallery:
     def maps(self, keys: Sequence[int], levels: Sequence[int] | None = None) -> list[np.ndarray]:
         """Return the feature maps of the images with these keys, float16 [n, H*W, C] for each level.
 
-        A level that is not stored has no points: [n, 0, C]. With `levels`, only those, by number (0 is the finest);
-        others are not read. Raises what `read_maps` does.
+        A level that is not stored has no points: [n, 0, C]. With `levels`, only those are read. Raises as `read_maps`.
         """
         shapes = self.storage.value_shapes(self.settings)
         chosen = range(len(shapes)) if levels is None else levels
@@ -199,9 +197,8 @@ class Gallery:
     def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]], levels: Sequence[int] | None = None) -> None:
         """Read the feature maps of the images with these keys into float16 [H*W, C] arrays, out[level][image].
 
-        With `levels`, `out` holds only those, by number; others are not read, as those that are not stored are not.
-        Raises GalleryDamaged if they cannot be read, or have values that are not finite, and InputError for `levels`
-        that are not stored.
+        With `levels`, `out` holds only those, by number. Levels that are not stored are not read. Raises GalleryDamaged
+        for maps that cannot be read or are not finite, and InputError for `levels` that are not stored.
         """
         if levels is None:
             out, levels = [out[level] for level in self.stored_levels], self.stored_levels
@@ -215,6 +212,10 @@ class Gallery:
     def stored(self, row: ImageRow) -> StoredImage:
         """Return all that is stored of an image, compared with its checksum. Raises GalleryDamaged."""
         return self._view.stored(row)
+
+    def in_turn(self) -> AbstractContextManager[None]:
+        """Let `stored` and `decoded` be faster inside, where images of a shard follow each other."""
+        return self._view.in_turn()
 
     def storage_of(self, shard: int) -> MapStorage:
         """Return how a shard's maps are stored. Raises GalleryDamaged, and GalleryError if it was deleted."""

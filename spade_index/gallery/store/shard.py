@@ -17,7 +17,8 @@ An unfiltered chunk of one image is a plain byte range, so rows are read past HD
 
 import errno
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -34,6 +35,7 @@ from .record import StoredImage
 from .rows import LocalFile, RowsFile, read_at, read_rows
 from .storage import MapStorage
 
+Columns = tuple[h5py.Dataset, h5py.Dataset, h5py.Dataset]  # ids, checksums, thumbnails
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -55,6 +57,7 @@ class Shard:
         truncated, or not a shard.
         """
         self.path = path
+        self._columns: Columns | None = None  # while the file is kept open
         try:
             self.file: RowsFile = LocalFile(Path(path)) if file is None else file
             self.layout = layout or ShardLayout.read(self.file, settings)
@@ -144,10 +147,8 @@ class Shard:
         """Return a row's small JPEG. Raises FileNotFoundError, GalleryDamaged, StorageError."""
         try:
             with self.file.opened() as file:
-                stored = dataset(file, "thumbnail")
-                if stored.dtype != h5py.vlen_dtype(np.uint8) or stored.ndim != 1:
-                    raise ValueError("thumbnail: not a list of files")
-                return stored[row].tobytes()
+                thumbnail: bytes = _thumbnails(file)[row].tobytes()
+                return thumbnail
         except FileNotFoundError:
             raise
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
@@ -165,22 +166,59 @@ class Shard:
 
     def damaged_rows(self) -> list[int]:
         """Return every row whose bytes do not match their checksum, or cannot be read. Raises StorageError."""
-        return [row for row in range(self.rows) if self._checked(row) is None]
+        with self.kept_open():
+            return [row for row in range(self.rows) if self._checked(row) is None]
 
     def _checked(self, row: int) -> tuple[str, StoredImage] | None:
         """Return a row's id and the values stored for the image, or None unless they match the row's checksum."""
         try:
             maps = [np.empty(shape, self._codec.dtype) for shape in self._stored_shapes]
             self._read_maps(row, maps)
-            with self.file.opened() as file:
-                id, checksum = column(file, "id", "O").asstr()[row], int(column(file, "checksum", "u")[row])
-            stored = StoredImage(self._pooled(np.array([row]))[0], maps, self.thumbnail(row), self.storage)
+            id, checksum, thumbnail = self._beside(row)
+            stored = StoredImage(self._pooled(np.array([row]))[0], maps, thumbnail, self.storage)
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
             if isinstance(failure := _unreadable(self.path, error), StorageError | RemoteError):
                 raise failure from error
             return None
         matches = row_checksum(id, stored.pooled, maps, stored.thumbnail) == checksum
         return (id, stored) if matches else None
+
+    def _beside(self, row: int) -> tuple[str, int, bytes]:
+        """Return what HDF5 reads of a row: its id, checksum and thumbnail. Raises what h5py and `opened` do."""
+        if self._columns is not None:
+            with suppress(Exception):  # then it is read as if nothing were open, and that tells what is wrong
+                return _of_row(self._columns, row)
+        with self.file.opened() as file:
+            return _of_row(_columns(file), row)
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Let HDF5 keep the file open inside, for `read_checked`, which else opens it for each row."""
+        with ExitStack() as files:
+            with suppress(Exception):  # then each row tells what is wrong
+                self._columns = _columns(files.enter_context(self.file.opened()))
+            try:
+                yield
+            finally:
+                self._columns = None
+                with suppress(Exception):
+                    files.close()
+
+
+def _thumbnails(file: h5py.File) -> h5py.Dataset:
+    stored = dataset(file, "thumbnail")
+    if stored.dtype != h5py.vlen_dtype(np.uint8) or stored.ndim != 1:
+        raise ValueError("thumbnail: not a list of files")
+    return stored
+
+
+def _columns(file: h5py.File) -> Columns:
+    return column(file, "id", "O"), column(file, "checksum", "u"), _thumbnails(file)
+
+
+def _of_row(columns: Columns, row: int) -> tuple[str, int, bytes]:
+    ids, checksums, thumbnails = columns
+    return ids.asstr()[row], int(checksums[row]), thumbnails[row].tobytes()
 
 
 def is_finite(values: np.ndarray) -> bool:

@@ -70,8 +70,9 @@ def _merge(session: Session, shards: list[int]) -> int:
 
 def _is_whole(session: Session, shard: int) -> bool:
     try:
-        for image in places(session, shard):
-            session.gallery.stored(image)
+        with session.gallery.in_turn():
+            for image in places(session, shard):
+                session.gallery.stored(image)
     except GalleryDamaged:
         return False
     return True

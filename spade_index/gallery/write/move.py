@@ -26,12 +26,13 @@ def move_images(session: Session, images: list[ImageRow]) -> int:
     storage = gallery.storage_of(images[0].shard)
     writer = ShardWriter(session.path / "shards", number, session.settings, storage)
     try:
-        for image in images:
-            stored = gallery.stored(image)
-            if stored.storage != storage:
-                both = f"{storage.name} and {stored.storage.name}"
-                raise GalleryDamaged(f"{gallery.path}: maps as {both}: `compact` stores all alike")
-            writer.append(NewImage(image, stored))
+        with gallery.in_turn():
+            for image in images:
+                stored = gallery.stored(image)
+                if stored.storage != storage:
+                    both = f"{storage.name} and {stored.storage.name}"
+                    raise GalleryDamaged(f"{gallery.path}: maps as {both}: `compact` stores all alike")
+                writer.append(NewImage(image, stored))
         shard = writer.commit()
     except BaseException:
         writer.abandon()

@@ -19,8 +19,9 @@ def remove(session: Session, ids: Iterable[str]) -> int:
     with storage_errors(session.path):
         rows = _distinct(_images(session, id) for id in ids)
         totals = gallery.totals
-        for row in rows:
-            totals = totals.minus(session.stored_moments(row))
+        with gallery.in_turn():
+            for row in rows:
+                totals = totals.minus(session.stored_moments(row))
     with session.commit("remove", totals) as changes:
         changes.remove_images(row.key for row in rows)
     return gallery.snapshot
@@ -33,8 +34,9 @@ def restore(session: Session, ids: Iterable[str]) -> int:
         rows = _distinct(_removed_images(session, id) for id in ids)
         _require_no_copies(session, rows)
         totals = gallery.totals
-        for row in rows:
-            totals = totals.plus(session.stored_moments(row))
+        with gallery.in_turn():
+            for row in rows:
+                totals = totals.plus(session.stored_moments(row))
     with session.commit("restore", totals) as changes:
         for row in rows:  # as new rows: a score names its snapshot, so what earlier snapshots hold must not change
             changes.restore_image(row.key)

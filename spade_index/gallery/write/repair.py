@@ -86,10 +86,11 @@ def _drop(session: Session, lost: list[ImageRow], say: Callable[[str], None], pr
 def _totals_without(session: Session, keys: set[int], progress: Callable[[int], None]) -> Totals:
     """Return the totals of all images but these, read again: the moments of damaged images cannot be subtracted."""
     totals = Totals(0, no_moments(len(session.settings.levels)))
-    for image in session.gallery.images():
-        if image.key not in keys:
-            totals = totals.plus(session.stored_moments(image))
-            progress(1)
+    with session.gallery.in_turn():
+        for image in session.gallery.images():
+            if image.key not in keys:
+                totals = totals.plus(session.stored_moments(image))
+                progress(1)
     return totals
 
 

@@ -43,8 +43,9 @@ def trained(gallery: Gallery, levels: tuple[int, ...]) -> Quantized:
             f"{gallery.path}: the gallery is empty: add the normal images that tables are trained on first"
         )
     sample = _Sample(gallery.settings, levels, len(rows))
-    for row in rows:
-        sample.add(gallery.decoded(row).maps)
+    with gallery.in_turn():
+        for row in rows:
+            sample.add(gallery.decoded(row).maps)
     return sample.trained()
 
 

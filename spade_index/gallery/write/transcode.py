@@ -111,15 +111,16 @@ def _written(session: Session, writer: ShardWriter, images: list[ImageRow]) -> T
     """Write images as the gallery stores them; return the totals of the gallery with what they then are."""
     gallery, storage = session.gallery, session.gallery.storage
     totals = gallery.totals
-    for image in images:
-        before = gallery.decoded(image)
-        if gallery.storage_of(image.shard).codec == storage.codec:  # codes are never encoded again
-            stored = gallery.stored(image).of_levels(storage, session.settings)
-        else:
-            stored = before.encoded(storage)
-        writer.append(NewImage(image, stored))
-        after = stored.decoded(session.settings)
-        totals = totals.minus(maps_moments(before.maps)).plus(maps_moments(after.maps))
+    with gallery.in_turn():
+        for image in images:
+            before = gallery.decoded(image)
+            if gallery.storage_of(image.shard).codec == storage.codec:  # codes are never encoded again
+                stored = gallery.stored(image).of_levels(storage, session.settings)
+            else:
+                stored = before.encoded(storage)
+            writer.append(NewImage(image, stored))
+            after = stored.decoded(session.settings)
+            totals = totals.minus(maps_moments(before.maps)).plus(maps_moments(after.maps))
     return totals
 
 
