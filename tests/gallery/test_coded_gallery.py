@@ -151,8 +151,10 @@ def test_adds_follow_the_gallery_and_other_codecs_are_refused(
         assert {writer.gallery.storage_of(row.shard).name for row in writer.gallery.images()} == {"int8"}
     with pytest.raises(SettingsMismatch, match=r"stores maps as int8, not int4: .*compact.*--maps int4"):
         GalleryWriter(gallery_path, backbone.settings, maps="int4")
-    with pytest.raises(InputError, match="one of float16"):
+    with pytest.raises(SettingsMismatch, match=r"stores maps as int8, not pq: .*compact.*--maps pq"):
         GalleryWriter(gallery_path, backbone.settings, maps="pq")
+    with pytest.raises(InputError, match="one of float16"):
+        GalleryWriter(gallery_path, backbone.settings, maps="int2")
 
 
 def test_an_older_program_refuses_codes_and_reads_a_gallery_without(
