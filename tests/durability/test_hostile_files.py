@@ -16,7 +16,7 @@ from spade_index.gallery.store.shard import Shard
 from durability import hostile_uses
 from durability.hostile import Campaign, Tally
 
-COUNT = 20  # galleries; `durability.hostile` changes more
+COUNT = 12  # galleries; `durability.hostile` changes more
 UNTIL = 60  # galleries, by which a fault is noticed
 
 

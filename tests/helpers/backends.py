@@ -32,7 +32,7 @@ class Backend:
     few_ways: Sequence[Way] = ({},)
     sizes: Sequence[Size] = ((8, 8), (4, 4))
     pyramids: Sequence[Sequence[Size]] = tuple(NESTED + OTHER + LARGER)
-    examples: int = 150
+    examples: int = 80
     searches: st.SearchStrategy[dict[str, Any]] = field(default_factory=any_searches)
     drawn_ways: st.SearchStrategy[Way] = field(default_factory=lambda: st.just({}))
 
@@ -63,7 +63,7 @@ def fused_backend() -> Backend:
 
     blocks, memory = st.sampled_from([1, 2, 16]), st.sampled_from([None, 1, 20_000, 200_000])
     drawn = st.fixed_dictionaries({"block_cells": blocks, "working_memory": memory})
-    return Backend(find, examples=120, drawn_ways=drawn)
+    return Backend(find, examples=60, drawn_ways=drawn)
 
 
 def triton_backend(interpreter: Interpreter) -> Backend:

@@ -23,9 +23,9 @@ expect.set_options(timeout=30_000)
 Given = dict[str, object]  # a file, as Playwright gives it to a page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """Start a headless Chromium."""
+    """Start a headless Chromium, for all tests of the page: while it runs, no test can run an event loop of its own."""
     if not CHROMIUM.exists():
         pytest.fail(
             f"{CHROMIUM} is missing, which tests of the page need: run `apt-get install -y {CHROMIUM.name}` as root",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,21 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "both"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def gallery(path: Path) -> Iterator[Gallery]:
     with Gallery(path) as opened:
         yield opened
+    detector_of.cache_clear()
+
+
+@cache
+def detector_of(gallery: Gallery, search: SearchSettings) -> Detector:
+    """Return a detector, which keeps the maps that it has read."""
+    return Detector(gallery, tiny_backbone(), search)
 
 
 def detected(gallery: Gallery, search: SearchSettings, file: ImageFile) -> Detection:
-    return detect_parts(Detector(gallery, tiny_backbone(), search), load_parts(file, gallery.settings.preprocessing))
+    return detect_parts(detector_of(gallery, search), load_parts(file, gallery.settings.preprocessing))
 
 
 def test_a_defect_that_one_scale_does_not_tell_is_found_by_both(gallery: Gallery) -> None:

@@ -30,7 +30,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 8  # of each operation
+EXAMPLES = 5  # of each operation
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Tests of the page, a package that shares one browser."""
