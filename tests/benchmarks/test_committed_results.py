@@ -122,6 +122,7 @@ def test_the_page_tells_what_workers_gain(tmp_path):
         cells = [str(row["workers"]), f"{row['rate']:.1f}", f"{row['share_of_linear']:.0%}".replace("%", " %")]
         assert f"| {' | '.join(cells)} | {row['start_s']:.0f} |" in page
     for row in searching["waiting"][1:]:
+        assert row["share_of_linear"] >= cluster_report.AIM
         cells = [str(row["workers"]), f"{row['ms']:,.0f}", f"{row['share_of_linear']:.0%}".replace("%", " %")]
         assert f"| {' | '.join(cells)} | {row['to_workers'] / 1e3:.0f}, {row['back'] / 1e3:.1f} |" in page
     killed = adding["kills"]
