@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from multiprocessing import get_context
 
 import faiss
 import numpy as np
@@ -17,7 +18,6 @@ from spade_index.gallery.index.descriptors import Descriptors, descriptors_file
 from helpers.cli_runs import refused, run
 from helpers.growth import in_limited_process
 from helpers.tiny import write_images
-from helpers.warm import FORKS
 
 PHOTOGRAPHS, HELD, REAL = 200, 30, 170
 
@@ -32,7 +32,6 @@ def measured(tmp_path_factory):
     arguments += ["--json", folder / "growth.json", "--picture", folder / "growth.png"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gallery_growth, "in_own_process", in_limited_process)
-        patch.setattr(processes, "PROCESSES", FORKS)
         result = run("benchmark", "gallery", *arguments)
     return folder, result.stdout, json.loads((folder / "growth.json").read_text())
 
@@ -163,7 +162,8 @@ def test_a_peer_gets_the_least_width_that_reaches_the_recall(measured):
     assert growth_measure._widened(flat, queries, limits, descriptors) is None
 
 
-def test_a_failed_process_gives_its_reason(tmp_path):
+def test_a_failed_process_gives_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "PROCESSES", get_context("spawn"))  # as outside of tests
     with pytest.raises(Failed, match=r"no gallery there; make one with"):
         in_own_process(growth_measure.cold, tmp_path, tmp_path)
     with pytest.raises(Failed, match=r"was not done after 0 s"):

@@ -39,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers a post."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body comes with its head, and not 40 ms later
     server: Receiver
 
     def do_POST(self) -> None:

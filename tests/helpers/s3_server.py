@@ -45,6 +45,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body comes with its head, and not 40 ms later
     state: S3
 
     def log_message(self, *arguments: object) -> None:

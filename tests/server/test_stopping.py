@@ -107,6 +107,7 @@ def test_a_request_that_never_ends_does_not_keep_a_stop_from_ending(root: Path, 
 def test_a_closed_terminal_ends_the_service_as_a_stop_does(root: Path) -> None:
     hanging_up = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # also where nohup started the tests
     with Process(root, before=hanging_up) as process:
+        assert process.http.get("/v2/health/live").status_code == 200  # it listens before it sees to signals
         stop(process, signal.SIGHUP)
         assert process.process.returncode == -signal.SIGHUP
         assert "Application shutdown complete" in process.log_text()
