@@ -20,7 +20,7 @@ from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 
-from helpers.clusters import SEARCH, WAYS, searchers
+from helpers.clusters import SEARCH, WAYS, await_all, searchers
 from helpers.remote import opened, push
 from helpers.serving import Server
 from helpers.tiny import build, png, tiny_backbone, write_images
@@ -100,10 +100,12 @@ def test_replicas_share_the_queries_and_one_answers_while_the_other_is_replaced(
     gallery: Path, tmp_path: Path, queries: list[DecodedImage], elsewhere: SearchOnCrew, told: list[str]
 ) -> None:
     path, replicas = shutil.copytree(gallery, tmp_path / "gallery"), SearchOnCrew(elsewhere.crew, replicas=2)
+    await_all(elsewhere.crew)
     told.clear()
     assert_same(*both(path, queries, replicas))
     assert replicas.travelled.calls == len(queries)  # one for each
     open_there = [[file.path for file in process.open_files()] for process in searchers()]
+    assert len(open_there) == 2
     assert all(any(file.startswith(str(path / "shards")) for file in files) for files in open_there)
     searchers()[0].kill()
     assert_same(*both(path, queries, replicas))
@@ -214,13 +216,13 @@ def test_levels_that_are_searched_apart_are_refused(gallery: Path, elsewhere: Se
 def test_a_query_that_has_lost_too_many_workers(
     gallery: Path, queries: list[DecodedImage], elsewhere: SearchOnCrew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await_all(elsewhere.crew)
     monkeypatch.setattr(crew, "TRIES", 1)
     with Gallery(gallery) as seen:
         detector = Detector(seen, tiny_backbone(), SEARCH, elsewhere=elsewhere)
         pooled, pyramid = detector.features(queries)
         pixels = detector.nearest_pixels(pyramid, detector.nearest_images(pooled))
-        next(pixels)
-        searchers()[0].kill()
+        searchers()[0].kill()  # before it is asked: the answers may be there as soon as the first of them
         with pytest.raises(
             ClusterError, match=r"a query: 1 workers were lost over it, the last one on .*: see the logs"
         ):

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 from torch import Tensor
 
+from spade_index.cluster.crew import Crew
 from spade_index.cluster.elsewhere import workers_of
 from spade_index.errors import BackboneError
 from spade_index.features.backbone import Backbone
@@ -21,6 +22,7 @@ from spade_index.images import find_images
 from spade_index.settings import Preprocessing, SearchSettings
 
 from helpers.tiny import TinyCNN, files_of, tiny_backbone, write_images
+from helpers.waiting import eventually
 
 IMAGES, ROWS, BATCH = 20, 3, 2  # a batch may be in two shards
 SEARCH = SearchSettings(gallery_neighbours=6, smoothing=1.0)
@@ -114,6 +116,16 @@ def searchers() -> list[psutil.Process]:
     """Return the processes of workers that search."""
     every = psutil.Process().children(recursive=True)
     return [process for process in every if "".join(process.cmdline()[:1]).startswith("ray::Searcher")]
+
+
+def await_all(crew: Crew) -> None:
+    """Wait until the workers that start in place of lost ones are there."""
+
+    def there() -> bool:
+        crew._welcome_some(1.0)
+        return not crew._coming
+
+    eventually(there)
 
 
 def rows_of(path: Path) -> dict[str, list[Any]]:
