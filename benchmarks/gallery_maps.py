@@ -31,6 +31,8 @@ from spade_index.benchmarks.processes import in_own_process
 
 T = TypeVar("T")
 
+INGESTED = 3_000  # photographs that are added to a copy, to time it
+MOVING = 1.0  # seconds of moving images, before the last kill
 REAL_STEP, DRAWN_STEP = 10_000, 200_000  # images that are added between two notes of figures
 COLUMNS = ("images", "real", "GB", "kB each", "whole ms", "backbone", "image", "pixel", "cold ms", "reading", "MB read")
 
@@ -103,15 +105,18 @@ def run(of: Settings, steps: Steps) -> Figures:
                 do(f"add to {to}", measure.add, of.gallery, of.photographs, size, of.held, of.work, to)
             else:
                 do(f"draw to {to}", measure.draw, of.gallery, of.work, to)
+    of_copy = of.photographs, size, of.held, of.work, min(INGESTED, of.real - first)
+    ingested = do("ingest", measure.ingest, of.at(first), *of_copy)
     entries = measured(of, steps)
     crash: Figures = {"verified": do("verify", measure.verify, of.gallery)}
     if of.removed:
         crash["removed"] = do("remove", measure.remove, of.gallery, of.removed)
         crash["kills"] = [do(f"kill after {s:g} s", measure.killed, of.gallery, s) for s in of.kills]
+        crash["kills"].append(do("kill while moving", measure.killed, of.gallery, MOVING, True))
         crash["carried_on"] = do("compact", measure.compact, of.gallery)
         crash["verified_again"] = do("verify again", measure.verify, of.gallery)
     rates = {kind: rate([one for name, one in steps.figures.items() if name.startswith(kind)]) for kind in RATES}
-    return {"begin": begun, "rates": rates, "sizes": entries, "crash": crash}
+    return {"begin": begun, "ingest": ingested, "rates": rates, "sizes": entries, "crash": crash}
 
 
 RATES = ("add to", "draw to")
@@ -169,6 +174,8 @@ def report(results: Figures) -> str:
         for kind, how in zip(RATES, ("through the backbone", "drawn"), strict=True)
         if rates[kind]["per_second"]
     ]
+    quiet = results["ingest"]
+    said.append(f"{quiet['images'] / quiet['seconds']:,.0f} images/s through the backbone, into a copy")
     said.append(f"{last['process_mb']:,.0f} MB resident, {last['resident']['anonymous_mb']:,.0f} of its own")
     checked = crash["verified"]
     said.append(f"verify: {checked['seconds']:,.0f} s, {checked['bytes'] / checked['seconds'] / 1e6:,.0f} MB/s")

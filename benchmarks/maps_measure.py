@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 FIRST = "int8"  # how maps are stored until there are images to train tables on
 DRAWERS = 2  # processes that draw images
+POLL = 0.2  # seconds between looks at a compaction
 COLD = 10  # queries for which the system's cache is emptied
 
 
@@ -76,6 +77,16 @@ def add(gallery: Path, photographs: Path, input_size: int, held: int, work: Path
         before = len(writer.gallery)
         report, seconds = timed(partial(writer.add, islice(some, before, None), backbone))
         return {"images": len(writer.gallery) - before, "seconds": seconds, "report": str(report)}
+
+
+def ingest(gallery: Path, photographs: Path, input_size: int, held: int, work: Path, count: int) -> Figures:
+    """Add more photographs to a copy of a gallery, as fast as it can be."""
+    copy = work / "ingest"
+    there = keep(gallery, copy)["images"]
+    try:
+        return add(copy, photographs, input_size, held, work, there + count)
+    finally:
+        shutil.rmtree(copy)
 
 
 def draw(gallery: Path, work: Path, upto: int) -> Figures:
@@ -243,12 +254,22 @@ def compact(gallery: Path) -> Figures:
         return {"seconds": seconds, "freed": freed, "moved": moved, "images": len(writer.gallery)}
 
 
-def killed(gallery: Path, seconds: float) -> Figures:
-    """Compact the gallery, kill that after some seconds (SIGKILL), and open it: its images must be there."""
+def _is_indexed(gallery: Path) -> bool:
+    with Gallery(gallery) as opened:
+        return opened.index_info() is not None
+
+
+def killed(gallery: Path, seconds: float, moving: bool = False) -> Figures:
+    """Compact the gallery, kill that after some seconds (SIGKILL), and open it: its images must be there.
+
+    With `moving`, the seconds count from when the index has been built, and images are moved into new shards.
+    """
     with Gallery(gallery) as opened:
         expected = len(opened)
     process = multiprocessing.get_context("spawn").Process(target=compact, args=(gallery,))
     process.start()
+    while moving and process.is_alive() and not _is_indexed(gallery):
+        process.join(POLL)
     process.join(seconds)
     running = process.is_alive()
     process.kill()
@@ -260,6 +281,7 @@ def killed(gallery: Path, seconds: float) -> Figures:
             raise WrongResult(f"{there} images after a kill, not {expected}")
         return {
             "after_s": seconds,
+            "moving": moving,
             "killed": running and process.exitcode == -signal.SIGKILL,
             "last_action": last,
             "indexed": opened.index_info() is not None,

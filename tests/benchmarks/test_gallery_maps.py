@@ -81,6 +81,7 @@ def test_figures_are_consistent(run: tuple[Path, dict[str, Any], str]) -> None:
     crash = figures["crash"]
     assert crash["carried_on"]["images"] == crash["verified_again"]["images"] == ALL - 6
     assert crash["verified"]["images"] == ALL
+    assert figures["ingest"]["images"] == REAL - FIRST
     begun = figures["begin"]
     assert begun["float16_bytes"] / begun["map_bytes"] > 4
 
