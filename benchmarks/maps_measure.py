@@ -225,7 +225,14 @@ def cold(gallery: Path, queries: Path, input_size: int) -> Figures:
             row |= {f"{name}_open_ms": 1e3 * opening, f"{name}_ms": searched, f"{name}_pixel_ms": took["pixel_ms"]}
             row |= {f"{name}_open_bytes": between - before, f"{name}_bytes": read_from_disk() - between}
         rows.append({**row, "reading_ms": row["cold_ms"] - row["warm_ms"]})
-    figures = {"queries": len(rows), **medians(rows), "reading_ms_max": max(row["reading_ms"] for row in rows)}
+    with Gallery(gallery) as counted:
+        images = len(counted)
+    figures = {
+        "queries": len(rows),
+        "images": images,
+        **medians(rows),
+        "reading_ms_max": max(row["reading_ms"] for row in rows),
+    }
     return figures if figures["cold_bytes"] else {**figures, "cold_bytes": None, "cold_open_bytes": None}
 
 

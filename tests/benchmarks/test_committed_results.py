@@ -146,3 +146,27 @@ def test_pq_takes_a_twentieth_and_loses_little():
         assert 20 * tuned["map_bytes_per_image"] <= plain["map_bytes_per_image"]
         for figure in ("image_roc_auc", "pixel_roc_auc"):
             assert tuned[figure] >= plain[figure] - 0.002  # docs/scale.md tells it
+
+
+def test_the_page_tells_what_a_million_images_with_maps_take():
+    page = (RESULTS.parents[1] / "docs" / "scale.md").read_text()
+    figures = committed("gallery_maps")
+    small, large = figures["sizes"]
+    for entry in (small, large):
+        warm, cold = entry["search"], entry["cold"]
+        level = f"{warm['image_ms']:.1f} ms | {warm['pixel_ms']:.0f} ms"
+        first = f"{cold['reading_ms']:.0f} ms | {cold['cold_bytes'] / 1e6:.1f} MB | {cold['cold_open_ms']:.0f} ms"
+        total = f"{entry['disk']['total'] / 1e9:.2f} GB"
+        assert f"| {entry['images']:,} | {total} | {warm['whole_ms']:.0f} ms | {level} | {first} |" in page
+    assert large["images"] == 1_000_000
+    assert large["disk"]["total"] < 20e9
+    ratio = large["search"]["whole_ms"] / small["search"]["whole_ms"]
+    assert f"{ratio:.2f} times as long" in page
+    assert f"{large['real']:,} photographs" in page
+    resident = max(turn["process_mb"] for turn in large["search_turns"])
+    assert f"{resident:,.0f} MB resident" in page
+    assert f"{figures['begin']['map_bytes']:,} bytes" in page
+    crash = figures["crash"]
+    assert all(kill["killed"] for kill in crash["kills"])
+    assert crash["carried_on"]["images"] == crash["verified_again"]["images"] == large["images"] - 5_000
+    assert f"{crash['verified']['seconds']:,.0f} s" in page

@@ -95,6 +95,21 @@ def check_tidy(path: Path) -> None:
         assert sum(shard.rows for shard in gallery.catalog.shards().values()) == len(gallery)
 
 
+def test_an_index_that_was_built_is_kept_when_a_compaction_is_carried_on(thinned: Path) -> None:
+    def run() -> None:
+        die_at((ShardWriter, "commit"), 2, False)
+        compact(thinned)
+
+    assert killed(forked(run))
+    with Gallery(thinned) as gallery:
+        index, snapshot = gallery.catalog.index(gallery.snapshot), gallery.snapshot
+        assert index is not None
+    compact(thinned)
+    with Gallery(thinned) as gallery:
+        assert (gallery.catalog.index(gallery.snapshot), gallery.snapshot) == (index, snapshot)
+    check_tidy(thinned)
+
+
 @pytest.mark.parametrize(("target", "call", "before"), COMPACTING + DELETING)
 def test_killed_while_compacting(thinned: Path, target: Target, call: int, before: bool) -> None:
     check_killed_while_compacting(thinned, target, call, before)

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -94,6 +94,30 @@ def test_many_images_come_in_order_and_by_key(catalog: Catalog) -> None:
         1: names[0],
         77: names[76],
     }
+
+
+def steps(catalog: Catalog, ask: Callable[[], object]) -> int:
+    """Return how many instructions SQLite takes for what is asked."""
+    taken: list[int] = []
+    catalog._db.set_progress_handler(lambda: taken.append(1), 1)
+    ask()
+    catalog._db.set_progress_handler(None, 1)
+    return len(taken)
+
+
+def test_what_came_last_is_found_without_reading_all_images(catalog: Catalog) -> None:
+    snapshot = change(catalog, add=[f"{number:04d}" for number in range(50)])
+    questions: list[Callable[[], object]] = [
+        lambda: list(catalog.images(snapshot, after=snapshot)),
+        lambda: catalog.key_range(snapshot),
+    ]
+    few = [steps(catalog, ask) for ask in questions]
+    snapshot = change(catalog, add=[f"{number:04d}" for number in range(50, 2000)])
+    assert [steps(catalog, ask) for ask in questions] == few
+    assert catalog.key_range(snapshot) == (1, 2000)
+    last = change(catalog, add=["last"])
+    assert catalog.key_range(snapshot) == (1, 2000)
+    assert [row.id for row in catalog.images(last, after=snapshot)] == ["last"]
 
 
 def test_the_tiles_of_a_picture_are_found_by_its_id(catalog: Catalog) -> None:

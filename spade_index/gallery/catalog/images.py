@@ -27,8 +27,11 @@ class ImageQueries(CatalogFile):
 
         They are read page by page, so that no lock is held while the caller works.
         """
-        # Keys ascend with `added`.
-        key = (self._value("SELECT min(key) FROM images WHERE added > ?", int, after) or 0) - 1
+        # Keys ascend with `added`: for the lowest one, `min(key)` would read all rows where none was added since.
+        first = self._value("SELECT key FROM images WHERE added > ? ORDER BY added, key LIMIT 1", int, after)
+        if first is None:
+            return
+        key = first - 1
         while page := self.page(snapshot, key, PAGE, after):
             yield from page
             key = page[-1].key
@@ -40,9 +43,9 @@ class ImageQueries(CatalogFile):
 
     def key_range(self, snapshot: int) -> tuple[int, int]:
         """Return the lowest and the highest key of images that were added up to a snapshot, removed or not."""
-        ((first, last),) = self._typed(
-            (int, int), "SELECT min(key), max(key) FROM images WHERE added <= ?", (snapshot,)
-        )
+        of = "(SELECT key FROM images WHERE added <= ? ORDER BY"
+        ends = f"SELECT {of} added, key LIMIT 1), {of} added DESC, key DESC LIMIT 1)"
+        ((first, last),) = self._typed((int, int), ends, (snapshot, snapshot))
         return first, last
 
     def images_by_key(self, keys: Iterable[int]) -> dict[int, ImageRow]:

@@ -1,11 +1,12 @@
 """Free the space of removed images, shard by shard.
 
 The first commit deletes removed images and earlier snapshots, and remembers what was removed on purpose. Then the index
-is built without them. Then images move, one new shard at a time, out of shards that are no longer full; a shard that
-all images have left is deleted before the next one is written, unless an earlier generation is being read. A moved row
-changes nothing for a reader, who finds the same bytes in another place. Last, calibrations are written again without
-removed images. An interrupted `compact` continues when it is called again. With a codec or levels, images
-whose maps are stored otherwise are stored so between the first commit and the index (see `transcode`).
+is built without them, unless an interrupted `compact` has done both. Then images move, one new shard at a time, out of
+shards that are no longer full; a shard that all images have left is deleted before the next one is written, unless an
+earlier generation is being read. A moved row changes nothing for a reader, who finds the same bytes in another place.
+Last, calibrations are written again without removed images. An interrupted `compact` continues when it is called again.
+With a codec or levels, images whose maps are stored otherwise are stored so between the first commit and the index (see
+`transcode`).
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +41,9 @@ def compact(
     freed = sum(catalog.shards()[number].bytes for number in rewrite)
     with storage_errors(session.path):
         session.require_room(min(sum(rewrite.values()) + sum(other.values()), session.shard_rows))
-        if rewrite or len(catalog.snapshots()) > 1:
+        if (
+            len(catalog.snapshots()) > 1
+        ):  # else nothing was removed since the last compaction began, which this carries on
             with session.commit("compact", retires=True) as changes:
                 changes.remember_removed()
                 changes.set_meta("oldest", str(changes.snapshot))
