@@ -161,12 +161,21 @@ def test_the_page_tells_what_a_million_images_with_maps_take():
     assert large["images"] == 1_000_000
     assert large["disk"]["total"] < 20e9
     ratio = large["search"]["whole_ms"] / small["search"]["whole_ms"]
-    assert f"{ratio:.2f} times as long" in page
+    assert f"A query takes {ratio:.2f} times as long" in page
     assert f"{large['real']:,} photographs" in page
-    resident = max(turn["process_mb"] for turn in large["search_turns"])
-    assert f"{resident:,.0f} MB resident" in page
-    assert f"{figures['begin']['map_bytes']:,} bytes" in page
+    assert f"{large['drawn']:,} images are drawn" in page
+    assert f"{figures['ingest']['images'] / figures['ingest']['seconds']:.0f} in a second" in page
+    assert f"Reading took {large['cold']['reading_ms']:.0f} ms" in page
+    assert {f"of {turn['images']:,} images" in page for turn in large["cold_turns"]} == {True}
+    turn = max(large["search_turns"], key=lambda turn: turn["process_mb"])
+    assert f"{turn['process_mb']:,.0f} MB resident" in page
+    libraries = turn["process_mb"] - sum(turn["resident"].values())
+    assert f"{libraries:.0f} are of libraries, {turn['resident']['file_mb']:.0f} pages of the index" in page
+    stored = figures["begin"]["map_bytes"], figures["begin"]["float16_bytes"]
+    assert f"in {stored[0]:,} bytes, 1/{stored[1] / stored[0]:.1f} of `float16`" in page
     crash = figures["crash"]
+    assert len(crash["kills"]) == 4
     assert all(kill["killed"] for kill in crash["kills"])
     assert crash["carried_on"]["images"] == crash["verified_again"]["images"] == large["images"] - 5_000
-    assert f"{crash['verified']['seconds']:,.0f} s" in page
+    assert f"which took {crash['carried_on']['seconds']:.0f} s" in page
+    assert f"`verify` took {crash['verified']['seconds']:.0f} s" in page
