@@ -41,9 +41,8 @@ def compact(
     freed = sum(catalog.shards()[number].bytes for number in rewrite)
     with storage_errors(session.path):
         session.require_room(min(sum(rewrite.values()) + sum(other.values()), session.shard_rows))
-        if (
-            len(catalog.snapshots()) > 1
-        ):  # else nothing was removed since the last compaction began, which this carries on
+        # With one snapshot, nothing was removed since the last compaction began, which this carries on.
+        if len(catalog.snapshots()) > 1:
             with session.commit("compact", retires=True) as changes:
                 changes.remember_removed()
                 changes.set_meta("oldest", str(changes.snapshot))
