@@ -48,8 +48,8 @@ if TYPE_CHECKING:  # it takes long to import
     "--maps",
     type=CODEC,
     help="How to store maps [as the gallery does; new: int8, or float16 with --preset]. pq takes a twentieth of "
-    "float16, and is trained on a sample of IMAGES first, of at least 20; without them, build otherwise, and "
-    "`compact --maps pq` later.",
+    "float16; its tables are trained on a sample of IMAGES, at least 20 of them. With fewer, build with int8, and run "
+    "`compact --maps pq` when there are more.",
 )
 @roi_option
 @tune_option

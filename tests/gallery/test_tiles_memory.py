@@ -54,4 +54,4 @@ def growth(path: Path, pictures: int, workers: int) -> int:
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
         grown = child.submit(partial(growth, tmp_path / "gallery", 8 * PICTURES, workers=16)).result()
-    assert grown < 4 * PICTURES * PICTURE  # freed memory that the C library keeps is among it: up to 2.1 times was seen
+    assert grown < 4 * PICTURES * PICTURE  # with freed memory that the C library keeps: 2.1 * PICTURES were seen
