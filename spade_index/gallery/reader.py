@@ -21,6 +21,7 @@ from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.catalog.tables import ImageRow, ShardRow
 from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
+from spade_index.gallery.index.lists import Scan, scan_here
 from spade_index.gallery.index.search import ImageSearch, Neighbour
 from spade_index.gallery.index.state import index_state
 from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
@@ -44,9 +45,8 @@ LATEST = 2**63 - 1  # snapshot that a catalog can hold
 class Gallery:
     """The images of a gallery at one snapshot, for reading.
 
-    What it reads stays the same, to the bit, until it is closed, whatever other processes commit, index or compact.
-    Where no lock can be held (see `generations.hold`), a compaction ends that with a GalleryError. Of a gallery in an
-    object store, `open_gallery` returns one.
+    What it reads stays the same, to the bit, until it is closed, whatever others commit, index or compact. Where no
+    lock is held (see `generations.hold`), a compaction ends that: GalleryError. `open_gallery` opens those in stores.
     """
 
     def __init__(self, path: str | Path, snapshot: int | None = None) -> None:
@@ -92,7 +92,7 @@ class Gallery:
         self.totals = Totals(row.images, moments)
         self._view = SnapshotView(self.path, self.catalog, self._shards, snapshot, row.images)
         self._search: ImageSearch | None = None  # opened when it is needed
-        self._index_row = self.catalog.index(snapshot)
+        self.index_row = self.catalog.index(snapshot)  # None: all images are compared
         self.interest = self.catalog.interest()  # the part of every picture that counts; None: all of it
         self.region_rule = self.catalog.region_rule()  # by which each picture has a part of its own that counts
         self._region = lru_cache(32)(self.catalog.region)  # 1 MiB each at most
@@ -158,13 +158,13 @@ class Gallery:
         tiled = self.settings.preprocessing.tile is not None
         yield from self.catalog.removed_tiles() if tiled else self.catalog.removed_images()
 
-    def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
+    def nearest(self, pooled: np.ndarray, k: int, scan: Scan = scan_here) -> list[list[Neighbour]]:
         """Return the k nearest images of each query descriptor, float32 [B, D]: exact distances, ties to the lowest id.
 
         FAISS proposes; distances are of the stored descriptors, and do not depend on the index or the batch. Fewer than
-        k where the gallery holds fewer. Raises GalleryDamaged.
+        k where the gallery holds fewer. `scan` scans the lists of an index. Raises GalleryDamaged.
         """
-        return self._searched(lambda search: search.nearest(pooled, min(k, len(self))))
+        return self._searched(lambda search: search.nearest(pooled, min(k, len(self)), scan))
 
     def nearest_of(self, pooled: np.ndarray, keys: np.ndarray, k: int) -> list[list[Neighbour]]:
         """Return what `nearest` does among the images with these keys int64 [n] alone, comparing with all of them."""
@@ -174,7 +174,7 @@ class Gallery:
         self._view.require_kept()
         if self._search is None:
             with self._shards.in_place():
-                self._search = ImageSearch(self._view, self.file, self._index_row)
+                self._search = ImageSearch(self._view, self.file, self.index_row)
         found = search(self._search)
         self._view.require_kept()
         return found
@@ -269,7 +269,7 @@ class Gallery:
 
     def index_info(self) -> dict[str, Any] | None:
         """Describe the index, the changes since it was built, and whether it should be rebuilt (`stale`)."""
-        return None if self._index_row is None else index_state(self.catalog, self._index_row, self.snapshot)
+        return None if self.index_row is None else index_state(self.catalog, self.index_row, self.snapshot)
 
     def index_queries(self) -> np.ndarray | None:
         """Return the descriptors float32 [q, D] that the index was tuned on, or None if on images of its own."""

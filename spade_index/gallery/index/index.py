@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from spade_index.gallery.store.files import name_of
 from spade_index.settings import STORAGES, IndexSettings
 from spade_index.wording import number_of
 
+from .lists import InvertedLists, Scan, damage, scan_here
 from .mapped import MappedFile
-from .prefetch import ListPrefetcher
 
 RECALL_AT = 50
 # FAISS computes |x|^2 - 2xy + |y|^2 for batches of 20 and more, where small distances cancel; below, differences.
@@ -111,13 +112,7 @@ class Index:
         self.description = description
         self._index = index
         self._require_own_lists(path)
-        self._prefetcher: ListPrefetcher | None = None
-        if description.kind != "flat":
-            # Otherwise FAISS starts threads in each search to prefetch pages of the file.
-            ivf: Any = faiss.extract_index_ivf(index)
-            lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
-            lists.prefetch_nthread = 0
-            self._prefetcher = ListPrefetcher(self._file, index)
+        self.lists = None if description.kind == "flat" else InvertedLists(self._file, index)
 
     def _require_own_lists(self, path: Path) -> None:
         """Raise GalleryDamaged if the kind is another, or if the index says that its lists are in another file."""
@@ -129,52 +124,48 @@ class Index:
                 f"{path}: not an index that was built here: rebuild it with `spade-index index GALLERY`"
             )
 
-    def search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, count: int, without: np.ndarray, scan: Scan = scan_here
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Find the `count` nearest to each of queries float32 [B, D], leaving out keys `without` int64 [m].
 
-        Returns squared distances float32 [B, count], as exact as the storage, and keys int64 [B, count], -1 where
-        there are no more. Raises GalleryDamaged.
+        Inverted lists are scanned by `scan`. Returns squared distances float32 [B, count], as exact as the storage, and
+        keys int64 [B, count], -1 where there are no more. Raises GalleryDamaged, and what `scan` raises.
         """
-        try:
-            found = []
-            for start in range(0, len(queries), BATCH):
-                if self.description.kind != "flat":  # which is in memory
-                    self._file.require_size()
-                found.append(self._search(queries[start : start + BATCH], count, without))
-        except (AssertionError, RuntimeError) as error:  # FAISS raises these for inconsistent numbers
-            raise GalleryDamaged("the index is damaged: rebuild it with `spade-index index GALLERY`") from error
+        count = min(count, self.description.images)
+        if self.lists is not None:
+            return self._in_lists(self.lists, queries, count, without, scan)
+        selected = {"sel": faiss.IDSelectorNot(faiss.IDSelectorBatch(without))} if len(without) else {}
+        with damage():
+            found = [
+                self._index.search(some, count, params=faiss.SearchParameters(**selected)) for some in _batches(queries)
+            ]
         return np.concatenate([d for d, _ in found]), np.concatenate([k for _, k in found])
 
-    def _search(self, queries: np.ndarray, count: int, without: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        count = min(count, self.description.images)
-        if self._prefetcher is not None:
-            self._prefetcher.prefetch(queries, self.description.nprobe)
-        distances, keys = self._index.search(queries, count, params=_parameters(self.description, without))
-        if (
-            self.description.kind != "flat" and (keys < 0).any()
-        ):  # the probed lists hold too few images: probe all lists
-            every = replace(self.description, nprobe=self.description.nlist)
-            distances, keys = self._index.search(queries, count, params=_parameters(every, without))
+    def _in_lists(
+        self, lists: InvertedLists, queries: np.ndarray, count: int, without: np.ndarray, scan: Scan
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with damage():
+            queries = np.concatenate([lists.transformed(some) for some in _batches(queries)])
+
+        def nearest(queries: np.ndarray, probes: int) -> tuple[np.ndarray, np.ndarray]:
+            found = list(scan(lists, (lists.probes(some, probes) for some in _batches(queries)), count, without))
+            return np.concatenate([d for d, _ in found]), np.concatenate([k for _, k in found])
+
+        distances, keys = nearest(queries, self.description.nprobe)
+        few = (keys < 0).any(1)
+        if few.any():  # the probed lists hold too few images: probe all lists
+            distances[few], keys[few] = nearest(queries[few], self.description.nlist)
         return distances, keys
+
+
+def _batches(queries: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(queries), BATCH):
+        yield queries[start : start + BATCH]
 
 
 def scan(queries: np.ndarray, keys: np.ndarray, block: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Search a block of descriptors float32 [n, D] with keys int64 [n] exactly; return what `Index.search` does."""
     count = min(count, len(keys))
-    found = [
-        faiss.knn(queries[start : start + BATCH], block, count)  # squared L2
-        for start in range(0, len(queries), BATCH)
-    ]
+    found = [faiss.knn(some, block, count) for some in _batches(queries)]  # squared L2
     return np.concatenate([d for d, _ in found]), keys[np.concatenate([i for _, i in found])]
-
-
-def _parameters(description: IndexDescription, without: np.ndarray) -> faiss.SearchParameters | None:
-    arguments: dict[str, Any] = {}
-    if len(without):
-        arguments["sel"] = faiss.IDSelectorNot(faiss.IDSelectorBatch(without))
-    if description.kind != "flat":
-        arguments = {"index_params": faiss.SearchParametersIVF(**arguments, **{"nprobe": description.nprobe})}
-        if description.kind == "ivf":
-            return arguments["index_params"]
-        return faiss.SearchParametersPreTransform(**arguments)
-    return faiss.SearchParameters(**arguments) if arguments else None

@@ -8,7 +8,6 @@ import os
 from contextlib import suppress
 from typing import Any
 
-import faiss
 import numpy as np
 
 from .mapped import MappedFile
@@ -20,29 +19,21 @@ WARMING = 4  # prefetching ends after this many probes for each list
 class ListPrefetcher:
     """Asks the system for each list once: from then on it is in memory, or there is no room for it.
 
-    Finding the lists takes a twelfth of a search, so once most have been read, nothing is prefetched any more.
+    Once most have been read, nothing is prefetched any more.
     """
 
-    def __init__(self, file: MappedFile, index: Any) -> None:
-        """Prefetch for `index`, which was read from the file: inverted lists, perhaps behind linear transforms."""
+    def __init__(self, file: MappedFile, ivf: Any, lists: Any) -> None:
+        """Prefetch for the lists of `ivf`, which was read from the file."""
         self._file = file
-        ivf: Any = faiss.extract_index_ivf(index)
-        chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
-        self._ivf = ivf
-        self._lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
-        places = range(chain.size()) if chain is not None else ()
-        self._transforms: list[Any] = [faiss.downcast_VectorTransform(chain.at(place)) for place in places]
+        self._lists = lists
         self._prefetched = np.zeros(ivf.nlist, bool)
         self._probes = WARMING * ivf.nlist
 
-    def prefetch(self, queries: np.ndarray, nprobe: int) -> None:
-        """Prefetch the lists that a search of queries float32 [B, D] reads, without waiting for them."""
+    def prefetch(self, probed: np.ndarray) -> None:
+        """Prefetch the lists that a search reads, int64 [B, n], -1 for none, without waiting for them."""
         if self._probes <= 0 or not hasattr(os, "posix_fadvise"):
             return
-        self._probes -= nprobe * len(queries)
-        for transform in self._transforms:
-            queries = transform.apply(queries)
-        _, probed = self._ivf.quantizer.search(queries, nprobe)
+        self._probes -= probed.size
         wanted = np.zeros_like(self._prefetched)
         wanted[probed[probed >= 0]] = True
         for number in np.flatnonzero(wanted & ~self._prefetched).tolist():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from spade_index.gallery.snapshot import SnapshotView
 from .delta import Delta
 from .descriptors import Descriptors, descriptors_file
 from .index import Index, IndexDescription, scan
+from .lists import Scan, scan_here
 
 SPARE = 16  # candidates beyond K, so that rounding in FAISS cannot hide a neighbour
 ROWS = 8  # descriptors whose distances are computed at a time
@@ -27,6 +29,16 @@ class Neighbour:
     id: str
     key: int
     distance: float  # squared L2 between pooled descriptors
+
+
+class ImageSearcher(Protocol):
+    """Finds the nearest images of a gallery: the gallery itself, or `cluster`, whose workers share an index's lists."""
+
+    def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
+        """Return the k nearest images of each query: see `Gallery.nearest`."""
+
+    def nearest_of(self, pooled: np.ndarray, keys: np.ndarray, k: int) -> list[list[Neighbour]]:
+        """Return the k nearest of some images: see `Gallery.nearest_of`."""
 
 
 class ImageSearch:
@@ -53,7 +65,7 @@ class ImageSearch:
             after = row.snapshot
         self._delta = Delta(images, after)
 
-    def nearest(self, pooled: np.ndarray, k: int) -> list[list[Neighbour]]:
+    def nearest(self, pooled: np.ndarray, k: int, scan: Scan = scan_here) -> list[list[Neighbour]]:
         """Return the k nearest images of each query: see `Gallery.nearest`. k is at most the number of images."""
         images = len(self._images)
         found: list[list[Neighbour]] = [[] for _ in pooled]
@@ -61,7 +73,7 @@ class ImageSearch:
         described = self._index.description if self._index else None
         count = max(k + SPARE, described.count(k) if described else 0)
         while pending:
-            distances, keys = self._candidates(pooled[pending], count)
+            distances, keys = self._candidates(pooled[pending], count, scan)
             uncertain = []
             for position, query in enumerate(pending):
                 proposed = keys[position][keys[position] >= 0]
@@ -83,13 +95,13 @@ class ImageSearch:
         """Return the k nearest of the images with these keys int64 [n] to each query; k is at most their number."""
         return [self._rank(query, keys, k) for query in pooled]
 
-    def _candidates(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _candidates(self, queries: np.ndarray, count: int, scan_lists: Scan) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and keys [B, n] of candidates: from the index, and of images that came after it.
 
         Distances ascend. n is at most `count`, or `count` of either kind if the index's distances are not exact.
         """
         queries = np.ascontiguousarray(queries, np.float32)
-        indexed = [self._index.search(queries, count, self._removed)] if self._index else []
+        indexed = [self._index.search(queries, count, self._removed, scan_lists)] if self._index else []
         exact = self._index is None or self._index.description.exact
         found = [*indexed] if exact else []
         for keys, descriptors in self._delta.blocks():

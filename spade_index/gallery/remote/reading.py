@@ -98,10 +98,10 @@ class RemoteGallery(Gallery):
         """Bring what any query at this snapshot needs besides maps. Raises RemoteError, StorageError."""
         for name in self.catalog.calibration_files():
             self.file(f"{FOLDER}/{name}")
-        if self._index_row is not None:
-            self.file(f"index/{self._index_row.file}")
+        if self.index_row is not None:
+            self.file(f"index/{self.index_row.file}")
             with suppress(FileNotFoundError):  # an index of earlier versions has no descriptors
-                self._shards.open_rows(f"index/{descriptors_file(Path(self._index_row.file))}")
+                self._shards.open_rows(f"index/{descriptors_file(Path(self.index_row.file))}")
 
     def problems(self, progress: Progress = lambda count: None, elsewhere: Checks | None = None) -> Iterator[Problem]:
         """Raise GalleryError: it is checked where it was pushed from, and when it is pulled."""
