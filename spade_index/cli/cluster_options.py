@@ -132,13 +132,17 @@ class SearchClusterOptions:
         )
 
     def say_travelled(self, detector: "Detector") -> None:
-        """Say how much has travelled, where maps were searched on a cluster."""
-        if self.ray is not None and (info := detector.pixel_search.info())["queries"]:
-            there, back = (info[name] / info["queries"] for name in ("bytes_to_workers", "bytes_back"))
-            Progress.say(
-                f"pixel search by workers ({info['workers']:,}): for each query {there:,.0f} bytes went to them, and "
-                f"{back:,.0f} bytes came back"
-            )
+        """Say how much has travelled, where maps, or lists of an index, were searched on a cluster."""
+        if self.ray is None:
+            return
+        info = detector.pixel_search.info()
+        for level, of in (("image level", info["image_level"]), ("pixel search", info)):
+            if of["queries"]:
+                there, back = (of[name] / of["queries"] for name in ("bytes_to_workers", "bytes_back"))
+                Progress.say(
+                    f"{level} by workers ({info['workers']:,}): for each query {there:,.0f} bytes went to them, and "
+                    f"{back:,.0f} bytes came back"
+                )
 
 
 @dataclass(frozen=True)

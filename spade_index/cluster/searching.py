@@ -1,7 +1,7 @@
 """Search for pixels by the workers of a crew, where the maps are: only what was found travels back, and is merged.
 
-The image level, calibrations and score maps are this process's: the index reads few lists of its file for a query, and
-its proposals are those of one process. A worker of each part of the shards gets a query's prepared levels, searches the
+Calibrations and score maps are this process's; `image_level` is about the nearest images. A worker of each part of the
+shards gets a query's prepared levels, searches the
 neighbours in its part, and returns the nearest pixels of each pixel. The merge of them is what one search returns, to
 the bit. A part may have several workers, its replicas.
 """
@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +33,24 @@ from spade_index.settings import SearchSettings
 
 from .connection import STORE_BYTES
 from .crew import Call, Crew, crew_on
+from .image_level import SCANNED_HERE, CrewImages, Travelled
 from .parts import Parts
 from .searcher import Nearest, Search, Searcher, SearchOrder
-from .there import identity_of
+from .there import seen_here
 
 LOTS = 4  # times as many queries are handed over as are searched at a time: workers seldom wait for more
 
 Asked = list[tuple[list[int], Call]]  # calls for a query, and which of its neighbours each is about
 
 
-@dataclass
-class Travelled:
-    """What has travelled, as if every worker were on a machine of its own."""
-
-    queries: int = 0
-    calls: int = 0
-    bytes_to_workers: int = 0  # levels of queries
-    bytes_back: int = 0  # distances and matches
-
-
 class SearchOnCrew:
     """What `Detector` takes as `elsewhere`; several may share it."""
 
-    def __init__(self, crew: Crew, replicas: int = 1) -> None:
-        """Search by a crew, each part of the shards by at least so many workers. Raises ClusterError for too many."""
+    def __init__(self, crew: Crew, replicas: int = 1, scanned_here: int = SCANNED_HERE) -> None:
+        """Search by a crew, each part of a gallery by at least so many workers. Raises ClusterError for too many.
+
+        Batches of queries that are searched in lists of no more bytes than `scanned_here` are searched by this process.
+        """
         if replicas > crew.count:
             raise ClusterError(
                 f"{replicas:,} replicas need as many workers, and there are {crew.count:,}: ask for fewer --replicas, "
@@ -64,7 +58,9 @@ class SearchOnCrew:
             )
         self.crew = crew
         self.parts = crew.count // replicas  # of a gallery; the worker at a place has the part place % parts
+        self.scanned_here = scanned_here
         self.travelled = Travelled()
+        self.scanned = Travelled()  # for the image level
         self._divided: dict[Path | Location, Parts] = {}
 
     def pixel_search(
@@ -78,18 +74,22 @@ class SearchOnCrew:
         """Return what searches a gallery at its snapshot: see `Elsewhere`. Raises InputError for `per-level`."""
         if search.mode == "per-level":
             raise InputError(f"{gallery.path}: the mode `per-level` is searched by one process: leave out --ray")
-        where = gallery.path if isinstance(gallery.path, Location) else gallery.path.absolute()
-        parts = self._divided.setdefault(where, Parts(self.parts))
+        seen = seen_here(gallery)
+        parts = self._divided.setdefault(seen.path, Parts(self.parts))
         parts.divide({row.shard: row.bytes for row in gallery.catalog.used_shards()})
         return CrewPixelSearch(
             self,
             gallery,
-            Search(where, gallery.snapshot, identity_of(gallery), search),
+            Search(seen, search),
             parts,
             comparison,
             device,
             interest,
         )
+
+    def image_search(self, gallery: Gallery) -> CrewImages:
+        """Return what finds the nearest images of a gallery at its snapshot: see `Elsewhere`."""
+        return CrewImages(self, gallery)
 
 
 class CrewPixelSearch:
@@ -183,7 +183,8 @@ class CrewPixelSearch:
     def info(self) -> dict[str, Any]:
         """Return the workers, what has travelled, and the counts of their map pools, in values for JSON."""
         counts = {name: getattr(self.map_stats, name) for name in ("hits", "misses", "hit_rate")}
-        return {"workers": self._crew.count, **asdict(self._on.travelled), **counts}
+        travelled = {**asdict(self._on.travelled), "image_level": asdict(self._on.scanned)}
+        return {"workers": self._crew.count, **travelled, **counts}
 
     def close(self) -> None:
         """Have the workers close the gallery; it is opened again when it is searched."""
@@ -200,6 +201,7 @@ def searching_on(
     kernel: str | None = None,
     map_memory: int | None = None,
     cache: CacheSettings | None = None,
+    scanned_here: int = SCANNED_HERE,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[SearchOnCrew]:
     """Give what `Detector` takes as `elsewhere`: workers on a Ray cluster.
@@ -212,6 +214,7 @@ def searching_on(
         kernel: backend of the pixel search on the workers; None: the best for their device.
         map_memory: bytes of maps that a worker keeps of a gallery; as for `Detector`.
         cache: of galleries in object stores, on each machine.
+        scanned_here: bytes, as of `SearchOnCrew`.
         say: is called with a line for each worker that is lost.
 
     Raises:
@@ -224,6 +227,6 @@ def searching_on(
         return SearchOrder(folder, device, kernel, map_memory, cores, cache)
 
     with crew_on(address, Searcher, order, workers=workers, gpus=gpus, say=say) as crew:
-        elsewhere = SearchOnCrew(crew, replicas)
+        elsewhere = SearchOnCrew(crew, replicas, scanned_here)
         with crew:
             yield elsewhere

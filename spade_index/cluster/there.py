@@ -2,14 +2,30 @@
 
 import hashlib
 import socket
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from spade_index.errors import ClusterError, GalleryError, GalleryNotFound, InputError
+from spade_index.gallery.catalog.tables import IndexRow
 from spade_index.gallery.location import Location
 from spade_index.gallery.opening import open_gallery
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.remote.cache import CacheSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A gallery, as the program that asks sees it."""
+
+    path: Path | Location  # absolute
+    snapshot: int
+    identity: str  # of what is there: see `identity_of`
+    index: IndexRow | None
 
 
 @dataclass(frozen=True)
@@ -17,6 +33,33 @@ class ReaderFacts:
     """What is known of a worker that has started, and reads galleries."""
 
     node: str
+
+
+class Kept(Generic[T]):
+    """What is open for searches, of those used last."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: OrderedDict[Hashable, tuple[Gallery, T]] = OrderedDict()  # the least recently used first
+
+    def get(self, of: Hashable, gallery: Callable[[], Gallery], prepare: Callable[[Gallery], T]) -> T:
+        """Return what is open for `of`, or else what `prepare` makes of the gallery. Raises what these two raise."""
+        if of not in self._open:
+            while len(self._open) >= self._most:
+                self.close(next(iter(self._open)))
+            opened = gallery()
+            try:
+                self._open[of] = opened, prepare(opened)
+            except BaseException:
+                opened.close()
+                raise
+        self._open.move_to_end(of)
+        return self._open[of][1]
+
+    def close(self, of: Hashable) -> None:
+        """Close what is open for `of`, if anything is."""
+        if of in self._open:
+            self._open.pop(of)[0].close()
 
 
 class Reader:
@@ -54,6 +97,12 @@ class Reader:
             gallery.close()
             raise elsewhere
         return gallery
+
+
+def seen_here(gallery: Gallery) -> Seen:
+    """Return what workers are told of a gallery."""
+    where = gallery.path if isinstance(gallery.path, Location) else gallery.path.absolute()
+    return Seen(where, gallery.snapshot, identity_of(gallery), gallery.index_row)
 
 
 def identity_of(gallery: Gallery) -> str:

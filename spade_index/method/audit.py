@@ -15,6 +15,7 @@ import torch
 from spade_index.errors import InputError
 from spade_index.exact import require_whole
 from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.index.search import ImageSearcher
 from spade_index.gallery.reader import Gallery
 from spade_index.images.loading import in_lots
 from spade_index.settings import ImageScore
@@ -24,7 +25,7 @@ from .detection import Detection, Question
 from .detector import Detector
 from .given import require_kind
 from .normal_scores import NormalScores, stored_calibration
-from .pixel_search import Elsewhere
+from .pixel_search import Elsewhere, images_of
 from .scales import Scales, scales_of
 from .siblings import are_siblings, place_of_row
 from .tuned import tuned_search
@@ -75,7 +76,7 @@ def audit(
         count: number of odd images to return, at most.
         every: score and compare every image of the gallery.
         progress: called with the number of images scored.
-        elsewhere: where maps are searched, as for `Detector`.
+        elsewhere: where maps and the index are searched, as for `Detector`.
 
     Raises:
         InputError: the gallery is not calibrated, or `count` is no number from 1.
@@ -105,7 +106,8 @@ def audit(
         as_high = len(scores) - int(np.searchsorted(ascending, score, side="left"))  # itself is one
         odd.append(OddImage(row.id, row.path, score, as_high / len(scores)))
     compared = len(gallery) if every else min(SAMPLE, len(gallery))
-    doubled = _near_duplicates(gallery, gallery.images() if every else iter(gallery.sample(SAMPLE)))
+    asked = gallery.images() if every else iter(gallery.sample(SAMPLE))
+    doubled = _near_duplicates(gallery, images_of(gallery, elsewhere), asked)
     return Audit(gallery.snapshot, kind, len(gallery), len(scores), compared, odd, doubled)
 
 
@@ -140,18 +142,22 @@ def _scored(
     return np.array(keys, np.int64), np.array(scores, np.float64)
 
 
-def _near_duplicates(gallery: Gallery, images: Iterator[ImageRow]) -> list[list[str]]:
+def _near_duplicates(gallery: Gallery, images: ImageSearcher, asked: Iterator[ImageRow]) -> list[list[str]]:
     near, scales = near_distance(gallery), scales_of(gallery)
     pairs = (
-        pair for part in iter(lambda: list(islice(images, SAMPLE)), []) for pair in _pairs(gallery, part, near, scales)
+        pair
+        for part in iter(lambda: list(islice(asked, SAMPLE)), [])
+        for pair in _pairs(gallery, images, part, near, scales)
     )
     return sorted(_groups(pairs), key=lambda group: (-len(group), group))
 
 
-def _pairs(gallery: Gallery, images: list[ImageRow], near: float, scales: Scales | None) -> Iterator[tuple[str, str]]:
+def _pairs(
+    gallery: Gallery, images: ImageSearcher, asked: list[ImageRow], near: float, scales: Scales | None
+) -> Iterator[tuple[str, str]]:
     """Yield the ids of images and of their near-duplicates, which are none of their own pictures' tiles."""
-    nearest = gallery.nearest(gallery.pooled(images), COPIES + 1)
-    for image, neighbours in zip(images, nearest, strict=True):
+    nearest = images.nearest(gallery.pooled(asked), COPIES + 1)
+    for image, neighbours in zip(asked, nearest, strict=True):
         limit = near if scales is None or image.key not in scales.keys else scales.near
         for neighbour in neighbours:
             alike = scales is None or scales.are_alike(image.key, neighbour.key)

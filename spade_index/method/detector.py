@@ -36,7 +36,7 @@ from .given import require_features, require_images, require_parts
 from .interest import interest_of, require_countable
 from .known_defects import Sample, known_defects_of
 from .normal_scores import Stored
-from .pixel_search import Elsewhere, Found, PixelSearch, PixelSearcher
+from .pixel_search import Elsewhere, Found, PixelSearch, PixelSearcher, images_of
 from .scales import Units, scales_of
 from .scores import image_scores, map_score, pooled_score, score_maps
 from .siblings import Places, nearest_besides, others, own_slices
@@ -75,7 +75,7 @@ class Detector:
             kernel: backend of the pixel search (see `choose_kernel`).
             map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
                 of a GPU's free memory. The maps of one query always fit.
-            elsewhere: where maps are searched, such as the workers of a cluster; None: here.
+            elsewhere: where maps and the index are searched, such as the workers of a cluster; None: here.
 
         Raises:
             SettingsMismatch: the backbone is not the gallery's; TypeError: it is of another kind.
@@ -91,15 +91,15 @@ class Detector:
             gallery.settings.require_equal(backbone.settings, str(gallery.path))
         if not len(gallery):
             raise GalleryError(f"{gallery.path}: the gallery is empty: add normal images first")
-        self.gallery, self.backbone = gallery, backbone
+        self.gallery, self.backbone, self.images = gallery, backbone, images_of(gallery, elsewhere)
         self.device = torch.device(device or (backbone.device if backbone else "cpu"))
         try:
             self.kernel = choose_kernel(self.device, kernel)
         except ValueError as error:
             raise InputError(str(error)) from error
         self.comparison = Comparison(gallery, self.search)
-        self._places = Places(gallery) if self.search.same_place else None
-        self.scales = scales_of(gallery, self.search)
+        self._places = Places(gallery, self.images) if self.search.same_place else None
+        self.scales = scales_of(gallery, self.search, self.images)
         self.interest = interest_of(gallery, self.comparison, self.search)
         how = (gallery, self.search, self.comparison)
         self.pixel_search: PixelSearcher = (
@@ -202,7 +202,7 @@ class Detector:
         if self.scales is not None:
             nearest = self.scales.nearest(pooled, more, without, places, self._places)
         elif self._places is None:
-            nearest = nearest_besides(self.gallery, pooled, more, without)
+            nearest = nearest_besides(self.images, pooled, more, without)
         else:
             nearest = self._places.nearest(pooled, more, without, places)
         return [others(neighbours, without, beyond)[:wanted] for neighbours in nearest]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spade_index.errors import InputError
-from spade_index.gallery.index.search import Neighbour
+from spade_index.gallery.index.search import ImageSearcher, Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.images.geometry import Geometry
 from spade_index.kernels import KernelChoice, MapPool, PoolStats, nearest_pixels
@@ -70,7 +70,10 @@ class PixelSearcher(Protocol):
 
 
 class Elsewhere(Protocol):
-    """Where maps are searched, if not in this process."""
+    """Where maps and indexes are searched, if not in this process."""
+
+    def image_search(self, gallery: Gallery) -> ImageSearcher:
+        """Return what finds the nearest images of a gallery: the same ones as the gallery itself."""
 
     def pixel_search(
         self,
@@ -84,6 +87,11 @@ class Elsewhere(Protocol):
 
         Raises InputError for settings that are not searched by there.
         """
+
+
+def images_of(gallery: Gallery, elsewhere: Elsewhere | None) -> ImageSearcher:
+    """Return what finds the nearest images of a gallery: the gallery itself, if not elsewhere."""
+    return gallery if elsewhere is None else elsewhere.image_search(gallery)
 
 
 class PixelSearch:

@@ -12,7 +12,7 @@ import numpy as np
 
 from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.gallery.index.search import Neighbour
+from spade_index.gallery.index.search import ImageSearcher, Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.images.geometry import Geometry
 from spade_index.settings import SearchSettings
@@ -82,9 +82,9 @@ def highest(scores: np.ndarray, pictures: np.ndarray) -> np.ndarray:
 class Scales:
     """The whole pictures of a gallery beside its tiles."""
 
-    def __init__(self, gallery: Gallery) -> None:
-        """Read which rows are whole pictures."""
-        self._gallery = gallery
+    def __init__(self, gallery: Gallery, images: ImageSearcher | None = None) -> None:
+        """Read which rows are whole pictures; `images` finds the nearest, or the gallery."""
+        self._gallery, self._images = gallery, gallery if images is None else images
         self._keys = np.array(gallery.catalog.whole_keys(gallery.snapshot), np.int64)
         self.keys = frozenset(self._keys.tolist())
 
@@ -128,26 +128,31 @@ class Scales:
             if whole:
                 near = self._nearest_wholes(pooled[some], count, without)
             elif at_place is None:
-                near = nearest_besides(self._gallery, pooled[some], count, tiles)
+                near = nearest_besides(self._images, pooled[some], count, tiles)
             else:
                 near = at_place.nearest(pooled[some], count, tiles, [places[query] for query in some])
             for query, of in zip(some, near, strict=True):
                 found[query] = others(of, without if whole else tiles, None)
         for query, of in enumerate(found):
             if not of:
-                (found[query],) = nearest_besides(self._gallery, pooled[query : query + 1], count, without)
+                (found[query],) = nearest_besides(self._images, pooled[query : query + 1], count, without)
         return found
 
     def _nearest_wholes(self, pooled: np.ndarray, count: int, without: Collection[int]) -> list[list[Neighbour]]:
         """Return the nearest whole pictures of each query, besides those with the keys `without`."""
         keys = self._keys[~np.isin(self._keys, list(without))] if without else self._keys
-        return self._gallery.nearest_of(pooled, keys, count) if len(keys) else [[] for _ in pooled]
+        return self._images.nearest_of(pooled, keys, count) if len(keys) else [[] for _ in pooled]
 
 
-def scales_of(gallery: Gallery, search: SearchSettings | None = None) -> Scales | None:
-    """Return a gallery's two scales; None where it has one. Raises InputError for a weight of what it has not."""
+def scales_of(
+    gallery: Gallery, search: SearchSettings | None = None, images: ImageSearcher | None = None
+) -> Scales | None:
+    """Return a gallery's two scales, whose nearest images `images` finds, or the gallery; None where it has one scale.
+
+    Raises InputError for a weight of what it has not.
+    """
     if gallery.settings.preprocessing.whole:
-        return Scales(gallery)
+        return Scales(gallery, images)
     if search is not None and search.whole_weight != SearchSettings.whole_weight:
         raise InputError(f"{gallery.path}: it was built without --whole, so whole pictures have no weight")
     return None

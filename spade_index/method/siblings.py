@@ -11,7 +11,7 @@ import numpy as np
 
 from spade_index.errors import InputError
 from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.gallery.index.search import Neighbour
+from spade_index.gallery.index.search import ImageSearcher, Neighbour
 from spade_index.gallery.reader import Gallery
 from spade_index.images.geometry import Geometry, place_of
 from spade_index.images.tiles import Box, own_part, picture_of, tile_size
@@ -94,7 +94,7 @@ def own_slices(place: Geometry | None, size: Sequence[int], how: Preprocessing) 
 
 
 def nearest_besides(
-    gallery: Gallery, pooled: np.ndarray, count: int, without: Collection[int]
+    images: ImageSearcher, pooled: np.ndarray, count: int, without: Collection[int]
 ) -> list[list[Neighbour]]:
     """Return the `count` nearest images of each descriptor float32 [B, D], besides those with the keys `without`.
 
@@ -103,7 +103,7 @@ def nearest_besides(
     found: list[list[Neighbour]] = [[] for _ in pooled]
     short, spare = list(range(len(pooled))), min(len(without), FEW)
     while short:
-        for query, of in zip(short, gallery.nearest(pooled[short], count + spare), strict=True):
+        for query, of in zip(short, images.nearest(pooled[short], count + spare), strict=True):
             found[query] = others(of, without, None)
         short = [query for query in short if len(found[query]) < count] if spare < len(without) else []
         spare = min(len(without), MORE * (spare + 1))
@@ -119,13 +119,13 @@ def others(neighbours: list[Neighbour], without: Collection[int], beyond: float 
 class Places:
     """Where the tiles of a gallery lie in their pictures: which of them are at the same place."""
 
-    def __init__(self, gallery: Gallery) -> None:
-        """Read the places of all images. Raises InputError if the gallery is none of tiles."""
+    def __init__(self, gallery: Gallery, images: ImageSearcher) -> None:
+        """Read the places of all images, the nearest of which `images` finds. Raises InputError without tiles."""
         how = gallery.settings.preprocessing
         if how.tile is None:
             raise InputError(f"{gallery.path}: its images are not tiles, so none is at the same place as another")
         width, height = tile_size(how)
-        self._gallery = gallery
+        self._images = images
         self._reach = np.array([width / 2, height / 2])
         keys, corners = [], []
         for row in gallery.images():
@@ -157,8 +157,8 @@ class Places:
             there = self.same(place.box, without)
             query = query[None]
             found += (
-                self._gallery.nearest_of(query, there, count)
+                self._images.nearest_of(query, there, count)
                 if len(there)
-                else nearest_besides(self._gallery, query, count, without)
+                else nearest_besides(self._images, query, count, without)
             )
         return found

@@ -88,7 +88,7 @@ class _Splits:
         per_image = 2 * wanted * height * width * search.pixel_neighbours
         self._rows = gallery.sample(max(LEAST, min(CALIBRATION_SAMPLE, BYTES // per_image)))
         near = near_distance(gallery)
-        nearest = gallery.nearest(gallery.pooled(self._rows), wanted)
+        nearest = self._detector.images.nearest(gallery.pooled(self._rows), wanted)
         self._neighbours = [others(found, {row.key}, near) for row, found in zip(self._rows, nearest, strict=True)]
         # All that can be in a smaller gallery: more than the rows where these are a sample of many images.
         self._keys = np.unique([row.key for row in self._rows] + [n.key for of in self._neighbours for n in of])
