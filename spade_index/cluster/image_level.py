@@ -8,7 +8,7 @@ this process's, as are lists that are scanned sooner than workers are asked.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -49,7 +49,7 @@ class Batch:
     """Queries that are searched together."""
 
     probes: Probes
-    asked: deque[tuple[np.ndarray, Call]] | None  # calls, and which queries each is about; None: they are searched here
+    asked: deque[tuple[np.ndarray, Call]] = field(default_factory=deque)  # calls, and which queries each is about
 
 
 class CrewImages:
@@ -81,7 +81,8 @@ class CrewImages:
         waiting: deque[Batch] = deque()
         try:
             for probes in batches:
-                waiting.append(self._asked(lists, probes, count))
+                waiting.append(Batch(probes))
+                self._ask(lists, waiting[-1], count)
                 if len(waiting) > AHEAD * self._crew.count:
                     yield self._answered(lists, waiting[0], count, without)
                     waiting.popleft()
@@ -90,14 +91,14 @@ class CrewImages:
                 waiting.popleft()
         finally:
             for batch in waiting:
-                for _, call in batch.asked or ():
+                for _, call in batch.asked:
                     self._crew.forget(call)
 
-    def _asked(self, lists: InvertedLists, probes: Probes, count: int) -> Batch:
+    def _ask(self, lists: InvertedLists, batch: Batch, count: int) -> None:
         """Ask a worker of each part that has some of the lists, unless to scan them here takes less long."""
+        travelled, probes = self._on.scanned, batch.probes
         if int(lists.bytes[probes.lists].sum(where=probes.lists >= 0)) <= self._on.scanned_here:
-            return Batch(probes, None)
-        travelled, asked = self._on.scanned, deque[tuple[np.ndarray, Call]]()
+            return
         travelled.queries += len(probes.queries)
         parts = self._parts_of(lists)
         for part in range(self._on.parts):
@@ -105,13 +106,12 @@ class CrewImages:
             if len(queries):
                 having = range(part, self._crew.count, self._on.parts)
                 call = self._crew.ask("a query", "scan", self._seen, mine, count, prefer=having)
-                asked.append((queries, call))
+                batch.asked.append((queries, call))
                 travelled.calls += 1
                 travelled.bytes_to_workers += sum(values.nbytes for values in mine)
-        return Batch(probes, asked)
 
     def _answered(self, lists: InvertedLists, batch: Batch, count: int, without: np.ndarray) -> Candidates:
-        if batch.asked is None:
+        if not batch.asked:
             return lists.nearest(batch.probes, count, without)
         found: list[tuple[np.ndarray, Candidates]] = []
         while batch.asked:

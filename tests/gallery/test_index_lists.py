@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,6 +87,16 @@ def test_parts_of_the_lists_find_what_one_process_finds(make: Make, way: str, da
     for found, expected in zip(in_parts(index, probes, part_of, count, without), whole, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert not np.isin(whole.keys, without).any()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_distances_are_those_of_faiss(make: Make, way: str) -> None:
+    index, queries = make(way, 2, 1), np.random.default_rng(9).normal(size=(5, DIM)).astype(np.float32)
+    faiss.extract_index_ivf(index._index).nprobe = index.description.nprobe
+    expected, near = index._index.search(queries, 30)
+    distances, keys = index.search(queries, 30, NONE)
+    np.testing.assert_array_equal(distances, expected)
+    np.testing.assert_array_equal(np.sort(keys[:, :20]), np.sort(near[:, :20]))
 
 
 @pytest.mark.parametrize("way", WAYS)
