@@ -21,7 +21,7 @@ from .crew import Call, Crew
 from .parts import Parts
 from .there import seen_here
 
-SCANNED_HERE = 16 << 20  # bytes of lists up to which a batch of queries is searched sooner here than by workers
+SCANNED_HERE = 32 << 20  # bytes of lists up to which a batch of queries is searched sooner here than by workers
 AHEAD = 4  # batches for each worker that are asked for at a time
 
 
