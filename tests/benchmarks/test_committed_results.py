@@ -132,6 +132,21 @@ def test_the_page_tells_what_workers_gain(tmp_path):
     assert (tmp_path / "cluster.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_page_tells_what_workers_gain_for_the_image_level():
+    page = " ".join((RESULTS.parents[1] / "docs" / "scale.md").read_text().split())
+    figures = committed("cluster_index")
+    index, (here, one, two), waiting = figures["index"], figures["real"], figures["waiting"][1:]
+    assert min(row["share_of_linear"] for row in waiting) >= cluster_report.AIM
+    assert f"{index['nprobe']:,} of {index['nlist']:,} lists, {figures['list_bytes'] / 1e6:.0f} MB" in page
+    times, shares = [f"{row['ms']:,.0f}" for row in waiting], [f"{100 * row['share_of_linear']:.0f}" for row in waiting]
+    assert f"{', '.join(times[:-1])} and {times[-1]} ms by 1, 2, 4 and 8 workers" in page
+    assert f"{', '.join(shares[1:-1])} and {shares[-1]} % of linear" in page
+    most = waiting[-1]
+    assert f"{most['to_workers'] / 1e3:.1f} kB go to 8 workers, and {most['back'] / 1e3:.1f} kB come back" in page
+    for told, row in (("one process", here), ("one worker", one), ("and two", two)):
+        assert f"{told} {row['together_ms']:.0f} ms" in page
+
+
 def scaled(count: float) -> str:
     """Return bytes as the page writes them."""
     unit, power = ("TB", 1e12) if count >= 1e12 else ("GB", 1e9)
