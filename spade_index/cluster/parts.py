@@ -1,6 +1,7 @@
-"""Divide a gallery's shards into parts of about as many bytes, and keep them where they are."""
+"""Divide a gallery's shards, or an index's lists, into parts of about as many bytes, and keep them where they are."""
 
 from collections.abc import Iterable, Mapping
+from heapq import heapify, heapreplace
 
 
 class Parts:
@@ -19,9 +20,11 @@ class Parts:
         held = [0] * self._count
         for shard, part in self._part_of.items():
             held[part] += shards[shard]
+        least = [(size, part) for part, size in enumerate(held)]
+        heapify(least)
         for shard in sorted(shards.keys() - self._part_of, key=lambda shard: (-shards[shard], shard)):
-            self._part_of[shard] = min(range(self._count), key=lambda part: (held[part], part))
-            held[self._part_of[shard]] += shards[shard]
+            size, self._part_of[shard] = least[0]
+            heapreplace(least, (size + shards[shard], self._part_of[shard]))
 
     def of(self, shards: Iterable[int]) -> dict[int, list[int]]:
         """Return the positions in `shards` that each part has; a shard that was not divided is in any."""
