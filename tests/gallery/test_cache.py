@@ -5,7 +5,9 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -159,6 +161,27 @@ def test_processes_share_it(gallery_path: Path, s3: S3, folder: Path) -> None:
     assert [one.stderr for one in found] == ["", "", ""]
     assert len({line for one in found for line in one.stdout.split()}) == 1
     assert all(len(one.stdout.split()) == 5 for one in found)
+
+
+@pytest.mark.parametrize("before", ["nothing", "damaged"])
+def test_a_file_that_another_process_has_just_brought_stays(
+    before: str, gallery_path: Path, s3: S3, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(gallery_path)
+    with opened(folder) as one, opened(folder) as other, ExitStack() as files:
+        assert other.index_row is not None
+        name, found = f"index/{other.index_row.file}", list[BinaryIO]()
+        if before == "damaged":
+            one._cache.file(one._named[name].object).write_bytes(b"damaged")
+
+        def late(size: int) -> None:  # when it is known not to be there
+            found.append(files.enter_context(open(one.file(name), "rb")))
+
+        monkeypatch.setattr(other._cache, "make_room", late)
+        path = other.file(name)
+        (in_use,) = found
+        assert os.path.samestat(path.stat(), os.fstat(in_use.fileno()))
+        assert other.file(name).read_bytes() == (gallery_path / name).read_bytes()
 
 
 @pytest.mark.parametrize("request_number", [2, 3, 5, 7])

@@ -19,15 +19,15 @@ Progress = Callable[[int], None]
 def download(
     remote: Remote, name: str, path: Path, size: int, digest: str, progress: Progress = lambda count: None
 ) -> int:
-    """Bring an object to `path`, where no file is; return the bytes that came. Raises RemoteError, OSError.
+    """Bring an object to `path`, in place of what is there; return the bytes that came. Raises RemoteError, OSError.
 
-    Another process that brings it is waited for: then none come.
+    Another process that brings it is waited for: then none come, and its file stays, which may be in use.
     """
     part = path.with_name(f"{path.name}.{digest}.part")
     for _ in range(2):  # what an earlier call left may be damaged
         fd = _opened(part)
         try:
-            if path.exists():  # another process has brought it meanwhile
+            if has_digest(path, digest, size):  # another process has brought it meanwhile
                 part.unlink()
                 progress(size)
                 return 0

@@ -125,7 +125,6 @@ class RemoteGallery(Gallery):
         self._cache.make_room(size)
         path = self._cache.file(name)
         with storage_errors(path):
-            path.unlink(missing_ok=True)
             download(self._remote, name, path, size, digest, self._progress)
 
 
