@@ -17,6 +17,7 @@ from .by_neighbours import plain_search
 from .calibration import can_calibrate
 from .comparison import compared_sizes
 from .detector import Detector
+from .pixel_search import images_of
 from .planned import seconds_of_search
 from .quiet_clock import QuietClock
 from .scales import scales_of
@@ -84,12 +85,13 @@ class Trials:
         self._owners = np.concatenate([np.arange(len(pooled)), sample.owner])
         near = near_distance(gallery)
         own = [{sibling.key for sibling in siblings(gallery, row)} for row in sample.plain]
+        images = images_of(gallery, options.get("elsewhere"))
         if (scales := scales_of(gallery)) is None:
-            found = gallery.nearest(queries, 2 * MOST + max(map(len, own)))
+            found = images.nearest(queries, 2 * MOST + max(map(len, own)))
         else:  # the sample is of tiles
             own = [of | scales.keys for of in own]
             both = zip(queries, self._owners, strict=True)
-            found = [nearest_besides(gallery, query[None], 2 * MOST, own[owner])[0] for query, owner in both]
+            found = [nearest_besides(images, query[None], 2 * MOST, own[owner])[0] for query, owner in both]
         self._neighbours = [
             others(of_query, own[owner], near) for of_query, owner in zip(found, self._owners, strict=True)
         ]

@@ -20,6 +20,8 @@ from spade_index.gallery.location import Location
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images, load
 from spade_index.method.detector import Detector
+from spade_index.method.synthetic import Sample
+from spade_index.method.trials import Trials
 from spade_index.settings import IndexSettings
 
 from helpers.clusters import SEARCH, await_all, searchers
@@ -120,6 +122,17 @@ def test_a_detector_finds_the_same_and_tells_what_travelled(
         assert levels == ["image level", "pixel search"]
         there.pixel_search.close()
         assert there.nearest_images(there.features(queries)[0]) == here.nearest_images(here.features(queries)[0])
+
+
+def test_trials_of_tuning_compare_with_the_same_images(listed: Path, elsewhere: SearchOnCrew) -> None:
+    on = SearchOnCrew(elsewhere.crew, scanned_here=0)
+    with Gallery(listed) as seen:
+        plain = seen.sample(20)
+        owner, masks = np.arange(len(plain)), np.zeros((len(plain), 1, 1), bool)
+        sample = Sample(plain, owner, asked_of(listed, len(plain)), [], masks, backbone_ms=1, planned_ms=1)
+        there, here = (Trials(seen, sample, elsewhere=where) for where in (on, None))
+        assert there._neighbours == here._neighbours
+    assert on.scanned.queries >= 2 * len(plain)  # more where candidates were too few
 
 
 def test_a_gallery_that_moves_to_a_later_snapshot(listed: Path, tmp_path: Path, elsewhere: SearchOnCrew) -> None:
