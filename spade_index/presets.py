@@ -7,6 +7,7 @@ from typing import Any
 from .settings import Preprocessing, SearchSettings
 
 PAPER_PREPROCESSING = Preprocessing(input_size=(224, 224), resize=256)
+PAPER_STRIDES = (4, 8, 16)  # of the levels
 PAPER_METRIC_SIZE = 256  # pixels are compared at this edge
 PAPER_MAPS = "float16"  # codes change scores a little, and the preset promises the paper's method
 PAPER_SEARCH = SearchSettings(
@@ -22,5 +23,11 @@ class SearchChoice:
     preset: str | None = None  # `paper`, in place of the gallery's own
 
     def settings(self, own: SearchSettings | None = None) -> SearchSettings:
-        """Return all settings for a gallery that is tuned to these. Raises InputError for values that cannot be."""
-        return replace(PAPER_SEARCH if self.preset == "paper" else own or SearchSettings(), **self.chosen)
+        """Return all settings for a gallery that is tuned to these. Raises InputError for values that cannot be.
+
+        Weights of levels go with the scaling that they were tuned for: another one has the default weights.
+        """
+        base = PAPER_SEARCH if self.preset == "paper" else own or SearchSettings()
+        if self.chosen.get("scaling", base.scaling) != base.scaling:
+            base = replace(base, level_weights=SearchSettings.level_weights)
+        return replace(base, **self.chosen)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 
-from spade_index.presets import PAPER_PREPROCESSING
+from spade_index.presets import PAPER_PREPROCESSING, PAPER_STRIDES
 from spade_index.settings import DEFAULT_BACKBONE, Precision, Preprocessing
 
 from .options import whole_option
@@ -119,6 +119,7 @@ class BackboneOptions:
             levels=names(self.levels) or (recorded.levels if recorded and same_name else None),
             preprocessing=preprocessing,
             device=device,
+            **({"strides": PAPER_STRIDES} if preset == "paper" else {}),
             precision=self.precision or (recorded.precision if recorded else "float32"),
             stored_grid=self.stored_grid or stored_grid or (recorded.stored_grid if recorded else None),
         )

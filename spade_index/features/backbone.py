@@ -14,7 +14,7 @@ from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision
 
 from .allocator import keep_freed_memory
 from .grids import average, averaged
-from .levels import Reader, finest_first
+from .levels import STRIDES, Reader, finest_first
 from .maps import MapReader
 from .pretrained import load_model, weights_digest
 from .tokens import TokenReader, entries, has_intermediates, probe, set_input_size
@@ -40,6 +40,7 @@ class Backbone:
         preprocessing: Preprocessing,
         *,
         levels: tuple[str, ...] | None = None,
+        strides: Sequence[int] = STRIDES,
         device: str = "auto",
         precision: Precision = "float32",
         stored_grid: int | None = None,
@@ -48,7 +49,7 @@ class Backbone:
 
         Levels with more than `stored_grid` cells along their longer edge are averaged to that.
 
-        By default, levels are the last stages at strides 4, 8 and 16. A transformer whose maps all have one size has
+        By default, levels are the last stages at `strides`. A transformer whose maps all have one size has
         the blocks at half and three quarters of its depth and the last one. The position embeddings of a model of timm
         are interpolated to the input size.
 
@@ -70,7 +71,7 @@ class Backbone:
         self._std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1) * 255
 
         reader = _reader(name, self._model, preprocessing.input_size, self.device)
-        chosen = finest_first(name, levels or reader.default_levels(), reader.shapes)
+        chosen = finest_first(name, levels or reader.default_levels(strides), reader.shapes)
         reader.choose(chosen)
         self._reader = reader
         self._sizes = [reader.shapes[level][1:] for level in chosen]
@@ -162,6 +163,7 @@ def load_backbone(
     *,
     weights: str | Path | None = None,
     levels: tuple[str, ...] | None = None,
+    strides: Sequence[int] = STRIDES,
     preprocessing: Callable[[Preprocessing], Preprocessing] = lambda default: default,
     device: str = "auto",
     precision: Precision = "float32",
@@ -178,6 +180,7 @@ def load_backbone(
         model,
         preprocessing(default),
         levels=levels,
+        strides=strides,
         device=device,
         precision=precision,
         stored_grid=stored_grid,

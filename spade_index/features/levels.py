@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from spade_index.errors import BackboneError
 
-STRIDES = (4, 8, 16)  # of the default levels
+STRIDES = (4, 8, 16, 32)  # of the default levels
+PROJECTED = 3  # times as many channels as the map before it, of the same size: a projection for the classifier
 
 Shapes = dict[str, tuple[int, int, int]]  # channels, height and width of feature maps, by name
 
@@ -20,8 +21,12 @@ class Reader(Protocol):
     pooled_dim: int
     input_multiple: int  # both edges of the input must be multiples of it
 
-    def default_levels(self) -> tuple[str, ...]:
-        """Return the names of the levels where none are chosen. Raises BackboneError if there are none."""
+    def default_levels(self, strides: Sequence[int]) -> tuple[str, ...]:
+        """Return the names of the levels where none are chosen. Raises BackboneError if there are none.
+
+        Args:
+            strides: of the levels, in pixels of the input, where maps have several sizes.
+        """
 
     def choose(self, levels: Sequence[str]) -> None:
         """Read the feature maps of these names from now on."""
@@ -41,14 +46,27 @@ def finest_first(backbone: str, levels: Sequence[str], shapes: Shapes) -> list[s
     return sorted(levels, key=lambda level: -shapes[level][1] * shapes[level][2])
 
 
-def nearest_to_strides(names: Sequence[str], shapes: Shapes, height: int) -> tuple[str, ...]:
-    """Return, for each of STRIDES, the last of `names` whose map's height is nearest to `height` / stride."""
-    levels = []
-    for stride in STRIDES:
+def nearest_to_strides(
+    names: Sequence[str], shapes: Shapes, height: int, strides: Sequence[int] = STRIDES
+) -> tuple[str, ...]:
+    """Return, for each stride, the last of `names` whose map's height is nearest to `height` / stride.
+
+    The projection before a classifier is left out: its many channels were trained for what their mean says.
+    """
+    names, levels = _without_projection(names, shapes), []
+    for stride in strides:
         wanted = height / stride
         nearest = min((shapes[name][1] for name in names), key=lambda rows: abs(rows - wanted), default=0)
         levels += [[name for name in names if shapes[name][1] == nearest][-1]] if nearest else []
     return tuple(dict.fromkeys(levels))
+
+
+def _without_projection(names: Sequence[str], shapes: Shapes) -> Sequence[str]:
+    """Return names without the last ones of one shape, if the map before them has the size and far fewer channels."""
+    before = [name for name in names if shapes[name] != shapes[names[-1]]]
+    if not before or shapes[before[-1]][1:] != shapes[names[-1]][1:]:
+        return names
+    return before if shapes[names[-1]][0] >= PROJECTED * shapes[before[-1]][0] else names
 
 
 def failure(model: nn.Module, input_size: tuple[int, int], error: Exception) -> BackboneError:

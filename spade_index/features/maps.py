@@ -46,8 +46,8 @@ class MapReader:
         self._levels: Sequence[str] = ()
         self._captured = threading.local()  # .outputs: dict[str, Tensor]
 
-    def default_levels(self) -> tuple[str, ...]:
-        """Return the last stage at each of STRIDES.
+    def default_levels(self, strides: Sequence[int]) -> tuple[str, ...]:
+        """Return the last stage at each stride.
 
         A stage is a top-level module, or a direct child of one whose maps have more than two sizes.
         """
@@ -56,7 +56,7 @@ class MapReader:
             parts = [f"{name}.{part}" for part, _ in child.named_children() if f"{name}.{part}" in self.shapes]
             spans_many = len({self.shapes[part][1:] for part in parts}) > 2
             stages += parts if spans_many else [name] * (name in self.shapes)
-        levels = nearest_to_strides(stages, self.shapes, self._input_size[0])
+        levels = nearest_to_strides(stages, self.shapes, self._input_size[0], strides)
         if not levels:
             raise BackboneError("no default levels for this backbone: name them with --levels")
         return levels

@@ -87,11 +87,11 @@ class TokenReader:
         self.pooled_dim = self._pooled(probed.final, probed.maps[-1]).shape[1]
         self._levels: list[int] = []  # positions in feature_info
 
-    def default_levels(self) -> tuple[str, ...]:
+    def default_levels(self, strides: Sequence[int]) -> tuple[str, ...]:
         """Return the blocks at half and three quarters of the depth and the last; of a pyramid, one at each stride."""
         names = list(self.shapes)
         if len({shape[1:] for shape in self.shapes.values()}) > 1:
-            return nearest_to_strides(names, self.shapes, self._height)
+            return nearest_to_strides(names, self.shapes, self._height, strides)
         return tuple(dict.fromkeys(names[math.ceil(share * len(names)) - 1] for share in SPREAD))
 
     def choose(self, levels: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from torchvision import models
 from spade_index.errors import BackboneError
 from spade_index.features.backbone import Backbone, load_backbone
 from spade_index.features.pretrained import weights_digest
+from spade_index.presets import PAPER_STRIDES
 from spade_index.settings import Preprocessing
 
 LITE0 = "efficientnet-lite0"
@@ -55,22 +56,26 @@ def weights(resnet18, tmp_path_factory) -> Path:
     return path
 
 
-def test_the_default_backbone_has_the_papers_levels(tmp_path):
+def test_the_default_backbone_has_the_papers_levels_and_a_coarser_one(tmp_path):
     path = tmp_path / "wrn.pth"
     torch.save(models.get_model("wide_resnet50_2", weights=None).state_dict(), path)
     settings = load_backbone(weights=path, device="cpu", precision="float32").settings
+    papers = load_backbone(weights=path, device="cpu", precision="float32", strides=PAPER_STRIDES).settings
     path.unlink()
-    assert settings.backbone == "wide_resnet50_2"
-    assert settings.levels == ("layer1", "layer2", "layer3")
-    assert settings.level_shapes == ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
+    assert settings.backbone == papers.backbone == "wide_resnet50_2"
+    assert settings.levels == (*papers.levels, "layer4")
+    assert settings.level_shapes == (*papers.level_shapes, (2048, 7, 7))
+    assert papers.levels == ("layer1", "layer2", "layer3")
+    assert papers.level_shapes == ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
+    assert papers.map_bytes == 2 * 1_404_928
     assert settings.pooled_dim == 2048
-    assert settings.map_bytes == 2 * 1_404_928
     assert settings.preprocessing == Preprocessing()
 
 
 def test_the_backbone_that_needs_no_download():
     settings = load_backbone(LITE0, device="cpu", precision="float32").settings
-    assert settings.level_shapes == ((24, 56, 56), (40, 28, 28), (112, 14, 14))
+    # The coarsest is the last stage, not the projection to 1,280 channels for the classifier.
+    assert settings.level_shapes == ((24, 56, 56), (40, 28, 28), (112, 14, 14), (320, 7, 7))
     assert settings.pooled_dim == 1280
     # Its inputs are (x - 127) / 128 on 0..255.
     assert np.allclose(np.array(settings.preprocessing.mean) * 255, 127)
@@ -93,7 +98,7 @@ def test_features_are_the_modules_outputs_in_raster_order(resnet18, weights):
     for hook in hooks:
         hook.remove()
     features = load_small("resnet18", weights, 96)(images)
-    for level, name in zip(features.pyramid, ("layer1", "layer2", "layer3"), strict=True):
+    for level, name in zip(features.pyramid, ("layer1", "layer2", "layer3", "layer4"), strict=True):
         expected = seen[name].permute(0, 2, 3, 1).reshape(3, -1, seen[name].shape[1])
         torch.testing.assert_close(level, expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(features.pooled, seen["layer4"].mean((2, 3)), rtol=1e-3, atol=1e-4)
@@ -103,7 +108,7 @@ def test_an_input_need_not_be_square(weights):
     shape = load_backbone(
         "resnet18", weights=weights, preprocessing=lambda default: replace(default, input_size=(64, 96)), device="cpu"
     ).settings.level_shapes
-    assert shape == ((64, 16, 24), (128, 8, 12), (256, 4, 6))
+    assert shape == ((64, 16, 24), (128, 8, 12), (256, 4, 6), (512, 2, 3))
 
 
 def test_named_levels_are_taken_finest_first(weights):
@@ -116,13 +121,13 @@ def test_named_levels_are_taken_finest_first(weights):
 def test_levels_are_averaged_to_the_stored_grid(weights):
     images = batch(2, 64)
     fine, coarse = load_small("resnet18", weights), load_small("resnet18", weights, stored_grid=8)
-    assert fine.settings.level_shapes == ((64, 16, 16), (128, 8, 8), (256, 4, 4))
-    assert coarse.settings.level_shapes == ((64, 8, 8), (128, 8, 8), (256, 4, 4))
+    assert fine.settings.level_shapes == ((64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2))
+    assert coarse.settings.level_shapes == ((64, 8, 8), (128, 8, 8), (256, 4, 4), (512, 2, 2))
     whole, averaged = fine(images).pyramid, coarse(images).pyramid
     expected = whole[0].view(2, 8, 2, 8, 2, 64).mean((2, 4)).flatten(1, 2)
     torch.testing.assert_close(averaged[0], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(averaged[1:], whole[1:])
-    assert [level.dtype for features in coarse.stream([images], 1) for level in features.pyramid] == 3 * [torch.float16]
+    assert [level.dtype for features in coarse.stream([images], 1) for level in features.pyramid] == 4 * [torch.float16]
 
 
 @pytest.mark.parametrize("name", [LITE0, "resnet18"])
@@ -286,7 +291,7 @@ def test_timm_models_have_their_own_preprocessing(tmp_path):
     backbone = load_backbone("timm:resnet10t", weights=tmp_path / "t.pth", device="cpu", precision="float32")
     assert backbone.settings.backbone == "timm:resnet10t"
     assert backbone.settings.preprocessing.input_size == (176, 176)
-    assert backbone.settings.level_shapes == ((64, 44, 44), (128, 22, 22), (256, 11, 11))
+    assert backbone.settings.level_shapes == ((64, 44, 44), (128, 22, 22), (256, 11, 11), (512, 6, 6))
     assert "resnet10t" in refusal("timm:resnet10", tmp_path / "t.pth")
     assert "do not fit" in refusal("timm:resnet18", tmp_path / "t.pth")
 

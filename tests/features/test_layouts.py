@@ -13,9 +13,9 @@ from helpers.timm_models import assert_close, batch, loaded, normalised, outputs
 def test_maps_with_channels_last_are_read_as_such(size):
     model = tiny_swin(img_size=size)
     images = batch(2, size)
-    final, stages = outputs(model, images, ["layers.0", "layers.1", "layers.2"])
+    final, stages = outputs(model, images, ["layers.0", "layers.1", "layers.2", "layers.3"])
     backbone = loaded(tiny_swin(img_size=size), size)
-    assert backbone.settings.levels == ("layers.0", "layers.1", "layers.2")
+    assert backbone.settings.levels == ("layers.0", "layers.1", "layers.2", "layers.3")
     assert backbone.settings.level_shapes[0] == (24, size[0] // 4, size[1] // 4)
     assert_close(backbone(images), final.mean((1, 2)), [stage.flatten(1, 2) for stage in stages])
 
