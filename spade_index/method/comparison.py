@@ -10,6 +10,7 @@ cell's vector x in a level is scaled to
     channel  y / |y|, y = (x - mean) / deviation of each channel over the sample
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -61,13 +62,16 @@ class Comparison:
         self._averaged = compared_sizes(gallery, search)
         self._as_stored = self._averaged == self._stored and search.scaling == "none"
         channels = [settings.level_shapes[level][0] for level in self.levels]
-        weights = level_weights(gallery, search)
-        of_level = list(zip(self._averaged, [weights[level] for level in self.levels], strict=True))
-        # Levels of one size and weight are joined: one product of matrices in place of two.
-        starts = [n for n in range(len(of_level)) if self._as_stored or n == 0 or of_level[n] != of_level[n - 1]]
-        self._joined = [range(*ends) for ends in pairwise([*starts, len(of_level)])]
-        self.sizes = [self._averaged[start] for start in starts]
-        self.weights = [of_level[start][1] for start in starts]
+        of_gallery = level_weights(gallery, search)
+        weights = [of_gallery[level] for level in self.levels]
+        # Levels of one size are joined: one product of matrices in place of two. Their values make up for the weights.
+        sizes = self._averaged
+        starts = [n for n in range(len(sizes)) if self._as_stored or n == 0 or sizes[n] != sizes[n - 1]]
+        self._joined = [range(*ends) for ends in pairwise([*starts, len(sizes)])]
+        self.sizes = [sizes[start] for start in starts]
+        self.weights = [max(weights[level] for level in joined) for joined in self._joined]
+        shares = zip(self._joined, self.weights, strict=True)
+        self._factors = [math.sqrt(weights[n] / most) if most else 1.0 for joined, most in shares for n in joined]
         self.channels = [sum(channels[level] for level in levels) for levels in self._joined]
         self._moments = self._sampled_moments(channels) if search.scaling in SAMPLED else None
 
@@ -96,13 +100,14 @@ class Comparison:
                     there[first + place][:] = values
 
     def _prepare(self, levels: list[Tensor]) -> list[Tensor]:
-        """Average levels [B, H*W, C] to the grid, scale every cell, and join levels of one size."""
+        """Average levels [B, H*W, C] to the grid, scale every cell, and join levels of one size, by their weights."""
         if self._as_stored:
             return levels
         levels = [average(*level) for level in zip(levels, self._stored, self._averaged, strict=True)]
         if self._scaling != "none":
             moments: Sequence[Moments | None] = self._moments or (None,) * len(levels)
             levels = [self._scaled(level, of_level) for level, of_level in zip(levels, moments, strict=True)]
+        levels = [level * factor for level, factor in zip(levels, self._factors, strict=True)]
         return [torch.cat([levels[level] for level in joined], -1) for joined in self._joined]
 
     def _scaled(self, level: Tensor, moments: Moments | None) -> Tensor:

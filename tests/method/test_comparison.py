@@ -12,7 +12,7 @@ from spade_index.gallery.store import shard
 from spade_index.gallery.store.codecs import NAMES, codec_named
 from spade_index.gallery.store.rows import read_at
 from spade_index.gallery.write.writer import GalleryWriter
-from spade_index.method.comparison import Comparison
+from spade_index.method.comparison import Comparison, level_weights
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 
@@ -59,12 +59,17 @@ def test_vectors_are_whitened_by_channel(gallery_path: Path) -> None:
 
 def test_finer_levels_are_averaged_to_the_grid(gallery_path: Path) -> None:
     with Gallery(gallery_path) as gallery:
+        weights, channels = level_weights(gallery, SearchSettings()), gallery.settings.level_shapes[0][0]
+        way = Comparison(gallery, SearchSettings(grid=4))
         found = prepared(gallery, grid=4)
-        assert Comparison(gallery, SearchSettings(grid=4)).sizes == [(4, 4), (4, 4), (2, 2)]
+    assert way.sizes == [(4, 4), (2, 2)]
     raw = stored(gallery_path)
     fine = raw[0].reshape(4, 2, 4, 2, -1).mean((1, 3)).reshape(16, -1)
-    np.testing.assert_allclose(found[0], fine, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(found[1], raw[1])
+    assert way.weights == [max(weights[:2]), weights[2]]
+    shares = np.sqrt(np.array(weights[:2]) / max(weights[:2]))  # distances between joined levels are weighed so
+    np.testing.assert_allclose(found[0][:, :channels], fine * shares[0], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found[0][:, channels:], raw[1] * shares[1], rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(found[1], raw[2])
 
 
 def test_cells_are_averaged_before_they_are_scaled_and_levels_of_one_size_are_joined(gallery_path: Path) -> None:
