@@ -1,8 +1,8 @@
 """The contest of ways of comparing: which ones are tried on how many images, and which one is chosen.
 
 A few images tell bad ways from good ones, but not good ones from each other. So where time is short, all kinds of ways
-are tried on few images, and the best of them again, with other grids, neighbours and a window, on more. What there is
-time for is planned, not measured: a slow or busy machine tries the same as any other.
+are tried on few images, and the best of them again on more, with other grids, a window, and as many neighbours as a
+search has time for. That is planned, not measured: a slow or busy machine tries the same as any other.
 """
 
 import math
@@ -21,20 +21,22 @@ from .trials import Trial, Trials, deviation
 from .ways import Kind, describe, kind_of, ways_of
 
 BASE = (28, 20)  # cells of the grid's longer edge, and neighbours whose pixels are compared, where kinds are compared
-CHEAPER = ((28, 10), (14, 20), (14, 10), (14, 5), (7, 5))  # in its place where that takes too long
+CHEAPER = ((14, 20), (14, 10), (14, 5), (7, 5))  # in its place where that takes too long
 GRIDS = (14, 28, 56)
-NEIGHBOURS = (5, 10)
+NEIGHBOURS = (40, 20, 10, 5)
 WINDOW = 2  # cells around the same place, for products that lie alike in all images
 FINALISTS = 4  # kinds of ways that are tried on more images
+USUAL = 2  # of them compare the usual levels
+ERRORS = 2.0  # standard errors by which other levels, or fewer neighbours, must be better
 AGAIN = 3  # kinds that are tried again at the grid, the neighbours and the window that the best one ends with
 SLOWEST = 1.0  # milliseconds of a search, at most, per millisecond of the backbone; both as planned
 MARGIN = 0.005  # of the quality, within which the quicker way is taken
 SAME_SPEED = 1.25  # times as long: not a difference
 QUICK = 0.75  # milliseconds of a search per millisecond of the backbone, below which nothing is gained by less
 USUAL_SHARE = 0.5  # of the neighbours' maps, subtracted
-SHARE_OF_A_WAY = 0.03  # of the time, in the first round
+SHARE_OF_A_WAY = 0.025  # of the time, in the first round
 SHARE_OF_FIRST_ROUND = 0.4  # of the time
-LAST_ROUND = 6  # ways as slow as those of the first round: about what the last one takes
+LAST_ROUND = 8  # ways as slow as those of the first round: about what the last one takes
 
 Told = Callable[[str], None]
 
@@ -94,8 +96,10 @@ def hold(
         return first.outcome()
     progress(f"the best of {len(few.plain)} images again, on {len(more.plain)}")
     last = Round(Trials(gallery, more, **options), more, clock, seconds, progress)
-    best = {kind_of(way): way for way in (kinds[0], *first.best_of_kinds())}  # the most promising kind always
-    last.attempt_all(list(best.values())[:FINALISTS])
+    best = first.best_of_kinds()
+    usual = [way for way in best if way.compared_levels == trials.levels]
+    finalists = {kind_of(way): way for way in (kinds[0], *usual[:USUAL], *best)}  # the most promising kind always
+    last.attempt_all(list(finalists.values())[:FINALISTS])
     last.refine()
     return last.outcome(first)
 
@@ -130,20 +134,23 @@ class Round:
             self.attempt(search)
 
     def refine(self) -> None:
-        """Try a window for the best way, fewer neighbours, other grids, and the best kinds with what is best then.
+        """Try a window for the best way, other grids, and the best kinds with what is best then.
 
-        Fewer neighbours only where the search is slow beside the backbone: else they would win by chance.
+        Each with as many neighbours as there is time for in a search.
         """
-        self.attempt(replace(self._chosen, window=WINDOW))
-        chosen = choose(self.tried, self._sample)
-        if chosen.planned_ms > QUICK * self._sample.planned_ms:
-            fewer = (count for count in NEIGHBOURS if count < chosen.search.gallery_neighbours)
-            self.attempt_all(replace(chosen.search, gallery_neighbours=count) for count in fewer)
+        self._attempt_widest(replace(self._chosen, window=WINDOW))
         best = self._chosen
-        self.attempt_all(filter(self._fits, (replace(best, grid=grid) for grid in GRIDS)))
+        for grid in GRIDS:
+            self._attempt_widest(replace(best, grid=grid))
         best = self._chosen
         for kind in self.best_of_kinds()[:AGAIN]:
-            self.attempt(replace(best, scaling=kind.scaling, compared_levels=kind.compared_levels))
+            self._attempt_widest(replace(best, scaling=kind.scaling, compared_levels=kind.compared_levels))
+        self._attempt_widest(self._chosen)
+
+    def _attempt_widest(self, search: SearchSettings) -> None:
+        """Try a way with the most neighbours whose search is quick enough, if any is."""
+        ways = (replace(search, gallery_neighbours=count) for count in NEIGHBOURS)
+        self.attempt_all(islice(filter(self._fits, ways), 1))
 
     def attempt(self, search: SearchSettings) -> None:
         """Try a way, unless it was tried, or there is no time for it; the first one always."""
@@ -162,7 +169,7 @@ class Round:
         by_kind: dict[Kind, list[list[Trial]]] = {}
         for of_way in self.tried:
             by_kind.setdefault(kind_of(of_way[0].search), []).append(of_way)
-        chosen = [choose(tried, self._sample) for tried in by_kind.values()]
+        chosen = [choose(tried, self._sample, self._trials.levels) for tried in by_kind.values()]
         return [trial.search for trial in sorted(chosen, key=lambda trial: -trial.quality)]
 
     def outcome(self, earlier: "Round | None" = None) -> Outcome:
@@ -171,7 +178,7 @@ class Round:
         before = [] if earlier is None else earlier.tried
         by_way = {_way(of_way[0].search): of_way for of_way in (*before, *self.tried)}
         return Outcome(
-            chosen=choose(self.tried, self._sample),
+            chosen=choose(self.tried, self._sample, self._trials.levels),
             fixed=_best(fixed[0]) if fixed else None,
             sample=self._sample,
             tried=list(by_way.values()),
@@ -180,7 +187,7 @@ class Round:
     @property
     def _chosen(self) -> SearchSettings:
         """What would be chosen of the ways that were tried; scores are tried anew for each way."""
-        return choose(self.tried, self._sample).search
+        return choose(self.tried, self._sample, self._trials.levels).search
 
     def _same(self, one: SearchSettings, other: SearchSettings) -> bool:
         """Return whether two ways are the same: a grid finer than what is stored is what is stored."""
@@ -195,24 +202,42 @@ def _way(search: SearchSettings) -> tuple[object, ...]:
     return search.grid, search.gallery_neighbours, search.window, *kind_of(search)
 
 
+def _but_for_neighbours(search: SearchSettings) -> tuple[object, ...]:
+    return _way(replace(search, gallery_neighbours=1))
+
+
 def _best(trials: Iterable[Trial]) -> Trial:
     return max(trials, key=lambda trial: trial.quality)
 
 
-def choose(tried: list[list[Trial]], sample: Sample) -> Trial:
+def choose(tried: list[list[Trial]], sample: Sample, levels: tuple[int, ...] | None = None) -> Trial:
     """Return the trial to take: the best of the quickest ways within the margin.
 
-    What is quick beside the backbone counts as equally quick: fewer neighbours would save little, and cost accuracy
-    that synthetic defects on few images do not show. Ways whose search takes much longer than the backbone are left
-    out, unless all do. The map score over the neighbours', with half of their maps subtracted, is the rule; another
-    score must be better by more than the standard error.
+    What is quick beside the backbone counts as equally quick. Ways whose search takes much longer than the backbone are
+    left out, unless all do. The map score over the neighbours', with half of their maps subtracted, is the rule;
+    another score must be better by more than the standard error. So are the usual `levels`, and more neighbours, which
+    cost no accuracy; others must be better by more than twice that: pasted defects have edges, which fine levels see
+    better than what real ones have.
     """
     limit = max(SLOWEST * sample.planned_ms, min(of_way[0].planned_ms for of_way in tried))
-    allowed = [trial for of_way in tried if of_way[0].planned_ms <= limit for trial in of_way]
-    close = [trial for trial in allowed if trial.quality >= _best(allowed).quality - MARGIN]
+    allowed = [of_way for of_way in tried if of_way[0].planned_ms <= limit]
+    best = _quickest_of_best(allowed, sample)
+    if usual := [of_way for of_way in allowed if of_way[0].search.compared_levels == levels]:
+        best_usual = _quickest_of_best(usual, sample)
+        best = best if _is_better(best, best_usual, sample, ERRORS) else best_usual
+    alike = [of_way for of_way in allowed if _but_for_neighbours(of_way[0].search) == _but_for_neighbours(best.search)]
+    widest = max(alike, key=lambda of_way: of_way[0].search.gallery_neighbours)
+    best_widest = _quickest_of_best([widest], sample)
+    return best if _is_better(best, best_widest, sample, ERRORS) else best_widest
+
+
+def _quickest_of_best(tried: list[list[Trial]], sample: Sample) -> Trial:
+    """Return the best of the quickest ways within the margin, with the usual score unless another is better."""
+    trials = [trial for of_way in tried for trial in of_way]
+    close = [trial for trial in trials if trial.quality >= _best(trials).quality - MARGIN]
     quickest = max(QUICK * sample.planned_ms, min(trial.planned_ms for trial in close))
     best = _best(trial for trial in close if trial.planned_ms <= SAME_SPEED * quickest)
-    of_way = [trial for trial in allowed if _way(trial.search) == _way(best.search)]
+    of_way = [trial for trial in trials if _way(trial.search) == _way(best.search)]
     known = [trial.search for trial in of_way if needs_own_scores(trial.search)]  # none in a gallery of few images
     usual = [trial for trial in of_way if is_usual(trial.search, bool(known))]
     return best if _is_better(best, _best(usual), sample) else _best(usual)
@@ -224,6 +249,6 @@ def is_usual(search: SearchSettings, known: bool) -> bool:
     return by_neighbours == ((USUAL_SHARE, True) if known else (0, False)) and search.mapped_score == "map"
 
 
-def _is_better(one: Trial, other: Trial, sample: Sample) -> bool:
-    """Return whether a trial is better by more than the standard error of the difference of image ROC AUC."""
-    return one.quality - other.quality > deviation(one.wins - other.wins, sample.owner)
+def _is_better(one: Trial, other: Trial, sample: Sample, errors: float = 1.0) -> bool:
+    """Return whether a trial is better by more than this many standard errors of the difference of image ROC AUC."""
+    return one.quality - other.quality > errors * deviation(one.wins - other.wins, sample.owner)

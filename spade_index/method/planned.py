@@ -1,7 +1,6 @@
 """What work is planned to take, so that neither what is tried nor what is chosen depends on the machine.
 
-The constants are of two cores with AVX2 (AMD EPYC, 2026). Six backbones, from MobileNetV3 to DINOv2-S, took 0.65 to 1.2
-times what is planned for them there.
+The constants are of two cores with AVX2 (AMD EPYC, 2026), of `efficientnet-lite0` and of searches as tuning tries them.
 """
 
 import time
@@ -16,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from spade_index.features.backbone import Backbone
 from spade_index.kernels.pyramid import Size
 
-OPERATIONS = 110e9  # floating-point operations a second, in products of matrices
-OF_A_VALUE = 0.9e-9  # seconds, of each value that an operation of a backbone gives: they go through memory
-OF_A_CELL = 3.5e-6  # seconds of a search, for each cell of each neighbour, beside the products
-OF_A_CELL_IN_A_WINDOW = 0.1e-6  # for each cell of the window
+OPERATIONS = 200e9  # floating-point operations a second, in products of matrices
+OF_A_VALUE = 0.4e-9  # seconds, of each value that an operation of a backbone gives: they go through memory
+OF_A_CELL = 1.0e-6  # seconds of a search, for each cell of each neighbour, beside the products
+OF_A_CELL_IN_A_WINDOW = 0.15e-6  # for each cell of the window
 SLOWEST = 5.0  # times as long as planned: beyond that, the time that has passed counts
 
 

@@ -1,7 +1,7 @@
 """Try a way of comparing on a sample: how well do its scores tell copies with a defect from plain images?"""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +24,14 @@ from .scales import scales_of
 from .scorings import Searched, scorings
 from .siblings import nearest_besides, others, place_of_row, siblings
 from .synthetic import QUIET, Sample
+from .ways import usual_levels
 
 MOST = 50  # neighbours that are tried at most
 OWN = 10  # images of the sample whose own maps are subtracted
-OF_A_QUERY = 0.015  # seconds that its scores are planned to take, of all that are tried
+WEIGHED = 20  # plain images whose differences weigh the levels
+LEAST_DIFFERENCE = 1e-3  # of the mean squared length of cells: images may be copies of each other
+GRID = 14  # cells of the longer edge, at most, where they are taken
+OF_A_QUERY = 0.008  # seconds that its scores are planned to take, of all that are tried
 RESAMPLES = 200  # of the images, for the standard error of a difference
 PIXEL_WEIGHT = 1 / 3  # of the pixel ROC AUC in the quality; the rest is the image ROC AUC
 
@@ -80,6 +84,8 @@ class Trials:
         """
         self._gallery, self._sample, self._options = gallery, sample, options
         self._known = can_calibrate(gallery)  # whether what the neighbours themselves score will be
+        self.levels = usual_levels(gallery)  # that are compared where no others are clearly better
+        self._differences: dict[tuple[str, int], float] = {}  # by scaling and level
         pooled = gallery.pooled(sample.plain)
         queries = np.concatenate([pooled, sample.pooled])  # [n + m, D]
         self._owners = np.concatenate([np.arange(len(pooled)), sample.owner])
@@ -102,7 +108,8 @@ class Trials:
         self._places = [places[owner] for owner in self._owners]
 
     def run(self, search: SearchSettings) -> list[Trial]:
-        """Search with these settings; try each scoring of the distances found."""
+        """Search with these settings, but for the levels' weights; try each scoring of the distances found."""
+        search = self.weighed(search)
         detector = self.detector(search)
         distances, ms = self._distances(detector)
         planned_ms, count = self.planned_ms(search), len(self._sample.plain)
@@ -113,6 +120,34 @@ class Trials:
             wins, auc = compared(scoring.scores[:count], scoring.scores[count:], self._sample.owner)
             trials.append(Trial(scoring.search, auc, scoring.pixel_roc_auc, ms, planned_ms, wins))
         return trials
+
+    def weighed(self, search: SearchSettings) -> SearchSettings:
+        """Return settings in which each level weighs the inverse of what it differs by between good images.
+
+        So a level counts by how well the neighbours predict it: where products lie alike, the fine levels do, and noise
+        of the coarse ones does not hide what they show.
+        """
+        weights = [1.0] * len(self._gallery.settings.levels)
+        for level in self._gallery.stored_levels:
+            weights[level] = float(f"{1 / self._difference(search.scaling, level):.4g}")
+        return replace(search, level_weights=tuple(weights))
+
+    def _difference(self, scaling: str, level: int) -> float:
+        """Return the squared distance of cells of plain images in a level to the nearest of their neighbours', > 0."""
+        if (scaling, level) not in self._differences:
+            how = SearchSettings(
+                scaling=scaling, compared_levels=(level,), level_weights="equal", grid=GRID, gallery_neighbours=OWN
+            )
+            detector = self.detector(how)
+            images = np.linspace(0, len(self._sample.plain) - 1, WEIGHED).round().astype(int)
+            cells = torch.cat(
+                [detector.comparison.prepare(self._pyramid(image, np.array([image])))[0] for image in images]
+            )
+            least = LEAST_DIFFERENCE * float(cells.square().sum(-1).mean())
+            found = [self._means(detector, image, np.array([image]))[0] for image in images]
+            means = [distances[distances > 0].mean() for distances in found if distances.any()]  # others do not count
+            self._differences[scaling, level] = max(float(np.median(means or [0.0])), least) or 1.0
+        return self._differences[scaling, level]
 
     def detector(self, search: SearchSettings) -> Detector:
         """Return a detector that searches so, whatever the neighbours themselves score."""

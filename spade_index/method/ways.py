@@ -9,17 +9,35 @@ Kind = tuple[str, tuple[int, ...] | None]  # scaling, and levels that are compar
 
 
 def ways_of(gallery: Gallery) -> Iterator[SearchSettings]:
-    """Yield the ways of comparing for a gallery, scalings and runs of levels, the most promising first."""
+    """Yield the ways of comparing for a gallery, scalings and runs of levels, the most promising first.
+
+    How much each level weighs depends on the sample (`Trials.weighed`).
+    """
     levels = gallery.stored_levels
-    every = len(levels) == len(gallery.settings.levels)
-    runs = [tuple(levels), tuple(levels[1:]), tuple(levels[:-1]), *((level,) for level in levels[:0:-1])]
-    runs = [run for run in dict.fromkeys(runs) if run]
+    parts = [tuple(levels), tuple(levels[1:]), tuple(levels[2:]), tuple(levels[:-1]), tuple(levels[1:-1])]
+    parts += [(level,) for level in levels[:0:-1]]
+    compared = [usual_levels(gallery), *(_compared(gallery, part) for part in parts if part)]
+    runs = list(dict.fromkeys(compared))
     for scaling, some in (
         *(("length", runs[:2]), ("none", runs[:2]), ("length", runs[2:])),
         *(("root", runs[:2]), ("channel", runs[:2])),
     ):
         for run in some:
-            yield SearchSettings(scaling=scaling, compared_levels=None if every and len(run) == len(levels) else run)
+            yield SearchSettings(scaling=scaling, compared_levels=run)
+
+
+def usual_levels(gallery: Gallery) -> tuple[int, ...] | None:
+    """Return the levels that are compared where no others are clearly better; None: all.
+
+    Of four levels or more, the finest is left out: it sees edges and noise, as pasted defects have them, more than what
+    is real.
+    """
+    levels = gallery.stored_levels
+    return _compared(gallery, tuple(levels[1:] if len(levels) > 3 else levels))
+
+
+def _compared(gallery: Gallery, levels: tuple[int, ...]) -> tuple[int, ...] | None:
+    return None if len(levels) == len(gallery.settings.levels) else levels
 
 
 def kind_of(search: SearchSettings) -> Kind:
@@ -41,7 +59,7 @@ def describe(search: SearchSettings) -> str:
 def describe_pixels(search: SearchSettings) -> str:
     """Return in words how search settings compare pixels."""
     scaled = {
-        "none": "divided by deviation",
+        "none": "divided by deviation" if search.level_weights == "inverse-variance" else "unscaled",
         "root": "scaled to the root of their length",
         "length": "scaled to length 1",
         "channel": "whitened",

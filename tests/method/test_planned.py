@@ -36,4 +36,5 @@ def test_a_search_is_planned_by_its_work() -> None:
     assert seconds_of_search([(28, 28), (14, 14)], [40, 112], 10, None) == pytest.approx(usual / 2)
     assert seconds_of_search([(14, 14)], [152], 20, None) < usual / 3
     assert seconds_of_search([(28, 28), (14, 14)], [400, 1120], 20, None) > 2 * usual
-    assert seconds_of_search([(28, 28), (14, 14)], [40, 112], 20, 2) < usual
+    window = seconds_of_search([(28, 28), (14, 14)], [40, 112], 20, 2)
+    assert seconds_of_search([(28, 28), (14, 14)], [40, 112], 20, 1) == pytest.approx(window * 9 / 25)

@@ -172,6 +172,66 @@ def test_the_quickest_of_the_good_ways_is_chosen(path: Path, tiny: Backbone) -> 
     assert choose([[as_quick], [quick]], sample) is as_quick
 
 
+def test_other_levels_and_fewer_neighbours_must_be_clearly_better(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        sample = replace(draw_sample(gallery, tiny, 60), planned_ms=10.0)
+    noise = np.random.default_rng(0).normal(0, 0.2, (24, 24))
+    how = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map", "gallery_neighbours": 20}
+    usual = trial(0.8, 8, compared_levels=(1, 2), **how)
+    error = deviation(noise, sample.owner)
+    for better, chosen in ((1.9 * error, False), (2.1 * error, True)):
+        other = trial(0.8 + better, 8, compared_levels=(0, 1, 2), **how)
+        other = replace(other, wins=usual.wins + noise)
+        assert (choose([[other], [usual]], sample, (1, 2)) is other) == chosen
+        fewer = trial(0.8 + better, 4, compared_levels=(1, 2), **how | {"gallery_neighbours": 5})
+        fewer = replace(fewer, wins=usual.wins + noise)
+        assert (choose([[fewer], [usual]], sample, (1, 2)) is fewer) == chosen
+
+
+def test_levels_weigh_the_inverse_of_what_good_images_differ_in_them(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        trials = Trials(gallery, draw_sample(gallery, tiny, 60))
+        weights = trials.weighed(SearchSettings(scaling="none")).level_weights
+        for level, weight in enumerate(weights):
+            detector = Detector(gallery, search=SearchSettings(compared_levels=(level,), level_weights="equal"))
+            means = []
+            for row in gallery.sample(60):
+                pyramid = [torch.from_numpy(values).float() for values in gallery.maps([row.key])]
+                (near,) = detector.nearest_images(gallery.pooled([row]), without=[row.key])
+                (found,) = detector.search_pixels(detector.comparison.prepare(pyramid), [near[:10]])
+                means.append(float(found.distances.mean()))
+            assert weight == pytest.approx(1 / np.median(means), rel=0.25)  # of up to 20 of these images
+        lengths = trials.weighed(SearchSettings(scaling="length")).level_weights
+        assert min(weights + lengths) > 0
+        assert lengths != weights
+
+
+def test_levels_of_images_that_are_nearly_the_same_have_weights(tiny: Backbone, tmp_path: Path) -> None:
+    """Next to nothing differs between them, so no level counts infinitely more than another."""
+    images = write_images(tmp_path / "images", 24)
+    pixels = np.asarray(Image.open(images / "000.png")).copy()
+    for number in range(24):
+        pixels[0, number] ^= 1
+        Image.fromarray(pixels).save(images / f"{number:03d}.png")
+    build(tmp_path / "gallery", images, tiny)
+    with Gallery(tmp_path / "gallery") as gallery:
+        trials = Trials(gallery, draw_sample(gallery, tiny, 60))
+        weights = trials.weighed(SearchSettings(scaling="length")).level_weights
+    assert weights == pytest.approx((1000,) * 3)
+
+
+def test_another_scaling_has_its_own_weights() -> None:
+    tuned = SearchSettings(scaling="length", level_weights=(3.0, 2.0, 1.0))
+    assert SearchChoice({"window": 2}).settings(tuned).level_weights == (3, 2, 1)
+    assert SearchChoice({"scaling": "length"}).settings(tuned).level_weights == (3, 2, 1)
+    assert SearchChoice({"scaling": "none"}).settings(tuned).level_weights == "inverse-variance"
+    assert SearchChoice({"scaling": "none", "level_weights": (1.0, 1.0, 2.0)}).settings(tuned).level_weights == (
+        1,
+        1,
+        2,
+    )
+
+
 def test_tuning_is_stored_and_queries_use_it(path: Path, tiny: Backbone) -> None:
     told: list[str] = []
     with GalleryWriter(path) as writer:
