@@ -72,6 +72,12 @@ def test_options_override_the_settings(tmp_path):
     )
 
 
+def test_the_preset_paper_has_the_papers_levels():
+    backbone = parsed(BackboneOptions, ["--backbone", "efficientnet-lite0"])
+    assert len(backbone.load("cpu").settings.levels) == 4
+    assert [channels for channels, *_ in backbone.load("cpu", preset="paper").settings.level_shapes] == [24, 40, 112]
+
+
 def test_invalid_values_are_named():
     with pytest.raises(InputError, match="level weights"):
         parsed(SearchOptions, ["--level-weights", "1,x"]).choice(None)

@@ -63,19 +63,15 @@ def test_the_default_backbone_has_the_papers_levels_and_a_coarser_one(tmp_path):
     papers = load_backbone(weights=path, device="cpu", precision="float32", strides=PAPER_STRIDES).settings
     path.unlink()
     assert settings.backbone == papers.backbone == "wide_resnet50_2"
-    assert settings.levels == (*papers.levels, "layer4")
-    assert settings.level_shapes == (*papers.level_shapes, (2048, 7, 7))
-    assert papers.levels == ("layer1", "layer2", "layer3")
-    assert papers.level_shapes == ((256, 56, 56), (512, 28, 28), (1024, 14, 14))
-    assert papers.map_bytes == 2 * 1_404_928
-    assert settings.pooled_dim == 2048
+    assert settings.levels == (*papers.levels, "layer4") == ("layer1", "layer2", "layer3", "layer4")
+    assert settings.level_shapes == ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
+    assert (papers.map_bytes, settings.pooled_dim) == (2 * 1_404_928, 2048)
     assert settings.preprocessing == Preprocessing()
 
 
 def test_the_backbone_that_needs_no_download():
     settings = load_backbone(LITE0, device="cpu", precision="float32").settings
-    # The coarsest is the last stage, not the projection to 1,280 channels for the classifier.
-    assert settings.level_shapes == ((24, 56, 56), (40, 28, 28), (112, 14, 14), (320, 7, 7))
+    assert settings.level_shapes == ((24, 56, 56), (40, 28, 28), (112, 14, 14), (320, 7, 7))  # not 1,280
     assert settings.pooled_dim == 1280
     # Its inputs are (x - 127) / 128 on 0..255.
     assert np.allclose(np.array(settings.preprocessing.mean) * 255, 127)

@@ -11,9 +11,9 @@ import pytest
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.method import planned
-from spade_index.method.contest import BASE, FINALISTS, NEIGHBOURS, Outcome, hold
+from spade_index.method.contest import BASE, FINALISTS, NEIGHBOURS, Outcome, choose, hold
 from spade_index.method.synthetic import LEAST, draw_sample
-from spade_index.method.trials import Trial, Trials
+from spade_index.method.trials import Trial, Trials, deviation
 from spade_index.method.ways import kind_of, ways_of
 from spade_index.settings import SearchSettings
 
@@ -122,3 +122,35 @@ def test_a_number_of_ways_takes_the_time_it_takes(path: Path, tiny: Backbone) ->
     outcome, images, _ = held(path, tiny, 0, ways=3)
     assert len(outcome.tried) == 3
     assert len(outcome.sample.plain) == images
+
+
+def trial(auc: float, ms: float, count: int = 24, **search: object) -> Trial:
+    return Trial(SearchSettings(**search), auc, auc, 0, ms, np.full((count, count), auc))
+
+
+def test_the_quickest_of_the_good_ways_is_chosen(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        sample = replace(draw_sample(gallery, tiny, 60), planned_ms=10.0)
+    usual = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map"}
+    good, quick, slow = trial(0.9, 10, grid=28, **usual), trial(0.897, 4, grid=14, **usual), trial(0.99, 50, **usual)
+    assert choose([[good], [quick], [slow]], sample) is quick
+    assert choose([[good], [trial(0.85, 4, **usual)], [slow]], sample) is good
+    assert choose([[slow]], sample) is slow
+    as_quick = trial(0.9, 8, grid=28, **usual)  # beside the 10 ms of the backbone
+    assert choose([[as_quick], [quick]], sample) is as_quick
+
+
+def test_other_levels_and_fewer_neighbours_must_be_clearly_better(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        sample = replace(draw_sample(gallery, tiny, 60), planned_ms=10.0)
+    noise = np.random.default_rng(0).normal(0, 0.2, (24, 24))
+    how = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map", "gallery_neighbours": 20}
+    usual = trial(0.8, 8, compared_levels=(1, 2), **how)
+    error = deviation(noise, sample.owner)
+    for better, chosen in ((1.9 * error, False), (2.1 * error, True)):
+        other = trial(0.8 + better, 8, compared_levels=(0, 1, 2), **how)
+        other = replace(other, wins=usual.wins + noise)
+        assert (choose([[other], [usual]], sample, (1, 2)) is other) == chosen
+        fewer = trial(0.8 + better, 4, compared_levels=(1, 2), **how | {"gallery_neighbours": 5})
+        fewer = replace(fewer, wins=usual.wins + noise)
+        assert (choose([[fewer], [usual]], sample, (1, 2)) is fewer) == chosen

@@ -15,14 +15,10 @@ from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
 from spade_index.method import input_size
-from spade_index.method.by_neighbours import needs_own_scores
-from spade_index.method.contest import choose
 from spade_index.method.detector import Detector
 from spade_index.method.input_size import choose_input_size
 from spade_index.method.judgement import tune_and_calibrate
-from spade_index.method.metrics import roc_auc
 from spade_index.method.synthetic import LEAST, draw_sample
-from spade_index.method.trials import Trial, Trials, deviation
 from spade_index.method.tuned import should_tune_again, tuned_search
 from spade_index.method.tuning import store, tune
 from spade_index.presets import SearchChoice
@@ -109,34 +105,6 @@ def test_a_sample_is_smaller_where_images_take_long_to_read(path: Path, tiny: Ba
         assert few == sorted(few, key=lambda row: row.key)
 
 
-def test_trials_measure_by_definition(path: Path, tiny: Backbone) -> None:
-    search = SearchSettings(gallery_neighbours=5, scaling="length")
-    with Gallery(path) as gallery:
-        sample = draw_sample(gallery, tiny, 60)
-        trials = Trials(gallery, sample).run(search)
-        plain = next(
-            trial
-            for trial in trials
-            if (trial.search.top_share, trial.search.mapped_score) == (0, "map") and not needs_own_scores(trial.search)
-        )
-        detector = Detector(gallery, search=plain.search)
-        scores = []
-        tried = Trials(gallery, sample)
-        for number, neighbours in enumerate(tried._neighbours):
-            if number < len(sample.plain):
-                pyramid = [torch.from_numpy(level).float() for level in gallery.maps([sample.plain[number].key])]
-            else:
-                copy = number - len(sample.plain)
-                pyramid = [level[copy : copy + 1].float() for level in sample.pyramid]
-            (found,) = detector.nearest_pixels(pyramid, [neighbours])
-            scores.append(found.score)
-    labels = np.arange(len(scores)) >= len(sample.plain)
-    assert plain.image_roc_auc == pytest.approx(roc_auc(labels, scores), abs=0.02)
-    assert plain.wins.sum() / (len(sample.plain) * len(sample.owner)) == pytest.approx(plain.image_roc_auc)
-    assert {trial.search.scaling for trial in trials} == {"length"}
-    assert all(0 <= trial.pixel_roc_auc <= 1 for trial in trials)
-
-
 def test_a_part_of_the_sample_keeps_images_with_their_copies(path: Path, tiny: Backbone) -> None:
     with Gallery(path) as gallery:
         sample = draw_sample(gallery, tiny, 60)
@@ -149,75 +117,6 @@ def test_a_part_of_the_sample_keeps_images_with_their_copies(path: Path, tiny: B
     np.testing.assert_array_equal(some.masks, sample.masks[copies])
     for part, whole in zip(some.pyramid, sample.pyramid, strict=True):
         assert torch.equal(part, whole[copies])
-
-
-def trial(auc: float, ms: float, count: int = 24, **search: object) -> Trial:
-    return Trial(SearchSettings(**search), auc, auc, 0, ms, np.full((count, count), auc))
-
-
-def test_a_difference_has_an_error_where_few_images_have_copies() -> None:
-    difference = np.random.default_rng(0).normal(size=(11, 11)) * (np.arange(11) == 3)
-    assert 0 < deviation(difference, np.array([3, 3])) < 10
-
-
-def test_the_quickest_of_the_good_ways_is_chosen(path: Path, tiny: Backbone) -> None:
-    with Gallery(path) as gallery:
-        sample = replace(draw_sample(gallery, tiny, 60), planned_ms=10.0)
-    usual = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map"}
-    good, quick, slow = trial(0.9, 10, grid=28, **usual), trial(0.897, 4, grid=14, **usual), trial(0.99, 50, **usual)
-    assert choose([[good], [quick], [slow]], sample) is quick
-    assert choose([[good], [trial(0.85, 4, **usual)], [slow]], sample) is good
-    assert choose([[slow]], sample) is slow
-    as_quick = trial(0.9, 8, grid=28, **usual)  # beside the 10 ms of the backbone
-    assert choose([[as_quick], [quick]], sample) is as_quick
-
-
-def test_other_levels_and_fewer_neighbours_must_be_clearly_better(path: Path, tiny: Backbone) -> None:
-    with Gallery(path) as gallery:
-        sample = replace(draw_sample(gallery, tiny, 60), planned_ms=10.0)
-    noise = np.random.default_rng(0).normal(0, 0.2, (24, 24))
-    how = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map", "gallery_neighbours": 20}
-    usual = trial(0.8, 8, compared_levels=(1, 2), **how)
-    error = deviation(noise, sample.owner)
-    for better, chosen in ((1.9 * error, False), (2.1 * error, True)):
-        other = trial(0.8 + better, 8, compared_levels=(0, 1, 2), **how)
-        other = replace(other, wins=usual.wins + noise)
-        assert (choose([[other], [usual]], sample, (1, 2)) is other) == chosen
-        fewer = trial(0.8 + better, 4, compared_levels=(1, 2), **how | {"gallery_neighbours": 5})
-        fewer = replace(fewer, wins=usual.wins + noise)
-        assert (choose([[fewer], [usual]], sample, (1, 2)) is fewer) == chosen
-
-
-def test_levels_weigh_the_inverse_of_what_good_images_differ_in_them(path: Path, tiny: Backbone) -> None:
-    with Gallery(path) as gallery:
-        trials = Trials(gallery, draw_sample(gallery, tiny, 60))
-        weights = trials.weighed(SearchSettings(scaling="none")).level_weights
-        for level, weight in enumerate(weights):
-            detector = Detector(gallery, search=SearchSettings(compared_levels=(level,), level_weights="equal"))
-            means = []
-            for row in gallery.sample(60):
-                pyramid = [torch.from_numpy(values).float() for values in gallery.maps([row.key])]
-                (near,) = detector.nearest_images(gallery.pooled([row]), without=[row.key])
-                (found,) = detector.search_pixels(detector.comparison.prepare(pyramid), [near[:10]])
-                means.append(float(found.distances.mean()))
-            assert weight == pytest.approx(1 / np.median(means), rel=0.25)  # of up to 20 of these images
-        lengths = trials.weighed(SearchSettings(scaling="length")).level_weights
-        assert min(weights + lengths) > 0
-        assert lengths != weights
-
-
-def test_levels_of_images_that_are_nearly_the_same_have_weights(tiny: Backbone, tmp_path: Path) -> None:
-    """Next to nothing differs between them, so no level counts infinitely more than another."""
-    images = write_images(tmp_path / "images", 24)
-    pixels = np.asarray(Image.open(images / "000.png")).copy()
-    for number in range(24):
-        pixels[0, number] ^= 1
-        Image.fromarray(pixels).save(images / f"{number:03d}.png")
-    build(tmp_path / "gallery", images, tiny)
-    with Gallery(tmp_path / "gallery") as gallery:
-        trials = Trials(gallery, draw_sample(gallery, tiny, 60))
-        weights = trials.weighed(SearchSettings(scaling="length")).level_weights
-    assert weights == pytest.approx((1000,) * 3)
 
 
 def test_another_scaling_has_its_own_weights() -> None:
