@@ -33,6 +33,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery.store.moments import image_moments, moments_variance
 from spade_index.images import decode, load, preprocess
 from spade_index.method.dataset import GOOD, find_test_images
+from spade_index.presets import PAPER_STRIDES
 
 SHAPES = ("wrn", "native")
 WRN = {"_blocks.2._swish": 256, "_blocks.4._swish": 512, "_blocks.10._swish": 1024}  # its channels, by level
@@ -94,6 +95,7 @@ def _backbone(edge: int, shapes: str) -> Backbone:
     return load_backbone(
         "efficientnet-lite0",
         preprocessing=lambda default: replace(default, input_size=(edge, edge)),
+        strides=PAPER_STRIDES,
         device="cpu",
         # A block calls one activation twice; the last output, which the projection takes, is captured.
         levels=tuple(WRN) if shapes == "wrn" else None,

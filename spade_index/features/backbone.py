@@ -1,6 +1,7 @@
 """Compute pooled descriptors and feature pyramids of image batches with a pretrained CNN or transformer."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision
 
 from .allocator import keep_freed_memory
 from .grids import average, averaged
-from .levels import STRIDES, Reader, finest_first
+from .levels import STRIDES, Reader, finest_first, limited
 from .maps import MapReader
 from .pretrained import load_model, weights_digest
 from .tokens import TokenReader, entries, has_intermediates, probe, set_input_size
@@ -75,6 +76,7 @@ class Backbone:
         reader.choose(chosen)
         self._reader = reader
         self._sizes = [reader.shapes[level][1:] for level in chosen]
+        self._kept = list(range(len(chosen)))  # of these levels
         shapes = [(reader.shapes[level][0], *averaged(reader.shapes[level][1:], stored_grid)) for level in chosen]
         self.settings = ExtractionSettings(
             backbone=name,
@@ -91,6 +93,16 @@ class Backbone:
     def input_multiple(self) -> int:
         """Both edges of the input size must be multiples of this: a transformer's patch, or 1."""
         return self._reader.input_multiple
+
+    def limited_to(self, levels: Sequence[str]) -> "Backbone":
+        """Return a backbone of some of the levels, as a gallery of an earlier version has; itself if it lacks one."""
+        settings = limited(self.settings, levels)
+        if settings is self.settings:
+            return self
+        other = copy(self)
+        other.settings = settings
+        other._kept = [self.settings.levels.index(level) for level in settings.levels]
+        return other
 
     def __call__(self, pixels: np.ndarray) -> Features:
         """Return the features of a batch uint8 [B, H, W, 3] of the preprocessing's input size, on `device`.
@@ -137,7 +149,8 @@ class Backbone:
         half = self.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             pooled, pyramid = self._reader(batch)
-        return pooled, [average(*level) for level in zip(pyramid, self._sizes, self.settings.sizes, strict=True)]
+        levels = zip(self._kept, self.settings.sizes, strict=True)
+        return pooled, [average(pyramid[level], self._sizes[level], size) for level, size in levels]
 
 
 def _reader(name: str, model: nn.Module, input_size: tuple[int, int], device: torch.device) -> Reader:

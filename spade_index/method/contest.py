@@ -29,7 +29,7 @@ FINALISTS = 4  # kinds of ways that are tried on more images
 USUAL = 2  # of them compare the usual levels
 ERRORS = 2.0  # standard errors by which other levels, or fewer neighbours, must be better
 AGAIN = 3  # kinds that are tried again at the grid, the neighbours and the window that the best one ends with
-SLOWEST = 1.0  # milliseconds of a search, at most, per millisecond of the backbone; both as planned
+SLOWEST = 1.25  # milliseconds of a search, at most, per millisecond of the backbone; both as planned
 MARGIN = 0.005  # of the quality, within which the quicker way is taken
 SAME_SPEED = 1.25  # times as long: not a difference
 QUICK = 0.75  # milliseconds of a search per millisecond of the backbone, below which nothing is gained by less
@@ -194,7 +194,7 @@ class Round:
         return self._trials.grid(one) == self._trials.grid(other) and _way(one)[1:] == _way(other)[1:]
 
     def _fits(self, search: SearchSettings) -> bool:
-        """Return whether a search is planned to take no longer than the backbone."""
+        """Return whether a search is planned to be quick enough beside the backbone."""
         return self._trials.planned_ms(search) <= SLOWEST * self._sample.planned_ms
 
 

@@ -65,21 +65,20 @@ class Detector:
 
         Args:
             gallery: open, and open for as long as the detector is used.
-            backbone: that the gallery was built with; without one only features are searched.
+            backbone: that the gallery was built with, or one of more levels; without one only features are searched.
             search: by default the gallery's tuned settings (see `tuned_search`), or `SearchSettings()`.
             threshold: on the image score, in place of the calibrated one.
             false_alarms: share of normal images that may be called anomalous, in (0, 1); by default as calibrated.
             calibrated: whether to use the gallery's calibration, or another in its place (see `at_once`); without one
                 there are no p-values, and what neighbours themselves score is not taken into account.
-            device: of the pixel search; by default the backbone's, or without one the CPU.
+            device: of the pixel search; by default the backbone's, or the CPU.
             kernel: backend of the pixel search (see `choose_kernel`).
             map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
                 of a GPU's free memory. The maps of one query always fit.
             elsewhere: where maps and the index are searched, such as the workers of a cluster; None: here.
 
         Raises:
-            SettingsMismatch: the backbone is not the gallery's; TypeError: it is of another kind.
-            GalleryError: the gallery is empty.
+            SettingsMismatch: not the gallery's backbone; TypeError: no backbone; GalleryError: the gallery is empty.
             InputError: `maps="auto"` has no threshold, the levels or their weights do not fit, what the
                 neighbours themselves score is taken and not known, or there is no such kernel.
         """
@@ -88,6 +87,7 @@ class Detector:
         require_parts(gallery, backbone, search, device, map_memory)
         self.search = interested(gallery, search or tuned_search(gallery))
         if backbone is not None:
+            backbone = backbone.limited_to(gallery.settings.levels)
             gallery.settings.require_equal(backbone.settings, str(gallery.path))
         if not len(gallery):
             raise GalleryError(f"{gallery.path}: the gallery is empty: add normal images first")

@@ -2,7 +2,7 @@
 
 Defects pasted into normal images rank ways of comparing as real ones do. Each way is tried on the same images, so that
 their differences are paired. The quickest way within a small margin of the best is taken, among those whose search does
-not take longer than the backbone (`contest`). How its distances become scores is then chosen on more images
+not take much longer than the backbone (`contest`). How its distances become scores is then chosen on more images
 (`score_choice`).
 """
 
@@ -105,6 +105,7 @@ def tune(
     require_tuning(gallery, backbone, seconds, ways, images)
     if len(gallery) < TUNE_FROM:
         raise InputError(f"{gallery.path}: {too_few(len(gallery), 'image')} to tune on; add at least {TUNE_FROM}")
+    backbone = backbone.limited_to(gallery.settings.levels)
     clock, scales = QuietClock(), scales_of(gallery)
     if images is not None:
         seconds = math.inf

@@ -234,7 +234,7 @@ def test_maps_auto_needs_a_threshold(built, images):
         (["--image-score", "map", "--maps", "never"], "needs every image's score map"),
         (["--snapshot", "9"], "no snapshot 9"),
         (["--gallery-neighbours", "0"], "gallery_neighbours"),
-        (["--level-weights", "1,2"], "3 levels"),
+        (["--level-weights", "1,2"], "4 levels"),
         (["--level-weights", "heavy"], "heavy"),
         (["--mean", "0.5"], "mean"),
         (["--input-size", "large"], "large"),

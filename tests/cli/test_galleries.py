@@ -115,7 +115,7 @@ def test_a_gallery_remembers_its_stored_grid(dataset, tmp_path):
     options = ["--weights", tmp_path / "w.pth", "--input-size", 32, "--stored-grid", 4]
     run("build", images, tmp_path / "g", "--backbone", "resnet18", *options)
     with Gallery(tmp_path / "g") as gallery:
-        assert gallery.settings.sizes == [(4, 4), (4, 4), (2, 2)]
+        assert gallery.settings.sizes == [(4, 4), (4, 4), (2, 2), (1, 1)]
     assert len(objects(run("query", tmp_path / "g", images, "--json"))) == 3
     assert "stored_grid" in run("query", tmp_path / "g", images, "--stored-grid", 2, status=1).stderr
 

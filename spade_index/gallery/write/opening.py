@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spade_index.errors import GalleryDamaged, InputError, SettingsMismatch, StorageError, storage_errors
+from spade_index.features.levels import limited
 from spade_index.gallery import generations
 from spade_index.gallery.catalog import check
 from spade_index.gallery.catalog.catalog import Catalog
@@ -47,7 +48,7 @@ def open_for_writing(
     gallery = Gallery(path)  # before the lock, so that a folder that is no gallery is left alone
     lock.take()
     if settings is not None and not gallery.never_used:
-        gallery.settings.require_equal(settings, str(path))
+        gallery.settings.require_equal(limited(settings, gallery.settings.levels), str(path))
         _require_codec(gallery, codec)
     _require_own_files(path)
     _require_sound(gallery.catalog)

@@ -75,6 +75,7 @@ class GalleryWriter(Session):
         shards of earlier adds are merged, some at a time (see `gather`). `feedback` is noted with each image that is
         added, in the same commit: see `undo_feedback`.
         """
+        backbone = backbone.limited_to(self.settings.levels)
         self.settings.require_equal(backbone.settings, str(self.path))
         ingest = Ingest(
             self,
