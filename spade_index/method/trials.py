@@ -140,9 +140,7 @@ class Trials:
             )
             detector = self.detector(how)
             images = np.linspace(0, len(self._sample.plain) - 1, WEIGHED).round().astype(int)
-            cells = torch.cat(
-                [detector.comparison.prepare(self._pyramid(image, np.array([image])))[0] for image in images]
-            )
+            (cells,) = detector.comparison.prepare(self._pyramid(images[0], images[:1]))  # [1, P, C]
             least = LEAST_DIFFERENCE * float(cells.square().sum(-1).mean())
             found = [self._means(detector, image, np.array([image]))[0] for image in images]
             means = [distances[distances > 0].mean() for distances in found if distances.any()]  # others do not count
