@@ -22,6 +22,7 @@ from spade_index.gallery.store.storage import NEW_MAPS, MapStorage
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import ImageFile, find_images, load
 from spade_index.images.loading import in_lots
+from spade_index.presets import PAPER_STRIDES
 
 from .harness import Figures
 
@@ -42,7 +43,10 @@ def make_backbone(input_size: int) -> "Backbone":
     from spade_index.features.backbone import load_backbone  # loads torch, which takes seconds
 
     return load_backbone(
-        BACKBONE, preprocessing=lambda default: replace(default, input_size=(input_size, input_size)), device="cpu"
+        BACKBONE,
+        strides=PAPER_STRIDES,
+        preprocessing=lambda default: replace(default, input_size=(input_size, input_size)),
+        device="cpu",
     )
 
 

@@ -181,7 +181,7 @@ class SearchSettings:
     mode: str = "concat-nearest"
     level_weights: str | tuple[float, ...] = "inverse-variance"  # of unscaled levels; scaled ones weigh the same
     scaling: str = "none"  # of a pixel's vector in each level: see `method.comparison`
-    compared_levels: tuple[int, ...] | None = None  # numbers of stored levels, 0 the finest; None: all
+    compared_levels: tuple[int, ...] | None = None  # numbers of stored levels, 0 the finest; None: by default
     grid: int | None = None  # cells of the longer edge that finer levels are averaged to; None: as stored
     window: int | None = None  # cells around a pixel's own place that it may match; None: all
     same_place: bool = False  # whether a tile is compared with tiles at its place in their pictures alone

@@ -80,7 +80,10 @@ class SearchOptions:
     ]
     compared_levels: Annotated[
         str | None,
-        click.option("--compared-levels", help="Levels that are compared: comma-separated numbers, 0 the finest [all]"),
+        click.option(
+            "--compared-levels",
+            help="Levels that are compared: comma-separated numbers, 0 the finest [all, but for a fourth at stride 32]",
+        ),
     ]
     grid: Annotated[
         int | None,

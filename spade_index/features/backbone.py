@@ -14,8 +14,9 @@ from spade_index.kernels.threads import pipelined
 from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
 
 from .allocator import keep_freed_memory
+from .fewer_levels import limited
 from .grids import average, averaged
-from .levels import STRIDES, Reader, finest_first, limited
+from .levels import STRIDES, Reader, finest_first
 from .maps import MapReader
 from .pretrained import load_model, weights_digest
 from .tokens import TokenReader, entries, has_intermediates, probe, set_input_size

@@ -2,13 +2,11 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from spade_index.errors import BackboneError
-from spade_index.settings import ExtractionSettings
 
 STRIDES = (4, 8, 16, 32)  # of the default levels
 PROJECTED = 3  # times as many channels as the map before it, of the same size: a projection for the classifier
@@ -69,14 +67,6 @@ def _without_projection(names: Sequence[str], shapes: Shapes) -> Sequence[str]:
     if not before or shapes[before[-1]][1:] != shapes[names[-1]][1:]:
         return names
     return before if shapes[names[-1]][0] >= PROJECTED * shapes[before[-1]][0] else names
-
-
-def limited(settings: ExtractionSettings, levels: Sequence[str]) -> ExtractionSettings:
-    """Return settings with some of their levels alone; unchanged if they have not all of these, or no others."""
-    if not set(levels) < set(settings.levels):
-        return settings
-    shapes = dict(zip(settings.levels, settings.level_shapes, strict=True))
-    return replace(settings, levels=tuple(levels), level_shapes=tuple(shapes[level] for level in levels))
 
 
 def failure(model: nn.Module, input_size: tuple[int, int], error: Exception) -> BackboneError:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from spade_index.errors import InputError
 from spade_index.features.grids import average, averaged
+from spade_index.gallery.compared import compared_levels
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.storage import require_stored
 from spade_index.kernels.pyramid import Size
@@ -51,7 +52,7 @@ class Comparison:
         """
         settings = gallery.settings
         stored = len(settings.levels)
-        self.levels = tuple(range(stored)) if search.compared_levels is None else search.compared_levels
+        self.levels = compared_levels(settings, search)
         if self.levels[-1] >= stored:
             raise InputError(
                 f"{gallery.path} has {stored} levels, 0 to {stored - 1}: there is no level {self.levels[-1]}"
@@ -142,7 +143,7 @@ def _moments(means: Tensor, length: float) -> Moments:
 def compared_sizes(gallery: Gallery, search: SearchSettings) -> list[Size]:
     """Return (H, W) of each level that is compared, after averaging; the first is the grid of comparison."""
     sizes = gallery.settings.sizes
-    return [averaged(sizes[level], search.grid) for level in search.compared_levels or range(len(sizes))]
+    return [averaged(sizes[level], search.grid) for level in compared_levels(gallery.settings, search)]
 
 
 def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spade_index.gallery.compared import compared_levels
 from spade_index.gallery.reader import Gallery
 from spade_index.images.geometry import Geometry
 from spade_index.settings import SearchSettings
@@ -217,7 +218,7 @@ class Trials:
 def planned_ms(gallery: Gallery, search: SearchSettings) -> float:
     """Return the milliseconds that a search of a gallery with these settings is planned to take."""
     sizes, shapes = compared_sizes(gallery, search), gallery.settings.level_shapes
-    channels = [shapes[level][0] for level in search.compared_levels or range(len(shapes))]
+    channels = [shapes[level][0] for level in compared_levels(gallery.settings, search)]
     return 1e3 * seconds_of_search(sizes, channels, search.gallery_neighbours, search.window)
 
 

@@ -1,7 +1,8 @@
 """Ways of comparing: search settings that tuning tries, and words for them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from spade_index.gallery.compared import default_levels
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import SearchSettings
 
@@ -13,7 +14,7 @@ def ways_of(gallery: Gallery) -> Iterator[SearchSettings]:
 
     How much each level weighs depends on the sample (`Trials.weighed`).
     """
-    levels = gallery.stored_levels
+    levels = _candidates(gallery)
     parts = [tuple(levels), tuple(levels[1:]), tuple(levels[2:]), tuple(levels[:-1]), tuple(levels[1:-1])]
     parts += [(level,) for level in levels[:0:-1]]
     compared = [usual_levels(gallery), *(_compared(gallery, part) for part in parts if part)]
@@ -27,17 +28,25 @@ def ways_of(gallery: Gallery) -> Iterator[SearchSettings]:
 
 
 def usual_levels(gallery: Gallery) -> tuple[int, ...] | None:
-    """Return the levels that are compared where no others are clearly better; None: all.
+    """Return the levels that are compared where no others are clearly better; None: by default.
 
     Of four levels or more, the finest is left out: it sees edges and noise, as pasted defects have them, more than what
     is real.
     """
-    levels = gallery.stored_levels
+    levels = _candidates(gallery)
     return _compared(gallery, tuple(levels[1:] if len(levels) > 3 else levels))
 
 
+def _candidates(gallery: Gallery) -> Sequence[int]:
+    """Return the levels that are tried: with a region of interest not the coarsest, which sees what is outside, too."""
+    if not gallery.is_limited:
+        return gallery.stored_levels
+    near = [level for level in default_levels(gallery.settings) if level in gallery.stored_levels]
+    return near or gallery.stored_levels
+
+
 def _compared(gallery: Gallery, levels: tuple[int, ...]) -> tuple[int, ...] | None:
-    return None if len(levels) == len(gallery.settings.levels) else levels
+    return None if levels == default_levels(gallery.settings) else levels
 
 
 def kind_of(search: SearchSettings) -> Kind:
@@ -64,7 +73,8 @@ def describe_pixels(search: SearchSettings) -> str:
         "length": "scaled to length 1",
         "channel": "whitened",
     }[search.scaling]
-    levels = "all levels" if search.compared_levels is None else f"levels {', '.join(map(str, search.compared_levels))}"
+    compared = search.compared_levels
+    levels = "the default levels" if compared is None else f"levels {', '.join(map(str, compared))}"
     return (
         f"{levels} {scaled}"
         + ("" if search.grid is None else f", grid {search.grid}")

@@ -77,7 +77,7 @@ def test_only_a_calibrated_gallery_is_calibrated_and_only_in_time(calibrated: Pa
         (PAPER_SEARCH, "--preset paper"),
         (SearchSettings(grid=4, compared_levels=(0, 2)), "--compared-levels 0,2 --grid 4"),
         (SearchSettings(relative_score=True), "--relative-score"),
-        (SearchSettings(level_weights=(1.0, 0.5, 0.0)), "--level-weights 1.0,0.5,0.0"),
+        (SearchSettings(level_weights=(1.0, 0.5, 0.0, 0.0)), "--level-weights 1.0,0.5,0.0,0.0"),
         (SearchSettings(image_score="map", maps="always"), ""),  # scores of all kinds are kept
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from spade_index.errors import InputError
+from spade_index.gallery.compared import default_levels
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.storage import listed
 
@@ -13,7 +14,7 @@ def searched_levels(gallery: Gallery) -> tuple[int, ...]:
     tuned = gallery.catalog.tuned()
     compared = None if tuned is None else tuned["search"].get("compared_levels")
     try:
-        return every if compared is None else tuple(level for level in every if level in compared)
+        return default_levels(gallery.settings) if compared is None else tuple(n for n in every if n in compared)
     except TypeError:  # not written by `tune`: a search will say so
         return every
 

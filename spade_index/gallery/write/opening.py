@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spade_index.errors import GalleryDamaged, InputError, SettingsMismatch, StorageError, storage_errors
-from spade_index.features.levels import limited
+from spade_index.features.fewer_levels import limited
 from spade_index.gallery import generations
 from spade_index.gallery.catalog import check
 from spade_index.gallery.catalog.catalog import Catalog
