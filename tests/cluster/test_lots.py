@@ -55,7 +55,7 @@ def test_who_is_quicker_makes_more(speeds: list[int]) -> None:
 
 
 def test_images_that_are_not_admitted_owe_nothing() -> None:
-    lots = Lots(2)
+    lots = Lots(2, clock=lambda: 0.0)
     for number in range(20):
         lot = lots.give()
         assert lot.place == number % 2
