@@ -39,6 +39,12 @@ STATUS: dict[type[SpadeIndexError], int] = {  # the first that fits
 }
 FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/:;,'\"`()]+/)+")  # of an absolute path
 SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+OF_SHORTAGES = (  # in messages of errors without a kind of their own: of threads, torch on a CPU and a GPU, and oneDNN
+    "can't start new thread",
+    "can't allocate memory",
+    "out of memory",
+    "could not create a primitive",
+)
 LOCKED_SECONDS = 5  # after which it may be worth trying again
 
 
@@ -103,7 +109,7 @@ def _is_shortage(error: BaseException) -> bool:
     """Return whether something of the machine has run out, which may be there again."""
     if isinstance(error, OSError):
         return error.errno in SHORTAGES
-    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OF_SHORTAGES)
 
 
 def without_folders(text: str, root: str) -> str:

@@ -45,10 +45,20 @@ def test_a_service_without_threads_recovers(server: Server, monkeypatch: pytest.
     assert alive(server)
 
 
+NO_MEMORY = {
+    "python": MemoryError(),
+    "torch": RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    "onednn": RuntimeError("could not create a primitive"),
+}
+
+
+@pytest.mark.parametrize("says", NO_MEMORY)
 @pytest.mark.parametrize("where", ["backbone", "search", "listing"])
-def test_a_service_without_memory_recovers(server: Server, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_service_without_memory_recovers(
+    server: Server, monkeypatch: pytest.MonkeyPatch, where: str, says: str
+) -> None:
     def fails(*arguments: Any, **options: Any) -> None:
-        raise MemoryError
+        raise NO_MEMORY[says]
 
     server.query("plain", png(3))
     target: tuple[Any, str] = {
