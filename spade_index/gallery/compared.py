@@ -1,5 +1,7 @@
 """Which levels of a gallery are compared."""
 
+from collections.abc import Sequence
+
 from spade_index.settings import ExtractionSettings, SearchSettings
 
 COARSE = 32  # pixels of the input per cell, from which on a cell shows more of what is around it than of itself
@@ -21,3 +23,8 @@ def compared_levels(settings: ExtractionSettings, search: SearchSettings) -> tup
 def default_levels(settings: ExtractionSettings) -> tuple[int, ...]:
     """Return the numbers of the levels that are compared where nothing else is asked for."""
     return compared_levels(settings, SearchSettings())
+
+
+def levels_inside(settings: ExtractionSettings, levels: Sequence[int]) -> tuple[int, ...]:
+    """Return those of some levels that see little of what is outside a region of interest, or all if none does."""
+    return tuple(level for level in levels if level in default_levels(settings)) or tuple(levels)

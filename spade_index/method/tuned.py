@@ -9,6 +9,7 @@ from typing import Any
 from spade_index.errors import GalleryDamaged, InputError
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.changes import changes_since_tuning
+from spade_index.gallery.compared import levels_inside
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import SearchSettings
 
@@ -29,6 +30,8 @@ def tuned_search(gallery: Gallery) -> SearchSettings:
             if name in known
         }
         _require_types(values, len(gallery.settings.levels))
+        if gallery.is_limited and values.get("compared_levels"):  # the region may have been set after tuning
+            values["compared_levels"] = levels_inside(gallery.settings, values["compared_levels"])
         return SearchSettings(**(values | by_map))
     except (InputError, TypeError) as error:
         raise GalleryDamaged(

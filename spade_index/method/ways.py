@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from spade_index.gallery.compared import default_levels
+from spade_index.gallery.compared import default_levels, levels_inside
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import SearchSettings
 
@@ -39,10 +39,8 @@ def usual_levels(gallery: Gallery) -> tuple[int, ...] | None:
 
 def _candidates(gallery: Gallery) -> Sequence[int]:
     """Return the levels that are tried: with a region of interest not the coarsest, which sees what is outside, too."""
-    if not gallery.is_limited:
-        return gallery.stored_levels
-    near = [level for level in default_levels(gallery.settings) if level in gallery.stored_levels]
-    return near or gallery.stored_levels
+    levels = gallery.stored_levels
+    return levels_inside(gallery.settings, levels) if gallery.is_limited else levels
 
 
 def _compared(gallery: Gallery, levels: tuple[int, ...]) -> tuple[int, ...] | None:

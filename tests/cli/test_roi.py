@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw
 
 from spade_index.gallery import Gallery
 from spade_index.gallery.store.leave_one_out import LeaveOneOut
+from spade_index.gallery.write.writer import GalleryWriter
+from spade_index.method.tuned import tuned_search
 
 from helpers.cli_runs import BACKBONE, SIZE, copied, normal, objects, refused, run, write_normal
 
@@ -286,3 +288,13 @@ def test_a_region_that_lies_across_turned_pictures_is_said(dataset: Path, tmp_pa
     assert "across" not in run("roi", tmp_path / "g", tmp_path / "left.png").stderr
     (tmp_path / "polygons.json").write_text(json.dumps(LEFT))
     assert "across" not in run("roi", tmp_path / "g", tmp_path / "polygons.json").stderr
+
+
+def test_a_region_that_is_set_after_tuning_leaves_the_coarsest_level_out(tmp_path: Path) -> None:
+    run("build", write_normal(tmp_path / "normal", 3), tmp_path / "g", *BACKBONE, "--no-tune")
+    with GalleryWriter(tmp_path / "g") as writer:
+        writer.set_tuned({"search": {"compared_levels": [1, 2, 3]}, "images": 3, "snapshot": 1})
+        assert tuned_search(writer.gallery).compared_levels == (1, 2, 3)
+    run("roi", tmp_path / "g", mask_of(tmp_path))
+    with Gallery(tmp_path / "g") as gallery:
+        assert tuned_search(gallery).compared_levels == (1, 2)
