@@ -1,6 +1,6 @@
 """What work is planned to take, so that neither what is tried nor what is chosen depends on the machine.
 
-The constants are of two cores with AVX2 (AMD EPYC, 2026), of `efficientnet-lite0` and of searches as tuning tries them.
+The constants are of two cores (AMD EPYC, a window's of Intel Xeon, 2026), of `efficientnet-lite0` and of searches in tuning.
 """
 
 import time
