@@ -1,6 +1,6 @@
 """What work is planned to take, so that neither what is tried nor what is chosen depends on the machine.
 
-The constants are of two cores (AMD EPYC, a window's of Intel Xeon, 2026), of `efficientnet-lite0` and of searches in tuning.
+The constants are of two cores (AMD EPYC; a window's of Intel Xeon; 2026), `efficientnet-lite0`, and searches in tuning.
 """
 
 import time
