@@ -98,6 +98,7 @@ class BackboneOptions:
         Raises BackboneError and InputError.
         """
         from spade_index.features.backbone import load_backbone
+        from spade_index.features.levels import STRIDES
 
         changes = ({} if input_size is None else {"input_size": input_size}) | self._changes() | (pixels or {})
         recorded = gallery.settings if gallery is not None else None
@@ -119,7 +120,7 @@ class BackboneOptions:
             levels=names(self.levels) or (recorded.levels if recorded and same_name else None),
             preprocessing=preprocessing,
             device=device,
-            **({"strides": PAPER_STRIDES} if preset == "paper" else {}),
+            strides=PAPER_STRIDES if preset == "paper" else STRIDES,
             precision=self.precision or (recorded.precision if recorded else "float32"),
             stored_grid=self.stored_grid or stored_grid or (recorded.stored_grid if recorded else None),
         )

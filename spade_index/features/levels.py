@@ -46,9 +46,7 @@ def finest_first(backbone: str, levels: Sequence[str], shapes: Shapes) -> list[s
     return sorted(levels, key=lambda level: -shapes[level][1] * shapes[level][2])
 
 
-def nearest_to_strides(
-    names: Sequence[str], shapes: Shapes, height: int, strides: Sequence[int] = STRIDES
-) -> tuple[str, ...]:
+def nearest_to_strides(names: Sequence[str], shapes: Shapes, height: int, strides: Sequence[int]) -> tuple[str, ...]:
     """Return, for each stride, the last of `names` whose map's height is nearest to `height` / stride.
 
     The projection before a classifier is left out: its many channels were trained for what their mean says.

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from spade_index.features.grids import Size, average
 from spade_index.gallery.catalog.defects import KnownDefect
+from spade_index.gallery.compared import levels_inside
 from spade_index.gallery.reader import Gallery
 from spade_index.images.tiles import Box
 
@@ -126,7 +127,7 @@ class KnownDefects:
         """
         self._settings = gallery.settings
         self._everywhere = everywhere
-        self._level = gallery.stored_levels[-1]
+        self._level = levels_inside(gallery.settings, gallery.stored_levels)[-1]  # not what sees all around
         self._moments = _moments(gallery, self._level)
         self._known = known
         features = [one.features for one in known]

@@ -31,7 +31,7 @@ MOST = 50  # neighbours that are tried at most
 OWN = 10  # images of the sample whose own maps are subtracted
 WEIGHED = 20  # plain images whose differences weigh the levels
 LEAST_DIFFERENCE = 1e-3  # of the mean squared length of cells: images may be copies of each other
-GRID = 14  # cells of the longer edge, at most, where they are taken
+GRID, NEAR = 14, 10  # cells of the longer edge, at most, and neighbours, where they are taken
 OF_A_QUERY = 0.008  # seconds that its scores are planned to take, of all that are tried
 RESAMPLES = 200  # of the images, for the standard error of a difference
 PIXEL_WEIGHT = 1 / 3  # of the pixel ROC AUC in the quality; the rest is the image ROC AUC
@@ -137,7 +137,7 @@ class Trials:
         """Return the squared distance of cells of plain images in a level to the nearest of their neighbours', > 0."""
         if (scaling, level) not in self._differences:
             how = SearchSettings(
-                scaling=scaling, compared_levels=(level,), level_weights="equal", grid=GRID, gallery_neighbours=OWN
+                scaling=scaling, compared_levels=(level,), level_weights="equal", grid=GRID, gallery_neighbours=NEAR
             )
             detector = self.detector(how)
             images = np.linspace(0, len(self._sample.plain) - 1, WEIGHED).round().astype(int)
