@@ -27,6 +27,7 @@ RUN touch README.md \
     && pip uninstall --yes spade_index
 
 FROM build AS package
+RUN apt-get install --yes --no-install-recommends g++
 COPY . .
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheel .
 

@@ -74,10 +74,12 @@ endef
 ALL := cloud,cpu,demo,heic,mqtt,ray,serve,test,dev
 RUNTIME := cloud,cpu,demo,heic,mqtt,ray,serve,test
 
-$(READY): setup.py requirements/lock.txt
+NATIVE := $(wildcard kernels/native/*.cpp kernels/native/*.h kernels/native/*.inc)
+
+$(READY): setup.py requirements/lock.txt $(NATIVE)
 	$(call install,$(VENV),requirements/lock.txt,$(ALL))
 
-$(LOWEST)/.ready: setup.py requirements/lowest.txt
+$(LOWEST)/.ready: setup.py requirements/lowest.txt $(NATIVE)
 	$(call install,$(LOWEST),requirements/lowest.txt,$(RUNTIME))
 
 $(LABEL_STUDIO)/.ready: requirements/label-studio.txt

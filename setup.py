@@ -1,8 +1,21 @@
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
+NATIVE = Path("kernels/native")  # none of it where only requirements are installed, as in the Dockerfile
+# Where it cannot be compiled, the torch backend searches, and kernels/dispatch.py says why. Products and sums are not
+# fused, so that distances have the same bits on all processors.
+COMPILED = Extension(
+    "spade_index.kernels.native._nearest",
+    sorted(map(str, NATIVE.glob("*.cpp"))),
+    depends=sorted(map(str, [*NATIVE.glob("*.h"), *NATIVE.glob("*.inc")])),
+    extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi"],
+    extra_link_args=["-Wl,--as-needed"] if sys.platform == "linux" else [],
+    language="c++",
+    optional=True,
+)
 
 setup(
     name="spade_index",
@@ -15,6 +28,7 @@ setup(
     # Follows the links to kernels/ and benchmarks/. A top-level package called `kernels` would shadow the one that
     # `transformers` looks for.
     packages=find_packages(include=["spade_index", "spade_index.*"]),
+    ext_modules=[COMPILED] if COMPILED.sources else [],
     package_data={
         "spade_index": ["py.typed"],
         "spade_index.benchmarks": ["*.sh"],

@@ -9,9 +9,12 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from .native import library
+
 BACKENDS = {
     "reference": "reference",
     "torch": "torch_backend",
+    "native": "native",
     "triton": "fused.triton_backend",
     "cupy": "fused.cupy_backend",
 }
@@ -53,6 +56,9 @@ def choose_kernel(device: torch.device | str, backend: str | None = None) -> Ker
             if hindrance:
                 raise ValueError(f"the {asked} kernel cannot be used: {hindrance}")
             return KernelChoice(asked, source)
+    if device.type == "cpu":
+        slow = library.hindrance()
+        return KernelChoice("torch", f"native: {slow}") if slow else KernelChoice("native", f"with {library.fastest()}")
     if device.type != "cuda":
         return KernelChoice("torch", f"the device is {device}")
     hindrances = []
@@ -66,6 +72,8 @@ def choose_kernel(device: torch.device | str, backend: str | None = None) -> Ker
 
 def _hindrance(backend: str, device: torch.device) -> str | None:
     """Return why a backend does not run on a device; None if it does."""
+    if backend == "native":
+        return library.absence() if device.type == "cpu" else f"it needs a CPU, and the device is {device}"
     if backend not in FUSED:
         return None
     if find_spec(backend) is None:

@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spade_index.kernels import nearest_pixels
+from spade_index.kernels import native, nearest_pixels
 from spade_index.kernels.fused.search import search as fused_search
+from spade_index.kernels.native.library import instruction_sets
 from spade_index.kernels.pyramid import Size
 
 from .interpreter import Interpreter
@@ -20,7 +21,12 @@ from .plain_kernels import PlainKernels
 
 Found = tuple[Tensor, Tensor]
 Way = dict[str, Any]
-BACKENDS = ["torch", "fused", "triton"]  # CuPy needs a GPU: what its kernels launch and compile to is tested elsewhere
+BACKENDS = [
+    "torch",
+    "native",
+    "fused",
+    "triton",
+]  # CuPy needs a GPU: what its kernels launch and compile to is tested elsewhere
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,20 @@ def torch_backend() -> Backend:
     ]
     find = partial(nearest_pixels, backend="torch")
     return Backend(find, ways, few, drawn_ways=st.sampled_from(ways))
+
+
+def native_backend() -> Backend:
+    """Return the native backend with each instruction set that this processor has, the portable one at least.
+
+    Raises OSError if it was not compiled: install g++ and run `make` again.
+    """
+
+    def find(query, pool, pages, k=1, *, sizes, weights=None, mode="concat-nearest", **options):
+        weights = weights or [1.0] * len(sizes)
+        return native.nearest_pixels(query, pool, pages, k, sizes=sizes, weights=weights, mode=mode, **options)
+
+    ways = [{"instructions": name} for name in instruction_sets()]
+    return Backend(find, ways, ways, drawn_ways=st.sampled_from(ways))
 
 
 def fused_backend() -> Backend:

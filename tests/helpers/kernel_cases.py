@@ -8,6 +8,9 @@ from spade_index.kernels import pyramid, split_matches
 MODES = ["concat-nearest", "concat-bilinear", "per-level"]
 PRUNE = [None, True, False]
 PRECISIONS = ["float32", "fast"]
+NATIVE = {"backend": "native"}
+TORCH_WAYS = [{"backend": "torch", "prune": p, "precision": q} for p in PRUNE for q in PRECISIONS]
+CPU_WAYS = [*TORCH_WAYS, NATIVE]  # arguments of `nearest_pixels`, for each way in which a processor searches
 NESTED = [[(8, 8), (4, 4), (2, 2)], [(6, 4), (3, 2)], [(8, 12), (4, 6), (4, 3), (2, 1), (1, 1)], [(9, 9), (3, 3)]]
 OTHER = [[(1, 1)], [(7, 5)], [(7, 11), (5, 5), (3, 2)], [(6, 6), (4, 4), (3, 3)], [(5, 5), (5, 5)], [(9, 7), (1, 1)]]
 LARGER = [

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from spade_index.kernels.native import search as native
 from spade_index.kernels.torch_backend import search as torch_backend
 
 from helpers.interpreter import interpreting
@@ -25,8 +26,10 @@ def bfloat16_at_any_depth(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def threads_for_any_work(monkeypatch):
-    """Let the torch backend use all of its threads, though little work is quicker in one."""
+    """Let backends use all of their threads, though little work is quicker in one."""
     monkeypatch.setattr(torch_backend, "PAIRS", 0)
+    monkeypatch.setattr(native, "LEAST_WORK", 1)
+    monkeypatch.setattr(native, "LEAST_IN_WINDOW", 1)
 
 
 @pytest.fixture(scope="session")

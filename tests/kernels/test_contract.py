@@ -11,12 +11,13 @@ from hypothesis import given, settings
 
 from spade_index.kernels import nearest_pixels
 
-from helpers.backends import BACKENDS, fused_backend, torch_backend, triton_backend
+from helpers.backends import BACKENDS, fused_backend, native_backend, torch_backend, triton_backend
 from helpers.kernel_cases import MODES, alike_search, assert_right, assert_same, distances_at, random_search, scale
 
 EXAMPLES = os.environ.get("SPADE_INDEX_EXAMPLES")
 PYRAMIDS = {
     "torch": torch_backend().pyramids,
+    "native": native_backend().pyramids,
     "fused": fused_backend().pyramids,
     "triton": triton_backend(None).pyramids,
 }
@@ -32,7 +33,7 @@ def backend(request):
     """The backend of a name; Triton's interpreter starts for the first test that needs it."""
     if request.param == "triton":
         return triton_backend(request.getfixturevalue("interpreter"))
-    return {"torch": torch_backend, "fused": fused_backend}[request.param]()
+    return {"torch": torch_backend, "native": native_backend, "fused": fused_backend}[request.param]()
 
 
 def reference(search):
@@ -191,7 +192,7 @@ def test_little_working_memory_gives_the_same(backend, mode):
             assert_same(found, expected, f"{note} {memory=}")
 
 
-@pytest.mark.parametrize("backend", ["torch", "fused"], indirect=True)
+@pytest.mark.parametrize("backend", ["torch", "native", "fused"], indirect=True)
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("mode", MODES)
 def test_features_that_are_not_finite_leave_matches_in_range(backend, mode, k):

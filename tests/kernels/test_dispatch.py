@@ -1,9 +1,13 @@
 """The choice of a backend, and the one-line errors of backends that cannot run."""
 
+from importlib.machinery import EXTENSION_SUFFIXES
+
 import pytest
 import torch
 
 from spade_index.kernels import BACKENDS, FusedMaps, choose_kernel, dispatch, nearest_pixels
+from spade_index.kernels.native import library
+from spade_index.kernels.native.library import SETS
 
 GPU = torch.device("cuda", 0)
 
@@ -31,10 +35,46 @@ def nothing_asked_for(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
-def test_a_cpu_has_the_torch_backend():
+def test_a_cpu_with_amx_or_avx512_has_the_native_backend(monkeypatch):
+    for name in SETS[1:]:
+        monkeypatch.setattr(library, "instruction_sets", lambda name=name: ("portable", name))
+        choice = choose_kernel("cpu")
+        assert (choice.backend, choice.fused) == ("native", False)
+        assert str(choice) == f"native (with {name})"
+
+
+def test_another_cpu_has_the_torch_backend_and_the_native_one_if_asked_for(monkeypatch):
+    monkeypatch.setattr(library, "instruction_sets", lambda: ("portable",))
     choice = choose_kernel("cpu")
-    assert (choice.backend, choice.fused) == ("torch", False)
-    assert str(choice) == "torch (the device is cpu)"
+    assert choice.backend == "torch"
+    assert "computes in bfloat16 neither with AMX nor with AVX-512" in choice.reason
+    assert choose_kernel("cpu", "native").backend == "native"
+
+
+def test_a_native_backend_that_was_not_compiled_says_what_it_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "HERE", tmp_path)
+    library.forget()
+    try:
+        assert "was not compiled" in choose_kernel("cpu").reason
+        with pytest.raises(ValueError, match=r"^the native kernel cannot be used: .*_nearest was not compiled.*g\+\+"):
+            choose_kernel("cpu", "native")
+    finally:
+        library.forget()
+
+
+def test_a_damaged_native_backend_is_not_chosen(monkeypatch, tmp_path):
+    (tmp_path / f"_nearest{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    monkeypatch.setattr(library, "HERE", tmp_path)
+    library.forget()
+    try:
+        assert choose_kernel("cpu").backend == "torch"
+    finally:
+        library.forget()
+
+
+def test_a_gpu_does_not_have_the_native_backend(gpu):
+    with pytest.raises(ValueError, match=r"^the native kernel cannot be used: it needs a CPU.*cuda:0$"):
+        choose_kernel(GPU, "native")
 
 
 def test_a_gpu_has_the_best_that_is_installed(gpu, installed):
@@ -83,7 +123,7 @@ def test_a_backend_that_is_not_installed_is_named(installed, gpu):
 def test_tritons_interpreter_needs_no_gpu(installed, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert choose_kernel("cpu", "triton").backend == "triton"
-    assert choose_kernel("cpu").backend == "torch"
+    assert choose_kernel("cpu").backend in ("native", "torch")
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():
@@ -95,7 +135,7 @@ def test_maps_for_fused_kernels_are_for_them_alone():
     sizes, channels = [(4, 4), (2, 2)], [3, 5]
     query = [torch.zeros(1, 16, 3), torch.zeros(1, 4, 5)]
     maps = FusedMaps.empty(2, sizes, channels, torch.float16, torch.device("cpu"))
-    with pytest.raises(ValueError, match="cannot be searched by the kernel torch"):
+    with pytest.raises(ValueError, match=r"cannot be searched by the kernel (native|torch)"):
         nearest_pixels(query, maps, torch.zeros(1, 1).long())
     with pytest.raises(ValueError, match="do not fit"):
         nearest_pixels([query[0], torch.zeros(1, 4, 6)], maps, torch.zeros(1, 1).long())

@@ -1,7 +1,6 @@
 """Cells of the gallery that are moved far away, as those outside of a region of interest: as if they were not there."""
 
 import math
-from itertools import product
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from spade_index.kernels import nearest_pixels
 
 from helpers.interpreter import search_unchanged
-from helpers.kernel_cases import PRECISIONS, PRUNE, alike_search, pyramid_of, random_search
+from helpers.kernel_cases import CPU_WAYS, alike_search, pyramid_of, random_search
 
 SIZES = {"nested": [(8, 8), (4, 4), (2, 2)], "odd": [(7, 11), (5, 5), (3, 2)], "one": [(7, 5)]}
 
@@ -35,28 +34,27 @@ def expected(query, pool, pages, k, stay, sizes, mode):
     return d.gather(2, order), matches.gather(2, order)
 
 
-@pytest.mark.parametrize(("prune", "precision"), list(product(PRUNE, PRECISIONS)))
+@pytest.mark.parametrize("way", CPU_WAYS, ids=str)
 @pytest.mark.parametrize("mode", ["concat-nearest", "concat-bilinear"])
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("k", [1, 3])
-def test_the_torch_backend_finds_the_nearest_of_those_that_stay(name, mode, prune, precision, k):
+def test_a_processor_finds_the_nearest_of_those_that_stay(name, mode, way, k):
     query, pool = random_search(SIZES[name])
     far, stay = moved(query, pool)
     pages = torch.tensor([[2, 0, 1], [1, 2, 0]])
-    options = {"sizes": SIZES[name], "mode": mode, "prune": prune, "precision": precision}
-    found = nearest_pixels(query, far, pages, k, **options, backend="torch")
+    found = nearest_pixels(query, far, pages, k, sizes=SIZES[name], mode=mode, **way)
     wanted = expected(query, pool, pages, k, stay, SIZES[name], mode)
     torch.testing.assert_close(found[0], wanted[0], rtol=1e-5, atol=1e-5)
     assert torch.equal(found[1], wanted[1])
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_near_neighbours_are_told_apart_beside_them(precision):
+@pytest.mark.parametrize("way", CPU_WAYS, ids=str)
+def test_near_neighbours_are_told_apart_beside_them(way):
     query, pool = alike_search(((16, 16), (8, 8), (4, 4)))
     far, stay = moved(query, pool)
     pages = torch.tensor([[3, 1, 0]])
     sizes = [(16, 16), (8, 8), (4, 4)]
-    found = nearest_pixels(query, far, pages, 2, sizes=sizes, precision=precision, backend="torch")
+    found = nearest_pixels(query, far, pages, 2, sizes=sizes, **way)
     wanted = expected(query, pool, pages, 2, stay, sizes, "concat-nearest")
     torch.testing.assert_close(found[0], wanted[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(found[1], wanted[1])

@@ -40,7 +40,8 @@ def backend(request):
     """The backend of a name; Triton's interpreter starts for the first test that needs it."""
     if request.param == "triton":
         return backends.triton_backend(request.getfixturevalue("interpreter"))
-    return {"torch": backends.torch_backend, "fused": backends.fused_backend}[request.param]()
+    of = {"torch": backends.torch_backend, "native": backends.native_backend, "fused": backends.fused_backend}
+    return of[request.param]()
 
 
 def most(search):
@@ -164,7 +165,7 @@ def test_no_queries_give_no_answers(backend, mode):
         assert d.shape == matches.shape == (0, search["query"][0].shape[1], 2)
 
 
-@pytest.mark.parametrize("backend", ["torch", "fused"], indirect=True)
+@pytest.mark.parametrize("backend", ["torch", "native", "fused"], indirect=True)
 @pytest.mark.parametrize("k", [1, 3])
 def test_features_that_are_not_finite_leave_matches_in_the_window(backend, k):
     search = window_search(backend.sizes, k=k)

@@ -11,6 +11,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage
+from spade_index.kernels import choose_kernel
 from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.settings import MODES, SearchSettings
@@ -147,14 +148,14 @@ def test_the_kernel_can_be_chosen(
     images = decoded(1)
     with Gallery(gallery_path) as gallery:
         default = Detector(gallery, backbone)
-        assert str(default.kernel) == "torch (the device is cpu)"
+        assert default.kernel == choose_kernel("cpu")
         reference = Detector(gallery, backbone, kernel="reference")
         assert reference.kernel.backend == "reference"
         (one,), (other,) = default.detect(images), reference.detect(images)
         assert one.scores == pytest.approx(other.scores, rel=1e-5)
         np.testing.assert_array_equal(one.pixels.matches, other.pixels.matches)
         monkeypatch.setenv("SPADE_INDEX_KERNEL", "nonsense")
-        with pytest.raises(InputError, match="the kernel must be one of reference, torch, triton, cupy"):
+        with pytest.raises(InputError, match="the kernel must be one of reference, torch, native, triton, cupy"):
             Detector(gallery, backbone)
 
 

@@ -1,9 +1,7 @@
-"""Equal distances go to the lowest match, however many there are and whichever way the torch backend finds them.
+"""Equal distances go to the lowest match, however many there are and whichever way a processor finds them.
 
 Features are small integers and sizes halve, so that distances are exact in every precision, interpolated ones too.
 """
-
-from itertools import product
 
 import pytest
 import torch
@@ -12,9 +10,14 @@ from spade_index.kernels import nearest_pixels
 from spade_index.kernels.pyramid import make_layout
 from spade_index.kernels.torch_backend.found import SPARE
 
-from helpers.kernel_cases import MODES, PRECISIONS, PRUNE, alike_search, assert_same, distances_at
+from helpers.kernel_cases import CPU_WAYS, MODES, NATIVE, alike_search, assert_same, distances_at
 
-WAYS = list(product(PRUNE, PRECISIONS))
+FEW_WAYS = [
+    {"backend": "torch", "prune": True, "precision": "float32"},
+    {"backend": "torch", "prune": False, "precision": "float32"},
+    {"backend": "torch", "prune": None, "precision": "fast"},
+    NATIVE,
+]
 CHANNELS = (3, 4, 5)
 FLAT = {  # where a pixel's right and lower edges, as shares of the map, make it flat
     "everywhere": lambda y, x: (x > 0) & (y > 0),
@@ -37,14 +40,14 @@ def integers(count, sizes, where, seed, dtype):
     return levels
 
 
-def assert_is_reference(query, pool, pages, k, sizes, mode, ways=WAYS):
+def assert_is_reference(query, pool, pages, k, sizes, mode, ways=CPU_WAYS):
     """Assert that each way gives the reference's very matches."""
     arguments = {"pages": torch.tensor(pages), "k": k, "sizes": sizes, "mode": mode}
     expected, places = nearest_pixels(query, pool, **arguments, backend="reference")
-    for prune, precision in ways:
-        d, matches = nearest_pixels(query, pool, **arguments, backend="torch", prune=prune, precision=precision)
+    for way in ways:
+        d, matches = nearest_pixels(query, pool, **arguments, **way)
         torch.testing.assert_close(d, expected, rtol=1e-6, atol=1e-6)
-        assert torch.equal(matches, places), f"with {prune=} {precision=}"
+        assert torch.equal(matches, places), f"with {way}"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -71,8 +74,7 @@ def test_ties_in_cells_of_unequal_sizes_go_to_the_lowest(k, where):
 @pytest.mark.parametrize("sizes", [[(16, 16)], [(16, 16), (8, 8), (4, 4)], [(32, 32), (16, 16), (8, 8)]], ids=str)
 def test_ties_of_more_cells_than_are_kept_go_to_the_lowest(sizes, k, where):
     query, pool = integers(1, sizes, where, 1, torch.float32), integers(2, sizes, where, 2, torch.float16)
-    ways = [(True, "float32"), (False, "float32"), (None, "fast")]
-    assert_is_reference(query, pool, [[1, 0]], k, sizes, "concat-nearest", ways)
+    assert_is_reference(query, pool, [[1, 0]], k, sizes, "concat-nearest", FEW_WAYS)
 
 
 @pytest.mark.parametrize("mode", ["concat-bilinear", "per-level"])
@@ -80,7 +82,7 @@ def test_ties_of_more_cells_than_are_kept_go_to_the_lowest(sizes, k, where):
 def test_ties_of_many_pixels_go_to_the_lowest_in_every_mode(where, mode):
     sizes = [(16, 16), (8, 8), (4, 4)]
     query, pool = integers(1, sizes, where, 1, torch.float32), integers(2, sizes, where, 2, torch.float16)
-    assert_is_reference(query, pool, [[1, 0]], 3, sizes, mode, [(None, "float32"), (None, "fast")])
+    assert_is_reference(query, pool, [[1, 0]], 3, sizes, mode, FEW_WAYS)
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -91,30 +93,28 @@ def test_a_constant_gallery_gives_its_first_pixels(sizes, k):
     query = integers(1, sizes, "below", 1, torch.float32)
     pool = integers(2, sizes, "everywhere", 2, torch.float16)
     pixels = sizes[0][0] * sizes[0][1]
-    for prune, precision in [(True, "float32"), (False, "float32"), (None, "fast")]:
-        options = {"sizes": sizes, "prune": prune, "precision": precision, "backend": "torch"}
-        _, matches = nearest_pixels(query, pool, torch.tensor([[1, 0, 1, 0]]), k, **options)
-        assert torch.equal(matches, torch.arange(k).expand(1, pixels, k)), f"with {prune=} {precision=}"
+    for way in FEW_WAYS:
+        _, matches = nearest_pixels(query, pool, torch.tensor([[1, 0, 1, 0]]), k, sizes=sizes, **way)
+        assert torch.equal(matches, torch.arange(k).expand(1, pixels, k)), f"with {way}"
 
 
-@pytest.mark.parametrize(("prune", "precision"), WAYS)
-def test_a_map_repeated_in_a_page_is_found_each_time(prune, precision):
+@pytest.mark.parametrize("way", CPU_WAYS, ids=str)
+def test_a_map_repeated_in_a_page_is_found_each_time(way):
     query, pool = alike_search([(16, 16), (8, 8), (4, 4)], slots=3)
     arguments = {"pages": torch.tensor([[1, 2, 1, 1, 0, 1]]), "k": 4}
     expected = nearest_pixels(query, pool, **arguments, backend="reference")
-    found = nearest_pixels(query, pool, **arguments, backend="torch", prune=prune, precision=precision)
+    found = nearest_pixels(query, pool, **arguments, **way)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(found[1], expected[1])
 
 
-@pytest.mark.parametrize(("prune", "precision"), WAYS)
-def test_duplicated_pixels_of_a_map_give_the_lowest(prune, precision):
+@pytest.mark.parametrize("way", CPU_WAYS, ids=str)
+def test_duplicated_pixels_of_a_map_give_the_lowest(way):
     query = [torch.randn(1, 64, 4), torch.randn(1, 16, 3)]
     pool = [f.half() for f in query]
     for level in pool:
         level[:] = level[:, :1]  # every pixel of the gallery is the same
-    options = {"prune": prune, "precision": precision, "backend": "torch"}
-    _, matches = nearest_pixels(query, pool, torch.zeros(1, 1).long(), 10, **options)
+    _, matches = nearest_pixels(query, pool, torch.zeros(1, 1).long(), 10, **way)
     assert torch.equal(matches, torch.arange(10).expand(1, 64, 10))
 
 
@@ -136,9 +136,9 @@ def test_a_slightly_nearer_cell_after_a_crowd_is_found():
     query, pool, pages = equally_far([400.0] * 30)
     pool[1][12, 9, 1], pool[1][22, 9, 1] = 200, 199.96
     expected = torch.full((1, 256, 1), 199.96).square(), torch.full((1, 256, 1), 21 * 256 + 34)
-    for prune, precision in WAYS:
-        found = nearest_pixels(query, pool, pages, backend="torch", prune=prune, precision=precision)
-        assert_same(found, expected, f"with {prune=} {precision=}")
+    for way in CPU_WAYS:
+        found = nearest_pixels(query, pool, pages, **way)
+        assert_same(found, expected, f"with {way}")
 
 
 def test_crowds_that_come_nearer_step_by_step_are_found():
@@ -146,9 +146,9 @@ def test_crowds_that_come_nearer_step_by_step_are_found():
     query, pool, pages = equally_far([400 - 0.03 * i for i in range(20)])
     search = {"query": query, "pool": pool, "pages": pages, "sizes": [(16, 16), (8, 8)]}
     hidden = 1e-6 * 2 * 6000**2
-    for prune, precision in WAYS:
-        d, matches = nearest_pixels(**search, backend="torch", prune=prune, precision=precision)
-        assert (d - (400 - 0.03 * 19) ** 2).abs().max() < hidden, f"with {prune=} {precision=}"
+    for way in CPU_WAYS:
+        d, matches = nearest_pixels(**search, **way)
+        assert (d - (400 - 0.03 * 19) ** 2).abs().max() < hidden, f"with {way}"
         expected = distances_at(search | {"weights": None, "mode": "concat-nearest"}, matches)
         torch.testing.assert_close(d, expected.float(), rtol=1e-6, atol=0)
 
@@ -163,9 +163,9 @@ def test_crowds_of_cells_that_are_flat_in_part(sizes, k, share):
     pool[0][other] = torch.randint(-3, 4, (int(other.sum()), CHANNELS[0]), generator=generator).half()
     search = {"query": query, "pool": pool, "pages": torch.tensor([[1, 2, 0]]), "k": k, "sizes": sizes}
     expected, _ = nearest_pixels(**search, backend="reference")
-    for prune, precision in WAYS:
-        d, matches = nearest_pixels(**search, backend="torch", prune=prune, precision=precision)
-        assert torch.equal(d, expected), f"with {prune=} {precision=}"
+    for way in CPU_WAYS:
+        d, matches = nearest_pixels(**search, **way)
+        assert torch.equal(d, expected), f"with {way}"
         # Any pixels that are as far will do, but none twice.
         assert torch.equal(distances_at(search | {"weights": None, "mode": "concat-nearest"}, matches).float(), d)
-        assert (matches.sort(dim=2).values.diff(dim=2) > 0).all(), f"with {prune=} {precision=}"
+        assert (matches.sort(dim=2).values.diff(dim=2) > 0).all(), f"with {way}"

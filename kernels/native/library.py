@@ -1,0 +1,138 @@
+"""The compiled functions of the native search, and the structures that they take: nearest.h has the same ones."""
+
+import ctypes
+import importlib.machinery
+import platform
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+MOST_LEVELS = 8
+PORTABLE, AVX512, AMX = SETS = ("portable", "AVX-512", "AMX")  # instruction sets, by number as in nearest.cpp
+HERE = Path(__file__).parent
+# `portable` tests the method on any processor; the torch backend is faster.
+
+
+class Level(Structure):
+    """See nearest.h."""
+
+    _fields_ = [
+        ("pixels", c_int64),
+        ("channels", c_int64),
+        ("steps", c_int64),
+        ("rows", c_int64),
+        ("pool", c_void_p),
+        ("order", c_void_p),
+        ("places", c_void_p),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("reach", c_int64),
+        ("centre", c_void_p),
+        ("factor", c_float),
+        ("weight", c_float),
+    ]
+
+
+class Plan(Structure):
+    """See nearest.h."""
+
+    _fields_ = [
+        ("levels", c_int64),
+        ("type", c_int64),
+        ("planes", c_int64),
+        ("cells", c_int64),
+        ("pixels", c_int64),
+        ("k", c_int64),
+        ("tolerance", c_float),
+        ("unused", c_int32),
+        ("level", Level * MOST_LEVELS),
+    ]
+
+
+class Query(Structure):
+    """See nearest.h."""
+
+    _fields_ = [
+        ("features", c_void_p * MOST_LEVELS),
+        ("tiles", c_void_p * MOST_LEVELS),
+        ("norms", c_void_p * MOST_LEVELS),
+        ("moved", c_void_p),
+        ("total", c_void_p),
+    ]
+
+
+class Found(Structure):
+    """See nearest.h."""
+
+    _fields_ = [
+        ("best", c_void_p),
+        ("kth", c_void_p),
+        ("root", c_void_p),
+        ("kept", c_void_p),
+        ("count", c_int64),
+        ("room", c_int64),
+        ("full", c_int64),
+    ]
+
+
+class Wanted(Structure):
+    """See nearest.h."""
+
+    _fields_ = [("query", POINTER(Query)), ("found", POINTER(Found)), ("position", c_int64)]
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the compiled functions. Raises OSError if they were not compiled, or cannot be loaded."""
+    files = [HERE / f"_nearest{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise OSError(f"{HERE}/_nearest was not compiled when spade_index was installed: that needs g++ or clang++")
+    loaded = ctypes.CDLL(str(file))
+    plan, query = POINTER(Plan), POINTER(Query)
+    for name, result, arguments in (
+        ("instruction_sets", c_int64, []),
+        ("workspace", c_int64, [c_int64, plan]),
+        ("prepare", None, [c_int64, plan, c_void_p, query]),
+        ("scan", None, [c_int64, plan, c_void_p, c_int64, POINTER(Wanted), *[c_int64] * 5]),
+        ("measure", None, [c_int64, plan, query, POINTER(Found), c_int64, c_void_p, *[c_int64] * 2, *[c_void_p] * 2]),
+        ("window_bytes", c_int64, [c_int64, plan]),
+        ("window", None, [c_int64, plan, c_void_p, query, c_void_p, *[c_int64] * 4, *[c_void_p] * 2]),
+    ):
+        function = getattr(loaded, f"spade_{name}")
+        function.argtypes, function.restype = arguments, result
+    return loaded
+
+
+@cache
+def instruction_sets() -> tuple[str, ...]:
+    """Return the names in SETS that this processor has, the slowest first. Raises OSError like `library`."""
+    found = library().spade_instruction_sets()
+    return tuple(name for number, name in enumerate(SETS) if found >> number & 1)
+
+
+def forget() -> None:
+    """Look for the compiled functions again when they are next asked for."""
+    library.cache_clear()
+    instruction_sets.cache_clear()
+
+
+def fastest() -> str:
+    """Return the instruction set that is used. Raises OSError like `library`."""
+    return instruction_sets()[-1]
+
+
+def absence() -> str | None:
+    """Return why the native search cannot run on this machine, in a few words; None if it can."""
+    try:
+        instruction_sets()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def hindrance() -> str | None:
+    """Return why the native search is not the one to use on this machine, in a few words; None if it is."""
+    if absence() is None and fastest() == PORTABLE:
+        return f"this processor ({platform.machine()}) computes in bfloat16 neither with AMX nor with AVX-512"
+    return absence()

@@ -1,0 +1,65 @@
+// The native search's functions, as Python calls them through ctypes: see search.py.
+#include "nearest.h"
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define KNOWN 1
+#endif
+
+namespace {
+
+#if KNOWN
+// Linux gives the registers of AMX to processes that ask for them.
+bool has_amx() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    bool tiles = d >> 24 & 1, bfloat16 = d >> 22 & 1;
+    return tiles && bfloat16 && syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+}
+
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bf16");
+}
+#endif
+
+const Scan *const SCANS[] = {&portable_scan, &avx512_scan, &amx_scan};
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Return the instruction sets that can be used: bit 0 portable, 1 AVX-512 with bfloat16, 2 AMX.
+EXPORT int64_t spade_instruction_sets() {
+#if KNOWN
+    if (!has_avx512()) return 1;
+    return has_amx() ? 7 : 3;
+#else
+    return 1;
+#endif
+}
+
+EXPORT int64_t spade_workspace(int64_t set, const Plan *plan) { return SCANS[set]->workspace(plan); }
+
+EXPORT void spade_prepare(int64_t set, const Plan *plan, void *memory, const Query *query) {
+    SCANS[set]->prepare(plan, memory, query);
+}
+
+EXPORT void spade_scan(int64_t set, const Plan *plan, void *memory, int64_t slot, const Wanted *wanted, int64_t count,
+                       int64_t threads, int64_t mine, int64_t from, int64_t to) {
+    SCANS[set]->scan(plan, memory, slot, wanted, count, threads, mine, from, to);
+}
+
+EXPORT void spade_measure(int64_t set, const Plan *plan, const Query *query, const Found *found, int64_t threads,
+                          const int64_t *slots, int64_t from, int64_t to, float *distances, int64_t *matches) {
+    SCANS[set]->measure(plan, query, found, threads, slots, from, to, distances, matches);
+}
+
+EXPORT int64_t spade_window_bytes(int64_t set, const Plan *plan) { return SCANS[set]->window_bytes(plan); }
+
+EXPORT void spade_window(int64_t set, const Plan *plan, void *memory, const Query *query, const int64_t *slots,
+                         int64_t count, int64_t window, int64_t from, int64_t to, float *distances, int64_t *matches) {
+    SCANS[set]->window(plan, memory, query, slots, count, window, from, to, distances, matches);
+}

@@ -1,0 +1,70 @@
+// What Python and the scans exchange: see search.py, which has the same structures.
+#pragma once
+#include <stdint.h>
+
+enum { SIDE = 16, DEPTH = 32, TILE = SIDE * DEPTH, MOST_LEVELS = 8 };  // rows and channels of a tile; its values
+
+enum Type : int64_t { FLOAT16, FLOAT32, BFLOAT16 };  // of a pool
+
+struct Level {
+    int64_t pixels, channels;
+    int64_t steps;          // of DEPTH channels, the last one padded with zeros
+    int64_t rows;           // that are stored, a multiple of SIDE
+    const void *pool;       // [slots, pixels, channels]
+    const int32_t *order;   // [rows], the pixel of each row; -1: none
+    const int32_t *places;  // [cells], the row that covers each cell; null: row c covers cell c
+    int64_t height, width;
+    int64_t reach;          // rows and columns that a pixel and its match are apart at most, where there is a window
+    const float *centre;    // [channels], subtracted: it keeps norms, and so rounding, small
+    float factor, weight;   // of features, of squared distances: factor = sqrt(weight)
+};
+
+struct Plan {
+    int64_t levels, type;
+    int64_t planes, cells;  // level 0 has planes * cells rows; cells is a multiple of SIDE
+    int64_t pixels, k;
+    float tolerance;  // relative to the sum of squared norms: the rounding of float32 sums
+    int32_t unused;
+    Level level[MOST_LEVELS];
+};
+
+struct Query {
+    const float *features[MOST_LEVELS];  // [pixels, channels]
+    uint16_t *tiles[MOST_LEVELS];  // bfloat16 [rows / SIDE, steps, DEPTH / 2, SIDE, 2]: -2 * factor * (q - centre)
+    float *norms[MOST_LEVELS];     // [rows], squared
+    float *moved;                  // [planes * cells], norms of what rounding to bfloat16 took away
+    float *total;                  // [planes * cells], squared norms over all levels
+};
+
+struct Candidate {
+    int32_t row, position, cell;
+    float root;  // its distance's root is no less
+};
+
+struct Found {     // by one thread, of one query
+    float *best;   // [planes * cells, k], upper bounds of the roots of cells' distances, ascending
+    float *kth;    // [planes * cells], one of the k-th distance's root, by other threads' cells, too
+    float *root;   // [planes * cells], the same plus what rounding moved the query's row by; NaN: there is no pixel
+    Candidate *kept;
+    int64_t count, room;
+    int64_t full;  // 1: too many candidates; the query must be searched in another way
+};
+
+struct Wanted {
+    const Query *query;
+    Found *found;  // [threads]
+    int64_t position;
+};
+
+struct Scan {
+    int64_t (*workspace)(const Plan *);
+    void (*prepare)(const Plan *, void *, const Query *);
+    void (*scan)(const Plan *, void *, int64_t, const Wanted *, int64_t, int64_t, int64_t, int64_t, int64_t);
+    void (*measure)(const Plan *, const Query *, const Found *, int64_t, const int64_t *, int64_t, int64_t, float *,
+                    int64_t *);
+    int64_t (*window_bytes)(const Plan *);
+    void (*window)(const Plan *, void *, const Query *, const int64_t *, int64_t, int64_t, int64_t, int64_t, float *,
+                   int64_t *);
+};
+
+extern const Scan portable_scan, avx512_scan, amx_scan;
