@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from spade_index.kernels import nearest_pixels, torch_backend
+from spade_index.kernels.dispatch import hindrance_of
 from spade_index.kernels.pyramid import Size, nearest_index, upsample_bilinear
 
 Found = tuple[Tensor, Tensor]  # squared distances float32 [P, k], matches int64 [P, k]: position * P + pixel
@@ -74,6 +75,7 @@ class Contender:
     modes: Sequence[str] = ("concat-nearest", "concat-bilinear")
     own_mode: str | None = None  # its mode, whatever is asked for
     options: dict[str, Any] | None = None  # of `nearest_pixels`; None for the others
+    prunes: bool = False  # whether the share of pairs that it compares is known
     missing: Callable[[torch.device], str | None] = lambda device: None  # returns why it cannot run there
 
     @property
@@ -157,14 +159,22 @@ def survivors(search: Search, options: dict[str, Any]) -> float | None:
     return stats.compared / stats.pairs if stats.pairs else None
 
 
-def _ours(key: str, precision: str, prune: bool | None) -> Contender:
+def _ours(key: str, backend: str, precision: str = "float32", prune: bool | None = None) -> Contender:
     options: dict[str, Any] = {"precision": precision, "prune": prune}
 
     def run(search: Search, given: None) -> Found:
-        distances, matches = nearest_pixels(**search.arguments(), backend="torch", **options)
+        distances, matches = nearest_pixels(**search.arguments(), backend=backend, **options)
         return distances[0], matches[0]
 
-    return Contender(key, f"ours {key}", run, modes=(*Contender.modes, PER_LEVEL), options=options)
+    return Contender(
+        key,
+        f"ours {key}",
+        run,
+        modes=(*Contender.modes, PER_LEVEL),
+        options=options,
+        prunes=backend == "torch",
+        missing=lambda device: hindrance_of(backend, device),
+    )
 
 
 PEERS = (
@@ -172,5 +182,10 @@ PEERS = (
     Contender("faiss", "faiss.knn", partial(map_by_map, faiss_knn), prepared, missing=_no_faiss),
     Contender("faiss-per-level", "FAISS flat, per level", faiss_per_level, own_mode=PER_LEVEL, missing=_no_faiss),
 )
-OURS = (_ours("dense", "float32", False), _ours("default", "float32", None), _ours("fast", "fast", None))
+OURS = (
+    _ours("dense", "torch", prune=False),
+    _ours("torch", "torch"),
+    _ours("fast", "torch", precision="fast"),
+    _ours("native", "native"),
+)
 CONTENDERS = {contender.key: contender for contender in (*PEERS, *OURS)}

@@ -124,7 +124,7 @@ def _verified(parts: dict[str, Search], rows: Tensor) -> dict[str, Figures]:
         try:
             distances, matches = contender.run(part, contender.prepare(part))
             entry |= oracles[asked].check((distances[rows], matches[rows]), contender.fast)
-            if contender.options is not None:
+            if contender.prunes and contender.options is not None:
                 entry["survivors"] = survivors(part, contender.options)
         except Exception as error:  # for example, out of memory; the others continue
             entry |= {"status": "failed", "reason": one_line(error)}

@@ -52,7 +52,7 @@ def choose_kernel(device: torch.device | str, backend: str | None = None) -> Ker
         if asked:
             if asked not in BACKENDS:
                 raise ValueError(f"the kernel must be one of {', '.join(BACKENDS)}, not {asked!r}")
-            hindrance = _hindrance(asked, device)
+            hindrance = hindrance_of(asked, device)
             if hindrance:
                 raise ValueError(f"the {asked} kernel cannot be used: {hindrance}")
             return KernelChoice(asked, source)
@@ -63,14 +63,14 @@ def choose_kernel(device: torch.device | str, backend: str | None = None) -> Ker
         return KernelChoice("torch", f"the device is {device}")
     hindrances = []
     for name in FUSED if torch.cuda.get_device_capability(device) >= HOPPER else FUSED[::-1]:
-        hindrance = _hindrance(name, device)
+        hindrance = hindrance_of(name, device)
         if hindrance is None:
             return KernelChoice(name, f"fused, for {torch.cuda.get_device_name(device)}")
         hindrances.append(f"{name}: {hindrance}")
     return KernelChoice("torch", "; ".join(hindrances))
 
 
-def _hindrance(backend: str, device: torch.device) -> str | None:
+def hindrance_of(backend: str, device: torch.device) -> str | None:
     """Return why a backend does not run on a device; None if it does."""
     if backend == "native":
         return library.absence() if device.type == "cpu" else f"it needs a CPU, and the device is {device}"

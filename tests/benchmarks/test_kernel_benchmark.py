@@ -77,7 +77,7 @@ def test_the_command_measures_and_writes_json_and_a_picture(tmp_path):
             assert entry["measured_maps"] == (2 if ours else 1)
             assert entry["extrapolated"] is not ours
             assert entry["faster_than"]["cdist"] == pytest.approx(entries["cdist"]["ms"] / entry["ms"])
-        assert 0 <= entries["default"]["survivors"] <= 1
+        assert 0 <= entries["torch"]["survivors"] <= 1
 
 
 def test_a_dataset_is_searched_among_its_nearest_images(tmp_path):

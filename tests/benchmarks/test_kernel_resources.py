@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from spade_index.kernels import BACKENDS
+from spade_index.kernels.dispatch import FUSED
 
 from helpers.warm import Warm
 
@@ -15,7 +15,6 @@ KERNELS = {"coarse_distances", "block_minima", "rescan", "differences"}
 PRODUCTS = {"coarse_distances", "block_minima"}
 # One for every way through the kernels; the benchmark compiles other types and depths, too.
 CASES = ["WideResNet50-2", "WideResNet50-2, k = 10, K = 200", "WideResNet50-2, float32", "one level of 1024 channels"]
-FUSED = set(BACKENDS) - {"reference", "torch"}
 MEASURE = """
 import json, sys
 from spade_index.benchmarks import kernel_resources
