@@ -75,6 +75,26 @@ class Found(Structure):
     ]
 
 
+class Part(Structure):
+    """See nearest.h."""
+
+    _fields_ = [
+        ("values", c_void_p),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("channels", c_int64),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("scaling", c_int64),
+        ("length", c_float),
+        ("factor", c_float),
+        ("mean", c_void_p),
+        ("scale", c_void_p),
+        ("out", c_void_p),
+        ("stride", c_int64),
+    ]
+
+
 class Wanted(Structure):
     """See nearest.h."""
 
@@ -97,6 +117,9 @@ def library() -> ctypes.CDLL:
         ("scan", None, [c_int64, plan, c_void_p, c_int64, POINTER(Wanted), *[c_int64] * 5]),
         ("measure", None, [c_int64, plan, query, POINTER(Found), c_int64, c_void_p, *[c_int64] * 2, *[c_void_p] * 2]),
         ("window_bytes", c_int64, [c_int64, plan]),
+        ("decode_bytes", None, [c_int64, c_void_p, c_int64, c_int64, *[c_void_p] * 3]),
+        ("decode_rows", None, [c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 4]),
+        ("prepare_parts", None, [c_int64, POINTER(Part), c_int64, c_void_p]),
         ("window", None, [c_int64, plan, c_void_p, query, c_void_p, *[c_int64] * 4, *[c_void_p] * 2]),
     ):
         function = getattr(loaded, f"spade_{name}")
@@ -120,6 +143,11 @@ def forget() -> None:
 def fastest() -> str:
     """Return the instruction set that is used. Raises OSError like `library`."""
     return instruction_sets()[-1]
+
+
+def number(name: str | None) -> int:
+    """Return the number of an instruction set, by default of the one that is used. Raises OSError like `library`."""
+    return SETS.index(name or fastest())
 
 
 def absence() -> str | None:

@@ -63,3 +63,18 @@ EXPORT void spade_window(int64_t set, const Plan *plan, void *memory, const Quer
                          int64_t count, int64_t window, int64_t from, int64_t to, float *distances, int64_t *matches) {
     SCANS[set]->window(plan, memory, query, slots, count, window, from, to, distances, matches);
 }
+
+EXPORT void spade_prepare_parts(int64_t set, const Part *parts, int64_t count, float *cell) {
+    SCANS[set]->prepare_parts(parts, count, cell);
+}
+
+EXPORT void spade_decode_bytes(int64_t set, const uint8_t *codes, int64_t points, int64_t channels, const float *lowest,
+                               const float *step, uint16_t *out) {
+    SCANS[set]->decode_bytes(codes, points, channels, lowest, step, out);
+}
+
+EXPORT void spade_decode_rows(int64_t set, const uint8_t *codes, int64_t points, int64_t channels, int64_t size,
+                              int64_t whole, int64_t width, const float *tables, const float *parts, float *row,
+                              uint16_t *out) {
+    SCANS[set]->decode_rows(codes, points, channels, size, whole, width, tables, parts, row, out);
+}

@@ -56,6 +56,19 @@ struct Wanted {
     int64_t position;
 };
 
+enum Scaling : int64_t { NONE, LENGTH, ROOT, CHANNEL };  // of a cell's vector
+
+struct Part {                // a level of a map, and how it is compared
+    const uint16_t *values;  // float16 [height * width, channels]
+    int64_t height, width, channels;
+    int64_t rows, columns;  // of the grid that it is averaged to
+    int64_t scaling;
+    float length, factor;        // of vectors in the mean; of the scaled values
+    const float *mean, *scale;  // [channels], for CHANNEL; scale = 1 / deviation
+    uint16_t *out;               // float16 [rows * columns, stride], at its first channel
+    int64_t stride;
+};
+
 struct Scan {
     int64_t (*workspace)(const Plan *);
     void (*prepare)(const Plan *, void *, const Query *);
@@ -65,6 +78,10 @@ struct Scan {
     int64_t (*window_bytes)(const Plan *);
     void (*window)(const Plan *, void *, const Query *, const int64_t *, int64_t, int64_t, int64_t, int64_t, float *,
                    int64_t *);
+    void (*decode_bytes)(const uint8_t *, int64_t, int64_t, const float *, const float *, uint16_t *);
+    void (*decode_rows)(const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, const float *, const float *,
+                        float *, uint16_t *);
+    void (*prepare_parts)(const Part *, int64_t, float *);
 };
 
 extern const Scan portable_scan, avx512_scan, amx_scan;

@@ -73,7 +73,7 @@ def nearest_pixels(
     if mode != "concat-nearest" or not alike or len(pool) > c.MOST_LEVELS or k > MOST_NEIGHBOURS:
         return search_in_torch(query, pool, pages, k, **options)
     plan = Plan([level.contiguous() for level in pool], sizes, weights, k, window)
-    number = c.SETS.index(instructions or c.instruction_sets()[-1])
+    number = c.number(instructions)
     memory, pages = working_memory or WORKING_MEMORY, pages.cpu().contiguous()
     distances = torch.empty(len(pages), plan.pixels, k)
     matches = torch.empty(len(pages), plan.pixels, k, dtype=torch.int64)

@@ -12,6 +12,7 @@ cell's vector x in a level is scaled to
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,13 +26,15 @@ from spade_index.features.grids import average, averaged
 from spade_index.gallery.compared import compared_levels
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.storage import require_stored
+from spade_index.kernels.native.library import hindrance as native_hindrance
+from spade_index.kernels.native.preparation import Preparation, Scaled
 from spade_index.kernels.pyramid import Size
 from spade_index.settings import SearchSettings
 
 SAMPLE = 64  # images that the channels' means and deviations are computed on
 SMALLEST = 1e-6  # deviation of a channel, and length of a vector
 SAMPLED = ("root", "channel")  # scalings that depend on the sample
-PREPARED = 8  # maps that are prepared together
+PREPARED = 4  # maps that are prepared together, so that they stay in a core's cache
 
 
 class Moments(NamedTuple):
@@ -95,10 +98,42 @@ class Comparison:
             return
         for first in range(0, len(keys), PREPARED):
             some = keys[first : first + PREPARED]
-            levels = self._prepare([torch.from_numpy(level).float() for level in self._gallery.maps(some, self.levels)])
-            for there, level in zip(out, levels, strict=True):
-                for place, values in enumerate(level.half().numpy()):
-                    there[first + place][:] = values
+            stored = [level[: len(some)] for level in self._stored_maps]
+            self._gallery.read_maps(some, [list(level) for level in stored], self.levels)
+            there = [of_size[first : first + PREPARED] for of_size in out]
+            if self._native is not None:
+                for image in range(len(some)):
+                    self._native.write([level[image] for level in stored], [of_size[image] for of_size in there])
+                continue
+            levels = self._prepare([torch.from_numpy(level).float() for level in stored])
+            for of_size, level in zip(there, levels, strict=True):
+                for values, prepared in zip(of_size, level.half().numpy(), strict=True):
+                    values[:] = prepared
+
+    @cached_property
+    def _stored_maps(self) -> list[np.ndarray]:
+        """Memory for a few images' maps as they are stored: float16 [PREPARED, H*W, C] of each level."""
+        shapes = [self._gallery.settings.level_shapes[level] for level in self.levels]
+        return [np.empty((PREPARED, height * width, channels), "<f2") for channels, height, width in shapes]
+
+    @cached_property
+    def _native(self) -> Preparation | None:
+        """Prepares maps as `_prepare` does; None where it was not compiled for this processor."""
+        if native_hindrance() is not None:
+            return None
+        moments: Sequence[Moments | None] = self._moments or (None,) * len(self.levels)
+        levels = [
+            Scaled(
+                self._stored[number],
+                self._averaged[number],
+                self._gallery.settings.level_shapes[level][0],
+                self._scaling,
+                self._factors[number],
+                *(() if of_level is None else (of_level.length, of_level.mean.numpy(), of_level.deviation.numpy())),
+            )
+            for number, (level, of_level) in enumerate(zip(self.levels, moments, strict=True))
+        ]
+        return Preparation(levels, self._joined)
 
     def _prepare(self, levels: list[Tensor]) -> list[Tensor]:
         """Average levels [B, H*W, C] to the grid, scale every cell, and join levels of one size, by their weights."""

@@ -20,6 +20,7 @@ import numpy as np
 
 from spade_index.settings import ExtractionSettings
 
+from .native import native_decode
 from .quantizer import KIND, Quantized
 from .widened import widened
 
@@ -223,7 +224,9 @@ def _scale(codes: np.ndarray, step: np.ndarray, lowest: np.ndarray, out: np.ndar
 
     PyTorch takes a sixth of numpy's time for the same bits; where it is not loaded, loading it would take longer.
     """
-    if (torch := sys.modules.get("torch")) is not None and out.flags.c_contiguous:
+    if (native := native_decode(codes, step, lowest, out)) is not None:
+        native.decode_bytes(codes, lowest, step, out)
+    elif (torch := sys.modules.get("torch")) is not None and out.flags.c_contiguous:
         wide = torch.from_numpy(codes).float().mul_(torch.from_numpy(step)).add_(torch.from_numpy(lowest))
         torch.from_numpy(out).copy_(wide)
     else:

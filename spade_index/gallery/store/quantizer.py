@@ -21,6 +21,7 @@ import numpy as np
 
 from spade_index.settings import ExtractionSettings
 
+from .native import native_decode
 from .widened import widened
 
 KIND = "pq"
@@ -159,6 +160,9 @@ class LevelQuantizer:
         tables = self._tables()
         whole, parts = tables.scaled
         codes = stored.reshape(-1, self.size)
+        if (native := native_decode(codes, whole, parts, out)) is not None:
+            native.decode_rows(codes, whole, parts, out)
+            return
         if number := len(tables.parts):
             rows = codes[:, len(whole) :] + np.arange(0, number * ROWS, ROWS)
             values = parts.take(rows, 0, mode="clip").reshape(len(codes), -1)[:, : out.shape[1]]

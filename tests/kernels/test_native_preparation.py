@@ -1,0 +1,136 @@
+"""Maps decoded and prepared by the native backend: by definition, the same bits by every instruction set."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from spade_index.kernels.native.decode import decode_bytes, decode_rows
+from spade_index.kernels.native.library import instruction_sets
+from spade_index.kernels.native.preparation import SCALINGS, Preparation, Scaled
+
+SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+BESIDE = np.float16(7)
+
+
+def drawn(random, shape, spread=1.0):
+    """Return random values, float16."""
+    return (random.normal(size=shape) * spread).astype(np.float16)
+
+
+def expected(level: Scaled, values: np.ndarray) -> np.ndarray:
+    """Return a prepared level in float64, by the definition in method/comparison.py."""
+    image = torch.from_numpy(values).double().unflatten(0, level.size).permute(2, 0, 1)
+    cells = torch.nn.functional.adaptive_avg_pool2d(image, level.grid).permute(1, 2, 0).flatten(0, 1).numpy()
+    if level.scaling == "channel":
+        cells = (cells - level.mean) / level.deviation
+    length = np.linalg.norm(cells, axis=1, keepdims=True)
+    if level.scaling == "root":
+        cells = cells / np.sqrt(length * level.length).clip(1e-6)
+    elif level.scaling != "none":
+        cells = cells / length.clip(1e-12)
+    return cells * level.factor
+
+
+def written(levels, joined, values, instructions):
+    """Return what is written for an image, between values that must stay."""
+    out = []
+    for of in joined:
+        rows, columns = levels[of[0]].grid
+        out.append(np.full((rows * columns + 2, sum(levels[level].channels for level in of)), BESIDE))
+    Preparation(levels, joined, instructions).write(values, [result[1:-1] for result in out])
+    for result in out:
+        assert (result[[0, -1]] == BESIDE).all()
+    return [result[1:-1] for result in out]
+
+
+@st.composite
+def preparations(draw):
+    """Draw levels, and which are joined."""
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    levels, joined = [], []
+    for _ in range(draw(st.integers(1, 3))):
+        grid, count = draw(SIZES), draw(st.integers(1, 2))
+        joined.append(range(len(levels), len(levels) + count))
+        for _ in range(count):
+            size = tuple(edge + draw(st.integers(0, 9)) for edge in grid)
+            channels, scaling = draw(st.sampled_from([1, 3, 15, 16, 17, 40])), draw(st.sampled_from(SCALINGS))
+            mean, deviation = random.normal(size=channels), random.uniform(0.1, 2, channels)
+            levels.append(Scaled(size, grid, channels, scaling, random.uniform(0.1, 3), 2.5, mean, deviation))
+    return levels, joined, [drawn(random, (h * w, of.channels)) for of in levels for h, w in [of.size]]
+
+
+@settings(deadline=None, derandomize=True)
+@given(preparations())
+def test_cells_are_averaged_scaled_and_joined(preparation):
+    levels, joined, values = preparation
+    first, *others = [written(levels, joined, values, name) for name in instruction_sets()]
+    for of, result in zip(joined, first, strict=True):
+        right = np.concatenate([expected(levels[level], values[level]) for level in of], 1)
+        np.testing.assert_allclose(result, right, rtol=2e-3, atol=1e-4)
+    for other in others:
+        for result, found in zip(first, other, strict=True):
+            np.testing.assert_array_equal(result.view(np.uint16), found.view(np.uint16))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_cells_of_zeros_stay_zeros(scaling):
+    zeros = np.zeros(5, np.float32)
+    level = Scaled((4, 4), (2, 2), 5, scaling, 1.0, 1.0, zeros, zeros + 1)
+    for name in instruction_sets():
+        (found,) = written([level], [range(1)], [np.zeros((16, 5), np.float16)], name)
+        assert not found.any()
+
+
+@settings(deadline=None, derandomize=True)
+@example(1.0)
+@example(2.0**-20)
+@example(1e6)
+@given(st.floats(2.0**-20, 1e3, width=32))
+def test_values_are_rounded_to_float16_as_numpy_rounds(factor):
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)].reshape(-1, 1024)
+    level = Scaled((len(every), 1), (len(every), 1), 1024, "none", factor)
+    with np.errstate(over="ignore"):
+        right = (every.astype(np.float32) * np.float32(factor)).astype(np.float16)
+    for name in instruction_sets():
+        (found,) = written([level], [range(1)], [every], name)
+        np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (16, 16), (9, 40), (5, 33)])
+def test_codes_of_bytes_are_decoded_as_numpy_does(shape):
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 256, shape, np.uint8)
+    lowest, step = (random.normal(size=shape[1]).astype(np.float32) for _ in range(2))
+    step[0] = 1e4  # beyond float16
+    with np.errstate(over="ignore"):
+        right = (codes.astype(np.float32) * step + lowest).astype(np.float16)
+    for name in instruction_sets():
+        out = np.full((shape[0] + 2, shape[1]), BESIDE)
+        decode_bytes(codes, lowest, step, out[1:-1], name)
+        np.testing.assert_array_equal(out[1:-1].view(np.uint16), right.view(np.uint16))
+        assert (out[[0, -1]] == BESIDE).all()
+
+
+@pytest.mark.parametrize(
+    ("channels", "whole", "number", "width"), [(1, 1, 0, 0), (9, 3, 0, 0), (9, 3, 3, 4), (40, 2, 2, 20), (33, 0, 9, 4)]
+)
+def test_codes_of_rows_are_decoded_as_numpy_does(channels, whole, number, width):
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 256, (11, whole + number), np.uint8)
+    tables = random.integers(-20_000, 20_000, (whole, 256, channels)).astype(np.float32)
+    parts = random.integers(-20_000, 20_000, (number * 256, width)).astype(np.float32)
+    values = np.zeros((11, channels), np.float32)
+    for n in range(number):
+        some = slice(n * width, min((n + 1) * width, channels))
+        values[:, some] = parts[n * 256 + codes[:, whole + n].astype(int), : some.stop - some.start]
+    for n in range(whole):
+        values += tables[n, codes[:, n]]
+    right = values.clip(-65504, 65504).astype(np.float16)
+    for name in instruction_sets():
+        out = np.full((13, channels), BESIDE)
+        decode_rows(codes, tables, parts, out[1:-1], name)
+        np.testing.assert_array_equal(out[1:-1], right)
+        assert (out[[0, -1]] == BESIDE).all()
