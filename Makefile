@@ -63,8 +63,11 @@ node-red: $(READY) $(MOSQUITTO)
 lock:
 	$(PYTHON) requirements/lock.py
 
+# The native kernel is compiled by g++, where it is; its tests need it.
 # $(1): a virtual environment, $(2): a constraints file, $(3): the extras
 define install
+@command -v g++ > /dev/null || test "$$(id -u)" != 0 || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq g++; } || true
 $(PYTHON) -m venv $(1)
 $(1)/bin/python -m pip install --quiet --constraint $(2) pip setuptools
 $(1)/bin/python -m pip install --quiet --constraint $(2) --no-build-isolation --editable ".[$(3)]"
