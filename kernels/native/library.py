@@ -117,6 +117,7 @@ def library() -> ctypes.CDLL:
         ("scan", None, [c_int64, plan, c_void_p, c_int64, POINTER(Wanted), *[c_int64] * 5]),
         ("measure", None, [c_int64, plan, query, POINTER(Found), c_int64, c_void_p, *[c_int64] * 2, *[c_void_p] * 2]),
         ("window_bytes", c_int64, [c_int64, plan]),
+        ("encode_bytes", None, [c_int64, c_void_p, c_int64, c_int64, c_float, *[c_void_p] * 3]),
         ("decode_bytes", None, [c_int64, c_void_p, c_int64, c_int64, *[c_void_p] * 3]),
         ("decode_rows", None, [c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 4]),
         ("prepare_parts", None, [c_int64, POINTER(Part), c_int64, c_void_p]),

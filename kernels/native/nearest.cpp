@@ -68,6 +68,11 @@ EXPORT void spade_prepare_parts(int64_t set, const Part *parts, int64_t count, f
     SCANS[set]->prepare_parts(parts, count, cell);
 }
 
+EXPORT void spade_encode_bytes(int64_t set, const uint16_t *values, int64_t points, int64_t channels, float steps,
+                               float *lowest, float *highest, uint8_t *codes) {
+    SCANS[set]->encode_bytes(values, points, channels, steps, lowest, highest, codes);
+}
+
 EXPORT void spade_decode_bytes(int64_t set, const uint8_t *codes, int64_t points, int64_t channels, const float *lowest,
                                const float *step, uint16_t *out) {
     SCANS[set]->decode_bytes(codes, points, channels, lowest, step, out);

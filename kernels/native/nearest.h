@@ -78,6 +78,7 @@ struct Scan {
     int64_t (*window_bytes)(const Plan *);
     void (*window)(const Plan *, void *, const Query *, const int64_t *, int64_t, int64_t, int64_t, int64_t, float *,
                    int64_t *);
+    void (*encode_bytes)(const uint16_t *, int64_t, int64_t, float, float *, float *, uint8_t *);
     void (*decode_bytes)(const uint8_t *, int64_t, int64_t, const float *, const float *, uint16_t *);
     void (*decode_rows)(const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, const float *, const float *,
                         float *, uint16_t *);

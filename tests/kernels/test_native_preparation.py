@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from spade_index.kernels.native.decode import decode_bytes, decode_rows
+from spade_index.kernels.native.codes import decode_bytes, decode_rows, encode_bytes
 from spade_index.kernels.native.library import instruction_sets
 from spade_index.kernels.native.preparation import SCALINGS, Preparation, Scaled
 
@@ -99,7 +99,27 @@ def test_values_are_rounded_to_float16_as_numpy_rounds(factor):
         np.testing.assert_array_equal(found, right)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (16, 16), (9, 40), (5, 33)])
+SHAPES = pytest.mark.parametrize("shape", [(1, 1), (7, 3), (16, 16), (9, 40), (5, 33)])
+
+
+@SHAPES
+@pytest.mark.parametrize("steps", [255, 15])
+def test_maps_are_encoded_as_numpy_does(shape, steps):
+    values = drawn(np.random.default_rng(0), shape)
+    values[:, 0] = -0.0  # constant
+    values[-1, -1] = 6e4
+    wide = values.astype(np.float32)
+    low, high = wide.min(0) + np.float32(0), wide.max(0) + np.float32(0)
+    extent = np.where(high > low, high - low, np.float32(np.inf))
+    right = np.rint((wide - low) * (np.float32(steps) / extent)).astype(np.uint8)
+    for name in instruction_sets():
+        lowest, highest, codes = encode_bytes(values, steps, name)
+        np.testing.assert_array_equal(lowest.view(np.uint32), low.view(np.uint32))
+        np.testing.assert_array_equal(highest.view(np.uint32), high.view(np.uint32))
+        np.testing.assert_array_equal(codes, right)
+
+
+@SHAPES
 def test_codes_of_bytes_are_decoded_as_numpy_does(shape):
     random = np.random.default_rng(0)
     codes = random.integers(0, 256, shape, np.uint8)

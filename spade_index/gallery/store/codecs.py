@@ -20,7 +20,7 @@ import numpy as np
 
 from spade_index.settings import ExtractionSettings
 
-from .native import native_decode
+from .native import native_codes
 from .quantizer import KIND, Quantized
 from .widened import widened
 
@@ -141,19 +141,13 @@ class Affine(_Alike):
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Return uint8 [bytes]: lowest [C], highest [C], codes [P, C] in raster order."""
         points, channels = values.shape
-        scaled = widened(values, np.float32)  # [P, C]
-        lowest, highest = _ends(scaled)
-        extent = highest - lowest
-        scaled -= lowest
-        scaled *= np.float32(self.steps) / np.where(extent > 0, extent, np.float32(np.inf))
-        codes = np.zeros(points * channels + 1, np.uint8)  # one more, as int4 takes them in twos
-        np.rint(scaled, out=codes[:-1].reshape(points, channels), casting="unsafe")
+        lowest, highest, codes = _codes(values, self.steps)
         stored = np.empty(self.stored_shape(points, channels), np.uint8)
         stored[: 4 * channels] = np.stack([lowest, highest]).astype("<f2").view(np.uint8).ravel()
         if self.bits == 8:
-            stored[4 * channels :] = codes[:-1]
+            stored[4 * channels :] = codes.ravel()
         else:
-            twos = codes[: len(codes) // 2 * 2].view("<u2")  # the first code in the low byte
+            twos = np.append(codes.ravel(), np.uint8(0))[: (codes.size + 1) // 2 * 2].view("<u2")  # the first one low
             stored[4 * channels :] = twos >> 4 | twos
         return stored
 
@@ -210,6 +204,21 @@ def _lowest_and_extent(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lowest, highest - lowest
 
 
+def _codes(values: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return lowest and highest, float32 [C], of a map float16 [P, C], and whole numbers between, uint8 [P, C]."""
+    if (native := native_codes(values)) is not None and values.dtype == np.float16:
+        found: tuple[np.ndarray, np.ndarray, np.ndarray] = native.encode_bytes(values, steps)
+        return found
+    scaled = widened(values, np.float32)  # [P, C]
+    lowest, highest = _ends(scaled)
+    extent = highest - lowest
+    scaled -= lowest
+    scaled *= np.float32(steps) / np.where(extent > 0, extent, np.float32(np.inf))
+    codes = np.empty(values.shape, np.uint8)
+    np.rint(scaled, out=codes, casting="unsafe")
+    return lowest, highest, codes
+
+
 def _ends(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and the highest value of each channel, float32 [C], zeros without a sign."""
     points, channels = wide.shape
@@ -224,7 +233,7 @@ def _scale(codes: np.ndarray, step: np.ndarray, lowest: np.ndarray, out: np.ndar
 
     PyTorch takes a sixth of numpy's time for the same bits; where it is not loaded, loading it would take longer.
     """
-    if (native := native_decode(codes, step, lowest, out)) is not None:
+    if (native := native_codes(codes, step, lowest, out)) is not None:
         native.decode_bytes(codes, lowest, step, out)
     elif (torch := sys.modules.get("torch")) is not None and out.flags.c_contiguous:
         wide = torch.from_numpy(codes).float().mul_(torch.from_numpy(step)).add_(torch.from_numpy(lowest))

@@ -1,4 +1,4 @@
-"""The compiled functions that decode maps, if they can be used without loading PyTorch for them."""
+"""The compiled functions that encode and decode maps, if they can be used without loading PyTorch for them."""
 
 import sys
 from types import ModuleType
@@ -6,13 +6,13 @@ from types import ModuleType
 import numpy as np
 
 
-def native_decode(*arrays: np.ndarray) -> ModuleType | None:
-    """Return `kernels.native.decode`; None where it was not compiled, or an array is not contiguous.
+def native_codes(*arrays: np.ndarray) -> ModuleType | None:
+    """Return `kernels.native.codes`; None where it was not compiled, or an array is not contiguous.
 
-    Where PyTorch is not loaded yet, loading it would take longer than decoding does.
+    Where PyTorch is not loaded yet, loading it would take longer than they save.
     """
     if "torch" not in sys.modules or not all(array.flags.c_contiguous for array in arrays):
         return None
-    from spade_index.kernels.native import decode, library
+    from spade_index.kernels.native import codes, library
 
-    return decode if library.hindrance() is None else None
+    return codes if library.hindrance() is None else None

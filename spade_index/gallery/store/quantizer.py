@@ -21,7 +21,7 @@ import numpy as np
 
 from spade_index.settings import ExtractionSettings
 
-from .native import native_decode
+from .native import native_codes
 from .widened import widened
 
 KIND = "pq"
@@ -160,7 +160,7 @@ class LevelQuantizer:
         tables = self._tables()
         whole, parts = tables.scaled
         codes = stored.reshape(-1, self.size)
-        if (native := native_decode(codes, whole, parts, out)) is not None:
+        if (native := native_codes(codes, whole, parts, out)) is not None:
             native.decode_rows(codes, whole, parts, out)
             return
         if number := len(tables.parts):

@@ -1,8 +1,25 @@
-"""Decode maps that are stored in codes, to the bits that `gallery.store` defines."""
+"""Encode maps and decode them, to the bits that `gallery.store` defines."""
 
 import numpy as np
 
 from . import library as c
+
+
+def encode_bytes(
+    values: np.ndarray, steps: int, instructions: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the lowest and the highest value of each channel, float32 [C], and whole numbers between, uint8 [P, C].
+
+    `values` are float16 [P, C], all finite, contiguous. A channel's highest value is the number `steps`.
+    """
+    points, channels = values.shape
+    lowest, highest = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    codes = np.empty((points, channels), np.uint8)
+    c.library().spade_encode_bytes(
+        *(c.number(instructions), values.ctypes.data, points, channels, steps),
+        *(lowest.ctypes.data, highest.ctypes.data, codes.ctypes.data),
+    )
+    return lowest, highest, codes
 
 
 def decode_bytes(
