@@ -47,7 +47,7 @@ def decode_rows(
         out: contiguous, as the others.
         instructions: a name in `library.SETS`; by default, the fastest that the processor has.
     """
-    row = np.empty(out.shape[1], np.float32)
+    row = np.empty(max(out.shape[1], (codes.shape[1] - len(whole)) * parts.shape[1]), np.float32)
     c.library().spade_decode_rows(
         *(c.number(instructions), codes.ctypes.data, *out.shape, codes.shape[1], len(whole), parts.shape[1]),
         *(whole.ctypes.data, parts.ctypes.data, row.ctypes.data, out.ctypes.data),

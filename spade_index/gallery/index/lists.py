@@ -19,7 +19,7 @@ from .prefetch import ID_BYTES, ListPrefetcher
 
 TIES = 16  # candidates that are asked for beyond those wanted, to see whether some are as near as the last of these
 MORE_TIES = 4  # times as many, each time that this was not enough
-OVER_QUERIES = 3  # FAISS's parallel_mode: threads share the queries
+OVER_LISTS, OVER_QUERIES = 1, 3  # FAISS's parallel_mode: what threads share
 
 
 class Candidates(NamedTuple):
@@ -62,7 +62,6 @@ class InvertedLists:
         self._file = file
         self._index = index  # which owns what follows
         ivf: Any = faiss.extract_index_ivf(index)
-        ivf.parallel_mode = OVER_QUERIES
         lists: Any = faiss.downcast_InvertedLists(ivf.invlists)
         lists.prefetch_nthread = 0  # otherwise FAISS starts threads in each search to prefetch pages of the file
         chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
@@ -130,6 +129,8 @@ class InvertedLists:
         centres = np.ascontiguousarray(probes.centres, np.float32)
         shape = len(queries), count
         distances, keys = np.empty(shape, np.float32), np.empty(shape, np.int64)
+        # Searches at the same time may set it: each is right in either mode.
+        self._ivf.parallel_mode = OVER_LISTS if len(queries) < faiss.omp_get_max_threads() else OVER_QUERIES
         how = faiss.SearchParametersIVF(**{"nprobe": lists.shape[1], **selected})
         given = [faiss.swig_ptr(values) for values in (lists, centres, distances, keys)]
         self._ivf.search_preassigned_c(len(queries), faiss.swig_ptr(queries), count, *given, False, how)
