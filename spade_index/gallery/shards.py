@@ -18,7 +18,8 @@ from spade_index.gallery.store.layout import ShardLayout
 from spade_index.gallery.store.rows import RowsFile
 from spade_index.gallery.store.shard import Shard
 
-OPEN_SHARDS = 200  # shards held open at most, of one file descriptor each, or two
+OPEN_SHARDS = 200  # shards held open at most, of one file descriptor each, or two; a service has several galleries
+MORE_OPEN_SHARDS = 1000  # the same where the process may open many files: all shards of two million images
 SPARE = 48  # file descriptors that are left for all else
 
 
@@ -97,4 +98,7 @@ class Shards:
 def most_open() -> int:
     """Return the number of shards to hold open: fewer where the process may open few files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return OPEN_SHARDS if files == resource.RLIM_INFINITY else min(OPEN_SHARDS, max(4, (files - SPARE) // 4))
+    if files == resource.RLIM_INFINITY:
+        return MORE_OPEN_SHARDS
+    few, many = max(4, (files - SPARE) // 4), (files - SPARE) // 16
+    return max(min(OPEN_SHARDS, few), min(MORE_OPEN_SHARDS, many))

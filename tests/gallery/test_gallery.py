@@ -224,7 +224,7 @@ def test_a_missing_shard_is_named(gallery_path: Path, queries: np.ndarray) -> No
 def test_more_shards_than_stay_open(
     tmp_path: Path, backbone: Backbone, image_folder, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(shards, "most_open", lambda: 2)
     build(tmp_path / "gallery", image_folder(9), backbone, shard_rows=1, batch_size=1, index=False)
     with Gallery(tmp_path / "gallery") as gallery:
         check(gallery, queries, 5)

@@ -50,7 +50,7 @@ def test_many_shards_take_few_files(many: Path) -> None:
         assert len(gallery) == SHARDS
 
 
-@pytest.mark.parametrize(("files", "most"), [(100, 13), (64, 4), (256, 52), (100_000, 200)])
+@pytest.mark.parametrize(("files", "most"), [(100, 13), (64, 4), (256, 52), (1024, 200), (4096, 253), (100_000, 1000)])
 def test_shards_that_are_held_open(files: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards_module.resource, "getrlimit", lambda kind: (files, files))
     assert shards_module.most_open() == most
