@@ -3,7 +3,7 @@
 import ctypes
 import importlib.machinery
 import platform
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Plan(Structure):
         ("pixels", c_int64),
         ("k", c_int64),
         ("tolerance", c_float),
-        ("unused", c_int32),
+        ("tiny", c_float),
         ("level", Level * MOST_LEVELS),
     ]
 
@@ -101,16 +101,21 @@ class Wanted(Structure):
     _fields_ = [("query", POINTER(Query)), ("found", POINTER(Found)), ("position", c_int64)]
 
 
+SHARED = (Plan, Query, Found, Wanted, Part)  # in the order of spade_size
+
+
 @cache
 def library() -> ctypes.CDLL:
     """Return the compiled functions. Raises OSError if they were not compiled, or cannot be loaded."""
     files = [HERE / f"_nearest{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        raise OSError(f"{HERE}/_nearest was not compiled when spade_index was installed: that needs g++ or clang++")
+        raise OSError(f"{HERE}/_nearest was not compiled when spade_index was installed: that needs g++ 11")
     loaded = ctypes.CDLL(str(file))
+    other = OSError(f"{file} was compiled from other sources: install spade_index again")
     plan, query = POINTER(Plan), POINTER(Query)
     for name, result, arguments in (
+        ("size", c_int64, [c_int64]),
         ("instruction_sets", c_int64, []),
         ("workspace", c_int64, [c_int64, plan]),
         ("prepare", None, [c_int64, plan, c_void_p, query]),
@@ -123,8 +128,12 @@ def library() -> ctypes.CDLL:
         ("prepare_parts", None, [c_int64, POINTER(Part), c_int64, c_void_p]),
         ("window", None, [c_int64, plan, c_void_p, query, c_void_p, *[c_int64] * 4, *[c_void_p] * 2]),
     ):
-        function = getattr(loaded, f"spade_{name}")
+        function = getattr(loaded, f"spade_{name}", None)
+        if function is None:
+            raise other
         function.argtypes, function.restype = arguments, result
+    if [loaded.spade_size(number) for number in range(len(SHARED))] != [ctypes.sizeof(of) for of in SHARED]:
+        raise other
     return loaded
 
 

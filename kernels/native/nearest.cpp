@@ -41,6 +41,12 @@ EXPORT int64_t spade_instruction_sets() {
 #endif
 }
 
+// Return the sizes of the structures that Python has, too, in turn: of others, nothing may be called.
+EXPORT int64_t spade_size(int64_t number) {
+    const int64_t sizes[] = {sizeof(Plan), sizeof(Query), sizeof(Found), sizeof(Wanted), sizeof(Part)};
+    return sizes[number];
+}
+
 EXPORT int64_t spade_workspace(int64_t set, const Plan *plan) { return SCANS[set]->workspace(plan); }
 
 EXPORT void spade_prepare(int64_t set, const Plan *plan, void *memory, const Query *query) {

@@ -24,7 +24,7 @@ struct Plan {
     int64_t planes, cells;  // level 0 has planes * cells rows; cells is a multiple of SIDE
     int64_t pixels, k;
     float tolerance;  // relative to the sum of squared norms: the rounding of float32 sums
-    int32_t unused;
+    float tiny;       // the same, whatever the norms
     Level level[MOST_LEVELS];
 };
 

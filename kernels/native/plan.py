@@ -10,6 +10,7 @@ from ..pyramid import Size
 from . import library as c
 from .cells import cells_of
 
+FLOAT32 = torch.finfo(torch.float32)
 DEPTH = 32  # channels of a tile
 TYPES = {torch.float16: 0, torch.float32: 1, torch.bfloat16: 2}
 ROOM = 32  # candidates, per row and each of the k nearest, that a thread keeps of a query
@@ -38,7 +39,8 @@ class Plan:
             cells=self.layout.cells,
             pixels=self.pixels,
             k=k,
-            tolerance=4 * torch.finfo(torch.float32).eps * math.sqrt(channels),
+            tolerance=4 * FLOAT32.eps * math.sqrt(channels),
+            tiny=4 * FLOAT32.tiny * channels,
         )
         for number, level in enumerate(pool):
             places, (height, width) = self.layout.places[number], sizes[number]

@@ -30,7 +30,8 @@ LEAST_WORK = 1 << 22  # pairs of pixels that are worth another thread
 LEAST_IN_WINDOW = 1 << 16  # the same where all are measured
 MOST_NEIGHBOURS = 64  # of a pixel: for more, the torch backend's sorting is quicker
 WORKING_MEMORY = 256 << 20
-FAR = 1e19  # the root of any distance is less; its square is a float32, too
+FAR = 1.84e19  # the root of any distance is less; its square is a float32, too
+LARGE = 1e15  # of weights
 ALIGNED = 64  # bytes: a line of a processor's cache
 
 
@@ -72,6 +73,11 @@ def nearest_pixels(
     alike = len({level.dtype for level in pool}) == 1
     if mode != "concat-nearest" or not alike or len(pool) > c.MOST_LEVELS or k > MOST_NEIGHBOURS:
         return search_in_torch(query, pool, pages, k, **options)
+    most = max(weights)
+    if most and not 1 / LARGE < most < LARGE:  # float32 does not hold distances of such a size
+        options |= {"weights": [weight / most for weight in weights], "instructions": instructions}
+        distances, matches = nearest_pixels(query, pool, pages, k, **options)
+        return distances.mul_(most), matches
     plan = Plan([level.contiguous() for level in pool], sizes, weights, k, window)
     number = c.number(instructions)
     memory, pages = working_memory or WORKING_MEMORY, pages.cpu().contiguous()

@@ -159,7 +159,7 @@ class LevelQuantizer:
         """Write the sums of the rows that codes name."""
         tables = self._tables()
         whole, parts = tables.scaled
-        codes = stored.reshape(-1, self.size)
+        codes = stored.reshape(len(out), self.size)
         if (native := native_codes(codes, whole, parts, out)) is not None:
             native.decode_rows(codes, whole, parts, out)
             return
