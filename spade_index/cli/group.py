@@ -29,7 +29,7 @@ from .query import query
 from .remove import remove, restore
 from .roi import roi
 from .serve import serve
-from .streams import INTERRUPTED, Terminated, ending_signals, prepare_streams
+from .streams import INTERRUPTED, Terminated, ending_signals, let_idle_threads_sleep, prepare_streams
 from .transfer import pull, push
 from .tune import tune
 from .verify import verify
@@ -67,6 +67,7 @@ class Commands(click.Group):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Parse the command line and run a command."""
         prepare_streams()
+        let_idle_threads_sleep()
         with ending_signals():
             try:
                 return super().main(*arguments, **options)
