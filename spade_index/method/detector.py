@@ -73,7 +73,7 @@ class Detector:
                 there are no p-values, and what neighbours themselves score is not taken into account.
             device: of the pixel search; by default the backbone's, or the CPU.
             kernel: backend of the pixel search (see `choose_kernel`).
-            map_memory: bytes of normal images' maps that stay in memory on the device; by default 128 MiB, or half
+            map_memory: bytes of normal images' maps that stay in memory on the device; by default 64 MiB, or half
                 of a GPU's free memory. The maps of one query always fit.
             elsewhere: where maps and the index are searched, such as the workers of a cluster; None: here.
 

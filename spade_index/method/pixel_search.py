@@ -20,7 +20,7 @@ from .comparison import Comparison
 from .interest import Interest
 from .scores import enlarged
 
-POOL_BYTES = 128 << 20  # budget of the map pool on a CPU
+POOL_BYTES = 64 << 20  # budget of the map pool on a CPU, where reading a map takes a tenth of a millisecond
 POOL_SHARE = 0.5  # budget on a GPU, as a share of its free memory
 
 
@@ -120,7 +120,7 @@ class PixelSearch:
             comparison: which levels are compared, and how.
             kernel: the backend that searches.
             device: where it searches.
-            map_memory: bytes of the map pool; by default 128 MiB, or half of a GPU's free memory.
+            map_memory: bytes of the map pool; by default 64 MiB, or half of a GPU's free memory.
             interest: where cells count; None: everywhere.
         """
         self._gallery = gallery
