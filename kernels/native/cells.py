@@ -25,6 +25,7 @@ class Cells:
 
 @lru_cache(maxsize=64)
 def cells_of(sizes: tuple[Size, ...]) -> Cells:
+    """Return how the pixels of levels of these sizes are stored, the finest first. Do not change its tensors."""
     layout = make_layout(sizes, raster=True)
     first = layout.members[0]
     y, x = ((axis.unique(return_inverse=True)[1]) for axis in (first // sizes[0][1], first % sizes[0][1]))
