@@ -64,6 +64,7 @@ def ablate(dataset: Path, usual: Backbone, backbone: Backbone, work: Path) -> It
     for step, names in (
         (f"input size chosen: {backbone.settings.preprocessing.input_size[0]}", ()),
         (f"comparison tuned: {describe_pixels(tuned)}", COMPARISON),
+        ("levels weighed by what good images differ in", ("level_weights",)),
         (f"window: {'none' if tuned.window is None else f'{tuned.window} cells'}", ("window",)),
         ("scores tuned", SCORES),
         ("neighbours' maps subtracted", ("subtract_neighbours",)),
@@ -74,7 +75,8 @@ def ablate(dataset: Path, usual: Backbone, backbone: Backbone, work: Path) -> It
     yield measure("all, without the input size", dataset, work / "usual", usual, tuned)
     window = {"window": WINDOW if tuned.window is None else None}
     for step, other in (
-        ("all, without the comparison", defaults((*COMPARISON, "window"))),
+        ("all, without the comparison", defaults((*COMPARISON, "level_weights", "window"))),
+        ("all, with levels of equal weight", defaults(("level_weights",))),
         ("all, without the scores", defaults(SCORES)),
         ("all, without subtracting", defaults(("subtract_neighbours",))),
         ("all, with the absolute score", defaults(("relative_score",))),
