@@ -74,8 +74,8 @@ def nearest_pixels(
         prune: whether the torch backend skips pixels that the coarse levels rule out, which changes no result; by
             default where that is quicker.
         working_memory: bytes that a search may use in addition to its arguments and results, by default 256 MiB for the
-            torch backend and 1 GiB for the fused ones. One query, and one gallery map for each thread, are always
-            allowed.
+            torch and native backends and 1 GiB for the fused ones. One query, and one gallery map for each thread, are
+            always allowed.
 
     Returns:
         distances: float32 [B, P, k], squared, in the features' units squared.

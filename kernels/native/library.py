@@ -144,12 +144,6 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(name for number, name in enumerate(SETS) if found >> number & 1)
 
 
-def forget() -> None:
-    """Look for the compiled functions again when they are next asked for."""
-    library.cache_clear()
-    instruction_sets.cache_clear()
-
-
 def fastest() -> str:
     """Return the instruction set that is used. Raises OSError like `library`."""
     return instruction_sets()[-1]

@@ -1,4 +1,4 @@
-// What Python and the scans exchange: see search.py, which has the same structures.
+// What Python and the scans exchange: library.py has the same structures.
 #pragma once
 #include <stdint.h>
 

@@ -51,7 +51,12 @@ class Preparation:
                 self._parts[number].stride = stride
 
     def write(self, levels: Sequence[np.ndarray], out: Sequence[np.ndarray]) -> None:
-        """Write one image's levels, float16 [H*W, C], prepared, to `out`, float16 [H*W, C] of each result."""
+        """Write one image's levels, float16 [H*W, C], prepared, to `out`, float16 [H*W, C] of each result.
+
+        Raises ValueError unless all of them are contiguous and float16.
+        """
+        if not all(array.flags.c_contiguous and array.dtype == np.float16 for array in (*levels, *out)):
+            raise ValueError("maps must be float16 and contiguous")
         for part, values in zip(self._parts, levels, strict=True):
             part.values = values.ctypes.data
         for levels_of, result in zip(self._joined, out, strict=True):

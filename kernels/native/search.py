@@ -167,11 +167,13 @@ class _Search:
         bounds = [tiles * part // parts for part in range(parts + 1)]
 
         def prepare(query: Query) -> None:
+            """Fill what a query has beside its features."""
             self.buffers.lend(
                 lambda _, buffer: c.library().spade_prepare(self.instructions, self.plan.c, buffer, query.c)
             )
 
         def search(item: tuple[int, int]) -> None:
+            """Scan a part of a slot's map for the queries that want it."""
             slot, part = item
             self.buffers.lend(
                 lambda thread, buffer: c.library().spade_scan(
@@ -192,6 +194,7 @@ class _Search:
         step = -(-self.plan.rows // self.threads)
 
         def write(item: tuple[int, int]) -> None:
+            """Measure the candidates of some rows of a query."""
             number, start = item
             c.library().spade_measure(
                 *(self.instructions, self.plan.c, self.queries[number].c, self.found[number], self.threads),
@@ -223,6 +226,7 @@ def _search_window(
     bounds = [height * part // parts for part in range(parts + 1)]
 
     def search(item: tuple[int, int]) -> None:
+        """Search some rows of a query's grid."""
         number, part = item
         buffers.lend(
             lambda _, buffer: c.library().spade_window(

@@ -46,7 +46,6 @@ def let_idle_threads_sleep() -> None:
     """Let OpenMP's threads wait for tens of microseconds, not milliseconds, before they sleep. Before torch is loaded.
 
     torch and FAISS have threads of their own: while those of one wait for more work, they keep cores from the other's.
-    The image level after a backbone's pass takes a quarter less so, among a million images on two cores.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # iterations; sleeping at once makes backbones slower

@@ -20,7 +20,7 @@ from .comparison import Comparison
 from .interest import Interest
 from .scores import enlarged
 
-POOL_BYTES = 64 << 20  # budget of the map pool on a CPU, where reading a map takes a tenth of a millisecond
+POOL_BYTES = 64 << 20  # budget of the map pool on a CPU, where the system caches the files, too
 POOL_SHARE = 0.5  # budget on a GPU, as a share of its free memory
 
 

@@ -2,6 +2,7 @@
 
 from importlib.machinery import EXTENSION_SUFFIXES
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,25 +52,39 @@ def test_another_cpu_has_the_torch_backend_and_the_native_one_if_asked_for(monke
     assert choose_kernel("cpu", "native").backend == "native"
 
 
-def test_a_native_backend_that_was_not_compiled_says_what_it_needs(monkeypatch, tmp_path):
+@pytest.fixture
+def look_again():
+    """Have the compiled functions looked for in this test, and again after it."""
+    library.library.cache_clear()
+    library.instruction_sets.cache_clear()
+    yield
+    library.library.cache_clear()
+    library.instruction_sets.cache_clear()
+
+
+def test_a_native_backend_that_was_not_compiled_says_what_it_needs(look_again, monkeypatch, tmp_path):
     monkeypatch.setattr(library, "HERE", tmp_path)
-    library.forget()
-    try:
-        assert "was not compiled" in choose_kernel("cpu").reason
-        with pytest.raises(ValueError, match=r"^the native kernel cannot be used: .*_nearest was not compiled.*g\+\+"):
-            choose_kernel("cpu", "native")
-    finally:
-        library.forget()
+    assert "was not compiled" in choose_kernel("cpu").reason
+    with pytest.raises(ValueError, match=r"^the native kernel cannot be used: .*_nearest was not compiled.*g\+\+"):
+        choose_kernel("cpu", "native")
 
 
-def test_a_damaged_native_backend_is_not_chosen(monkeypatch, tmp_path):
+def test_a_damaged_native_backend_is_not_chosen(look_again, monkeypatch, tmp_path):
     (tmp_path / f"_nearest{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
     monkeypatch.setattr(library, "HERE", tmp_path)
-    library.forget()
-    try:
-        assert choose_kernel("cpu").backend == "torch"
-    finally:
-        library.forget()
+    assert choose_kernel("cpu").backend == "torch"
+
+
+def test_a_library_without_its_functions_is_not_called(look_again, monkeypatch, tmp_path):
+    (tmp_path / f"_nearest{EXTENSION_SUFFIXES[0]}").symlink_to(np._core._multiarray_umath.__file__)
+    monkeypatch.setattr(library, "HERE", tmp_path)
+    assert "compiled from other sources" in choose_kernel("cpu").reason
+
+
+def test_a_library_with_other_structures_is_not_called(look_again, monkeypatch):
+    """As after an update of the sources alone."""
+    monkeypatch.setattr(library, "SHARED", (library.Plan, library.Plan))
+    assert "compiled from other sources" in choose_kernel("cpu").reason
 
 
 def test_a_gpu_does_not_have_the_native_backend(gpu):

@@ -2,15 +2,12 @@
 
 import ctypes
 import mmap
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from spade_index.kernels import native, nearest_pixels
-from spade_index.kernels.dispatch import choose_kernel
 from spade_index.kernels.native import library
 
 from helpers.kernel_cases import pyramid_of
@@ -77,21 +74,3 @@ def test_nothing_before_the_first_map_is_read(value, instructions):
     search = {"query": query, "pool": [torch.randn(2, 400, 8).half(), coarse], "pages": torch.tensor([[0, 1]])}
     _, matches = find(search | {"k": 1, "sizes": sizes}, instructions)
     assert 0 <= matches.min() <= matches.max() < 800
-
-
-def test_what_was_compiled_from_other_sources_is_not_called(monkeypatch, tmp_path):
-    """As after an update of the sources alone."""
-    monkeypatch.setattr(library, "SHARED", (library.Plan, library.Plan))
-    library.forget()
-    try:
-        assert "compiled from other sources" in choose_kernel("cpu").reason
-    finally:
-        library.forget()
-    strange = next(Path(torch.__file__).parent.glob("lib/libshm*.so"))
-    (tmp_path / f"_nearest{EXTENSION_SUFFIXES[0]}").symlink_to(strange)
-    monkeypatch.setattr(library, "HERE", tmp_path)
-    library.forget()
-    try:
-        assert choose_kernel("cpu").backend == "torch"
-    finally:
-        library.forget()

@@ -83,6 +83,14 @@ def test_cells_of_zeros_stay_zeros(scaling):
         assert not found.any()
 
 
+def test_only_contiguous_maps_of_float16_are_taken():
+    prepare = Preparation([Scaled((2, 2), (2, 2), 3, "none", 1.0)], [range(1)])
+    maps = np.zeros((4, 3), np.float16)
+    for values, out in ((maps, np.zeros((4, 6), np.float16)[:, ::2]), (maps.astype(np.float32), maps)):
+        with pytest.raises(ValueError, match=r"^maps must be float16 and contiguous$"):
+            prepare.write([values], [out])
+
+
 @settings(deadline=None, derandomize=True)
 @example(1.0)
 @example(2.0**-20)
