@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .codes import CodedMaps
 from .dispatch import BACKENDS, KernelChoice, choose_kernel, load
 from .fused.geometry import raster_layout
 from .fused.maps import FusedMaps
@@ -18,6 +19,7 @@ __all__ = [
     "BACKENDS",
     "MODES",
     "PRECISIONS",
+    "CodedMaps",
     "FusedMaps",
     "KernelChoice",
     "MapPool",
@@ -35,7 +37,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def nearest_pixels(
     query: Sequence[Tensor],
-    pool: Sequence[Tensor] | FusedMaps,
+    pool: Sequence[Tensor] | FusedMaps | CodedMaps,
     pages: Tensor,
     k: int = 1,
     *,
@@ -55,7 +57,8 @@ def nearest_pixels(
     Args:
         query: levels [B, H*W, C], float32, float16 or bfloat16, the finest first; P = H*W of level 0.
         pool: levels [slots, H*W, C]: the gallery's resident maps, one slot per image (usually float16); or a MapPool's
-            `maps`, which may be FusedMaps for the backends `triton` and `cupy`.
+            `maps`, which may be FusedMaps for the backends `triton` and `cupy`, or CodedMaps. The backend `native`
+            decodes codes cell by cell in `concat-nearest`; for others, the maps that `pages` name are decoded first.
         pages: int64 [B, K], the slots of each query's neighbours, on any device.
         k: the number of pixels to find (the paper's kappa), in ascending order of distance. At most K*P; with a window,
             K * the cells of the window at a corner, min(H, window + 1) * min(W, window + 1).
@@ -91,9 +94,14 @@ def nearest_pixels(
     unspecified distances and matches, but matches are always within range.
     Sources: SPADE, arXiv 2005.02357, section 3.3; for `window`, RAD, arXiv 2601.22763.
     """
-    sizes = _check_fused(query, pool, sizes) if isinstance(pool, FusedMaps) else _check_levels(query, pool, sizes)
+    if isinstance(pool, CodedMaps):
+        sizes, slots = _check_coded(query, pool, sizes), pool.slots
+    elif isinstance(pool, FusedMaps):
+        sizes, slots = _check_fused(query, pool, sizes), len(pool.levels[0])
+    else:
+        sizes, slots = _check_levels(query, pool, sizes), len(pool[0])
     weights = _check_weights(weights, len(query))
-    _check_pages(query, pool.levels if isinstance(pool, FusedMaps) else pool, pages)
+    _check_pages(query, slots, pages)
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
     window = _check_window(window, sizes[0])
@@ -107,6 +115,8 @@ def nearest_pixels(
     choice = choose_kernel(query[0].device, backend)
     if isinstance(pool, FusedMaps) and not choice.fused:
         raise ValueError(f"maps in the fused kernels' layout cannot be searched by the kernel {choice}")
+    if isinstance(pool, CodedMaps) and choice.backend != "native":
+        pool, pages = pool.gathered(pages)
     return load(choice.backend)(
         query,
         pool,
@@ -169,6 +179,18 @@ def _check_fused(query: Sequence[Tensor], pool: FusedMaps, sizes: Sequence[Size]
     return sizes
 
 
+def _check_coded(query: Sequence[Tensor], pool: CodedMaps, sizes: Sequence[Size] | None) -> list[Size]:
+    prepared = pool.coding.preparation
+    shapes = [[h * w, c] for (h, w), c in zip(prepared.sizes, prepared.channels, strict=True)]
+    if shapes != [list(level.shape[1:]) for level in query]:
+        raise ValueError(
+            f"maps of pixels and channels {shapes} do not fit a query of {[list(level.shape[1:]) for level in query]}"
+        )
+    if pool.stored[0].device != query[0].device:
+        raise ValueError(f"query and pool must be on one device, not {query[0].device} and {pool.stored[0].device}")
+    return _check_sizes(query, prepared.sizes if sizes is None else sizes)
+
+
 def _check_weights(weights: Sequence[float] | None, levels: int) -> list[float]:
     if weights is None:
         return [1.0] * levels
@@ -185,8 +207,8 @@ def _check_window(window: int | None, finest: Size) -> int | None:
     return None if window is None or window >= max(finest) - 1 else window
 
 
-def _check_pages(query: Sequence[Tensor], pool: Sequence[Tensor], pages: Tensor) -> None:
+def _check_pages(query: Sequence[Tensor], slots: int, pages: Tensor) -> None:
     if pages.dtype != torch.int64 or pages.ndim != 2 or len(pages) != len(query[0]) or pages.shape[1] < 1:
         raise ValueError(f"pages must be int64 [{len(query[0])}, K], not {pages.dtype} {list(pages.shape)}")
-    if pages.numel() and not 0 <= int(pages.min()) <= int(pages.max()) < len(pool[0]):
-        raise ValueError(f"pages must be slots 0..{len(pool[0]) - 1}, not {int(pages.min())}..{int(pages.max())}")
+    if pages.numel() and not 0 <= int(pages.min()) <= int(pages.max()) < slots:
+        raise ValueError(f"pages must be slots 0..{slots - 1}, not {int(pages.min())}..{int(pages.max())}")

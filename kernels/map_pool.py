@@ -1,5 +1,6 @@
 """A pool of gallery maps on the device that searches them: one slot per image, least recently used evicted first."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,13 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .codes import CodedMaps, Coding
 from .fused.maps import FusedMaps
 from .pyramid import Size
 
 STAGED = 8  # maps of a staging buffer; one is filled while the other is copied to the device
 
 Read = Callable[[Sequence[int], list[list[np.ndarray]]], None]
-"""Reads the maps of images, given their keys, into float16 [H*W, C] arrays out[level][image]."""
+"""Reads the maps of images, given their keys, into float16 [H*W, C] arrays out[level][image].
+
+For a pool of codes, into uint8 [bytes] arrays, as its `Coding` has them.
+"""
 
 
 @dataclass
@@ -56,6 +61,7 @@ class MapPool:
         *,
         device: torch.device | str = "cpu",
         fused: bool = False,
+        coding: Coding | None = None,
         at_least: int = 1,
         at_most: int | None = None,
     ) -> None:
@@ -66,29 +72,36 @@ class MapPool:
             channels: C of each level.
             read: reads maps, called from `fetch`.
             fused: whether to store maps in the fused kernels' layout, which only they search, in `concat-nearest`.
+            coding: how maps are kept in codes; None: as float16 values.
             device: where the maps are stored.
             at_least: the minimum of slots, whatever the budget.
             at_most: the maximum of slots, such as the number of images; `at_least` takes precedence.
         """
         self.device = torch.device(device)
         self._sizes, self._channels, self._read = list(sizes), list(channels), read
-        values = [(h * w, c) for (h, w), c in zip(sizes, channels, strict=True)]
-        self._map_bytes = 2 * sum(n * c for n, c in values)
-        slot_bytes = FusedMaps.slot_bytes(sizes, channels, torch.float16) if fused else self._map_bytes
-        slots = budget_bytes // slot_bytes
+        fused, dtype = fused and coding is None, torch.float16 if coding is None else torch.uint8
+        shapes: list[tuple[int, ...]]  # of what is read of an image
+        shapes = [(h * w, c) for (h, w), c in zip(sizes, channels, strict=True)]
+        if coding is not None:
+            shapes = [(size,) for size in coding.sizes]
+        self._map_bytes = dtype.itemsize * sum(map(math.prod, shapes))
+        of_slot = slot_bytes(sizes, channels, fused, coding)
+        slots = budget_bytes // of_slot
         self.slots = max(at_least, slots if at_most is None else min(at_most, slots))
-        self.bytes = self.slots * slot_bytes
-        self.maps: list[Tensor] | FusedMaps
+        self.bytes = self.slots * of_slot
+        self.maps: list[Tensor] | FusedMaps | CodedMaps
         if fused:
             self.maps = FusedMaps.empty(self.slots, sizes, channels, torch.float16, self.device)
+        elif coding is not None:
+            self.maps = coding.empty(self.slots, self.device)
         else:
-            self.maps = [torch.zeros(self.slots, n, c, dtype=torch.float16, device=self.device) for n, c in values]
+            self.maps = [torch.zeros(self.slots, *shape, dtype=dtype, device=self.device) for shape in shapes]
         self.stats = PoolStats()
         self._resident: OrderedDict[int, int] = OrderedDict()  # key -> slot, the least recently used first
         self._free = list(range(self.slots))[::-1]  # slot 0 first
-        # On a CPU, maps in raster order are read directly into their slots.
+        # On a CPU, maps are read directly into their slots, unless the layout is another.
         staged = fused or self.device.type != "cpu"
-        self._stages = [_Stage(values, self.device) for _ in range(2)] if staged else []
+        self._stages = [_Stage(shapes, dtype, self.device) for _ in range(2)] if staged else []
         self._order = _Order(self.device)
 
     @torch.inference_mode(False)
@@ -134,6 +147,7 @@ class MapPool:
         """Return the pool's size and counts, in values for JSON."""
         return {
             "device": str(self.device),
+            "codes": isinstance(self.maps, CodedMaps),
             "slots": self.slots,
             "resident": len(self._resident),
             **asdict(self.stats),
@@ -154,7 +168,7 @@ class MapPool:
         """Read images into slots."""
         if not isinstance(self.maps, FusedMaps) and not self._stages:
             if keys:
-                self._read(keys, [[level[slot].numpy() for slot in slots] for level in self.maps])
+                self._read(keys, [[level[slot].numpy() for slot in slots] for level in self._levels()])
             return
         places = torch.tensor(slots, device=self.device)  # all at once: each copy would wait for those before it
         for number, first in enumerate(range(0, len(keys), STAGED)):
@@ -167,18 +181,34 @@ class MapPool:
             if isinstance(self.maps, FusedMaps):
                 self.maps.write(places[some], there)
             else:
-                for level, values in zip(self.maps, there, strict=True):
+                for level, values in zip(self._levels(), there, strict=True):
                     level.index_copy_(0, places[some], values)
             stage.sent()
+
+    def _levels(self) -> list[Tensor]:
+        """Return what is read of images, by level: [slots, ...]."""
+        if isinstance(self.maps, CodedMaps):
+            sizes = self.maps.coding.sizes
+            return [level[:, :size] for level, size in zip(self.maps.stored, sizes, strict=True)]
+        return [] if isinstance(self.maps, FusedMaps) else self.maps
+
+
+def slot_bytes(sizes: Sequence[Size], channels: Sequence[int], fused: bool, coding: Coding | None = None) -> int:
+    """Return the bytes that an image takes in a pool."""
+    if coding is not None:
+        return coding.map_bytes
+    if fused:
+        return FusedMaps.slot_bytes(sizes, channels, torch.float16)
+    return 2 * sum(h * w * c for (h, w), c in zip(sizes, channels, strict=True))
 
 
 class _Stage:
     """A staging buffer on the host for a few maps; pinned for a GPU, so that copies do not block."""
 
-    def __init__(self, values: list[tuple[int, int]], device: torch.device) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> None:
         on_gpu = device.type == "cuda"
         self.pinned = on_gpu
-        self.levels = [torch.empty(STAGED, n, c, dtype=torch.float16, pin_memory=on_gpu) for n, c in values]
+        self.levels = [torch.empty(STAGED, *shape, dtype=dtype, pin_memory=on_gpu) for shape in shapes]
         self._copied = torch.cuda.Event() if on_gpu else None
 
     def sent(self) -> None:

@@ -43,6 +43,14 @@ def nearest_index(size: Size, finest: Size) -> Tensor:
     return (y[:, None] * w + x).flatten()
 
 
+def average(level: Tensor, size: Size, wanted: Size) -> Tensor:
+    """Average a level [B, H*W, C] of `size` (H, W) to `wanted`."""
+    if size == wanted:
+        return level
+    image = level.unflatten(1, size).permute(0, 3, 1, 2)  # [B, C, H, W]
+    return F.adaptive_avg_pool2d(image, wanted).permute(0, 2, 3, 1).flatten(1, 2)
+
+
 def upsample_bilinear(features: Tensor, size: Size, finest: Size) -> Tensor:
     """Interpolate features [H*W, C] of `size` to `finest`: [H0*W0, C], as torch does with align_corners=False."""
     if size == finest:

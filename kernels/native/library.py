@@ -7,10 +7,37 @@ from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
-MOST_LEVELS = 8
+MOST_LEVELS, MOST_PARTS = 8, 16
 PORTABLE, AVX512, AMX = SETS = ("portable", "AVX-512", "AMX")  # instruction sets, by number as in nearest.cpp
 HERE = Path(__file__).parent
 # `portable` tests the method on any processor; the torch backend is faster.
+
+
+class Part(Structure):
+    """See nearest.h."""
+
+    _fields_ = [
+        ("stored", c_void_p),
+        ("bytes", c_int64),
+        ("code", c_int64),
+        ("size", c_int64),
+        ("whole", c_int64),
+        ("of_row", c_int64),
+        ("tables", c_void_p),
+        ("parts", c_void_p),
+        ("unit", c_float),
+        ("height", c_int64),
+        ("width", c_int64),
+        ("channels", c_int64),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("scaling", c_int64),
+        ("length", c_float),
+        ("factor", c_float),
+        ("mean", c_void_p),
+        ("scale", c_void_p),
+        ("first", c_int64),
+    ]
 
 
 class Level(Structure):
@@ -22,6 +49,8 @@ class Level(Structure):
         ("steps", c_int64),
         ("rows", c_int64),
         ("pool", c_void_p),
+        ("first", c_int64),
+        ("parts", c_int64),
         ("order", c_void_p),
         ("places", c_void_p),
         ("height", c_int64),
@@ -45,6 +74,8 @@ class Plan(Structure):
         ("k", c_int64),
         ("tolerance", c_float),
         ("tiny", c_float),
+        ("parts", c_int64),
+        ("part", POINTER(Part)),
         ("level", Level * MOST_LEVELS),
     ]
 
@@ -75,33 +106,19 @@ class Found(Structure):
     ]
 
 
-class Part(Structure):
-    """See nearest.h."""
-
-    _fields_ = [
-        ("values", c_void_p),
-        ("height", c_int64),
-        ("width", c_int64),
-        ("channels", c_int64),
-        ("rows", c_int64),
-        ("columns", c_int64),
-        ("scaling", c_int64),
-        ("length", c_float),
-        ("factor", c_float),
-        ("mean", c_void_p),
-        ("scale", c_void_p),
-        ("out", c_void_p),
-        ("stride", c_int64),
-    ]
-
-
 class Wanted(Structure):
     """See nearest.h."""
 
     _fields_ = [("query", POINTER(Query)), ("found", POINTER(Found)), ("position", c_int64)]
 
 
-SHARED = (Plan, Query, Found, Wanted, Part)  # in the order of spade_size
+class Slot(Structure):
+    """See nearest.h."""
+
+    _fields_ = [("number", c_int64), ("wanted", POINTER(Wanted)), ("count", c_int64)]
+
+
+SHARED = (Plan, Query, Found, Wanted, Slot, Part)  # in the order of spade_size
 
 
 @cache
@@ -119,13 +136,18 @@ def library() -> ctypes.CDLL:
         ("instruction_sets", c_int64, []),
         ("workspace", c_int64, [c_int64, plan]),
         ("prepare", None, [c_int64, plan, c_void_p, query]),
-        ("scan", None, [c_int64, plan, c_void_p, c_int64, POINTER(Wanted), *[c_int64] * 5]),
-        ("measure", None, [c_int64, plan, query, POINTER(Found), c_int64, c_void_p, *[c_int64] * 2, *[c_void_p] * 2]),
+        ("scan", None, [c_int64, plan, c_void_p, POINTER(Slot), *[c_int64] * 5]),
+        (
+            "measure",
+            None,
+            [c_int64, plan, c_void_p, query, POINTER(Found), c_int64, c_void_p, *[c_int64] * 2, *[c_void_p] * 2],
+        ),
         ("window_bytes", c_int64, [c_int64, plan]),
         ("encode_bytes", None, [c_int64, c_void_p, c_int64, c_int64, c_float, *[c_void_p] * 3]),
         ("decode_bytes", None, [c_int64, c_void_p, c_int64, c_int64, *[c_void_p] * 3]),
         ("decode_rows", None, [c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 4]),
-        ("prepare_parts", None, [c_int64, POINTER(Part), c_int64, c_void_p]),
+        ("decode_map", None, [c_int64, plan, c_void_p, c_int64, POINTER(c_void_p)]),
+        ("distances_to_rows", c_int64, [*[c_int64] * 3, c_void_p, *[c_int64] * 2, *[c_void_p] * 3]),
         ("window", None, [c_int64, plan, c_void_p, query, c_void_p, *[c_int64] * 4, *[c_void_p] * 2]),
     ):
         function = getattr(loaded, f"spade_{name}", None)

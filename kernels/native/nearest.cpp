@@ -43,7 +43,7 @@ EXPORT int64_t spade_instruction_sets() {
 
 // Return the sizes of the structures that Python has, too, in turn: of others, nothing may be called.
 EXPORT int64_t spade_size(int64_t number) {
-    const int64_t sizes[] = {sizeof(Plan), sizeof(Query), sizeof(Found), sizeof(Wanted), sizeof(Part)};
+    const int64_t sizes[] = {sizeof(Plan), sizeof(Query), sizeof(Found), sizeof(Wanted), sizeof(Slot), sizeof(Part)};
     return sizes[number];
 }
 
@@ -53,14 +53,15 @@ EXPORT void spade_prepare(int64_t set, const Plan *plan, void *memory, const Que
     SCANS[set]->prepare(plan, memory, query);
 }
 
-EXPORT void spade_scan(int64_t set, const Plan *plan, void *memory, int64_t slot, const Wanted *wanted, int64_t count,
-                       int64_t threads, int64_t mine, int64_t from, int64_t to) {
-    SCANS[set]->scan(plan, memory, slot, wanted, count, threads, mine, from, to);
+EXPORT void spade_scan(int64_t set, const Plan *plan, void *memory, const Slot *slots, int64_t count, int64_t threads,
+                       int64_t mine, int64_t from, int64_t to) {
+    SCANS[set]->scan(plan, memory, slots, count, threads, mine, from, to);
 }
 
-EXPORT void spade_measure(int64_t set, const Plan *plan, const Query *query, const Found *found, int64_t threads,
-                          const int64_t *slots, int64_t from, int64_t to, float *distances, int64_t *matches) {
-    SCANS[set]->measure(plan, query, found, threads, slots, from, to, distances, matches);
+EXPORT void spade_measure(int64_t set, const Plan *plan, void *memory, const Query *query, const Found *found,
+                          int64_t threads, const int64_t *slots, int64_t from, int64_t to, float *distances,
+                          int64_t *matches) {
+    SCANS[set]->measure(plan, memory, query, found, threads, slots, from, to, distances, matches);
 }
 
 EXPORT int64_t spade_window_bytes(int64_t set, const Plan *plan) { return SCANS[set]->window_bytes(plan); }
@@ -70,8 +71,8 @@ EXPORT void spade_window(int64_t set, const Plan *plan, void *memory, const Quer
     SCANS[set]->window(plan, memory, query, slots, count, window, from, to, distances, matches);
 }
 
-EXPORT void spade_prepare_parts(int64_t set, const Part *parts, int64_t count, float *cell) {
-    SCANS[set]->prepare_parts(parts, count, cell);
+EXPORT void spade_decode_map(int64_t set, const Plan *plan, void *memory, int64_t slot, uint16_t *const *out) {
+    SCANS[set]->decode_map(plan, memory, slot, out);
 }
 
 EXPORT void spade_encode_bytes(int64_t set, const uint16_t *values, int64_t points, int64_t channels, float steps,
@@ -88,4 +89,9 @@ EXPORT void spade_decode_rows(int64_t set, const uint8_t *codes, int64_t points,
                               int64_t whole, int64_t width, const float *tables, const float *parts, float *row,
                               uint16_t *out) {
     SCANS[set]->decode_rows(codes, points, channels, size, whole, width, tables, parts, row, out);
+}
+
+EXPORT int64_t spade_distances_to_rows(int64_t set, int64_t file, int64_t offset, const int64_t *rows, int64_t count,
+                                       int64_t dim, const double *query, float *row, float *distances) {
+    return SCANS[set]->distances_to_rows(file, offset, rows, count, dim, query, row, distances);
 }

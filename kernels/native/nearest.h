@@ -3,14 +3,35 @@
 #include <stdint.h>
 
 enum { SIDE = 16, DEPTH = 32, TILE = SIDE * DEPTH, MOST_LEVELS = 8 };  // rows and channels of a tile; its values
+enum { MOST_PARTS = 16 };
 
 enum Type : int64_t { FLOAT16, FLOAT32, BFLOAT16 };  // of a pool
+
+enum Scaling : int64_t { NONE, LENGTH, ROOT, CHANNEL };  // of a cell's vector
+
+enum Code : int64_t { VALUES, BYTES, NIBBLES, ROWS };  // how a map is stored: see kernels/codes.py
+
+struct Part {               // a level of a gallery's maps, and how it is compared
+    const uint8_t *stored;  // [slots, bytes]: VALUES, float16 [height * width, channels], or codes
+    int64_t bytes, code;
+    int64_t size, whole;            // ROWS: bytes of a pixel, and how many of them name rows over all channels
+    int64_t of_row;                 // ROWS: channels of the rows that the others name
+    const int16_t *tables, *parts;  // ROWS: [whole, 256, channels], [size - whole, 256, of_row]
+    float unit;                     // ROWS: that tables hold whole numbers of
+    int64_t height, width, channels;
+    int64_t rows, columns;  // of the grid that it is averaged to
+    int64_t scaling;
+    float length, factor;       // of vectors in the mean; of the scaled values
+    const float *mean, *scale;  // [channels], for CHANNEL; scale = 1 / deviation
+    int64_t first;              // of its channels, in the level that it is joined to
+};
 
 struct Level {
     int64_t pixels, channels;
     int64_t steps;          // of DEPTH channels, the last one padded with zeros
     int64_t rows;           // that are stored, a multiple of SIDE
-    const void *pool;       // [slots, pixels, channels]
+    const void *pool;       // [slots, pixels, channels]; null where maps are codes
+    int64_t first, parts;   // those of the plan's parts that are joined to this level
     const int32_t *order;   // [rows], the pixel of each row; -1: none
     const int32_t *places;  // [cells], the row that covers each cell; null: row c covers cell c
     int64_t height, width;
@@ -25,6 +46,8 @@ struct Plan {
     int64_t pixels, k;
     float tolerance;  // relative to the sum of squared norms: the rounding of float32 sums
     float tiny;       // the same, whatever the norms
+    int64_t parts;
+    const Part *part;  // what maps are in codes of; null: the pool holds values
     Level level[MOST_LEVELS];
 };
 
@@ -56,25 +79,18 @@ struct Wanted {
     int64_t position;
 };
 
-enum Scaling : int64_t { NONE, LENGTH, ROOT, CHANNEL };  // of a cell's vector
-
-struct Part {                // a level of a map, and how it is compared
-    const uint16_t *values;  // float16 [height * width, channels]
-    int64_t height, width, channels;
-    int64_t rows, columns;  // of the grid that it is averaged to
-    int64_t scaling;
-    float length, factor;        // of vectors in the mean; of the scaled values
-    const float *mean, *scale;  // [channels], for CHANNEL; scale = 1 / deviation
-    uint16_t *out;               // float16 [rows * columns, stride], at its first channel
-    int64_t stride;
+struct Slot {
+    int64_t number;
+    const Wanted *wanted;  // [count], by these queries
+    int64_t count;
 };
 
 struct Scan {
     int64_t (*workspace)(const Plan *);
     void (*prepare)(const Plan *, void *, const Query *);
-    void (*scan)(const Plan *, void *, int64_t, const Wanted *, int64_t, int64_t, int64_t, int64_t, int64_t);
-    void (*measure)(const Plan *, const Query *, const Found *, int64_t, const int64_t *, int64_t, int64_t, float *,
-                    int64_t *);
+    void (*scan)(const Plan *, void *, const Slot *, int64_t, int64_t, int64_t, int64_t, int64_t);
+    void (*measure)(const Plan *, void *, const Query *, const Found *, int64_t, const int64_t *, int64_t, int64_t,
+                    float *, int64_t *);
     int64_t (*window_bytes)(const Plan *);
     void (*window)(const Plan *, void *, const Query *, const int64_t *, int64_t, int64_t, int64_t, int64_t, float *,
                    int64_t *);
@@ -82,7 +98,8 @@ struct Scan {
     void (*decode_bytes)(const uint8_t *, int64_t, int64_t, const float *, const float *, uint16_t *);
     void (*decode_rows)(const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, const float *, const float *,
                         float *, uint16_t *);
-    void (*prepare_parts)(const Part *, int64_t, float *);
+    void (*decode_map)(const Plan *, void *, int64_t, uint16_t *const *);
+    int64_t (*distances_to_rows)(int64_t, int64_t, const int64_t *, int64_t, int64_t, const double *, float *, float *);
 };
 
 extern const Scan portable_scan, avx512_scan, amx_scan;

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from ctypes import c_void_p
 
 import torch
 from torch import Tensor
 
+from ..codes import CodedMaps
 from ..pyramid import Size
 from . import library as c
 from .cells import cells_of
+from .parts import Parts
 
 FLOAT32 = torch.finfo(torch.float32)
 DEPTH = 32  # channels of a tile
@@ -21,44 +24,76 @@ class Plan:
     """A pool, as the compiled functions take it."""
 
     def __init__(
-        self, pool: list[Tensor], sizes: Sequence[Size], weights: Sequence[float], k: int, window: int | None = None
+        self,
+        pool: list[Tensor] | CodedMaps,
+        sizes: Sequence[Size],
+        weights: Sequence[float],
+        k: int,
+        window: int | None = None,
+        instructions: int = 0,
     ) -> None:
         self.pool, self.k = pool, k
         self.layout = cells_of(tuple(sizes))
-        self.pixels = pool[0].shape[1]
+        if isinstance(pool, CodedMaps):
+            channels = pool.coding.preparation.channels
+            kind = torch.float16
+        else:
+            channels, kind = [level.shape[2] for level in pool], pool[0].dtype
+        self.pixels = math.prod(sizes[0])
         self.rows = self.layout.planes * self.layout.cells  # of level 0
-        # Any centre is correct; that of the first map is near those of the others.
-        self.centres = [level[:1].float().mean((0, 1)).nan_to_num(0.0, 0.0, 0.0) for level in pool]
         self.factors = [weight**0.5 for weight in weights]
-        self.steps = [-(-level.shape[2] // DEPTH) for level in pool]
-        channels = sum(level.shape[2] for level in pool)
+        self.steps = [-(-of // DEPTH) for of in channels]
         self.c = c.Plan(
-            levels=len(pool),
-            type=TYPES[pool[0].dtype],
+            levels=len(channels),
+            type=TYPES[kind],
             planes=self.layout.planes,
             cells=self.layout.cells,
             pixels=self.pixels,
             k=k,
-            tolerance=4 * FLOAT32.eps * math.sqrt(channels),
-            tiny=4 * FLOAT32.tiny * channels,
+            tolerance=4 * FLOAT32.eps * math.sqrt(sum(channels)),
+            tiny=4 * FLOAT32.tiny * sum(channels),
         )
-        for number, level in enumerate(pool):
-            places, (height, width) = self.layout.places[number], sizes[number]
+        for number, (size, of) in enumerate(zip(sizes, channels, strict=True)):
+            places = self.layout.places[number]
             self.c.level[number] = c.Level(
-                pixels=level.shape[1],
-                channels=level.shape[2],
+                pixels=math.prod(size),
+                channels=of,
                 steps=self.steps[number],
                 rows=len(self.layout.orders[number]),
-                pool=level.data_ptr(),
                 order=self.layout.orders[number].data_ptr(),
                 places=None if places is None else places.data_ptr(),
-                height=height,
-                width=width,
-                reach=0 if window is None else _reach(sizes[number], sizes[0], window),
-                centre=self.centres[number].data_ptr(),
+                height=size[0],
+                width=size[1],
+                reach=0 if window is None else _reach(size, sizes[0], window),
                 factor=self.factors[number],
                 weight=weights[number],
             )
+        first = self._coded(pool, instructions) if isinstance(pool, CodedMaps) else self._values(pool)
+        # Any centre is correct; that of the first map is near those of the others.
+        self.centres = [level.float().mean((0, 1)).nan_to_num(0.0, 0.0, 0.0) for level in first]
+        for number, centre in enumerate(self.centres):
+            self.c.level[number].centre = centre.data_ptr()
+
+    def _values(self, pool: list[Tensor]) -> list[Tensor]:
+        """Take maps from a pool of values; return the first map, [1, P, C] of each level, if there is one."""
+        for number, level in enumerate(pool):
+            self.c.level[number].pool = level.data_ptr()
+        return [level[:1] for level in pool]
+
+    def _coded(self, pool: CodedMaps, instructions: int) -> list[Tensor]:
+        """Take maps from a pool of codes; return the first map, [1, P, C] of each level, if there is one."""
+        self.parts = Parts(pool.coding)
+        self.parts.point([level.data_ptr() for level in pool.stored], [level.shape[1] for level in pool.stored])
+        self.parts.put_into(self.c)
+        levels = [self.c.level[number] for number in range(self.c.levels)]
+        count = min(1, pool.slots)
+        first = [torch.empty(count, level.pixels, level.channels, dtype=torch.float16) for level in levels]
+        if not count:
+            return first
+        out = (c_void_p * len(first))(*(level.data_ptr() for level in first))
+        room = torch.empty(self.workspace_bytes(instructions), dtype=torch.uint8)
+        c.library().spade_decode_map(instructions, self.c, room.data_ptr(), 0, out)
+        return first
 
     def workspace_bytes(self, instructions: int) -> int:
         """Return the bytes that a thread needs."""

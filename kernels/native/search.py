@@ -11,13 +11,14 @@ that bound are measured. In a window, all pairs are measured at once.
 
 import math
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, cast, pointer
+from ctypes import POINTER, byref, cast, pointer
 from queue import SimpleQueue
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..codes import CodedMaps
 from ..per_level import search_levels
 from ..pyramid import Size
 from ..threads import spread
@@ -26,8 +27,9 @@ from . import library as c
 from .cells import SIDE
 from .plan import CANDIDATE_BYTES, ROOM, Plan, Query
 
-LEAST_WORK = 1 << 22  # pairs of pixels that are worth another thread
+LEAST_WORK = 1 << 21  # pairs of pixels that are worth another thread
 LEAST_IN_WINDOW = 1 << 16  # the same where all are measured
+LOTS = 4  # that a thread scans the maps in, so that none waits long for another
 MOST_NEIGHBOURS = 64  # of a pixel: for more, the torch backend's sorting is quicker
 WORKING_MEMORY = 256 << 20
 FAR = 1.84e19  # the root of any distance is less; its square is a float32, too
@@ -39,7 +41,7 @@ ALIGNED = 64  # bytes: a line of a processor's cache
 @torch.no_grad()
 def nearest_pixels(
     query: Sequence[Tensor],
-    pool: Sequence[Tensor],
+    pool: Sequence[Tensor] | CodedMaps,
     pages: Tensor,
     k: int = 1,
     *,
@@ -53,8 +55,11 @@ def nearest_pixels(
 ) -> tuple[Tensor, Tensor]:
     """Search as `spade_index.kernels.nearest_pixels` does, with checked arguments on a processor.
 
-    `query` are levels [B, H*W, C], `pool` levels [slots, H*W, C], `pages` int64 [B, K]. Returns squared distances
-    float32 [B, P, k] and matches int64 [B, P, k].
+    `query` are levels [B, H*W, C], `pool` levels [slots, H*W, C] or codes, `pages` int64 [B, K]. Returns squared
+    distances float32 [B, P, k] and matches int64 [B, P, k].
+
+    Of maps in codes, cells are decoded when they are loaded, and candidates again when they are measured: no map is
+    ever whole in memory.
 
     Maps are spread over `torch.get_num_threads()` threads, or fewer if their buffers do not fit into `working_memory`
     (bytes); queries are searched together as far as they fit. A map that several queries want is converted once.
@@ -67,19 +72,20 @@ def nearest_pixels(
     """
     options |= {"window": window, "working_memory": working_memory}
     if mode == "per-level":
-        options |= {"instructions": instructions}
-        return search_levels(nearest_pixels, query, pool, pages, k, sizes=sizes, weights=weights, **options)
+        options |= {"instructions": instructions, "sizes": sizes, "weights": weights}
+        return search_levels(nearest_pixels, query, *_values(pool, pages), k, **options)
     options |= {"sizes": sizes, "weights": weights, "mode": mode}
-    alike = len({level.dtype for level in pool}) == 1
-    if mode != "concat-nearest" or not alike or len(pool) > c.MOST_LEVELS or k > MOST_NEIGHBOURS:
-        return search_in_torch(query, pool, pages, k, **options)
+    if mode != "concat-nearest" or k > MOST_NEIGHBOURS or not _fits(pool):
+        return search_in_torch(query, *_values(pool, pages), k, **options)
     most = max(weights)
     if most and not 1 / LARGE < most < LARGE:  # float32 does not hold distances of such a size
         options |= {"weights": [weight / most for weight in weights], "instructions": instructions}
         distances, matches = nearest_pixels(query, pool, pages, k, **options)
         return distances.mul_(most), matches
-    plan = Plan([level.contiguous() for level in pool], sizes, weights, k, window)
     number = c.number(instructions)
+    if not isinstance(pool, CodedMaps):
+        pool = [level.contiguous() for level in pool]
+    plan = Plan(pool, sizes, weights, k, window, number)
     memory, pages = working_memory or WORKING_MEMORY, pages.cpu().contiguous()
     distances = torch.empty(len(pages), plan.pixels, k)
     matches = torch.empty(len(pages), plan.pixels, k, dtype=torch.int64)
@@ -97,9 +103,21 @@ def nearest_pixels(
             search.measure(distances[queries], matches[queries])
             full += [queries.start + place for place in search.full()]
     if full:
-        again = search_in_torch([level[full] for level in query], pool, pages[full], k, **options)
+        again = search_in_torch([level[full] for level in query], *_values(pool, pages[full]), k, **options)
         distances[full], matches[full] = again
     return distances, matches
+
+
+def _fits(pool: Sequence[Tensor] | CodedMaps) -> bool:
+    """Return whether the compiled functions take such maps."""
+    if isinstance(pool, CodedMaps):
+        return len(pool.stored) <= c.MOST_PARTS and len(pool.coding.preparation.joined) <= c.MOST_LEVELS
+    return len({level.dtype for level in pool}) == 1 and len(pool) <= c.MOST_LEVELS
+
+
+def _values(pool: Sequence[Tensor] | CodedMaps, pages: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+    """Return a pool of values and pages in it."""
+    return pool.gathered(pages) if isinstance(pool, CodedMaps) else (pool, pages)
 
 
 def _groups(count: int, size: int) -> list[slice]:
@@ -156,15 +174,17 @@ class _Search:
         for number, page in enumerate(self.pages.tolist()):
             for position, slot in enumerate(page):
                 wanted.setdefault(slot, []).append((number, position))
-        users = {}
-        for slot, pairs in wanted.items():
-            users[slot] = (c.Wanted * len(pairs))()
-            for place, (number, position) in enumerate(pairs):
-                found = cast(self.found[number], POINTER(c.Found))
-                users[slot][place] = c.Wanted(pointer(self.queries[number].c), found, position)
+        slots = (c.Slot * len(wanted))()
+        users = []  # which slots point to
+        for slot, (number, pairs) in zip(slots, wanted.items(), strict=True):
+            users.append((c.Wanted * len(pairs))())
+            slot.number, slot.wanted, slot.count = number, users[-1], len(pairs)
+            for place, (query, position) in enumerate(pairs):
+                found = cast(self.found[query], POINTER(c.Found))
+                users[-1][place] = c.Wanted(pointer(self.queries[query].c), found, position)
         tiles = self.plan.layout.cells // SIDE
-        parts = min(tiles, -(-self.threads // max(1, len(wanted))))  # of a map's work, where maps are few
-        bounds = [tiles * part // parts for part in range(parts + 1)]
+        parts = min(tiles, -(-self.threads // max(1, len(slots))))  # of a map's work, where maps are few
+        lots = len(slots) if parts > 1 else min(len(slots), LOTS * self.threads if self.threads > 1 else 1)
 
         def prepare(query: Query) -> None:
             """Fill what a query has beside its features."""
@@ -173,17 +193,18 @@ class _Search:
             )
 
         def search(item: tuple[int, int]) -> None:
-            """Scan a part of a slot's map for the queries that want it."""
-            slot, part = item
+            """Scan a part of the maps of a lot of slots for the queries that want them."""
+            lot, part = item
+            first, end = len(slots) * lot // lots, len(slots) * (lot + 1) // lots
             self.buffers.lend(
                 lambda thread, buffer: c.library().spade_scan(
-                    *(self.instructions, self.plan.c, buffer, slot, users[slot], len(users[slot])),
-                    *(self.threads, thread, bounds[part], bounds[part + 1]),
+                    *(self.instructions, self.plan.c, buffer, byref(slots[first]), end - first),
+                    *(self.threads, thread, tiles * part // parts, tiles * (part + 1) // parts),
                 )
             )
 
         spread(prepare, self.queries, self.threads)
-        spread(search, [(slot, part) for slot in wanted for part in range(parts)], self.threads)
+        spread(search, [(lot, part) for lot in range(lots) for part in range(parts)], self.threads)
 
     def full(self) -> list[int]:
         """Return the queries that have more candidates than are kept."""
@@ -196,10 +217,12 @@ class _Search:
         def write(item: tuple[int, int]) -> None:
             """Measure the candidates of some rows of a query."""
             number, start = item
-            c.library().spade_measure(
-                *(self.instructions, self.plan.c, self.queries[number].c, self.found[number], self.threads),
-                *(self.pages[number].data_ptr(), start, min(start + step, self.plan.rows)),
-                *(distances[number].data_ptr(), matches[number].data_ptr()),
+            self.buffers.lend(
+                lambda _, buffer: c.library().spade_measure(
+                    *(self.instructions, self.plan.c, buffer, self.queries[number].c, self.found[number], self.threads),
+                    *(self.pages[number].data_ptr(), start, min(start + step, self.plan.rows)),
+                    *(distances[number].data_ptr(), matches[number].data_ptr()),
+                )
             )
 
         pieces = [(number, start) for number in range(len(self.queries)) for start in range(0, self.plan.rows, step)]

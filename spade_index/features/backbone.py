@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from spade_index.errors import BackboneError
+from spade_index.kernels.pyramid import average
 from spade_index.kernels.threads import pipelined
 from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
 
 from .allocator import keep_freed_memory
 from .fewer_levels import limited
-from .grids import average, averaged
+from .grids import averaged
 from .levels import STRIDES, Reader, finest_first
 from .maps import MapReader
 from .pretrained import load_model, weights_digest

@@ -20,10 +20,11 @@ from spade_index.errors import GalleryDamaged, InputError, UnknownImage
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.catalog.tables import ImageRow, ShardRow
-from spade_index.gallery.index.descriptors import Blocks, Descriptors, descriptors_file
+from spade_index.gallery.index.descriptors import Blocks
 from spade_index.gallery.index.lists import Scan, scan_here
 from spade_index.gallery.index.search import ImageSearch, Neighbour
 from spade_index.gallery.index.state import index_state
+from spade_index.gallery.store.codecs import MapCodec
 from spade_index.gallery.store.moments import Totals, moments_variance, read_moments
 from spade_index.gallery.store.record import StoredImage
 from spade_index.gallery.store.storage import MapStorage, require_stored
@@ -35,7 +36,7 @@ from . import generations
 from .described import described
 from .location import Location
 from .shards import Shards
-from .snapshot import SnapshotView
+from .snapshot import Maps, SnapshotView
 from .verify import Checks, Problem, Progress, bytes_to_check, find_problems, shard_problems
 
 CATALOG = "catalog.sqlite"
@@ -194,7 +195,7 @@ class Gallery:
         self.read_maps(keys, [list(level) for level in maps], levels)
         return maps
 
-    def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]], levels: Sequence[int] | None = None) -> None:
+    def read_maps(self, keys: Sequence[int], out: Maps, levels: Sequence[int] | None = None) -> None:
         """Read the feature maps of the images with these keys into float16 [H*W, C] arrays, out[level][image].
 
         With `levels`, `out` holds only those, by number. Levels that are not stored are not read. Raises GalleryDamaged
@@ -204,6 +205,13 @@ class Gallery:
             out, levels = [out[level] for level in self.stored_levels], self.stored_levels
         require_stored(self.path, self.stored_levels, levels)
         self._view.read_maps(keys, out, levels)
+
+    def read_codes(self, keys: Sequence[int], out: Maps, levels: Sequence[int], codec: MapCodec) -> None:
+        """Read maps as `read_maps` does, but as a codec stores them: into uint8 [bytes] arrays, out[level][image].
+
+        Raises OtherCodes if some are stored by another codec.
+        """
+        self._view.read_codes(keys, out, levels, codec)
 
     def expect_maps(self, keys: Sequence[int], levels: Sequence[int] | None = None) -> None:
         """Prepare for maps of these images to be read a few at a time: those in an object store come all at once."""
@@ -270,14 +278,6 @@ class Gallery:
     def index_info(self) -> dict[str, Any] | None:
         """Describe the index, the changes since it was built, and whether it should be rebuilt (`stale`)."""
         return None if self.index_row is None else index_state(self.catalog, self.index_row, self.snapshot)
-
-    def index_queries(self) -> np.ndarray | None:
-        """Return the descriptors float32 [q, D] that the index was tuned on, or None if on images of its own."""
-        row = self.catalog.latest_index()
-        try:
-            return Descriptors(descriptors_file(self.file(f"index/{row.file}"))).queries if row else None
-        except (FileNotFoundError, GalleryDamaged):
-            return None
 
     def blocks(self) -> Blocks:
         """Yield keys int64 [n] and pooled descriptors float32 [n, D] of all images, shard by shard."""

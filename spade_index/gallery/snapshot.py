@@ -9,13 +9,15 @@ import numpy as np
 from spade_index.errors import GalleryDamaged, GalleryError
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.tables import ImageRow
+from spade_index.gallery.store.codecs import MapCodec, is_finite
 from spade_index.gallery.store.record import StoredImage
-from spade_index.gallery.store.shard import Shard, is_finite
+from spade_index.gallery.store.shard import Shard
 from spade_index.gallery.store.storage import MapStorage
 
 from .location import Location
 from .shards import Shards
 
+Maps = list[list[np.ndarray]]  # of some levels, and of some images each
 Place = tuple[int, np.ndarray, np.ndarray]  # a shard, rows int64 [n] and keys int64 [n] of images in it
 
 
@@ -67,21 +69,35 @@ class SnapshotView:
             pooled[place] = self._shard(row.shard).pooled(np.array([row.row]))[0]
         return pooled
 
-    def read_maps(self, keys: Sequence[int], out: list[list[np.ndarray]], levels: Sequence[int] | None = None) -> None:
+    def read_maps(self, keys: Sequence[int], out: Maps, levels: Sequence[int] | None = None) -> None:
         """Read feature maps of these images into float16 [H*W, C] arrays, out[level][image]: all levels, or only some.
 
         Raises GalleryDamaged if they cannot be read, or have values that are not finite: no such image is ever added.
         """
-        rows = self.catalog.images_by_key(keys)
-        self.shards.expect([(row.shard, row.row) for row in rows.values()], levels)
-        for place, key in enumerate(keys):
-            if key not in rows:
-                raise self.deleted()
-            row, maps = rows[key], [level[place] for level in out]
+        for row, maps in self._places_of(keys, out, levels):
             shard = self._shard(row.shard)
             shard.read_maps(row.row, maps, levels)
             if not all(map(is_finite, maps)):
                 shard.read_checked(row.row, row.id)
+
+    def read_codes(self, keys: Sequence[int], out: Maps, levels: Sequence[int], codec: MapCodec) -> None:
+        """Read maps of some levels as a codec stores them into uint8 [bytes] arrays, out[level][image].
+
+        Raises OtherCodes if some are stored by another codec, and GalleryDamaged.
+        """
+        for row, maps in self._places_of(keys, out, levels):
+            self._shard(row.shard).read_codes(row.row, maps, levels, codec)
+
+    def _places_of(
+        self, keys: Sequence[int], out: Maps, levels: Sequence[int] | None
+    ) -> Iterator[tuple[ImageRow, list[np.ndarray]]]:
+        """Yield the row of each image, and what its levels are read into."""
+        rows = self.catalog.images_by_key(keys)
+        self.shards.expect([(row.shard, row.row) for row in rows.values()], levels)
+        for key, *maps in zip(keys, *out, strict=True):
+            if key not in rows:
+                raise self.deleted()
+            yield rows[key], maps
 
     def expect_maps(self, keys: Sequence[int], levels: Sequence[int] | None = None) -> None:
         """Prepare for the maps of these images to be read, in parts: see `Gallery.expect_maps`."""

@@ -1,38 +1,36 @@
 """How the pixels of two images are compared: which levels, scaled how, on which grid.
 
-Feature maps are prepared before the pixel search sees them, the query's and the gallery's alike, so every kernel
-searches them as they are. A level that is left out is not read. Cells are averaged to the grid of comparison, then a
-cell's vector x in a level is scaled to
-
-    none     x, and the level weighs the inverse of its variance
-    root     x / sqrt(|x| m), m the mean of |x| over a sample of the gallery: half way between `none` and `length`
-    length   x / |x|
-    channel  y / |y|, y = (x - mean) / deviation of each channel over the sample
+Feature maps are prepared before the pixel search sees them (`kernels.preparation`), the query's and the gallery's
+alike, so every kernel searches them as they are. A level that is left out is not read. With scaling `none`, a level
+weighs the inverse of its variance.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spade_index.errors import InputError
-from spade_index.features.grids import average, averaged
+from spade_index.features.grids import averaged
 from spade_index.gallery.compared import compared_levels
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.store.storage import require_stored
+from spade_index.gallery.store.codecs import Affine, MapCodec
+from spade_index.gallery.store.quantizer import Quantized
+from spade_index.gallery.store.storage import OtherCodes, require_stored
+from spade_index.kernels.codes import Coding, LevelCode, Scalars, TableRows, Values
 from spade_index.kernels.native.library import hindrance as native_hindrance
-from spade_index.kernels.native.preparation import Preparation, Scaled
-from spade_index.kernels.pyramid import Size
+from spade_index.kernels.native.parts import Decoder
+from spade_index.kernels.preparation import SMALLEST, Preparation, Scaled
+from spade_index.kernels.pyramid import Size, average
 from spade_index.settings import SearchSettings
 
 SAMPLE = 64  # images that the channels' means and deviations are computed on
-SMALLEST = 1e-6  # deviation of a channel, and length of a vector
 SAMPLED = ("root", "channel")  # scalings that depend on the sample
 PREPARED = 4  # maps that are prepared together, so that they stay in a core's cache
 
@@ -61,23 +59,27 @@ class Comparison:
                 f"{gallery.path} has {stored} levels, 0 to {stored - 1}: there is no level {self.levels[-1]}"
             )
         require_stored(gallery.path, gallery.stored_levels, self.levels)
-        self._gallery, self._scaling = gallery, search.scaling
-        self._stored = [settings.sizes[level] for level in self.levels]
-        self._averaged = compared_sizes(gallery, search)
-        self._as_stored = self._averaged == self._stored and search.scaling == "none"
+        self._gallery, self._codec = gallery, gallery.storage.codec
+        sizes = [settings.sizes[level] for level in self.levels]
+        grids = compared_sizes(gallery, search)
         channels = [settings.level_shapes[level][0] for level in self.levels]
         of_gallery = level_weights(gallery, search)
         weights = [of_gallery[level] for level in self.levels]
-        # Levels of one size are joined: one product of matrices in place of two. Their values make up for the weights.
-        sizes = self._averaged
-        starts = [n for n in range(len(sizes)) if self._as_stored or n == 0 or sizes[n] != sizes[n - 1]]
-        self._joined = [range(*ends) for ends in pairwise([*starts, len(sizes)])]
-        self.sizes = [sizes[start] for start in starts]
-        self.weights = [max(weights[level] for level in joined) for joined in self._joined]
-        shares = zip(self._joined, self.weights, strict=True)
-        self._factors = [math.sqrt(weights[n] / most) if most else 1.0 for joined, most in shares for n in joined]
-        self.channels = [sum(channels[level] for level in levels) for levels in self._joined]
-        self._moments = self._sampled_moments(channels) if search.scaling in SAMPLED else None
+        # Levels of one size are joined. Their values make up for the weights.
+        as_stored = grids == sizes and search.scaling == "none"
+        starts = [n for n in range(len(grids)) if as_stored or n == 0 or grids[n] != grids[n - 1]]
+        joined = [range(*ends) for ends in pairwise([*starts, len(grids)])]
+        self.weights = [max(weights[level] for level in of) for of in joined]
+        shares = zip(joined, self.weights, strict=True)
+        factors = [math.sqrt(weights[n] / most) if most else 1.0 for of, most in shares for n in of]
+        how = [
+            Scaled(size, grid, count, search.scaling, factor)
+            for size, grid, count, factor in zip(sizes, grids, channels, factors, strict=True)
+        ]
+        if search.scaling in SAMPLED:
+            how = [replace(one, **of._asdict()) for one, of in zip(how, self._sampled_moments(how), strict=True)]
+        self._preparation = Preparation(tuple(how), tuple(joined))
+        self.sizes, self.channels = self._preparation.sizes, self._preparation.channels
 
     @property
     def size(self) -> Size:
@@ -86,83 +88,77 @@ class Comparison:
 
     def prepare(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
         """Return what is compared, [B, H*W, C] per size, of a pyramid of all stored levels."""
-        return self._prepare([pyramid[level] for level in self.levels])
+        return self._preparation.of([pyramid[level] for level in self.levels])
 
     def read(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
         """Read and prepare the maps of the images with these keys, into float16 [H*W, C] arrays, out[level][image].
 
         Raises GalleryDamaged if they cannot be read, or have values that are not finite.
         """
-        if self._as_stored:
+        if self._preparation.changes_nothing:
             self._gallery.read_maps(keys, out, self.levels)
             return
         for first in range(0, len(keys), PREPARED):
             some = keys[first : first + PREPARED]
-            stored = [level[: len(some)] for level in self._stored_maps]
-            self._gallery.read_maps(some, [list(level) for level in stored], self.levels)
             there = [of_size[first : first + PREPARED] for of_size in out]
-            if self._native is not None:
-                for image in range(len(some)):
-                    self._native.write([level[image] for level in stored], [of_size[image] for of_size in there])
-                continue
-            levels = self._prepare([torch.from_numpy(level).float() for level in stored])
-            for of_size, level in zip(there, levels, strict=True):
-                for values, prepared in zip(of_size, level.half().numpy(), strict=True):
-                    values[:] = prepared
+            if native_hindrance() is None:
+                self._decode(some, there)
+            else:
+                self._prepare(some, there)
+
+    def _decode(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
+        """Read a few maps, and prepare them by compiled functions: codes, or values where they are stored as such."""
+        decoder, stored = self._decoder, [level[: len(keys)] for level in self._codes]
+        try:
+            self.read_codes(keys, [list(level) for level in stored])
+        except OtherCodes:
+            decoder, stored = self._value_decoder, self._gallery.maps(keys, self.levels)
+        for image in range(len(keys)):
+            decoder.write([level[image] for level in stored], [of_size[image] for of_size in out])
+
+    def _prepare(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
+        """Do the same in torch."""
+        stored = self._gallery.maps(keys, self.levels)
+        levels = self._preparation.of([torch.from_numpy(level).float() for level in stored])
+        for of_size, level in zip(out, levels, strict=True):
+            for values, prepared in zip(of_size, level.half().numpy(), strict=True):
+                values[:] = prepared
+
+    def read_codes(self, keys: Sequence[int], out: list[list[np.ndarray]]) -> None:
+        """Read the maps of the images with these keys as `coding` has them, into uint8 [bytes] arrays.
+
+        Raises OtherCodes if some are stored by another codec, and GalleryDamaged.
+        """
+        self._gallery.read_codes(keys, out, self.levels, self._codec)
 
     @cached_property
-    def _stored_maps(self) -> list[np.ndarray]:
-        """Memory for a few images' maps as they are stored: float16 [PREPARED, H*W, C] of each level."""
-        shapes = [self._gallery.settings.level_shapes[level] for level in self.levels]
-        return [np.empty((PREPARED, height * width, channels), "<f2") for channels, height, width in shapes]
+    def coding(self) -> Coding:
+        """How the gallery stores maps, and how they are prepared."""
+        codes = [level_code(self._codec, level) for level in self.levels]
+        return Coding(tuple(codes), self._preparation)
 
     @cached_property
-    def _native(self) -> Preparation | None:
-        """Prepares maps as `_prepare` does; None where it was not compiled for this processor."""
-        if native_hindrance() is not None:
-            return None
-        moments: Sequence[Moments | None] = self._moments or (None,) * len(self.levels)
-        levels = [
-            Scaled(
-                self._stored[number],
-                self._averaged[number],
-                self._gallery.settings.level_shapes[level][0],
-                self._scaling,
-                self._factors[number],
-                *(() if of_level is None else (of_level.length, of_level.mean.numpy(), of_level.deviation.numpy())),
-            )
-            for number, (level, of_level) in enumerate(zip(self.levels, moments, strict=True))
-        ]
-        return Preparation(levels, self._joined)
+    def _codes(self) -> list[np.ndarray]:
+        """Memory for a few images' maps as they are stored: uint8 [PREPARED, bytes] of each level."""
+        return [np.empty((PREPARED, size), np.uint8) for size in self.coding.sizes]
 
-    def _prepare(self, levels: list[Tensor]) -> list[Tensor]:
-        """Average levels [B, H*W, C] to the grid, scale every cell, and join levels of one size, by their weights."""
-        if self._as_stored:
-            return levels
-        levels = [average(*level) for level in zip(levels, self._stored, self._averaged, strict=True)]
-        if self._scaling != "none":
-            moments: Sequence[Moments | None] = self._moments or (None,) * len(levels)
-            levels = [self._scaled(level, of_level) for level, of_level in zip(levels, moments, strict=True)]
-        levels = [level * factor for level, factor in zip(levels, self._factors, strict=True)]
-        return [torch.cat([levels[level] for level in joined], -1) for joined in self._joined]
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.coding)
 
-    def _scaled(self, level: Tensor, moments: Moments | None) -> Tensor:
-        """Scale the vectors of a level [B, H*W, C]."""
-        if moments is None:
-            return F.normalize(level, dim=-1)
-        if self._scaling == "root":
-            return level / (level.norm(dim=-1, keepdim=True) * moments.length).sqrt().clamp_min(SMALLEST)
-        mean, deviation = (values.to(level.device) for values in (moments.mean, moments.deviation))
-        return F.normalize((level - mean) / deviation, dim=-1)
+    @cached_property
+    def _value_decoder(self) -> Decoder:
+        return Decoder(Coding((Values(),) * len(self.levels), self._preparation))
 
-    def _sampled_moments(self, of_levels: Sequence[int]) -> list[Moments]:
-        """Return the moments of each level, of as many channels, over a sample of the gallery."""
+    def _sampled_moments(self, levels: Sequence[Scaled]) -> list[Moments]:
+        """Return the moments of each level over a sample of the gallery."""
         keys = [image.key for image in self._gallery.sample(SAMPLE)]
-        sums = [torch.zeros(2, channels, dtype=torch.float64) for channels in of_levels]
+        sums = [torch.zeros(2, level.channels, dtype=torch.float64) for level in levels]
         lengths = [0.0] * len(sums)
         for key in keys:
             for number, level in enumerate(self._gallery.maps([key], self.levels)):
-                (values,) = average(torch.from_numpy(level).double(), self._stored[number], self._averaged[number])
+                how = levels[number]
+                (values,) = average(torch.from_numpy(level).double(), how.size, how.grid)
                 sums[number] += torch.stack([values.mean(0), values.square().mean(0)])
                 lengths[number] += float(values.norm(dim=-1).mean())
         return [_moments(total / len(keys), length / len(keys)) for total, length in zip(sums, lengths, strict=True)]
@@ -173,6 +169,16 @@ def _moments(means: Tensor, length: float) -> Moments:
     mean, square = means
     deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_min(SMALLEST)
     return Moments(mean.float(), deviation.float(), max(length, SMALLEST))
+
+
+def level_code(codec: MapCodec, level: int) -> LevelCode:
+    """Return how a codec stores a level, as the kernels know it."""
+    if isinstance(codec, Affine):
+        return Scalars(codec.bits)
+    if isinstance(codec, Quantized):
+        tables = codec.of_level(level).tables_at_hand()
+        return TableRows(tables.unit, *(torch.from_numpy(of.copy()) for of in (tables.whole, tables.parts)))
+    return Values()
 
 
 def compared_sizes(gallery: Gallery, search: SearchSettings) -> list[Size]:

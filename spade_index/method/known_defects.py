@@ -19,11 +19,11 @@ import torch
 from scipy.ndimage import maximum_filter
 from torch import Tensor
 
-from spade_index.features.grids import Size, average
 from spade_index.gallery.catalog.defects import KnownDefect
 from spade_index.gallery.compared import levels_inside
 from spade_index.gallery.reader import Gallery
 from spade_index.images.tiles import Box
+from spade_index.kernels.pyramid import Size, average
 
 Place = tuple[float, float, float, float]  # x, y, width, height, in pixels of the original
 

@@ -11,8 +11,11 @@ from torch import Tensor
 from spade_index.errors import InputError
 from spade_index.gallery.index.search import ImageSearcher, Neighbour
 from spade_index.gallery.reader import Gallery
+from spade_index.gallery.store.storage import OtherCodes
 from spade_index.images.geometry import Geometry
 from spade_index.kernels import KernelChoice, MapPool, PoolStats, nearest_pixels
+from spade_index.kernels.codes import Coding
+from spade_index.kernels.map_pool import slot_bytes
 from spade_index.kernels.pyramid import Size
 from spade_index.settings import SearchSettings
 
@@ -130,6 +133,7 @@ class PixelSearch:
         self._device = device
         self._map_memory = map_memory
         self._interest = interest
+        self._may_be_codes = interest is None and search.mode == "concat-nearest"
 
     def nearest(
         self,
@@ -173,7 +177,12 @@ class PixelSearch:
         wanted = [[neighbour.key for neighbour in candidates[query]] for query in queries]
         self._gallery.expect_maps(sorted({key for keys in wanted for key in keys}), self._comparison.levels)
         if self._interest is None:
-            return self.map_pool.fetch(wanted)
+            try:
+                return self.map_pool.fetch(wanted)
+            except OtherCodes:  # from now on, maps are decoded when they are read
+                self._may_be_codes = False
+                del self.map_pool
+                return self.map_pool.fetch(wanted)
         if self._interest.must_reach(levels):
             self.map_pool.forget()
         pages = self.map_pool.fetch(wanted)
@@ -220,21 +229,35 @@ class PixelSearch:
 
     @cached_property
     def map_pool(self) -> MapPool:
-        """The normal images' maps that are in memory on the device."""
-        budget = self._map_memory
-        if budget is None and self._device.type == "cuda":
+        """The normal images' maps that are in memory on the device.
+
+        Where not all of the gallery's fit, they are kept in its codes, if these are smaller.
+        """
+        budget = POOL_BYTES if self._map_memory is None else self._map_memory
+        if self._map_memory is None and self._device.type == "cuda":
             budget = int(POOL_SHARE * torch.cuda.mem_get_info(self._device)[0])
+        how = self._comparison.sizes, self._comparison.channels
+        fused = self._kernel.fused and self._search.mode == "concat-nearest"
+        coding = self._coding(budget, slot_bytes(*how, fused))
+        read = self._comparison.read if self._interest is None else self._interest.read
         return MapPool(
-            POOL_BYTES if budget is None else budget,
-            self._comparison.sizes,
-            self._comparison.channels,
-            self._comparison.read if self._interest is None else self._interest.read,
+            budget,
+            *how,
+            read if coding is None else self._comparison.read_codes,
             device=self._device,
-            fused=self._kernel.fused and self._search.mode == "concat-nearest",
+            fused=fused,
+            coding=coding,
             at_least=2
             * min(self._search.gallery_neighbours, len(self._gallery)),  # of the running launch, and of the next
             at_most=len(self._gallery),
         )
+
+    def _coding(self, budget: int, prepared: int) -> Coding | None:
+        """Return the codes to keep maps in, of which one takes `prepared` bytes as values; None: keep values."""
+        if len(self._gallery) * prepared <= budget or not self._may_be_codes:
+            return None
+        coding = self._comparison.coding
+        return coding if coding.map_bytes < prepared else None
 
     @property
     def map_bytes(self) -> int:

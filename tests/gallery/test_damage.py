@@ -14,7 +14,7 @@ from spade_index.errors import GalleryDamaged, GalleryError, SpadeIndexError
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.catalog import check as catalog_check
-from spade_index.gallery.store.shard import is_finite
+from spade_index.gallery.store.codecs import is_finite
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import DecodedImage
 from spade_index.method.detector import Detector

@@ -6,9 +6,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from spade_index.kernels.codes import Coding, Values
 from spade_index.kernels.native.codes import decode_bytes, decode_rows, encode_bytes
 from spade_index.kernels.native.library import instruction_sets
-from spade_index.kernels.native.preparation import SCALINGS, Preparation, Scaled
+from spade_index.kernels.native.parts import Decoder
+from spade_index.kernels.preparation import SCALINGS, Preparation, Scaled
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 BESIDE = np.float16(7)
@@ -20,11 +22,11 @@ def drawn(random, shape, spread=1.0):
 
 
 def expected(level: Scaled, values: np.ndarray) -> np.ndarray:
-    """Return a prepared level in float64, by the definition in method/comparison.py."""
+    """Return a prepared level in float64, by the definition in kernels/preparation.py."""
     image = torch.from_numpy(values).double().unflatten(0, level.size).permute(2, 0, 1)
     cells = torch.nn.functional.adaptive_avg_pool2d(image, level.grid).permute(1, 2, 0).flatten(0, 1).numpy()
     if level.scaling == "channel":
-        cells = (cells - level.mean) / level.deviation
+        cells = (cells - level.mean.numpy()) / level.deviation.numpy()
     length = np.linalg.norm(cells, axis=1, keepdims=True)
     if level.scaling == "root":
         cells = cells / np.sqrt(length * level.length).clip(1e-6)
@@ -33,13 +35,18 @@ def expected(level: Scaled, values: np.ndarray) -> np.ndarray:
     return cells * level.factor
 
 
+def decoder(levels, joined, instructions=None):
+    """Return what prepares maps that are stored as values."""
+    return Decoder(Coding((Values(),) * len(levels), Preparation(tuple(levels), tuple(joined))), instructions)
+
+
 def written(levels, joined, values, instructions):
     """Return what is written for an image, between values that must stay."""
     out = []
     for of in joined:
         rows, columns = levels[of[0]].grid
         out.append(np.full((rows * columns + 2, sum(levels[level].channels for level in of)), BESIDE))
-    Preparation(levels, joined, instructions).write(values, [result[1:-1] for result in out])
+    decoder(levels, joined, instructions).write(values, [result[1:-1] for result in out])
     for result in out:
         assert (result[[0, -1]] == BESIDE).all()
     return [result[1:-1] for result in out]
@@ -56,8 +63,11 @@ def preparations(draw):
         for _ in range(count):
             size = tuple(edge + draw(st.integers(0, 9)) for edge in grid)
             channels, scaling = draw(st.sampled_from([1, 3, 15, 16, 17, 40])), draw(st.sampled_from(SCALINGS))
-            mean, deviation = random.normal(size=channels), random.uniform(0.1, 2, channels)
-            levels.append(Scaled(size, grid, channels, scaling, random.uniform(0.1, 3), 2.5, mean, deviation))
+            moments = ()
+            if scaling == "channel":
+                moments = random.normal(size=channels), random.uniform(0.1, 2, channels)
+            moments = [torch.from_numpy(values).float() for values in moments]
+            levels.append(Scaled(size, grid, channels, scaling, random.uniform(0.1, 3), 2.5, *moments))
     return levels, joined, [drawn(random, (h * w, of.channels)) for of in levels for h, w in [of.size]]
 
 
@@ -66,9 +76,11 @@ def preparations(draw):
 def test_cells_are_averaged_scaled_and_joined(preparation):
     levels, joined, values = preparation
     first, *others = [written(levels, joined, values, name) for name in instruction_sets()]
-    for of, result in zip(joined, first, strict=True):
+    in_torch = Preparation(tuple(levels), tuple(joined)).of([torch.from_numpy(of)[None].float() for of in values])
+    for of, result, (other,) in zip(joined, first, in_torch, strict=True):
         right = np.concatenate([expected(levels[level], values[level]) for level in of], 1)
         np.testing.assert_allclose(result, right, rtol=2e-3, atol=1e-4)
+        np.testing.assert_allclose(other, right, rtol=1e-3, atol=1e-4)
     for other in others:
         for result, found in zip(first, other, strict=True):
             np.testing.assert_array_equal(result.view(np.uint16), found.view(np.uint16))
@@ -76,19 +88,22 @@ def test_cells_are_averaged_scaled_and_joined(preparation):
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_cells_of_zeros_stay_zeros(scaling):
-    zeros = np.zeros(5, np.float32)
-    level = Scaled((4, 4), (2, 2), 5, scaling, 1.0, 1.0, zeros, zeros + 1)
+    moments = [torch.zeros(5), torch.ones(5)] if scaling == "channel" else []
+    level = Scaled((4, 4), (2, 2), 5, scaling, 1.0, 1.0, *moments)
     for name in instruction_sets():
         (found,) = written([level], [range(1)], [np.zeros((16, 5), np.float16)], name)
         assert not found.any()
 
 
-def test_only_contiguous_maps_of_float16_are_taken():
-    prepare = Preparation([Scaled((2, 2), (2, 2), 3, "none", 1.0)], [range(1)])
+def test_only_maps_of_the_right_bytes_are_taken():
+    prepare = decoder([Scaled((2, 2), (2, 2), 3)], [range(1)])
     maps = np.zeros((4, 3), np.float16)
-    for values, out in ((maps, np.zeros((4, 6), np.float16)[:, ::2]), (maps.astype(np.float32), maps)):
-        with pytest.raises(ValueError, match=r"^maps must be float16 and contiguous$"):
+    apart = np.zeros((4, 6), np.float16)[:, ::2]
+    for values, out in ((maps, apart), (apart, maps), (maps, maps.astype(np.float32))):
+        with pytest.raises(ValueError, match=r"^maps must be contiguous, and those that are written float16$"):
             prepare.write([values], [out])
+    with pytest.raises(ValueError, match=r"^levels of \[48\] bytes are not of \[24\]$"):
+        prepare.write([maps.astype(np.float32)], [maps])
 
 
 @settings(deadline=None, derandomize=True)
@@ -99,7 +114,7 @@ def test_only_contiguous_maps_of_float16_are_taken():
 def test_values_are_rounded_to_float16_as_numpy_rounds(factor):
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)].reshape(-1, 1024)
-    level = Scaled((len(every), 1), (len(every), 1), 1024, "none", factor)
+    level = Scaled((len(every), 1), (len(every), 1), 1024, factor=factor)
     with np.errstate(over="ignore"):
         right = (every.astype(np.float32) * np.float32(factor)).astype(np.float16)
     for name in instruction_sets():

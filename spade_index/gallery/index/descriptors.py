@@ -69,6 +69,10 @@ class Descriptors:
         """Return the descriptors of these rows, float32 [n, D]. Raises GalleryDamaged."""
         return self._pooled.take(places)
 
+    def distances(self, places: np.ndarray, query: np.ndarray) -> np.ndarray | None:
+        """Return the squared distances float32 [n] of a query float32 [D] to these rows, or None (see `FileRows`)."""
+        return self._pooled.distances(places, query)
+
     def blocks(self) -> Blocks:
         """Yield all keys and descriptors, read from the file block by block, so that they are not held in memory."""
         for start in range(0, len(self.keys), BLOCK):

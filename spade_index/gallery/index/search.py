@@ -114,7 +114,7 @@ class ImageSearch:
 
     def _rank(self, query: np.ndarray, keys: np.ndarray, k: int) -> list[Neighbour]:
         """Return the k nearest of the images with these keys: exact distances, ties to the lowest id."""
-        distances = _squared_distances(query, self._stored(keys))
+        distances = self._distances(query, keys)
         near = np.flatnonzero(distances <= np.partition(distances, k - 1)[k - 1]) if k < len(keys) else range(len(keys))
         ids = self._images.catalog.ids([int(keys[place]) for place in near])
         if len(ids) < len(near):
@@ -122,11 +122,19 @@ class ImageSearch:
         ranked = sorted((float(distances[place]), ids[int(keys[place])], int(keys[place])) for place in near)
         return [Neighbour(id, key, distance) for distance, id, key in ranked[:k]]
 
-    def _stored(self, keys: np.ndarray) -> np.ndarray:
-        """Return the pooled descriptors of the images with these keys, float32 [n, D]."""
-        stored = np.empty((len(keys), self._images.settings.pooled_dim), np.float32)
-        # Those of the index's images are in one file; others are read from shards.
+    def _distances(self, query: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Return the distances float32 [n] of a query float32 [D] to the images with these keys."""
+        # Descriptors of the index's images are in one file; others are read from shards.
         places = self._descriptors.places(keys) if self._descriptors else np.full(len(keys), -1)
+        if self._descriptors and (places >= 0).all():
+            found = self._descriptors.distances(places, query)
+            if found is not None:
+                return found
+        return _squared_distances(query, self._stored(keys, places))
+
+    def _stored(self, keys: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return the pooled descriptors float32 [n, D] of images; `places` are theirs in the index's file, or -1."""
+        stored = np.empty((len(keys), self._images.settings.pooled_dim), np.float32)
         there = places >= 0
         if self._descriptors:
             stored[there] = self._descriptors.at(places[there])

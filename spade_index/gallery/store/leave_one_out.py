@@ -21,10 +21,10 @@ import numpy as np
 from spade_index.errors import GalleryDamaged
 from spade_index.exact import read_json
 
+from .codecs import is_finite
 from .format import FORMAT, PLAIN
 from .hdf5 import array, attribute
 from .rows import FileRows, LocalFile
-from .shard import is_finite
 from .sink import Sink
 
 FOLDER = "calibrations"

@@ -143,7 +143,7 @@ class LevelQuantizer:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Return uint8 [bytes]: those of each place, in raster order."""
-        tables = self._tables()
+        tables = self.tables_at_hand()
         left = tables.units(values)  # [P, C]
         codes = np.empty((len(left), tables.size), np.uint8)
         for number, table in enumerate(tables.whole):
@@ -155,9 +155,12 @@ class LevelQuantizer:
             codes[:, len(tables.whole) + number] = nearest(part, table[:, : part.shape[1]])
         return codes.ravel()
 
+    def require_sound(self, stored: np.ndarray, channels: int) -> None:
+        """Do nothing: all bytes name rows."""
+
     def decode(self, stored: np.ndarray, out: np.ndarray) -> None:
         """Write the sums of the rows that codes name."""
-        tables = self._tables()
+        tables = self.tables_at_hand()
         whole, parts = tables.scaled
         codes = stored.reshape(len(out), self.size)
         if (native := native_codes(codes, whole, parts, out)) is not None:
@@ -189,7 +192,8 @@ class LevelQuantizer:
             "`quantizers` of the catalog holds them by the codec's name: of each level unit <f8, then all tables <i2",
         }
 
-    def _tables(self) -> Tables:
+    def tables_at_hand(self) -> Tables:
+        """Return the tables. Raises ValueError if only shapes are known."""
         if self.tables is None:
             raise ValueError(f"the tables of {self.name} are not at hand")
         return self.tables

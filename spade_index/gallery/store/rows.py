@@ -17,6 +17,7 @@ from spade_index.errors import GalleryDamaged, StorageError
 
 from .files import open_regular
 from .hdf5 import Readable, opened
+from .native import native_rows
 
 
 class RowsFile(Readable, Protocol):
@@ -45,6 +46,11 @@ class LocalFile:
     def __del__(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
+
+    @property
+    def descriptor(self) -> int:
+        """The system's number of the open file."""
+        return self._fd
 
     @property
     def size(self) -> int:
@@ -112,6 +118,16 @@ class FileRows:
         """Tell the system that rows are read here and there, so that it reads nothing around them."""
         if isinstance(self._file, LocalFile):
             self._file.expect_few()
+
+    def distances(self, rows: np.ndarray, query: np.ndarray) -> np.ndarray | None:
+        """Return the squared distances float32 [n] of these rows, int64 [n], to a query float32 [D].
+
+        None where compiled functions cannot do that: the file is elsewhere, or what they read is not as it should be.
+        """
+        if not isinstance(self._file, LocalFile) or (native := native_rows()) is None or query.shape != self.shape[1:]:
+            return None
+        found: np.ndarray | None = native.distances_to_rows(self._file.descriptor, self.offset, rows, query)
+        return found
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return these rows, int64 [n], none negative. Raises GalleryDamaged if the file is truncated, StorageError."""

@@ -28,12 +28,12 @@ import xxhash
 from spade_index.errors import GalleryDamaged, GalleryError, RemoteError, StorageError
 from spade_index.settings import ExtractionSettings
 
-from .codecs import DEFAULT
+from .codecs import DEFAULT, MapCodec
 from .hdf5 import column, dataset
 from .layout import ShardLayout
 from .record import StoredImage
 from .rows import LocalFile, RowsFile, read_at, read_rows
-from .storage import MapStorage
+from .storage import MapStorage, OtherCodes
 
 Columns = tuple[h5py.Dataset, h5py.Dataset, h5py.Dataset]  # ids, checksums, thumbnails
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -63,6 +63,7 @@ class Shard:
             self.layout = layout or ShardLayout.read(self.file, settings)
             self.rows = self.layout.rows
             self._dim = settings.pooled_dim
+            self._channels = [channels for channels, _, _ in settings.level_shapes]
             self.storage = with_tables(self.layout.storage)  # of the maps
             self._codec = self.storage.codec
             self._stored_shapes = self.storage.stored_shapes(settings)
@@ -88,13 +89,32 @@ class Shard:
         self._read(lambda: read_rows(self.file, pooled, rows, self.layout.pooled))
         return pooled
 
+    def read_codes(self, row: int, out: list[np.ndarray], levels: Sequence[int], codec: MapCodec) -> None:
+        """Read a row's maps of some levels as a codec stores them into `out`, uint8 [bytes] of each.
+
+        Raises OtherCodes if the codec of this shard is another, and GalleryDamaged.
+        """
+        self._require_own()
+        if self._codec.name != codec.name:
+            raise OtherCodes
+        self._require_levels(out, levels)
+        self._read_maps(row, out, levels)
+        try:
+            for level, codes in zip(levels, out, strict=True):
+                codec.of_level(level).require_sound(codes, self._channels[level])
+        except ValueError as error:
+            raise _unreadable(self.path, error) from error
+
+    def _require_levels(self, out: list[np.ndarray], levels: Sequence[int]) -> None:
+        for level, values in zip(levels, out, strict=True):
+            if values.size and not self._sizes[level]:
+                raise GalleryDamaged(f"{self.path}: holds no maps of level {level}; {_remedy(self.path)}")
+
     def read_maps(self, row: int, out: list[np.ndarray], levels: Sequence[int] | None = None) -> None:
         """Read a row's maps into `out`, float16 [H*W, C] for each level, or for some. Raises GalleryDamaged."""
         self._require_own()
         chosen = range(len(self._stored_shapes)) if levels is None else levels
-        for level, values in zip(chosen, out, strict=True):
-            if values.size and not self._sizes[level]:
-                raise GalleryDamaged(f"{self.path}: holds no maps of level {level}; {_remedy(self.path)}")
+        self._require_levels(out, chosen)
         if self._codec.name == DEFAULT:
             self._read_maps(row, out, levels)
             return
@@ -219,12 +239,6 @@ def _columns(file: h5py.File) -> Columns:
 def _of_row(columns: Columns, row: int) -> tuple[str, int, bytes]:
     ids, checksums, thumbnails = columns
     return ids.asstr()[row], int(checksums[row]), thumbnails[row].tobytes()
-
-
-def is_finite(values: np.ndarray) -> bool:
-    """Return whether all float16 values are finite, ten times as fast as numpy does."""
-    # The exponents of infinities and NaNs are all ones, so read as integers they are the largest of either sign.
-    return values.view(np.int16).max() < 0x7C00 and values.view(np.uint16).max() < 0xFC00
 
 
 def row_checksum(id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail: bytes) -> int:

@@ -91,6 +91,10 @@ MapStorage.FLOAT16 = MapStorage(codec_named(DEFAULT))
 NEW_MAPS = MapStorage(codec_named(FOR_NEW_GALLERIES))
 
 
+class OtherCodes(Exception):
+    """Some images are stored by another codec than their gallery states: a compaction has not come to them."""
+
+
 def require_stored(path: object, stored: Sequence[int], levels: Sequence[int]) -> None:
     """Raise InputError if a search asks for levels that a gallery has dropped."""
     if gone := [level for level in levels if level not in stored]:

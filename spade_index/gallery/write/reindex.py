@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spade_index.errors import InputError, storage_errors
+from spade_index.errors import GalleryDamaged, InputError, storage_errors
 from spade_index.gallery.catalog.tables import IndexRow
 from spade_index.gallery.index.build import build_index
 from spade_index.gallery.index.descriptors import Descriptors, descriptors_file, write_descriptors
@@ -32,6 +32,15 @@ def index_settings(session: Session) -> IndexSettings:
     return IndexDescription.from_json(row.description).settings() if row else IndexSettings()
 
 
+def index_queries(session: Session) -> np.ndarray | None:
+    """Return the descriptors float32 [q, D] that the index was tuned on, or None if on images of its own."""
+    row = session.gallery.catalog.latest_index()
+    try:
+        return Descriptors(descriptors_file(session.gallery.file(f"index/{row.file}"))).queries if row else None
+    except (FileNotFoundError, GalleryDamaged):
+        return None
+
+
 def rebuild_index(
     session: Session,
     settings: IndexSettings | None = None,
@@ -44,7 +53,7 @@ def rebuild_index(
     if not images:
         raise InputError(f"{session.path}: the gallery is empty, there is nothing to index")
     settings = index_settings(session) if settings is None else settings
-    queries = gallery.index_queries() if queries is None else queries
+    queries = index_queries(session) if queries is None else queries
     _require_kinds(settings, queries, dim)
     session.require_own()
     path = _new_path(session.path, gallery.snapshot)
