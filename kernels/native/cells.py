@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..pyramid import Size, make_layout
+from .library import SIDE
 
-SIDE = 16  # rows of a tile
 PATCH = 4  # cells of a tile's edge: near cells are alike, so that whole tiles are ruled out
 
 

@@ -1,38 +1,41 @@
-"""Encode maps and decode them, to the bits that `gallery.store` defines."""
+"""Encode maps, decode them and sum their values, to the bits that `gallery.store` defines."""
 
 import numpy as np
 
 from . import library as c
 
 
-def encode_bytes(
-    values: np.ndarray, steps: int, instructions: str | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the lowest and the highest value of each channel, float32 [C], and whole numbers between, uint8 [P, C].
+def encode_level(values: np.ndarray, bits: int, stored: np.ndarray, instructions: str | None = None) -> None:
+    """Write a map in codes of 8 or 4 bits to `stored`, uint8 [bytes], as `gallery.store.codecs.Affine` defines them.
 
-    `values` are float16 [P, C], all finite, contiguous. A channel's highest value is the number `steps`.
+    `values` are float16 [P, C], all finite; both are contiguous.
     """
-    points, channels = values.shape
-    lowest, highest = np.empty(channels, np.float32), np.empty(channels, np.float32)
-    codes = np.empty((points, channels), np.uint8)
-    c.library().spade_encode_bytes(
-        *(c.number(instructions), values.ctypes.data, points, channels, steps),
-        *(lowest.ctypes.data, highest.ctypes.data, codes.ctypes.data),
+    code = c.CODE_OF_BITS[bits]
+    codes = np.empty(values.size if code == c.NIBBLES else 0, np.uint8)
+    c.library().spade_encode_level(
+        *(c.number(instructions), values.ctypes.data, *values.shape, code, codes.ctypes.data, stored.ctypes.data)
     )
-    return lowest, highest, codes
 
 
-def decode_bytes(
-    codes: np.ndarray, lowest: np.ndarray, step: np.ndarray, out: np.ndarray, instructions: str | None = None
-) -> None:
-    """Write lowest + code * step, computed in float32, to `out`, float16 [P, C].
+def decode_level(stored: np.ndarray, bits: int, out: np.ndarray, instructions: str | None = None) -> bool:
+    """Write what `encode_level` stored to `out`, float16 [P, C]; return whether it can have stored that.
 
-    `codes` are uint8 [P, C], `lowest` and `step` float32 [C]; all are contiguous.
+    Both are contiguous.
     """
-    c.library().spade_decode_bytes(
-        *(c.number(instructions), codes.ctypes.data, *out.shape),
-        *(lowest.ctypes.data, step.ctypes.data, out.ctypes.data),
+    room = np.empty(2 * (out.shape[1] + c.SIDE), np.float32)
+    return bool(
+        c.library().spade_decode_level(
+            *(c.number(instructions), stored.ctypes.data, *out.shape, c.CODE_OF_BITS[bits]),
+            *(room.ctypes.data, out.ctypes.data),
+        )
     )
+
+
+def moments(values: np.ndarray, instructions: str | None = None) -> tuple[float, float]:
+    """Return the sum of float16 values, contiguous, and that of their squares, to the bits of numpy's in float64."""
+    sums = np.empty(2)
+    c.library().spade_moments(c.number(instructions), values.ctypes.data, values.size, sums.ctypes.data)
+    return float(sums[0]), float(sums[1])
 
 
 def decode_rows(

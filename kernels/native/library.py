@@ -7,8 +7,11 @@ from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
+SIDE = 16  # rows of a tile, and values of a vector
 MOST_LEVELS, MOST_PARTS = 8, 16
 PORTABLE, AVX512, AMX = SETS = ("portable", "AVX-512", "AMX")  # instruction sets, by number as in nearest.cpp
+VALUES, BYTES, NIBBLES, ROWS = range(4)  # codes of maps, as in nearest.h
+CODE_OF_BITS = {8: BYTES, 4: NIBBLES}
 HERE = Path(__file__).parent
 # `portable` tests the method on any processor; the torch backend is faster.
 
@@ -143,8 +146,9 @@ def library() -> ctypes.CDLL:
             [c_int64, plan, c_void_p, query, POINTER(Found), c_int64, c_void_p, *[c_int64] * 2, *[c_void_p] * 2],
         ),
         ("window_bytes", c_int64, [c_int64, plan]),
-        ("encode_bytes", None, [c_int64, c_void_p, c_int64, c_int64, c_float, *[c_void_p] * 3]),
-        ("decode_bytes", None, [c_int64, c_void_p, c_int64, c_int64, *[c_void_p] * 3]),
+        ("encode_level", None, [c_int64, c_void_p, *[c_int64] * 3, *[c_void_p] * 2]),
+        ("decode_level", c_int64, [c_int64, c_void_p, *[c_int64] * 3, *[c_void_p] * 2]),
+        ("moments", None, [c_int64, c_void_p, c_int64, c_void_p]),
         ("decode_rows", None, [c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 4]),
         ("decode_map", None, [c_int64, plan, c_void_p, c_int64, POINTER(c_void_p)]),
         ("distances_to_rows", c_int64, [*[c_int64] * 3, c_void_p, *[c_int64] * 2, *[c_void_p] * 3]),

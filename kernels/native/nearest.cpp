@@ -75,14 +75,18 @@ EXPORT void spade_decode_map(int64_t set, const Plan *plan, void *memory, int64_
     SCANS[set]->decode_map(plan, memory, slot, out);
 }
 
-EXPORT void spade_encode_bytes(int64_t set, const uint16_t *values, int64_t points, int64_t channels, float steps,
-                               float *lowest, float *highest, uint8_t *codes) {
-    SCANS[set]->encode_bytes(values, points, channels, steps, lowest, highest, codes);
+EXPORT void spade_encode_level(int64_t set, const uint16_t *values, int64_t points, int64_t channels, int64_t code,
+                               uint8_t *codes, uint8_t *stored) {
+    SCANS[set]->encode_level(values, points, channels, code, codes, stored);
 }
 
-EXPORT void spade_decode_bytes(int64_t set, const uint8_t *codes, int64_t points, int64_t channels, const float *lowest,
-                               const float *step, uint16_t *out) {
-    SCANS[set]->decode_bytes(codes, points, channels, lowest, step, out);
+EXPORT int64_t spade_decode_level(int64_t set, const uint8_t *stored, int64_t points, int64_t channels, int64_t code,
+                                  float *room, uint16_t *out) {
+    return SCANS[set]->decode_level(stored, points, channels, code, room, out);
+}
+
+EXPORT void spade_moments(int64_t set, const uint16_t *values, int64_t count, double *sums) {
+    SCANS[set]->moments(values, count, sums);
 }
 
 EXPORT void spade_decode_rows(int64_t set, const uint8_t *codes, int64_t points, int64_t channels, int64_t size,

@@ -94,8 +94,9 @@ struct Scan {
     int64_t (*window_bytes)(const Plan *);
     void (*window)(const Plan *, void *, const Query *, const int64_t *, int64_t, int64_t, int64_t, int64_t, float *,
                    int64_t *);
-    void (*encode_bytes)(const uint16_t *, int64_t, int64_t, float, float *, float *, uint8_t *);
-    void (*decode_bytes)(const uint8_t *, int64_t, int64_t, const float *, const float *, uint16_t *);
+    void (*encode_level)(const uint16_t *, int64_t, int64_t, int64_t, uint8_t *, uint8_t *);
+    int64_t (*decode_level)(const uint8_t *, int64_t, int64_t, int64_t, float *, uint16_t *);
+    void (*moments)(const uint16_t *, int64_t, double *);
     void (*decode_rows)(const uint8_t *, int64_t, int64_t, int64_t, int64_t, int64_t, const float *, const float *,
                         float *, uint16_t *);
     void (*decode_map)(const Plan *, void *, int64_t, uint16_t *const *);

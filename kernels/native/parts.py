@@ -10,8 +10,6 @@ from ..codes import Coding, Scalars, TableRows
 from ..preparation import SCALINGS
 from . import library as c
 
-VALUES, BYTES, NIBBLES, ROWS = range(4)  # see nearest.h
-
 
 class Parts:
     """The levels of maps as they are kept: see `Part` in nearest.h."""
@@ -29,9 +27,9 @@ class Parts:
             if level.mean is not None and level.deviation is not None:
                 part.mean, part.scale = self._keep(level.mean.float()), self._keep(1 / level.deviation.float())
             if isinstance(code, Scalars):
-                part.code = BYTES if code.bits == 8 else NIBBLES
+                part.code = c.CODE_OF_BITS[code.bits]
             elif isinstance(code, TableRows):
-                part.code, part.size, part.whole = ROWS, code.pixel_bytes, len(code.whole)
+                part.code, part.size, part.whole = c.ROWS, code.pixel_bytes, len(code.whole)
                 part.of_row, part.unit = code.parts.shape[2], code.unit
                 part.tables, part.parts = self._keep(code.whole), self._keep(code.parts)
         for levels in coding.preparation.joined:

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spade_index.kernels.codes import Coding, Values
-from spade_index.kernels.native.codes import decode_bytes, decode_rows, encode_bytes
+from spade_index.kernels.native.codes import decode_level, decode_rows, encode_level, moments
 from spade_index.kernels.native.library import instruction_sets
 from spade_index.kernels.native.parts import Decoder
 from spade_index.kernels.preparation import SCALINGS, Preparation, Scaled
@@ -125,36 +125,54 @@ def test_values_are_rounded_to_float16_as_numpy_rounds(factor):
 SHAPES = pytest.mark.parametrize("shape", [(1, 1), (7, 3), (16, 16), (9, 40), (5, 33)])
 
 
+def packed(codes, bits):
+    """Return whole numbers uint8 as bytes: as they are, or two in a byte, the first one in the low half."""
+    if bits == 8:
+        return codes.ravel()
+    twos = np.append(codes.ravel(), np.uint8(0))[: (codes.size + 1) // 2 * 2].reshape(-1, 2)
+    return twos[:, 0] | twos[:, 1] << 4
+
+
 @SHAPES
-@pytest.mark.parametrize("steps", [255, 15])
-def test_maps_are_encoded_as_numpy_does(shape, steps):
-    values = drawn(np.random.default_rng(0), shape)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_maps_are_encoded_and_decoded_as_numpy_does(shape, bits):
+    values, steps = drawn(np.random.default_rng(0), shape), np.float32((1 << bits) - 1)
     values[:, 0] = -0.0  # constant
     values[-1, -1] = 6e4
     wide = values.astype(np.float32)
     low, high = wide.min(0) + np.float32(0), wide.max(0) + np.float32(0)
     extent = np.where(high > low, high - low, np.float32(np.inf))
-    right = np.rint((wide - low) * (np.float32(steps) / extent)).astype(np.uint8)
+    codes = np.rint((wide - low) * (steps / extent)).astype(np.uint8)
+    right = np.concatenate([np.stack([low, high]).astype("<f2").view(np.uint8).ravel(), packed(codes, bits)])
+    decoded = (codes.astype(np.float32) * ((high - low) / steps) + low).astype(np.float16)
     for name in instruction_sets():
-        lowest, highest, codes = encode_bytes(values, steps, name)
-        np.testing.assert_array_equal(lowest.view(np.uint32), low.view(np.uint32))
-        np.testing.assert_array_equal(highest.view(np.uint32), high.view(np.uint32))
-        np.testing.assert_array_equal(codes, right)
-
-
-@SHAPES
-def test_codes_of_bytes_are_decoded_as_numpy_does(shape):
-    random = np.random.default_rng(0)
-    codes = random.integers(0, 256, shape, np.uint8)
-    lowest, step = (random.normal(size=shape[1]).astype(np.float32) for _ in range(2))
-    step[0] = 1e4  # beyond float16
-    with np.errstate(over="ignore"):
-        right = (codes.astype(np.float32) * step + lowest).astype(np.float16)
-    for name in instruction_sets():
+        stored = np.full(len(right) + 2, 77, np.uint8)
+        encode_level(values, bits, stored[1:-1], name)
+        np.testing.assert_array_equal(stored[1:-1], right)
+        assert (stored[[0, -1]] == 77).all()
         out = np.full((shape[0] + 2, shape[1]), BESIDE)
-        decode_bytes(codes, lowest, step, out[1:-1], name)
-        np.testing.assert_array_equal(out[1:-1].view(np.uint16), right.view(np.uint16))
+        assert decode_level(right, bits, out[1:-1], name)
+        np.testing.assert_array_equal(out[1:-1].view(np.uint16), decoded.view(np.uint16))
         assert (out[[0, -1]] == BESIDE).all()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 3.0])
+@pytest.mark.parametrize("place", [0, 32])
+def test_ranges_that_are_none_are_not_decoded(wrong, place):
+    """The lowest value of a channel of 33, or the highest of its last one."""
+    for name in instruction_sets():
+        stored, out = np.zeros(2 * 33 + 4 * 33, np.uint8), np.empty((2, 33), np.float16)
+        assert decode_level(stored, 8, out, name)
+        stored.view(np.float16)[place if wrong == 3 else place + 33] = wrong
+        assert not decode_level(stored, 8, out, name)
+
+
+@pytest.mark.parametrize("size", [*range(1, 20), 127, 128, 129, 200, 255, 257, 264, 1000, 1025, 4099, 28_001])
+def test_sums_are_numpys_to_the_bit(size):
+    values = drawn(np.random.default_rng(size), size, 30)
+    wide = values.astype(np.float64)
+    for name in instruction_sets():
+        assert moments(values, name) == (wide.sum(), (wide * wide).sum())
 
 
 @pytest.mark.parametrize(

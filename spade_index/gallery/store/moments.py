@@ -10,6 +10,7 @@ import numpy as np
 
 from spade_index.exact import read_json
 
+from .native import native_codes
 from .widened import widened
 
 UNIT = 2**20  # sums are stored in units of 1 / UNIT
@@ -21,10 +22,14 @@ Moments = list[LevelMoments]  # of each level
 
 def image_moments(values: np.ndarray) -> LevelMoments:
     """Return count, sum and sum of squares of one level's map, float16 [H*W, C], in units of 2**-20."""
-    wide = widened(values, np.float64)
-    total = float(wide.sum())
-    wide *= wide
-    return [values.size, round(total * UNIT), round(float(wide.sum()) * UNIT)]
+    if (native := native_codes(values)) is not None and values.dtype == np.float16:
+        total, squares = native.moments(values)
+    else:
+        wide = widened(values, np.float64)
+        total = float(wide.sum())
+        wide *= wide
+        squares = float(wide.sum())
+    return [values.size, round(total * UNIT), round(squares * UNIT)]
 
 
 def maps_moments(maps: list[np.ndarray]) -> Moments:
