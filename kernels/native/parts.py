@@ -11,11 +11,18 @@ from ..preparation import SCALINGS
 from . import library as c
 
 
+def takes(coding: Coding) -> bool:
+    """Return whether the compiled functions take maps of so many levels."""
+    return len(coding.codes) <= c.MOST_PARTS and len(coding.preparation.joined) <= c.MOST_LEVELS
+
+
 class Parts:
     """The levels of maps as they are kept: see `Part` in nearest.h."""
 
     def __init__(self, coding: Coding) -> None:
-        """Describe them; `point` says where they are."""
+        """Describe them; `point` says where they are. Raises ValueError unless there are few enough."""
+        if not takes(coding):
+            raise ValueError(f"maps of {len(coding.codes)} levels have too many")
         self.coding = coding
         self.c = (c.Part * len(coding.codes))()
         self._kept: list[object] = []  # what parts point to

@@ -25,6 +25,7 @@ from ..threads import spread
 from ..torch_backend.search import nearest_pixels as search_in_torch
 from . import library as c
 from .cells import SIDE
+from .parts import takes
 from .plan import CANDIDATE_BYTES, ROOM, Plan, Query
 
 LEAST_WORK = 1 << 21  # pairs of pixels that are worth another thread
@@ -111,7 +112,7 @@ def nearest_pixels(
 def _fits(pool: Sequence[Tensor] | CodedMaps) -> bool:
     """Return whether the compiled functions take such maps."""
     if isinstance(pool, CodedMaps):
-        return len(pool.stored) <= c.MOST_PARTS and len(pool.coding.preparation.joined) <= c.MOST_LEVELS
+        return takes(pool.coding)
     return len({level.dtype for level in pool}) == 1 and len(pool) <= c.MOST_LEVELS
 
 

@@ -25,7 +25,7 @@ from spade_index.gallery.store.quantizer import Quantized
 from spade_index.gallery.store.storage import OtherCodes, require_stored
 from spade_index.kernels.codes import Coding, LevelCode, Scalars, TableRows, Values
 from spade_index.kernels.native.library import hindrance as native_hindrance
-from spade_index.kernels.native.parts import Decoder
+from spade_index.kernels.native.parts import Decoder, takes
 from spade_index.kernels.preparation import SMALLEST, Preparation, Scaled
 from spade_index.kernels.pyramid import Size, average
 from spade_index.settings import SearchSettings
@@ -101,7 +101,7 @@ class Comparison:
         for first in range(0, len(keys), PREPARED):
             some = keys[first : first + PREPARED]
             there = [of_size[first : first + PREPARED] for of_size in out]
-            if native_hindrance() is None:
+            if self._is_compiled:
                 self._decode(some, there)
             else:
                 self._prepare(some, there)
@@ -141,6 +141,10 @@ class Comparison:
     def _codes(self) -> list[np.ndarray]:
         """Memory for a few images' maps as they are stored: uint8 [PREPARED, bytes] of each level."""
         return [np.empty((PREPARED, size), np.uint8) for size in self.coding.sizes]
+
+    @cached_property
+    def _is_compiled(self) -> bool:
+        return native_hindrance() is None and takes(self.coding)
 
     @cached_property
     def _decoder(self) -> Decoder:

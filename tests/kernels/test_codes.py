@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from spade_index.kernels import CodedMaps, MapPool, nearest_pixels
 from spade_index.kernels.codes import Coding, Values
+from spade_index.kernels.native import library
 from spade_index.kernels.native import search as native
 from spade_index.kernels.native.library import instruction_sets
 from spade_index.kernels.native.parts import Decoder
@@ -127,6 +128,18 @@ def test_crowds_are_searched_again_in_torch():
     query = [torch.ones(1, 256, 4) + 0.25]
     found = nearest_pixels(query, maps, pages, 1, sizes=[(16, 16)], **NATIVE)
     torch.testing.assert_close(found[0], torch.full((1, 256, 1), 4 / 16))
+
+
+def test_maps_of_many_levels_are_decoded_by_torch():
+    count = library.MOST_PARTS + 1
+    sizes, channels = [(3, 3)] * count, [4] * count
+    coding, codec = coding_of("int8", sizes, channels, [range(count)])
+    maps = coded_maps(coding, codec, pyramid_of("random", 2, sizes, channels, 0, torch.float16))
+    with pytest.raises(ValueError, match=r"too many$"):
+        Decoder(coding)
+    query, pages = pyramid_of("random", 1, [(3, 3)], [4 * count], 1, torch.float32), torch.tensor([[1, 0]])
+    found = nearest_pixels(query, maps, pages, **NATIVE)
+    torch.testing.assert_close(found, nearest_pixels(query, as_values(maps), pages, **NATIVE))
 
 
 @pytest.mark.parametrize("slots", [0, 4])
