@@ -7,8 +7,10 @@ from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 SIDE = 16  # rows of a tile, and values of a vector
-MOST_LEVELS, MOST_PARTS = 8, 16
+MOST_LEVELS, MOST_PARTS, MOST_WHOLE = 8, 16, 4
 PORTABLE, AVX512, AMX = SETS = ("portable", "AVX-512", "AMX")  # instruction sets, by number as in nearest.cpp
 VALUES, BYTES, NIBBLES, ROWS = range(4)  # codes of maps, as in nearest.h
 CODE_OF_BITS = {8: BYTES, 4: NIBBLES}
@@ -121,6 +123,16 @@ class Slot(Structure):
     _fields_ = [("number", c_int64), ("wanted", POINTER(Wanted)), ("count", c_int64)]
 
 
+class ListCodes(Structure):
+    """See nearest.h."""
+
+    _fields_ = [("lowest", c_void_p), ("step", c_void_p), ("dim", c_int64)]
+
+
+# An inverted list: see `List` in nearest.h. An array of them is filled at once.
+LIST = np.dtype([("codes", np.uint64), ("keys", np.uint64), ("size", np.int64), ("centre", np.uint64)])
+PROPOSED = np.dtype([("distance", np.float32), ("key", np.int64)], align=True)
+
 SHARED = (Plan, Query, Found, Wanted, Slot, Part)  # in the order of spade_size
 
 
@@ -152,13 +164,19 @@ def library() -> ctypes.CDLL:
         ("decode_rows", None, [c_int64, c_void_p, *[c_int64] * 5, *[c_void_p] * 4]),
         ("decode_map", None, [c_int64, plan, c_void_p, c_int64, POINTER(c_void_p)]),
         ("distances_to_rows", c_int64, [*[c_int64] * 3, c_void_p, *[c_int64] * 2, *[c_void_p] * 3]),
+        (
+            "nearest_in_lists",
+            c_int64,
+            [c_int64, c_void_p, c_int64, POINTER(ListCodes), *[c_void_p] * 2, *[c_int64] * 2, *[c_void_p] * 2],
+        ),
         ("window", None, [c_int64, plan, c_void_p, query, c_void_p, *[c_int64] * 4, *[c_void_p] * 2]),
     ):
         function = getattr(loaded, f"spade_{name}", None)
         if function is None:
             raise other
         function.argtypes, function.restype = arguments, result
-    if [loaded.spade_size(number) for number in range(len(SHARED))] != [ctypes.sizeof(of) for of in SHARED]:
+    sizes = [*map(ctypes.sizeof, SHARED), LIST.itemsize, ctypes.sizeof(ListCodes)]
+    if [loaded.spade_size(number) for number in range(len(sizes))] != sizes:
         raise other
     return loaded
 

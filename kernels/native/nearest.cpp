@@ -43,7 +43,7 @@ EXPORT int64_t spade_instruction_sets() {
 
 // Return the sizes of the structures that Python has, too, in turn: of others, nothing may be called.
 EXPORT int64_t spade_size(int64_t number) {
-    const int64_t sizes[] = {sizeof(Plan), sizeof(Query), sizeof(Found), sizeof(Wanted), sizeof(Slot), sizeof(Part)};
+    const int64_t sizes[] = {sizeof(Plan), sizeof(Query), sizeof(Found), sizeof(Wanted), sizeof(Slot), sizeof(Part), sizeof(List), sizeof(ListCodes)};
     return sizes[number];
 }
 
@@ -98,4 +98,10 @@ EXPORT void spade_decode_rows(int64_t set, const uint8_t *codes, int64_t points,
 EXPORT int64_t spade_distances_to_rows(int64_t set, int64_t file, int64_t offset, const int64_t *rows, int64_t count,
                                        int64_t dim, const double *query, float *row, float *distances) {
     return SCANS[set]->distances_to_rows(file, offset, rows, count, dim, query, row, distances);
+}
+
+EXPORT int64_t spade_nearest_in_lists(int64_t set, const List *lists, int64_t number, const ListCodes *how,
+                                      const float *query, const int64_t *without, int64_t left_out, int64_t count,
+                                      float *room, void *found) {
+    return SCANS[set]->nearest_in_lists(lists, number, how, query, without, left_out, count, room, found);
 }

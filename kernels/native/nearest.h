@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 enum { SIDE = 16, DEPTH = 32, TILE = SIDE * DEPTH, MOST_LEVELS = 8 };  // rows and channels of a tile; its values
-enum { MOST_PARTS = 16 };
+enum { MOST_PARTS = 16, MOST_WHOLE = 4 };
 
 enum Type : int64_t { FLOAT16, FLOAT32, BFLOAT16 };  // of a pool
 
@@ -85,6 +85,18 @@ struct Slot {
     int64_t count;
 };
 
+struct List {              // an inverted list
+    const uint8_t *codes;  // [size, dim]
+    const int64_t *keys;   // [size]
+    int64_t size;
+    const float *centre;  // [dim], subtracted before they were encoded
+};
+
+struct ListCodes {               // how inverted lists hold descriptors: lowest + step * code
+    const float *lowest, *step;  // [dim], padded with zeros to a multiple of SIDE
+    int64_t dim;
+};
+
 struct Scan {
     int64_t (*workspace)(const Plan *);
     void (*prepare)(const Plan *, void *, const Query *);
@@ -101,6 +113,8 @@ struct Scan {
                         float *, uint16_t *);
     void (*decode_map)(const Plan *, void *, int64_t, uint16_t *const *);
     int64_t (*distances_to_rows)(int64_t, int64_t, const int64_t *, int64_t, int64_t, const double *, float *, float *);
+    int64_t (*nearest_in_lists)(const List *, int64_t, const ListCodes *, const float *, const int64_t *, int64_t, int64_t,
+                                float *, void *);
 };
 
 extern const Scan portable_scan, avx512_scan, amx_scan;

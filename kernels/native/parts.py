@@ -12,8 +12,10 @@ from . import library as c
 
 
 def takes(coding: Coding) -> bool:
-    """Return whether the compiled functions take maps of so many levels."""
-    return len(coding.codes) <= c.MOST_PARTS and len(coding.preparation.joined) <= c.MOST_LEVELS
+    """Return whether the compiled functions take maps of so many levels and tables."""
+    tables = max((len(code.whole) for code in coding.codes if isinstance(code, TableRows)), default=0)
+    levels = len(coding.preparation.joined)
+    return len(coding.codes) <= c.MOST_PARTS and levels <= c.MOST_LEVELS and tables <= c.MOST_WHOLE
 
 
 class Parts:
@@ -22,7 +24,7 @@ class Parts:
     def __init__(self, coding: Coding) -> None:
         """Describe them; `point` says where they are. Raises ValueError unless there are few enough."""
         if not takes(coding):
-            raise ValueError(f"maps of {len(coding.codes)} levels have too many")
+            raise ValueError(f"maps of {len(coding.codes)} levels have too many of them, or of tables")
         self.coding = coding
         self.c = (c.Part * len(coding.codes))()
         self._kept: list[object] = []  # what parts point to

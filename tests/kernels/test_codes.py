@@ -135,7 +135,7 @@ def test_maps_of_many_levels_are_decoded_by_torch():
     sizes, channels = [(3, 3)] * count, [4] * count
     coding, codec = coding_of("int8", sizes, channels, [range(count)])
     maps = coded_maps(coding, codec, pyramid_of("random", 2, sizes, channels, 0, torch.float16))
-    with pytest.raises(ValueError, match=r"too many$"):
+    with pytest.raises(ValueError, match=r"^maps of 17 levels have too many"):
         Decoder(coding)
     query, pages = pyramid_of("random", 1, [(3, 3)], [4 * count], 1, torch.float32), torch.tensor([[1, 0]])
     found = nearest_pixels(query, maps, pages, **NATIVE)

@@ -14,6 +14,7 @@ import numpy as np
 
 from spade_index.errors import GalleryDamaged
 
+from .byte_lists import ByteLists, byte_lists
 from .mapped import MappedFile
 from .prefetch import ID_BYTES, ListPrefetcher
 
@@ -105,6 +106,9 @@ class InvertedLists:
             alike = probes.queries.shape[1] == self._ivf.d and probes.lists.shape == probes.centres.shape
             self._require(alike and int(probes.lists.max(initial=0)) < self._ivf.nlist)
         self._prefetcher.prefetch(probes.lists)
+        if self._bytes is not None:
+            with damage():
+                return self._in_bytes(self._bytes, probes, count, without)
         selected = {"sel": faiss.IDSelectorNot(faiss.IDSelectorBatch(without))} if len(without) else {}
         with damage():
             return self._nearest(probes, count, count + TIES, selected)
@@ -112,6 +116,19 @@ class InvertedLists:
     def _require(self, fits: bool) -> None:
         if not fits:
             raise RuntimeError("numbers that do not fit each other")
+
+    @cached_property
+    def _bytes(self) -> ByteLists | None:
+        """What scans them, if FAISS need not."""
+        return byte_lists(self._ivf, self._lists)
+
+    def _in_bytes(self, lists: ByteLists, probes: Probes, count: int, without: np.ndarray) -> Candidates:
+        shape, without = (len(probes.queries), count), np.sort(without)
+        distances, keys = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64)
+        for place, (query, probed) in enumerate(zip(probes.queries, probes.lists, strict=True)):
+            found = lists.nearest(query, probed[probed >= 0], count, without)
+            distances[place, : len(found[0])], keys[place, : len(found[1])] = found
+        return Candidates(distances, keys)
 
     def _nearest(self, probes: Probes, count: int, asked: int, selected: dict[str, Any]) -> Candidates:
         """Ask FAISS for more than are wanted: which of several at the same distance it keeps, depends on the lists."""

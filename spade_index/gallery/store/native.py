@@ -27,6 +27,15 @@ def native_rows() -> ModuleType | None:
     return rows
 
 
+def native_lists() -> ModuleType | None:
+    """Return what scans inverted lists; None where it was not compiled."""
+    if not _at_hand():
+        return None
+    from spade_index.kernels.native import lists
+
+    return lists
+
+
 def _at_hand() -> bool:
     if "torch" not in sys.modules:
         return False
