@@ -188,7 +188,9 @@ def _check_coded(query: Sequence[Tensor], pool: CodedMaps, sizes: Sequence[Size]
         )
     if pool.stored[0].device != query[0].device:
         raise ValueError(f"query and pool must be on one device, not {query[0].device} and {pool.stored[0].device}")
-    return _check_sizes(query, prepared.sizes if sizes is None else sizes)
+    if sizes is not None and [tuple(size) for size in sizes] != prepared.sizes:
+        raise ValueError(f"sizes {list(sizes)} are not those of the maps, {prepared.sizes}")
+    return _check_sizes(query, prepared.sizes)
 
 
 def _check_weights(weights: Sequence[float] | None, levels: int) -> list[float]:

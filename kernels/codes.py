@@ -10,6 +10,7 @@ from torch import Tensor
 from .preparation import Preparation
 
 ALIGNED = 16  # bytes: slots start at multiples of it
+TOGETHER = 8  # maps that torch decodes at a time: their float32 values take memory
 HALF = 65504.0  # the largest float16
 
 
@@ -36,7 +37,7 @@ class Values:
 
     def decode(self, stored: Tensor, points: int, channels: int) -> Tensor:
         """Return the maps float16 [n, P, C]."""
-        return stored.contiguous().view(torch.float16).unflatten(1, (points, channels))
+        return stored.reshape(-1).view(torch.float16).view(-1, points, channels)
 
     def to(self, device: torch.device) -> "Values":
         """Return this."""
@@ -55,7 +56,7 @@ class Scalars:
 
     def decode(self, stored: Tensor, points: int, channels: int) -> Tensor:
         """Return lowest + code * (highest - lowest) / steps, computed in float32, as float16 [n, P, C]."""
-        ends = stored[:, : 4 * channels].contiguous().view(torch.float16).float().unflatten(1, (2, 1, channels))
+        ends = stored[:, : 4 * channels].reshape(-1).view(torch.float16).float().view(-1, 2, 1, channels)
         codes = stored[:, 4 * channels :]
         if self.bits == 4:
             codes = torch.stack([codes & 15, codes >> 4], 2).flatten(1)[:, : points * channels]
@@ -144,11 +145,21 @@ class CodedMaps:
 
     def decoded(self, slots: Tensor) -> list[Tensor]:
         """Return the maps of slots int64 [n], prepared: float16 [n, H*W, C] of each level that is compared."""
+        prepared = self.coding.preparation
+        shapes = zip(prepared.sizes, prepared.channels, strict=True)
+        out = [slots.new_empty(len(slots), h * w, c, dtype=torch.float16) for (h, w), c in shapes]
+        for first in range(0, len(slots), TOGETHER):
+            some = slice(first, first + TOGETHER)
+            for level, values in zip(out, self._decoded(slots[some]), strict=True):
+                level[some] = values
+        return out
+
+    def _decoded(self, slots: Tensor) -> list[Tensor]:
         levels = []
         of = zip(self.stored, self.coding.sizes, self.coding.codes, self.coding.preparation.levels, strict=True)
         for stored, size, code, level in of:
             levels.append(code.decode(stored[slots, :size], math.prod(level.size), level.channels).float())
-        return [level.half() for level in self.coding.preparation.of(levels)]
+        return self.coding.preparation.of(levels)
 
     def gathered(self, pages: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the maps that pages [B, K] name as a pool of values, and their pages in it."""

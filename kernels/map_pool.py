@@ -261,6 +261,8 @@ class _Order:
         if self._stream is None:
             yield
             return
-        with torch.cuda.stream(self._stream):
-            yield
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:  # a pool may be given up after an error
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)

@@ -27,20 +27,36 @@ class ByteLists:
         self._how = c.ListCodes(self._lowest.ctypes.data, self._step.ctypes.data, self._dim)
 
     def nearest(
-        self, query: np.ndarray, lists: np.ndarray, count: int, without: np.ndarray, threads: int
+        self, queries: np.ndarray, lists: Sequence[np.ndarray], count: int, without: np.ndarray, threads: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return squared distances float32 [n] and keys int64 [n] of the nearest codes, in ascending order of both.
+        """Return squared distances float32 [B, count] and keys int64 [B, count] of the nearest codes, ascending.
 
-        n is `count`, or fewer where there are fewer.
+        Where there are fewer, distances are infinite and keys -1.
 
         Args:
-            query: float32 [d].
-            lists: LIST [lists], those that are scanned.
+            queries: float32 [B, d].
+            lists: of each query LIST [n], those that are scanned.
             count: how many are wanted.
             without: int64 [m], ascending: keys that are left out.
-            threads: that share the lists, where they are long.
+            threads: that share the queries, or where these are few the lists of each.
         """
-        query, without = np.ascontiguousarray(query, np.float32), np.ascontiguousarray(without, np.int64)
+        queries, without = np.ascontiguousarray(queries, np.float32), np.ascontiguousarray(without, np.int64)
+        distances = np.full((len(queries), count), np.inf, np.float32)
+        keys = np.full((len(queries), count), -1, np.int64)
+        many = threads > 1 and len(queries) >= threads
+
+        def search(place: int) -> None:
+            """Write what is nearest to a query."""
+            found = self._nearest(queries[place], lists[place], count, without, 1 if many else threads)
+            distances[place, : len(found)], keys[place, : len(found)] = found["distance"], found["key"]
+
+        spread(search, range(len(queries)), threads if many else 1)
+        return distances, keys
+
+    def _nearest(
+        self, query: np.ndarray, lists: np.ndarray, count: int, without: np.ndarray, threads: int
+    ) -> np.ndarray:
+        """Return what is nearest to a query, PROPOSED [n], n at most `count`, in ascending order."""
         found: list[np.ndarray] = []
 
         def scan(some: np.ndarray) -> None:
@@ -53,10 +69,9 @@ class ByteLists:
             found.append(proposed[:number])
 
         shares = _shares(lists, max(1, min(threads, int(lists["size"].sum()) // LEAST_CODES)))
-        spread(scan, shares, len(shares))
-        every = np.concatenate(found) if found else np.empty(0, c.PROPOSED)
-        order = np.lexsort((every["key"], every["distance"]))[:count]
-        return every["distance"][order], every["key"][order]
+        spread(scan, shares, threads if len(shares) > 1 else 1)
+        every = np.concatenate(found)
+        return every[np.lexsort((every["key"], every["distance"]))[:count]]
 
 
 def _shares(lists: np.ndarray, number: int) -> Sequence[np.ndarray]:

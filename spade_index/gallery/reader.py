@@ -207,10 +207,8 @@ class Gallery:
         self._view.read_maps(keys, out, levels)
 
     def read_codes(self, keys: Sequence[int], out: Maps, levels: Sequence[int], codec: MapCodec) -> None:
-        """Read maps as `read_maps` does, but as a codec stores them: into uint8 [bytes] arrays, out[level][image].
-
-        Raises OtherCodes if some are stored by another codec.
-        """
+        """Read maps as a codec stores them into uint8 [bytes] arrays; raise OtherCodes if some are of another one."""
+        require_stored(self.path, self.stored_levels, levels)
         self._view.read_codes(keys, out, levels, codec)
 
     def expect_maps(self, keys: Sequence[int], levels: Sequence[int] | None = None) -> None:

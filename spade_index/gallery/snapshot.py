@@ -9,7 +9,7 @@ import numpy as np
 from spade_index.errors import GalleryDamaged, GalleryError
 from spade_index.gallery.catalog.catalog import Catalog
 from spade_index.gallery.catalog.tables import ImageRow
-from spade_index.gallery.store.codecs import MapCodec, is_finite
+from spade_index.gallery.store.codecs import DEFAULT, MapCodec, is_finite
 from spade_index.gallery.store.record import StoredImage
 from spade_index.gallery.store.shard import Shard
 from spade_index.gallery.store.storage import MapStorage
@@ -86,7 +86,10 @@ class SnapshotView:
         Raises OtherCodes if some are stored by another codec, and GalleryDamaged.
         """
         for row, maps in self._places_of(keys, out, levels):
-            self._shard(row.shard).read_codes(row.row, maps, levels, codec)
+            shard = self._shard(row.shard)
+            shard.read_codes(row.row, maps, levels, codec)
+            if codec.name == DEFAULT and not all(is_finite(values.view("<f2")) for values in maps if values.size):
+                shard.read_checked(row.row, row.id)
 
     def _places_of(
         self, keys: Sequence[int], out: Maps, levels: Sequence[int] | None

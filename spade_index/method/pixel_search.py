@@ -1,7 +1,6 @@
 """Schedule the pixel search: which maps are in memory, which queries share a launch, and what overlaps with it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,20 +10,15 @@ from torch import Tensor
 from spade_index.errors import InputError
 from spade_index.gallery.index.search import ImageSearcher, Neighbour
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.store.storage import OtherCodes
 from spade_index.images.geometry import Geometry
-from spade_index.kernels import KernelChoice, MapPool, PoolStats, nearest_pixels
-from spade_index.kernels.codes import Coding
-from spade_index.kernels.map_pool import slot_bytes
+from spade_index.kernels import KernelChoice, PoolStats, nearest_pixels
 from spade_index.kernels.pyramid import Size
 from spade_index.settings import SearchSettings
 
 from .comparison import Comparison
 from .interest import Interest
+from .map_memory import MapMemory
 from .scores import enlarged
-
-POOL_BYTES = 64 << 20  # budget of the map pool on a CPU, where the system caches the files, too
-POOL_SHARE = 0.5  # budget on a GPU, as a share of its free memory
 
 
 class Found(NamedTuple):
@@ -131,9 +125,8 @@ class PixelSearch:
         self._comparison = comparison
         self._kernel = kernel
         self._device = device
-        self._map_memory = map_memory
         self._interest = interest
-        self._may_be_codes = interest is None and search.mode == "concat-nearest"
+        self.maps = MapMemory(gallery, search, comparison, kernel, device, map_memory, interest)
 
     def nearest(
         self,
@@ -163,39 +156,40 @@ class PixelSearch:
         finish: Callable[[Found], Found] = lambda found: found,
     ) -> Iterator[Found]:
         """Yield what `nearest` does, finished by `finish`; as it is, distances of cells that do not count are large."""
-        running = None
-        for queries in self._launches(candidates):
+        running, first = None, 0
+        while first < len(candidates):
+            queries = self._next_launch(candidates, first)
             pages = self._fetch([level[queries.start : queries.stop] for level in pyramid], candidates, queries)
+            if pages is None:
+                continue
+            first = queries.stop
             finished, running = running, finish(self._launch(queries, pyramid, pages))
             if finished is not None:  # a GPU computed it while the maps of the next launch were fetched
                 yield finished
         if running is not None:
             yield running
 
-    def _fetch(self, levels: Sequence[Tensor], candidates: Sequence[Sequence[Neighbour]], queries: range) -> Tensor:
-        """Make the maps of queries' candidates resident, and return their slots, int64 [B, K]."""
+    def _fetch(
+        self, levels: Sequence[Tensor], candidates: Sequence[Sequence[Neighbour]], queries: range
+    ) -> Tensor | None:
+        """Make the maps of queries' candidates resident, and return their slots, as `MapMemory.fetch` does."""
         wanted = [[neighbour.key for neighbour in candidates[query]] for query in queries]
         self._gallery.expect_maps(sorted({key for keys in wanted for key in keys}), self._comparison.levels)
         if self._interest is None:
-            try:
-                return self.map_pool.fetch(wanted)
-            except OtherCodes:  # from now on, maps are decoded when they are read
-                self._may_be_codes = False
-                del self.map_pool
-                return self.map_pool.fetch(wanted)
+            return self.maps.fetch(wanted)
         if self._interest.must_reach(levels):
-            self.map_pool.forget()
-        pages = self.map_pool.fetch(wanted)
+            self.maps.pool.forget()
+        pages = self.maps.fetch(wanted)
         while self._interest.must_reach(levels):  # the maps that were read hold longer vectors than those before
-            self.map_pool.forget()
-            pages = self.map_pool.fetch(wanted)
+            self.maps.pool.forget()
+            pages = self.maps.fetch(wanted)
         return pages
 
     def _launch(self, queries: range, pyramid: Sequence[Tensor], pages: Tensor) -> Found:
         try:
             distances, matches = nearest_pixels(
                 [level[queries.start : queries.stop].to(self._device) for level in pyramid],
-                self.map_pool.maps,
+                self.maps.pool.maps,
                 pages,
                 self._search.pixel_neighbours,
                 sizes=self._comparison.sizes,
@@ -209,69 +203,30 @@ class PixelSearch:
             raise InputError(f"{self._gallery.path}: the pixel search refuses these settings: {error}") from error
         return Found(queries, distances, matches)
 
-    def _launches(self, candidates: Sequence[Sequence[Neighbour]]) -> Iterator[range]:
-        """Split queries into runs of equally many candidates, whose maps, shared ones counted once, fit half the pool.
-
-        The other half is for the maps that are fetched while a launch is running.
-        """
-        if not candidates:
-            return  # and leave the pool unallocated
-        slots = max(1, self.map_pool.slots // 2)
-        first = 0
+    def _next_launch(self, candidates: Sequence[Sequence[Neighbour]], first: int) -> range:
+        """Return queries from `first` on, of equally many candidates, whose maps, shared ones counted once, are few."""
         keys: set[int] = set()
-        for query, neighbours in enumerate(candidates):
-            more = {n.key for n in neighbours}
-            if query > first and (len(neighbours) != len(candidates[first]) or len(keys | more) > slots):
-                yield range(first, query)
-                first, keys = query, set()
-            keys |= more
-        yield range(first, len(candidates))
-
-    @cached_property
-    def map_pool(self) -> MapPool:
-        """The normal images' maps that are in memory on the device.
-
-        Where not all of the gallery's fit, they are kept in its codes, if these are smaller.
-        """
-        budget = POOL_BYTES if self._map_memory is None else self._map_memory
-        if self._map_memory is None and self._device.type == "cuda":
-            budget = int(POOL_SHARE * torch.cuda.mem_get_info(self._device)[0])
-        how = self._comparison.sizes, self._comparison.channels
-        fused = self._kernel.fused and self._search.mode == "concat-nearest"
-        coding = self._coding(budget, slot_bytes(*how, fused))
-        read = self._comparison.read if self._interest is None else self._interest.read
-        return MapPool(
-            budget,
-            *how,
-            read if coding is None else self._comparison.read_codes,
-            device=self._device,
-            fused=fused,
-            coding=coding,
-            at_least=2
-            * min(self._search.gallery_neighbours, len(self._gallery)),  # of the running launch, and of the next
-            at_most=len(self._gallery),
-        )
-
-    def _coding(self, budget: int, prepared: int) -> Coding | None:
-        """Return the codes to keep maps in, of which one takes `prepared` bytes as values; None: keep values."""
-        if len(self._gallery) * prepared <= budget or not self._may_be_codes:
-            return None
-        coding = self._comparison.coding
-        return coding if coding.map_bytes < prepared else None
+        for query in range(first, len(candidates)):
+            keys |= {neighbour.key for neighbour in candidates[query]}
+            if query > first and (
+                len(candidates[query]) != len(candidates[first]) or len(keys) > self.maps.of_a_launch
+            ):
+                return range(first, query)
+        return range(first, len(candidates))
 
     @property
     def map_bytes(self) -> int:
         """Memory that the map pool takes, in bytes; 0 before the first search."""
-        return self.map_pool.bytes if "map_pool" in vars(self) else 0
+        return self.maps.bytes
 
     @property
     def map_stats(self) -> PoolStats:
         """Numbers of maps found in memory, and of maps read."""
-        return self.map_pool.stats if "map_pool" in vars(self) else PoolStats()
+        return self.maps.stats
 
     def info(self) -> dict[str, Any]:
         """Return the size and the counts of the map pool, in values for JSON."""
-        return self.map_pool.info()
+        return self.maps.pool.info()
 
     def close(self) -> None:
         """Do nothing: all that is held is in this process."""

@@ -115,7 +115,7 @@ def test_an_inexact_index_is_kept_for_readers(
         assert fresh.nearest(queries, 10) == used.nearest(queries, 10) == expected
 
 
-@pytest.mark.parametrize("step", ["__init__", "_rank", "_stored"])
+@pytest.mark.parametrize("step", ["__init__", "_rank", "_distances"])
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_search_that_is_overtaken_by_compact(
     gallery_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, locked: bool

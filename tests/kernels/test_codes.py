@@ -59,9 +59,10 @@ def test_torch_decodes_to_the_bits_of_the_galleries_codecs(kind, size, channels,
     levels = pyramid_of("random", 3, [size], [channels], seed, torch.float16)
     levels[0][:, 0, 0] = 6e4
     coding, codec = coding_of(kind, [size], [channels], seed=seed)
-    (found,) = as_values(coded_maps(coding, codec, levels))
-    (right,) = decoded_levels(codec, levels)
-    assert torch.equal(found, right)
+    maps, (right,) = coded_maps(coding, codec, levels), decoded_levels(codec, levels)
+    for slots in ([0, 1, 2], [1], [2, 0]):
+        (found,) = maps.decoded(torch.tensor(slots))
+        assert torch.equal(found, right[slots])
 
 
 @pytest.mark.parametrize("scaling", ["none", "length", "root", "channel"])
@@ -156,6 +157,8 @@ def test_wrong_arguments_are_refused():
     maps, _ = maps_of("int8")
     with pytest.raises(ValueError, match=r"^maps of pixels and channels \[\[30, 40\], \[15, 16\]\] do not fit a query"):
         nearest_pixels(query_of()[:1], maps, PAGES)
+    with pytest.raises(ValueError, match=r"^sizes \[\(5, 6\), \(3, 5\)\] are not those of the maps, \["):
+        nearest_pixels(query_of(), maps, PAGES, sizes=[(5, 6), (3, 5)])
     with pytest.raises(ValueError, match=r"^pages must be slots 0..3, not 1..4$"):
         nearest_pixels(query_of(), maps, PAGES + 1)
 

@@ -13,6 +13,7 @@ from spade_index.gallery.store.quantizer import KIND
 from spade_index.gallery.store.shard import Shard
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.kernels import CodedMaps
+from spade_index.method.comparison import Comparison
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 
@@ -24,16 +25,18 @@ SEARCHES = [
 KERNELS = ["native", "torch", "reference"]
 
 
-def found(gallery: Gallery, search: SearchSettings, memory: int | None, kernel: str) -> tuple[list[np.ndarray], bool]:
+def found(
+    gallery: Gallery, search: SearchSettings, memory: int | None, kernel: str, count: int = 3
+) -> tuple[list[np.ndarray], bool]:
     """Return the score maps of the gallery's first images, and whether maps were kept in codes."""
     detector = Detector(gallery, search=search, map_memory=memory, kernel=kernel)
-    images = list(gallery.images())[:3]
+    images = list(gallery.images())[:count]
     levels = gallery.maps([image.key for image in images])
     pyramid = [torch.from_numpy(level).float() for level in levels]
     detections = detector.detect_features(gallery.pooled(images), pyramid, without={image.key for image in images})
     maps = [detection.pixels.score_map for detection in detections if detection.pixels is not None]
     assert len(maps) == len(images)
-    return maps, isinstance(detector.pixel_search.map_pool.maps, CodedMaps)
+    return maps, isinstance(detector.pixel_search.maps.pool.maps, CodedMaps)
 
 
 def assert_equal(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> None:
@@ -82,10 +85,48 @@ def test_a_gallery_whose_compaction_was_interrupted_is_searched_as_values(galler
     with Gallery(gallery_path) as gallery:
         names = {gallery.storage_of(row.shard).name for row in gallery.images()}
         assert names == {"float16", "int4"}
-        expected, _ = found(gallery, SEARCHES[1], None, "native")
-        maps, kept = found(gallery, SEARCHES[1], 1, "native")
-    assert not kept
+        whole = sum(2 * c * h * w for c, h, w in gallery.settings.level_shapes)
+        expected, _ = found(gallery, SEARCHES[1], None, "native", 6)
+        for memory in (1, 4 * whole, 8 * whole):  # fewer fit as values than as codes
+            maps, kept = found(gallery, SEARCHES[1], memory, "native", 6)
+            assert not kept
+            assert_equal(maps, expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_batch_decodes_no_more_maps_at_a_time_than_fit(kernel: str, gallery_path: Path) -> None:
+    with GalleryWriter(gallery_path) as writer:
+        writer.compact(maps=KIND)
+    with Gallery(gallery_path) as gallery:
+        whole = sum(2 * c * h * w for c, h, w in gallery.settings.level_shapes)
+        detector = Detector(gallery, search=SEARCHES[0], map_memory=8 * whole, kernel=kernel)
+        memory = detector.pixel_search.maps
+        assert memory.pool.slots > 8
+        assert memory.of_a_launch == 4
+        expected, _ = found(gallery, SEARCHES[0], None, kernel, 6)
+        maps, kept = found(gallery, SEARCHES[0], 8 * whole, kernel, 6)
+    assert kept
     assert_equal(maps, expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_values_that_are_not_finite_name_their_image(kernel: str, gallery_path: Path) -> None:
+    with Gallery(gallery_path) as gallery:
+        image = gallery.image("002.png")
+        path = gallery_path / "shards" / (gallery.catalog.shard_file(image.shard) or "")
+        with open(path, "r+b") as file:
+            file.seek(int(Shard(path, gallery.settings).layout.maps[0][image.row]))
+            file.write(np.array([np.inf], "<f2").tobytes())
+    with Gallery(gallery_path) as gallery, pytest.raises(GalleryDamaged, match=r"image '002\.png' is damaged"):
+        Detector(gallery, search=SEARCHES[1], kernel=kernel).comparison.read(
+            [image.key], [[np.empty((h * w, c), np.float16)] for (h, w), c in _sizes(gallery)]
+        )
+
+
+def _sizes(gallery: Gallery) -> list[tuple[tuple[int, int], int]]:
+    """Return the size and the channels of each level that is compared."""
+    comparison = Comparison(gallery, SEARCHES[1])
+    return list(zip(comparison.sizes, comparison.channels, strict=True))
 
 
 def test_a_gallery_that_moves_to_another_codec_is_searched_on(gallery_path: Path) -> None:

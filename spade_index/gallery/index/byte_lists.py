@@ -28,16 +28,19 @@ class ByteLists:
         self._found["size"] = -1
 
     def nearest(
-        self, query: np.ndarray, lists: np.ndarray, count: int, without: np.ndarray
+        self, queries: np.ndarray, lists: np.ndarray, count: int, without: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is nearest to a query float32 [d] in these lists, int64 [n]: distances and keys, ascending.
+        """Return what is nearest to queries float32 [B, d] in lists int64 [B, n] each, -1 for none.
 
-        `without` ascends. Raises RuntimeError, as FAISS does, if a list lies outside of the index's file.
+        Distances and keys ascend, [B, count], infinite and -1 where there are no more. `without` int64 ascends. Raises
+        RuntimeError, as FAISS does, if a list lies outside of the index's file.
         """
-        for number in lists[self._found["size"][lists] < 0].tolist():
+        wanted = np.unique(lists[lists >= 0])
+        for number in wanted[self._found["size"][wanted] < 0].tolist():
             self._found[number] = self._place(number)
+        scanned = [self._found[of_query[of_query >= 0]] for of_query in lists]
         found: tuple[np.ndarray, np.ndarray] = self._native.nearest(
-            query, self._found[lists], count, without, faiss.omp_get_max_threads()
+            queries, scanned, count, without, faiss.omp_get_max_threads()
         )
         return found
 

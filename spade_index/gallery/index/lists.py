@@ -108,7 +108,7 @@ class InvertedLists:
         self._prefetcher.prefetch(probes.lists)
         if self._bytes is not None:
             with damage():
-                return self._in_bytes(self._bytes, probes, count, without)
+                return Candidates(*self._bytes.nearest(probes.queries, probes.lists, count, np.sort(without)))
         selected = {"sel": faiss.IDSelectorNot(faiss.IDSelectorBatch(without))} if len(without) else {}
         with damage():
             return self._nearest(probes, count, count + TIES, selected)
@@ -121,14 +121,6 @@ class InvertedLists:
     def _bytes(self) -> ByteLists | None:
         """What scans them, if FAISS need not."""
         return byte_lists(self._ivf, self._lists)
-
-    def _in_bytes(self, lists: ByteLists, probes: Probes, count: int, without: np.ndarray) -> Candidates:
-        shape, without = (len(probes.queries), count), np.sort(without)
-        distances, keys = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64)
-        for place, (query, probed) in enumerate(zip(probes.queries, probes.lists, strict=True)):
-            found = lists.nearest(query, probed[probed >= 0], count, without)
-            distances[place, : len(found[0])], keys[place, : len(found[1])] = found
-        return Candidates(distances, keys)
 
     def _nearest(self, probes: Probes, count: int, asked: int, selected: dict[str, Any]) -> Candidates:
         """Ask FAISS for more than are wanted: which of several at the same distance it keeps, depends on the lists."""
