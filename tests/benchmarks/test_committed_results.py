@@ -31,7 +31,7 @@ def test_growth_results_are_reported():
 
 
 def test_ingest_results_are_reported():
-    assert "decoding + backbone + writing  60,000       481         961  0.501" in ingest_report.report(
+    assert "decoding + backbone + writing  60,000       450         790  0.570" in ingest_report.report(
         committed("ingest")
     )
 
