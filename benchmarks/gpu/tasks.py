@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from spade_index.benchmarks.gpu import checks, whole
+from spade_index.benchmarks.gpu import checks, codes, whole
 from spade_index.benchmarks.gpu.peers import CONTENDERS, FUSED
 from spade_index.benchmarks.gpu.runner import Row, Task
 from spade_index.benchmarks.gpu.workload import FULL, SMOKE, Scale, replace_slots
@@ -51,6 +51,8 @@ def _checks(scale: Scale, device: torch.device, smoke: bool) -> list[Named]:
             (f"{name}: the same {small.repeats} times", partial(repeats, min(50, small.slots), 1, device)),
             (f"{name}: page in parts", partial(checks.check_memory, name, small, device)),
         ]
+        for kind in codes.KINDS:
+            found.append((f"{name}: maps in {kind}", partial(codes.check_codes, name, small, kind, device)))
         if not smoke:
             found.append((f"{name}: the same, k = 10", partial(repeats, scale.few, 10, device)))
         if name in FUSED:
