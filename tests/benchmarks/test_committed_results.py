@@ -164,6 +164,22 @@ def test_pq_takes_a_twentieth_and_loses_little():
             assert tuned[figure] >= plain[figure] - 0.002  # docs/scale.md tells it
 
 
+def test_the_page_tells_what_codecs_cost():
+    page = (RESULTS.parents[1] / "docs" / "scale.md").read_text()
+    for name, of in committed("codecs")["datasets"].items():
+        plain, *rows = of["rows"]
+        for row in (plain, *rows):
+            share = 1 / row["to_float16_of_all_levels"]
+            if row["maps"] == "pq" and len(row["levels"]) == len(of["level_shapes"]):
+                continue  # in words
+            figures = [f"{row['map_bytes_per_image']:,}", "1" if share == 1 else f"1/{share:.1f}"]
+            figures += [f"{row[roc_auc]:.4f}" for roc_auc in ("image_roc_auc", "pixel_roc_auc")]
+            figures += [f"{100 * row[rate]:.0f} %" for rate in ("hit_rate", "false_alarm_rate")]
+            figures += [f"{row[ms]:.1f}" for ms in ("values_ms", "codes_ms", "read_ms")]
+            assert f"{' | '.join(figures)} | {row['read_bytes'] / 1e6:.2f} |" in page, (name, row["maps"])
+            assert row["read_ms"] < 1.05 * plain["read_ms"]
+
+
 def test_the_page_tells_what_a_million_images_with_maps_take():
     page = (RESULTS.parents[1] / "docs" / "scale.md").read_text()
     figures = committed("gallery_maps")
