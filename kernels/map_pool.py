@@ -64,6 +64,7 @@ class MapPool:
         coding: Coding | None = None,
         at_least: int = 1,
         at_most: int | None = None,
+        stats: PoolStats | None = None,
     ) -> None:
         """Allocate slots for as many maps as fit into a budget of bytes.
 
@@ -76,6 +77,7 @@ class MapPool:
             device: where the maps are stored.
             at_least: the minimum of slots, whatever the budget.
             at_most: the maximum of slots, such as the number of images; `at_least` takes precedence.
+            stats: counts to add to, as those of a pool before.
         """
         self.device = torch.device(device)
         self._sizes, self._channels, self._read = list(sizes), list(channels), read
@@ -96,7 +98,7 @@ class MapPool:
             self.maps = coding.empty(self.slots, self.device)
         else:
             self.maps = [torch.zeros(self.slots, *shape, dtype=dtype, device=self.device) for shape in shapes]
-        self.stats = PoolStats()
+        self.stats = PoolStats() if stats is None else stats
         self._resident: OrderedDict[int, int] = OrderedDict()  # key -> slot, the least recently used first
         self._free = list(range(self.slots))[::-1]  # slot 0 first
         # On a CPU, maps are read directly into their slots, unless the layout is another.

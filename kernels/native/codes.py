@@ -22,6 +22,8 @@ def decode_level(stored: np.ndarray, bits: int, out: np.ndarray, instructions: s
 
     Both are contiguous.
     """
+    if stored.nbytes != 4 * out.shape[1] + -(-out.size * bits // 8):
+        return False
     room = np.empty(2 * (out.shape[1] + c.SIDE), np.float32)
     return bool(
         c.library().spade_decode_level(

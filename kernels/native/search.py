@@ -60,7 +60,7 @@ def nearest_pixels(
     distances float32 [B, P, k] and matches int64 [B, P, k].
 
     Of maps in codes, cells are decoded when they are loaded, and candidates again when they are measured: no map is
-    ever whole in memory.
+    whole in memory. In a window, a thread decodes the rows of a map that it needs.
 
     Maps are spread over `torch.get_num_threads()` threads, or fewer if their buffers do not fit into `working_memory`
     (bytes); queries are searched together as far as they fit. A map that several queries want is converted once.
@@ -77,7 +77,7 @@ def nearest_pixels(
         return search_levels(nearest_pixels, query, *_values(pool, pages), k, **options)
     options |= {"sizes": sizes, "weights": weights, "mode": mode}
     if mode != "concat-nearest" or k > MOST_NEIGHBOURS or not _fits(pool):
-        return search_in_torch(query, *_values(pool, pages), k, **options)
+        return _in_torch(query, pool, pages, k, **options)
     most = max(weights)
     if most and not 1 / LARGE < most < LARGE:  # float32 does not hold distances of such a size
         options |= {"weights": [weight / most for weight in weights], "instructions": instructions}
@@ -104,7 +104,7 @@ def nearest_pixels(
             search.measure(distances[queries], matches[queries])
             full += [queries.start + place for place in search.full()]
     if full:
-        again = search_in_torch([level[full] for level in query], *_values(pool, pages[full]), k, **options)
+        again = _in_torch([level[full] for level in query], pool, pages[full], k, **options)
         distances[full], matches[full] = again
     return distances, matches
 
@@ -119,6 +119,17 @@ def _fits(pool: Sequence[Tensor] | CodedMaps) -> bool:
 def _values(pool: Sequence[Tensor] | CodedMaps, pages: Tensor) -> tuple[Sequence[Tensor], Tensor]:
     """Return a pool of values and pages in it."""
     return pool.gathered(pages) if isinstance(pool, CodedMaps) else (pool, pages)
+
+
+def _in_torch(
+    query: Sequence[Tensor], pool: Sequence[Tensor] | CodedMaps, pages: Tensor, k: int, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Search with the torch backend: of maps in codes, those of one query are decoded at a time."""
+    if not isinstance(pool, CodedMaps) or not len(pages):
+        return search_in_torch(query, *_values(pool, pages), k, **options)
+    each = [slice(number, number + 1) for number in range(len(pages))]
+    found = [search_in_torch([level[of] for level in query], *pool.gathered(pages[of]), k, **options) for of in each]
+    return torch.cat([distances for distances, _ in found]), torch.cat([matches for _, matches in found])
 
 
 def _groups(count: int, size: int) -> list[slice]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spade_index.gallery.reader import Gallery
 from spade_index.gallery.store.storage import OtherCodes
-from spade_index.kernels import KernelChoice, MapPool, PoolStats
+from spade_index.kernels import CodedMaps, KernelChoice, MapPool, PoolStats
 from spade_index.kernels.codes import Coding
 from spade_index.kernels.map_pool import slot_bytes
 from spade_index.settings import SearchSettings
@@ -18,13 +18,16 @@ from .comparison import Comparison
 from .interest import Interest
 
 POOL_BYTES = 64 << 20  # budget of the map pool on a CPU, where the system caches the files, too
+WORTH = 0.6  # bytes of codes, as a share of those of values, up to which it is worth the time to decode them
+FUSED_COPIES = 4  # of a map's values that a fused backend makes of codes
 POOL_SHARE = 0.5  # budget on a GPU, as a share of its free memory
 
 
 class MapMemory:
     """A pool of maps, which is made when it is first needed.
 
-    Where not all maps of the gallery fit into its budget as values, it keeps codes, if these are smaller.
+    Where not all maps of the gallery fit into its budget as values, it keeps codes, if these are much smaller, there is
+    no region of interest, and levels are compared together (`concat-nearest`).
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class MapMemory:
         """Say whose maps are kept, and for which search; `budget` in bytes: see `PixelSearch`."""
         self._gallery, self._comparison, self._interest = gallery, comparison, interest
         self._device, self._given = device, budget
+        self._kernel = kernel.backend
+        self.stats = PoolStats()  # of maps found in memory, and of maps read
         self._neighbours = min(search.gallery_neighbours, len(gallery))
         self._is_fused = kernel.fused and search.mode == "concat-nearest"
         self._may_be_codes = interest is None and search.mode == "concat-nearest"
@@ -51,32 +56,27 @@ class MapMemory:
         """
         with suppress(OtherCodes):
             return self.pool.fetch(wanted)
-        stats = self.pool.stats
         del self.pool  # before there is another
         self._may_be_codes = False
-        self.pool.stats = stats
         return None
 
     @property
     def of_a_launch(self) -> int:
         """The number of maps that queries of a launch share at most, unless one of them has more.
 
-        They take half of the pool: the other half is for the maps that are fetched meanwhile. Nor do they take more
-        than half of its budget as values, as a backend may decode all maps of a launch.
+        They take half of the pool: the other half is for the maps that are fetched meanwhile. Where a backend decodes
+        all maps of a launch, these do not take more than half of the budget as values, with the copies that it makes.
         """
-        return max(1, min(self.pool.slots, self._budget // self._slot_bytes) // 2)
+        most = self.pool.slots
+        if isinstance(self.pool.maps, CodedMaps) and self._kernel != "native":
+            most = min(most, self._budget // ((FUSED_COPIES if self._is_fused else 1) * self._slot_bytes))
+        return max(1, most // 2)
 
     @property
     def bytes(self) -> int:
         """Memory that the pool takes; 0 before it is needed."""
         pool: MapPool | None = vars(self).get("pool")  # another thread may ask
         return 0 if pool is None else pool.bytes
-
-    @property
-    def stats(self) -> PoolStats:
-        """Numbers of maps found in memory, and of maps read."""
-        pool: MapPool | None = vars(self).get("pool")
-        return PoolStats() if pool is None else pool.stats
 
     @cached_property
     def pool(self) -> MapPool:
@@ -93,6 +93,7 @@ class MapMemory:
             coding=coding,
             at_least=2 * self._neighbours,  # of the running launch, and of the next
             at_most=len(self._gallery),
+            stats=self.stats,
         )
 
     @cached_property
@@ -112,4 +113,4 @@ class MapMemory:
             return None
         coding = self._comparison.coding
         plain = slot_bytes(self._comparison.sizes, self._comparison.channels, fused=False)
-        return coding if coding.map_bytes < plain else None
+        return coding if coding.map_bytes <= WORTH * plain else None

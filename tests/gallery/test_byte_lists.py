@@ -30,7 +30,9 @@ def scanner_of(index):
 
 def nearest(index, query, lists, count, without=NONE):
     """Return what is nearest to one query in some lists, without places that are empty."""
-    (distances,), (keys,) = scanner_of(index).nearest(query[None], lists[None], count, without)
+    scanner = scanner_of(index)
+    scanner.place(lists)
+    (distances,), (keys,) = scanner.nearest(query[None], lists[None], count, without)
     assert (distances[keys < 0] == np.inf).all()
     return distances[keys >= 0], keys[keys >= 0]
 
@@ -110,7 +112,9 @@ def test_queries_together_find_what_each_finds_alone(monkeypatch):
     lists[1, 2:] = -1
     for threads in (1, 2, 9):
         monkeypatch.setattr(faiss, "omp_get_max_threads", lambda threads=threads: threads)
-        distances, keys = scanner_of(index).nearest(queries, lists, 30, NONE)
+        scanner = scanner_of(index)
+        scanner.place(lists)
+        distances, keys = scanner.nearest(queries, lists, 30, NONE)
         for place, query in enumerate(queries):
             alone = nearest(index, query, lists[place], 30)
             np.testing.assert_array_equal(distances[place], alone[0])

@@ -167,6 +167,14 @@ def test_ranges_that_are_none_are_not_decoded(wrong, place):
         assert not decode_level(stored, 8, out, name)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_bytes_of_another_size_are_not_decoded(bits):
+    stored = np.zeros(4 * 3 + 7 * 3 * bits // 8 + bits % 8 // 4, np.uint8)
+    for size in (len(stored) - 1, len(stored) + 2):
+        assert not decode_level(np.zeros(size, np.uint8), bits, np.empty((7, 3), np.float16))
+    assert decode_level(stored, bits, np.empty((7, 3), np.float16))
+
+
 @pytest.mark.parametrize("size", [*range(1, 20), 127, 128, 129, 200, 255, 257, 264, 1000, 1025, 4099, 28_001])
 def test_sums_are_numpys_to_the_bit(size):
     values = drawn(np.random.default_rng(size), size, 30)

@@ -16,7 +16,7 @@ class ByteLists:
     """The lists of a FAISS index, scanned without FAISS: the same codes, distances that are rounded otherwise."""
 
     def __init__(self, native: Any, index: Any, lists: Any) -> None:
-        """Take an `IndexIVFScalarQuantizer` that `takes`, and its lists."""
+        """Take an index that `byte_lists` accepts, and its lists."""
         low, extent = faiss.vector_to_array(index.sq.trained).reshape(2, index.d)
         step = extent / np.float32(STEPS)
         self._native = native.ByteLists(low + step / 2, step)
@@ -27,17 +27,19 @@ class ByteLists:
         self._found = np.zeros(index.nlist, native.LIST)  # those that were scanned before
         self._found["size"] = -1
 
-    def nearest(
-        self, queries: np.ndarray, lists: np.ndarray, count: int, without: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is nearest to queries float32 [B, d] in lists int64 [B, n] each, -1 for none.
-
-        Distances and keys ascend, [B, count], infinite and -1 where there are no more. `without` int64 ascends. Raises
-        RuntimeError, as FAISS does, if a list lies outside of the index's file.
-        """
+    def place(self, lists: np.ndarray) -> None:
+        """Find lists int64, -1 for none. Raises RuntimeError, as FAISS does, if one is outside of the index's file."""
         wanted = np.unique(lists[lists >= 0])
         for number in wanted[self._found["size"][wanted] < 0].tolist():
             self._found[number] = self._place(number)
+
+    def nearest(
+        self, queries: np.ndarray, lists: np.ndarray, count: int, without: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is nearest to queries float32 [B, d] in lists int64 [B, n] each, -1 for none: `place` them first.
+
+        Distances and keys ascend, [B, count], infinite and -1 where there are no more. `without` int64 ascends.
+        """
         scanned = [self._found[of_query[of_query >= 0]] for of_query in lists]
         found: tuple[np.ndarray, np.ndarray] = self._native.nearest(
             queries, scanned, count, without, faiss.omp_get_max_threads()

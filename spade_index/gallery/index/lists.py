@@ -108,7 +108,8 @@ class InvertedLists:
         self._prefetcher.prefetch(probes.lists)
         if self._bytes is not None:
             with damage():
-                return Candidates(*self._bytes.nearest(probes.queries, probes.lists, count, np.sort(without)))
+                self._bytes.place(probes.lists)
+            return Candidates(*self._bytes.nearest(probes.queries, probes.lists, count, np.sort(without)))
         selected = {"sel": faiss.IDSelectorNot(faiss.IDSelectorBatch(without))} if len(without) else {}
         with damage():
             return self._nearest(probes, count, count + TIES, selected)
