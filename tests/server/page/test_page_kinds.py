@@ -197,9 +197,11 @@ def test_keys_alone_name_regions(page: Page, server: Server) -> None:
     expect_verdict(page, "Anomalous")
     labels, place = page.locator("#labels span"), page.locator("#place")
     expect(labels).to_have_count(0)
+    expect(page.locator("#each summary")).to_be_visible()
     page.get_by_label("Why").focus()
-    for key in ("Tab", "Enter"):
-        page.keyboard.press(key)
+    page.keyboard.press("Tab")
+    expect(page.locator("#each summary")).to_be_focused()
+    page.keyboard.press("Enter")
     expect(labels).to_have_text(["1", "2", "3", "4"])
     before = place.text_content()
     page.keyboard.press("Tab")
