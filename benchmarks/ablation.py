@@ -163,6 +163,13 @@ def loader(name: str) -> Callable[..., Backbone]:
     return load
 
 
+def backbones(dataset: Path, name: str) -> tuple[Backbone, Backbone]:
+    """Return a backbone at its usual input size, and at the one that `build` chooses for a dataset."""
+    load = loader(name)
+    usual, normal = load(), find_dataset(dataset).require_normal()
+    return usual, choose_input_size(normal, usual, load, seconds=TUNE_SECONDS / 2).backbone
+
+
 @click.command(help=__doc__)
 @click.argument("datasets", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--backbone", default="efficientnet-lite0", show_default=True)
@@ -171,9 +178,7 @@ def main(datasets: tuple[Path, ...], backbone: str, json_file: Path | None) -> N
     """Measure every dataset, print a table of each, and write the figures."""
     figures: Figures = {**environment(), "datasets": {}}
     for dataset in datasets:
-        load = loader(backbone)
-        normal, usual = find_dataset(dataset).require_normal(), load()
-        chosen = choose_input_size(normal, usual, load, seconds=TUNE_SECONDS / 2).backbone
+        usual, chosen = backbones(dataset, backbone)
         with tempfile.TemporaryDirectory(prefix="spade-index-") as work:
             rows = list(ablate(dataset, usual, chosen, Path(work)))
             slipped = audited(dataset, chosen, Path(work) / "audited")

@@ -18,7 +18,7 @@ import click
 import torch
 from torch import Tensor
 
-from spade_index.benchmarks.ablation import loader
+from spade_index.benchmarks.ablation import CALIBRATE_SECONDS, backbones
 from spade_index.benchmarks.harness import (
     Figures,
     WrongResult,
@@ -29,7 +29,7 @@ from spade_index.benchmarks.harness import (
     timed,
     write_json,
 )
-from spade_index.features.backbone import Backbone, load_backbone
+from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.store.codecs import KINDS
 from spade_index.gallery.write.levels import tuned_levels
@@ -37,16 +37,14 @@ from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.kernels import MapPool, choose_kernel, nearest_pixels
 from spade_index.method import calibration
 from spade_index.method.comparison import Comparison
-from spade_index.method.dataset import build_gallery, find_dataset, find_test_images
+from spade_index.method.dataset import build_gallery, find_test_images
 from spade_index.method.detector import Detector
 from spade_index.method.evaluation import evaluate
-from spade_index.method.input_size import choose_input_size
 from spade_index.method.judgement import tune_and_calibrate
 from spade_index.method.storage_loss import StorageLoss
 from spade_index.method.tuned import tuned_search
-from spade_index.settings import TUNE_SECONDS, SearchSettings
+from spade_index.settings import SearchSettings
 
-CALIBRATE_SECONDS = 40.0
 QUERIES, ROUNDS = 20, 15
 SAME = 1e-2  # relative: the torch backend prepares several maps at a time, which may be rounded otherwise
 ACCURACY = ("image_roc_auc", "pixel_roc_auc", "hit_rate", "false_alarm_rate")
@@ -159,8 +157,7 @@ def main(datasets: tuple[Path, ...], backbone: str, json_file: Path | None) -> N
     """Measure every dataset, print a table of each, and write the figures."""
     figures: Figures = {**environment(), "datasets": {}}
     for dataset in datasets:
-        normal, usual = find_dataset(dataset).require_normal(), load_backbone(backbone)
-        chosen = choose_input_size(normal, usual, loader(backbone), seconds=TUNE_SECONDS / 2).backbone
+        _, chosen = backbones(dataset, backbone)
         with tempfile.TemporaryDirectory(prefix="spade-index-") as name:
             work = Path(name)
             build_gallery(dataset, work / "gallery", chosen, maps=KINDS[0]).close()

@@ -61,7 +61,9 @@ class Scalars:
         if self.bits == 4:
             codes = torch.stack([codes & 15, codes >> 4], 2).flatten(1)[:, : points * channels]
         lowest, highest = ends.unbind(1)  # [n, 1, C]
-        step = (highest - lowest) / highest.new_tensor(float((1 << self.bits) - 1))  # a GPU multiplies by 1 / number
+        step = (highest - lowest) / highest.new_full(
+            (), (1 << self.bits) - 1
+        )  # by a number, a GPU multiplies with 1 / number
         return (codes.reshape(-1, points, channels).float() * step + lowest).half()
 
     def to(self, device: torch.device) -> "Scalars":

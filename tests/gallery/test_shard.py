@@ -1,6 +1,7 @@
 """The shard format, read with plain h5py; shards that were altered; writes that fail."""
 
 import gc
+import multiprocessing
 import os
 import resource
 from pathlib import Path
@@ -142,28 +143,32 @@ def test_a_shard_of_other_settings_is_refused(shard_path: Path) -> None:
             read()
 
 
-@pytest.mark.parametrize("limit", [0, 50, 96, 1000, 2100, 4096, 5000, 9000])
-def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """It raises one error, and HDF5 prints nothing."""
-    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    writer = ShardWriter(tmp_path, 1, SETTINGS)
+def write_within(folder: Path, limit: int) -> None:
+    """Fail to write a shard, as no file may be longer than a limit. Runs in a process where nobody else writes."""
 
     def write(writer: ShardWriter) -> None:
         for image in IMAGES:
             writer.append(image)
         writer.commit()
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write(writer)
-        writer.abandon()
-        del writer
-        gc.collect()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    assert list(tmp_path.iterdir()) == []
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    writer = ShardWriter(folder, 1, SETTINGS)
+    with pytest.raises(OSError, match="File too large"):
+        write(writer)
+    writer.abandon()
+    del writer
+    gc.collect()
+
+
+@pytest.mark.parametrize("limit", [0, 50, 96, 1000, 2100, 4096, 5000, 9000])
+def test_a_shard_that_does_not_fit(tmp_path: Path, limit: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """It raises one error, and HDF5 prints nothing."""
+    process = multiprocessing.get_context("spawn").Process(target=write_within, args=(tmp_path, limit))
+    process.start()
+    process.join()
     assert capfd.readouterr() == ("", "")
+    assert process.exitcode == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_abandon_leaves_nothing(tmp_path: Path) -> None:
