@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from spade_index.gallery.catalog.tables import ShardRow
 from spade_index.gallery.reader import Gallery
@@ -31,7 +32,7 @@ def checking_on(
     """
     order = CheckOrder(os.getcwd(), gallery.folder, gallery.snapshot, identity_of(gallery))
     with crew_on(address, Checker, lambda cores: order, workers=workers, say=say) as crew, crew:
-        yield lambda shards, progress: _problems(crew, shards, progress)
+        yield partial(_problems, crew)
 
 
 def _problems(crew: Crew, shards: Iterable[ShardRow], progress: Progress) -> Iterator[Problem]:

@@ -25,6 +25,7 @@ class Member:
     facts: Any  # Ray's reference of them
     place: int  # in the crew, 0..count-1; who replaces it has the same
     node: str = ""
+    pid: int = 0  # on that machine, as Ray names its logs
     calls: int = 0  # that are under way
     load: int = 0  # the sizes of these
     given: int = 0  # calls so far
@@ -60,7 +61,7 @@ class Crew:
 
         Args:
             ray: the module, connected.
-            new: starts a worker, with the methods `node` and `facts`, whose result has a `node`, too.
+            new: starts a worker, with the methods `node` and `facts`, whose result has a `node` and a `pid`.
             count: of workers.
             say: is told which ones are lost.
             require: raises ClusterError for the facts of a worker that cannot be used.
@@ -218,7 +219,7 @@ class Crew:
     def _welcome(self, member: Member) -> None:
         """Take the facts of a worker. Raises ClusterError if it cannot be used, and what they raise."""
         facts = self._result(member.facts)
-        member.node = facts.node
+        member.node, member.pid = facts.node, facts.pid
         self._require(facts)
 
     def _lost(self, member: Member, error: Exception) -> None:
@@ -227,7 +228,8 @@ class Crew:
             if self._ended:
                 raise ClusterError("the workers were ended") from error
             if member in self._members:
-                self._say(f"a worker on {member.node} was lost: what it had in work is done again")
+                where = f"{member.node} (process {member.pid})"
+                self._say(f"a worker on {where} was lost: what it had in work is done again")
                 self._members.remove(member)
                 self._coming.append(self._started(member.place))
 

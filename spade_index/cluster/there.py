@@ -1,6 +1,7 @@
 """Open, on a worker's machine, the gallery that the program that asks has opened."""
 
 import hashlib
+import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -33,6 +34,7 @@ class ReaderFacts:
     """What is known of a worker that has started, and reads galleries."""
 
     node: str
+    pid: int
 
 
 class Kept(Generic[T]):
@@ -71,7 +73,7 @@ class Reader:
 
     def facts(self) -> ReaderFacts:
         """Return what the program that asks wants to know."""
-        return ReaderFacts(self.node())
+        return ReaderFacts(self.node(), os.getpid())
 
     def open(self, path: Path | Location, snapshot: int, identity: str, cache: CacheSettings | None = None) -> Gallery:
         """Open a gallery at a snapshot.

@@ -54,6 +54,7 @@ class Facts:
     """What a worker must have in common with the writer."""
 
     node: str
+    pid: int
     settings: str  # of its backbone, JSON
     writer: bytes | None  # process that the gallery's lock names, as it sees that file
 
@@ -97,7 +98,7 @@ class Worker:
     def facts(self) -> Facts:
         """Load the backbone, and return what the writer compares. Raises BackboneError."""
         self._be_parallel()
-        return Facts(self.node(), self._backbone.settings.to_json(), writer_of(self._order.gallery))
+        return Facts(self.node(), os.getpid(), self._backbone.settings.to_json(), writer_of(self._order.gallery))
 
     def look(self, files: Sequence[ImageFile]) -> list[DecodedImage | ImageError]:
         """Decode files, and keep their images for their shard; return them without pixels and thumbnails."""

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-import psutil
 import pytest
 
 from spade_index.cluster import crew
+from spade_index.cluster.crew import Crew
 from spade_index.cluster.elsewhere import workers_of
 from spade_index.errors import BackboneError, ClusterError, ImageError
 from spade_index.features.backbone import Backbone
@@ -28,6 +28,7 @@ from helpers.clusters import (
     build_here,
     build_there,
     overflowing_backbone,
+    processes,
     require_same,
     tiled_backbone,
     without_weights,
@@ -37,12 +38,6 @@ from helpers.warm import ran
 
 pytestmark = pytest.mark.usefixtures("cluster")
 GOOD = IMAGES - 2
-
-
-def workers() -> list[psutil.Process]:
-    """Return the processes of workers that this process has started."""
-    every = psutil.Process().children(recursive=True)
-    return [process for process in every if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Worker")]
 
 
 def test_the_same_gallery_as_by_one_process(tmp_path: Path, sources: Path, whole: Path) -> None:
@@ -78,15 +73,17 @@ def test_a_killed_worker_has_its_shard_made_by_another(tmp_path: Path, capfd: py
     images = write_images(tmp_path / "images", 30)  # so there is work for all workers after the first commit
     build_here(tmp_path / "whole", images)
     said: list[str] = []
+    started: list[Crew] = []
 
     def kill_one(images: int) -> None:
         if images and not said:
-            workers()[0].kill()
-            said.append("killed")
+            (process, _) = processes(started[0])
+            process.kill()
+            said.append(str(process.pid))
 
-    build_there(tmp_path / "gallery", images, progress=kill_one, say=said.append)
+    build_there(tmp_path / "gallery", images, progress=kill_one, say=said.append, begun=started.append)
     node = socket.gethostname()
-    assert said == ["killed", f"a worker on {node} was lost: what it had in work is done again"]
+    assert said[1:] == [f"a worker on {node} (process {said[0]}) was lost: what it had in work is done again"]
     assert capfd.readouterr() == ("", "")
     require_same(tmp_path / "gallery", tmp_path / "whole")
 

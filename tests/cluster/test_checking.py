@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import psutil
 import pytest
 
 from spade_index.cluster import checking
@@ -12,6 +11,7 @@ from spade_index.errors import ClusterError
 from spade_index.gallery import Gallery
 
 from helpers.cli_runs import run
+from helpers.clusters import processes
 from helpers.damage import damage, damage_outside, shard_of
 from helpers.tiny import build, tiny_backbone, write_images
 
@@ -31,12 +31,6 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def kill_a_checker() -> None:
-    """Kill a worker."""
-    every = psutil.Process().children(recursive=True)
-    next(process for process in every if "".join(process.cmdline()[:1]).startswith("ray::Checker")).kill()
-
-
 def test_the_same_problems_as_by_one_process_and_a_lost_workers_shards_are_checked_again(
     gallery: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +40,7 @@ def test_the_same_problems_as_by_one_process_and_a_lost_workers_shards_are_check
 
     def kill_at_first(count: int) -> None:
         if not checked:
-            kill_a_checker()
+            processes(there.args[0])[0].kill()
         checked.append(count)
 
     with Gallery(gallery.name) as opened:

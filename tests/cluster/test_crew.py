@@ -15,7 +15,7 @@ RAY = SimpleNamespace(
 
 def stand_in() -> SimpleNamespace:
     """Return a worker that has started."""
-    facts = SimpleNamespace(node="here")
+    facts = SimpleNamespace(node="here", pid=1)
     answers = {"node": "here", "facts": facts, "search": "found"}
     return SimpleNamespace(
         **{name: SimpleNamespace(remote=lambda *_, answer=answer: answer) for name, answer in answers.items()}

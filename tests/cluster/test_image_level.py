@@ -24,7 +24,7 @@ from spade_index.method.synthetic import Sample
 from spade_index.method.trials import Trials
 from spade_index.settings import IndexSettings
 
-from helpers.clusters import SEARCH, await_all, searchers
+from helpers.clusters import SEARCH, await_all, processes
 from helpers.remote import opened, push
 from helpers.tiny import random_images, tiny_backbone, write_images
 
@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_while_it_answers(
     def killing(batches: Iterator[Probes]) -> Iterator[Probes]:
         for number, probes in enumerate(batches):
             if number == 4:
-                searchers()[0].kill()
+                processes(elsewhere.crew)[0].kill()
             yield probes
 
     with Gallery(listed) as seen:

@@ -14,7 +14,7 @@ from spade_index.images.interest import RegionOfInterest
 from spade_index.method.calibration import Calibration, calibrate
 from spade_index.method.tuning import tune
 
-from helpers.clusters import SEARCH, WAYS, searchers, tiled_backbone
+from helpers.clusters import SEARCH, WAYS, processes, tiled_backbone
 from helpers.tiny import build, tiny_backbone, write_images
 
 
@@ -45,7 +45,7 @@ def test_a_calibration_of_tiles_that_count_in_part(
     def kill(images: int) -> None:
         done.append(images)
         if len(done) == 20:
-            searchers()[0].kill()
+            processes(elsewhere.crew)[0].kill()
 
     told.clear()
     with Gallery(tmp_path / "gallery") as seen:

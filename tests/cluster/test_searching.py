@@ -20,7 +20,7 @@ from spade_index.method.detection import Detection
 from spade_index.method.detector import Detector
 from spade_index.settings import SearchSettings
 
-from helpers.clusters import SEARCH, WAYS, await_all, searchers
+from helpers.clusters import SEARCH, WAYS, await_all, processes
 from helpers.remote import opened, push
 from helpers.serving import Server
 from helpers.tiny import build, png, tiny_backbone, write_images
@@ -89,7 +89,7 @@ def test_a_killed_worker_is_replaced_while_queries_wait(
         nearest = detector.nearest_images(pooled)
         pixels = detector.nearest_pixels(pyramid, nearest)
         next(pixels)
-        searchers()[0].kill()
+        processes(elsewhere.crew)[0].kill()
         assert len(list(pixels)) == len(queries) - 1
         assert_same(detector.detect(queries), Detector(seen, backbone, SEARCH).detect(queries))
     (line,) = told
@@ -105,10 +105,10 @@ def test_replicas_share_the_queries_and_one_answers_while_the_other_is_replaced(
     told.clear()
     assert_same(*both(path, queries, replicas))
     assert replicas.travelled.calls == len(queries)  # one for each
-    open_there = [[file.path for file in process.open_files()] for process in searchers()]
+    open_there = [[file.path for file in process.open_files()] for process in processes(elsewhere.crew)]
     assert len(open_there) == 2
     assert all(any(file.startswith(str(path / "shards")) for file in files) for files in open_there)
-    searchers()[0].kill()
+    processes(elsewhere.crew)[0].kill()
     assert_same(*both(path, queries, replicas))
     assert len(told) == 1
     with pytest.raises(ClusterError, match="3 replicas need as many workers, and there are 2: ask for fewer"):
@@ -223,7 +223,7 @@ def test_a_query_that_has_lost_too_many_workers(
         detector = Detector(seen, tiny_backbone(), SEARCH, elsewhere=elsewhere)
         pooled, pyramid = detector.features(queries)
         pixels = detector.nearest_pixels(pyramid, detector.nearest_images(pooled))
-        searchers()[0].kill()  # before it is asked: the answers may be there as soon as the first of them
+        processes(elsewhere.crew)[0].kill()  # before it is asked: the answers may be there as soon as the first of them
         with pytest.raises(
             ClusterError, match=r"a query: 1 workers were lost over it, the last one on .*: see the logs"
         ):

@@ -100,6 +100,7 @@ def build_there(
     backbone: Callable[[], Backbone] = blended_backbone,
     there: Callable[[], Backbone] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    begun: Callable[[Crew], None] = lambda crew: None,
     **options: Any,
 ) -> AddReport:
     """Build a gallery, or carry on, by workers of a cluster, whose backbone may be another one, `there`."""
@@ -107,15 +108,15 @@ def build_there(
     with GalleryWriter(path, loaded.settings) as writer:
         writer.shard_rows = ROWS
         with workers_of(writer, there or backbone, address=address, workers=workers, say=say) as elsewhere:
+            begun(elsewhere._crew)
             report = writer.add(find_images(images), loaded, batch_size=BATCH, elsewhere=elsewhere, **options)
         writer.build_index()
     return report
 
 
-def searchers() -> list[psutil.Process]:
-    """Return the processes of workers that search."""
-    every = psutil.Process().children(recursive=True)
-    return [process for process in every if "".join(process.cmdline()[:1]).startswith("ray::Searcher")]
+def processes(crew: Crew) -> list[psutil.Process]:
+    """Return the processes of a crew's workers: those of another crew may still be ending."""
+    return [psutil.Process(member.pid) for member in crew._members]
 
 
 def await_all(crew: Crew) -> None:

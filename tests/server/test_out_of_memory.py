@@ -1,6 +1,7 @@
 """A service whose memory is really used up refuses or closes what comes, and goes on when there is some again.
 
-Without memory no thread starts either: its stack takes some. Single places that run out are in `test_shortages`.
+It has some MiB left, of which the interpreter lives, and less than a thread's stack, or than a batch takes. Where
+nothing is left, Python itself may end the process. Single places that run out are in `test_shortages`.
 """
 
 import resource
@@ -20,7 +21,7 @@ UNLIMITED = resource.RLIM_INFINITY
 CLOSED = 0  # in place of a status
 
 
-@pytest.mark.parametrize("left", [0, 4 << 20], ids=["nothing is left", "4 MiB are left"])
+@pytest.mark.parametrize("left", [4 << 20, 40 << 20], ids=["no thread starts", "no batch begins"])
 def test_a_service_without_memory_goes_on_when_there_is_some_again(tmp_path: Path, left: int) -> None:
     run("build", write_normal(tmp_path / "images", 12), tmp_path / "root" / "tiles", *BACKBONE, "--no-tune")
     image = encoded(normal(7))
@@ -39,7 +40,7 @@ def test_a_service_without_memory_goes_on_when_there_is_some_again(tmp_path: Pat
         statuses = set(clients.map(asked, range(72)))
         resource.prlimit(pid, resource.RLIMIT_AS, (UNLIMITED, UNLIMITED))
         assert statuses <= {CLOSED, 200, 503}
-        assert statuses != {200} or left
+        assert 503 in statuses
         assert set(clients.map(asked, range(24))) == {200}
         assert process.http.get("/v2/health/ready").json() == {"ready": True}
         assert process.process.poll() is None
