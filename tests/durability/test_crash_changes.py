@@ -48,11 +48,12 @@ def compact(path: Path) -> None:
 
 
 COMPACTING: list[tuple[Target, int, bool]] = [
-    ((Transaction, "set_meta"), 1, False),  # earlier snapshots are about to be deleted
+    ((Transaction, "set_meta"), 2, False),  # earlier snapshots are about to be deleted
     ((generations, "prepare"), 2, False),
     ((Gallery, "at"), 3, True),  # they are, the reader not moved
     ((reindex, "build_index"), 1, False),
     ((Transaction, "replace_index"), 1, False),
+    ((Transaction, "keep_index"), 1, False),
     ((ShardWriter, "append"), 2, False),
     ((ShardWriter, "commit"), 2, False),
     ((Transaction, "add_shard"), 1, False),
@@ -82,6 +83,8 @@ def check_killed_while_compacting(path: Path, target: Target, call: int, before:
     for _ in range(2):
         assert committed(path) == IMAGES - len(REMOVED)
         assert answers(path)[1] == expected
+        with Gallery(path) as gallery:
+            assert gallery.index_row is not None
         compact(path)
 
 

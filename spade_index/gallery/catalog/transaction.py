@@ -223,6 +223,10 @@ class Transaction:
         self._db.execute("DELETE FROM indexes")
         self._insert(index)
 
+    def keep_index(self) -> None:
+        """Let the index be of the snapshot that begins, which has the same images as the one that it is of."""
+        self._db.execute("UPDATE indexes SET snapshot = ?", (self.snapshot,))
+
     def disable_index(self) -> None:
         """Let no reader use the index from now on; its row stays for its settings, until it is replaced."""
         self._db.execute("UPDATE indexes SET snapshot = -1")

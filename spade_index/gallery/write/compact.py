@@ -1,12 +1,12 @@
 """Free the space of removed images, shard by shard.
 
-The first commit deletes removed images and earlier snapshots, and remembers what was removed on purpose. Then the index
-is built without them, unless an interrupted `compact` has done both. Then images move, one new shard at a time, out of
-shards that are no longer full; a shard that all images have left is deleted before the next one is written, unless an
-earlier generation is being read. A moved row changes nothing for a reader, who finds the same bytes in another place.
-Last, calibrations are written again without removed images. An interrupted `compact` continues when it is called again.
-With a codec or levels, images whose maps are stored otherwise are stored so between the first commit and the index (see
-`transcode`).
+First the index is built without removed images, so that there is one all the time. The next commit deletes removed
+images and earlier snapshots, and remembers what was removed on purpose. Then images move, one new shard at a time,
+out of shards that are no longer full; a shard that all images have left is deleted before the next one is written,
+unless an earlier generation is being read. A moved row changes nothing for a reader, who finds the same bytes in
+another place. Last, calibrations are written again without removed images. An interrupted `compact` continues when it
+is called again. With a codec or levels, images whose maps are stored otherwise are stored so after the commit that
+deletes, under new keys, and the index is built after them (see `transcode`).
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,12 @@ def compact(
         session.require_room(min(sum(rewrite.values()) + sum(other.values()), session.shard_rows))
         # With one snapshot, nothing was removed since the last compaction began, which this carries on.
         if len(catalog.snapshots()) > 1:
+            if len(gallery) and not other and not _is_indexed(session):
+                rebuild_index(session)
+            indexed = _is_indexed(session)
             with session.commit("compact", retires=True) as changes:
+                if indexed:
+                    changes.keep_index()
                 changes.remember_removed()
                 changes.set_meta("oldest", str(changes.snapshot))
             session.delete_unused()
@@ -57,6 +62,12 @@ def compact(
             session.delete_unused()
             progress(len(part))
         return freed + drop_removed(session)
+
+
+def _is_indexed(session: Session) -> bool:
+    """Return whether the index is of the latest snapshot."""
+    index = session.gallery.catalog.index(session.gallery.snapshot)
+    return index is not None and index.snapshot == session.gallery.snapshot
 
 
 def _sparse(session: Session) -> dict[int, int]:
