@@ -6,7 +6,7 @@ search has time for. That is planned, not measured: a slow or busy machine tries
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -27,13 +27,14 @@ NEIGHBOURS = (40, 20, 10, 5)
 WINDOW = 2  # cells around the same place, for products that lie alike in all images
 FINALISTS = 4  # kinds of ways that are tried on more images
 USUAL = 2  # of them compare the usual levels
-ERRORS = 2.0  # standard errors by which other levels, or fewer neighbours, must be better
+ERRORS = 2.0  # standard errors by which other levels, fewer neighbours, or another score must be better
 AGAIN = 3  # kinds that are tried again at the grid, the neighbours and the window that the best one ends with
 SLOWEST = 1.25  # milliseconds of a search, at most, per millisecond of the backbone; both as planned
 MARGIN = 0.005  # of the quality, within which the quicker way is taken
 SAME_SPEED = 1.25  # times as long: not a difference
 QUICK = 0.75  # milliseconds of a search per millisecond of the backbone, below which nothing is gained by less
-USUAL_SHARE = 0.5  # of the neighbours' maps, subtracted
+USUAL_SUBTRACTED = 0.5  # share of the neighbours' maps
+USUAL_TOP_SHARE = 0.01  # of the map, whose mean is the map score
 SHARE_OF_A_WAY = 0.025  # of the time, in the first round
 SHARE_OF_FIRST_ROUND = 0.4  # of the time
 LAST_ROUND = 8  # ways as slow as those of the first round: about what the last one takes
@@ -46,9 +47,9 @@ class Outcome:
     """How a contest ended."""
 
     chosen: Trial
-    fixed: Trial | None  # the best of a way without scaling, tried on the same images
+    fixed: Trial | None  # of the first way without scaling, tried on the same images
     sample: Sample  # those images
-    tried: list[list[Trial]]  # all trials of each way, in the order of trying; of those tried twice, on more images
+    tried: list[Trial]  # of each way, in the order of trying; of those tried twice, on more images
 
 
 def hold(
@@ -117,7 +118,7 @@ class Round:
 
     def __init__(self, trials: Trials, sample: Sample, clock: PlannedClock, until: float, progress: Told) -> None:
         """Begin with nothing tried. Ways that would not end by `until`, seconds of the clock, will be left out."""
-        self.tried: list[list[Trial]] = []
+        self.tried: list[Trial] = []  # of each way
         self.until = until
         self._trials, self._sample, self._clock, self._progress = trials, sample, clock, progress
 
@@ -154,39 +155,39 @@ class Round:
 
     def attempt(self, search: SearchSettings) -> None:
         """Try a way, unless it was tried, or there is no time for it; the first one always."""
-        if any(self._same(of_way[0].search, search) for of_way in self.tried):
+        if any(self._same(trial.search, search) for trial in self.tried):
             return
         planned = self._trials.planned_seconds(search)
         if self.tried and self._clock.seconds() + planned > self.until:
             return
-        self.tried.append(self._trials.run(search))
+        trial = scored(self._trials.run(search), self._sample)
+        self.tried.append(trial)
         self._clock.spend(planned)
-        best = _best(self.tried[-1])
-        self._progress(f"{best.image_roc_auc:.3f} {best.pixel_roc_auc:.3f} {best.ms:4.0f} ms  {describe(best.search)}")
+        figures = f"{trial.image_roc_auc:.3f} {trial.pixel_roc_auc:.3f} {trial.ms:4.0f} ms"
+        self._progress(f"{figures}  {describe(trial.search)}")
 
     def best_of_kinds(self) -> list[SearchSettings]:
         """Return what would be chosen of each kind of ways, the best first."""
-        by_kind: dict[Kind, list[list[Trial]]] = {}
-        for of_way in self.tried:
-            by_kind.setdefault(kind_of(of_way[0].search), []).append(of_way)
+        by_kind: dict[Kind, list[Trial]] = {}
+        for trial in self.tried:
+            by_kind.setdefault(kind_of(trial.search), []).append(trial)
         chosen = [choose(tried, self._sample, self._trials.levels) for tried in by_kind.values()]
         return [trial.search for trial in sorted(chosen, key=lambda trial: -trial.quality)]
 
     def outcome(self, earlier: "Round | None" = None) -> Outcome:
         """Return what is chosen of the ways that were tried, and all that was tried, in an earlier round, too."""
-        fixed = [of_way for of_way in self.tried if of_way[0].search.scaling == "none"]
         before = [] if earlier is None else earlier.tried
-        by_way = {_way(of_way[0].search): of_way for of_way in (*before, *self.tried)}
+        by_way = {_way(trial.search): trial for trial in (*before, *self.tried)}
         return Outcome(
             chosen=choose(self.tried, self._sample, self._trials.levels),
-            fixed=_best(fixed[0]) if fixed else None,
+            fixed=next((trial for trial in self.tried if trial.search.scaling == "none"), None),
             sample=self._sample,
             tried=list(by_way.values()),
         )
 
     @property
     def _chosen(self) -> SearchSettings:
-        """What would be chosen of the ways that were tried; scores are tried anew for each way."""
+        """What would be chosen of the ways that were tried."""
         return choose(self.tried, self._sample, self._trials.levels).search
 
     def _same(self, one: SearchSettings, other: SearchSettings) -> bool:
@@ -210,45 +211,46 @@ def _best(trials: Iterable[Trial]) -> Trial:
     return max(trials, key=lambda trial: trial.quality)
 
 
-def choose(tried: list[list[Trial]], sample: Sample, levels: tuple[int, ...] | None = None) -> Trial:
+def choose(tried: Sequence[Trial], sample: Sample, levels: tuple[int, ...] | None = None) -> Trial:
     """Return the trial to take: the best of the quickest ways within the margin.
 
     What is quick beside the backbone counts as equally quick. Ways whose search takes much longer than the backbone are
-    left out, unless all do. The map score over the neighbours', with half of their maps subtracted, is the rule;
-    another score must be better by more than the standard error. So are the usual `levels`, and more neighbours, which
-    cost no accuracy; others must be better by more than twice that: pasted defects have edges, which fine levels see
-    better than what real ones have.
+    left out, unless all do. The usual `levels` are the rule, and more neighbours, which cost no accuracy; others must
+    be better by more than twice the standard error: pasted defects have edges, which fine levels see better than what
+    real ones have.
     """
-    limit = max(SLOWEST * sample.planned_ms, min(of_way[0].planned_ms for of_way in tried))
-    allowed = [of_way for of_way in tried if of_way[0].planned_ms <= limit]
+    limit = max(SLOWEST * sample.planned_ms, min(trial.planned_ms for trial in tried))
+    allowed = [trial for trial in tried if trial.planned_ms <= limit]
     best = _quickest_of_best(allowed, sample)
-    if usual := [of_way for of_way in allowed if of_way[0].search.compared_levels == levels]:
+    if usual := [trial for trial in allowed if trial.search.compared_levels == levels]:
         best_usual = _quickest_of_best(usual, sample)
-        best = best if _is_better(best, best_usual, sample, ERRORS) else best_usual
-    alike = [of_way for of_way in allowed if _but_for_neighbours(of_way[0].search) == _but_for_neighbours(best.search)]
-    widest = max(alike, key=lambda of_way: of_way[0].search.gallery_neighbours)
-    best_widest = _quickest_of_best([widest], sample)
-    return best if _is_better(best, best_widest, sample, ERRORS) else best_widest
+        best = best if _is_better(best, best_usual, sample) else best_usual
+    alike = [trial for trial in allowed if _but_for_neighbours(trial.search) == _but_for_neighbours(best.search)]
+    widest = max(alike, key=lambda trial: trial.search.gallery_neighbours)
+    return best if _is_better(best, widest, sample) else widest
 
 
-def _quickest_of_best(tried: list[list[Trial]], sample: Sample) -> Trial:
-    """Return the best of the quickest ways within the margin, with the usual score unless another is better."""
-    trials = [trial for of_way in tried for trial in of_way]
-    close = [trial for trial in trials if trial.quality >= _best(trials).quality - MARGIN]
-    quickest = max(QUICK * sample.planned_ms, min(trial.planned_ms for trial in close))
-    best = _best(trial for trial in close if trial.planned_ms <= SAME_SPEED * quickest)
-    of_way = [trial for trial in trials if _way(trial.search) == _way(best.search)]
-    known = [trial.search for trial in of_way if needs_own_scores(trial.search)]  # none in a gallery of few images
-    usual = [trial for trial in of_way if is_usual(trial.search, bool(known))]
-    return best if _is_better(best, _best(usual), sample) else _best(usual)
+def scored(of_way: Sequence[Trial], sample: Sample) -> Trial:
+    """Return the trial of a way's scores to take: of the usual ones, unless another is clearly better."""
+    known = any(needs_own_scores(trial.search) for trial in of_way)  # not in a gallery of few images
+    best, usual = _best(of_way), _best(trial for trial in of_way if is_usual(trial.search, known))
+    return best if _is_better(best, usual, sample) else usual
 
 
 def is_usual(search: SearchSettings, known: bool) -> bool:
     """Return whether settings take the scores that are the rule; `known`: whether what neighbours score can be."""
     by_neighbours = search.subtract_neighbours, search.relative_score
-    return by_neighbours == ((USUAL_SHARE, True) if known else (0, False)) and search.mapped_score == "map"
+    rule = (USUAL_SUBTRACTED, True) if known else (0, False)
+    return by_neighbours == rule and search.top_share == USUAL_TOP_SHARE and search.mapped_score == "map"
 
 
-def _is_better(one: Trial, other: Trial, sample: Sample, errors: float = 1.0) -> bool:
-    """Return whether a trial is better by more than this many standard errors of the difference of image ROC AUC."""
-    return one.quality - other.quality > errors * deviation(one.wins - other.wins, sample.owner)
+def _quickest_of_best(trials: Sequence[Trial], sample: Sample) -> Trial:
+    """Return the best of the quickest trials within the margin."""
+    close = [trial for trial in trials if trial.quality >= _best(trials).quality - MARGIN]
+    quickest = max(QUICK * sample.planned_ms, min(trial.planned_ms for trial in close))
+    return _best(trial for trial in close if trial.planned_ms <= SAME_SPEED * quickest)
+
+
+def _is_better(one: Trial, other: Trial, sample: Sample) -> bool:
+    """Return whether the image ROC AUC of a trial is higher by more than ERRORS standard errors of the difference."""
+    return one.image_roc_auc - other.image_roc_auc > ERRORS * deviation(one.wins - other.wins, sample.owner)

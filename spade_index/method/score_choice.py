@@ -17,7 +17,7 @@ from spade_index.settings import CALIBRATION_SAMPLE, FALSE_ALARMS, SearchSetting
 
 from .alone import Alone, search_alone
 from .calibration import AT_LEAST, MINIMUM
-from .contest import is_usual
+from .contest import ERRORS, is_usual
 from .metrics import roc_auc
 from .normal_scores import ENOUGH, images_needed
 from .planned import PlannedClock
@@ -131,7 +131,7 @@ class _Compared:
         return ScoreChoice(scoring.search, _hits(plain, copies), auc, scoring.pixel_roc_auc)
 
     def is_better(self, one: Scoring, other: Scoring) -> bool:
-        """Return whether a scoring is better by more than the standard error, of hits, of the difference.
+        """Return whether a scoring is better by more than ERRORS standard errors, of hits, of the difference.
 
         Pictures are drawn again, and images of the sample with their copies.
         """
@@ -143,7 +143,7 @@ class _Compared:
             copies = np.concatenate([of_owner[image] for image in draws.integers(0, len(of_owner), len(of_owner))])
             one_hits, other_hits = (_hits(plain[drawn], scores[copies]) for plain, scores in split)
             differences.append(one_hits - other_hits)
-        return self.quality(one) - self.quality(other) > (1 - PIXEL_WEIGHT) * float(np.std(differences))
+        return self.quality(one) - self.quality(other) > ERRORS * (1 - PIXEL_WEIGHT) * float(np.std(differences))
 
     def _split(self, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
         """Return the scores of the pictures, and of the copies."""

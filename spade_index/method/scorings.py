@@ -23,7 +23,7 @@ from .siblings import own_slices
 
 REFERENCE = 224  # longer edge of the input, in pixels, that SIGMAS are given for
 SIGMAS = (1.0, 2.0, 4.0, 8.0)  # of the smoothing
-TOP_SHARES = (0.0, 0.003, 0.01, 0.03)
+TOP_SHARES = (0.003, 0.01, 0.03)  # without the maximum: pasted defects are small and sharp, and would choose it
 SUBTRACTED = (0.0, 0.5, 1.0)
 MAPPED: tuple[ImageScore, ...] = ("map", "both")
 AT_ONCE = 256  # queries whose score maps are in memory

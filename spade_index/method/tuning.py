@@ -121,7 +121,7 @@ def tune(
         of_scores = SHARE_OF_SCORES * seconds
         chosen, alone = choose_scores(gallery, sample, outcome.chosen.search, of_scores, searched=searched, **options)
     taken, why = (outcome.chosen if chosen is None else chosen).search, _why(outcome, chosen)
-    rows = [_row(of_way, outcome.chosen, chosen) for of_way in outcome.tried]
+    rows = [_row(trial, outcome.chosen, chosen) for trial in outcome.tried]
     if scales is not None:
         weighed, weight = weigh(gallery, backbone, scales, taken, SHARE_OF_WEIGHING * seconds, **options)
         taken, why = replace(taken, whole_weight=weight), f"{why}; weight of whole pictures {weight:g}"
@@ -147,11 +147,11 @@ def store(writer: GalleryWriter, tuning: Tuning) -> None:
     writer.set_tuned(tuning.record())
 
 
-def _row(of_way: list[Trial], chosen: Trial, scores: ScoreChoice | None) -> dict[str, Any]:
-    """Return the best trial of a way, or of the chosen way what was chosen, in values for JSON."""
-    if not any(trial is chosen for trial in of_way):
-        return {**_best(of_way).row(), "chosen": False}
-    return {**chosen.row(), "chosen": True} if scores is None else scores.row(chosen.ms)
+def _row(trial: Trial, chosen: Trial, scores: ScoreChoice | None) -> dict[str, Any]:
+    """Return the trial of a way, or of the chosen way what was chosen, in values for JSON."""
+    if trial is not chosen or scores is None:
+        return {**trial.row(), "chosen": trial is chosen}
+    return scores.row(chosen.ms)
 
 
 def _why(outcome: Outcome, scores: ScoreChoice | None) -> str:
@@ -164,7 +164,3 @@ def _why(outcome: Outcome, scores: ScoreChoice | None) -> str:
     if scores is not None:
         known += f", calls {scores.hits:.0%} of them at false alarms of {RATES[0]:.0%} to {RATES[-1]:.0%}"
     return f"{known}, {chosen.ms:.0f} ms per search"
-
-
-def _best(trials: list[Trial]) -> Trial:
-    return max(trials, key=lambda trial: trial.quality)

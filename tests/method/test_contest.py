@@ -11,7 +11,17 @@ import pytest
 from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.method import planned
-from spade_index.method.contest import BASE, FINALISTS, NEIGHBOURS, Outcome, choose, hold
+from spade_index.method.contest import (
+    BASE,
+    ERRORS,
+    FINALISTS,
+    NEIGHBOURS,
+    USUAL_TOP_SHARE,
+    Outcome,
+    choose,
+    hold,
+    scored,
+)
 from spade_index.method.synthetic import LEAST, draw_sample
 from spade_index.method.trials import Trial, Trials, deviation
 from spade_index.method.ways import kind_of, ways_of
@@ -20,6 +30,8 @@ from spade_index.settings import SearchSettings
 from helpers.tiny import build, tiny_backbone, write_images
 
 OF_A_QUERY = 0.1  # seconds
+OF_MAP: dict[str, Any] = {"top_share": USUAL_TOP_SHARE, "mapped_score": "map"}
+USUAL = OF_MAP | {"subtract_neighbours": 0.5, "relative_score": True}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +59,7 @@ class Machine:
         count = len(trials._sample.plain)
         quality = random.Random(repr(search)).uniform(0.7, 0.9)
         found = Trial(search, quality, quality, 1, trials.planned_ms(search), np.full((count, count), quality))
-        usual = replace(search, subtract_neighbours=0.5, relative_score=True, mapped_score="map")
-        return [found, replace(found, search=usual)]
+        return [found, replace(found, search=replace(search, **USUAL))]
 
 
 @pytest.fixture(autouse=True)
@@ -76,14 +87,14 @@ def test_with_time_enough_all_ways_are_tried_on_all_images(path: Path, tiny: Bac
     assert len(outcome.sample.plain) == images
     assert len(told) == len(outcome.tried)
     with Gallery(path) as gallery:
-        assert {kind_of(of_way[0].search) for of_way in outcome.tried} == {*map(kind_of, ways_of(gallery))}
-    assert any(of_way[0].search.window is not None for of_way in outcome.tried)
+        assert {kind_of(trial.search) for trial in outcome.tried} == {*map(kind_of, ways_of(gallery))}
+    assert any(trial.search.window is not None for trial in outcome.tried)
     assert outcome.fixed is not None
-    neighbours = {of_way[0].search.gallery_neighbours for of_way in outcome.tried}
+    neighbours = {trial.search.gallery_neighbours for trial in outcome.tried}
     assert neighbours == {BASE[1], NEIGHBOURS[0]}  # a search is quick beside the backbone: no reason for fewer
     with Gallery(path) as gallery:
         grid = Trials(gallery, outcome.sample).grid
-        ways = [of_way[0].search for of_way in outcome.tried]
+        ways = [trial.search for trial in outcome.tried]
         tried = [(grid(way), way.gallery_neighbours, way.window, kind_of(way)) for way in ways]
     assert len(tried) == len(set(tried))
 
@@ -95,16 +106,16 @@ def test_with_little_time_the_best_of_few_images_are_tried_on_more(
     count = len(outcome.sample.plain)
     assert LEAST < count < images
     assert told.count(f"the best of {LEAST} images again, on {count}") == 1
-    last = [of_way for of_way in outcome.tried if of_way[0].wins.shape == (count, count)]
-    assert any(trial is outcome.chosen for of_way in last for trial in of_way)
-    assert 1 < len({kind_of(of_way[0].search) for of_way in last}) <= FINALISTS
+    last = [trial for trial in outcome.tried if trial.wins.shape == (count, count)]
+    assert any(trial is outcome.chosen for trial in last)
+    assert 1 < len({kind_of(trial.search) for trial in last}) <= FINALISTS
     assert len(outcome.tried) > len(last)
     assert machine.planned <= 70
 
 
 def test_a_busy_machine_tries_the_same_and_one_much_slower_fewer(path: Path, tiny: Backbone, machine: Machine) -> None:
     def tried() -> list[SearchSettings]:
-        return [of_way[0].search for of_way in held(path, tiny, 70)[0].tried]
+        return [trial.search for trial in held(path, tiny, 70)[0].tried]
 
     quiet = tried()
     machine.times = 4.9  # as where others keep the processors busy
@@ -131,26 +142,39 @@ def trial(auc: float, ms: float, count: int = 24, **search: object) -> Trial:
 def test_the_quickest_of_the_good_ways_is_chosen(path: Path, tiny: Backbone) -> None:
     with Gallery(path) as gallery:
         sample = replace(draw_sample(gallery, tiny, 60), planned_ms=10.0)
-    usual = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map"}
-    good, quick, slow = trial(0.9, 10, grid=28, **usual), trial(0.897, 4, grid=14, **usual), trial(0.99, 50, **usual)
-    assert choose([[good], [quick], [slow]], sample) is quick
-    assert choose([[good], [trial(0.85, 4, **usual)], [slow]], sample) is good
-    assert choose([[slow]], sample) is slow
-    as_quick = trial(0.9, 8, grid=28, **usual)  # beside the 10 ms of the backbone
-    assert choose([[as_quick], [quick]], sample) is as_quick
+    good, quick, slow = trial(0.9, 10, grid=28), trial(0.897, 4, grid=14), trial(0.99, 50)
+    assert choose([good, quick, slow], sample) is quick
+    assert choose([good, trial(0.85, 4), slow], sample) is good
+    assert choose([slow], sample) is slow
+    as_quick = trial(0.9, 8, grid=28)  # beside the 10 ms of the backbone
+    assert choose([as_quick, quick], sample) is as_quick
 
 
-def test_other_levels_and_fewer_neighbours_must_be_clearly_better(path: Path, tiny: Backbone) -> None:
+@pytest.mark.parametrize("errors", [0.95 * ERRORS, 1.05 * ERRORS])
+def test_other_levels_fewer_neighbours_and_another_score_must_be_clearly_better(
+    path: Path, tiny: Backbone, errors: float
+) -> None:
     with Gallery(path) as gallery:
         sample = replace(draw_sample(gallery, tiny, 60), planned_ms=10.0)
     noise = np.random.default_rng(0).normal(0, 0.2, (24, 24))
-    how = {"subtract_neighbours": 0.5, "relative_score": True, "mapped_score": "map", "gallery_neighbours": 20}
-    usual = trial(0.8, 8, compared_levels=(1, 2), **how)
-    error = deviation(noise, sample.owner)
-    for better, chosen in ((1.9 * error, False), (2.1 * error, True)):
-        other = trial(0.8 + better, 8, compared_levels=(0, 1, 2), **how)
-        other = replace(other, wins=usual.wins + noise)
-        assert (choose([[other], [usual]], sample, (1, 2)) is other) == chosen
-        fewer = trial(0.8 + better, 4, compared_levels=(1, 2), **how | {"gallery_neighbours": 5})
-        fewer = replace(fewer, wins=usual.wins + noise)
-        assert (choose([[fewer], [usual]], sample, (1, 2)) is fewer) == chosen
+    how = {**USUAL, "compared_levels": (1, 2), "gallery_neighbours": 20}
+    usual = trial(0.8, 8, **how)
+
+    def better(ms: float, **search: object) -> Trial:
+        of = 0.8 + errors * deviation(noise, sample.owner)
+        return replace(trial(of, ms, **how | search), wins=usual.wins + noise)
+
+    clearly = errors > ERRORS
+    levels, neighbours = better(8, compared_levels=(0, 1, 2)), better(4, gallery_neighbours=5)
+    assert (choose([levels, usual], sample, (1, 2)) is levels) == clearly
+    assert (choose([neighbours, usual], sample, (1, 2)) is neighbours) == clearly
+    for another in ({"top_share": 0.0}, {"subtract_neighbours": 1.0}, {"relative_score": False}):
+        score = better(8, **another)
+        assert (scored([score, usual], sample) is score) == clearly
+
+
+def test_without_what_the_neighbours_score_the_usual_score_is_of_the_map_alone(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        sample = draw_sample(gallery, tiny, 60)
+    usual, other = trial(0.8, 8, **OF_MAP), trial(0.8, 8)
+    assert scored([other, usual], sample) is usual
