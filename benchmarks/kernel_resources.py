@@ -20,13 +20,15 @@ from cuda.bindings import nvrtc
 from triton.backends.compiler import GPUTarget
 
 from spade_index.benchmarks.harness import Figures, table
+from spade_index.kernels.codes import Coding, Scalars, TableRows, Values
 from spade_index.kernels.fused import cuda_launch
 from spade_index.kernels.fused.cupy_backend import CupyKernels
 from spade_index.kernels.fused.geometry import raster_layout
-from spade_index.kernels.fused.interface import MakeKernels
+from spade_index.kernels.fused.interface import Kernels, MakeKernels
 from spade_index.kernels.fused.maps import FusedMaps
 from spade_index.kernels.fused.search import search_maps
 from spade_index.kernels.fused.triton_backend import TritonKernels
+from spade_index.kernels.preparation import Preparation, Scaled
 
 SYSTEM_SHARED_MEMORY = {80: 0, 90: 1024}  # bytes that cuobjdump adds to a kernel's
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -58,6 +60,23 @@ class Case:
         pages = torch.empty(1, self.neighbours, dtype=torch.int64, device=meta)
         kernels = make_kernels(self.dtype, raster_layout(self.sizes).cells)
         search_maps(kernels, query, maps, pages, self.k, sizes=self.sizes, weights=[1.0] * len(self.sizes))
+
+    def decode(self, kernels: Kernels) -> None:
+        """Decode maps of shapes and types, but no memory, that are stored at twice the edges: of each kind of codes."""
+        meta = torch.device("meta")
+        maps = FusedMaps.empty(self.neighbours, self.sizes, self.channels, torch.float16, meta)
+        stored = zip(self.sizes, self.channels, strict=True)
+        levels = tuple(Scaled((2 * h, 2 * w), (h, w), of, "length") for (h, w), of in stored)
+        preparation = Preparation(levels, tuple(range(number, number + 1) for number in range(len(levels))))
+        for kind in (lambda of: Values(), lambda of: Scalars(8), lambda of: Scalars(4), rows_of):
+            coded = Coding(tuple(kind(of) for of in self.channels), preparation).empty(self.neighbours, meta)
+            kernels.decode(coded, torch.empty(self.neighbours, dtype=torch.int64, device=meta), maps)
+
+
+def rows_of(channels: int) -> TableRows:
+    """Return tables without memory: three over all channels, and one for every eight of them."""
+    whole, parts = ((3, 256, channels), (-(-channels // 8), 256, 8))
+    return TableRows(2.0**-9, *(torch.empty(shape, dtype=torch.int16, device="meta") for shape in (whole, parts)))
 
 
 CASES = [
@@ -96,6 +115,8 @@ def compile_triton(case: Case, capability: int) -> Iterator[Figures]:
     triton.runtime.driver.set_active(_Driver(capability))
     with mock.patch.object(triton.runtime.JITFunction, "__getitem__", compile_only):
         case.search(TritonKernels)
+        if case.dtype == torch.float16:
+            case.decode(TritonKernels(case.dtype, raster_layout(case.sizes).cells))
     for kernel in compiled:
         resources = resources_of(kernel.asm["cubin"], kernel.asm["ptx"])
         yield {"backend": "triton", "kernel": kernel.name, **resources, "shared_memory": kernel.metadata.shared}

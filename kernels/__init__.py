@@ -58,7 +58,8 @@ def nearest_pixels(
         query: levels [B, H*W, C], float32, float16 or bfloat16, the finest first; P = H*W of level 0.
         pool: levels [slots, H*W, C]: the gallery's resident maps, one slot per image (usually float16); or a MapPool's
             `maps`, which may be FusedMaps for the backends `triton` and `cupy`, or CodedMaps. The backend `native`
-            decodes codes cell by cell in `concat-nearest`; for others, the maps that `pages` name are decoded first.
+            decodes codes cell by cell in `concat-nearest`, and `triton` into its own layout; for others, torch decodes
+            the maps that `pages` name first.
         pages: int64 [B, K], the slots of each query's neighbours, on any device.
         k: the number of pixels to find (the paper's kappa), in ascending order of distance. At most K*P; with a window,
             K * the cells of the window at a corner, min(H, window + 1) * min(W, window + 1).
@@ -115,7 +116,7 @@ def nearest_pixels(
     choice = choose_kernel(query[0].device, backend)
     if isinstance(pool, FusedMaps) and not choice.fused:
         raise ValueError(f"maps in the fused kernels' layout cannot be searched by the kernel {choice}")
-    if isinstance(pool, CodedMaps) and choice.backend != "native":
+    if isinstance(pool, CodedMaps) and not choice.decodes:
         pool, pages = pool.gathered(pages)
     return load(choice.backend)(
         query,

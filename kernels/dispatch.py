@@ -38,6 +38,11 @@ class KernelChoice:
         """True if the backend searches maps in the fused kernels' layout."""
         return self.backend in FUSED
 
+    @property
+    def decodes(self) -> bool:
+        """True if the backend searches maps in codes; for others, they are decoded first."""
+        return self.fused or self.backend == "native"
+
     def __str__(self) -> str:
         return f"{self.backend} ({self.reason})"
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import torch_backend
+from ..codes import CodedMaps
 from . import cuda_launch
 from .cuda_launch import Kernel
 from .geometry import Geometry
@@ -66,6 +67,10 @@ class CupyKernels:
             raise ValueError("the cupy backend takes float16 and bfloat16 maps, not float32")
         self.dtype, self.minima, self.coarse = dtype, minima, coarse
         self.tile_rows, self.block_cells = minima.rows, COLUMNS
+
+    def decode(self, coded: CodedMaps, slots: Tensor, maps: FusedMaps) -> None:
+        """See `interface.Kernels`."""
+        maps.write_decoded(coded, slots)
 
     def coarse_distances(self, launch: Launch, level: int, rows: ScaledRows, coarser: Tensor | None) -> Tensor:
         """See `interface.Kernels`."""

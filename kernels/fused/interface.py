@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..codes import CodedMaps
 from .geometry import Geometry
 from .maps import FusedMaps, ScaledRows
 
@@ -33,7 +34,7 @@ class Launch:
 
 
 class Kernels(Protocol):
-    """The four kernels of a fused search, and the one of a search in a window.
+    """The four kernels of a fused search, the one of a search in a window, and what decodes maps for them.
 
     All tensors are contiguous and on one device.
 
@@ -43,6 +44,9 @@ class Kernels(Protocol):
     dtype: torch.dtype  # of both sides of products
     tile_rows: int  # query rows of a tile of `block_minima`: a power of two
     block_cells: int  # cells of a block
+
+    def decode(self, coded: CodedMaps, slots: Tensor, maps: FusedMaps) -> None:
+        """Write the maps of slots int64 [n], decoded and prepared, into the first n slots of float16 maps."""
 
     def coarse_distances(self, launch: Launch, level: int, rows: ScaledRows, coarser: Tensor | None) -> Tensor:
         """Return a coarse level's weighted distances less |q|^2: float32 [B, H*W, K, H*W].

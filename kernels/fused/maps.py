@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..codes import CodedMaps
 from ..pyramid import Size
 from .geometry import raster_layout
 
@@ -52,6 +53,10 @@ class FusedMaps:
         maps = FusedMaps.empty(len(slots), sizes, [level.shape[2] for level in pool], dtype, pool[0].device)
         maps.write(torch.arange(len(slots), device=slots.device), [level[slots] for level in pool])
         return maps, pages
+
+    def write_decoded(self, coded: CodedMaps, slots: Tensor) -> None:
+        """Write the maps of slots int64 [n], which torch decodes and prepares, into the first n slots."""
+        self.write(torch.arange(len(slots), device=slots.device), coded.decoded(slots))
 
     def write(self, slots: Tensor, maps: Sequence[Tensor]) -> None:
         """Write maps, levels [n, H*W, C] in raster order, into slots int64 [n]."""

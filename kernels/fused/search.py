@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import torch_backend
+from ..codes import CodedMaps
 from ..per_level import search_levels
 from ..pyramid import Size
 from ..window import Nearest, Window, make_window
@@ -37,7 +38,7 @@ GRID = 65_535  # most pairs of a query and a map in one launch: a limit of CUDA'
 def search(
     make_kernels: MakeKernels,
     query: Sequence[Tensor],
-    pool: Sequence[Tensor] | FusedMaps,
+    pool: Sequence[Tensor] | FusedMaps | CodedMaps,
     pages: Tensor,
     k: int = 1,
     *,
@@ -51,6 +52,7 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """Search as `spade_index.kernels.nearest_pixels` does, with checked arguments.
 
+    Maps in codes are decoded by the kernels, those that pages name, before the search.
     Products are computed in the maps' type, to which the query is rounded, and accumulated in float32; the candidates
     they give are measured as float32 differences. Where more than EXTRA blocks are as near as that rounding, a pixel
     that is farther by the rounding may be returned; this was seen only with a few channels far from zero. Maps of a
@@ -62,7 +64,12 @@ def search(
             or more.
     """
     cells = raster_layout(tuple(sizes)).cells
-    if isinstance(pool, FusedMaps):
+    if isinstance(pool, CodedMaps) and mode != "concat-nearest":
+        pool, pages = pool.gathered(pages)
+    if isinstance(pool, CodedMaps):
+        kernels = make_kernels(torch.float16, cells)
+        maps, pages = _decoded(kernels, pool, pages, sizes)
+    elif isinstance(pool, FusedMaps):
         if mode != "concat-nearest":
             raise ValueError(f"maps in the kernels' own layout are for concat-nearest, not {mode}")
         maps = pool
@@ -83,6 +90,15 @@ def search(
         kernels, query, maps, pages, k, sizes=sizes, weights=weights, window=window,
         working_memory=working_memory or WORKING_MEMORY,
     )  # fmt: skip
+
+
+def _decoded(kernels: Kernels, coded: CodedMaps, pages: Tensor, sizes: Sequence[Size]) -> tuple[FusedMaps, Tensor]:
+    """Return the maps that pages name, in the kernels' layout, and the pages of their slots."""
+    device = coded.stored[0].device
+    slots, pages = pages.to(device).unique(return_inverse=True)
+    maps = FusedMaps.empty(len(slots), sizes, coded.coding.preparation.channels, torch.float16, device)
+    kernels.decode(coded, slots, maps)
+    return maps, pages
 
 
 def check_matches(neighbours: int, pixels: int) -> None:

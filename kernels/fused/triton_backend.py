@@ -9,9 +9,10 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from . import triton_kernels
+from ..codes import CodedMaps
+from . import triton_codes, triton_kernels
 from .interface import Launch
-from .maps import ScaledRows
+from .maps import FusedMaps, ScaledRows
 from .search import search
 
 INTERPRETED = not isinstance(triton_kernels.block_minima, triton.runtime.JITFunction)
@@ -56,6 +57,10 @@ class TritonKernels:
         """Return the channels of a tile, and the number of tiles that hold all channels."""
         width = min(most * 2 // self.dtype.itemsize, max(16, triton.next_power_of_2(channels)))
         return width, math.ceil(channels / width)
+
+    def decode(self, coded: CodedMaps, slots: Tensor, maps: FusedMaps) -> None:
+        """See `interface.Kernels`."""
+        triton_codes.decode(coded, slots, maps)
 
     def coarse_distances(self, launch: Launch, level: int, rows: ScaledRows, coarser: Tensor | None) -> Tensor:
         """See `interface.Kernels`."""

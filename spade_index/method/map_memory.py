@@ -19,7 +19,7 @@ from .interest import Interest
 
 POOL_BYTES = 64 << 20  # budget of the map pool on a CPU, where the system caches the files, too
 WORTH = 0.6  # bytes of codes, as a share of those of values, up to which it is worth the time to decode them
-FUSED_COPIES = 4  # of a map's values that a fused backend makes of codes
+COPIES = {"cupy": 4}  # of a map's values that a backend makes of codes, if it is not one
 POOL_SHARE = 0.5  # budget on a GPU, as a share of its free memory
 
 
@@ -69,7 +69,7 @@ class MapMemory:
         """
         most = self.pool.slots
         if isinstance(self.pool.maps, CodedMaps) and self._kernel != "native":
-            most = min(most, self._budget // ((FUSED_COPIES if self._is_fused else 1) * self._slot_bytes))
+            most = min(most, self._budget // (COPIES.get(self._kernel, 1) * self._slot_bytes))
         return max(1, most // 2)
 
     @property

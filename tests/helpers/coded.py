@@ -6,6 +6,7 @@ import torch
 from spade_index.gallery.store.codecs import codec_named
 from spade_index.gallery.store.quantizer import ROWS, Parts, Quantized, Tables
 from spade_index.kernels.codes import CodedMaps, Coding
+from spade_index.kernels.fused.maps import FusedMaps
 from spade_index.kernels.preparation import Preparation, Scaled
 from spade_index.method.comparison import level_code
 
@@ -57,6 +58,12 @@ def decoded_levels(codec, levels):
             of_level.decode(of_level.encode(values.numpy()), out[slot])
         result.append(torch.from_numpy(out))
     return result
+
+
+def empty_fused(maps: CodedMaps, slots: int) -> FusedMaps:
+    """Return room for as many of these maps in the fused kernels' layout."""
+    prepared = maps.coding.preparation
+    return FusedMaps.empty(slots, prepared.sizes, prepared.channels, torch.float16, torch.device("cpu"))
 
 
 def as_values(maps: CodedMaps) -> list[torch.Tensor]:

@@ -20,6 +20,7 @@ from spade_index.kernels.fused import search as fused
 from spade_index.kernels.fused.interface import split_keys
 from spade_index.kernels.fused.maps import FusedMaps
 
+from .coded import empty_fused
 from .kernel_cases import scale
 from .plain_kernels import PlainKernels
 
@@ -147,6 +148,18 @@ def search_unchanged(search):
 
     assert triton_backend.INTERPRETED
     return nearest_pixels(**search, backend="triton")
+
+
+def decoded_by_triton(coded, slots):
+    """Return levels and norms of the maps of slots, decoded by Triton's kernel. Runs in the interpreter's process."""
+    from spade_index.kernels.fused import triton_backend
+
+    assert triton_backend.INTERPRETED
+    maps = empty_fused(coded, len(slots))
+    for tensor in maps.norms:
+        tensor.fill_(math.nan)
+    triton_backend.TritonKernels(torch.float16, 16).decode(coded, slots, maps)
+    return maps.levels, maps.norms
 
 
 def _call(pickled):

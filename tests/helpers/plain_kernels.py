@@ -11,6 +11,10 @@ class PlainKernels:
     def __init__(self, dtype, cells, tile_rows=16, block_cells=16):
         self.dtype, self.tile_rows, self.block_cells = torch.float32, tile_rows, block_cells
 
+    def decode(self, coded, slots, maps):
+        """See `interface.Kernels`."""
+        maps.write_decoded(coded, slots)
+
     def coarse_distances(self, launch, level, rows, coarser):
         """See `interface.Kernels`."""
         found = launch.weights[level] * _less_query_norms(launch, level, rows)

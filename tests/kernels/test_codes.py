@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from spade_index.kernels import CodedMaps, MapPool, nearest_pixels
 from spade_index.kernels.codes import Coding, Values
+from spade_index.kernels.fused.cupy_backend import CupyKernels
 from spade_index.kernels.native import library
 from spade_index.kernels.native import search as native
 from spade_index.kernels.native.library import instruction_sets
 from spade_index.kernels.native.parts import Decoder
 
-from helpers.coded import CODECS, as_values, coded_maps, coding_of, decoded_levels
-from helpers.interpreter import search_unchanged
+from helpers.coded import CODECS, as_values, coded_maps, coding_of, decoded_levels, empty_fused
+from helpers.interpreter import decoded_by_triton, search_unchanged
 from helpers.kernel_cases import NATIVE, assert_same, pyramid_of
 
 STORED, GRIDS, CHANNELS = [(12, 10), (6, 5), (3, 5)], [(6, 5), (6, 5), (3, 5)], [7, 33, 16]
@@ -45,6 +46,13 @@ def written(coding, stored, instructions):
     for slot in range(len(stored[0])):
         decoder.write([level[slot].numpy() for level in stored], [level[slot].numpy() for level in out])
     return out
+
+
+def fused_of(maps, slots):
+    """Return maps of slots in the fused kernels' layout, decoded and prepared by torch."""
+    fused = empty_fused(maps, len(slots))
+    fused.write(torch.arange(len(slots)), maps.decoded(slots))
+    return fused
 
 
 def in_bytes(maps):
@@ -109,16 +117,48 @@ def test_other_backends_and_modes_search_decoded_maps(backend, mode):
     torch.testing.assert_close(found[0], expected[0], rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", CODECS[1:])
-def test_fused_kernels_search_decoded_maps(kind, interpreter):
+@pytest.mark.parametrize("mode", ["concat-nearest", "per-level"])
+@pytest.mark.parametrize("kind", CODECS)
+def test_triton_searches_decoded_maps(kind, mode, interpreter):
     sizes, channels = [(4, 4), (2, 2)], [5, 3]
     coding, codec = coding_of(kind, sizes, channels)
     maps = coded_maps(coding, codec, pyramid_of("random", 3, sizes, channels, 2, torch.float16))
     query = pyramid_of("random", 1, sizes, channels, 1, torch.float32)
-    search = {"query": query, "pages": torch.tensor([[2, 0]]), "k": 2, "sizes": sizes}
+    search = {"query": query, "pages": torch.tensor([[2, 0]]), "k": 2, "sizes": sizes, "mode": mode}
     found = interpreter.call(search_unchanged, search | {"pool": maps})
     expected = interpreter.call(search_unchanged, search | {"pool": as_values(maps)})
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("scaling", ["none", "length", "root", "channel"])
+@pytest.mark.parametrize("kind", CODECS)
+def test_triton_decodes_and_prepares_as_torch_does(kind, scaling, interpreter):
+    maps, _ = maps_of(kind, scaling)
+    slots = torch.tensor([3, 1])
+    found, expected = interpreter.call(decoded_by_triton, maps, slots), fused_of(maps, slots)
+    for level, norms, right, right_norms in zip(*found, expected.levels, expected.norms, strict=True):
+        torch.testing.assert_close(level, right, rtol=1e-3, atol=1e-6)  # the last bit of float16
+        torch.testing.assert_close(norms, right_norms, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_triton_decodes_to_the_bits_of_torch(kind, interpreter):
+    sizes, channels = [(5, 3), (2, 2)], [9, 4]  # an odd number of half bytes
+    coding, codec = coding_of(kind, sizes, channels)
+    levels = pyramid_of("random", 3, sizes, channels, 2, torch.float16)
+    levels[0][:, 0, 0] = 6e4
+    maps, slots = coded_maps(coding, codec, levels), torch.tensor([2, 0])
+    found, _ = interpreter.call(decoded_by_triton, maps, slots)
+    for level, right in zip(found, fused_of(maps, slots).levels, strict=True):
+        assert torch.equal(level.view(torch.int16), right.view(torch.int16))
+
+
+def test_cupy_has_torch_decode():
+    maps, _ = maps_of("int4")
+    kernels, slots = CupyKernels(torch.float16, 6), torch.tensor([3, 1])
+    found = empty_fused(maps, len(slots))
+    kernels.decode(maps, slots, found)
+    assert_same(found.levels, fused_of(maps, slots).levels)
 
 
 def test_crowds_are_searched_again_in_torch():
