@@ -34,6 +34,9 @@ def test_ingest_results_are_reported():
     assert "decoding + backbone + writing  60,000       450         790  0.570" in ingest_report.report(
         committed("ingest")
     )
+    assert "decoding + backbone + writing   6,000        74          75  0.983" in ingest_report.report(
+        committed("ingest_224")
+    )
 
 
 def test_load_test_results_are_reported():
