@@ -20,7 +20,7 @@ from cuda.bindings import nvrtc
 from triton.backends.compiler import GPUTarget
 
 from spade_index.benchmarks.harness import Figures, table
-from spade_index.kernels.codes import Coding, Scalars, TableRows, Values
+from spade_index.kernels.codes import Coding, LevelCode, Scalars, TableRows, Values
 from spade_index.kernels.fused import cuda_launch
 from spade_index.kernels.fused.cupy_backend import CupyKernels
 from spade_index.kernels.fused.geometry import raster_layout
@@ -29,6 +29,7 @@ from spade_index.kernels.fused.maps import FusedMaps
 from spade_index.kernels.fused.search import search_maps
 from spade_index.kernels.fused.triton_backend import TritonKernels
 from spade_index.kernels.preparation import Preparation, Scaled
+from spade_index.kernels.pyramid import Size
 
 SYSTEM_SHARED_MEMORY = {80: 0, 90: 1024}  # bytes that cuobjdump adds to a kernel's
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -65,12 +66,26 @@ class Case:
         """Decode maps of shapes and types, but no memory, that are stored at twice the edges: of each kind of codes."""
         meta = torch.device("meta")
         maps = FusedMaps.empty(self.neighbours, self.sizes, self.channels, torch.float16, meta)
-        stored = zip(self.sizes, self.channels, strict=True)
-        levels = tuple(Scaled((2 * h, 2 * w), (h, w), of, "length") for (h, w), of in stored)
-        preparation = Preparation(levels, tuple(range(number, number + 1) for number in range(len(levels))))
-        for kind in (lambda of: Values(), lambda of: Scalars(8), lambda of: Scalars(4), rows_of):
+        stored = list(zip(self.sizes, self.channels, strict=True))
+        for scaling, kind in KINDS.items():
+            levels = tuple(scaled((h, w), of, scaling) for (h, w), of in stored)
+            preparation = Preparation(levels, tuple(range(number, number + 1) for number in range(len(levels))))
             coded = Coding(tuple(kind(of) for of in self.channels), preparation).empty(self.neighbours, meta)
             kernels.decode(coded, torch.empty(self.neighbours, dtype=torch.int64, device=meta), maps)
+
+
+KINDS: dict[str, Callable[[int], LevelCode]] = {  # by the scaling that they are compiled with
+    "none": lambda channels: Values(),
+    "root": lambda channels: Scalars(8),
+    "length": lambda channels: Scalars(4),
+    "channel": lambda channels: rows_of(channels),
+}
+
+
+def scaled(size: Size, channels: int, scaling: str) -> Scaled:
+    """Return how a level that is stored at twice the edges is averaged and scaled, without memory."""
+    moments = torch.empty(channels, device="meta") if scaling == "channel" else None
+    return Scaled((2 * size[0], 2 * size[1]), size, channels, scaling, mean=moments, deviation=moments)
 
 
 def rows_of(channels: int) -> TableRows:

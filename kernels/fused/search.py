@@ -12,7 +12,7 @@ In a window, there are so few pairs that all are measured as differences: `windo
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -97,8 +97,14 @@ def _decoded(kernels: Kernels, coded: CodedMaps, pages: Tensor, sizes: Sequence[
     device = coded.stored[0].device
     slots, pages = pages.to(device).unique(return_inverse=True)
     maps = FusedMaps.empty(len(slots), sizes, coded.coding.preparation.channels, torch.float16, device)
-    kernels.decode(coded, slots, maps)
+    with _current(device):
+        kernels.decode(coded, slots, maps)
     return maps, pages
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one, on which kernels run."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def check_matches(neighbours: int, pixels: int) -> None:
@@ -141,7 +147,7 @@ def search_maps(
         of_query, of_position = 0, view.pair_bytes()
     queries = max(1, min(GRID // launch.positions, working_memory // (of_query + of_position * launch.positions)))
     positions = min(launch.positions, GRID, max(1, (working_memory - of_query) // of_position))
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # kernels run on the current one
+    with _current(device):
         for first in range(0, launch.batch, queries):
             group = slice(first, first + queries)
             levels = [level[group].contiguous() for level in query]

@@ -32,7 +32,7 @@ def decode(coded: CodedMaps, slots: Tensor, maps: FusedMaps) -> None:
         first_column = 0
         for part in joined:
             how, stored = preparation.levels[part], coded.stored[part]
-            triton_decode.decode_level[(out.shape[1], len(slots))](
+            triton_decode.decode_level[(out.shape[1] * len(slots),)](
                 stored=stored,
                 halves=stored.view(torch.float16),
                 slots=slots,

@@ -46,8 +46,9 @@ def decode_level(
     ADD: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Decode a level, average it to the grid, scale it, and write it where its columns are: grid (rows, n)."""
-    row, number = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    """Decode a level, average it to the grid, scale it, and write it where its columns are: grid (n * rows)."""
+    place = tl.program_id(0).to(tl.int64)
+    number, row = place // rows, place % rows
     slot = tl.load(slots + number)
     stored += slot * stride
     halves += slot * (stride // 2)
@@ -102,7 +103,6 @@ def decode_level(
             divisor = tl.maximum(norm, LEAST_LENGTH)
         value = tl.div_rn(value, tl.zeros((BC,), tl.float32) + divisor)
     rounded = (value * factor).to(tl.float16)
-    place = number * rows + row
     tl.store(out + place * columns + first_column + channel, rounded, mask=some)
     squares = rounded.to(tl.float32)
     norm = tl.sum(tl.where(some, squares * squares, 0.0), 0)

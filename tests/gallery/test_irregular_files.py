@@ -210,6 +210,10 @@ def test_images_in_no_shard_are_a_problem_of_the_catalog(gallery_path: Path) -> 
         db.execute("DELETE FROM shards WHERE shard = 2")
     check.write(gallery_path / "catalog.sqlite")
     with GalleryWriter(gallery_path) as writer:
-        with pytest.raises(GalleryError):
+        snapshots = writer.gallery.catalog.snapshots()
+        with pytest.raises(
+            GalleryDamaged, match=r"catalog\.sqlite: \d+ images are in no shard; restore it from a copy"
+        ):
             writer.compact()
+        assert writer.gallery.catalog.snapshots() == snapshots
         assert any("images are in no shard" in line for line in writer.gallery.verify())

@@ -268,6 +268,11 @@ class Catalog(ImageQueries, RegionQueries, FeedbackQueries, DefectQueries):
             yield str(error)
         yield from self.own_problems()
 
+    def require_sound(self) -> None:
+        """Raise GalleryDamaged for the first of `own_problems`."""
+        for problem in self.own_problems():
+            raise GalleryDamaged(f"{problem}; {REMEDY}")
+
     def own_problems(self) -> Iterator[str]:
         """Yield the problems that can be found without a note of the file's bytes."""
         for (line,) in self._read("PRAGMA integrity_check"):

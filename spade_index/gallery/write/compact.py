@@ -39,6 +39,7 @@ def compact(
     other = to_transcode(session, storage)
     rewrite = {number: left for number, left in _sparse(session).items() if number not in other}
     freed = sum(catalog.shards()[number].bytes for number in rewrite)
+    catalog.require_sound()  # before anything is forgotten
     with storage_errors(session.path):
         session.require_room(min(sum(rewrite.values()) + sum(other.values()), session.shard_rows))
         # With one snapshot, nothing was removed since the last compaction began, which this carries on.

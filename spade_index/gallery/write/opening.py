@@ -124,8 +124,7 @@ def _require_sound(catalog: Catalog) -> None:
     with suppress(check.NoteDamaged):
         if catalog.require_unchanged():
             return
-    for problem in catalog.own_problems():
-        raise GalleryDamaged(f"{problem}; {check.REMEDY}")
+    catalog.require_sound()
     note_catalog(catalog)
 
 

@@ -188,7 +188,7 @@ class GalleryWriter(Session):
         maps are stored by another are stored once more by it, and calibrations are forgotten: scores change. With
         `levels`, only these are stored from then on: no search may ask for others. Raises
         InputError for a finer codec or other levels than the gallery's, since what was lost stays lost, and for lack of
-        levels that it is searched by.
+        levels that it is searched by; GalleryDamaged for a catalog with problems, before anything is changed.
         """
         return compact(self, progress, maps, levels)
 
