@@ -1,8 +1,8 @@
 """What does storing maps in codes cost, and how fast are they searched? The same test images, with each codec.
 
-A gallery is built as `build` does it, with maps as float16. A copy of it is stored by each codec, calibrated and
-evaluated. Then images of the gallery are searched for, with maps in memory as values, in memory as codes, and read for
-each query (from the system's cache).
+A gallery is built and tuned as `build` does it, and another one with maps as float16, which is searched in the same
+way. A copy of that is stored by each codec, calibrated and evaluated. Then images of the gallery are searched for,
+with maps in memory as values, in memory as codes, and read for each query (from the system's cache).
 
 python benchmarks/codecs.py DATASET... --json benchmarks/results/codecs.json
 """
@@ -35,12 +35,11 @@ from spade_index.gallery.store.codecs import KINDS
 from spade_index.gallery.write.levels import tuned_levels
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.kernels import MapPool, choose_kernel, nearest_pixels
-from spade_index.method import calibration
+from spade_index.method import calibration, tuning
 from spade_index.method.comparison import Comparison
 from spade_index.method.dataset import build_gallery, find_test_images
 from spade_index.method.detector import Detector
 from spade_index.method.evaluation import evaluate
-from spade_index.method.judgement import tune_and_calibrate
 from spade_index.method.storage_loss import StorageLoss
 from spade_index.method.tuned import tuned_search
 from spade_index.settings import SearchSettings
@@ -63,11 +62,14 @@ def stored(gallery: Path, dataset: Path, backbone: Backbone) -> Iterator[Figures
             loss = StorageLoss(writer.gallery, backbone)
             writer.compact(maps=codec, levels=levels)
             lost = loss.after(writer.gallery)
-            search = tuned_search(writer.gallery)
-            found = calibration.calibrate(writer.gallery, search, seconds=CALIBRATE_SECONDS)
-            calibration.store(writer, search, found)
+            calibrate(writer, tuned_search(writer.gallery))
         yield {**measured(copy, dataset, backbone), "synthetic_defects": lost}
         shutil.rmtree(copy)
+
+
+def calibrate(writer: GalleryWriter, search: SearchSettings) -> None:
+    """Calibrate a gallery for search settings."""
+    calibration.store(writer, search, calibration.calibrate(writer.gallery, search, seconds=CALIBRATE_SECONDS))
 
 
 def measured(path: Path, dataset: Path, backbone: Backbone) -> Figures:
@@ -160,10 +162,13 @@ def main(datasets: tuple[Path, ...], backbone: str, json_file: Path | None) -> N
         _, chosen = backbones(dataset, backbone)
         with tempfile.TemporaryDirectory(prefix="spade-index-") as name:
             work = Path(name)
+            with build_gallery(dataset, work / "built", chosen) as built:
+                tuned = tuning.tune(built, chosen)
             build_gallery(dataset, work / "gallery", chosen, maps=KINDS[0]).close()
             with GalleryWriter(work / "gallery") as writer:
-                tune_and_calibrate(writer, chosen)
+                tuning.store(writer, tuned)
                 search = tuned_search(writer.gallery)
+                calibrate(writer, search)
                 of = {"images": len(writer.gallery), "level_shapes": writer.gallery.settings.level_shapes}
             rows = list(stored(work / "gallery", dataset, chosen))
         figures["datasets"][dataset.name] = {**of, "search": plain(search), "rows": rows}
