@@ -158,14 +158,13 @@ def scaled(count: float) -> str:
 
 
 def test_pq_takes_a_twentieth_and_loses_little():
-    for name, of in committed("codecs")["datasets"].items():
+    for of in committed("codecs")["datasets"].values():
         plain, *rows = of["rows"]
         assert plain["maps"] == "float16"
         (tuned,) = [row for row in rows if row["maps"] == "pq" and len(row["levels"]) < len(plain["levels"])]
         assert 20 * tuned["map_bytes_per_image"] <= plain["map_bytes_per_image"]
-        assert tuned["pixel_roc_auc"] >= plain["pixel_roc_auc"] - 0.002
-        lost = plain["image_roc_auc"] - tuned["image_roc_auc"]
-        assert lost <= {"mtd": 0.002, "pcb": 0.0055}[name]  # docs/scale.md tells it; we aim at 0.002
+        for figure in ("image_roc_auc", "pixel_roc_auc"):
+            assert tuned[figure] >= plain[figure] - 0.002  # docs/scale.md tells it
 
 
 def test_the_page_tells_what_codecs_cost():
