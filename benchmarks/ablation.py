@@ -93,8 +93,7 @@ def defaults(names: tuple[str, ...]) -> dict[str, Any]:
 def measure(step: str, dataset: Path, path: Path, backbone: Backbone, search: SearchSettings) -> Figures:
     """Calibrate a gallery for search settings and evaluate it."""
     with GalleryWriter(path) as writer:
-        found = calibration.calibrate(writer.gallery, search, seconds=CALIBRATE_SECONDS)
-        calibration.store(writer, search, found)
+        calibrate(writer, search)
     with Gallery(path) as gallery:
         detector = Detector(gallery, backbone, search)
         shown = ShownRegions()
@@ -103,6 +102,11 @@ def measure(step: str, dataset: Path, path: Path, backbone: Backbone, search: Se
     figures |= shown.shares()
     times = {"search_ms": 1e3 * seconds["search_per_image"], "backbone_ms": 1e3 * seconds["backbone"] / images}
     return {"step": step, **{name: (figures | times)[name] for name in COLUMNS}}
+
+
+def calibrate(writer: GalleryWriter, search: SearchSettings) -> None:
+    """Calibrate a gallery for search settings, and store what was found."""
+    calibration.store(writer, search, calibration.calibrate(writer.gallery, search, seconds=CALIBRATE_SECONDS))
 
 
 class ShownRegions:

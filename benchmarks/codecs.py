@@ -18,7 +18,7 @@ import click
 import torch
 from torch import Tensor
 
-from spade_index.benchmarks.ablation import CALIBRATE_SECONDS, backbones
+from spade_index.benchmarks.ablation import backbones, calibrate
 from spade_index.benchmarks.harness import (
     Figures,
     WrongResult,
@@ -35,7 +35,7 @@ from spade_index.gallery.store.codecs import KINDS
 from spade_index.gallery.write.levels import tuned_levels
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.kernels import MapPool, choose_kernel, nearest_pixels
-from spade_index.method import calibration, tuning
+from spade_index.method import tuning
 from spade_index.method.comparison import Comparison
 from spade_index.method.dataset import build_gallery, find_test_images
 from spade_index.method.detector import Detector
@@ -65,11 +65,6 @@ def stored(gallery: Path, dataset: Path, backbone: Backbone) -> Iterator[Figures
             calibrate(writer, tuned_search(writer.gallery))
         yield {**measured(copy, dataset, backbone), "synthetic_defects": lost}
         shutil.rmtree(copy)
-
-
-def calibrate(writer: GalleryWriter, search: SearchSettings) -> None:
-    """Calibrate a gallery for search settings."""
-    calibration.store(writer, search, calibration.calibrate(writer.gallery, search, seconds=CALIBRATE_SECONDS))
 
 
 def measured(path: Path, dataset: Path, backbone: Backbone) -> Figures:

@@ -66,20 +66,12 @@ class Case:
         """Decode maps of shapes and types, but no memory, that are stored at twice the edges: of each kind of codes."""
         meta = torch.device("meta")
         maps = FusedMaps.empty(self.neighbours, self.sizes, self.channels, torch.float16, meta)
-        stored = list(zip(self.sizes, self.channels, strict=True))
+        shapes = list(zip(self.sizes, self.channels, strict=True))
         for scaling, kind in KINDS.items():
-            levels = tuple(scaled((h, w), of, scaling) for (h, w), of in stored)
+            levels = tuple(scaled(size, of, scaling) for size, of in shapes)
             preparation = Preparation(levels, tuple(range(number, number + 1) for number in range(len(levels))))
             coded = Coding(tuple(kind(of) for of in self.channels), preparation).empty(self.neighbours, meta)
             kernels.decode(coded, torch.empty(self.neighbours, dtype=torch.int64, device=meta), maps)
-
-
-KINDS: dict[str, Callable[[int], LevelCode]] = {  # by the scaling that they are compiled with
-    "none": lambda channels: Values(),
-    "root": lambda channels: Scalars(8),
-    "length": lambda channels: Scalars(4),
-    "channel": lambda channels: rows_of(channels),
-}
 
 
 def scaled(size: Size, channels: int, scaling: str) -> Scaled:
@@ -90,8 +82,16 @@ def scaled(size: Size, channels: int, scaling: str) -> Scaled:
 
 def rows_of(channels: int) -> TableRows:
     """Return tables without memory: three over all channels, and one for every eight of them."""
-    whole, parts = ((3, 256, channels), (-(-channels // 8), 256, 8))
-    return TableRows(2.0**-9, *(torch.empty(shape, dtype=torch.int16, device="meta") for shape in (whole, parts)))
+    shapes = (3, 256, channels), (-(-channels // 8), 256, 8)
+    return TableRows(2.0**-9, *(torch.empty(shape, dtype=torch.int16, device="meta") for shape in shapes))
+
+
+KINDS: dict[str, Callable[[int], LevelCode]] = {  # by the scaling that they are compiled with
+    "none": lambda channels: Values(),
+    "root": lambda channels: Scalars(8),
+    "length": lambda channels: Scalars(4),
+    "channel": rows_of,
+}
 
 
 CASES = [

@@ -28,7 +28,7 @@ def decode(coded: CodedMaps, slots: Tensor, maps: FusedMaps) -> None:
     preparation = coded.coding.preparation
     for level, joined in enumerate(preparation.joined):
         out, norms = maps.levels[level], maps.norms[level]
-        cells = maps.members if level == 0 else torch.arange(out.shape[1], device=out.device)
+        cells = maps.members.int() if level == 0 else torch.arange(out.shape[1], dtype=torch.int32, device=out.device)
         first_column = 0
         for part in joined:
             how, stored = preparation.levels[part], coded.stored[part]
@@ -36,7 +36,7 @@ def decode(coded: CodedMaps, slots: Tensor, maps: FusedMaps) -> None:
                 stored=stored,
                 halves=stored.view(torch.float16),
                 slots=slots,
-                cells=cells.int(),
+                cells=cells,
                 out=out,
                 norms=norms,
                 stride=stored.shape[1],

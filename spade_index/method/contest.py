@@ -215,9 +215,9 @@ def choose(tried: Sequence[Trial], sample: Sample, levels: tuple[int, ...] | Non
     """Return the trial to take: the best of the quickest ways within the margin.
 
     What is quick beside the backbone counts as equally quick. Ways whose search takes much longer than the backbone are
-    left out, unless all do. The usual `levels` are the rule, and more neighbours, which cost no accuracy; others must
-    be better by more than twice the standard error: pasted defects have edges, which fine levels see better than what
-    real ones have.
+    left out, unless all do. The usual `levels` are the rule, and more neighbours, which cost no accuracy; the image
+    ROC AUC of others must be higher by more than twice the standard error: pasted defects have edges, which fine levels
+    see, and outline, better than what real ones have.
     """
     limit = max(SLOWEST * sample.planned_ms, min(trial.planned_ms for trial in tried))
     allowed = [trial for trial in tried if trial.planned_ms <= limit]
