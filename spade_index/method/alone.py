@@ -5,7 +5,6 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from spade_index.gallery.catalog.tables import ImageRow
 from spade_index.gallery.index.search import Neighbour
@@ -13,6 +12,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.images.geometry import Geometry
 from spade_index.images.loading import in_lots
 
+from .as_new import maps_as_new
 from .detector import Detector
 from .near_duplicates import PAIRS, near_of
 from .scales import scales_of
@@ -110,7 +110,7 @@ def _search_without(detector: Detector, images: Sequence[Beside]) -> list[Alone]
     asked = [one for one in asked if interest is None or interest.counts(one[2])]
     if not asked:
         return []
-    pyramid = [torch.from_numpy(level).float() for level in gallery.maps([image.key for image, _, _ in asked])]
+    pyramid = maps_as_new(gallery, [image for image, _, _ in asked])
     found = detector.nearest_pixels(pyramid, [nearest for _, nearest, _ in asked], [place for _, _, place in asked])
     alone = list[Alone]()
     for (image, nearest, place), pixels in zip(asked, found, strict=True):

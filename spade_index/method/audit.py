@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-import torch
 
 from spade_index.errors import InputError
 from spade_index.exact import require_whole
@@ -21,6 +20,7 @@ from spade_index.images.loading import in_lots
 from spade_index.settings import ImageScore
 
 from .alone import near_distance, nearest_others
+from .as_new import maps_as_new
 from .detection import Detection, Question
 from .detector import Detector
 from .given import require_kind
@@ -115,7 +115,7 @@ def without_themselves(detector: Detector, rows: Iterable[ImageRow]) -> Iterator
     """Search for images of the gallery as `calibrate` does: each without itself and its near-duplicates."""
     gallery, near = detector.gallery, near_distance(detector.gallery)
     for some in in_lots(rows, detector.pixel_search.at_once):
-        pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key for row in some])]
+        pyramid = maps_as_new(gallery, some)
         nearest = [neighbours for row in some for neighbours in nearest_others(detector, [row], near)]
         questions, places = [Question(maps="always")] * len(some), [place_of_row(gallery, row) for row in some]
         for query, detection in detector.judge(nearest, pyramid, questions, places):

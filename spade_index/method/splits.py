@@ -19,6 +19,7 @@ from spade_index.settings import CALIBRATION_SAMPLE, SearchSettings
 from spade_index.wording import too_few
 
 from .alone import near_distance
+from .as_new import maps_as_new
 from .by_neighbours import ByNeighbours
 from .detector import Detector
 from .normal_scores import NormalScores
@@ -99,7 +100,7 @@ class _Splits:
     def _alone(self, row: ImageRow, neighbours: list[Neighbour]) -> np.ndarray:
         """Return the kappa least distances of an image's cells to each neighbour's, float16 [K, P, kappa]."""
         detector = self._detector
-        pyramid = [torch.from_numpy(level).float() for level in detector.gallery.maps([row.key])]
+        pyramid = maps_as_new(detector.gallery, [row])
         queries = [level.expand(len(neighbours), -1, -1) for level in detector.comparison.prepare(pyramid)]
         places = [place_of_row(detector.gallery, row)] * len(neighbours)
         found = detector.search_pixels(queries, [[neighbour] for neighbour in neighbours], places)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.reader import Gallery
 from spade_index.settings import TUNE_SECONDS, SearchSettings
 
+from .as_new import maps_as_new
 from .synthetic import Sample, draw_sample
 from .trials import Trial, Trials
 from .tuned import tuned_search
@@ -22,7 +22,7 @@ class StorageLoss:
     def __init__(self, gallery: Gallery, backbone: Backbone, seconds: float = TUNE_SECONDS) -> None:
         """Measure on the maps as they are. Raises InputError if too few of the gallery's images can be read."""
         self._sample = draw_sample(gallery, backbone, SHARE_OF_BACKBONE * seconds)
-        self._queries = [list(map(torch.from_numpy, gallery.maps([row.key]))) for row in self._sample.plain]
+        self._queries = [maps_as_new(gallery, [row]) for row in self._sample.plain]
         self._options = {"device": backbone.device}
         self._search = tuned_search(gallery)
         self.before = self._trial(gallery, self._sample)
@@ -50,7 +50,7 @@ class _ExactTrials(Trials):
         self._queries = queries
 
     def plain(self, image: int) -> list[Tensor]:
-        """Return all levels of a plain image, float16 [1, H*W, C]."""
+        """Return all levels of a plain image, float32 [1, H*W, C]."""
         return self._queries[image]
 
 

@@ -14,6 +14,7 @@ from spade_index.images.geometry import Geometry
 from spade_index.settings import SearchSettings
 
 from .alone import near_distance
+from .as_new import maps_as_new
 from .by_neighbours import plain_search
 from .calibration import can_calibrate
 from .comparison import compared_sizes
@@ -211,8 +212,8 @@ class Trials:
         return [torch.cat([plain[some], drawn[copies][:, : plain.shape[1]]]).float() for plain, drawn in levels]
 
     def plain(self, image: int) -> list[Tensor]:
-        """Return all levels of a plain image, float16 [1, H*W, C]."""
-        return [torch.from_numpy(level) for level in self._gallery.maps([self._sample.plain[image].key])]
+        """Return all levels of a plain image, float32 [1, H*W, C]."""
+        return maps_as_new(self._gallery, [self._sample.plain[image]])
 
 
 def planned_ms(gallery: Gallery, search: SearchSettings) -> float:

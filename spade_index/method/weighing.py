@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
 from spade_index.features.backbone import Backbone
@@ -26,6 +25,7 @@ from spade_index.images.tiles import Box, crop, picture_of, pieces_of
 from spade_index.settings import BATCH_SIZE, SearchSettings
 
 from .alone import near_distance, nearest_others
+from .as_new import maps_as_new
 from .by_neighbours import plain_search
 from .defects import paste
 from .detection import PixelDetection
@@ -207,7 +207,7 @@ class _Scoring:
     def _alone(self, row: ImageRow, own: set[int]) -> Scores:
         """Score a piece of the gallery."""
         gallery = self._detector.gallery
-        pyramid = [torch.from_numpy(level).float() for level in gallery.maps([row.key])]
+        pyramid = maps_as_new(gallery, [row])
         nearest = nearest_others(self._detector, [row], self._near, own)
         (pixels,) = self._detector.nearest_pixels(pyramid, nearest, [place_of_row(gallery, row)])
         return self._of(nearest[0], pixels)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from spade_index.features.backbone import Backbone
 from spade_index.gallery.store.codecs import codec_named
-from spade_index.gallery.store.quantizer import LevelQuantizer, Parts, Quantized, Tables, nearest, sizes_for
+from spade_index.gallery.store.quantizer import LevelQuantizer, Quantized, sizes_for
+from spade_index.gallery.store.quantizer_tables import Parts, Tables, nearest
 from spade_index.gallery.store.storage import MapStorage
 from spade_index.gallery.write.train import tables_of
 from spade_index.settings import ExtractionSettings
@@ -115,6 +116,10 @@ def test_a_stranger_decodes_a_row_by_what_its_attributes_and_the_catalog_say() -
     stored, facts, data = codec.encode(values), codec.attributes(600, 11), codec.tables.to_bytes()
     assert "a row of each of 3 tables [256, 11], then for each 6 channels a row of a table [256, 6]" in facts["value"]
     points, channels = facts["shape"]
+    assert facts["value"].endswith("then of each channel the root mean square <f4 of what they leave")
+    data, errors = data[: -4 * channels], np.frombuffer(data[-4 * channels :], "<f4")
+    left = values.astype(float) - decoded(codec, stored, values.shape)
+    np.testing.assert_allclose(errors, np.sqrt((left**2).mean(0)), rtol=1e-2)
     unit, numbers = np.frombuffer(data[:8], "<f8")[0], np.frombuffer(data[8:], "<i2")
     whole = numbers[: 3 * 256 * channels].reshape(3, 256, channels)
     parts = numbers[3 * 256 * channels :].reshape(2, 256, 6)
@@ -177,7 +182,7 @@ def test_a_codec_of_other_levels_does_not_fit(sizes: tuple[int, ...], backbone: 
 def test_tables_that_have_changed_are_refused(backbone: Backbone) -> None:
     codec = of_levels(backbone.settings)
     data = codec.to_bytes()
-    assert len(data) == codec.bytes_for(backbone.settings)
+    assert len(data) == codec.bytes_for(backbone.settings)[0]
     random = np.random.default_rng(0)
     for place in [0, 7, len(data) - 1, *random.integers(len(data), size=10).tolist()]:
         damaged = bytearray(data)
@@ -187,6 +192,27 @@ def test_tables_that_have_changed_are_refused(backbone: Backbone) -> None:
     for other in (b"", data[:-1], data + b"\0"):
         with pytest.raises(ValueError, match="have changed"):
             codec.with_tables(other, backbone.settings)
+
+
+def test_tables_that_say_nothing_of_their_errors_are_read(backbone: Backbone) -> None:
+    now = of_levels(backbone.settings)
+    earlier = Quantized.by([of and replace(of, errors=None) for of in now.tables])
+    again = Quantized(earlier.sizes, earlier.digest).with_tables(earlier.to_bytes(), backbone.settings)
+    assert again.to_bytes() == earlier.to_bytes()
+    assert len(earlier.to_bytes()) == earlier.bytes_for(backbone.settings)[1]
+    values = normal((50, backbone.settings.level_shapes[1][0]))
+    for level in range(3):
+        assert again.of_level(level).errors is None
+    np.testing.assert_array_equal(again.of_level(1).encode(values), now.of_level(1).encode(values))
+
+
+@pytest.mark.parametrize("error", [np.nan, np.inf, -0.5])
+def test_errors_that_training_never_gives_are_refused(error: float) -> None:
+    tables = tables_of(normal((300, 5)), 3)
+    assert tables.errors is not None
+    data = replace(tables, errors=np.where(np.arange(5) == 3, np.float32(error), tables.errors)).to_bytes()
+    with pytest.raises(ValueError, match="errors"):
+        Tables.from_bytes(data, 5, 3)
 
 
 @pytest.mark.parametrize("unit", [np.nan, np.inf, 0.0, -0.5, 0.75, 2.0**-41, 2.0**9])

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from spade_index.gallery.store.codecs import codec_named
-from spade_index.gallery.store.quantizer import ROWS, Parts, Quantized, Tables
+from spade_index.gallery.store.quantizer import Quantized
+from spade_index.gallery.store.quantizer_tables import ROWS, Parts, Tables
 from spade_index.kernels.codes import CodedMaps, Coding
 from spade_index.kernels.fused.maps import FusedMaps
 from spade_index.kernels.preparation import Preparation, Scaled

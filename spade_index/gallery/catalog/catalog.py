@@ -184,8 +184,8 @@ class Catalog(ImageQueries, RegionQueries, FeedbackQueries, DefectQueries):
         if not isinstance(codec, Quantized):
             return storage
         if codec.name not in self._quantized:
-            query = "SELECT tables FROM quantizers WHERE name = ? AND length(tables) = ?"
-            of = (codec.name, codec.bytes_for(self.settings))
+            query = "SELECT tables FROM quantizers WHERE name = ? AND length(tables) IN (?, ?)"
+            of = (codec.name, *codec.bytes_for(self.settings))
             data = self._value(query, bytes, *of) if self._has_table("quantizers") else None
             self._quantized[codec.name] = codec.with_tables(data or b"", self.settings)
         return replace(storage, codec=self._quantized[codec.name])

@@ -31,6 +31,10 @@ FOR_NEW_GALLERIES = "int8"  # half the bytes; changed no ROC AUC that we measure
 class LevelCodec(Protocol):
     """How a level's map is stored."""
 
+    @property
+    def errors(self) -> np.ndarray | None:
+        """The root mean square of what codes leave of each channel, float32 [C]; None if that is small, or unknown."""
+
     def stored_shape(self, points: int, channels: int) -> tuple[int, ...]:
         """Return the shape of what is stored of a map [P, C]."""
 
@@ -79,6 +83,8 @@ class Codec(MapCodec, LevelCodec, Protocol):
 
 class _Alike:
     """What is the same for all codecs that store all levels alike, of any shape."""
+
+    errors: ClassVar[None] = None
 
     def of_level(self, level: int) -> Self:
         """Return the codec."""

@@ -22,38 +22,11 @@ import numpy as np
 from spade_index.settings import ExtractionSettings
 
 from .native import native_codes
-from .widened import widened
+from .quantizer_tables import HALF, NARROWEST, ROWS, WHOLE, Parts, Tables, nearest
 
 KIND = "pq"
-ROWS = 256  # of a table
-WHOLE = 3  # bytes of a place at most that name rows over all channels
-NARROWEST = 4  # channels of a part
 TWENTIETH = 20  # of the bytes of all levels as float16: what the codes of an image may take
-LARGEST = 1 << 16  # units that a value is cut off at, when it is encoded
-HALF = 65504.0  # the largest float16
-ALONE = 1 << 18  # multiplications of a product up to which OpenBLAS starts no threads: the backbone has the cores
 NAME = re.compile(rf"{KIND}((?:\.[0-9]{{1,5}}){{1,99}})\.([0-9a-f]{{32}})", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the bytes of a place are."""
-
-    whole: int  # that name rows over all channels
-    number: int  # of parts of channels
-    width: int  # of a part
-
-    @classmethod
-    def of(cls, channels: int, size: int) -> "Parts":
-        """Return the parts of up to `size` bytes, at least one."""
-        whole = min(size, WHOLE)
-        width = max(NARROWEST, math.ceil(channels / (size - whole))) if size > whole else 0
-        return cls(whole, math.ceil(channels / width) if width else 0, width)
-
-    @property
-    def size(self) -> int:
-        """The bytes of a place."""
-        return self.whole + self.number
 
 
 def sizes_for(settings: ExtractionSettings, levels: Sequence[int]) -> tuple[int, ...]:
@@ -72,61 +45,6 @@ def sizes_for(settings: ExtractionSettings, levels: Sequence[int]) -> tuple[int,
         sizes[level] = Parts.of(channels, min(max(share, 1), finest)).size
         left -= sizes[level] * points
     return tuple(sizes)
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The tables of a level."""
-
-    unit: float  # a power of two
-    whole: np.ndarray  # int16 [tables, 256, C]
-    parts: np.ndarray  # int16 [parts, 256, width]; zeros beyond the last channel
-
-    @classmethod
-    def from_bytes(cls, data: bytes, channels: int, size: int) -> "Tables":
-        """Read what `to_bytes` wrote, for places of `size` bytes. Raises ValueError."""
-        parts = Parts.of(channels, size)
-        unit = float(np.frombuffer(data[:8], "<f8")[0])
-        if not 2.0**-40 <= unit <= 2.0**8 or math.frexp(unit)[0] != 0.5:
-            raise ValueError("the unit of its tables is none")
-        values = np.frombuffer(data[8:], "<i2")
-        whole, rest = np.split(values, [parts.whole * ROWS * channels])
-        return cls(unit, whole.reshape(-1, ROWS, channels), rest.reshape(parts.number, ROWS, parts.width))
-
-    @staticmethod
-    def bytes_for(channels: int, size: int) -> int:
-        """Return how many bytes `to_bytes` returns."""
-        parts = Parts.of(channels, size)
-        return 8 + 2 * ROWS * (parts.whole * channels + parts.number * parts.width)
-
-    def to_bytes(self) -> bytes:
-        """Return the unit as float64, then all tables, in raster order, little-endian."""
-        return np.array([self.unit], "<f8").tobytes() + self.whole.tobytes() + self.parts.tobytes()
-
-    @property
-    def size(self) -> int:
-        """The bytes of a place."""
-        return len(self.whole) + len(self.parts)
-
-    def units(self, values: np.ndarray) -> np.ndarray:
-        """Return float16 [P, C] as whole numbers of the unit, float64."""
-        wide = widened(values, np.float64)
-        wide /= self.unit
-        return np.clip(np.rint(wide, out=wide), -LARGEST, LARGEST, out=wide)
-
-    @cached_property
-    def scaled(self) -> tuple[np.ndarray, np.ndarray]:
-        """The tables as float32 values: over all channels, and [parts * 256, width]."""
-        whole, parts = (np.float32(self.unit) * tables.astype(np.float32) for tables in (self.whole, self.parts))
-        return whole, parts.reshape(len(parts) * ROWS, parts.shape[-1])
-
-    @cached_property
-    def within_half(self) -> bool:
-        """Whether no sum of rows is beyond the largest float16."""
-        most = np.abs(self.whole.astype(np.int64)).max((1, 2)).sum() + np.abs(self.parts.astype(np.int64)).max(
-            initial=0
-        )
-        return bool(most * self.unit <= HALF)
 
 
 @dataclass(frozen=True)
@@ -189,8 +107,14 @@ class LevelQuantizer:
             "shape": np.array([points, channels], "<i8"),
             "row": f"{self.size} codes of 8 bits for each place, raster order",
             "value": f"unit * sum of a row of each of {parts.whole} tables [256, {channels}]{each}; the table "
-            "`quantizers` of the catalog holds them by the codec's name: of each level unit <f8, then all tables <i2",
+            "`quantizers` of the catalog holds them by the codec's name: of each level unit <f8, then all tables <i2, "
+            "then of each channel the root mean square <f4 of what they leave",
         }
+
+    @property
+    def errors(self) -> np.ndarray | None:
+        """The root mean square of what codes leave of each channel, float32 [C]; None if that is not known."""
+        return None if self.tables is None else self.tables.errors
 
     def tables_at_hand(self) -> Tables:
         """Return the tables. Raises ValueError if only shapes are known."""
@@ -246,9 +170,9 @@ class Quantized:
         if not fit or not all(self.sizes[level] for level in levels):
             raise ValueError(f"its maps are stored as {self.name[:40]!r}, which does not fit its levels")
 
-    def bytes_for(self, settings: ExtractionSettings) -> int:
-        """Return the size of its tables, as `to_bytes` returns them."""
-        return sum(self._lengths(settings))
+    def bytes_for(self, settings: ExtractionSettings) -> tuple[int, int]:
+        """Return the size of its tables, as `to_bytes` returns them: with errors, and without."""
+        return sum(self._lengths(settings)), sum(self._lengths(settings, errors=False))
 
     def to_bytes(self) -> bytes:
         """Return its tables, for the catalog."""
@@ -256,36 +180,22 @@ class Quantized:
 
     def with_tables(self, data: bytes, settings: ExtractionSettings) -> "Quantized":
         """Return the codec with its tables, as `to_bytes` returned them. Raises ValueError if they are others."""
-        if len(data) != self.bytes_for(settings) or _digest(data) != self.digest:
+        sizes = self.bytes_for(settings)
+        if len(data) not in sizes or _digest(data) != self.digest:
             raise ValueError("the tables of its maps have changed since they were written")
         tables: list[Tables | None] = []
-        for size, length, shape in zip(self.sizes, self._lengths(settings), settings.level_shapes, strict=True):
+        lengths = self._lengths(settings, errors=len(data) == sizes[0])
+        for size, length, shape in zip(self.sizes, lengths, settings.level_shapes, strict=True):
             tables.append(Tables.from_bytes(data[:length], shape[0], size) if size else None)
             data = data[length:]
         return replace(self, tables=tuple(tables))
 
-    def _lengths(self, settings: ExtractionSettings) -> list[int]:
+    def _lengths(self, settings: ExtractionSettings, errors: bool = True) -> list[int]:
         of = zip(self.sizes, settings.level_shapes, strict=True)
-        return [Tables.bytes_for(shape[0], size) if size else 0 for size, shape in of]
+        return [Tables.bytes_for(shape[0], size, errors) if size else 0 for size, shape in of]
 
 
 UNTRAINED = Quantized((), "")  # what is asked for before there are tables
-
-
-def nearest(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return the row of a table int16 [256, C] that is nearest to each vector float64 [P, C]: the lowest of equals.
-
-    Vectors are whole numbers, so float64 holds all sums exactly, in whatever order they are added.
-    """
-    rows = table.astype(np.float64)
-    turned, squares = -2 * rows.T, (rows * rows).sum(1)
-    found = np.empty(len(values), np.intp)
-    step = max(1, ALONE // rows.size)
-    for start in range(0, len(values), step):
-        distances = values[start : start + step] @ turned
-        distances += squares
-        found[start : start + step] = distances.argmin(1)
-    return found
 
 
 def _bytes(tables: Sequence[Tables | None]) -> bytes:

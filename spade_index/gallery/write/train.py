@@ -14,7 +14,8 @@ import numpy as np
 
 from spade_index.errors import InputError
 from spade_index.gallery.reader import Gallery
-from spade_index.gallery.store.quantizer import KIND, ROWS, Parts, Quantized, Tables, nearest, sizes_for
+from spade_index.gallery.store.quantizer import KIND, Quantized, sizes_for
+from spade_index.gallery.store.quantizer_tables import ROWS, Parts, Tables, nearest
 from spade_index.images.decode import DecodedImage
 from spade_index.images.files import ImageFile
 from spade_index.images.loading import LOT, in_lots, load_all
@@ -125,7 +126,8 @@ def tables_of(values: np.ndarray, size: int) -> Tables:
     for number, table in enumerate(cut):
         part = left[:, number * parts.width : (number + 1) * parts.width]
         table[:, : part.shape[1]] = _table(part)
-    return Tables(unit, whole, cut)
+        part -= table[nearest(part, table[:, : part.shape[1]]), : part.shape[1]]
+    return Tables(unit, whole, cut, (unit * np.sqrt((left**2).mean(0))).astype("<f4"))
 
 
 def _table(vectors: np.ndarray) -> np.ndarray:
