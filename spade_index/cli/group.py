@@ -3,6 +3,7 @@
 Imports that take long (torch, faiss, h5py, fastapi) are inside the commands, so that `--help` answers at once.
 """
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from spade_index.errors import SpadeIndexError
+from spade_index.shortage import is_shortage
 
 from .add import add
 from .audit import audit
@@ -61,6 +63,9 @@ COMMANDS: tuple[click.Command, ...] = (
 )
 
 
+SAFE = "what was committed is safe, and the same command carries on"
+
+
 class Commands(click.Group):
     """Prints what the core raises as one line, with exit status 1."""
 
@@ -82,9 +87,9 @@ class Commands(click.Group):
         except SpadeIndexError as error:
             message = str(error)
         except Terminated as error:
-            message, status = "terminated; what was committed is safe, and the same command carries on", error.status
+            message, status = f"terminated; {SAFE}", error.status
         except KeyboardInterrupt:
-            message, status = "interrupted; what was committed is safe, and the same command carries on", INTERRUPTED
+            message, status = f"interrupted; {SAFE}", INTERRUPTED
         except BrokenPipeError:  # the reader of the output has closed it, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
@@ -92,10 +97,16 @@ class Commands(click.Group):
             message = f"{error.object!a} is no name in this locale ({error.encoding}): use one of UTF-8"
         except OSError as error:
             message = _of_system(error)
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            message = f"too little memory, or too few threads; {SAFE}"
         sys.exit(_told(message, status))
 
 
 def _of_system(error: OSError) -> str:
+    if error.errno == errno.ENOMEM:
+        return f"too little memory; {SAFE}"
     return f"{error.filename or 'input or output'}: {error.strerror or error}"
 
 

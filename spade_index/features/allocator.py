@@ -1,10 +1,11 @@
-"""How much freed memory the process keeps for its next allocations.
+"""How much freed memory the process keeps for its next allocations, and how much there must be for a batch.
 
 The feature maps of a batch have 10 to 50 MB each, and live for one operation. By default, glibc gives them back to the
 system one by one, which clears the pages of the next: a third of a backbone's time on a processor.
 """
 
 import ctypes
+import mmap
 import os
 from functools import cache
 
@@ -14,6 +15,8 @@ KEPT = {
     -1: 128 << 20,  # M_TRIM_THRESHOLD: free memory at the end of a heap that is kept
     -2: 64 << 20,  # M_TOP_PAD: from this on, also whole heaps of other threads are kept
 }
+
+SPARE = 64 << 20  # bytes of memory without which no batch begins
 
 
 @cache
@@ -31,3 +34,8 @@ def keep_freed_memory() -> None:
         return
     for option, size in KEPT.items():
         mallopt(option, size)
+
+
+def require_memory() -> None:
+    """Raise OSError unless there is some memory: where oneDNN or OpenMP gets none, they may end the process."""
+    mmap.mmap(-1, SPARE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()

@@ -14,7 +14,7 @@ from spade_index.kernels.pyramid import average
 from spade_index.kernels.threads import pipelined
 from spade_index.settings import DEFAULT_BACKBONE, ExtractionSettings, Precision, Preprocessing
 
-from .allocator import keep_freed_memory
+from .allocator import keep_freed_memory, require_memory
 from .fewer_levels import limited
 from .grids import averaged
 from .levels import STRIDES, Reader, finest_first
@@ -109,7 +109,7 @@ class Backbone:
     def __call__(self, pixels: np.ndarray) -> Features:
         """Return the features of a batch uint8 [B, H, W, 3] of the preprocessing's input size, on `device`.
 
-        Raises BackboneError if a feature cannot be stored as float16.
+        Raises BackboneError if a feature cannot be stored as float16, and OSError if there is no memory for a batch.
         """
         parts = np.array_split(pixels, self.lanes(len(pixels)))
         # On a CPU, threads that each take a part of the batch synchronize once, not in each of hundreds of operations.
@@ -136,6 +136,8 @@ class Backbone:
         return max(1, min(images, torch.get_num_threads())) if self.device.type == "cpu" else 1
 
     def _features(self, pixels: np.ndarray) -> Features:
+        if self.device.type == "cpu":
+            require_memory()
         with torch.inference_mode():
             pooled, pyramid = self._forward(torch.tensor(pixels))
             if not all(level.abs().amax() <= LARGEST for level in [pooled, *pyramid]):  # also refuses NaN

@@ -7,7 +7,6 @@ briefly, for images that are being decoded.
 
 import asyncio
 import logging
-import mmap
 import threading
 import time
 from collections import deque
@@ -34,7 +33,6 @@ from .settings import ServeSettings
 from .worker import Worker
 
 IDLE_SECONDS = 2.0  # between two looks for galleries to close
-SPARE = 64 << 20  # bytes of memory without which no batch begins
 SMOOTHING = 0.1  # of the mean time an image takes
 
 log = logging.getLogger("spade_index.server")
@@ -229,7 +227,6 @@ class Engine:
         """Answer images of galleries that share a backbone; if it refuses one of them, each by itself."""
         begun = time.perf_counter()
         try:
-            _require_memory()
             with self._metrics.timed("backbone"):
                 features = backbone(np.stack([ask.image.pixels for ask, _ in asks]))
                 pooled = features.pooled.cpu().numpy()
@@ -287,8 +284,3 @@ class Engine:
                     seconds = time.perf_counter() - begun
                     self._metrics.models.executed(asks[number].gallery, detection.snapshot, len(asks), seconds)
                 asks[number].answer.set_result(answer)
-
-
-def _require_memory() -> None:
-    """Raise OSError unless there is some memory: where oneDNN or OpenMP gets none, they may end the process."""
-    mmap.mmap(-1, SPARE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()

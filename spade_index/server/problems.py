@@ -1,6 +1,5 @@
 """Errors as RFC 9457 problem details: what went wrong and which field is at fault, without internals."""
 
-import errno
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from spade_index.errors import (
     StorageError,
     UnknownImage,
 )
+from spade_index.shortage import is_shortage
 
 from .limits import DETAIL_LENGTH, ERRORS
 
@@ -38,13 +38,6 @@ STATUS: dict[type[SpadeIndexError], int] = {  # the first that fits
     InputError: 422,
 }
 FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/:;,'\"`()]+/)+")  # of an absolute path
-SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-OF_SHORTAGES = (  # in messages of errors without a kind of their own: of threads, torch on a CPU and a GPU, and oneDNN
-    "can't start new thread",
-    "can't allocate memory",
-    "out of memory",
-    "could not create a primitive",
-)
 LOCKED_SECONDS = 5  # after which it may be worth trying again
 
 
@@ -100,16 +93,9 @@ def as_problem(error: BaseException, root: str) -> Problem:
         if isinstance(error, kind):
             detail = without_folders(" ".join(str(error).split()), root)
             return Problem(status, detail, retry_after=LOCKED_SECONDS if status in (409, 503) else None)
-    if _is_shortage(error):
+    if is_shortage(error):
         return Problem(503, "the service is short of disk space, memory, threads or open files", retry_after=5)
     return Problem(500, "the service has failed; its log tells why, by the request id")
-
-
-def _is_shortage(error: BaseException) -> bool:
-    """Return whether something of the machine has run out, which may be there again."""
-    if isinstance(error, OSError):
-        return error.errno in SHORTAGES
-    return isinstance(error, MemoryError) or any(words in str(error) for words in OF_SHORTAGES)
 
 
 def without_folders(text: str, root: str) -> str:

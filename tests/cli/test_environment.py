@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from spade_index.errors import InputError
+from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.images import find_images
 from spade_index.images.loading import load_all
 from spade_index.images.workers import limit_decoding, process
 from spade_index.settings import DecodeLimits, Preprocessing
 
-from helpers.cli_runs import BACKBONE, write_normal
+from helpers.cli_runs import BACKBONE, refused, write_normal
 from helpers.warm import PROGRAM, Warm, ran
 
 SIGNALLED = """
@@ -183,3 +184,24 @@ def test_help_that_cannot_be_printed_is_one_line(command: list[str]) -> None:
     done = program(*command, shell="> /dev/full")
     assert done.stderr == "spade-index: input or output: No space left on device\n"
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("can't start new thread"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=["python", "torch", "threads", "system"],
+)
+def test_too_little_memory_is_one_line(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Backbone, "stream", fails)
+    images = write_normal(tmp_path / "images", 12)
+    said = refused("build", images, tmp_path / "gallery", *BACKBONE, "--no-tune")
+    assert said.startswith("too little memory")
+    assert said.endswith("what was committed is safe, and the same command carries on")

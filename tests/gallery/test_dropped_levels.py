@@ -293,5 +293,5 @@ def test_a_shard_without_its_attributes_or_with_others_is_not_guessed(dropped: P
         for of in (file, *file["maps"].values()):
             for name in list(of.attrs):
                 del of.attrs[name]
-    with pytest.raises(GalleryDamaged, match="damaged shard"):
+    with pytest.raises(GalleryDamaged, match=r"shards/\d+.h5: damaged"):
         Shard(path, extraction)

@@ -108,7 +108,7 @@ def test_a_heap_that_hdf5_would_read_for_ever_is_named(shard_path: Path, number:
     data[place - 16 : place] = number.to_bytes(8, "little") + size.to_bytes(8, "little")
     shard_path.write_bytes(data)
     shard = Shard(shard_path, SETTINGS)
-    with pytest.raises(GalleryDamaged, match=f"{shard_path}: damaged shard .a heap"):
+    with pytest.raises(GalleryDamaged, match=f"{shard_path}: damaged .a heap"):
         shard.thumbnail(4)
     assert 4 in shard.damaged_rows()
 

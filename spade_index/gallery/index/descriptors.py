@@ -16,9 +16,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from spade_index.errors import GalleryDamaged
 from spade_index.gallery.store.format import FORMAT, PLAIN
-from spade_index.gallery.store.hdf5 import array
+from spade_index.gallery.store.hdf5 import array, unreadable
 from spade_index.gallery.store.rows import FileRows, LocalFile, RowsFile
 from spade_index.gallery.store.sink import Sink
 
@@ -38,7 +37,7 @@ class Descriptors:
     def __init__(self, path: Path, rows: RowsFile | None = None) -> None:
         """Open the file, or take an open one, which errors call `path`.
 
-        Raises FileNotFoundError, or GalleryDamaged if it cannot be read.
+        Raises FileNotFoundError, or GalleryDamaged or StorageError if it cannot be read.
         """
         self.path = path
         try:
@@ -55,8 +54,7 @@ class Descriptors:
         except FileNotFoundError:
             raise
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise GalleryDamaged(f"{path}: damaged ({reason}): {_remedy(path)}") from error
+            raise unreadable(path, error, _remedy(path)) from error
         self._pooled.expect_few()
 
     def places(self, keys: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import faiss
 import numpy as np
 
-from spade_index.errors import GalleryDamaged
+from spade_index.errors import GalleryDamaged, StorageError
 from spade_index.exact import read_json
 from spade_index.gallery.catalog.check import REMEDY
 from spade_index.gallery.store.files import name_of
+from spade_index.gallery.store.hdf5 import NOT_DAMAGE
 from spade_index.settings import STORAGES, IndexSettings
 from spade_index.wording import number_of
 
@@ -107,8 +109,15 @@ class Index:
             flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE  # the table may be larger than the lists
             opened = name_of(self._file.fd, path)  # what has the path may be another file by now
             index: Any = faiss.read_index(opened, 0 if description.kind == "flat" else flags)
-        except (RuntimeError, MemoryError) as error:  # MemoryError: a damaged size
+        except RuntimeError as error:  # FAISS tells the system's reason in words
+            for reason in map(os.strerror, NOT_DAMAGE):
+                if str(error).endswith((f": {reason}", f"({reason})")):
+                    raise StorageError(f"{path}: cannot be read ({reason})") from error
             raise GalleryDamaged(f"{path}: damaged index: rebuild it with `spade-index index GALLERY`") from error
+        except MemoryError as error:
+            raise GalleryDamaged(
+                f"{path}: damaged index, or too little memory for it: rebuild it with `spade-index index GALLERY`"
+            ) from error
         self.description = description
         self._index = index
         self._require_own_lists(path)

@@ -8,12 +8,27 @@ import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
+from spade_index.errors import GalleryDamaged, GalleryError, StorageError
+
 from .heap import BEGINNING, require_end
+
+NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def unreadable(path: Path | str, error: Exception, remedy: str) -> GalleryError:
+    """Return what to raise for an error in reading a file: GalleryDamaged, unless the machine is the cause."""
+    if isinstance(error, GalleryError):
+        return error
+    reason = "missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in NOT_DAMAGE:
+        return StorageError(f"{path}: cannot be read ({error.strerror})")
+    return GalleryDamaged(f"{path}: damaged ({reason}); {remedy}")
 
 
 class Readable(Protocol):

@@ -23,7 +23,7 @@ from spade_index.exact import read_json
 
 from .codecs import is_finite
 from .format import FORMAT, PLAIN
-from .hdf5 import array, attribute
+from .hdf5 import array, attribute, unreadable
 from .rows import FileRows, LocalFile
 from .sink import Sink
 
@@ -75,7 +75,7 @@ class LeaveOneOut:
 
     @classmethod
     def read(cls, path: Path) -> "LeaveOneOut":
-        """Read a file; its maps are read when they are asked for. Raises GalleryDamaged."""
+        """Read a file; its maps are read when they are asked for. Raises GalleryDamaged, StorageError."""
         try:
             local = LocalFile(path)
             with local.opened() as file:
@@ -96,8 +96,7 @@ class LeaveOneOut:
                 stored = FileRows(local, "<f2", offset, maps.shape, remedy(path))
                 return cls(known, dict(zip(kinds, values.T, strict=True)), stored, path)
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = "missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-            raise GalleryDamaged(f"{path}: damaged ({reason}): {remedy(path)}") from error
+            raise unreadable(path, error, remedy(path)) from error
 
 
 def threshold_of(scores: np.ndarray, false_alarms: float) -> float | None:

@@ -15,7 +15,6 @@ there are no others.
 An unfiltered chunk of one image is a plain byte range, so rows are read past HDF5's global lock with `os.preadv`.
 """
 
-import errno
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,18 +24,17 @@ import h5py
 import numpy as np
 import xxhash
 
-from spade_index.errors import GalleryDamaged, GalleryError, RemoteError, StorageError
+from spade_index.errors import GalleryDamaged, RemoteError, StorageError
 from spade_index.settings import ExtractionSettings
 
 from .codecs import DEFAULT, MapCodec
-from .hdf5 import column, dataset
+from .hdf5 import column, dataset, unreadable
 from .layout import ShardLayout
 from .record import StoredImage
 from .rows import LocalFile, RowsFile, read_at, read_rows
 from .storage import MapStorage, OtherCodes
 
 Columns = tuple[h5py.Dataset, h5py.Dataset, h5py.Dataset]  # ids, checksums, thumbnails
-NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Shard:
@@ -74,7 +72,7 @@ class Shard:
         except FileNotFoundError as error:
             raise GalleryDamaged(f"{path}: missing; {_remedy(path)}") from error
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error, _remedy(path)) from error
         self._foreign = self.layout.settings != settings.to_json()
 
     def pooled(self, rows: np.ndarray | None = None) -> np.ndarray:
@@ -103,7 +101,7 @@ class Shard:
             for level, codes in zip(levels, out, strict=True):
                 codec.of_level(level).require_sound(codes, self._channels[level])
         except ValueError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error, _remedy(self.path)) from error
 
     def _require_levels(self, out: list[np.ndarray], levels: Sequence[int]) -> None:
         for level, values in zip(levels, out, strict=True):
@@ -125,7 +123,7 @@ class Shard:
                 if values.size:
                     self._codec.of_level(level).decode(codes, values)
         except ValueError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error, _remedy(self.path)) from error
 
     def ranges(self, row: int, levels: Sequence[int] | None = None) -> list[tuple[int, int]]:
         """Return where in the file the maps of a row are: byte offsets and lengths, of all levels or of some."""
@@ -159,7 +157,7 @@ class Shard:
         try:
             whole = read()
         except OSError as error:
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error, _remedy(self.path)) from error
         if not whole:
             raise GalleryDamaged(f"{self.path}: truncated; {_remedy(self.path)}")
 
@@ -172,7 +170,7 @@ class Shard:
         except FileNotFoundError:
             raise
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
-            raise _unreadable(self.path, error) from error
+            raise unreadable(self.path, error, _remedy(self.path)) from error
 
     def read_checked(self, row: int, id: str) -> StoredImage:
         """Return all that is stored of an image, compared with its checksum.
@@ -197,7 +195,7 @@ class Shard:
             id, checksum, thumbnail = self._beside(row)
             stored = StoredImage(self._pooled(np.array([row]))[0], maps, thumbnail, self.storage)
         except Exception as error:  # h5py raises exceptions of any kind on damaged files
-            if isinstance(failure := _unreadable(self.path, error), StorageError | RemoteError):
+            if isinstance(failure := unreadable(self.path, error, _remedy(self.path)), StorageError | RemoteError):
                 raise failure from error
             return None
         matches = row_checksum(id, stored.pooled, maps, stored.thumbnail) == checksum
@@ -249,16 +247,6 @@ def row_checksum(id: str, pooled: np.ndarray, maps: list[np.ndarray], thumbnail:
         digest.update(np.ascontiguousarray(values))
     digest.update(thumbnail)
     return digest.intdigest()
-
-
-def _unreadable(path: Path | str, error: Exception) -> GalleryError:
-    """Return what to raise for an error in reading a shard: GalleryDamaged, unless the cause is another."""
-    if isinstance(error, GalleryError):
-        return error
-    reason = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in NOT_DAMAGE:
-        return StorageError(f"{path}: cannot be read ({reason})")
-    return GalleryDamaged(f"{path}: damaged shard ({reason}); {_remedy(path)}")
 
 
 def _remedy(path: Path | str) -> str:
