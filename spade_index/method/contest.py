@@ -37,6 +37,8 @@ USUAL_SUBTRACTED = 0.5  # share of the neighbours' maps
 USUAL_TOP_SHARE = 0.01  # of the map, whose mean is the map score
 SHARE_OF_A_WAY = 0.025  # of the time, in the first round
 SHARE_OF_FIRST_ROUND = 0.4  # of the time
+FEW = 20  # images that tell whether defects are easy
+EASY = 0.9  # image ROC AUC of the most promising way: above it, larger defects tell ways apart by chance
 LAST_ROUND = 8  # ways as slow as those of the first round: about what the last one takes
 
 Told = Callable[[str], None]
@@ -103,6 +105,19 @@ def hold(
     last.attempt_all(list(finalists.values())[:FINALISTS])
     last.refine()
     return last.outcome(first)
+
+
+def is_easy(gallery: Gallery, sample: Sample, **options: Any) -> bool:
+    """Return whether the most promising way finds nearly all defects of a sample: they do not tell ways apart.
+
+    Args and raises: as `hold`.
+    """
+    few = sample.some(min(FEW, len(sample.plain)))
+    first = Round(Trials(gallery, few, **options), few, PlannedClock(), math.inf, lambda line: None)
+    kind = next(iter(ways_of(gallery)))
+    grid, neighbours = first.base(kind)
+    first.attempt(replace(kind, grid=grid, gallery_neighbours=neighbours))
+    return first.tried[0].image_roc_auc > EASY
 
 
 def _part(sample: Sample, seconds: float, on_all: float) -> Sample:

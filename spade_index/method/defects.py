@@ -34,12 +34,15 @@ class _Canvas:
     other: np.ndarray
     random: np.random.Generator
     inside: np.ndarray | None = None  # bool [H, W], where defects lie; None: anywhere
+    scale: float = 1.0  # of all lengths
 
     @property
-    def edge(self) -> int:
+    def edge(self) -> float:
         """The length of which sizes are shares, in pixels: the shorter edge; of a small object, twice its root area."""
         whole = min(self.image.shape[:2])
-        return whole if self.inside is None else min(whole, round(2 * np.count_nonzero(self.inside) ** 0.5))
+        if self.inside is not None:
+            whole = min(whole, round(2 * np.count_nonzero(self.inside) ** 0.5))
+        return whole * self.scale
 
     def along(self, place: tuple[float, float], angle: float) -> tuple[np.ndarray, np.ndarray]:
         """Return each pixel's coordinates [H, W] along a direction and across it, from a place (x, y)."""
@@ -148,7 +151,11 @@ KINDS: dict[str, Callable[[_Canvas], tuple[np.ndarray, np.ndarray]]] = {
 
 
 def paste(
-    image: np.ndarray, other: np.ndarray, seed: tuple[int, ...], inside: np.ndarray | None = None
+    image: np.ndarray,
+    other: np.ndarray,
+    seed: tuple[int, ...],
+    inside: np.ndarray | None = None,
+    scale: float = 1.0,
 ) -> Pasted | None:
     """Paste a defect of a drawn kind at a drawn place.
 
@@ -157,6 +164,7 @@ def paste(
         other: another image, uint8 [H, W, 3], of the same size; parts may come from it.
         seed: the same seed gives the same defect.
         inside: bool [H, W], where a defect may be; what reaches out of it is cut off. None: everywhere.
+        scale: of the defect's lengths: 0.5 for one of half the usual size.
 
     Returns:
         The changed image, or None if no visible defect could be drawn (the images are of one colour).
@@ -164,7 +172,7 @@ def paste(
     random = np.random.default_rng(seed)
     if inside is not None and not inside.any():
         return None
-    canvas = _Canvas(image.astype(np.float32), other.astype(np.float32), random, inside)
+    canvas = _Canvas(image.astype(np.float32), other.astype(np.float32), random, inside, scale)
     for _ in range(ATTEMPTS if inside is None else ATTEMPTS_INSIDE):
         kind = str(random.choice(list(KINDS)))
         opacity, shown = KINDS[kind](canvas)

@@ -54,7 +54,9 @@ def require_calibrating(gallery: object, search: object, sample: object, seconds
         require_real("seconds", seconds, 0)
 
 
-def require_tuning(gallery: object, backbone: object, seconds: object, ways: object, images: object) -> None:
+def require_tuning(
+    gallery: object, backbone: object, seconds: object, ways: object, images: object, scale: object
+) -> None:
     """Raise TypeError or InputError if something to tune with is of another kind."""
     require_kind("gallery", gallery, Gallery)
     require_kind("backbone", backbone, Backbone)
@@ -62,6 +64,8 @@ def require_tuning(gallery: object, backbone: object, seconds: object, ways: obj
     for name, value in (("ways", ways), ("images", images)):
         if value is not None:
             require_whole(name, value, 1)
+    if scale is not None:
+        require_real("scale", scale, 0)
 
 
 def require_test_set(

@@ -49,6 +49,7 @@ class Sample:
     masks: np.ndarray  # bool [m, h, w], True on the defect, as the backbone sees it, at a small size
     backbone_ms: float  # per image, where nothing else takes the processor's time
     planned_ms: float  # the same, as planned: what is chosen does not depend on the machine
+    scale: float = 1.0  # of the defects' lengths
 
     def on(self, plain: list[ImageRow]) -> "Sample":
         """Return the same sample, of the same plain images where they are now."""
@@ -66,10 +67,11 @@ class Sample:
             masks=self.masks[copies],
             backbone_ms=self.backbone_ms,
             planned_ms=self.planned_ms,
+            scale=self.scale,
         )
 
 
-def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int = IMAGES) -> Sample:
+def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int = IMAGES, scale: float = 1.0) -> Sample:
     """Paste defects into some of the gallery's images and compute their features; the same each time.
 
     Fewer are taken where the backbone or reading takes long, or where feature maps are large.
@@ -79,6 +81,7 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int 
         backbone: the gallery's.
         seconds: that the backbone may be planned to take, approximately, and that reading may take.
         most: images, at most.
+        scale: of the defects' lengths.
 
     Raises:
         InputError: fewer than 10 of the images can be read, or no defect can be seen in them.
@@ -92,7 +95,7 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int 
             f"{gallery.path}: only {len(images)} of its images can be read where they were added from, unchanged; "
             f"tuning needs {LEAST} of them"
         )
-    pasted = _paste_all([pixels for _, pixels in images], _where(gallery, images))
+    pasted = _paste_all([pixels for _, pixels in images], _where(gallery, images), scale)
     if not pasted:
         raise InputError(f"{gallery.path}: its images are of one colour: no synthetic defect can be seen in them")
     how = gallery.settings.preprocessing
@@ -123,6 +126,7 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int 
         masks=np.stack(masks),
         backbone_ms=1e3 * float(np.quantile(seconds_of, QUIET)),
         planned_ms=1e3 * planned,
+        scale=scale,
     )
 
 
@@ -164,7 +168,7 @@ def _inside(gallery: Gallery, row: ImageRow, pixels: np.ndarray) -> np.ndarray |
 
 
 def _paste_all(
-    images: Sequence[np.ndarray], insides: Sequence[np.ndarray | None]
+    images: Sequence[np.ndarray], insides: Sequence[np.ndarray | None], scale: float
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Return (owner, copy, mask), the first copy of every image first, so that what time allows is spread."""
     copies = []
@@ -174,7 +178,7 @@ def _paste_all(
             if other.shape != image.shape:
                 size = image.shape[1], image.shape[0]
                 other = np.asarray(Image.fromarray(other).resize(size, Image.Resampling.BILINEAR))
-            if (made := paste(image, other, (owner, number), insides[owner])) is not None:
+            if (made := paste(image, other, (owner, number), insides[owner], scale)) is not None:
                 copies.append((owner, made.pixels, made.mask))
     return copies
 

@@ -23,18 +23,19 @@ from spade_index.wording import too_few
 
 from .alone import Alone
 from .calibration import can_calibrate
-from .contest import Outcome, hold
+from .contest import Outcome, hold, is_easy
 from .given import require_tuning
 from .pixel_search import Elsewhere
 from .quiet_clock import QuietClock
 from .scales import scales_of
 from .score_choice import RATES, ScoreChoice, choose_scores
-from .synthetic import IMAGES, draw_sample
+from .synthetic import IMAGES, Sample, draw_sample
 from .trials import Trial, changed
 from .ways import describe, describe_pixels
 from .weighing import weigh
 
 SHARE_OF_BACKBONE = 0.4  # of the time, at most
+SCALES = (1.0, 0.5, 0.25)  # of the defects' lengths: the first one at which they are not easy is taken
 SHARE_OF_CONTEST = 0.6  # of the time: the backbone takes less than its share, but for large ones
 SHARE_OF_SCORES = 0.2  # of the time: most of it is taken off that of calibrating
 SHARE_OF_WEIGHING = 0.25  # of the time, where whole pictures are compared beside their tiles
@@ -50,6 +51,7 @@ class Tuning:
     images: int  # of the gallery
     sample: int  # images of the sample
     pasted: int  # copies with a defect
+    scale: float  # of the defects' lengths
     quality: float  # of what was chosen, 0..1: by synthetic defects, so not an expected accuracy
     backbone_ms: float  # per image
     created: str  # ISO 8601, UTC
@@ -74,6 +76,7 @@ def tune(
     seconds: float = TUNE_SECONDS,
     ways: int | None = None,
     images: int | None = None,
+    scale: float | None = None,
     progress: Callable[[str], None] = lambda line: None,
     searched: Callable[[int], None] = lambda images: None,
     device: torch.device | str | None = None,
@@ -91,6 +94,7 @@ def tune(
         ways: number of ways to try, the most promising first; None: all that there is time for.
         images: of the sample, whatever time that takes, so that the figures of two galleries of the same images can be
             compared; None: up to 60, fewer where time is short.
+        scale: of the defects' lengths; None: 1, or less where the most promising way finds nearly all of these.
         progress: told of each way when it has been tried, in one line.
         searched: called with 1 after each image that `calibrate` will not have to search for.
         device: of the pixel search, as for `Detector`.
@@ -102,16 +106,16 @@ def tune(
         InputError: the gallery has too few images, their files cannot be read, or a number is none.
         TypeError: `gallery` or `backbone` is of another kind.
     """
-    require_tuning(gallery, backbone, seconds, ways, images)
+    require_tuning(gallery, backbone, seconds, ways, images, scale)
     if len(gallery) < TUNE_FROM:
         raise InputError(f"{gallery.path}: {too_few(len(gallery), 'image')} to tune on; add at least {TUNE_FROM}")
     backbone = backbone.limited_to(gallery.settings.levels)
     clock, scales = QuietClock(), scales_of(gallery)
     if images is not None:
         seconds = math.inf
-    sample = draw_sample(gallery, backbone, SHARE_OF_BACKBONE * seconds, images or IMAGES)
     device = device or backbone.device
     options = {"device": device, "kernel": kernel, "map_memory": map_memory, "elsewhere": elsewhere}
+    sample = _drawn(gallery, backbone, SHARE_OF_BACKBONE * seconds, images or IMAGES, scale, progress, options)
     of_contest = (SHARE_OF_CONTEST - (SHARE_OF_WEIGHING if scales is not None else 0)) * seconds
     outcome = hold(gallery, sample, of_contest, ways=ways, progress=progress, **options)
     chosen: ScoreChoice | None = None
@@ -133,6 +137,7 @@ def tune(
         images=len(gallery),
         sample=len(outcome.sample.plain),
         pasted=len(outcome.sample.owner),
+        scale=sample.scale,
         quality=outcome.chosen.quality,
         backbone_ms=sample.backbone_ms,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -140,6 +145,25 @@ def tune(
         tried=rows,
         alone=alone,
     )
+
+
+def _drawn(
+    gallery: Gallery,
+    backbone: Backbone,
+    seconds: float,
+    images: int,
+    scale: float | None,
+    progress: Callable[[str], None],
+    options: dict[str, Any],
+) -> Sample:
+    """Draw a sample with defects of this scale, or of the largest one at which ways differ. `seconds` are for all."""
+    for of in SCALES if scale is None else (scale,):
+        sample = draw_sample(gallery, backbone, seconds, images, of)
+        seconds -= len(sample.owner) * sample.planned_ms / 1e3
+        if of in (scale, SCALES[-1]) or not is_easy(gallery, sample, **options):
+            break
+        progress("nearly all synthetic defects are found: smaller ones")
+    return sample
 
 
 def store(writer: GalleryWriter, tuning: Tuning) -> None:

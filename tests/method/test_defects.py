@@ -58,3 +58,11 @@ def test_the_size_of_defects_follows_the_part_where_they_lie() -> None:
         made = [paste(picture(1, (200, 200)), picture(2, (200, 200)), (seed,), inside) for seed in range(40)]
         areas.append(np.median([one.mask.sum() for one in made if one]))
     assert areas[0] < areas[1] / 3
+
+
+def test_defects_of_half_the_usual_size_cover_a_quarter() -> None:
+    areas = []
+    for scale in (1.0, 0.5):
+        made = [paste(picture(1, (400, 400)), picture(2, (400, 400)), (seed,), scale=scale) for seed in range(40)]
+        areas.append(np.mean([one.mask.sum() for one in made if one]))
+    assert 3 < areas[0] / areas[1] < 6

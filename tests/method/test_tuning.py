@@ -14,11 +14,11 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
-from spade_index.method import input_size
+from spade_index.method import contest, tuning
 from spade_index.method.detector import Detector
-from spade_index.method.input_size import choose_input_size
 from spade_index.method.judgement import tune_and_calibrate
-from spade_index.method.synthetic import LEAST, draw_sample
+from spade_index.method.synthetic import LEAST, Sample, draw_sample
+from spade_index.method.trials import Trial, Trials
 from spade_index.method.tuned import should_tune_again, tuned_search
 from spade_index.method.tuning import store, tune
 from spade_index.presets import SearchChoice
@@ -119,6 +119,42 @@ def test_a_part_of_the_sample_keeps_images_with_their_copies(path: Path, tiny: B
         assert torch.equal(part, whole[copies])
 
 
+@pytest.mark.parametrize(
+    ("easy", "scales"), [([False], [1]), ([True, False], [1, 0.5]), ([True, True], [1, 0.5, 0.25])]
+)
+def test_defects_that_nearly_all_are_found_become_smaller(
+    easy: list[bool], scales: list[float], path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, answers = [], iter(easy)
+
+    def draw(gallery: Gallery, backbone: Backbone, seconds: float, most: int, scale: float) -> Sample:
+        drawn.append((scale, seconds))
+        return replace(draw_sample(gallery, backbone, seconds, 10, scale), planned_ms=1e3)
+
+    monkeypatch.setattr(tuning, "draw_sample", draw)
+    monkeypatch.setattr(tuning, "is_easy", lambda *of, **options: next(answers))
+    told: list[str] = []
+    with Gallery(path) as gallery:
+        found = tune(gallery, tiny, seconds=100, ways=1, progress=told.append)
+    assert [scale for scale, _ in drawn] == scales
+    assert found.scale == found.record()["scale"] == scales[-1]
+    assert [seconds for _, seconds in drawn] == [40, 10, -20][: len(scales)], "thirty copies took a second each"
+    assert sum("smaller" in line for line in told) == len(scales) - 1
+
+
+@pytest.mark.parametrize(("auc", "easy"), [(0.89, False), (0.91, True)])
+def test_defects_are_easy_if_the_most_promising_way_finds_them(
+    auc: float, easy: bool, path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Trials, search: SearchSettings) -> list[Trial]:
+        return [replace(trial, image_roc_auc=auc) for trial in ran(self, search)]
+
+    ran = Trials.run
+    monkeypatch.setattr(Trials, "run", run)
+    with Gallery(path) as gallery:
+        assert contest.is_easy(gallery, draw_sample(gallery, tiny, 60)) is easy
+
+
 def test_another_scaling_has_its_own_weights() -> None:
     tuned = SearchSettings(scaling="length", level_weights=(3.0, 2.0, 1.0))
     assert SearchChoice({"window": 2}).settings(tuned).level_weights == (3, 2, 1)
@@ -191,54 +227,3 @@ def test_tuned_settings_that_cannot_be_read_are_damage(path: Path) -> None:
         writer.set_tuned({"search": {"scaling": "nonsense"}, "images": 24, "snapshot": 1})
     with Gallery(path) as gallery, pytest.raises(GalleryDamaged, match="tuned settings"):
         tuned_search(gallery)
-
-
-@pytest.fixture
-def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try one way at each input size, on few images."""
-    for name, value in {"SAMPLE": 24, "TRIED": 12, "WAYS": 1}.items():
-        monkeypatch.setattr(input_size, name, value)
-
-
-@pytest.mark.usefixtures("few_trials")
-def test_the_input_size_is_doubled_only_where_images_have_the_detail(tmp_path: Path, tiny: Backbone) -> None:
-    loaded: list[tuple[tuple[int, int], int]] = []
-
-    def load(size: tuple[int, int], grid: int) -> Backbone:
-        loaded.append((size, grid))
-        return tiny_backbone(size=size[0])
-
-    small = find_images(write_images(tmp_path / "small", 20))
-    assert choose_input_size(small, tiny, load, seconds=5).backbone is tiny
-    few = find_images(write_images(tmp_path / "few", 5, size=(100, 100)))
-    assert choose_input_size(few, tiny, load, seconds=5).backbone is tiny
-    assert loaded == []
-    large = find_images(write_images(tmp_path / "large", 20, size=(100, 100)))
-    chosen = choose_input_size(large, tiny, load, seconds=60)
-    assert loaded == [((64, 64), 28)]
-    assert "quality" in chosen.why
-    assert chosen.backbone.settings.preprocessing.input_size in ((32, 32), (64, 64))
-
-
-@pytest.mark.usefixtures("few_trials")
-@pytest.mark.parametrize(("tile", "looked"), [(40, False), (64, True)])
-def test_the_input_size_of_tiles_is_chosen_by_the_detail_in_a_tile(
-    tmp_path: Path, tiny: Backbone, tile: int, looked: bool
-) -> None:
-    def cut(size: int) -> Backbone:
-        backbone = tiny_backbone(size=size)
-        how = replace(backbone.settings.preprocessing, tile=tile, overlap=0.25)
-        backbone.settings = replace(backbone.settings, preprocessing=how)
-        return backbone
-
-    loaded: list[tuple[int, int]] = []
-
-    def load(size: tuple[int, int], grid: int) -> Backbone:
-        loaded.append(size)
-        return cut(size[0])
-
-    pictures = find_images(write_images(tmp_path / "pictures", 3, size=(240, 180)))
-    chosen = choose_input_size(pictures, cut(32), load, seconds=60)
-    assert loaded == ([(64, 64)] if looked else [])
-    assert ("quality" if looked else "the tiles have no more detail") in chosen.why
-    assert chosen.backbone.settings.preprocessing.tile == tile
