@@ -2,8 +2,8 @@
 
 The larger one takes the backbone four times as long; its maps take about as many bytes, for they are averaged to the
 grid that ways of comparing are tried on first. It is chosen where synthetic defects on a sample of the images are found
-so much better that the quality lacks a third less. They are small, for large ones are found at any size. Where pictures
-are cut into tiles, the images of the sample are tiles of them.
+better by more than a margin. They are small, for large ones are found at any size. Where pictures are cut into tiles,
+the images of the sample are tiles of them.
 """
 
 import math
@@ -30,8 +30,7 @@ from .tuning import Tuning, tune
 SAMPLE = 120  # images
 CUT = 24  # pictures that tiles of the sample are cut from, at most: large ones take long to decode
 LEAST = 20  # images; with fewer the usual size is taken
-MARGIN = 0.02  # of the quality: what chance does not give
-LEFT = 2 / 3  # of what the quality lacks, at most: what four times the time of the backbone must buy
+MARGIN = 0.03  # of the quality: what four times the time of the backbone must buy, and chance does not
 SHARPER = 1.5  # times the usual size that the images' longer edges must have, in the median
 TRIED = 40  # images of it that ways are tried on, the same at each size: time decides nothing
 WAYS = 3  # that are tried at each size
@@ -121,7 +120,7 @@ def _choose(
         f"synthetic defects are found with quality {second.quality:.3f} at {_text(doubled)}, "
         f"{first.quality:.3f} at {_text(size)}"
     )
-    if second.quality > first.quality + MARGIN and 1 - second.quality < LEFT * (1 - first.quality):
+    if second.quality > first.quality + MARGIN:
         return SizeChoice(larger, f"input size {_text(doubled)}, stored grid {BASE[0]}: {why}")
     return SizeChoice(usual, f"input size {_text(size)}: {why}")
 
