@@ -37,8 +37,7 @@ USUAL_SUBTRACTED = 0.5  # share of the neighbours' maps
 USUAL_TOP_SHARE = 0.01  # of the map, whose mean is the map score
 SHARE_OF_A_WAY = 0.025  # of the time, in the first round
 SHARE_OF_FIRST_ROUND = 0.4  # of the time
-FEW = 20  # images that tell whether defects are easy
-EASY = 0.9  # image ROC AUC of the most promising way: above it, larger defects tell ways apart by chance
+EASY = 0.9  # image ROC AUC of the first way: above it, nearly all defects are found, and the choice is by chance
 LAST_ROUND = 8  # ways as slow as those of the first round: about what the last one takes
 
 Told = Callable[[str], None]
@@ -60,9 +59,10 @@ def hold(
     seconds: float,
     *,
     ways: int | None = None,
+    easy: float = math.inf,
     progress: Told = lambda line: None,
     **options: Any,
-) -> Outcome:
+) -> Outcome | None:
     """Try ways of comparing on a sample of a gallery, and choose one.
 
     Args:
@@ -70,11 +70,12 @@ def hold(
         sample: plain images and copies.
         seconds: that it is planned to take; on a slow machine it takes longer, and at most about five times as long.
         ways: number of kinds of ways to try on the whole sample, the most promising first; None: as time allows.
+        easy: the image ROC AUC of the first way above which nothing else is tried.
         progress: told of each way when it has been tried, in one line.
         options: device, kernel, map_memory and elsewhere, as for `Detector`.
 
     Returns:
-        What was chosen, and all that was tried.
+        What was chosen, and all that was tried; None if the defects are easy.
 
     Raises:
         GalleryDamaged: maps cannot be read.
@@ -91,6 +92,9 @@ def hold(
     few = _part(sample, SHARE_OF_A_WAY * seconds, of_a_way)
     if few is not sample:
         first = Round(Trials(gallery, few, **options), few, clock, SHARE_OF_FIRST_ROUND * seconds, progress)
+    first.attempt(kinds[0])
+    if first.tried[0].image_roc_auc > easy:
+        return None
     first.attempt_all(kinds)
     more = _part(sample, seconds - clock.seconds(), LAST_ROUND * of_a_way)
     if len(more.plain) <= len(few.plain):
@@ -105,19 +109,6 @@ def hold(
     last.attempt_all(list(finalists.values())[:FINALISTS])
     last.refine()
     return last.outcome(first)
-
-
-def is_easy(gallery: Gallery, sample: Sample, **options: Any) -> bool:
-    """Return whether the most promising way finds nearly all defects of a sample: they do not tell ways apart.
-
-    Args and raises: as `hold`.
-    """
-    few = sample.some(min(FEW, len(sample.plain)))
-    first = Round(Trials(gallery, few, **options), few, PlannedClock(), math.inf, lambda line: None)
-    kind = next(iter(ways_of(gallery)))
-    grid, neighbours = first.base(kind)
-    first.attempt(replace(kind, grid=grid, gallery_neighbours=neighbours))
-    return first.tried[0].image_roc_auc > EASY
 
 
 def _part(sample: Sample, seconds: float, on_all: float) -> Sample:

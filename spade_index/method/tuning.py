@@ -23,13 +23,13 @@ from spade_index.wording import too_few
 
 from .alone import Alone
 from .calibration import can_calibrate
-from .contest import Outcome, hold, is_easy
+from .contest import EASY, Outcome, hold
 from .given import require_tuning
 from .pixel_search import Elsewhere
 from .quiet_clock import QuietClock
 from .scales import scales_of
 from .score_choice import RATES, ScoreChoice, choose_scores
-from .synthetic import IMAGES, Sample, draw_sample
+from .synthetic import IMAGES, draw_sample
 from .trials import Trial, changed
 from .ways import describe, describe_pixels
 from .weighing import weigh
@@ -115,9 +115,17 @@ def tune(
         seconds = math.inf
     device = device or backbone.device
     options = {"device": device, "kernel": kernel, "map_memory": map_memory, "elsewhere": elsewhere}
-    sample = _drawn(gallery, backbone, SHARE_OF_BACKBONE * seconds, images or IMAGES, scale, progress, options)
     of_contest = (SHARE_OF_CONTEST - (SHARE_OF_WEIGHING if scales is not None else 0)) * seconds
-    outcome = hold(gallery, sample, of_contest, ways=ways, progress=progress, **options)
+    of_backbone = SHARE_OF_BACKBONE * seconds
+    for of in SCALES if scale is None else (scale,):
+        sample = draw_sample(gallery, backbone, of_backbone, images or IMAGES, of)
+        of_backbone -= len(sample.owner) * sample.planned_ms / 1e3
+        easy = math.inf if of in (scale, SCALES[-1]) else EASY
+        outcome = hold(gallery, sample, of_contest, ways=ways, easy=easy, progress=progress, **options)
+        if outcome is not None:
+            break
+        progress("nearly all synthetic defects are found: smaller ones")
+    assert outcome is not None
     chosen: ScoreChoice | None = None
     alone: list[Alone] = []
     if can_calibrate(gallery) and images is None:
@@ -145,25 +153,6 @@ def tune(
         tried=rows,
         alone=alone,
     )
-
-
-def _drawn(
-    gallery: Gallery,
-    backbone: Backbone,
-    seconds: float,
-    images: int,
-    scale: float | None,
-    progress: Callable[[str], None],
-    options: dict[str, Any],
-) -> Sample:
-    """Draw a sample with defects of this scale, or of the largest one at which ways differ. `seconds` are for all."""
-    for of in SCALES if scale is None else (scale,):
-        sample = draw_sample(gallery, backbone, seconds, images, of)
-        seconds -= len(sample.owner) * sample.planned_ms / 1e3
-        if of in (scale, SCALES[-1]) or not is_easy(gallery, sample, **options):
-            break
-        progress("nearly all synthetic defects are found: smaller ones")
-    return sample
 
 
 def store(writer: GalleryWriter, tuning: Tuning) -> None:

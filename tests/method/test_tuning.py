@@ -14,7 +14,7 @@ from spade_index.features.backbone import Backbone
 from spade_index.gallery import Gallery
 from spade_index.gallery.write.writer import GalleryWriter
 from spade_index.images import find_images
-from spade_index.method import contest, tuning
+from spade_index.method import tuning
 from spade_index.method.detector import Detector
 from spade_index.method.judgement import tune_and_calibrate
 from spade_index.method.synthetic import LEAST, Sample, draw_sample
@@ -120,39 +120,35 @@ def test_a_part_of_the_sample_keeps_images_with_their_copies(path: Path, tiny: B
 
 
 @pytest.mark.parametrize(
-    ("easy", "scales"), [([False], [1]), ([True, False], [1, 0.5]), ([True, True], [1, 0.5, 0.25])]
+    ("aucs", "scales"), [([0.89], [1]), ([0.91, 0.89], [1, 0.5]), ([1, 0.91, 1], [1, 0.5, 0.25])], ids=str
 )
 def test_defects_that_nearly_all_are_found_become_smaller(
-    easy: list[bool], scales: list[float], path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+    aucs: list[float], scales: list[float], path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, answers = [], iter(easy)
+    drawn: list[tuple[float, float]] = []
+    tried: list[int] = []
 
     def draw(gallery: Gallery, backbone: Backbone, seconds: float, most: int, scale: float) -> Sample:
         drawn.append((scale, seconds))
+        tried.append(0)
         return replace(draw_sample(gallery, backbone, seconds, 10, scale), planned_ms=1e3)
 
+    def run(self: Trials, search: SearchSettings) -> list[Trial]:
+        tried[-1] += 1
+        return [replace(trial, image_roc_auc=aucs[len(drawn) - 1]) for trial in ran(self, search)]
+
+    ran = Trials.run
     monkeypatch.setattr(tuning, "draw_sample", draw)
-    monkeypatch.setattr(tuning, "is_easy", lambda *of, **options: next(answers))
+    monkeypatch.setattr(Trials, "run", run)
     told: list[str] = []
     with Gallery(path) as gallery:
-        found = tune(gallery, tiny, seconds=100, ways=1, progress=told.append)
+        found = tune(gallery, tiny, seconds=100, progress=told.append)
     assert [scale for scale, _ in drawn] == scales
     assert found.scale == found.record()["scale"] == scales[-1]
     assert [seconds for _, seconds in drawn] == [40, 10, -20][: len(scales)], "thirty copies took a second each"
     assert sum("smaller" in line for line in told) == len(scales) - 1
-
-
-@pytest.mark.parametrize(("auc", "easy"), [(0.89, False), (0.91, True)])
-def test_defects_are_easy_if_the_most_promising_way_finds_them(
-    auc: float, easy: bool, path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(self: Trials, search: SearchSettings) -> list[Trial]:
-        return [replace(trial, image_roc_auc=auc) for trial in ran(self, search)]
-
-    ran = Trials.run
-    monkeypatch.setattr(Trials, "run", run)
-    with Gallery(path) as gallery:
-        assert contest.is_easy(gallery, draw_sample(gallery, tiny, 60)) is easy
+    assert tried[:-1] == [1] * (len(scales) - 1)
+    assert tried[-1] > 1
 
 
 def test_another_scaling_has_its_own_weights() -> None:
