@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
 EDGE = 512  # pixels
-GOOD, DEFECTIVE = 50, 60  # test images
+GOOD, DEFECTIVE = 100, 100  # test images
 Random = np.random.Generator
 Y, X = np.mgrid[:EDGE, :EDGE].astype(np.float32)
 
