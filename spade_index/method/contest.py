@@ -230,7 +230,9 @@ def choose(tried: Sequence[Trial], sample: Sample, levels: tuple[int, ...] | Non
     best = _quickest_of_best(allowed, sample)
     if usual := [trial for trial in allowed if trial.search.compared_levels == levels]:
         best_usual = _quickest_of_best(usual, sample)
-        best = best if _is_better(best, best_usual, sample) else best_usual
+        others = [trial for trial in allowed if trial.search.compared_levels != levels]
+        better = [trial for trial in others if _is_better(trial, best_usual, sample)]
+        best = _quickest_of_best(better, sample) if better else best_usual
     alike = [trial for trial in allowed if _but_for_neighbours(trial.search) == _but_for_neighbours(best.search)]
     widest = max(alike, key=lambda trial: trial.search.gallery_neighbours)
     return best if _is_better(best, widest, sample) else widest
@@ -239,7 +241,8 @@ def choose(tried: Sequence[Trial], sample: Sample, levels: tuple[int, ...] | Non
 def scored(of_way: Sequence[Trial], sample: Sample) -> Trial:
     """Return the trial of a way's scores to take: of the usual ones, unless another is clearly better."""
     known = any(needs_own_scores(trial.search) for trial in of_way)  # not in a gallery of few images
-    best, usual = _best(of_way), _best(trial for trial in of_way if is_usual(trial.search, known))
+    usual = _best(trial for trial in of_way if is_usual(trial.search, known))
+    best = max(of_way, key=lambda trial: (trial.image_roc_auc, trial.quality))
     return best if _is_better(best, usual, sample) else usual
 
 

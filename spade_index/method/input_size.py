@@ -30,7 +30,8 @@ from .tuning import Tuning, tune
 SAMPLE = 120  # images
 CUT = 24  # pictures that tiles of the sample are cut from, at most: large ones take long to decode
 LEAST = 20  # images; with fewer the usual size is taken
-MARGIN = 0.03  # of the quality: what four times the time of the backbone must buy, and chance does not
+MARGIN = 0.015  # of the quality: what chance does not give
+ODDS = 1.25  # of the quality, times as high, at least: what four times the time of the backbone must buy
 SHARPER = 1.5  # times the usual size that the images' longer edges must have, in the median
 TRIED = 40  # images of it that ways are tried on, the same at each size: time decides nothing
 WAYS = 3  # that are tried at each size
@@ -120,7 +121,8 @@ def _choose(
         f"synthetic defects are found with quality {second.quality:.3f} at {_text(doubled)}, "
         f"{first.quality:.3f} at {_text(size)}"
     )
-    if second.quality > first.quality + MARGIN:
+    higher = _odds(second.quality) > ODDS * _odds(first.quality)
+    if higher and second.quality > first.quality + MARGIN:
         return SizeChoice(larger, f"input size {_text(doubled)}, stored grid {BASE[0]}: {why}")
     return SizeChoice(usual, f"input size {_text(size)}: {why}")
 
@@ -134,6 +136,11 @@ def _try(files: list[ImageFile], backbone: Backbone, path: Path) -> Tuning | Non
             return tune(writer.gallery, backbone, ways=WAYS, images=TRIED, scale=SMALL)
         except InputError:  # too few of the images can be decoded, or they show nothing
             return None
+
+
+def _odds(quality: float) -> float:
+    """Return how many times as much is found as is not: near 1, a small difference is most of what is left."""
+    return quality / max(1e-9, 1 - quality)
 
 
 def _text(size: Size) -> str:

@@ -56,7 +56,7 @@ class Tuning:
     backbone_ms: float  # per image
     created: str  # ISO 8601, UTC
     seconds: float
-    tried: list[dict[str, Any]]  # the best trial of each way, in the order of trying
+    tried: list[dict[str, Any]]  # a trial of each way, in the order of trying: of the usual score, if none is better
     alone: list[Alone] = field(default_factory=list, compare=False, repr=False)  # for `calibrate`; it is not stored
 
     def record(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def test_the_input_size_is_doubled_only_where_images_have_the_detail(tmp_path: P
 
 @pytest.mark.parametrize(
     ("usual", "doubled", "larger"),
-    [(0.70, 0.72, False), (0.70, 0.74, True), (0.97, 0.98, False), (0.80, 0.70, False)],
+    [(0.70, 0.74, False), (0.70, 0.75, True), (0.95, 0.97, True), (0.98, 0.99, False), (0.80, 0.70, False)],
 )
 def test_the_larger_size_must_find_small_defects_clearly_better(
     usual: float, doubled: float, larger: bool, tmp_path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """Free the space of removed images, shard by shard.
 
-First the index is built without removed images, so that there is one all the time. The next commit deletes removed
+First the index is built without removed images, so that there is one all the time; where the disk has no room for two,
+it is built when removed images have made some. The next commit deletes removed
 images and earlier snapshots, and remembers what was removed on purpose. Then images move, one new shard at a time,
 out of shards that are no longer full; a shard that all images have left is deleted before the next one is written,
 unless an earlier generation is being read. A moved row changes nothing for a reader, who finds the same bytes in
@@ -9,15 +10,16 @@ is called again. With a codec or levels, images whose maps are stored otherwise 
 deletes, under new keys, and the index is built after them (see `transcode`).
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from spade_index.errors import storage_errors
+from spade_index.errors import StorageError, storage_errors
 
 from .calibrate import drop_removed
 from .move import move_images
 from .reindex import rebuild_index
-from .session import Session
+from .session import RESERVE, Session
 from .transcode import to_transcode, transcode, wanted_storage
 
 
@@ -45,7 +47,7 @@ def compact(
         # With one snapshot, nothing was removed since the last compaction began, which this carries on.
         if len(catalog.snapshots()) > 1:
             if len(gallery) and not other and not _is_indexed(session):
-                rebuild_index(session)
+                _index_first(session)
             indexed = _is_indexed(session)
             with session.commit("compact", retires=True) as changes:
                 if indexed:
@@ -63,6 +65,17 @@ def compact(
             session.delete_unused()
             progress(len(part))
         return freed + drop_removed(session)
+
+
+def _index_first(session: Session) -> None:
+    """Build the index without removed images, if there is room for it beside all that they take."""
+    descriptors = 4 * session.settings.pooled_dim * len(session.gallery)
+    if shutil.disk_usage(session.path).free < 2 * descriptors + RESERVE:  # in a file of their own, and in the index
+        return
+    try:
+        rebuild_index(session)
+    except StorageError:  # it took more, or others write: what was removed must go first
+        session.delete_unused()
 
 
 def _is_indexed(session: Session) -> bool:
