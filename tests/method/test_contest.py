@@ -173,6 +173,20 @@ def test_other_levels_fewer_neighbours_and_another_score_must_be_clearly_better(
         assert (scored([score, usual], sample) is score) == clearly
 
 
+def test_a_clearly_better_way_is_not_hidden_by_one_that_outlines_defects_better(path: Path, tiny: Backbone) -> None:
+    with Gallery(path) as gallery:
+        sample = replace(draw_sample(gallery, tiny, 60), planned_ms=10.0)
+    how = {**USUAL, "gallery_neighbours": 20}
+    usual = trial(0.8, 8, **how, compared_levels=(1, 2))
+    outlines = replace(trial(0.8, 8, **how, compared_levels=(0, 1, 2)), pixel_roc_auc=1.0)
+    better = replace(trial(0.9, 8, **how, compared_levels=(2,)), pixel_roc_auc=0.5)
+    assert outlines.quality > better.quality
+    assert choose([usual, outlines, better], sample, (1, 2)) is better
+    of_way = [replace(one, search=replace(one.search, compared_levels=(1, 2))) for one in (usual, outlines, better)]
+    of_way[1:] = [replace(one, search=replace(one.search, top_share=0.003)) for one in of_way[1:]]
+    assert scored(of_way, sample) is of_way[2]
+
+
 def test_without_what_the_neighbours_score_the_usual_score_is_of_the_map_alone(path: Path, tiny: Backbone) -> None:
     with Gallery(path) as gallery:
         sample = draw_sample(gallery, tiny, 60)

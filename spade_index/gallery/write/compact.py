@@ -1,13 +1,13 @@
 """Free the space of removed images, shard by shard.
 
-First the index is built without removed images, so that there is one all the time; where the disk has no room for two,
-it is built when removed images have made some. The next commit deletes removed
-images and earlier snapshots, and remembers what was removed on purpose. Then images move, one new shard at a time,
-out of shards that are no longer full; a shard that all images have left is deleted before the next one is written,
-unless an earlier generation is being read. A moved row changes nothing for a reader, who finds the same bytes in
-another place. Last, calibrations are written again without removed images. An interrupted `compact` continues when it
-is called again. With a codec or levels, images whose maps are stored otherwise are stored so after the commit that
-deletes, under new keys, and the index is built after them (see `transcode`).
+First the index is built without removed images, so that there is one all the time; where the disk has no room for
+two, it is built when removed images have made some. The next commit deletes removed images and earlier snapshots, and
+remembers what was removed on purpose. Then images move, one new shard at a time, out of shards that are no longer
+full; a shard that all images have left is deleted before the next one is written, unless an earlier generation is
+being read. A moved row changes nothing for a reader, who finds the same bytes in another place. Last, calibrations
+are written again without removed images. An interrupted `compact` continues when it is called again. With a codec or
+levels, images whose maps are stored otherwise are stored so after the commit that deletes, under new keys, and the
+index is built after them (see `transcode`).
 """
 
 import shutil
