@@ -1,4 +1,4 @@
-"""How much freed memory the process keeps for its next allocations, and how much there must be for a batch.
+"""How much freed memory the process keeps for its next allocations, and how much a batch must be able to map.
 
 The feature maps of a batch have 10 to 50 MB each, and live for one operation. By default, glibc gives them back to the
 system one by one, which clears the pages of the next: a third of a backbone's time on a processor.
@@ -16,7 +16,7 @@ KEPT = {
     -2: 64 << 20,  # M_TOP_PAD: from this on, also whole heaps of other threads are kept
 }
 
-SPARE = 64 << 20  # bytes of memory without which no batch begins
+SPARE = 64 << 20  # bytes of address space without which no batch begins
 
 
 @cache
@@ -37,5 +37,8 @@ def keep_freed_memory() -> None:
 
 
 def require_memory() -> None:
-    """Raise OSError unless there is some memory: where oneDNN or OpenMP gets none, they may end the process."""
+    """Raise OSError unless some memory can be mapped: where oneDNN or OpenMP gets none, they may end the process.
+
+    It sees the limits of the address space (`ulimit -v`), not that of a container.
+    """
     mmap.mmap(-1, SPARE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()

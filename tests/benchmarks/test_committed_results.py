@@ -164,7 +164,9 @@ def test_pq_takes_a_twentieth_and_loses_little():
         (tuned,) = [row for row in rows if row["maps"] == "pq" and len(row["levels"]) < len(plain["levels"])]
         assert 20 * tuned["map_bytes_per_image"] <= plain["map_bytes_per_image"]
         for figure in ("image_roc_auc", "pixel_roc_auc"):
-            assert round(plain[figure] - tuned[figure], 3) <= 0.002  # docs/scale.md tells it
+            assert (
+                plain[figure] - tuned[figure] < 0.00201
+            )  # aim: 0.002, which tiles miss by 0.00001; docs/scale.md tells
 
 
 def test_the_page_tells_what_codecs_cost():

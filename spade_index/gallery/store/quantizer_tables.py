@@ -70,7 +70,9 @@ class Tables:
     def to_bytes(self) -> bytes:
         """Return the unit as float64, all tables, in raster order, and the errors, if any, all little-endian."""
         arrays = [np.array([self.unit], "<f8"), self.whole, self.parts]
-        return b"".join(array.tobytes() for array in [*arrays, *([] if self.errors is None else [self.errors])])
+        if self.errors is not None:
+            arrays.append(self.errors)
+        return b"".join(array.tobytes() for array in arrays)
 
     @property
     def size(self) -> int:
