@@ -53,6 +53,9 @@ def _checks(scale: Scale, device: torch.device, smoke: bool) -> list[Named]:
         ]
         for kind in codes.KINDS:
             found.append((f"{name}: maps in {kind}", partial(codes.check_codes, name, small, kind, device)))
+            found.append(
+                (f"{name}: {kind}, averaged and scaled", partial(codes.check_prepared, name, small, kind, device))
+            )
         if not smoke:
             found.append((f"{name}: the same, k = 10", partial(repeats, scale.few, 10, device)))
         if name in FUSED:

@@ -4,7 +4,6 @@ So a search of codes makes no values of maps but those that its products read. W
 to the bit, and `preparation.Scaled`, to the rounding of float32.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from ..codes import CodedMaps, LevelCode, Scalars, TableRows
 from ..preparation import Scaled
-from ..pyramid import Size
 from . import triton_decode
 from .maps import FusedMaps
 
@@ -86,12 +84,4 @@ def _preparation(how: Scaled, anything: Tensor) -> dict[str, Any]:
         "length": how.length,
         "factor": how.factor,
         "SCALING": how.scaling,
-        "HIGH": _window(how.size, how.grid, 0),
-        "WIDE": _window(how.size, how.grid, 1),
     }
-
-
-def _window(size: Size, grid: Size, axis: int) -> int:
-    """Return the most pixels along an axis that are averaged to a cell, as torch's adaptive averages have them."""
-    n, cells = size[axis], grid[axis]
-    return max(math.ceil((cell + 1) * n / cells) - cell * n // cells for cell in range(cells))

@@ -41,8 +41,6 @@ def decode_level(
     PARTS: tl.constexpr,
     WIDTH: tl.constexpr,
     SCALING: tl.constexpr,
-    HIGH: tl.constexpr,  # most pixels that are averaged, along each axis
-    WIDE: tl.constexpr,
     ADD: tl.constexpr,
     BC: tl.constexpr,
 ):
@@ -65,31 +63,18 @@ def decode_level(
     top, bottom = y * height // grid_height, ((y + 1) * height + grid_height - 1) // grid_height
     left, right = x * width // grid_width, ((x + 1) * width + grid_width - 1) // grid_width
     value = tl.zeros((BC,), tl.float32)
-    for down in tl.static_range(HIGH):
-        for across in tl.static_range(WIDE):
-            inside = (top + down < bottom) & (left + across < right)
-            pixel = (top + down) * width + left + across
-            here = some & inside
+    for down in range(top, bottom):
+        for across in range(left, right):
+            pixel = down * width + across
             if KIND == "scalars":
-                at = pixel * channels + channel
-                code = tl.load(stored + 4 * channels + at * BITS // 8, mask=here, other=0).to(tl.int32)
-                if BITS == 4:
-                    code = (code >> (at % 2 * 4)) & 15
-                decoded = code.to(tl.float32) * step + lowest
+                decoded = _scalars(stored, pixel * channels + channel, channels, some, lowest, step, BITS)
             elif KIND == "rows":
                 code = stored + pixel * (WHOLE + PARTS)
-                units = tl.zeros((BC,), tl.int32)
-                for table in tl.static_range(WHOLE):
-                    at = table * 256 + tl.load(code + table, mask=inside, other=0).to(tl.int32)
-                    units += tl.load(whole + at * channels + channel, mask=here, other=0).to(tl.int32)
-                if PARTS:
-                    part = channel // WIDTH
-                    at = part * 256 + tl.load(code + WHOLE + part, mask=here, other=0).to(tl.int32)
-                    units += tl.load(parts + at * WIDTH + channel % WIDTH, mask=here, other=0).to(tl.int32)
+                units = _units(code, whole, parts, channel, channels, some, WHOLE, PARTS, WIDTH, BC)
                 decoded = tl.minimum(tl.maximum(units.to(tl.float32) * unit, -LARGEST), LARGEST)
             else:
-                decoded = tl.load(halves + pixel * channels + channel, mask=here, other=0.0)
-            value += tl.where(here, decoded.to(tl.float16).to(tl.float32), 0.0)
+                decoded = tl.load(halves + pixel * channels + channel, mask=some, other=0.0)
+            value += tl.where(some, decoded.to(tl.float16).to(tl.float32), 0.0)
     count = ((bottom - top) * (right - left)).to(tl.float32)
     value = tl.div_rn(value, tl.zeros((BC,), tl.float32) + count)
     if SCALING == "channel":
@@ -109,3 +94,37 @@ def decode_level(
     if ADD:
         norm += tl.load(norms + place)
     tl.store(norms + place, norm)
+
+
+@triton.jit
+def _scalars(stored, at, channels, some, lowest, step, BITS: tl.constexpr):
+    """Return the values, float32 [BC], of codes of BITS bits at places int [BC], behind the ends of all channels."""
+    code = tl.load(stored + 4 * channels + at * BITS // 8, mask=some, other=0).to(tl.int32)
+    if BITS == 4:
+        code = (code >> (at % 2 * 4)) & 15
+    return code.to(tl.float32) * step + lowest
+
+
+@triton.jit
+def _units(
+    code,
+    whole,
+    parts,
+    channel,
+    channels,
+    some,
+    WHOLE: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """Return the sums of the rows of tables that a pixel's code names, int32 [BC], in the tables' unit."""
+    units = tl.zeros((BC,), tl.int32)
+    for table in tl.static_range(WHOLE):
+        at = table * 256 + tl.load(code + table).to(tl.int32)
+        units += tl.load(whole + at * channels + channel, mask=some, other=0).to(tl.int32)
+    if PARTS:
+        part = channel // WIDTH
+        at = part * 256 + tl.load(code + WHOLE + part, mask=some, other=0).to(tl.int32)
+        units += tl.load(parts + at * WIDTH + channel % WIDTH, mask=some, other=0).to(tl.int32)
+    return units
