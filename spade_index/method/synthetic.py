@@ -59,15 +59,13 @@ class Sample:
         """Return `count` of the plain images, evenly spread, with their copies."""
         kept = np.linspace(0, len(self.plain) - 1, count).round().astype(np.int64)
         copies = np.flatnonzero(np.isin(self.owner, kept))
-        return Sample(
+        return replace(
+            self,
             plain=[self.plain[image] for image in kept],
             owner=np.searchsorted(kept, self.owner[copies]),
             pooled=self.pooled[copies],
             pyramid=[level[copies] for level in self.pyramid],
             masks=self.masks[copies],
-            backbone_ms=self.backbone_ms,
-            planned_ms=self.planned_ms,
-            scale=self.scale,
         )
 
 

@@ -7,7 +7,7 @@ not take much longer than the backbone (`contest`). How its distances become sco
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +29,7 @@ from .pixel_search import Elsewhere
 from .quiet_clock import QuietClock
 from .scales import scales_of
 from .score_choice import RATES, ScoreChoice, choose_scores
-from .synthetic import IMAGES, draw_sample
+from .synthetic import IMAGES, Sample, draw_sample
 from .trials import Trial, changed
 from .ways import describe, describe_pixels
 from .weighing import weigh
@@ -115,17 +115,9 @@ def tune(
         seconds = math.inf
     device = device or backbone.device
     options = {"device": device, "kernel": kernel, "map_memory": map_memory, "elsewhere": elsewhere}
-    of_contest = (SHARE_OF_CONTEST - (SHARE_OF_WEIGHING if scales is not None else 0)) * seconds
-    of_backbone = SHARE_OF_BACKBONE * seconds
-    for of in SCALES if scale is None else (scale,):
-        sample = draw_sample(gallery, backbone, of_backbone, images or IMAGES, of)
-        of_backbone -= len(sample.owner) * sample.planned_ms / 1e3
-        easy = math.inf if of in (scale, SCALES[-1]) else EASY
-        outcome = hold(gallery, sample, of_contest, ways=ways, easy=easy, progress=progress, **options)
-        if outcome is not None:
-            break
-        progress("nearly all synthetic defects are found: smaller ones")
-    assert outcome is not None
+    of_scales = SCALES if scale is None else (scale,)
+    how = {"ways": ways, "progress": progress, **options}
+    sample, outcome = _hold(gallery, backbone, seconds, images or IMAGES, of_scales, how)
     chosen: ScoreChoice | None = None
     alone: list[Alone] = []
     if can_calibrate(gallery) and images is None:
@@ -153,6 +145,36 @@ def tune(
         tried=rows,
         alone=alone,
     )
+
+
+def _hold(
+    gallery: Gallery, backbone: Backbone, seconds: float, images: int, of_scales: Sequence[float], how: dict[str, Any]
+) -> tuple[Sample, Outcome]:
+    """Hold the contest with defects of the first scale at which they are not easy, or of the last.
+
+    Args:
+        gallery: to tune.
+        backbone: the gallery's.
+        seconds: for all of tuning.
+        images: of the sample, at most.
+        of_scales: of the defects' lengths.
+        how: arguments of `contest.hold`.
+
+    Returns:
+        The whole sample, and how the contest ended.
+    """
+    weighed = SHARE_OF_WEIGHING if scales_of(gallery) is not None else 0
+    of_contest, of_backbone = (SHARE_OF_CONTEST - weighed) * seconds, SHARE_OF_BACKBONE * seconds
+    for scale in of_scales[:-1]:
+        sample = draw_sample(gallery, backbone, of_backbone, images, scale)
+        of_backbone -= len(sample.owner) * sample.planned_ms / 1e3
+        if (outcome := hold(gallery, sample, of_contest, easy=EASY, **how)) is not None:
+            return sample, outcome
+        how["progress"]("nearly all synthetic defects are found: smaller ones")
+    sample = draw_sample(gallery, backbone, of_backbone, images, of_scales[-1])
+    outcome = hold(gallery, sample, of_contest, **how)
+    assert outcome is not None
+    return sample, outcome
 
 
 def store(writer: GalleryWriter, tuning: Tuning) -> None:
