@@ -126,7 +126,11 @@ class Coding:
     def empty(self, slots: int, device: torch.device) -> "CodedMaps":
         """Return room for the maps of images, filled with zeros."""
         stored = [torch.zeros(slots, _padded(size), dtype=torch.uint8, device=device) for size in self.sizes]
-        return CodedMaps(replace(self, codes=tuple(code.to(device) for code in self.codes)), stored)
+        return CodedMaps(self.to(device), stored)
+
+    def to(self, device: torch.device) -> "Coding":
+        """Return this with tables and moments on a device."""
+        return Coding(tuple(code.to(device) for code in self.codes), self.preparation.to(device))
 
 
 def _padded(size: int) -> int:

@@ -11,7 +11,7 @@ and multiplied by a factor. Levels of one size are joined: one product of matric
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,11 @@ class Scaled:
             level = F.normalize((level - self.mean.to(level.device)) / self.deviation.to(level.device), dim=-1)
         return level if self.factor == 1 else level * self.factor
 
+    def to(self, device: torch.device) -> "Scaled":
+        """Return this with its moments on a device."""
+        mean, deviation = (None if of is None else of.to(device) for of in (self.mean, self.deviation))
+        return replace(self, mean=mean, deviation=deviation)
+
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
@@ -75,3 +80,7 @@ class Preparation:
         """Return levels [B, H*W, C], prepared."""
         done = [how.of(level) for how, level in zip(self.levels, levels, strict=True)]
         return [torch.cat([done[level] for level in of], -1) if len(of) > 1 else done[of[0]] for of in self.joined]
+
+    def to(self, device: torch.device) -> "Preparation":
+        """Return this with all moments on a device."""
+        return replace(self, levels=tuple(level.to(device) for level in self.levels))

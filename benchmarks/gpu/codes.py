@@ -27,7 +27,7 @@ def check_codes(name: str, scale: Scale, kind: str, device: torch.device) -> Row
     (one,) = workload(scale, device).batches(scale.few, 2, 1, seed=3)
     maps = random_codes(kind, scale)
     slots = torch.arange(maps.slots)
-    there = CodedMaps(_on(maps.coding, device), [level.to(device) for level in maps.stored])
+    there = CodedMaps(maps.coding.to(device), [level.to(device) for level in maps.stored])
     values, pages = there.decoded(slots.to(device)), one.pages % maps.slots
     for number, (level, right) in enumerate(zip(values, maps.decoded(slots), strict=True)):
         if not torch.equal(level.cpu(), right):
@@ -54,7 +54,7 @@ def check_prepared(name: str, scale: Scale, kind: str, device: torch.device) -> 
     shapes = zip(prepared.sizes, prepared.channels, strict=True)
     query = [torch.randn(1, h * w, c, generator=generator) / c**0.5 for (h, w), c in shapes]
     pages = torch.arange(min(2, maps.slots))[None]
-    there = CodedMaps(_on(maps.coding, device), [level.to(device) for level in maps.stored])
+    there = CodedMaps(maps.coding.to(device), [level.to(device) for level in maps.stored])
     options: dict[str, Any] = {"sizes": prepared.sizes, "k": 2, "pages": pages}
     found = kernels.nearest_pixels([level.to(device) for level in query], there, **options, **BACKENDS[name])
     expected = kernels.nearest_pixels(query, maps, **options, backend="reference")
@@ -101,7 +101,3 @@ def _scaled(level: Scaled, grid: Size, generator: torch.Generator) -> Scaled:
 def _numbers(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Return random whole numbers, int16."""
     return torch.randint(low, high, shape, generator=generator, dtype=torch.int16)
-
-
-def _on(coding: Coding, device: torch.device) -> Coding:
-    return Coding(tuple(code.to(device) for code in coding.codes), coding.preparation)
