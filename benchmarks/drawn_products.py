@@ -1,6 +1,7 @@
 """What `build` chooses for products that it never saw, and what that finds: four drawn ones, without a label.
 
-Each is built as a user builds it, and once more at the backbone's usual input size; then all test images are judged.
+Of each, several galleries are drawn, and built as a user builds them, and once more at the backbone's usual input size.
+All judge the same test images: what chance did to one gallery, the others show.
 
 python benchmarks/drawn_products.py --json benchmarks/results/drawn_products.json
 """
@@ -10,29 +11,27 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import mean
 
 import click
 
-from spade_index.benchmarks.drawn_sets import PRODUCTS, draw
+from spade_index.benchmarks.drawn_sets import PRODUCTS, draw_normal, draw_tests
 from spade_index.benchmarks.harness import Figures, check_outputs, environment, table, write_json
 
-IMAGES = 120  # normal ones of a product
-USUAL = 224  # pixels
-COLUMNS = ("image_roc_auc", "pixel_roc_auc", "hit_rate", "false_alarm_rate", "backbone_ms", "search_ms")
+IMAGES = 120  # normal ones of a gallery
+GALLERIES = 3  # of a product
+SIZES = {"chosen": [], "usual": ["--input-size", "224"]}  # options of `build`
+COLUMNS = ("image_roc_auc", "pixel_roc_auc", "hit_rate", "false_alarm_rate")
 
 
-def judged(dataset: Path, gallery: Path, backbone: str, *options: str) -> Figures:
-    """Build a gallery of a dataset as the command line does, and evaluate it with its defaults."""
-    run("build", dataset / "train" / "good", gallery, "--backbone", backbone, *options)
+def judged(tests: Path, images: Path, gallery: Path, backbone: str, *options: str) -> Figures:
+    """Build a gallery as the command line does, and evaluate it with its defaults."""
+    run("build", images, gallery, "--backbone", backbone, *options)
     found = gallery.with_suffix(".json")
-    run("evaluate", dataset, "--gallery", gallery, "--json", found)
+    run("evaluate", tests, "--gallery", gallery, "--json", found)
     figures = json.loads(found.read_text())
-    times = {
-        "backbone_ms": 1e3 * figures["seconds"]["backbone"] / figures["images"],
-        "search_ms": 1e3 * figures["seconds"]["search_per_image"],
-    }
     size = json.loads(run("info", gallery, "--json"))["settings"]["preprocessing"]["input_size"][0]
-    return {"input_size": size, **{name: (figures | times)[name] for name in COLUMNS}, "search": figures["search"]}
+    return {"input_size": size, **{name: figures[name] for name in COLUMNS}, "search": figures["search"]}
 
 
 def run(*command: object) -> str:
@@ -43,24 +42,42 @@ def run(*command: object) -> str:
     return done.stdout
 
 
+def means(rows: list[Figures]) -> list[Figures]:
+    """Return the mean figures of each product, as built and at the usual input size, over its galleries."""
+    found = []
+    for product in PRODUCTS:
+        for size in SIZES:
+            some = [row for row in rows if (row["product"], row["size"]) == (product, size)]
+            sizes = sorted({row["input_size"] for row in some})
+            figures = {name: mean(row[name] for row in some) for name in COLUMNS}
+            found.append({"product": product, "size": size, "input_sizes": sizes, "galleries": len(some), **figures})
+    return [row for row in found if row["galleries"]]
+
+
 @click.command(help=__doc__)
-@click.option("--images", default=IMAGES, show_default=True, help="Normal images of each product.")
+@click.option("--images", default=IMAGES, show_default=True, help="Normal images of each gallery.")
+@click.option("--galleries", default=GALLERIES, show_default=True, help="Of each product.")
 @click.option("--backbone", default="efficientnet-lite0", show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
-def main(images: int, backbone: str, json_file: Path | None) -> None:
+def main(images: int, galleries: int, backbone: str, json_file: Path | None) -> None:
     check_outputs(json_file, picture=None)
     rows: list[Figures] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
         for product in PRODUCTS:
-            dataset = draw(product, Path(folder) / product, images)
-            for size, options in (("chosen", []), ("usual", ["--input-size", str(USUAL)])):
-                figures = judged(dataset, Path(folder) / f"{product}-{size}", backbone, *options)
-                rows.append({"product": product, "size": size, **figures})
-                click.echo(f"{product}, {size}: {figures}", err=True)
-    head = ("product", "input_size", *COLUMNS)
-    cells = ([row["product"], str(row["input_size"]), *(f"{row[name]:.3f}" for name in COLUMNS)] for row in rows)
+            folder = Path(name) / product
+            tests = draw_tests(product, folder / "tests")
+            for number in range(galleries):
+                normal = draw_normal(product, folder / f"normal-{number}", images, number)
+                for size, options in SIZES.items():
+                    figures = judged(tests, normal, folder / f"{size}-{number}", backbone, *options)
+                    rows.append({"product": product, "gallery": number, "size": size, **figures})
+                    click.echo(f"{product} {number}, {size}: {figures}", err=True)
+    found = means(rows)
+    head = ("product", "size", "input sizes", "galleries", *COLUMNS)
+    cells = ([*(str(row[name]) for name in ("product", "size", "input_sizes", "galleries")),
+              *(f"{row[name]:.3f}" for name in COLUMNS)] for row in found)  # fmt: skip
     click.echo("\n".join(table([head, *cells])))
-    write_json(json_file, {**environment(), "images": images, "rows": rows})
+    write_json(json_file, {**environment(), "images": images, "means": found, "rows": rows})
 
 
 if __name__ == "__main__":

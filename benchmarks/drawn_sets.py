@@ -149,20 +149,32 @@ def photograph(pixels: np.ndarray, random: Random) -> Image.Image:
     return Image.fromarray(np.rint(noisy.clip(0, 255)).astype(np.uint8))
 
 
-def draw(product: str, folder: Path, images: int) -> Path:
-    """Draw a dataset of a product with so many normal images; return its folder. The same each time."""
+def draw_normal(product: str, folder: Path, images: int, drawing: int) -> Path:
+    """Draw so many normal images of a product to build a gallery from; return the folder. The same each time."""
+    make, random = PRODUCTS[product][0], _random(product, 1 + drawing)
+    folder.mkdir(parents=True)
+    for number in range(images):
+        photograph(make(random).pixels, random).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def draw_tests(product: str, folder: Path) -> Path:
+    """Draw the test images of a product, and the masks of defects; return the folder. The same each time."""
     make, spoil = PRODUCTS[product]
-    random = np.random.default_rng(list(PRODUCTS).index(product))
-    for name, count in (("train/good", images), ("test/good", GOOD)):
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            photograph(make(random).pixels, random).save(folder / name / f"{number:03d}.png")
+    random = _random(product, 0)
+    for number in range(GOOD):
+        _save(photograph(make(random).pixels, random), folder / "test" / "good" / f"{number:03d}.png")
     for number in range(DEFECTIVE):
         pixels, mask, kind = spoil(make(random), random)
-        for image, path in (
-            (photograph(pixels, random), folder / "test" / kind / f"{number:03d}.png"),
-            (Image.fromarray(mask), folder / "ground_truth" / kind / f"{number:03d}_mask.png"),
-        ):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            image.save(path)
+        _save(photograph(pixels, random), folder / "test" / kind / f"{number:03d}.png")
+        _save(Image.fromarray(mask), folder / "ground_truth" / kind / f"{number:03d}_mask.png")
     return folder
+
+
+def _random(product: str, part: int) -> Random:
+    return np.random.default_rng([list(PRODUCTS).index(product), part])
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from spade_index.benchmarks import drawn_sets
-from spade_index.benchmarks.drawn_sets import PRODUCTS, draw
+from spade_index.benchmarks.drawn_sets import PRODUCTS, draw_normal, draw_tests
 from spade_index.method.dataset import find_dataset
 
 
@@ -27,7 +27,9 @@ def test_a_defect_changes_its_mask_alone(product: str) -> None:
 def test_a_set_is_a_dataset_and_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawn_sets, "GOOD", 2)
     monkeypatch.setattr(drawn_sets, "DEFECTIVE", 3)
-    one, again = (draw("pill", tmp_path / name, 2) for name in ("one", "again"))
+    one, again = (draw_tests("pill", tmp_path / name) for name in ("one", "again"))
+    for folder in (one, again):
+        draw_normal("pill", folder / "train" / "good", 2, drawing=0)
     found = find_dataset(one)
     assert len(found.test) == 5
     assert sum(image.mask is not None for image in found.test) == 3
