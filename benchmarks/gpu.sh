@@ -5,7 +5,8 @@
 #
 # Works in a checkout (benchmarks/gpu.sh) and where spade_index is installed (spade_index/benchmarks/gpu.sh). FAISS is
 # not needed. Results go to $OUT, or ./benchmarks/results; the table comes last. $PYTHON is the interpreter; wheels in
-# .whl/ are installed beside it, for this run. Where there is no git, $COMMIT says which commit runs.
+# .whl/ are installed beside it, for this run: those of flashlib and flash-kmeans (with tqdm) make them peers. Where
+# there is no git, $COMMIT says which commit runs.
 # The exit status is not 0 if a result of ours is wrong.
 set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)

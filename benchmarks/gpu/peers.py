@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spade_index import kernels
 from spade_index.benchmarks import pixel_peers
+from spade_index.benchmarks.gpu.published import flash_kmeans, flashlib
 from spade_index.benchmarks.gpu.runner import Missing
 from spade_index.benchmarks.gpu.unfused import (
     compiled,
@@ -103,6 +104,8 @@ _ALL = (
     Contender("concatenated", "torch, concatenated product + min, float16", product, alone=True),
     Contender("cdist", "torch.cdist + topk, float32", _cdist, alone=True),
     Contender("torch", "our torch backend, float32", _torch, alone=True, graph=False),
+    Contender("flashlib", "flashlib, concatenated, float16", flashlib, alone=True, graph=False),
+    Contender("flash-kmeans", "flash-kmeans, concatenated, float16", flash_kmeans, alone=True, graph=False),
     Contender("compiled", "torch, decomposed, min by torch.compile", compiled, once=True),
 )
 CONTENDERS = {contender.key: contender for contender in _ALL}

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from spade_index.benchmarks.gpu.workload import SMOKE
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 MODE = "concat-nearest"
+PUBLISHED = ("flashlib", "flash-kmeans")
 BUDGETS = {"checks": 100.0, "benchmark": 100.0}
 
 
@@ -57,13 +59,13 @@ def test_the_script_does_everything(tmp_path):
     for row in rows:
         assert row["status"] in ("ok", "missing"), row
         if row["status"] == "missing":
-            assert row["reason"].endswith(("needs a CUDA GPU", "a GPU only")), row
+            assert row["reason"].endswith(("needs a CUDA GPU", "a GPU only", "is not installed")), row
     for section, of_section in results["sections"].items():
         assert any(row["status"] == "ok" for row in of_section), section
     for name in ("triton", "torch", "torch-fast"):
         assert all(row["status"] == "ok" for row in results["sections"]["checks"] if row["name"].startswith(f"{name}:"))
     timed = {row["contender"]: row for row in results["sections"]["benchmark"] if row["status"] == "ok"}
-    assert set(timed) == set(gpu_peers.CONTENDERS) - {"cupy", "compiled"}
+    assert set(timed) == set(gpu_peers.CONTENDERS) - {"cupy", "compiled", *PUBLISHED}
     assert all(row["ms"] > 0 and row["exact_matches"] == 1 for row in timed.values())
     assert "== benchmark" in done.stdout
 
@@ -80,6 +82,21 @@ def test_the_script_works_where_the_package_is_installed_and_faiss_is_not(tmp_pa
     results = json.loads((tmp_path / "benchmarks" / "results" / "cpu_smoke.json").read_text())
     assert str(installed) in results["command"]
     assert [row["status"] for row in results["sections"]["ceilings"]] == ["ok"] * 3
+
+
+@pytest.mark.parametrize(("farthest", "status"), [(False, "ok"), (True, "wrong")])
+def test_a_published_peer_is_verified_before_it_is_timed(monkeypatch, tmp_path, farthest, status):
+    def flash_knn(x, c, k, *, return_distances):
+        assert (x.dtype, c.dtype, return_distances) == (torch.float16, torch.float16, False)
+        return torch.cdist(x.float(), c.float()).topk(k, largest=farthest).indices.int()
+
+    for name in ("flashlib", "flashlib.primitives"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "flashlib.primitives.knn", SimpleNamespace(flash_knn=flash_knn))
+    rows = results_of(contenders(*PUBLISHED), tmp_path)
+    assert rows["flashlib"]["status"] == status
+    assert ("ms" in rows["flashlib"]) == (status == "ok")
+    assert rows["flash-kmeans"]["reason"] == "flash-kmeans is not installed"
 
 
 def wrongly(change):
