@@ -79,7 +79,8 @@ class Backbone:
         self._reader = reader
         self._sizes = [reader.shapes[level][1:] for level in chosen]
         self._kept = list(range(len(chosen)))  # of these levels
-        shapes = [(reader.shapes[level][0], *averaged(reader.shapes[level][1:], stored_grid)) for level in chosen]
+        stored = zip(chosen, averaged(self._sizes, stored_grid), strict=True)
+        shapes = [(reader.shapes[level][0], *size) for level, size in stored]
         self.settings = ExtractionSettings(
             backbone=name,
             weights=digest,

@@ -188,7 +188,7 @@ def level_code(codec: MapCodec, level: int) -> LevelCode:
 def compared_sizes(gallery: Gallery, search: SearchSettings) -> list[Size]:
     """Return (H, W) of each level that is compared, after averaging; the first is the grid of comparison."""
     sizes = gallery.settings.sizes
-    return [averaged(sizes[level], search.grid) for level in compared_levels(gallery.settings, search)]
+    return averaged([sizes[level] for level in compared_levels(gallery.settings, search)], search.grid)
 
 
 def level_weights(gallery: Gallery, search: SearchSettings) -> list[float]:
