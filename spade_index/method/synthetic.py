@@ -1,7 +1,7 @@
 """A sample of a gallery's own images, plain and with synthetic defects: what ways of comparing are tried on."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from spade_index.gallery.reader import Gallery
 from spade_index.images.decode import preprocess
 from spade_index.images.loading import in_lots
 from spade_index.images.tiles import box_of
-from spade_index.settings import BATCH_SIZE
+from spade_index.settings import BATCH_SIZE, Preprocessing
 
 from .defects import paste
 from .foreground import own_foreground
@@ -30,7 +30,8 @@ from .siblings import place_of_row
 IMAGES = 60  # of the sample, at most
 PASTED = 3  # defects, one at a time, per image
 LEAST = 10  # images; a choice by fewer is chance
-EDGE = 640  # pixels: defects are pasted into images of at most this edge
+EDGE = 640  # pixels: defects are pasted into images of this edge, so that drawing them takes little time
+PIXELS = 1 << 20  # of such an image, at most
 SHOWN = 112  # longer edge of the masks, in pixels
 LIT = 0.25  # share of a pixel of the smaller mask that the defect covers
 OBJECTS = 0.9  # share of the images with a clear foreground, from which on they are taken to show objects
@@ -93,31 +94,29 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int 
             f"{gallery.path}: only {len(images)} of its images can be read where they were added from, unchanged; "
             f"tuning needs {LEAST} of them"
         )
-    pasted = _paste_all([pixels for _, pixels in images], _where(gallery, images), scale)
-    if not pasted:
-        raise InputError(f"{gallery.path}: its images are of one colour: no synthetic defect can be seen in them")
-    how = gallery.settings.preprocessing
     owners: list[int] = []
     masks: list[np.ndarray] = []
     pooled: list[np.ndarray] = []
     levels: list[list[Tensor]] = []
     seconds_of: list[float] = []  # batches, per image
     clock, planned = PlannedClock(), 0.0
-    for batch in in_lots(pasted, BATCH_SIZE):
+    for batch in in_lots(_pasted(images, _where(gallery, images), scale), BATCH_SIZE):
         if clock.seconds() > seconds and len({*owners}) >= LEAST:
             break
-        pixels = np.stack([preprocess(Image.fromarray(copy), how)[0] for _, copy, _ in batch])
+        pixels = np.stack([images[owner].changed(copy) for owner, copy, _ in batch])
         planned = planned or seconds_of_backbone(backbone, pixels[0])
         of_batch = QuietClock()
         features = backbone(pixels)
         clock.spend(len(batch) * planned)
         seconds_of.append(of_batch.seconds() / len(batch))
         owners += [owner for owner, _, _ in batch]
-        masks += [_small(mask, how.input_size, gallery) for _, _, mask in batch]
+        masks += [_small(mask, gallery) for _, _, mask in batch]
         pooled.append(features.pooled.cpu().numpy())
         levels.append([level.half().cpu() for level in features.pyramid])
+    if not owners:
+        raise InputError(f"{gallery.path}: its images are of one colour: no synthetic defect can be seen in them")
     return Sample(
-        plain=[row for row, _ in images],
+        plain=[image.row for image in images],
         owner=np.array(owners),
         pooled=np.concatenate(pooled),
         pyramid=[torch.cat(parts) for parts in zip(*levels, strict=True)],
@@ -128,16 +127,39 @@ def draw_sample(gallery: Gallery, backbone: Backbone, seconds: float, most: int 
     )
 
 
-def _read(gallery: Gallery, rows: list[ImageRow], seconds: float) -> list[tuple[ImageRow, np.ndarray]]:
-    """Return the images that can be read, uint8 [H, W, 3]; where that takes longer than this, fewer, at least 10."""
-    rows = random.Random(0).sample(rows, len(rows))
+@dataclass(frozen=True, eq=False)
+class _Plain:
+    """An image of the gallery that defects are pasted into, at a size that drawing takes little time at."""
+
+    row: ImageRow
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    seen: np.ndarray  # uint8 [h, w, 3], as the backbone saw the image when it was added
+    how: Preprocessing
+
+    @classmethod
+    def of(cls, row: ImageRow, image: Image.Image, how: Preprocessing) -> "_Plain":
+        return cls(row, _shrunk(image, how.input_size), preprocess(image, how)[0], how)
+
+    def changed(self, copy: np.ndarray) -> np.ndarray:
+        """Return what the backbone sees of a copy with a defect, uint8 [h, w, 3].
+
+        The defect alone is added to what it saw: an image that was shrunk before is softer all over, which would be
+        taken for the defect.
+        """
+        before, after = (preprocess(Image.fromarray(of), self.how)[0].astype(np.int16) for of in (self.pixels, copy))
+        return (self.seen + (after - before)).clip(0, 255).astype(np.uint8)
+
+
+def _read(gallery: Gallery, rows: list[ImageRow], seconds: float) -> list[_Plain]:
+    """Return the images that can be read; where that takes longer than this, fewer, at least 10."""
+    rows, how = random.Random(0).sample(rows, len(rows)), gallery.settings.preprocessing
     clock = QuietClock()
-    images: list[tuple[ImageRow, np.ndarray]] = []
-    for row, image in originals(rows, gallery.settings.preprocessing):
-        images.append((row, _shrunk(image)))
+    images = list[_Plain]()
+    for row, image in originals(rows, how):
+        images.append(_Plain.of(row, image, how))
         if clock.seconds() > seconds and len(images) >= LEAST:
             break
-    return sorted(images, key=lambda of: of[0].key)
+    return sorted(images, key=lambda image: image.row.key)
 
 
 def _counts(gallery: Gallery, row: ImageRow) -> bool:
@@ -146,46 +168,45 @@ def _counts(gallery: Gallery, row: ImageRow) -> bool:
     return cells is None or bool(cells.any())
 
 
-def _where(gallery: Gallery, images: Sequence[tuple[ImageRow, np.ndarray]]) -> list[np.ndarray | None]:
+def _where(gallery: Gallery, images: Sequence[_Plain]) -> list[np.ndarray | None]:
     """Return where defects may lie in each image, bool [H, W]; None: anywhere.
 
     That is the region of interest, or the object, where images show objects before a plain background: a defect beside
     the object is found by any way.
     """
     if gallery.is_limited:
-        return [_inside(gallery, *of) for of in images]
-    objects = [own_foreground(pixels) for _, pixels in images]
+        return [_inside(gallery, image) for image in images]
+    objects = [own_foreground(image.pixels) for image in images]
     clear = sum(one is not None for one in objects)
     return objects if clear >= OBJECTS * len(images) else [None] * len(images)
 
 
-def _inside(gallery: Gallery, row: ImageRow, pixels: np.ndarray) -> np.ndarray | None:
+def _inside(gallery: Gallery, image: _Plain) -> np.ndarray | None:
     """Return which pixels of an image lie in the region of interest, bool [H, W]; None where all count."""
-    box = box_of(row.id, row.width, row.height, gallery.settings.preprocessing)
-    return cells_inside(gallery, replace(place_of_row(gallery, row), box=box), pixels.shape[:2])
+    row = image.row
+    box = box_of(row.id, row.width, row.height, image.how)
+    return cells_inside(gallery, replace(place_of_row(gallery, row), box=box), image.pixels.shape[:2])
 
 
-def _paste_all(
-    images: Sequence[np.ndarray], insides: Sequence[np.ndarray | None], scale: float
-) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Return (owner, copy, mask), the first copy of every image first, so that what time allows is spread."""
-    copies = []
+def _pasted(
+    images: Sequence[_Plain], insides: Sequence[np.ndarray | None], scale: float
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (owner, copy, mask), the first copy of every image first, so that what time allows is spread."""
     for number in range(PASTED):
         for owner, image in enumerate(images):
-            other = images[(owner + 7 * number + 5) % len(images)]
-            if other.shape != image.shape:
-                size = image.shape[1], image.shape[0]
-                other = np.asarray(Image.fromarray(other).resize(size, Image.Resampling.BILINEAR))
-            if (made := paste(image, other, (owner, number), insides[owner], scale)) is not None:
-                copies.append((owner, made.pixels, made.mask))
-    return copies
+            other, shape = images[(owner + 7 * number + 5) % len(images)].pixels, image.pixels.shape
+            if other.shape != shape:
+                other = np.asarray(Image.fromarray(other).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+            if (made := paste(image.pixels, other, (owner, number), insides[owner], scale)) is not None:
+                yield owner, made.pixels, made.mask
 
 
-def _small(mask: np.ndarray, input_size: tuple[int, int], gallery: Gallery) -> np.ndarray:
+def _small(mask: np.ndarray, gallery: Gallery) -> np.ndarray:
     """Return a mask as the backbone sees the image, at a size of at most 112 pixels: bool [h, w]."""
-    height, width = _shown_size(input_size)
+    how = gallery.settings.preprocessing
+    height, width = _shown_size(how.input_size)
     grey = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
-    seen, _ = preprocess(grey, gallery.settings.preprocessing)
+    seen, _ = preprocess(grey, how)
     small = Image.fromarray(seen[..., 0]).resize((width, height), Image.Resampling.BOX)
     return np.asarray(small) >= LIT * 255
 
@@ -196,9 +217,10 @@ def _shown_size(input_size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(input_size[0] * scale)), max(1, round(input_size[1] * scale))
 
 
-def _shrunk(image: Image.Image) -> np.ndarray:
-    """Return an image of at most EDGE pixels, uint8 [H, W, 3]."""
-    scale = min(1.0, EDGE / max(image.size))
+def _shrunk(image: Image.Image, input_size: tuple[int, int]) -> np.ndarray:
+    """Return an image of at most EDGE pixels, or of the input's edges where these are longer, uint8 [H, W, 3]."""
+    edges = max(EDGE / max(image.size), input_size[0] / image.height, input_size[1] / image.width)
+    scale = min(1.0, edges, (PIXELS / (image.width * image.height)) ** 0.5)
     if scale < 1:
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         image = image.resize(size, Image.Resampling.BILINEAR)
